@@ -1,0 +1,1 @@
+//! Polykey certificates.

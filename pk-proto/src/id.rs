@@ -1,0 +1,260 @@
+//! Identifiers: what names a node, and the numbers that name connections, streams and open work.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::str::FromStr;
+
+use data_encoding::Encoding;
+use data_encoding_macro::new_encoding;
+use serde::{Deserialize, Serialize};
+
+/// RFC 4648 base32hex, lower case, no padding; trailing bits must be zero (WIRE.md section 1).
+const BASE32HEX: Encoding = new_encoding! { symbols: "0123456789abcdefghijklmnopqrstuv", };
+const BASE32HEX_UPPER: Encoding = new_encoding! { symbols: "0123456789ABCDEFGHIJKLMNOPQRSTUV", };
+
+/// A node *is* its Ed25519 public key: these are its 32 bytes (WIRE.md section 1).
+///
+/// The text form ([`Display`](fmt::Display), [`FromStr`], serde of human-readable formats) is multibase base32hex: `v` and 52
+/// characters. Parsing also takes the multibase prefixes `V`, `z` and `f`, as the reference does; only `v` is ever written.
+///
+/// Any 32 bytes are a `NodeId`. Whether they are a usable key is decided where a signature is verified.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct NodeId([u8; 32]);
+
+impl NodeId {
+    /// Length of the raw form in bytes.
+    pub const LEN: usize = 32;
+    /// Length of the text form in characters.
+    pub const TEXT_LEN: usize = 53;
+
+    /// The id made of these bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The raw public key.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The XOR distance between two ids.
+    pub fn distance(&self, other: &Self) -> Distance {
+        let mut bytes = self.0;
+        bytes.iter_mut().zip(other.0).for_each(|(a, b)| *a ^= b);
+        Distance(bytes)
+    }
+
+    /// The bucket in which `other` lies as seen from `self`; `None` for the same id, which lies in no bucket.
+    pub fn bucket_index(&self, other: &Self) -> Option<BucketIndex> {
+        self.distance(other).bucket_index()
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::with_capacity(Self::TEXT_LEN);
+        text.push('v');
+        BASE32HEX.encode_append(&self.0, &mut text);
+        f.pad(&text)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Why a text is not a [`NodeId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseNodeIdError {
+    /// The text is empty.
+    #[error("a node id is empty; it is `v` and 52 characters of 0-9 and a-v")]
+    Empty,
+    /// The first character is none of `v`, `V`, `z`, `f`.
+    #[error("a node id starts with `v` (base32hex), not with `{0}`")]
+    Prefix(char),
+    /// A character or a trailing bit does not belong to the encoding.
+    #[error("a node id has a character or trailing bits that its encoding does not allow")]
+    Encoding,
+    /// The text decodes, but not to 32 bytes.
+    #[error("a node id has 32 bytes, not {0}")]
+    Length(usize),
+}
+
+impl FromStr for NodeId {
+    type Err = ParseNodeIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let prefix = text.chars().next().ok_or(ParseNodeIdError::Empty)?;
+        let rest = text.get(prefix.len_utf8()..).unwrap_or_default();
+        // No encoding needs more than 65 characters for 32 bytes; base58 decoding is quadratic, so cap before decoding.
+        if rest.len() > 2 * Self::LEN {
+            return Err(ParseNodeIdError::Length(rest.len() / 2));
+        }
+        let decode = |encoding: &Encoding| encoding.decode(rest.as_bytes()).map_err(|_| ParseNodeIdError::Encoding);
+        let bytes: Vec<u8> = match prefix {
+            'v' => decode(&BASE32HEX)?,
+            'V' => decode(&BASE32HEX_UPPER)?,
+            'f' => decode(&data_encoding::HEXLOWER)?,
+            'z' => bs58::decode(rest).into_vec().map_err(|_| ParseNodeIdError::Encoding)?,
+            other => return Err(ParseNodeIdError::Prefix(other)),
+        };
+        let bytes = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| ParseNodeIdError::Length(bytes.len()))?;
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for NodeId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            let text = alloc::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+            text.parse().map_err(serde::de::Error::custom)
+        } else {
+            <[u8; 32]>::deserialize(deserializer).map(Self)
+        }
+    }
+}
+
+/// The XOR of two ids, compared as a big-endian unsigned integer (Kademlia).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Distance([u8; 32]);
+
+impl Distance {
+    /// The distance of an id to itself.
+    pub const ZERO: Self = Self([0; 32]);
+
+    /// The distance with these big-endian bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The big-endian bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// floor(log2(distance)); `None` for zero.
+    pub fn bucket_index(&self) -> Option<BucketIndex> {
+        let (zeros, byte) = self.0.iter().enumerate().find(|(_, byte)| **byte != 0)?;
+        // 0 <= zeros <= 31 and leading_zeros <= 7, so the index fits.
+        let index = 255 - (zeros * 8) - byte.leading_zeros() as usize;
+        u8::try_from(index).ok().map(BucketIndex)
+    }
+}
+
+impl fmt::Debug for Distance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+/// The number of a bucket: floor(log2(distance)), 0 (one possible id) to 255 (the farther half of all ids).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct BucketIndex(pub u8);
+
+impl fmt::Display for BucketIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Declares a newtype over `u64` that names one thing for the whole life of a machine and is never reused.
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+number! {
+    /// One connection. The core mints even numbers (in [`Output::Dial`](crate::Output::Dial)), the driver odd ones for what comes in.
+    ConnectionId
+}
+number! {
+    /// One bidirectional stream. The core mints even numbers (in [`Output::OpenStream`](crate::Output::OpenStream)), the driver odd ones.
+    StreamId
+}
+number! {
+    /// One request of the embedder; ends with exactly one [`Event::Done`](crate::Event::Done).
+    RequestId
+}
+number! {
+    /// One lease of a connection: the connection is not closed for idleness while it lasts.
+    LeaseId
+}
+number! {
+    /// One effect with an answer: a signature, a write, a read, a name to resolve, a browse, an identity change.
+    EffectId
+}
+
+/// Mints the core's numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Ids {
+    connections: u64,
+    streams: u64,
+    requests: u64,
+    leases: u64,
+    effects: u64,
+}
+
+impl Ids {
+    pub(crate) fn connection(&mut self) -> ConnectionId {
+        ConnectionId(step(&mut self.connections, 2))
+    }
+
+    pub(crate) fn stream(&mut self) -> StreamId {
+        StreamId(step(&mut self.streams, 2))
+    }
+
+    pub(crate) fn request(&mut self) -> RequestId {
+        RequestId(step(&mut self.requests, 1))
+    }
+
+    pub(crate) fn lease(&mut self) -> LeaseId {
+        LeaseId(step(&mut self.leases, 1))
+    }
+
+    pub(crate) fn effect(&mut self) -> EffectId {
+        EffectId(step(&mut self.effects, 1))
+    }
+}
+
+/// The next number. 2^63 steps are not reached in any run, so saturation only documents that this cannot wrap.
+fn step(counter: &mut u64, by: u64) -> u64 {
+    let id = *counter;
+    *counter = counter.saturating_add(by);
+    id
+}
+
+impl ConnectionId {
+    /// Whether the core minted it, that is, dialled.
+    pub const fn is_ours(self) -> bool {
+        self.0 % 2 == 0
+    }
+}
+
+impl StreamId {
+    /// Whether the core minted it, that is, opened it.
+    pub const fn is_ours(self) -> bool {
+        self.0 % 2 == 0
+    }
+}

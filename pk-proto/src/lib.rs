@@ -1,0 +1,12 @@
+//! The Polykey node layer as a pure state machine.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(any(test, feature = "std"))]
+extern crate std;
+
+pub mod cert;
+mod id;
+
+pub use id::*;
