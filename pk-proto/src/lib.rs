@@ -6,7 +6,31 @@ extern crate alloc;
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
+mod address;
 pub mod cert;
+mod config;
+mod cx;
+mod error;
+mod graph;
 mod id;
+pub mod io;
+mod manager;
+mod metrics;
+mod request;
+mod rpc;
+mod seed_node;
+mod time;
+mod timers;
 
+pub use address::*;
+pub use config::*;
+pub use error::*;
+pub use graph::*;
 pub use id::*;
+pub use io::*;
+pub use manager::*;
+pub use metrics::*;
+pub use request::*;
+pub use rpc::*;
+pub use seed_node::*;
+pub use time::*;

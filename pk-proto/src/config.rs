@@ -1,0 +1,196 @@
+//! Every duration and every cap of the core, with its default and its range.
+
+use core::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The settings of a [`NodeManager`](crate::NodeManager). Start from [`Config::default`]; `NodeManager::new` validates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Config {
+    // -- graph
+    /// Nodes per bucket, Kademlia's k. 1 to 255; default 20.
+    pub bucket_limit: usize,
+    /// Addresses kept per node, the oldest `connected_time` dropped first. 1 to 32; default 5.
+    pub address_limit: usize,
+
+    // -- searches
+    /// Contacts that a search waits for at a time, Kademlia's alpha. 1 to 64; default 3.
+    pub find_concurrency: usize,
+    /// Connection attempts of one search; failures count, live connections are free. 1 to 1024; default 20.
+    pub find_limit: usize,
+    /// Candidates that a search remembers, the nearest ones. At least `bucket_limit`, at most 65536; default 256.
+    pub find_candidate_limit: usize,
+    /// After this silence a contact of a search no longer holds back the next one; its late answer still counts.
+    /// 1 ms to 1 h; default 500 ms.
+    pub find_stall_delay: Duration,
+    /// Deadline of a request that names none. 1 ms to 24 h; default 60 s.
+    pub request_deadline: Duration,
+    /// Requests that may be open at a time. 1 to 1,000,000; default 1024.
+    pub request_limit: usize,
+
+    // -- connections
+    /// From the start of a dial race to an accepted connection (connectionConnectTimeoutTime). 1 ms to 1 h; default 15 s.
+    pub connect_timeout: Duration,
+    /// Between the starts of two addresses of one race (RFC 8305 section 8). 1 ms to 1 min; default 250 ms.
+    pub dial_delay: Duration,
+    /// Addresses of one node that one race tries. 1 to 64; default 10.
+    pub dial_address_limit: usize,
+    /// Dials under way at a time, in all. 1 to 65536; default 256.
+    pub dial_limit: usize,
+    /// How long an acceptor waits for the peer's Hello. 1 ms to 1 h; default 10 s.
+    pub hello_timeout: Duration,
+    /// Connections at a time, accepted or not yet. 1 to 1,000,000; default 4096.
+    pub connection_limit: usize,
+    /// Connections with one node at a time. 1 to 64; default 4.
+    pub connections_per_node: usize,
+    /// An unused connection closes after this; the primary one later, by distance. 1 s to 24 h; default 60 s.
+    pub connection_idle_timeout: Duration,
+    /// What the nearest bucket adds to `connection_idle_timeout`, the farthest nothing. 0 to 30 days; default 2 h.
+    pub connection_idle_scale: Duration,
+
+    // -- streams
+    /// Time for a request of a peer to arrive whole and for our calls to be answered. 1 ms to 1 h; default 15 s.
+    pub call_timeout: Duration,
+    /// Streams of one connection that the peer may have open. 1 to 4096; default 100.
+    pub streams_per_connection: usize,
+    /// Bytes of one connection that we may hold unread, over all its streams. 128 KiB to 64 MiB; default 256 KiB.
+    pub receive_window: u64,
+    /// Bytes of one stream that the transport has not confirmed. 1 KiB to 16 MiB; default 64 KiB.
+    pub send_window: u64,
+    /// Bytes of one stream that wait for the window to open; more is a fault of the peer that does not read.
+    /// 64 KiB to 64 MiB; default 256 KiB.
+    pub send_queue_limit: u64,
+    /// Application protocols that may be registered. 0 to 4096; default 64.
+    pub protocol_limit: usize,
+
+    // -- end
+    /// `stop` ends by force after this. 0 to 1 min; default 1 s.
+    pub stop_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bucket_limit: 20,
+            address_limit: 5,
+            find_concurrency: 3,
+            find_limit: 20,
+            find_candidate_limit: 256,
+            find_stall_delay: Duration::from_millis(500),
+            request_deadline: Duration::from_secs(60),
+            request_limit: 1024,
+            connect_timeout: Duration::from_secs(15),
+            dial_delay: Duration::from_millis(250),
+            dial_address_limit: 10,
+            dial_limit: 256,
+            hello_timeout: Duration::from_secs(10),
+            connection_limit: 4096,
+            connections_per_node: 4,
+            connection_idle_timeout: Duration::from_secs(60),
+            connection_idle_scale: Duration::from_secs(2 * 60 * 60),
+            call_timeout: Duration::from_secs(15),
+            streams_per_connection: 100,
+            receive_window: 256 * 1024,
+            send_window: 64 * 1024,
+            send_queue_limit: 256 * 1024,
+            protocol_limit: 64,
+            stop_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Config {
+    /// Checks every value against its range; the error names the first that is outside.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        const MS: Duration = Duration::from_millis(1);
+        const SECOND: Duration = Duration::from_secs(1);
+        const MINUTE: Duration = Duration::from_secs(60);
+        const HOUR: Duration = Duration::from_secs(3600);
+        const DAY: Duration = Duration::from_secs(86_400);
+
+        let count = |name, value: usize, min: usize, max: usize| match (min..=max).contains(&value) {
+            true => Ok(()),
+            false => Err(ConfigError::Count { name, value: value as u64, min: min as u64, max: max as u64 }),
+        };
+        let bytes = |name, value: u64, min: u64, max: u64| match (min..=max).contains(&value) {
+            true => Ok(()),
+            false => Err(ConfigError::Count { name, value, min, max }),
+        };
+        let time = |name, value: Duration, min: Duration, max: Duration| match (min..=max).contains(&value) {
+            true => Ok(()),
+            false => Err(ConfigError::Time { name, value, min, max }),
+        };
+
+        count("bucket_limit", self.bucket_limit, 1, 255)?;
+        count("address_limit", self.address_limit, 1, 32)?;
+        count("find_concurrency", self.find_concurrency, 1, 64)?;
+        count("find_limit", self.find_limit, 1, 1024)?;
+        count("find_candidate_limit", self.find_candidate_limit, self.bucket_limit, 65_536)?;
+        time("find_stall_delay", self.find_stall_delay, MS, HOUR)?;
+        time("request_deadline", self.request_deadline, MS, DAY)?;
+        count("request_limit", self.request_limit, 1, 1_000_000)?;
+        time("connect_timeout", self.connect_timeout, MS, HOUR)?;
+        time("dial_delay", self.dial_delay, MS, MINUTE)?;
+        count("dial_address_limit", self.dial_address_limit, 1, 64)?;
+        count("dial_limit", self.dial_limit, 1, 65_536)?;
+        time("hello_timeout", self.hello_timeout, MS, HOUR)?;
+        count("connection_limit", self.connection_limit, 1, 1_000_000)?;
+        count("connections_per_node", self.connections_per_node, 1, 64)?;
+        time("connection_idle_timeout", self.connection_idle_timeout, SECOND, DAY)?;
+        time("connection_idle_scale", self.connection_idle_scale, Duration::ZERO, 30 * DAY)?;
+        time("call_timeout", self.call_timeout, MS, HOUR)?;
+        count("streams_per_connection", self.streams_per_connection, 1, 4096)?;
+        bytes("receive_window", self.receive_window, 128 * 1024, 64 * 1024 * 1024)?;
+        bytes("send_window", self.send_window, 1024, 16 * 1024 * 1024)?;
+        bytes("send_queue_limit", self.send_queue_limit, 64 * 1024, 64 * 1024 * 1024)?;
+        count("protocol_limit", self.protocol_limit, 0, 4096)?;
+        time("stop_timeout", self.stop_timeout, Duration::ZERO, MINUTE)
+    }
+}
+
+/// A setting outside its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A count or a number of bytes.
+    #[error("{name} is {value}; it must be {min} to {max}")]
+    Count {
+        /// The field of [`Config`].
+        name: &'static str,
+        /// What it was set to.
+        value: u64,
+        /// Its least value.
+        min: u64,
+        /// Its greatest value.
+        max: u64,
+    },
+    /// A duration.
+    #[error("{name} is {value:?}; it must be {min:?} to {max:?}")]
+    Time {
+        /// The field of [`Config`].
+        name: &'static str,
+        /// What it was set to.
+        value: Duration,
+        /// Its least value.
+        min: Duration,
+        /// Its greatest value.
+        max: Duration,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_a_bad_value_is_named() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        let mut config = Config { find_concurrency: 0, ..Config::default() };
+        let error = config.validate().unwrap_err();
+        assert_eq!(alloc::format!("{error}"), "find_concurrency is 0; it must be 1 to 64");
+        config = Config { connect_timeout: Duration::ZERO, ..Config::default() };
+        let error = config.validate().unwrap_err();
+        assert_eq!(alloc::format!("{error}"), "connect_timeout is 0ns; it must be 1ms to 3600s");
+    }
+}

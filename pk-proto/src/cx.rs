@@ -1,0 +1,104 @@
+//! What every part of the machine is handed: the moment, the dice, the timers, the way out.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::config::Config;
+use crate::id::{Ids, NodeId};
+use crate::io::{Event, Output};
+use crate::metrics::Metrics;
+use crate::time::{Instant, UnixMillis, WallClock};
+use crate::timers::TimerQueue;
+
+/// The parts that draw random numbers. Each has a generator of its own, so that a new draw in one shifts no other.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum Dice {
+    /// Nonces of pings.
+    Calls,
+}
+
+/// How many parts draw.
+const DICE: u8 = 1;
+
+/// The context of one call into the machine.
+#[derive(Debug)]
+pub(crate) struct Cx {
+    pub(crate) now: Instant,
+    pub(crate) timers: TimerQueue,
+    pub(crate) ids: Ids,
+    pub(crate) config: Config,
+    pub(crate) metrics: Metrics,
+    /// Every id of our certificate chain, newest first; never empty.
+    own: Vec<NodeId>,
+    outputs: VecDeque<Output>,
+    wall: WallClock,
+    dice: [ChaCha8Rng; DICE as usize],
+}
+
+impl Cx {
+    pub(crate) fn new(config: Config, own: Vec<NodeId>, seed: [u8; 32], now: Instant, unix: UnixMillis) -> Self {
+        let die = |part: usize| {
+            let mut rng = ChaCha8Rng::from_seed(seed);
+            rng.set_stream(part as u64 + 1);
+            rng
+        };
+        Self {
+            now,
+            timers: TimerQueue::default(),
+            ids: Ids::default(),
+            config,
+            metrics: Metrics::default(),
+            own,
+            outputs: VecDeque::new(),
+            wall: WallClock::new(now, unix),
+            dice: core::array::from_fn(die),
+        }
+    }
+
+    /// Moves the clock, never backwards (DESIGN section 3, rule 1).
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    pub(crate) fn unix(&self) -> UnixMillis {
+        self.wall.read(self.now)
+    }
+
+    pub(crate) fn set_unix(&mut self, unix: UnixMillis) {
+        self.wall = WallClock::new(self.now, unix);
+    }
+
+    /// The id of our newest key.
+    pub(crate) fn own(&self) -> NodeId {
+        // The constructor's caller hands in a verified chain, which has a leaf; zero is nobody's key.
+        self.own.first().copied().unwrap_or(NodeId::from_bytes([0; 32]))
+    }
+
+    /// Whether an id is one of ours, of any generation.
+    pub(crate) fn is_own(&self, id: &NodeId) -> bool {
+        self.own.contains(id)
+    }
+
+    pub(crate) fn random_u64(&mut self, part: Dice) -> u64 {
+        let [calls] = &mut self.dice;
+        match part {
+            Dice::Calls => calls.next_u64(),
+        }
+    }
+
+    pub(crate) fn output(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.output(Output::Event(event));
+    }
+
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+}

@@ -1,0 +1,175 @@
+//! Errors by whose fault they are: [`StartError`] and [`RequestError`] are ours and known at once, [`Failure`] is how a
+//! request ended, [`PeerFault`] is theirs.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cert::CertificateFault;
+use crate::config::ConfigError;
+use crate::io::{DialFailure, DisconnectReason};
+use crate::rpc::FrameFault;
+use crate::seed_node::SeedNode;
+
+/// Why a machine could not be made. There is none then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is outside its range.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// The certificate chain of the identity proves nothing.
+    #[error("identity: {0}")]
+    Identity(#[from] CertificateFault),
+}
+
+/// Why a request was refused on the spot. Nothing was changed, no id was given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// `Event::Ready` has not been yet.
+    #[error("the node has not started: it is not listening yet")]
+    NotReady,
+    /// `stop` was called.
+    #[error("the node is stopping or has stopped")]
+    Stopping,
+    /// The target is this node itself (any id of its certificate chain).
+    #[error("the target is this node itself")]
+    OwnNode,
+    /// `Config::request_limit` requests are open.
+    #[error("{0} requests are open, which is the limit")]
+    TooMany(usize),
+    /// An option is outside its range.
+    #[error("{name} must be {range}")]
+    Option {
+        /// The option.
+        name: &'static str,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// A name of an application protocol is not 1 to 64 printable ASCII characters.
+    #[error("a protocol name is 1 to 64 printable ASCII characters")]
+    Protocol,
+    /// No address to dial was given.
+    #[error("no address was given")]
+    NoAddress,
+}
+
+/// How a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// `cancel` was called.
+    #[error("cancelled")]
+    Cancelled,
+    /// The node was stopped.
+    #[error("the node was stopped")]
+    Stopped,
+    /// The deadline passed.
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    /// No connection to the node could be found: the search ended, and this is why its dials failed, if it made any.
+    #[error("the node was not found{}", dials(.0))]
+    NotFound(Vec<(crate::address::NodeAddress, DialFailure)>),
+    /// None of the seeds could be reached; each with its cause.
+    #[error("no seed node could be reached{}", seeds(.0))]
+    NoSeedReached(Vec<(SeedNode, SeedFailure)>),
+    /// The connection ended before the answer came.
+    #[error("the connection was lost: {0}")]
+    ConnectionLost(DisconnectReason),
+    /// The peer does not take this application protocol.
+    #[error("the peer does not accept the protocol")]
+    ProtocolRefused,
+    /// The peer ended the stream with this code instead of answering.
+    #[error("the peer aborted the call with code {0}")]
+    Aborted(u64),
+    /// The peer broke the protocol.
+    #[error("the peer broke the protocol: {0}")]
+    Peer(#[from] PeerFault),
+    /// A dial to the one address that was asked for failed.
+    #[error("could not connect: {0}")]
+    Dial(#[from] DialFailure),
+}
+
+/// Why a seed node could not be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum SeedFailure {
+    /// Its hostname did not resolve.
+    #[error("cannot resolve the host: {0}")]
+    Resolve(String),
+    /// The seed is this node itself.
+    #[error("it is this node itself")]
+    OwnNode,
+    /// Its addresses were dialled in vain; the last failure.
+    #[error("{0}")]
+    Dial(#[from] DialFailure),
+}
+
+/// What a peer did wrong. Each has a counter in `metrics()`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerFault {
+    /// A frame is not one of the protocol.
+    #[error("frame: {0}")]
+    Frame(#[from] FrameFault),
+    /// A message that has no place here, such as a second Hello or an answer to nothing.
+    #[error("unexpected message")]
+    Unexpected,
+    /// An answer with more entries than the protocol allows.
+    #[error("an answer over its limit")]
+    TooMuch,
+    /// The stream ended before a whole message.
+    #[error("the stream ended inside a message")]
+    Truncated,
+    /// More streams than a connection may have.
+    #[error("too many streams")]
+    TooManyStreams,
+    /// No Hello within its time.
+    #[error("no Hello in time")]
+    NoHello,
+    /// Nothing in common in the versions.
+    #[error("no common version")]
+    Version,
+}
+
+fn dials(failures: &[(crate::address::NodeAddress, DialFailure)]) -> String {
+    list(failures.iter().map(|(address, why)| alloc::format!("{address} {why}")))
+}
+
+fn seeds(failures: &[(SeedNode, SeedFailure)]) -> String {
+    list(failures.iter().map(|(seed, why)| alloc::format!("{seed} {why}")))
+}
+
+fn list(parts: impl Iterator<Item = String>) -> String {
+    let mut text = String::new();
+    for (i, part) in parts.enumerate() {
+        text.push_str(if i == 0 { ": " } else { "; " });
+        text.push_str(&part);
+    }
+    text
+}
+
+/// The application codes of `CloseConnection`, `ResetStream` and `StopStream` (specification: ConnectionErrorCode; stream
+/// codes 0 to 7 as in WIRE.md section 2).
+pub mod code {
+    /// Connection: a graceful end. Stream: nothing in particular.
+    pub const NONE: u64 = 0;
+    /// Stream: there is no handler for this message or protocol.
+    pub const UNSUPPORTED: u64 = 1;
+    /// Stream: a message over the limit.
+    pub const MESSAGE_TOO_LONG: u64 = 2;
+    /// Stream: the bytes are not the protocol.
+    pub const MALFORMED: u64 = 4;
+    /// Stream: the call timed out.
+    pub const TIMED_OUT: u64 = 7;
+    /// Stream: over a limit of ours.
+    pub const LIMIT: u64 = 8;
+    /// Connection: the peer broke the protocol.
+    pub const CONNECTION_FAULT: u64 = 16;
+    /// Connection: over a limit of ours.
+    pub const CONNECTION_LIMIT: u64 = 17;
+    /// Connection: both ends are the same node.
+    pub const CONNECTION_SELF: u64 = 18;
+}

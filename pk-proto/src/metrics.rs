@@ -1,0 +1,86 @@
+//! Counters: every drop and every refusal is counted here.
+
+use serde::{Deserialize, Serialize};
+
+/// Declares the counters once: the struct, and a listing of names and values for people and monitoring.
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What a machine has counted since it was made, and what it holds now.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+        #[non_exhaustive]
+        pub struct Metrics {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Metrics {
+            /// Every counter with its name.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+metrics! {
+    // -- what there is now
+    /// Nodes in the graph.
+    nodes,
+    /// Connections that both sides accepted.
+    connections,
+    /// Dials and handshakes under way, and connections waiting for a Hello.
+    connections_pending,
+    /// Streams that the core holds.
+    streams,
+    /// Bytes that peers have sent and the core holds, or may still send.
+    receive_bytes,
+    /// Bytes that wait to be sent.
+    send_bytes,
+    /// Requests that are open.
+    requests_open,
+    /// Timers that are armed.
+    timers,
+
+    // -- what has happened
+    /// Requests that were begun.
+    requests,
+    /// Dials that were begun.
+    dials,
+    /// Dials that failed.
+    dial_failures,
+    /// Connections that both sides accepted, ever.
+    connections_accepted,
+    /// Questions that were asked.
+    calls,
+    /// Questions that were answered for peers.
+    answers,
+    /// Timers that fired.
+    timeouts,
+
+    // -- what was refused or dropped
+    /// Inputs about something that is over or was never there.
+    late_inputs,
+    /// Dials that were not begun because `dial_limit` are under way.
+    dials_refused,
+    /// Connections closed because of `connection_limit` or `connections_per_node`.
+    connections_refused,
+    /// Connections closed because both ends are this node.
+    connections_to_self,
+    /// Peers that did not send a Hello in time.
+    hello_timeouts,
+    /// Streams refused because of `streams_per_connection`.
+    streams_refused,
+    /// Streams of peers that did not bring a whole message in time.
+    stream_timeouts,
+    /// Streams whose peer broke the protocol.
+    stream_faults,
+    /// Streams with a message or a protocol that is not supported here.
+    unsupported,
+    /// Streams ended because the peer did not read what it had asked for.
+    send_overflows,
+    /// Questions that timed out.
+    call_timeouts,
+    /// Nodes and addresses told by peers that cannot be used: our own id, no port, not unicast, over a limit.
+    told_unusable,
+    /// Nodes that a full bucket had no room for.
+    bucket_full,
+}

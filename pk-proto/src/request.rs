@@ -1,0 +1,343 @@
+//! What the embedder may ask for, and what it gets. Each [`Request`] is plain data, so that a driver passes it on and a
+//! recording holds it; each ends with exactly one [`Event::Done`](crate::Event::Done).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::{NodeAddress, NodeContactAddressData};
+use crate::graph::NodeContact;
+use crate::id::{ConnectionId, LeaseId, NodeId, StreamId};
+use crate::io::DialFailure;
+use crate::seed_node::SeedNode;
+
+/// Limits of one request; `None` takes the value of [`Config`](crate::Config).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Options {
+    /// The request ends by then, counted from now. 1 ms to 24 h; default `Config::request_deadline`.
+    pub deadline: Option<Duration>,
+    /// Each dial race ends by then. 1 ms to 1 h; default `Config::connect_timeout`.
+    pub connect_timeout: Option<Duration>,
+}
+
+/// Limits of one search; `None` takes the value of [`Config`](crate::Config).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FindNode {
+    /// Contacts waited for at a time. 1 to 64; default `Config::find_concurrency`.
+    pub concurrency: Option<usize>,
+    /// Connection attempts in all. 0 (live connections only) to 1024; default `Config::find_limit`.
+    pub limit: Option<usize>,
+    /// Deadlines.
+    pub options: Options,
+}
+
+/// Which nodes to ask a peer for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ClosestLists {
+    /// The closest nodes of its graph.
+    pub local: bool,
+    /// The closest nodes it is connected to.
+    pub active: bool,
+}
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Search for a node and connect to it. For the own id: learn the neighbourhood; never found.
+    FindNode {
+        /// Whom.
+        target: NodeId,
+        /// Limits.
+        find: FindNode,
+    },
+    /// Find a node and have it answer, over a live connection or a new one.
+    PingNode {
+        /// Whom.
+        target: NodeId,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Whether there is a live connection to the node, or else can be one to this address.
+    PingNodeAddress {
+        /// Whom; nobody else is accepted.
+        target: NodeId,
+        /// Where; a hostname is resolved and all its addresses are tried.
+        address: NodeAddress,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Connect to this address, if there is no live connection to the node.
+    Connect {
+        /// Whom; nobody else is accepted.
+        target: NodeId,
+        /// Where; a hostname is resolved and all its addresses are tried.
+        address: NodeAddress,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Find a node and keep its connection from being closed for idleness until `release`.
+    AcquireConnection {
+        /// Whom.
+        target: NodeId,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Find a node and open a stream of an application protocol to it.
+    OpenStream {
+        /// Whom.
+        target: NodeId,
+        /// 1 to 64 printable ASCII characters.
+        protocol: String,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Find the node `via` and ask it for the nodes closest to `target`.
+    AskClosest {
+        /// Whom to ask.
+        via: NodeId,
+        /// Closest to whom.
+        target: NodeId,
+        /// Which nodes.
+        lists: ClosestLists,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Join the network: connect to the seeds, then find the own id.
+    SyncNodeGraph {
+        /// Where to start. May be empty if the graph knows nodes.
+        seeds: Vec<SeedNode>,
+        /// End with the search for the own id (`true`), or with the first connected seed.
+        blocking: bool,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Put a node into the graph on the embedder's word.
+    SetNode {
+        /// Whom.
+        node: NodeId,
+        /// Where.
+        address: NodeAddress,
+        /// What is known of the address.
+        data: NodeContactAddressData,
+    },
+}
+
+impl Request {
+    /// The deadlines of this request.
+    pub fn options(&self) -> Options {
+        match self {
+            Self::FindNode { find, .. } => find.options,
+            Self::PingNode { options, .. }
+            | Self::PingNodeAddress { options, .. }
+            | Self::Connect { options, .. }
+            | Self::AcquireConnection { options, .. }
+            | Self::OpenStream { options, .. }
+            | Self::AskClosest { options, .. }
+            | Self::SyncNodeGraph { options, .. } => *options,
+            Self::SetNode { .. } => Options::default(),
+        }
+    }
+}
+
+/// How a request succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Reply {
+    /// A search ended; `found` says how.
+    FindNode(FindOutcome),
+    /// The node answered.
+    PingNode(Pong),
+    /// Whether the node was there.
+    PingNodeAddress(bool),
+    /// The connection to the node, new or not.
+    Connect(ConnectionInfo),
+    /// The connection is held until `release`.
+    AcquireConnection {
+        /// Names the lease.
+        lease: LeaseId,
+        /// The connection that is in use now.
+        connection: ConnectionInfo,
+    },
+    /// The stream is the embedder's: its [`HandOver`](crate::Output::HandOver) stands before this event.
+    OpenStream(StreamId),
+    /// What the peer said.
+    AskClosest(Closest),
+    /// The network was joined.
+    SyncNodeGraph(Synced),
+    /// What became of the node.
+    SetNode(SetNodeOutcome),
+}
+
+/// How a search ended, and what it cost (DESIGN section 5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindOutcome {
+    /// Where the target is connected, if it is.
+    pub found: Option<(NodeAddress, NodeContactAddressData)>,
+    /// Why the search ended.
+    pub ended: FindEnd,
+    /// What it cost.
+    pub stats: FindStats,
+    /// Who was contacted, in the order of their beginning.
+    pub trace: Vec<FindStep>,
+}
+
+/// Why a search ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FindEnd {
+    /// The target is connected.
+    Connected,
+    /// Nobody who is closest to the target knows of anyone closer.
+    Exhausted,
+    /// The limit of connection attempts was reached and all of them have ended.
+    Limit,
+    /// The deadline passed.
+    Deadline,
+}
+
+/// What a search cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FindStats {
+    /// From beginning to end.
+    pub elapsed: Duration,
+    /// Connection attempts that were begun.
+    pub attempts: u32,
+    /// Of these, how many failed.
+    pub failures: u32,
+    /// Questions asked.
+    pub calls: u32,
+    /// Different nodes heard of.
+    pub candidates: u32,
+}
+
+/// One contact of a search.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindStep {
+    /// Who was contacted.
+    pub node: NodeId,
+    /// Who told of it first; `None` if the own graph or a live connection did.
+    pub told_by: Option<NodeId>,
+    /// From the beginning of the search to the beginning of the contact.
+    pub begun: Duration,
+    /// How long it took to its end, or so far.
+    pub took: Duration,
+    /// How it ended.
+    pub end: FindStepEnd,
+}
+
+/// How a contact of a search ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FindStepEnd {
+    /// The search ended first.
+    Pending,
+    /// Connected; it was the target.
+    Target,
+    /// Answered, with this many nodes, of which so many were new to the search.
+    Answered {
+        /// Nodes in the answer.
+        told: u32,
+        /// Nodes not heard of before.
+        new: u32,
+    },
+    /// Could not be connected; the failure of each address.
+    Unreachable(Vec<(NodeAddress, DialFailure)>),
+    /// Connected, but did not answer properly in time.
+    NoAnswer,
+}
+
+/// An answered ping.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// Where the node is connected.
+    pub address: NodeAddress,
+    /// What is known of that address.
+    pub data: NodeContactAddressData,
+    /// From the question to the answer over the connection.
+    pub rtt: Duration,
+}
+
+/// A live connection, accepted by both sides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionInfo {
+    /// Names it on this node.
+    pub conn: ConnectionId,
+    /// The peer.
+    pub node: NodeId,
+    /// Where the peer is.
+    pub address: NodeAddress,
+    /// How it was made.
+    pub data: NodeContactAddressData,
+    /// The name of the connection that both ends share (base64url in text).
+    pub shared_id: bytes::Bytes,
+    /// Whether it is the one in use among the connections with this node.
+    pub primary: bool,
+    /// When it will be closed for idleness, from now; `None` while it is used.
+    pub idle_in: Option<Duration>,
+}
+
+/// The nodes closest to a target that a peer told of; unproven.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Closest {
+    /// From its graph: each node and its global addresses.
+    pub local: Vec<(NodeId, NodeContact)>,
+    /// From its connections: each node and where the peer sees it.
+    pub active: Vec<ActiveNode>,
+}
+
+/// A node that a peer is connected to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveNode {
+    /// The node.
+    pub node: NodeId,
+    /// Its live connections with the peer.
+    pub connections: Vec<ActiveConnection>,
+}
+
+/// One connection of an [`ActiveNode`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveConnection {
+    /// The name that its two ends share.
+    pub shared_id: bytes::Bytes,
+    /// Where the peer sees the node.
+    pub address: NodeAddress,
+    /// Whether it is the one in use.
+    pub primary: bool,
+    /// When it will be closed for idleness, in milliseconds from the answer; `None` while it is used.
+    pub idle_in_ms: Option<u64>,
+}
+
+/// How the network was joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Synced {
+    /// The seeds that are connected.
+    pub seeds: Vec<NodeId>,
+    /// The seeds that could not be reached, each with its cause.
+    pub failed: Vec<(SeedNode, crate::error::SeedFailure)>,
+    /// The search for the own id; `None` if it was not waited for.
+    pub search: Option<FindOutcome>,
+}
+
+/// What became of a node that was to be put into the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum SetNodeOutcome {
+    /// It is new in the graph.
+    Added,
+    /// It was known; the address is new or newer.
+    Updated,
+    /// It is not in the graph.
+    Rejected(SetNodeRejection),
+}
+
+/// Why a node was not put into the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetNodeRejection {
+    /// It is this node itself.
+    #[error("it is this node itself")]
+    OwnNode,
+    /// Its bucket has no room.
+    #[error("its bucket is full")]
+    BucketFull,
+}

@@ -1,0 +1,5 @@
+//! Streams and the calls on them.
+
+mod frame;
+
+pub use frame::FrameFault;
