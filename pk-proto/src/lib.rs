@@ -8,5 +8,7 @@ extern crate std;
 
 pub mod cert;
 mod id;
+mod signature;
 
 pub use id::*;
+pub use signature::*;
