@@ -229,10 +229,10 @@ impl Connections {
 
     /// A dial of a race failed: the next address begins at once.
     fn dial_lost(&mut self, cx: &mut Cx, id: RaceId, conn: ConnectionId, why: DialFailure) {
-        cx.metrics.dial_failures += 1;
         if let Some(race) = self.races.get_mut(&id)
             && let Some(address) = race.dialling.remove(&conn)
         {
+            cx.metrics.dial_failures += 1;
             race.failures.push((address, why));
             self.dial_next(cx, id);
         }
@@ -306,12 +306,7 @@ impl Connections {
         };
         self.table.insert(conn, connection);
         match refusal {
-            Some((code, reason)) => {
-                if let Some(race) = race {
-                    self.dial_lost(cx, race, conn, DialFailure::Rejected { code, reason: reason.to_owned() });
-                }
-                self.close(cx, conn, code, reason);
-            }
+            Some((code, reason)) => self.close(cx, conn, code, reason),
             None => {
                 cx.timers.set(Timer::Hello(conn), cx.now + cx.config.hello_timeout);
                 self.events.push_back(ConnectEvent::Greet { conn, node, role: connected.role });
@@ -334,7 +329,7 @@ impl Connections {
         };
         cx.timers.cancel(Timer::Hello(conn));
         cx.timers.cancel(Timer::Idle(conn));
-        self.unlist(conn, &connection);
+        unlist(&mut self.by_node, conn, &connection.shared_id, &connection.chain);
         for lease in &connection.leases {
             self.leases.remove(lease);
         }
@@ -402,6 +397,9 @@ impl Connections {
 
     pub(crate) fn hello_overdue(&mut self, cx: &mut Cx, conn: ConnectionId) {
         cx.metrics.hello_timeouts += 1;
+        if let Some(race) = self.table.get_mut(&conn).and_then(|connection| connection.race.take()) {
+            self.dial_lost(cx, race, conn, DialFailure::TimedOut);
+        }
         self.close(cx, conn, code::CONNECTION_FAULT, "no Hello in time");
     }
 
@@ -454,13 +452,13 @@ impl Connections {
             return;
         }
         connection.closing = true;
+        // What is being closed carries nothing new.
+        unlist(&mut self.by_node, conn, &connection.shared_id, &connection.chain);
         cx.timers.cancel(Timer::Hello(conn));
         cx.timers.cancel(Timer::Idle(conn));
         cx.output(Output::CloseConnection { conn, code, reason: reason.to_owned() });
-        // What is being closed carries nothing new.
-        if let Some(connection) = self.table.get(&conn) {
-            let keys = (connection.shared_id.clone(), connection.chain.clone());
-            unlist(&mut self.by_node, conn, &keys.0, &keys.1);
+        if let Some(race) = connection.race.take() {
+            self.dial_lost(cx, race, conn, DialFailure::Transport(reason.to_owned()));
         }
     }
 
@@ -567,10 +565,6 @@ impl Connections {
         let accepted = self.table.values().filter(|connection| connection.accepted).count();
         metrics.connections = accepted as u64;
         metrics.connections_pending = (self.table.len() - accepted + self.dials.len()) as u64;
-    }
-
-    fn unlist(&mut self, conn: ConnectionId, connection: &Connection) {
-        unlist(&mut self.by_node, conn, &connection.shared_id, &connection.chain);
     }
 }
 
