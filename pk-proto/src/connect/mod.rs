@@ -31,7 +31,7 @@ pub(crate) enum ConnectEvent {
     /// A handshake is done: greet the peer.
     Greet { conn: ConnectionId, node: NodeId, role: Role },
     /// Both sides accepted.
-    Opened { conn: ConnectionId, node: NodeId, role: Role, chain: Vec<NodeId> },
+    Opened { conn: ConnectionId, node: NodeId, role: Role },
     /// A connection is over; `accepted` if `Opened` was reported.
     Closed { conn: ConnectionId, node: NodeId, accepted: bool, why: DisconnectReason, leases: Vec<LeaseId> },
     /// A race ended: with a connection, or with what failed.
@@ -367,7 +367,7 @@ impl Connections {
         for id in &chain {
             self.by_node.entry(*id).or_default().insert((connection.shared_id.clone(), conn));
         }
-        self.events.push_back(ConnectEvent::Opened { conn, node, role, chain: chain.clone() });
+        self.events.push_back(ConnectEvent::Opened { conn, node, role });
         let won: Vec<_> = self.races.iter().filter(|(_, race)| chain.contains(&race.node)).map(|(id, _)| *id).collect();
         for race in won {
             self.end_race(cx, race, Ok(conn), &DialFailure::Cancelled);
@@ -547,6 +547,11 @@ impl Connections {
     /// The accepted connections with a node, the primary first.
     pub(crate) fn with(&self, node: &NodeId) -> impl Iterator<Item = ConnectionId> {
         self.by_node.get(node).into_iter().flatten().map(|(_, conn)| *conn)
+    }
+
+    /// Whose a connection is, by its newest id.
+    pub(crate) fn node(&self, conn: ConnectionId) -> Option<NodeId> {
+        self.table.get(&conn).map(|connection| connection.node)
     }
 
     /// Where an accepted connection leads, and what the graph should know of it.

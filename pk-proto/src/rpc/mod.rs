@@ -6,7 +6,7 @@
 //! messages never wait for each other.
 
 mod call;
-pub mod dialect;
+mod dialect;
 mod frame;
 mod stream;
 
@@ -15,10 +15,11 @@ use alloc::string::String;
 
 use bytes::Bytes;
 
-pub use call::{Answer, Question};
+pub use call::{Answer, Question, is_protocol_name};
+pub use dialect::native;
 pub use frame::{FrameDecoder, FrameFault, MAX_FRAME, encode_frame};
 
-use self::dialect::native::{self, Hello, Message, V1};
+use self::native::{Hello, Message, V1};
 use self::stream::{RecvHalf, SendHalf};
 use crate::cx::Cx;
 use crate::error::{Failure, PeerFault, code};
@@ -26,6 +27,9 @@ use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
 use crate::io::{DisconnectReason, Opener, Output, Role};
 use crate::time::Instant;
 use crate::timers::Timer;
+
+/// The version of the native dialect that this node speaks, the only one so far.
+const VERSION: u16 = 1;
 
 /// Credit of a stream before the length of its first message is known: most questions fit.
 const FIRST_CREDIT: u64 = 1024;
@@ -36,13 +40,13 @@ pub(crate) enum RpcEvent {
     /// The peer's Hello came: it accepts the connection.
     Hello { conn: ConnectionId },
     /// A call of ours ended.
-    Answered { request: RequestId, node: NodeId, result: Result<Answered, Failure> },
+    Answered { request: RequestId, conn: ConnectionId, stream: StreamId, result: Result<Answered, Failure> },
     /// A peer asks; [`Rpc::answer`] is due, now.
     Asked { stream: StreamId, conn: ConnectionId, question: Question },
     /// A stream of an application was accepted by the peer and handed over, or not.
     Opened { request: RequestId, result: Result<StreamId, Failure> },
     /// A peer broke the protocol. The stream is gone already; `fatal` if the connection should go too.
-    Fault { conn: ConnectionId, fault: PeerFault, fatal: bool },
+    Fault { conn: ConnectionId, node: NodeId, fault: PeerFault, fatal: bool },
 }
 
 /// A call that was answered.
@@ -141,7 +145,7 @@ impl Rpc {
         for id in connection.streams {
             cx.timers.cancel(Timer::Stream(id));
             if let Some(stream) = self.streams.remove(&id) {
-                self.report_failure(connection.node, stream.purpose, Failure::ConnectionLost(why.clone()));
+                self.report_failure(id, stream, Failure::ConnectionLost(why.clone()));
             }
         }
     }
@@ -204,7 +208,7 @@ impl Rpc {
         cx.timers.set(Timer::Stream(stream), cx.now + cx.config.call_timeout);
         match native::encode(&Message::V1(V1::Answer(answer))) {
             Ok(bytes) => self.send(cx, stream, bytes, true),
-            Err(_) => self.abort(cx, stream, code::MESSAGE_TOO_LONG),
+            Err(_) => drop(self.abort(cx, stream, code::MESSAGE_TOO_LONG)),
         }
     }
 
@@ -287,17 +291,15 @@ impl Rpc {
         stream.send.abort();
         match stream.purpose {
             Purpose::Call { .. } | Purpose::Asked => {}
-            Purpose::Answered => self.forget(cx, id),
+            Purpose::Answered => drop(self.forget(cx, id)),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
             Purpose::First | Purpose::Open { .. } => self.give_up(cx, id, code::NONE, aborted(code)),
         }
     }
 
     pub(crate) fn open_failed(&mut self, cx: &mut Cx, id: StreamId) {
-        if let Some(node) = self.node_of(id)
-            && let Some(stream) = self.forget(cx, id)
-        {
-            self.report_failure(node, stream.purpose, Failure::Aborted(code::LIMIT));
+        if let Some(stream) = self.forget(cx, id) {
+            self.report_failure(id, stream, Failure::Aborted(code::LIMIT));
         }
     }
 
@@ -442,7 +444,7 @@ impl Rpc {
             }
             (Purpose::Call { request, begun }, V1::Answer(answer)) => {
                 let answered = Answered { answer, rtt: cx.now.since(*begun) };
-                let event = RpcEvent::Answered { request: *request, node: connection.node, result: Ok(answered) };
+                let event = RpcEvent::Answered { request: *request, conn, stream: id, result: Ok(answered) };
                 self.events.push_back(event);
                 self.abort(cx, id, code::NONE);
             }
@@ -456,7 +458,7 @@ impl Rpc {
     }
 
     fn greet(&mut self, cx: &mut Cx, id: StreamId, conn: ConnectionId, hello: &Hello) {
-        if hello.version_min > native::VERSION || hello.version_max < native::VERSION {
+        if hello.version_min > VERSION || hello.version_max < VERSION {
             self.fail(cx, id, PeerFault::Version);
         } else {
             self.events.push_back(RpcEvent::Hello { conn });
@@ -539,23 +541,22 @@ impl Rpc {
     }
 
     /// Ends both directions of a stream as far as they are open.
-    fn abort(&mut self, cx: &mut Cx, id: StreamId, code: u64) {
-        let Some(stream) = self.forget(cx, id) else { return };
+    fn abort(&mut self, cx: &mut Cx, id: StreamId, code: u64) -> Option<Stream> {
+        let stream = self.forget(cx, id)?;
         if stream.send.is_open() {
             cx.output(Output::ResetStream { stream: id, code });
         }
         if !stream.recv.fin {
             cx.output(Output::StopStream { stream: id, code });
         }
+        Some(stream)
     }
 
     /// Ends a stream and fails what waits for it.
     fn give_up(&mut self, cx: &mut Cx, id: StreamId, code: u64, failure: Failure) {
-        let Some(node) = self.node_of(id) else { return };
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let purpose = core::mem::replace(&mut stream.purpose, Purpose::Answered);
-        self.abort(cx, id, code);
-        self.report_failure(node, purpose, failure);
+        if let Some(stream) = self.abort(cx, id, code) {
+            self.report_failure(id, stream, failure);
+        }
     }
 
     /// The peer broke the protocol on this stream.
@@ -586,19 +587,19 @@ impl Rpc {
                 connection.faults >= cx.config.fault_limit
             }
         };
-        self.events.push_back(RpcEvent::Fault { conn, fault, fatal });
+        let node = connection.node;
+        self.events.push_back(RpcEvent::Fault { conn, node, fault, fatal });
     }
 
-    fn report_failure(&mut self, node: NodeId, purpose: Purpose, failure: Failure) {
-        match purpose {
+    fn report_failure(&mut self, id: StreamId, stream: Stream, failure: Failure) {
+        let result = match stream.purpose {
             Purpose::Call { request, .. } => {
-                self.events.push_back(RpcEvent::Answered { request, node, result: Err(failure) });
+                RpcEvent::Answered { request, conn: stream.conn, stream: id, result: Err(failure) }
             }
-            Purpose::Open { request, .. } => {
-                self.events.push_back(RpcEvent::Opened { request, result: Err(failure) });
-            }
-            Purpose::Control | Purpose::First | Purpose::Asked | Purpose::Answered => {}
-        }
+            Purpose::Open { request, .. } => RpcEvent::Opened { request, result: Err(failure) },
+            Purpose::Control | Purpose::First | Purpose::Asked | Purpose::Answered => return,
+        };
+        self.events.push_back(result);
     }
 
     fn node_of(&self, id: StreamId) -> Option<NodeId> {
@@ -609,7 +610,7 @@ impl Rpc {
 
 fn our_hello() -> Hello {
     let agent = concat!("pk/", env!("CARGO_PKG_VERSION")).into();
-    Hello { version_min: native::VERSION, version_max: native::VERSION, features: 0, agent }
+    Hello { version_min: VERSION, version_max: VERSION, features: 0, agent }
 }
 
 /// What a reset or a stop of the peer means for what waits on the stream.
