@@ -14,8 +14,8 @@ use core::time::Duration;
 
 use bytes::Bytes;
 
-pub(crate) use self::race::RaceId;
 use self::race::Race;
+pub(crate) use self::race::RaceId;
 use crate::address::{ContactMode, NodeAddress, NodeContactAddressData, Scopes};
 use crate::cx::Cx;
 use crate::error::code;
@@ -35,7 +35,11 @@ pub(crate) enum ConnectEvent {
     /// A connection is over; `accepted` if `Opened` was reported.
     Closed { conn: ConnectionId, node: NodeId, accepted: bool, why: DisconnectReason, leases: Vec<LeaseId> },
     /// A race ended: with a connection, or with what failed.
-    RaceEnded { node: NodeId, waiters: BTreeSet<RequestId>, result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>> },
+    RaceEnded {
+        node: NodeId,
+        waiters: BTreeSet<RequestId>,
+        result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
+    },
 }
 
 /// All connections of this node.

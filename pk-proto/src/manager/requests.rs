@@ -12,9 +12,7 @@ use crate::error::{Failure, RequestError};
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
 use crate::io::{DialFailure, DisconnectReason, Event};
 use crate::lookup::{Lookup, Next};
-use crate::request::{
-    ClosestLists, FindEnd, FindNode, FindOutcome, Options, Pong, Reply, Request, SetNodeOutcome,
-};
+use crate::request::{ClosestLists, FindEnd, FindNode, FindOutcome, Options, Pong, Reply, Request, SetNodeOutcome};
 use crate::rpc::{Answer, Answered, Question, is_protocol_name};
 use crate::seed_node::SeedNode;
 use crate::time::Instant;
@@ -440,11 +438,10 @@ impl NodeManager {
             Stage::Call { then, .. } => {
                 let result = match (then, result) {
                     (_, Err(failure)) => Err(failure),
-                    (CallThen::Pong { nonce, address, data }, Ok(Answered { answer: Answer::Pong { nonce: echo }, rtt }))
-                        if echo == *nonce =>
-                    {
-                        Ok(Reply::PingNode(Pong { address: address.clone(), data: *data, rtt }))
-                    }
+                    (
+                        CallThen::Pong { nonce, address, data },
+                        Ok(Answered { answer: Answer::Pong { nonce: echo }, rtt }),
+                    ) if echo == *nonce => Ok(Reply::PingNode(Pong { address: address.clone(), data: *data, rtt })),
                     (CallThen::Closest, Ok(Answered { answer: Answer::Closest(closest), .. })) => {
                         Ok(Reply::AskClosest(closest))
                     }
@@ -528,10 +525,7 @@ fn ask_closest(
 }
 
 /// The connection in use with a node.
-fn found(
-    connections: &Connections,
-    node: &NodeId,
-) -> Option<(ConnectionId, NodeAddress, NodeContactAddressData)> {
+fn found(connections: &Connections, node: &NodeId) -> Option<(ConnectionId, NodeAddress, NodeContactAddressData)> {
     let conn = connections.primary(node)?;
     let (address, data) = connections.address(conn)?;
     Some((conn, address, data))
