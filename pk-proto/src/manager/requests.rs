@@ -8,6 +8,7 @@ use super::sync::Sync;
 use super::{NodeManager, Phase};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::connect::Connections;
+use crate::cx::Dice;
 use crate::error::{Failure, RequestError};
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
 use crate::io::{DialFailure, DisconnectReason, Event};
@@ -60,6 +61,12 @@ pub(super) enum Then {
     Acquire,
     OpenStream { protocol: String },
     AskClosest { target: NodeId, lists: ClosestLists },
+}
+
+/// How a request goes on once its search is over.
+enum After {
+    Wait(Stage),
+    End(Result<Reply, Failure>),
 }
 
 /// What a dial was for.
@@ -306,54 +313,56 @@ impl NodeManager {
         let connection = found(&self.connections, &target);
         outcome.found = connection.as_ref().map(|(_, address, data)| (address.clone(), *data));
 
-        let deadline = open.deadline;
-        let result = match (then, connection) {
-            (Then::Report, _) => Err(Ok(Reply::FindNode(outcome))),
-            (_, None) if end == FindEnd::Deadline => Err(Err(Failure::DeadlineExceeded)),
-            (_, None) => Err(Err(Failure::NotFound(failures))),
-            (Then::Ping, Some((conn, address, data))) => {
-                let nonce = self.cx.random_u64(crate::cx::Dice::Calls);
-                let stream = self.call(conn, id, Question::Ping { nonce }, deadline);
-                stream.map(|stream| Stage::Call { stream, then: CallThen::Pong { nonce, address, data } })
-            }
-            (Then::AskClosest { target, lists }, Some((conn, ..))) => {
-                let stream = self.call(conn, id, Question::Closest { target, lists }, deadline);
-                stream.map(|stream| Stage::Call { stream, then: CallThen::Closest })
-            }
-            (Then::OpenStream { protocol }, Some((conn, ..))) => self
-                .rpc
-                .open_protocol(&mut self.cx, conn, id, protocol, deadline)
-                .map(|stream| Stage::OpenStream { stream })
-                .ok_or(Err(Failure::ConnectionLost(DisconnectReason::Local))),
-            (Then::Acquire, Some((conn, ..))) => {
-                let lease = self.connections.acquire(&mut self.cx, conn);
-                let connection = self.connections.info(&self.cx, conn);
-                Err(lease
-                    .zip(connection)
-                    .map(|(lease, connection)| Reply::AcquireConnection { lease, connection })
-                    .ok_or(Failure::ConnectionLost(DisconnectReason::Local)))
-            }
+        let next = match (then, connection) {
+            (Then::Report, _) => After::End(Ok(Reply::FindNode(outcome))),
+            (_, None) if end == FindEnd::Deadline => After::End(Err(Failure::DeadlineExceeded)),
+            (_, None) => After::End(Err(Failure::NotFound(failures))),
+            (then, Some(connection)) => self.with_connection(id, open.deadline, then, connection),
         };
-        match result {
-            Ok(stage) => {
+        match next {
+            After::Wait(stage) => {
                 open.stage = stage;
                 self.open.insert(id, open);
             }
-            Err(result) => self.report(id, open.audience, result),
+            After::End(result) => self.report(id, open.audience, result),
         }
     }
 
-    /// Asks a question for a request; the error is the end of the request.
-    fn call(
+    /// The node is connected: does what the request was for.
+    fn with_connection(
         &mut self,
-        conn: ConnectionId,
         id: RequestId,
-        question: Question,
         deadline: Instant,
-    ) -> Result<StreamId, Result<Reply, Failure>> {
-        let deadline = deadline.min(self.cx.now + self.cx.config.call_timeout);
-        let stream = self.rpc.call(&mut self.cx, conn, id, question, deadline);
-        stream.ok_or(Err(Failure::ConnectionLost(DisconnectReason::Local)))
+        then: Then,
+        (conn, address, data): (ConnectionId, NodeAddress, NodeContactAddressData),
+    ) -> After {
+        let cx = &mut self.cx;
+        let call_deadline = deadline.min(cx.now + cx.config.call_timeout);
+        let stage = match then {
+            Then::Report => None,
+            Then::Ping => {
+                let nonce = cx.random_u64(Dice::Calls);
+                let stream = self.rpc.call(cx, conn, id, Question::Ping { nonce }, call_deadline);
+                stream.map(|stream| Stage::Call { stream, then: CallThen::Pong { nonce, address, data } })
+            }
+            Then::AskClosest { target, lists } => {
+                let stream = self.rpc.call(cx, conn, id, Question::Closest { target, lists }, call_deadline);
+                stream.map(|stream| Stage::Call { stream, then: CallThen::Closest })
+            }
+            Then::OpenStream { protocol } => {
+                let stream = self.rpc.open_protocol(cx, conn, id, protocol, call_deadline);
+                stream.map(|stream| Stage::OpenStream { stream })
+            }
+            Then::Acquire => {
+                let lease = self.connections.acquire(cx, conn);
+                if let Some((lease, connection)) = lease.zip(self.connections.info(cx, conn)) {
+                    return After::End(Ok(Reply::AcquireConnection { lease, connection }));
+                }
+                None
+            }
+        };
+        // It was live a moment ago, so this is not reached; if it were, this would be the truth.
+        stage.map_or(After::End(Err(Failure::ConnectionLost(DisconnectReason::Local))), After::Wait)
     }
 
     // -- dials
