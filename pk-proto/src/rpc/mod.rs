@@ -201,6 +201,10 @@ impl Rpc {
         open.purpose = Purpose::Answered;
         cx.metrics.answers += 1;
         cx.timers.set(Timer::Stream(stream), cx.now + cx.config.call_timeout);
+        let answer = match answer {
+            Answer::Closest(closest) => Answer::Closest(native::fit(closest)),
+            answer => answer,
+        };
         match native::encode(&Message::V1(V1::Answer(answer))) {
             Ok(bytes) => self.send(cx, stream, bytes, true),
             Err(_) => drop(self.abort(cx, stream, code::MESSAGE_TOO_LONG)),
