@@ -163,7 +163,7 @@ impl Cluster {
         let mut failure = None;
         let made = |boot: Boot<'_>| {
             let snapshot = snapshot(&boot);
-            let made = NodeManager::new(config, boot.host.identity.clone(), snapshot, boot.seed, boot.now, boot.unix);
+            let made = NodeManager::new(config, &boot.host.identity, snapshot, boot.seed, boot.now, boot.unix);
             made.map_err(|error| failure = Some(error)).ok()
         };
         let started = self.world.try_start(node, made);
