@@ -14,6 +14,26 @@ pub struct Config {
     /// Addresses kept per node, the oldest `connected_time` dropped first. 1 to 32; default 5.
     pub address_limit: usize,
 
+    /// Nodes of one /24 (IPv4) or /48 (IPv6) in one bucket, if routed globally; 0 is no limit. Default 2.
+    pub bucket_prefix_limit: usize,
+    /// The same for the whole graph; 0 is no limit. Default 10.
+    pub graph_prefix_limit: usize,
+    /// Nodes that wait for room in one full bucket. 1 to 255; default 20.
+    pub pending_limit: usize,
+    /// Between the beginnings of two garbage collections of one bucket. 0 to 24 h; default 60 s.
+    pub collect_interval: Duration,
+    /// Whether addresses of the host's own and private networks that a peer tells of are believed.
+    pub address_policy: AddressPolicy,
+    /// How often a bucket is refreshed (refreshBucketDelayTime); 0 is never. To 30 days; default 1 h.
+    pub refresh_delay: Duration,
+    /// How much of `refresh_delay` is left to chance, in thousandths (refreshBucketDelayJitter). 0 to 1000; default 500.
+    pub refresh_jitter: u32,
+    /// How often a node without a connection to the farther half of all ids looks for one (retryConnectionsDelayTime);
+    /// 0 is never. To 24 h; default 45 s.
+    pub retry_delay: Duration,
+    /// How long a change of the graph may wait to be written. 0 to 1 h; default 1 s.
+    pub store_delay: Duration,
+
     // -- searches
     /// Contacts that a search waits for at a time, Kademlia's alpha. 1 to 64; default 3.
     pub find_concurrency: usize,
@@ -72,11 +92,30 @@ pub struct Config {
     pub stop_timeout: Duration,
 }
 
+/// Which addresses told by peers are dialled, punched or passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum AddressPolicy {
+    /// Loopback, private and link-local ones only if we listen in the same class, or see the peer that tells them there.
+    #[default]
+    SameClass,
+    /// All.
+    Any,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             bucket_limit: 20,
             address_limit: 5,
+            bucket_prefix_limit: 2,
+            graph_prefix_limit: 10,
+            pending_limit: 20,
+            collect_interval: Duration::from_secs(60),
+            address_policy: AddressPolicy::SameClass,
+            refresh_delay: Duration::from_secs(60 * 60),
+            refresh_jitter: 500,
+            retry_delay: Duration::from_secs(45),
+            store_delay: Duration::from_secs(1),
             find_concurrency: 3,
             find_limit: 20,
             find_candidate_limit: 256,
@@ -128,6 +167,12 @@ impl Config {
 
         count("bucket_limit", self.bucket_limit, 1, 255)?;
         count("address_limit", self.address_limit, 1, 32)?;
+        count("pending_limit", self.pending_limit, 1, 255)?;
+        time("collect_interval", self.collect_interval, Duration::ZERO, DAY)?;
+        time("refresh_delay", self.refresh_delay, Duration::ZERO, 30 * DAY)?;
+        count("refresh_jitter", self.refresh_jitter as usize, 0, 1000)?;
+        time("retry_delay", self.retry_delay, Duration::ZERO, DAY)?;
+        time("store_delay", self.store_delay, Duration::ZERO, HOUR)?;
         count("find_concurrency", self.find_concurrency, 1, 64)?;
         count("find_limit", self.find_limit, 1, 1024)?;
         count("find_candidate_limit", self.find_candidate_limit, self.bucket_limit, 65_536)?;

@@ -25,6 +25,8 @@ metrics! {
     // -- what there is now
     /// Nodes in the graph.
     nodes,
+    /// Nodes that wait for room in a full bucket.
+    nodes_pending,
     /// Connections that both sides accepted.
     connections,
     /// Dials and handshakes under way, and connections waiting for a Hello.
@@ -53,6 +55,10 @@ metrics! {
     calls,
     /// Questions that were answered for peers.
     answers,
+    /// Garbage collections of buckets.
+    collections,
+    /// Buckets that were refreshed.
+    refreshes,
     /// Timers that fired.
     timeouts,
 
@@ -81,6 +87,14 @@ metrics! {
     call_timeouts,
     /// Nodes and addresses told by peers that cannot be used: our own id, no port, not unicast, over a limit.
     told_unusable,
-    /// Nodes that a full bucket had no room for.
+    /// Nodes that came to a full bucket.
     bucket_full,
+    /// Nodes that waited for room in vain.
+    pending_dropped,
+    /// Nodes that left the graph because they did not answer a probe.
+    nodes_dead,
+    /// Nodes and addresses refused because there are enough of their network.
+    diversity_refused,
+    /// Writes that failed; those of the graph are tried again.
+    store_failures,
 }

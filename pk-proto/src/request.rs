@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::graph::NodeContact;
-use crate::id::{ConnectionId, LeaseId, NodeId, StreamId};
+use crate::id::{BucketIndex, ConnectionId, LeaseId, NodeId, StreamId};
 use crate::io::DialFailure;
 use crate::seed_node::SeedNode;
 
@@ -30,6 +30,17 @@ pub struct FindNode {
     /// Connection attempts in all. 0 (live connections only) to 1024; default `Config::find_limit`.
     pub limit: Option<usize>,
     /// Deadlines.
+    pub options: Options,
+}
+
+/// How to put a node into a full bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SetNode {
+    /// Wait until the bucket's nodes have been probed (`true`), or end at once as `Pending`.
+    pub block: bool,
+    /// Take the place of the node that was connected least recently, whether it answers or not.
+    pub force: bool,
+    /// Deadlines; `connect_timeout` is that of each probe.
     pub options: Options,
 }
 
@@ -121,6 +132,20 @@ pub enum Request {
         address: NodeAddress,
         /// What is known of the address.
         data: NodeContactAddressData,
+        /// What to do about a full bucket.
+        how: SetNode,
+    },
+    /// Look up a random id of a bucket, so that its nodes are found.
+    RefreshBucket {
+        /// Which.
+        bucket: BucketIndex,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Write everything that is not written yet, durably.
+    Flush {
+        /// Deadlines.
+        options: Options,
     },
 }
 
@@ -135,8 +160,10 @@ impl Request {
             | Self::AcquireConnection { options, .. }
             | Self::OpenStream { options, .. }
             | Self::AskClosest { options, .. }
-            | Self::SyncNodeGraph { options, .. } => *options,
-            Self::SetNode { .. } => Options::default(),
+            | Self::SyncNodeGraph { options, .. }
+            | Self::RefreshBucket { options, .. }
+            | Self::Flush { options } => *options,
+            Self::SetNode { how, .. } => how.options,
         }
     }
 }
@@ -168,6 +195,10 @@ pub enum Reply {
     SyncNodeGraph(Synced),
     /// What became of the node.
     SetNode(SetNodeOutcome),
+    /// The bucket was refreshed; the search for the random id.
+    RefreshBucket(FindOutcome),
+    /// Everything is written.
+    Flush,
 }
 
 /// How a search ended, and what it cost (DESIGN section 5).
@@ -326,6 +357,10 @@ pub enum SetNodeOutcome {
     Added,
     /// It was known; the address is new or newer.
     Updated,
+    /// It is new, in the place of the node of its bucket that was connected least recently.
+    Replaced(NodeId),
+    /// Its bucket is full, and it waits for a node that no longer answers.
+    Pending,
     /// It is not in the graph.
     Rejected(SetNodeRejection),
 }
@@ -340,4 +375,7 @@ pub enum SetNodeRejection {
     /// Its bucket has no room.
     #[error("its bucket is full")]
     BucketFull,
+    /// There are as many nodes of its network in the graph as may be.
+    #[error("there are enough nodes of its network")]
+    Diversity,
 }

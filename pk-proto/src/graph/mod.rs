@@ -3,7 +3,12 @@
 mod bucket;
 mod bucket_set;
 mod contact;
+mod diversity;
+mod pending;
 mod table;
 
 pub use contact::NodeContact;
+pub use diversity::DiversityLimits;
+pub(crate) use diversity::is_global_unicast;
+pub(crate) use pending::{PendingNode, PendingNodes};
 pub use table::{Direction, NodeGraph, NodeOrder};

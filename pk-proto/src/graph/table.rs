@@ -8,6 +8,7 @@ use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::graph::bucket::NodeBucket;
 use crate::graph::bucket_set::BucketSet;
 use crate::graph::contact::NodeContact;
+use crate::graph::diversity::{Diversity, DiversityLimits};
 use crate::id::{BucketIndex, NodeId};
 use crate::request::{SetNodeOutcome, SetNodeRejection};
 
@@ -40,6 +41,7 @@ pub struct NodeGraph {
     own: NodeId,
     bucket_limit: usize,
     address_limit: usize,
+    diversity: Diversity,
     len: usize,
     /// Which buckets exist.
     occupied: BucketSet,
@@ -58,10 +60,24 @@ impl NodeGraph {
             own,
             bucket_limit: bucket_limit.clamp(1, Self::BUCKET_LIMIT_MAX),
             address_limit: address_limit.max(1),
+            diversity: Diversity::new(DiversityLimits { per_bucket: 0, per_table: 0 }),
             len: 0,
             occupied: BucketSet::default(),
             buckets: Vec::new(),
         }
+    }
+
+    /// The same graph with limits on the nodes of one network, for nodes that come from now on. Only addresses that are
+    /// routed globally are counted.
+    #[must_use]
+    pub fn with_diversity(mut self, limits: DiversityLimits) -> Self {
+        self.diversity = Diversity::new(limits);
+        for bucket in &self.buckets {
+            for (_, contact) in bucket.iter() {
+                self.diversity.add(bucket.index(), contact);
+            }
+        }
+        self
     }
 
     /// The id from which distances are measured; never in the graph itself.
@@ -110,7 +126,21 @@ impl NodeGraph {
         let Some(bucket) = self.buckets.get_mut(at) else {
             return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull); // Not reached: the bucket exists by now.
         };
+        let before = bucket.get(&node);
+        if before.is_none() && bucket.len() >= self.bucket_limit {
+            return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
+        }
+        if !self.diversity.allows(index, before, &address) {
+            self.drop_if_empty(at, index);
+            return SetNodeOutcome::Rejected(SetNodeRejection::Diversity);
+        }
+        if let Some(before) = before {
+            self.diversity.remove(index, before);
+        }
         let outcome = bucket.set(node, address, data, self.bucket_limit, self.address_limit);
+        if let Some(after) = bucket.get(&node) {
+            self.diversity.add(index, after);
+        }
         self.len += usize::from(outcome == SetNodeOutcome::Added);
         outcome
     }
@@ -121,10 +151,8 @@ impl NodeGraph {
         let at = self.occupied.contains(index).then(|| self.occupied.count_above(index))?;
         let bucket = self.buckets.get_mut(at)?;
         let contact = bucket.unset(node)?;
-        if bucket.is_empty() {
-            self.buckets.remove(at);
-            self.occupied.remove(index);
-        }
+        self.diversity.remove(index, &contact);
+        self.drop_if_empty(at, index);
         self.len -= 1;
         Some(contact)
     }
@@ -182,6 +210,14 @@ impl NodeGraph {
             }
         }
         closest
+    }
+
+    /// A bucket exists only while it holds a node.
+    fn drop_if_empty(&mut self, at: usize, index: BucketIndex) {
+        if self.buckets.get(at).is_some_and(NodeBucket::is_empty) {
+            self.buckets.remove(at);
+            self.occupied.remove(index);
+        }
     }
 
     /// The bucket, if it holds a node.
