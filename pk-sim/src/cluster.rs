@@ -111,13 +111,7 @@ impl ClusterBuilder {
 impl Cluster {
     /// Settings to start from.
     pub fn builder() -> ClusterBuilder {
-        ClusterBuilder {
-            nodes: 2,
-            seed: 0,
-            link: Link::default(),
-            config: Config::default(),
-            each: BTreeMap::new(),
-        }
+        ClusterBuilder { nodes: 2, seed: 0, link: Link::default(), config: Config::default(), each: BTreeMap::new() }
     }
 
     // -- nodes
@@ -163,7 +157,7 @@ impl Cluster {
         let mut failure = None;
         let made = |boot: Boot<'_>| {
             let snapshot = snapshot(&boot);
-            let made = NodeManager::new(config, boot.host.identity.clone(), snapshot, boot.seed, boot.now, boot.unix);
+            let made = NodeManager::new(config, &boot.host.identity, snapshot, boot.seed, boot.now, boot.unix);
             made.map_err(|error| failure = Some(error)).ok()
         };
         let started = self.world.try_start(node, made);
@@ -237,10 +231,9 @@ impl Cluster {
     /// Stops a node in an orderly way, and waits until it has stopped.
     pub fn stop(&mut self, node: HostId) {
         self.world.call(node, |machine, now| machine.stop(now));
-        let stopped = self.world.drive_until(
-            |world| world.machine(node).is_none_or(NodeManager::is_stopped),
-            Duration::from_secs(120),
-        );
+        let stopped = self
+            .world
+            .drive_until(|world| world.machine(node).is_none_or(NodeManager::is_stopped), Duration::from_secs(120));
         if !stopped {
             self.fail(&format!("node {node} has not stopped"));
         }
