@@ -3,22 +3,25 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
-#[cfg(any(test, feature = "std"))]
+#[cfg(any(test, feature = "std", feature = "arbitrary"))]
 extern crate std;
 
 mod address;
 pub mod cert;
 mod config;
+mod connect;
 mod cx;
 mod error;
 mod graph;
 mod id;
 pub mod io;
+mod lookup;
 mod manager;
 mod metrics;
 mod request;
 mod rpc;
 mod seed_node;
+mod signature;
 mod time;
 mod timers;
 
@@ -33,4 +36,5 @@ pub use metrics::*;
 pub use request::*;
 pub use rpc::*;
 pub use seed_node::*;
+pub use signature::*;
 pub use time::*;
