@@ -1,10 +1,3 @@
-<<<<<<< HEAD
-//! Polykey certificates.
-/// Placeholder until the merge.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("certificate")]
-pub struct CertificateFault;
-=======
 //! Polykey certificates: X.509 that a node issues to itself, and chains of them that lead from a key to the keys it had before
 //! (WIRE.md section 3).
 //!
@@ -36,4 +29,3 @@ pub const MAX_CHAIN_LEN: usize = 32;
 
 /// How long a Polykey certificate is valid unless told otherwise, in seconds: 365 days (WIRE.md section 3.1).
 pub const DEFAULT_LIFETIME_SECONDS: u64 = 31_536_000;
->>>>>>> cert

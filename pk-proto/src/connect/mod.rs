@@ -1,21 +1,21 @@
-//! Connections: dial races, the table of accepted connections, leases.
+//! Connections: the table, from handshake to end, and leases. The dials before are in [`dialling`].
 //!
 //! A connection goes through three states: *dialling* (ours only), *greeting* (the handshake is done, the peer has not
 //! said Hello), *accepted*. Only accepted ones count: they alone win races, carry calls and are told to others.
 
+mod dialling;
 mod race;
 
 use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
 use bytes::Bytes;
 
-pub(crate) use self::race::RaceId;
 use self::race::Race;
+pub(crate) use self::race::RaceId;
 use crate::address::{ContactMode, NodeAddress, NodeContactAddressData, Scopes};
 use crate::cx::Cx;
 use crate::error::code;
@@ -31,11 +31,15 @@ pub(crate) enum ConnectEvent {
     /// A handshake is done: greet the peer.
     Greet { conn: ConnectionId, node: NodeId, role: Role },
     /// Both sides accepted.
-    Opened { conn: ConnectionId, node: NodeId, role: Role, chain: Vec<NodeId> },
+    Opened { conn: ConnectionId, node: NodeId, role: Role },
     /// A connection is over; `accepted` if `Opened` was reported.
     Closed { conn: ConnectionId, node: NodeId, accepted: bool, why: DisconnectReason, leases: Vec<LeaseId> },
     /// A race ended: with a connection, or with what failed.
-    RaceEnded { node: NodeId, waiters: BTreeSet<RequestId>, result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>> },
+    RaceEnded {
+        node: NodeId,
+        waiters: BTreeSet<RequestId>,
+        result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
+    },
 }
 
 /// All connections of this node.
@@ -81,185 +85,7 @@ impl Connection {
 }
 
 impl Connections {
-    // -- races
-
-    /// Dials a node at these addresses, or joins the race that does already. Ends with `RaceEnded`, unless `leave` comes
-    /// first. The caller has looked for a live connection before.
-    pub(crate) fn dial(
-        &mut self,
-        cx: &mut Cx,
-        waiter: RequestId,
-        node: NodeId,
-        addresses: impl IntoIterator<Item = NodeAddress>,
-        timeout: Duration,
-    ) {
-        let id = match self.race_of.get(&node) {
-            Some(id) => *id,
-            None => {
-                let id = self.start_race(cx, node, timeout);
-                self.race_of.insert(node, id);
-                id
-            }
-        };
-        self.join(cx, id, waiter, addresses);
-    }
-
-    /// Dials a node at this address and no other.
-    pub(crate) fn dial_only(
-        &mut self,
-        cx: &mut Cx,
-        waiter: RequestId,
-        node: NodeId,
-        address: NodeAddress,
-        timeout: Duration,
-    ) {
-        let id = self.start_race(cx, node, timeout);
-        self.join(cx, id, waiter, [address]);
-    }
-
-    /// A request no longer waits for anything.
-    pub(crate) fn leave(&mut self, cx: &mut Cx, waiter: RequestId) {
-        let mut deserted = Vec::new();
-        for (id, race) in &mut self.races {
-            if race.waiters.remove(&waiter) && race.waiters.is_empty() {
-                deserted.push(*id);
-            }
-        }
-        for id in deserted {
-            self.call_off(cx, id);
-        }
-    }
-
-    fn start_race(&mut self, cx: &mut Cx, node: NodeId, timeout: Duration) -> RaceId {
-        let id = RaceId(self.next_race);
-        self.next_race = self.next_race.saturating_add(1);
-        let deadline = cx.now + timeout;
-        self.races.insert(id, Race::new(node, deadline, cx.config.dial_address_limit));
-        cx.timers.set(Timer::RaceDeadline(id), deadline);
-        id
-    }
-
-    fn join(&mut self, cx: &mut Cx, id: RaceId, waiter: RequestId, addresses: impl IntoIterator<Item = NodeAddress>) {
-        let Some(race) = self.races.get_mut(&id) else { return };
-        let fresh = race.waiters.is_empty();
-        race.waiters.insert(waiter);
-        for (name, address) in race.add(addresses) {
-            let effect = cx.ids.effect();
-            let port = address.port;
-            race.resolving.insert(effect, address);
-            self.resolves.insert(effect, id);
-            cx.output(Output::Resolve { id: effect, name, port });
-        }
-        if fresh {
-            self.dial_next(cx, id);
-        }
-    }
-
-    /// Begins the next dial of a race, and sets the timer for the one after; ends the race if nothing is left.
-    fn dial_next(&mut self, cx: &mut Cx, id: RaceId) {
-        let Some(race) = self.races.get_mut(&id) else { return };
-        if let Some(addr) = race.next() {
-            if self.dials.len() >= cx.config.dial_limit {
-                race.put_back(addr);
-                cx.metrics.dials_delayed += 1;
-            } else {
-                let conn = cx.ids.connection();
-                race.dialling.insert(conn, NodeAddress::from_socket(addr));
-                self.dials.insert(conn, Some(id));
-                cx.metrics.dials += 1;
-                let expect = BTreeSet::from([race.node]);
-                cx.output(Output::Dial { conn, addr, expect, deadline: race.deadline });
-            }
-        }
-        if race.has_waiting() {
-            cx.timers.set(Timer::RaceNext(id), cx.now + cx.config.dial_delay);
-        } else {
-            cx.timers.cancel(Timer::RaceNext(id));
-        }
-        if race.is_lost() {
-            let failures = core::mem::take(&mut race.failures);
-            self.end_race(cx, id, Err(failures), &DialFailure::Cancelled);
-        }
-    }
-
-    /// Ends a race with its result. Dials that are still under way end with `why`.
-    fn end_race(
-        &mut self,
-        cx: &mut Cx,
-        id: RaceId,
-        result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
-        why: &DialFailure,
-    ) {
-        let Some(race) = self.races.remove(&id) else { return };
-        cx.timers.cancel(Timer::RaceDeadline(id));
-        cx.timers.cancel(Timer::RaceNext(id));
-        if self.race_of.get(&race.node) == Some(&id) {
-            self.race_of.remove(&race.node);
-        }
-        for effect in race.resolving.keys() {
-            self.resolves.remove(effect);
-        }
-        let winner = result.as_ref().ok().copied();
-        let mut failures = Vec::new();
-        for (conn, address) in race.dialling {
-            if Some(conn) == winner {
-                continue;
-            }
-            failures.push((address, why.clone()));
-            if self.table.contains_key(&conn) {
-                self.close(cx, conn, code::NONE, "");
-            } else if let Some(race) = self.dials.get_mut(&conn) {
-                *race = None;
-                cx.output(Output::CancelDial { conn });
-            }
-        }
-        let result = result.map_err(|mut failed| {
-            failed.extend(failures);
-            failed.extend(race.resolving.into_values().map(|address| (address, why.clone())));
-            failed
-        });
-        if !race.waiters.is_empty() {
-            self.events.push_back(ConnectEvent::RaceEnded { node: race.node, waiters: race.waiters, result });
-        }
-    }
-
-    fn call_off(&mut self, cx: &mut Cx, id: RaceId) {
-        self.end_race(cx, id, Err(Vec::new()), &DialFailure::Cancelled);
-    }
-
-    /// A dial of a race failed: the next address begins at once.
-    fn dial_lost(&mut self, cx: &mut Cx, id: RaceId, conn: ConnectionId, why: DialFailure) {
-        if let Some(race) = self.races.get_mut(&id)
-            && let Some(address) = race.dialling.remove(&conn)
-        {
-            cx.metrics.dial_failures += 1;
-            race.failures.push((address, why));
-            self.dial_next(cx, id);
-        }
-    }
-
     // -- inputs
-
-    pub(crate) fn resolved(&mut self, cx: &mut Cx, effect: EffectId, result: Result<Vec<SocketAddr>, String>) {
-        let Some(id) = self.resolves.remove(&effect) else {
-            cx.metrics.late_inputs += 1;
-            return;
-        };
-        let Some(race) = self.races.get_mut(&id) else { return };
-        let Some(address) = race.resolving.remove(&effect) else { return };
-        match result {
-            Ok(addrs) if addrs.is_empty() => {
-                race.failures.push((address, DialFailure::Resolve("the name has no address".to_owned())));
-            }
-            Ok(addrs) => race.add_sockets(addrs),
-            Err(why) => race.failures.push((address, DialFailure::Resolve(why))),
-        }
-        if race.dialling.is_empty() {
-            self.dial_next(cx, id);
-        } else if race.has_waiting() {
-            cx.timers.set(Timer::RaceNext(id), cx.now + cx.config.dial_delay);
-        }
-    }
 
     pub(crate) fn connected(&mut self, cx: &mut Cx, connected: Connected) {
         let conn = connected.conn;
@@ -314,14 +140,6 @@ impl Connections {
         }
     }
 
-    pub(crate) fn dial_failed(&mut self, cx: &mut Cx, conn: ConnectionId, why: DialFailure) {
-        match self.dials.remove(&conn) {
-            Some(Some(race)) => self.dial_lost(cx, race, conn, why),
-            Some(None) => {}
-            None => cx.metrics.late_inputs += 1,
-        }
-    }
-
     pub(crate) fn disconnected(&mut self, cx: &mut Cx, conn: ConnectionId, why: DisconnectReason) {
         let Some(connection) = self.table.remove(&conn) else {
             cx.metrics.late_inputs += 1;
@@ -367,7 +185,7 @@ impl Connections {
         for id in &chain {
             self.by_node.entry(*id).or_default().insert((connection.shared_id.clone(), conn));
         }
-        self.events.push_back(ConnectEvent::Opened { conn, node, role, chain: chain.clone() });
+        self.events.push_back(ConnectEvent::Opened { conn, node, role });
         let won: Vec<_> = self.races.iter().filter(|(_, race)| chain.contains(&race.node)).map(|(id, _)| *id).collect();
         for race in won {
             self.end_race(cx, race, Ok(conn), &DialFailure::Cancelled);
@@ -383,17 +201,6 @@ impl Connections {
     }
 
     // -- timers
-
-    pub(crate) fn race_deadline(&mut self, cx: &mut Cx, id: RaceId) {
-        let Some(race) = self.races.get_mut(&id) else { return };
-        let failures = core::mem::take(&mut race.failures);
-        cx.metrics.dial_failures += race.dialling.len() as u64;
-        self.end_race(cx, id, Err(failures), &DialFailure::TimedOut);
-    }
-
-    pub(crate) fn race_next(&mut self, cx: &mut Cx, id: RaceId) {
-        self.dial_next(cx, id);
-    }
 
     pub(crate) fn hello_overdue(&mut self, cx: &mut Cx, conn: ConnectionId) {
         cx.metrics.hello_timeouts += 1;
@@ -547,6 +354,11 @@ impl Connections {
     /// The accepted connections with a node, the primary first.
     pub(crate) fn with(&self, node: &NodeId) -> impl Iterator<Item = ConnectionId> {
         self.by_node.get(node).into_iter().flatten().map(|(_, conn)| *conn)
+    }
+
+    /// Whose a connection is, by its newest id.
+    pub(crate) fn node(&self, conn: ConnectionId) -> Option<NodeId> {
+        self.table.get(&conn).map(|connection| connection.node)
     }
 
     /// Where an accepted connection leads, and what the graph should know of it.

@@ -79,8 +79,7 @@ impl Race {
                 self.waiting.push_back(socket);
             }
         }
-        let (mut six, mut four): (VecDeque<_>, VecDeque<_>) =
-            self.waiting.drain(..).partition(|socket| socket.is_ipv6());
+        let (mut six, mut four): (VecDeque<_>, VecDeque<_>) = self.waiting.drain(..).partition(SocketAddr::is_ipv6);
         while !(six.is_empty() && four.is_empty()) {
             self.waiting.extend(six.pop_front());
             self.waiting.extend(four.pop_front());

@@ -133,7 +133,7 @@ mod tests {
     fn a_running_contact_is_never_dropped() {
         let mut candidates = Candidates::new(id(0), 1, 2);
         candidates.add(id(3), None, address("10.0.0.1:1"));
-        candidates.get_mut(&id(3)).unwrap().state = State::Running { step: 0, stalled: false, asked: None };
+        candidates.get_mut(&id(3)).unwrap().state = State::Running { step: 0, stalled: false };
         candidates.add(id(1), None, address("10.0.0.1:1"));
         assert!(candidates.get(&id(3)).is_some());
     }

@@ -9,6 +9,7 @@
 
 mod candidates;
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -48,6 +49,8 @@ pub(crate) struct Lookup {
     /// Kademlia's k: how many of the closest candidates have to answer.
     closest: usize,
     candidates: Candidates,
+    /// Questions under way, and to whom.
+    calls: BTreeMap<StreamId, NodeId>,
     /// Contacts under way that hold back the next one.
     busy: usize,
     /// Contacts under way, stalled or not.
@@ -64,7 +67,7 @@ enum State {
     /// Not contacted, or not since it got new addresses.
     Known,
     /// Being dialled or asked.
-    Running { step: usize, stalled: bool, asked: Option<StreamId> },
+    Running { step: usize, stalled: bool },
     /// Answered, or connected without a proper answer.
     Done,
     /// No connection.
@@ -83,6 +86,7 @@ impl Lookup {
             connect_timeout: find.options.connect_timeout.unwrap_or(cx.config.connect_timeout),
             closest: cx.config.bucket_limit,
             candidates: Candidates::new(target, cx.config.find_candidate_limit, cx.config.dial_address_limit),
+            calls: BTreeMap::new(),
             busy: 0,
             running: 0,
             limited: false,
@@ -144,19 +148,15 @@ impl Lookup {
     }
 
     /// The question to a contact is on its way.
-    pub(crate) fn asked(&mut self, node: &NodeId, stream: StreamId) {
+    pub(crate) fn asked(&mut self, node: NodeId, stream: StreamId) {
         self.stats.calls += 1;
-        if let Some(candidate) = self.candidates.get_mut(node)
-            && let State::Running { asked, .. } = &mut candidate.state
-        {
-            *asked = Some(stream);
-        }
+        self.calls.insert(stream, node);
     }
 
     /// Whether a contact is being dialled, and not asked yet.
     pub(crate) fn is_dialling(&self, node: &NodeId) -> bool {
         let state = self.candidates.get(node).map(|candidate| candidate.state);
-        matches!(state, Some(State::Running { asked: None, .. }))
+        matches!(state, Some(State::Running { .. })) && !self.calls.values().any(|asked| asked == node)
     }
 
     /// A dial ended without a connection.
@@ -166,7 +166,8 @@ impl Lookup {
     }
 
     /// A contact told of nodes. Those that cannot be used are counted and left out.
-    pub(crate) fn answered(&mut self, cx: &mut Cx, node: &NodeId, closest: Closest) {
+    pub(crate) fn answered(&mut self, cx: &mut Cx, stream: StreamId, closest: Closest) {
+        let Some(node) = self.calls.remove(&stream) else { return };
         let told = closest.local.len() + closest.active.len();
         let mut new = 0;
         let local = closest.local.into_iter().map(|(id, contact)| {
@@ -183,17 +184,24 @@ impl Lookup {
             cx.metrics.told_unusable += (before - addresses.len()) as u64;
             if cx.is_own(&id) || addresses.is_empty() {
                 cx.metrics.told_unusable += 1;
-            } else if self.candidates.add(id, Some(*node), addresses) {
+            } else if self.candidates.add(id, Some(node), addresses) {
                 new += 1;
             }
         }
         self.stats.candidates += new;
         let told = u32::try_from(told).unwrap_or(u32::MAX);
-        self.end_step(cx, node, State::Done, FindStepEnd::Answered { told, new });
+        self.end_step(cx, &node, State::Done, FindStepEnd::Answered { told, new });
     }
 
-    /// A contact was connected, but its answer did not come.
-    pub(crate) fn not_answered(&mut self, cx: &mut Cx, node: &NodeId) {
+    /// A contact was asked, but no proper answer came.
+    pub(crate) fn not_answered(&mut self, cx: &mut Cx, stream: StreamId) {
+        if let Some(node) = self.calls.remove(&stream) {
+            self.not_asked(cx, &node);
+        }
+    }
+
+    /// A contact was connected, but could not be asked any more.
+    pub(crate) fn not_asked(&mut self, cx: &mut Cx, node: &NodeId) {
         self.end_step(cx, node, State::Done, FindStepEnd::NoAnswer);
     }
 
@@ -218,10 +226,7 @@ impl Lookup {
 
     /// Streams of questions that are under way.
     pub(crate) fn streams(&self) -> impl Iterator<Item = StreamId> {
-        self.candidates.iter().filter_map(|(_, candidate)| match candidate.state {
-            State::Running { asked, .. } => asked,
-            _ => None,
-        })
+        self.calls.keys().copied()
     }
 
     /// The end: disarms the timers and says what came of it.
@@ -249,7 +254,7 @@ impl Lookup {
 
     fn begin(&mut self, cx: &mut Cx, node: NodeId) {
         let Some(candidate) = self.candidates.get_mut(&node) else { return };
-        candidate.state = State::Running { step: self.trace.len(), stalled: false, asked: None };
+        candidate.state = State::Running { step: self.trace.len(), stalled: false };
         self.trace.push(FindStep {
             node,
             told_by: candidate.told_by,

@@ -1,34 +1,33 @@
 //! Streams and the calls on them, above the dialects and below everything else.
 //!
-//! Each stream has one purpose ([`Purpose`]), fixed by its first message. Memory is bounded per connection: what all its
-//! streams hold or may still receive stays under `Config::receive_window`. A stream gets a little credit at once, out of
-//! one half of the window, and the rest of a message that has announced its length in one grant, so that two long
-//! messages never wait for each other.
+//! Each stream has one purpose ([`Purpose`]), fixed by its first message. This file holds the table and its ends; what comes
+//! in is read in [`messages`], what may come in is decided in [`window`], what goes out waits in [`stream`].
 
 mod call;
-pub mod dialect;
+mod dialect;
 mod frame;
+mod messages;
 mod stream;
+mod window;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 
 use bytes::Bytes;
 
-pub use call::{Answer, Question};
+pub use call::{Answer, Question, is_protocol_name};
+pub use dialect::native;
 pub use frame::{FrameDecoder, FrameFault, MAX_FRAME, encode_frame};
 
-use self::dialect::native::{self, Hello, Message, V1};
+use self::messages::our_hello;
+use self::native::{Message, V1};
 use self::stream::{RecvHalf, SendHalf};
 use crate::cx::Cx;
 use crate::error::{Failure, PeerFault, code};
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
-use crate::io::{DisconnectReason, Opener, Output, Role};
+use crate::io::{DisconnectReason, Output, Role};
 use crate::time::Instant;
 use crate::timers::Timer;
-
-/// Credit of a stream before the length of its first message is known: most questions fit.
-const FIRST_CREDIT: u64 = 1024;
 
 /// What happened on streams, for the manager.
 #[derive(Debug)]
@@ -36,13 +35,13 @@ pub(crate) enum RpcEvent {
     /// The peer's Hello came: it accepts the connection.
     Hello { conn: ConnectionId },
     /// A call of ours ended.
-    Answered { request: RequestId, node: NodeId, result: Result<Answered, Failure> },
+    Answered { request: RequestId, conn: ConnectionId, stream: StreamId, result: Result<Answered, Failure> },
     /// A peer asks; [`Rpc::answer`] is due, now.
     Asked { stream: StreamId, conn: ConnectionId, question: Question },
     /// A stream of an application was accepted by the peer and handed over, or not.
     Opened { request: RequestId, result: Result<StreamId, Failure> },
     /// A peer broke the protocol. The stream is gone already; `fatal` if the connection should go too.
-    Fault { conn: ConnectionId, fault: PeerFault, fatal: bool },
+    Fault { conn: ConnectionId, node: NodeId, fault: PeerFault, fatal: bool },
 }
 
 /// A call that was answered.
@@ -141,7 +140,7 @@ impl Rpc {
         for id in connection.streams {
             cx.timers.cancel(Timer::Stream(id));
             if let Some(stream) = self.streams.remove(&id) {
-                self.report_failure(connection.node, stream.purpose, Failure::ConnectionLost(why.clone()));
+                self.report_failure(id, &stream, Failure::ConnectionLost(why.clone()));
             }
         }
     }
@@ -202,9 +201,13 @@ impl Rpc {
         open.purpose = Purpose::Answered;
         cx.metrics.answers += 1;
         cx.timers.set(Timer::Stream(stream), cx.now + cx.config.call_timeout);
+        let answer = match answer {
+            Answer::Closest(closest) => Answer::Closest(native::fit(closest)),
+            answer => answer,
+        };
         match native::encode(&Message::V1(V1::Answer(answer))) {
             Ok(bytes) => self.send(cx, stream, bytes, true),
-            Err(_) => self.abort(cx, stream, code::MESSAGE_TOO_LONG),
+            Err(_) => drop(self.abort(cx, stream, code::MESSAGE_TOO_LONG)),
         }
     }
 
@@ -287,17 +290,15 @@ impl Rpc {
         stream.send.abort();
         match stream.purpose {
             Purpose::Call { .. } | Purpose::Asked => {}
-            Purpose::Answered => self.forget(cx, id),
+            Purpose::Answered => drop(self.forget(cx, id)),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
             Purpose::First | Purpose::Open { .. } => self.give_up(cx, id, code::NONE, aborted(code)),
         }
     }
 
     pub(crate) fn open_failed(&mut self, cx: &mut Cx, id: StreamId) {
-        if let Some(node) = self.node_of(id)
-            && let Some(stream) = self.forget(cx, id)
-        {
-            self.report_failure(node, stream.purpose, Failure::Aborted(code::LIMIT));
+        if let Some(stream) = self.forget(cx, id) {
+            self.report_failure(id, &stream, Failure::Aborted(code::LIMIT));
         }
     }
 
@@ -381,148 +382,6 @@ impl Rpc {
         }
     }
 
-    /// Takes every whole message out of a stream, then grants what the next one needs.
-    fn read(&mut self, cx: &mut Cx, id: StreamId) {
-        while let Some(stream) = self.streams.get_mut(&id) {
-            match stream.recv.decoder.next().and_then(|frame| frame.map(|frame| native::decode(&frame)).transpose()) {
-                Ok(Some(message)) => self.message(cx, id, message),
-                Ok(None) => break,
-                Err(fault) => return self.fail(cx, id, PeerFault::Frame(fault)),
-            }
-        }
-        let Some(stream) = self.streams.get(&id) else { return };
-        if stream.recv.fin && !matches!(stream.purpose, Purpose::Asked | Purpose::Answered) {
-            return self.fail(cx, id, PeerFault::Truncated);
-        }
-        let conn = stream.conn;
-        self.grant(cx, id);
-        self.feed(cx, conn);
-    }
-
-    /// Handles one message. What is not expected on this stream is a fault.
-    fn message(&mut self, cx: &mut Cx, id: StreamId, message: Message) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let conn = stream.conn;
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
-        let Message::V1(message) = message;
-        match (&stream.purpose, message) {
-            (Purpose::Control, V1::Hello(hello)) if !connection.hello => {
-                connection.hello = true;
-                self.greet(cx, id, conn, &hello);
-            }
-            (Purpose::First, V1::Hello(hello)) if !connection.hello => {
-                connection.hello = true;
-                connection.control = Some(id);
-                stream.purpose = Purpose::Control;
-                cx.timers.cancel(Timer::Stream(id));
-                if let Ok(bytes) = native::encode(&Message::V1(V1::Hello(our_hello()))) {
-                    self.send(cx, id, bytes, false);
-                }
-                self.greet(cx, id, conn, &hello);
-            }
-            // Nobody is served before the Hello.
-            (Purpose::First, V1::Call { question, .. }) if connection.hello && stream.recv.decoder.buffered() == 0 => {
-                stream.purpose = Purpose::Asked;
-                if !stream.recv.fin {
-                    stream.recv.credit = 0;
-                    cx.output(Output::StopStream { stream: id, code: code::NONE });
-                }
-                self.events.push_back(RpcEvent::Asked { stream: id, conn, question });
-            }
-            (Purpose::First, V1::Open { protocol }) if connection.hello => {
-                if self.protocols.contains(&protocol) {
-                    if let Ok(bytes) = native::encode(&Message::V1(V1::Accepted)) {
-                        self.send(cx, id, bytes, false);
-                    }
-                    self.hand_over(cx, id, protocol, Opener::Peer);
-                } else {
-                    cx.metrics.unsupported += 1;
-                    self.abort(cx, id, code::UNSUPPORTED);
-                }
-            }
-            (Purpose::Call { request, begun }, V1::Answer(answer)) => {
-                let answered = Answered { answer, rtt: cx.now.since(*begun) };
-                let event = RpcEvent::Answered { request: *request, node: connection.node, result: Ok(answered) };
-                self.events.push_back(event);
-                self.abort(cx, id, code::NONE);
-            }
-            (Purpose::Open { request, protocol }, V1::Accepted) => {
-                let (request, protocol) = (*request, protocol.clone());
-                self.hand_over(cx, id, protocol, Opener::Us(request));
-                self.events.push_back(RpcEvent::Opened { request, result: Ok(id) });
-            }
-            _ => self.fail(cx, id, PeerFault::Unexpected),
-        }
-    }
-
-    fn greet(&mut self, cx: &mut Cx, id: StreamId, conn: ConnectionId, hello: &Hello) {
-        if hello.version_min > native::VERSION || hello.version_max < native::VERSION {
-            self.fail(cx, id, PeerFault::Version);
-        } else {
-            self.events.push_back(RpcEvent::Hello { conn });
-        }
-    }
-
-    fn hand_over(&mut self, cx: &mut Cx, id: StreamId, protocol: String, opener: Opener) {
-        let Some(node) = self.node_of(id) else { return };
-        let Some(stream) = self.forget(cx, id) else { return };
-        if let Some(connection) = self.connections.get_mut(&stream.conn) {
-            connection.handed_over.insert(id);
-        }
-        let unread = stream.recv.decoder.into_unread();
-        cx.output(Output::HandOver { conn: stream.conn, stream: id, node, protocol, opener, unread });
-    }
-
-    // -- credit
-
-    /// Grants what a stream needs next, or lets it wait for the connection's window. `false` if it waits.
-    fn grant(&mut self, cx: &mut Cx, id: StreamId) -> bool {
-        self.account(id);
-        let Some(stream) = self.streams.get_mut(&id) else { return true };
-        let Some(connection) = self.connections.get_mut(&stream.conn) else { return true };
-        let reads = !stream.recv.fin && !matches!(stream.purpose, Purpose::Asked | Purpose::Answered);
-        let missing = if reads { stream.recv.missing() } else { 0 };
-        if missing == 0 {
-            return true;
-        }
-        let first = stream.recv.decoder.buffered() == 0;
-        let (need, window) = match first {
-            true => (missing.max(FIRST_CREDIT), cx.config.receive_window / 2),
-            false => (missing, cx.config.receive_window),
-        };
-        if connection.received.saturating_add(need) > window {
-            if !connection.starved.contains(&id) {
-                connection.starved.push_back(id);
-            }
-            return false;
-        }
-        stream.recv.credit = stream.recv.credit.saturating_add(need);
-        cx.output(Output::ReadCredit { stream: id, bytes: need });
-        self.account(id);
-        true
-    }
-
-    /// Brings the sum of its connection up to date with what a stream costs now.
-    fn account(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let Some(connection) = self.connections.get_mut(&stream.conn) else { return };
-        let cost = stream.recv.cost();
-        connection.received = connection.received.saturating_sub(stream.cost).saturating_add(cost);
-        stream.cost = cost;
-    }
-
-    /// Serves the streams that wait for credit, in their order, as far as the window reaches.
-    fn feed(&mut self, cx: &mut Cx, conn: ConnectionId) {
-        while let Some(id) = self.connections.get(&conn).and_then(|connection| connection.starved.front().copied()) {
-            if !self.grant(cx, id) {
-                return;
-            }
-            if let Some(connection) = self.connections.get_mut(&conn) {
-                connection.starved.retain(|starved| *starved != id);
-            }
-        }
-    }
-
     // -- ends
 
     /// Drops a stream that needs no reset any more.
@@ -539,23 +398,22 @@ impl Rpc {
     }
 
     /// Ends both directions of a stream as far as they are open.
-    fn abort(&mut self, cx: &mut Cx, id: StreamId, code: u64) {
-        let Some(stream) = self.forget(cx, id) else { return };
+    fn abort(&mut self, cx: &mut Cx, id: StreamId, code: u64) -> Option<Stream> {
+        let stream = self.forget(cx, id)?;
         if stream.send.is_open() {
             cx.output(Output::ResetStream { stream: id, code });
         }
         if !stream.recv.fin {
             cx.output(Output::StopStream { stream: id, code });
         }
+        Some(stream)
     }
 
     /// Ends a stream and fails what waits for it.
     fn give_up(&mut self, cx: &mut Cx, id: StreamId, code: u64, failure: Failure) {
-        let Some(node) = self.node_of(id) else { return };
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let purpose = core::mem::replace(&mut stream.purpose, Purpose::Answered);
-        self.abort(cx, id, code);
-        self.report_failure(node, purpose, failure);
+        if let Some(stream) = self.abort(cx, id, code) {
+            self.report_failure(id, &stream, failure);
+        }
     }
 
     /// The peer broke the protocol on this stream.
@@ -586,30 +444,25 @@ impl Rpc {
                 connection.faults >= cx.config.fault_limit
             }
         };
-        self.events.push_back(RpcEvent::Fault { conn, fault, fatal });
+        let node = connection.node;
+        self.events.push_back(RpcEvent::Fault { conn, node, fault, fatal });
     }
 
-    fn report_failure(&mut self, node: NodeId, purpose: Purpose, failure: Failure) {
-        match purpose {
+    fn report_failure(&mut self, id: StreamId, stream: &Stream, failure: Failure) {
+        let result = match stream.purpose {
             Purpose::Call { request, .. } => {
-                self.events.push_back(RpcEvent::Answered { request, node, result: Err(failure) });
+                RpcEvent::Answered { request, conn: stream.conn, stream: id, result: Err(failure) }
             }
-            Purpose::Open { request, .. } => {
-                self.events.push_back(RpcEvent::Opened { request, result: Err(failure) });
-            }
-            Purpose::Control | Purpose::First | Purpose::Asked | Purpose::Answered => {}
-        }
+            Purpose::Open { request, .. } => RpcEvent::Opened { request, result: Err(failure) },
+            Purpose::Control | Purpose::First | Purpose::Asked | Purpose::Answered => return,
+        };
+        self.events.push_back(result);
     }
 
     fn node_of(&self, id: StreamId) -> Option<NodeId> {
         let stream = self.streams.get(&id)?;
         self.connections.get(&stream.conn).map(|connection| connection.node)
     }
-}
-
-fn our_hello() -> Hello {
-    let agent = concat!("pk/", env!("CARGO_PKG_VERSION")).into();
-    Hello { version_min: native::VERSION, version_max: native::VERSION, features: 0, agent }
 }
 
 /// What a reset or a stop of the peer means for what waits on the stream.

@@ -1,0 +1,3 @@
+//! How messages become bytes, for each dialect.
+
+pub mod native;
