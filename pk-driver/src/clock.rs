@@ -83,8 +83,8 @@ impl Clock {
     }
 }
 
-/// The wall clock; the epoch if it stands before it.
-pub(crate) fn unix() -> UnixMillis {
+/// The wall clock, as certificates and contacts count; the epoch if it stands before it.
+pub fn unix() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

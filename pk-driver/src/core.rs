@@ -10,7 +10,7 @@ pub(crate) trait Core: Send + 'static {
     fn poll_timeout(&self) -> Option<Instant>;
     fn cancel(&mut self, id: RequestId, now: Instant);
     fn release(&mut self, lease: LeaseId, now: Instant);
-    fn refuse_protocol(&mut self, protocol: &str);
+    fn refuse_protocol(&mut self, protocol: &str, now: Instant);
     fn stop(&mut self, now: Instant);
     fn own_id(&self) -> NodeId;
 }
@@ -40,8 +40,8 @@ impl Core for NodeManager {
         self.release(lease, now);
     }
 
-    fn refuse_protocol(&mut self, protocol: &str) {
-        self.refuse_protocol(protocol);
+    fn refuse_protocol(&mut self, protocol: &str, now: Instant) {
+        self.refuse_protocol(protocol, now);
     }
 
     fn stop(&mut self, now: Instant) {

@@ -3,7 +3,7 @@
 //! The embedder lets go of a thing by dropping it; the drop closes a channel, and that wakes the pump under the thing's
 //! key. So nothing has to be sent from a destructor, and nothing can be lost because a queue is full.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::fmt;
 use std::task::{Context, Waker};
@@ -54,6 +54,8 @@ pub(crate) struct Desk {
     events: broadcast::Sender<Event>,
     /// Waits for the node to be ready.
     starter: Option<oneshot::Sender<()>>,
+    /// Wait for so many writes to have ended, the first ones first.
+    flushes: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
 /// Our end of something that the embedder holds the other end of.
@@ -82,6 +84,7 @@ impl Desk {
             next_acceptor: 0,
             events,
             starter: Some(starter),
+            flushes: VecDeque::new(),
         }
     }
 
@@ -142,13 +145,28 @@ impl Desk {
     }
 
     /// The embedder may have let go of an acceptor.
-    pub(crate) fn poll_acceptor(&mut self, core: &mut impl Core, id: u64) {
+    pub(crate) fn poll_acceptor(&mut self, cx: &Cx, core: &mut impl Core, id: u64) {
         let Some(name) = self.acceptor_names.get(&id) else { return };
         let Some(acceptor) = self.acceptors.get_mut(name) else { return };
         if acceptor.gone.as_mut().poll(&mut Context::from_waker(&acceptor.waker)).is_ready() {
-            core.refuse_protocol(name);
+            core.refuse_protocol(name, cx.now);
             self.acceptors.remove(name);
             self.acceptor_names.remove(&id);
+        }
+    }
+
+    /// The embedder wants to know when all writes so far have ended. They end in order.
+    pub(crate) fn flush(&mut self, cx: &Cx, done: oneshot::Sender<()>) {
+        self.flushes.push_back((cx.metrics.writes_begun, done));
+    }
+
+    /// Tells those who wait for writes that have ended.
+    pub(crate) fn flushed(&mut self, cx: &Cx) {
+        let ended = cx.metrics.writes + cx.metrics.writes_failed;
+        while self.flushes.front().is_some_and(|(begun, _)| *begun <= ended) {
+            if let Some((_, done)) = self.flushes.pop_front() {
+                let _ = done.send(());
+            }
         }
     }
 
@@ -162,18 +180,18 @@ impl Desk {
                 match &event {
                     Event::LeaseLost { lease, .. } => {
                         if let Some(held) = self.leases.remove(lease) {
-                            drop(held.end.send(()));
+                            let _ = held.end.send(());
                         }
                     }
                     Event::Ready { .. } => {
                         if let Some(starter) = self.starter.take() {
-                            drop(starter.send(()));
+                            let _ = starter.send(());
                         }
                     }
                     _ => {}
                 }
                 // Fails if nobody listens.
-                drop(self.events.send(event));
+                let _ = self.events.send(event);
             }
         }
     }
@@ -192,7 +210,7 @@ impl Desk {
                 let (end, token) = oneshot::channel();
                 self.leases.insert(lease, Held { end, waker: cx.source(Key::Lease(lease)) });
                 // If the caller has just gone, the token is dropped here and the lease released under its key.
-                drop(held.end.send(Ok(Answer { reply, lease: Some(token), stream: None })));
+                let _ = held.end.send(Ok(Answer { reply, lease: Some(token), stream: None }));
             }
             Ok(reply @ Reply::OpenStream(_)) => match arrived {
                 Some(stream) => answer_stream(held.end, reply, stream),
@@ -202,7 +220,7 @@ impl Desk {
             },
             result => {
                 let answer = result.map(|reply| Answer { reply, lease: None, stream: None });
-                drop(held.end.send(answer.map_err(NodeError::from)));
+                let _ = held.end.send(answer.map_err(NodeError::from));
             }
         }
     }
@@ -253,7 +271,7 @@ fn answer_stream(caller: Caller, reply: Reply, stream: Option<Stream>) {
         // The connection ended between the peer's word and ours; its reason has been told as an event.
         None => Err(Failure::ConnectionLost(DisconnectReason::Transport("the stream ended at once".to_owned())).into()),
     };
-    drop(caller.send(answer));
+    let _ = caller.send(answer);
 }
 
 impl fmt::Debug for Desk {

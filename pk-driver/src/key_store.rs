@@ -130,7 +130,8 @@ impl KeyStore {
         let Some(text) = read(&path, KEY_FORMAT, true)? else { return Ok(None) };
         let malformed = |what| KeyStoreError::Malformed { path: path.clone(), what };
         let line = text.lines().nth(1).ok_or_else(|| malformed("there is no key"))?;
-        let seed = BASE64.decode(line.as_bytes()).map(Zeroizing::new).map_err(|_| malformed("the key is not base64"))?;
+        let seed =
+            BASE64.decode(line.as_bytes()).map(Zeroizing::new).map_err(|_| malformed("the key is not base64"))?;
         let seed: Zeroizing<[u8; 32]> =
             Zeroizing::new(seed.as_slice().try_into().map_err(|_| malformed("the key has not 32 bytes"))?);
         Ok(Some(KeyPair::from_seed(&seed)))
@@ -177,8 +178,12 @@ impl KeyStore {
         let Some(text) = read(&path, CHAIN_FORMAT, false)? else { return Ok(None) };
         let malformed = |what| KeyStoreError::Malformed { path: path.clone(), what };
         let decode = |line: &str| BASE64.decode(line.as_bytes()).map(Bytes::from);
-        let chain: Vec<Bytes> =
-            text.lines().skip(1).map(decode).collect::<Result<_, _>>().map_err(|_| malformed("a line is not base64"))?;
+        let chain: Vec<Bytes> = text
+            .lines()
+            .skip(1)
+            .map(decode)
+            .collect::<Result<_, _>>()
+            .map_err(|_| malformed("a line is not base64"))?;
         if chain.is_empty() {
             return Err(malformed("there is no certificate"));
         }
@@ -299,7 +304,8 @@ mod tests {
         let (key, identity) = store.load_or_create(NOW).unwrap();
         let (again, same) = store.load_or_create(NOW).unwrap();
         assert_eq!((key.node_id(), &identity), (again.node_id(), &same));
-        let names: Vec<_> = fs::read_dir(dir.path().join("new/keys")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(dir.path().join("new/keys")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "nothing else is left behind: {names:?}");
     }
 

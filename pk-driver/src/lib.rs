@@ -31,6 +31,7 @@ mod stream;
 mod tasks;
 
 pub use accept::StreamAcceptor;
+pub use clock::unix as now;
 pub use config::{DriverConfig, DriverConfigError};
 pub use error::{NodeError, StartError, StreamError};
 pub use events::{Events, Notice};

@@ -59,6 +59,8 @@ metrics! {
     punches_dropped,
     /// Signatures made for the core.
     signatures,
+    /// Writes that the core wanted.
+    writes_begun,
     /// Writes of the core that the store took.
     writes,
     /// Writes of the core that the store did not take.

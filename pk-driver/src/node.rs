@@ -8,7 +8,7 @@ use pk_proto::cert::Certificate;
 use pk_proto::{
     BucketIndex, Closest, ClosestLists, Config, ConnectionInfo, FindNode, FindOutcome, Identity, Metrics, NodeAddress,
     NodeContact, NodeContactAddressData, NodeId, NodeManager, Options, Pong, Reply, Request, RequestError, SeedNode,
-    SetNodeOutcome, Snapshot, Synced,
+    SetNodeOutcome, Snapshot, Start, Synced,
 };
 use quinn::Runtime as _;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -28,7 +28,7 @@ use crate::net::Net;
 use crate::pump::{Command, Parts, Published, Pump};
 use crate::resolver::Resolver;
 use crate::runtime::Runtime;
-use crate::store::{MemoryStore, Store};
+use crate::store::{MemoryStore, Store, StoreError};
 use crate::store_place::StorePlace;
 use crate::stream::Stream;
 use crate::tasks::{TaskWatch, Tasks};
@@ -51,6 +51,9 @@ pub struct NodeConfig {
     pub snapshot: Snapshot,
     /// All randomness of the core. Default: from the operating system; set it to repeat a run.
     pub seed: Option<[u8; 32]>,
+    /// Keeps a log of everything that the core is told, of at most this many bytes between two calls of
+    /// [`Node::take_recording`]; to be replayed on a desk. It tells whom the node talks to, and no secrets. Default: none.
+    pub record: Option<usize>,
 }
 
 impl NodeConfig {
@@ -65,6 +68,7 @@ impl NodeConfig {
             store: Box::new(MemoryStore::new()),
             snapshot: Snapshot::default(),
             seed: None,
+            record: None,
         }
     }
 
@@ -130,7 +134,7 @@ impl<R: Runtime + Unpin> Node<R> {
     }
 
     fn launch(runtime: R, config: NodeConfig) -> Result<(Self, oneshot::Receiver<()>), StartError> {
-        let NodeConfig { key, identity, listen, core: core_config, driver, store, snapshot, seed } = config;
+        let NodeConfig { key, identity, listen, core, driver, store, snapshot, seed, record } = config;
         driver.validate()?;
         let newest = identity.chain.first().ok_or(IdentityError::Empty)?;
         let certificate = Certificate::parse(newest).map_err(IdentityError::from)?.node_id();
@@ -147,14 +151,19 @@ impl<R: Runtime + Unpin> Node<R> {
         };
         let clock = Clock::new();
         let now = clock.now();
-        let streams = core_config.streams_per_connection;
-        let core = NodeManager::new(core_config, identity.clone(), snapshot, seed, now, clock.unix())?;
+        let streams = core.streams_per_connection;
+        let start = Start { config: core, identity: identity.clone(), snapshot, seed, now, unix: clock.unix() };
+        let core = match record {
+            Some(limit) => NodeManager::start_recorded(start, limit)?,
+            None => NodeManager::start(start)?,
+        };
 
         let tasks = Tasks::new(runtime.quinn());
-        let (event_limit, command_limit, accept_limit) = (driver.event_limit, driver.command_limit, driver.accept_limit);
+        let (event_limit, command_limit, accept_limit) =
+            (driver.event_limit, driver.command_limit, driver.accept_limit);
         let mut cx = Cx::new(driver, now);
         let net = Net::bind(&mut cx, listen, &identity, &key, streams, &tasks)?;
-        let store = StorePlace::new(&cx, store).map_err(|error| StartError::Store(error.to_string().into()))?;
+        let store = StorePlace::new(&cx, store).map_err(|error| StartError::Store(StoreError(error.to_string())))?;
         let (commands, todo) = mpsc::channel(command_limit);
         let (events, _) = broadcast::channel(event_limit);
         let (starter, ready) = oneshot::channel();
@@ -247,6 +256,12 @@ impl<R> Node<R> {
     /// What the core has counted. See also [`driver_metrics`](Self::driver_metrics).
     pub async fn metrics(&self) -> Result<Metrics, NodeError> {
         self.ask(|core| core.metrics()).await
+    }
+
+    /// What has been recorded since the last call, to be appended to what was there before. `None` if
+    /// `NodeConfig::record` is not set, or the log grew over it and is lost.
+    pub async fn take_recording(&self) -> Result<Option<Vec<u8>>, NodeError> {
+        self.call(|_, _, core| core.take_recording()).await
     }
 
     // -- changes that take no time
@@ -372,7 +387,7 @@ impl<R> Node<R> {
             if desk.accepts(&name) {
                 return Err(NodeError::ProtocolTaken(name));
             }
-            core.accept_protocol(name.clone())?;
+            core.accept_protocol(name.clone(), cx.now)?;
             desk.accept(cx, name, streams);
             Ok(())
         })
@@ -429,7 +444,7 @@ impl<R> Node<R> {
     /// [`NodeError::Closed`].
     pub async fn flush(&self) -> Result<(), NodeError> {
         let (done, flushed) = oneshot::channel();
-        self.call(move |desk, _, _| desk.flush(done)).await?;
+        self.call(move |desk, cx, _| desk.flush(cx, done)).await?;
         flushed.await.map_err(|_| NodeError::Closed)
     }
 
@@ -437,7 +452,7 @@ impl<R> Node<R> {
     /// it, about a second at most; the shutdown goes on if the future is dropped. Calling it again just waits.
     pub async fn shutdown(&self) {
         // Fails if the node has ended.
-        drop(self.call(|desk, _, _| desk.stop()).await);
+        drop(self.call(|_, cx, core| core.stop(cx.now)).await);
         self.tasks.idle().await;
     }
 

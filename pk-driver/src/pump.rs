@@ -94,10 +94,11 @@ struct Armed {
 
 enum Phase {
     Running,
-    /// The core was told to stop.
-    Stopping,
     /// The core has stopped; peers are being told.
-    Draining { drained: BoxFuture<()>, waker: Waker },
+    Draining {
+        drained: BoxFuture<()>,
+        waker: Waker,
+    },
     Over,
 }
 
@@ -149,7 +150,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             Key::Handed(stream) => desk.poll_handed(cx, stream),
             Key::Request(id) => desk.poll_request(cx, core, id),
             Key::Lease(id) => desk.poll_lease(cx, core, id),
-            Key::Acceptor(id) => desk.poll_acceptor(core, id),
+            Key::Acceptor(id) => desk.poll_acceptor(cx, core, id),
             Key::Resolve(id) => resolver.poll(cx, id),
             Key::Store => store.poll(cx),
             Key::Commands => self.commands(),
@@ -167,17 +168,10 @@ impl<C: Core, R: Runtime> Pump<C, R> {
                     command(desk, cx, core);
                 }
                 // Every handle is dropped: nobody can use the node any more, or wait for it.
-                Poll::Ready(None) => return self.stop(),
+                Poll::Ready(None) => return self.parts.core.stop(self.parts.cx.now),
             }
         }
         self.commands_waker.wake_by_ref();
-    }
-
-    fn stop(&mut self) {
-        if matches!(self.phase, Phase::Running) {
-            self.phase = Phase::Stopping;
-            self.parts.core.stop(self.parts.cx.now);
-        }
     }
 
     /// Brings core and world to an understanding: until the core has been told everything and wants nothing more.
@@ -217,7 +211,10 @@ impl<C: Core, R: Runtime> Pump<C, R> {
                 cx.metrics.signatures += 1;
                 cx.input(Input::Signed { id, result: keys.sign(&key, &bytes) });
             }
-            Output::Persist { id, ops, durable } => store.apply(cx, id, ops, durable),
+            Output::Persist { id, ops, durable } => {
+                cx.metrics.writes_begun += 1;
+                store.apply(cx, id, ops, durable);
+            }
             Output::Load { id, range, max_bytes } => store.range(cx, id, range, max_bytes),
             Output::Resolve { id, name, port } => resolver.begin(cx, id, &name, port),
             // This driver has no mDNS: the local network has nothing to say.
@@ -238,7 +235,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
 
     fn replace_identity(&mut self, id: EffectId, identity: &Identity) {
         let Parts { cx, net, keys, .. } = &mut self.parts;
-        let replace = || {
+        let mut replace = || {
             let newest = identity.chain.first().ok_or("an identity without a certificate")?;
             let newest = Certificate::parse(newest).map_err(|fault| fault.to_string())?;
             let key = keys.get(&newest.node_id());
@@ -280,6 +277,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
         let Parts { core, cx, net, desk, published, .. } = &mut self.parts;
         net.count(cx);
         desk.count(cx);
+        desk.flushed(cx);
         let mut view = published.view();
         view.own_id = core.own_id();
         view.metrics = cx.metrics;

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 /// A future on the heap that may move between threads.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -18,4 +19,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 
     /// Looks a host name up. Errors: those of the resolver; a name without addresses may be an error or an empty list.
     fn resolve(&self, host: String, port: u16) -> BoxFuture<io::Result<Vec<SocketAddr>>>;
+}
+
+/// Polls a future that keeps nothing between polls: those of quinn's streams, which leave their waker with the connection.
+pub(crate) fn poll_once<F: Future>(context: &mut Context<'_>, future: F) -> Poll<F::Output> {
+    pin!(future).poll(context)
 }

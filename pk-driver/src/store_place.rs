@@ -13,7 +13,7 @@ use crate::cx::{Cx, Key};
 use crate::store::{Store, StoreError};
 
 /// What the core wants of the store.
-enum Job {
+pub(crate) enum Job {
     Apply { id: EffectId, ops: Vec<StoreOp>, durable: bool },
     Range { id: EffectId, range: StoreRange, max_bytes: u64 },
 }
@@ -86,7 +86,7 @@ fn work(mut store: Box<dyn Store>, todo: &std_mpsc::Receiver<Job>, done: &mpsc::
     // Ends when the pump has gone.
     while let Ok(job) = todo.recv() {
         let answer = job.run(store.as_mut());
-        drop(done.send(answer));
+        let _ = done.send(answer);
     }
 }
 

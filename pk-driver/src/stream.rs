@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::error::StreamError;
 use crate::net::{disconnect_reason, varint};
+use crate::runtime::poll_once;
 
 /// How our direction of a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +159,7 @@ impl Stream {
     /// Our direction has ended already, by us or by the peer.
     pub fn finish(&mut self) -> Result<(), StreamError> {
         let stream = self.send.as_mut().map_err(|end| send_error(*end))?;
-        drop(stream.finish());
+        let _ = stream.finish();
         self.end_send(SendEnd::Finished);
         Ok(())
     }
@@ -166,7 +167,7 @@ impl Stream {
     /// Aborts our direction: what has not arrived may never do. Does nothing if it has ended.
     pub fn reset(&mut self, code: u64) {
         if let Ok(stream) = &mut self.send {
-            drop(stream.reset(varint(code)));
+            let _ = stream.reset(varint(code));
             self.end_send(SendEnd::Ours(code));
         }
     }
@@ -175,7 +176,7 @@ impl Stream {
     pub fn stop(&mut self, code: u64) {
         self.unread = Bytes::new();
         if let Ok(stream) = &mut self.recv {
-            drop(stream.stop(varint(code)));
+            let _ = stream.stop(varint(code));
             self.end_recv(RecvEnd::Ours(code));
         }
     }
@@ -189,7 +190,7 @@ impl Stream {
     /// As [`write`](Self::write).
     pub async fn finish_and_wait(mut self) -> Result<(), StreamError> {
         let stream = self.send.as_mut().map_err(|end| send_error(*end))?;
-        drop(stream.finish());
+        let _ = stream.finish();
         match stream.stopped().await {
             Ok(None) => {
                 self.end_send(SendEnd::Finished);
@@ -231,7 +232,7 @@ impl Stream {
             Ok(stream) => stream,
             Err(end) => return Poll::Ready(read_end(*end).map(|()| None)),
         };
-        match ready!(pin!(stream.read_chunk(max, true)).poll(cx)) {
+        match ready!(poll_once(cx, stream.read_chunk(max, true))) {
             Ok(Some(chunk)) => Poll::Ready(Ok(Some(chunk.bytes))),
             Ok(None) => {
                 self.end_recv(RecvEnd::Finished);
@@ -249,7 +250,7 @@ impl Stream {
         match ready!(Pin::new(&mut *stream).poll_write(cx, bytes)) {
             Ok(len) => Poll::Ready(Ok(len)),
             Err(WriteError::Stopped(code)) => {
-                drop(stream.reset(code));
+                let _ = stream.reset(code);
                 self.end_send(SendEnd::Stopped(code.into_inner()));
                 Poll::Ready(Err(StreamError::Stopped(code.into_inner())))
             }
@@ -320,11 +321,7 @@ fn lost(error: &quinn::ConnectionError) -> StreamError {
 }
 
 impl tokio::io::AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut tokio::io::ReadBuf<'_>) -> Poll<io::Result<()>> {
         let len = ready!(self.get_mut().poll_read(cx, buf.initialize_unfilled()))?;
         buf.advance(len);
         Poll::Ready(Ok(()))

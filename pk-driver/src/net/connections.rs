@@ -39,15 +39,7 @@ impl Connection {
     pub(super) fn new(cx: &Cx, id: ConnectionId, quinn: quinn::Connection) -> Self {
         let accept = accept(&quinn);
         let waker = cx.source(Key::Connection(id));
-        Self {
-            quinn,
-            waker,
-            accept,
-            waiting: VecDeque::new(),
-            open: None,
-            streams: BTreeSet::new(),
-            lost: None,
-        }
+        Self { quinn, waker, accept, waiting: VecDeque::new(), open: None, streams: BTreeSet::new(), lost: None }
     }
 }
 

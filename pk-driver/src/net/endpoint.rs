@@ -77,7 +77,11 @@ pub(super) fn transport(config: &DriverConfig, streams: usize) -> Arc<TransportC
 }
 
 /// Everything about incoming connections but TLS, which each handshake gets its own of.
-pub(super) fn server(config: &DriverConfig, transport: &Arc<TransportConfig>, tls: Arc<QuicServerConfig>) -> ServerConfig {
+pub(super) fn server(
+    config: &DriverConfig,
+    transport: &Arc<TransportConfig>,
+    tls: Arc<QuicServerConfig>,
+) -> ServerConfig {
     let mut tokens = ValidationTokenConfig::default();
     // Tokens for later connections would link them, and save nothing where handshakes are not resumed.
     tokens.sent(0);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use pk_proto::{Connected, ConnectionId, Dialect, DialFailure, Input, Instant, NodeId, Role};
+use pk_proto::{Connected, ConnectionId, DialFailure, Dialect, Input, Instant, NodeId, Role};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connecting, Incoming};
 
@@ -135,7 +135,7 @@ impl Net {
             Admission::Retry => {
                 cx.metrics.handshakes_retried += 1;
                 // An unvalidated peer may always be asked; were it not so, dropping the attempt refuses it.
-                drop(incoming.retry());
+                let _ = incoming.retry();
             }
             Admission::RefuseTotal => {
                 cx.metrics.handshakes_refused += 1;

@@ -1,7 +1,6 @@
 //! One stream of the core: bytes with credit both ways over a quinn stream.
 
 use std::collections::VecDeque;
-use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError}
 
 use super::reasons::varint;
 use crate::cx::Cx;
-use crate::runtime::BoxFuture;
+use crate::runtime::{BoxFuture, poll_once};
 use crate::stream::{RecvEnd, SendEnd};
 
 /// Reads and writes of one stream before others get their turn.
@@ -106,7 +105,7 @@ impl CoreStream {
     pub(super) fn reset(&mut self, code: u64) {
         if self.send.end.is_none() {
             if let Some(stream) = &mut self.send.stream {
-                drop(stream.reset(varint(code)));
+                let _ = stream.reset(varint(code));
             }
             self.send.end(SendEnd::Ours(code));
         }
@@ -115,7 +114,7 @@ impl CoreStream {
     pub(super) fn stop(&mut self, code: u64) {
         if self.recv.end.is_none() {
             if let Some(stream) = &mut self.recv.stream {
-                drop(stream.stop(varint(code)));
+                let _ = stream.stop(varint(code));
             }
             self.recv.end(RecvEnd::Ours(code));
         }
@@ -164,8 +163,7 @@ impl Send {
         let mut steps = STEPS;
         while !self.queue.is_empty() && steps > 0 {
             steps -= 1;
-            // The future keeps nothing between polls: quinn holds the waker by the stream's number.
-            match pin!(stream.write_chunks(self.queue.make_contiguous())).poll(context) {
+            match poll_once(context, stream.write_chunks(self.queue.make_contiguous())) {
                 Poll::Ready(Ok(written)) => {
                     sent += written.bytes as u64;
                     self.queue.drain(..written.chunks);
@@ -184,17 +182,19 @@ impl Send {
         if stopped.is_none() && self.queue.is_empty() {
             if self.fin {
                 // An error says that it has ended already.
-                drop(stream.finish());
+                let _ = stream.finish();
                 self.end(SendEnd::Finished);
                 return false;
             }
             let watch = self.stopped.get_or_insert_with(|| Box::pin(stream.stopped()));
-            if let Poll::Ready(Ok(Some(code))) = watch.as_mut().poll(context) {
-                stopped = Some(code);
+            if let Poll::Ready(result) = watch.as_mut().poll(context) {
+                // It is not polled again. Anything but a stop is the end of the connection, which is reported elsewhere.
+                *watch = Box::pin(std::future::pending());
+                stopped = result.ok().flatten();
             }
         }
         if let Some(code) = stopped {
-            drop(stream.reset(code));
+            let _ = stream.reset(code);
             self.end(SendEnd::Stopped(code.into_inner()));
             cx.input(Input::StreamStopped { stream: id, code: code.into_inner() });
         }
@@ -218,10 +218,10 @@ impl Recv {
         for _ in 0..STEPS {
             // Without credit nothing is read, but the end still shows, and a waker is left.
             let max = usize::try_from(self.credit.min(READ)).unwrap_or(usize::MAX);
-            match pin!(stream.read_chunk(max, true)).poll(context) {
+            match poll_once(context, stream.read_chunk(max, true)) {
                 Poll::Ready(Ok(Some(chunk))) if chunk.bytes.is_empty() => {
                     // There are bytes but no credit. A reset still shows.
-                    if let Poll::Ready(Ok(Some(code))) = pin!(stream.received_reset()).poll(context) {
+                    if let Poll::Ready(Ok(Some(code))) = poll_once(context, stream.received_reset()) {
                         release(cx, id, held.take(), false);
                         self.reset(cx, id, code);
                         return false;
