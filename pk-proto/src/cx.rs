@@ -19,10 +19,12 @@ use crate::timers::TimerQueue;
 pub(crate) enum Dice {
     /// Nonces of pings.
     Calls,
+    /// When buckets are refreshed, and by which ids.
+    Refresh,
 }
 
 /// How many parts draw.
-const DICE: u8 = 1;
+const DICE: u8 = 2;
 
 /// The context of one call into the machine.
 #[derive(Debug)]
@@ -84,9 +86,10 @@ impl Cx {
     }
 
     pub(crate) fn random_u64(&mut self, part: Dice) -> u64 {
-        let [calls] = &mut self.dice;
+        let [calls, refresh] = &mut self.dice;
         match part {
             Dice::Calls => calls.next_u64(),
+            Dice::Refresh => refresh.next_u64(),
         }
     }
 

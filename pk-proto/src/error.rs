@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cert::CertificateFault;
 use crate::config::ConfigError;
+use crate::id::NodeId;
 use crate::io::{DialFailure, DisconnectReason};
 use crate::rpc::FrameFault;
 use crate::seed_node::SeedNode;
@@ -19,6 +20,14 @@ pub enum StartError {
     /// A setting is outside its range.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
+    /// The store belongs to another node.
+    #[error("the store belongs to node {owner}, not to {own}")]
+    ForeignStore {
+        /// Whose it is.
+        owner: NodeId,
+        /// Who we are.
+        own: NodeId,
+    },
     /// The certificate chain of the identity proves nothing.
     #[error("identity: {0}")]
     Identity(#[from] CertificateFault),
@@ -84,6 +93,9 @@ pub enum Failure {
     /// The peer ended the stream with this code instead of answering.
     #[error("the peer aborted the call with code {0}")]
     Aborted(u64),
+    /// The store failed.
+    #[error("the store failed: {0}")]
+    Store(String),
     /// The peer broke the protocol.
     #[error("the peer broke the protocol: {0}")]
     Peer(#[from] PeerFault),

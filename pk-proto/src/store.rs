@@ -241,10 +241,9 @@ impl GraphStore {
             // What no connection has proven is not kept.
             ops.push(match graph.get(node).filter(|_| !unproven.contains(node)) {
                 Some(contact) => contact_row(self.space, node, contact),
-                None => StoreOp::Delete {
-                    table: Table::Contacts(self.space),
-                    key: Bytes::copy_from_slice(node.as_bytes()),
-                },
+                None => {
+                    StoreOp::Delete { table: Table::Contacts(self.space), key: Bytes::copy_from_slice(node.as_bytes()) }
+                }
             });
         }
         for bucket in &changes.buckets {
@@ -314,11 +313,8 @@ mod tests {
 
     fn rows() -> Vec<(Table, Bytes, Bytes)> {
         let meta = StoreMeta { owner: NodeId::from_bytes([1; 32]), space: NodeGraphSpace::B };
-        let data = NodeContactAddressData {
-            mode: ContactMode::Signal,
-            connected_time: UnixMillis(5),
-            scopes: Scopes::LOCAL,
-        };
+        let data =
+            NodeContactAddressData { mode: ContactMode::Signal, connected_time: UnixMillis(5), scopes: Scopes::LOCAL };
         let contact = NodeContact::new("10.0.0.1:1314".parse().unwrap(), data);
         let other = NodeId::from_bytes([3; 32]);
         [

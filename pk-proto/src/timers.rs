@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use crate::connect::RaceId;
-use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
+use crate::id::{BucketIndex, ConnectionId, NodeId, RequestId, StreamId};
 use crate::time::Instant;
 
 /// What a timer is for. Its order breaks ties between timers due at the same moment.
@@ -25,6 +25,14 @@ pub(crate) enum Timer {
     Stream(StreamId),
     /// A contact of a search has been silent for so long that another may start beside it.
     Stall(RequestId, NodeId),
+    /// The next garbage collection of a bucket may begin.
+    Collect(BucketIndex),
+    /// A bucket is refreshed.
+    Refresh(BucketIndex),
+    /// Without a connection to the farther half of all ids, look for one.
+    Retry,
+    /// What has changed in the graph is written.
+    Store,
 }
 
 /// All pending timers of one machine.
@@ -46,6 +54,11 @@ impl TimerQueue {
         if let Some(at) = self.by_timer.remove(&timer) {
             self.by_time.remove(&(at, timer));
         }
+    }
+
+    /// When a timer is due, if it is armed.
+    pub(crate) fn get(&self, timer: Timer) -> Option<Instant> {
+        self.by_timer.get(&timer).copied()
     }
 
     /// When the next timer is due.

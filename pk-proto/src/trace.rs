@@ -10,15 +10,17 @@
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::error::StartError;
-use crate::id::{LeaseId, NodeId, RequestId};
+use crate::id::{BucketIndex, LeaseId, NodeId, RequestId};
 use crate::io::{Identity, Input, Output};
-use crate::manager::{NodeManager, Snapshot};
+use crate::manager::NodeManager;
 use crate::request::Request;
+use crate::store::Snapshot;
 use crate::time::{Instant, UnixMillis};
 
 /// First bytes of every recording.
@@ -66,6 +68,15 @@ pub enum Call {
     AcceptProtocol(String),
     /// [`NodeManager::refuse_protocol`].
     RefuseProtocol(String),
+    /// [`NodeManager::set_refresh_delay`].
+    SetRefreshDelay {
+        /// Which bucket.
+        bucket: BucketIndex,
+        /// From the call on.
+        delay: Duration,
+        /// Only if it is not due earlier.
+        lazy: bool,
+    },
     /// [`NodeManager::stop`].
     Stop,
 }

@@ -155,11 +155,7 @@ impl Cluster {
     pub fn start_node(&mut self, node: HostId) {
         let config = self.nodes[node].config.clone();
         let mut failure = None;
-        let made = |boot: Boot<'_>| {
-            let snapshot = snapshot(&boot);
-            let made = NodeManager::new(config, &boot.host.identity, snapshot, boot.seed, boot.now, boot.unix);
-            made.map_err(|error| failure = Some(error)).ok()
-        };
+        let made = |boot: Boot<'_>| revive(config, &boot).map_err(|error| failure = Some(error)).ok();
         let started = self.world.try_start(node, made);
         if !started {
             self.world.fail(&format!("node {node} did not start: {failure:?}"));
@@ -270,10 +266,12 @@ impl DerefMut for Cluster {
     }
 }
 
-/// What a node finds of its earlier life. Nothing yet: the core does not persist its graph before a later landing.
-fn snapshot(boot: &Boot<'_>) -> Snapshot {
-    let _ = boot;
-    Snapshot::default()
+/// A node with what it finds of its earlier life.
+fn revive(config: Config, boot: &Boot<'_>) -> Result<NodeManager, String> {
+    let rows = boot.host.store.rows().map(|(table, key, value)| (table, key.clone(), value.clone()));
+    let snapshot = Snapshot::from_rows(rows).map_err(|error| error.to_string())?;
+    NodeManager::new(config, &boot.host.identity, snapshot, boot.seed, boot.now, boot.unix)
+        .map_err(|error| error.to_string())
 }
 
 /// Each node in a /24 of its own, as nodes of the wide world are.

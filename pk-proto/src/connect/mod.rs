@@ -19,7 +19,7 @@ pub(crate) use self::race::RaceId;
 use crate::address::{ContactMode, NodeAddress, NodeContactAddressData, Scopes};
 use crate::cx::Cx;
 use crate::error::code;
-use crate::id::{ConnectionId, EffectId, LeaseId, NodeId, RequestId};
+use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{Connected, DialFailure, DisconnectReason, Output, Role};
 use crate::request::ConnectionInfo;
 use crate::time::{Instant, UnixMillis};
@@ -354,6 +354,13 @@ impl Connections {
     /// The accepted connections with a node, the primary first.
     pub(crate) fn with(&self, node: &NodeId) -> impl Iterator<Item = ConnectionId> {
         self.by_node.get(node).into_iter().flatten().map(|(_, conn)| *conn)
+    }
+
+    /// Whether there is an accepted connection with a node of this bucket.
+    pub(crate) fn reaches(&self, cx: &Cx, bucket: BucketIndex) -> bool {
+        let own = cx.own();
+        let accepted = self.table.values().filter(|connection| connection.accepted && !connection.closing);
+        accepted.map(|connection| own.bucket_index(&connection.node)).any(|index| index == Some(bucket))
     }
 
     /// Whose a connection is, by its newest id.

@@ -102,7 +102,10 @@ fn prefixes(contact: &NodeContact) -> impl Iterator<Item = Prefix> {
 
 /// Each network of a contact once: a contact has few addresses.
 fn distinct(contact: &NodeContact) -> impl Iterator<Item = Prefix> {
-    prefixes(contact).enumerate().filter(|(i, prefix)| !prefixes(contact).take(*i).any(|p| p == *prefix)).map(|(_, p)| p)
+    prefixes(contact)
+        .enumerate()
+        .filter(|(i, prefix)| !prefixes(contact).take(*i).any(|p| p == *prefix))
+        .map(|(_, p)| p)
 }
 
 /// Whether an address is unicast and routed globally (IANA's special-purpose registries, RFC 6890).

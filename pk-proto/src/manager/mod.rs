@@ -4,6 +4,8 @@
 //! Every entry moves the clock, hands the matter to the part that owns it, and then settles: the parts' events are drained
 //! and passed on until nothing moves any more. Parts never see each other.
 
+mod collect;
+mod refresh;
 mod requests;
 mod serve;
 mod sync;
@@ -12,31 +14,24 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use serde::{Deserialize, Serialize};
-
+use self::collect::Collections;
 use self::requests::Open;
-use crate::address::NodeAddress;
+use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::cert;
 use crate::config::Config;
 use crate::connect::{ConnectEvent, Connections};
 use crate::cx::Cx;
-use crate::error::{RequestError, StartError, code};
-use crate::graph::{Direction, NodeContact, NodeGraph, NodeOrder};
-use crate::id::{BucketIndex, ConnectionId, LeaseId, NodeId, RequestId};
+use crate::error::{Failure, RequestError, StartError, code};
+use crate::graph::{Direction, DiversityLimits, NodeContact, NodeGraph, NodeOrder, PendingNodes};
+use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{Event, Identity, Input, Output};
 use crate::metrics::Metrics;
-use crate::request::{ConnectionInfo, SetNodeOutcome, SetNodeRejection};
+use crate::request::{ConnectionInfo, Reply, SetNodeOutcome, SetNodeRejection};
 use crate::rpc::{Rpc, RpcEvent};
+use crate::store::{GraphStore, Snapshot};
 use crate::time::{Instant, UnixMillis};
 use crate::timers::Timer;
 use crate::trace::{Call, Recorder, Start};
-
-/// What a node knew when it last ran.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// The graph: nodes that connections have proven. What has no room in it any more is left out.
-    pub contacts: Vec<(NodeId, NodeContact)>,
-}
 
 /// The node layer of one Polykey node, as a machine without IO. See the [crate documentation](crate) for how to drive it.
 #[derive(Debug)]
@@ -46,6 +41,11 @@ pub struct NodeManager {
     graph: NodeGraph,
     /// Nodes of the graph that no connection has proven; they are told to nobody.
     unproven: BTreeSet<NodeId>,
+    pending: PendingNodes,
+    collections: Collections,
+    /// When each bucket was last refreshed.
+    refreshed: BTreeMap<BucketIndex, UnixMillis>,
+    store: GraphStore,
     connections: Connections,
     rpc: Rpc,
     open: BTreeMap<RequestId, Open>,
@@ -89,7 +89,14 @@ impl NodeManager {
         let Start { config, identity, snapshot, seed, now, unix } = start;
         config.validate()?;
         let own = cert::verify_client(&identity.chain, unix.as_secs())?;
-        let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit);
+        if let Some(meta) = snapshot.meta
+            && !own.chain.contains(&meta.owner)
+        {
+            return Err(StartError::ForeignStore { owner: meta.owner, own: own.leaf });
+        }
+        let diversity =
+            DiversityLimits { per_bucket: config.bucket_prefix_limit, per_table: config.graph_prefix_limit };
+        let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit).with_diversity(diversity);
         for (node, contact) in snapshot.contacts {
             for (address, data) in contact.iter() {
                 graph.set(node, address.clone(), *data);
@@ -100,6 +107,10 @@ impl NodeManager {
             phase: Phase::Starting,
             graph,
             unproven: BTreeSet::new(),
+            pending: PendingNodes::default(),
+            collections: Collections::new(),
+            refreshed: snapshot.refreshed.into_iter().collect(),
+            store: GraphStore::new(snapshot.meta.as_ref()),
             connections: Connections::default(),
             rpc: Rpc::default(),
             open: BTreeMap::new(),
@@ -133,6 +144,7 @@ impl NodeManager {
             Call::UnsetNode(node) => drop(self.unset_node(node, now)),
             Call::AcceptProtocol(protocol) => drop(self.accept_protocol(protocol, now)),
             Call::RefuseProtocol(protocol) => self.refuse_protocol(&protocol, now),
+            Call::SetRefreshDelay { bucket, delay, lazy } => drop(self.set_refresh_delay(bucket, delay, lazy, now)),
             Call::Stop => self.stop(now),
         }
     }
@@ -159,15 +171,15 @@ impl NodeManager {
         closed
     }
 
-    /// Takes a node out of the graph; its connections stay. Returns whether it was there.
+    /// Takes a node out of the graph and of the pending list of its bucket; its connections stay. Returns whether it was in
+    /// the graph.
     pub fn unset_node(&mut self, node: NodeId, now: Instant) -> bool {
         self.enter(now, || Call::UnsetNode(node));
         self.unproven.remove(&node);
-        let there = self.graph.unset(&node).is_some();
-        if there {
-            self.cx.event(Event::NodeRemoved { node });
+        if let Some(bucket) = self.cx.own().bucket_index(&node) {
+            self.pending.remove(bucket, &node);
         }
-        there
+        self.remove_from_graph(&node)
     }
 
     /// Accepts streams of an application protocol from now on; they come as [`Output::HandOver`].
@@ -200,6 +212,7 @@ impl NodeManager {
         self.phase = Phase::Stopping;
         self.stop_requests();
         self.connections.stop(&mut self.cx);
+        self.write_graph();
         self.cx.timers.set(Timer::Stop, self.cx.now + self.cx.config.stop_timeout);
         self.settle();
     }
@@ -220,6 +233,7 @@ impl NodeManager {
                 if self.phase == Phase::Starting {
                     self.phase = Phase::Running;
                     cx.event(Event::Ready { addrs });
+                    self.start_refreshing();
                 }
             }
             Input::WallClock(unix) => cx.set_unix(unix),
@@ -242,12 +256,12 @@ impl NodeManager {
                 }
             }
 
+            Input::Persisted { id, result } => self.persisted(id, result),
+
             // Answers to effects that this machine has not asked for.
-            Input::Signed { .. }
-            | Input::Persisted { .. }
-            | Input::Loaded { .. }
-            | Input::Discovered { .. }
-            | Input::IdentityReplaced { .. } => cx.metrics.late_inputs += 1,
+            Input::Signed { .. } | Input::Loaded { .. } | Input::Discovered { .. } | Input::IdentityReplaced { .. } => {
+                cx.metrics.late_inputs += 1
+            }
         }
         self.settle();
     }
@@ -267,6 +281,10 @@ impl NodeManager {
                 Timer::Idle(conn) => self.idle(conn),
                 Timer::Stream(stream) => rpc.timed_out(cx, stream),
                 Timer::Stall(id, node) => self.stalled(id, &node),
+                Timer::Collect(bucket) => self.collect_due(bucket),
+                Timer::Refresh(bucket) => self.refresh_due(bucket),
+                Timer::Retry => self.retry_due(),
+                Timer::Store => self.write_graph(),
             }
             self.settle();
         }
@@ -285,7 +303,7 @@ impl NodeManager {
                 break;
             }
         }
-        if self.phase == Phase::Stopping && self.connections.is_empty() {
+        if self.phase == Phase::Stopping && self.connections.is_empty() && self.store.is_idle() {
             self.stopped();
         }
     }
@@ -300,8 +318,10 @@ impl NodeManager {
             }
             ConnectEvent::Opened { conn, node, role } => {
                 let Some((address, data)) = self.connections.address(conn) else { return };
-                self.unproven.remove(&node);
-                self.set_in_graph(node, address.clone(), data);
+                if self.unproven.remove(&node) {
+                    self.store.changed(&mut self.cx, node);
+                }
+                self.proven(node, address.clone(), data);
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
             }
@@ -349,19 +369,55 @@ impl NodeManager {
     }
 
     /// Puts a node into the graph and says so.
-    fn set_in_graph(
-        &mut self,
-        node: NodeId,
-        address: NodeAddress,
-        data: crate::address::NodeContactAddressData,
-    ) -> SetNodeOutcome {
+    fn set_in_graph(&mut self, node: NodeId, address: NodeAddress, data: NodeContactAddressData) -> SetNodeOutcome {
         let outcome = self.graph.set(node, address, data);
         match outcome {
-            SetNodeOutcome::Added => self.cx.event(Event::NodeAdded { node }),
             SetNodeOutcome::Rejected(SetNodeRejection::BucketFull) => self.cx.metrics.bucket_full += 1,
-            SetNodeOutcome::Updated | SetNodeOutcome::Rejected(_) => {}
+            SetNodeOutcome::Rejected(SetNodeRejection::Diversity) => self.cx.metrics.diversity_refused += 1,
+            SetNodeOutcome::Rejected(_) => {}
+            SetNodeOutcome::Added | SetNodeOutcome::Updated | SetNodeOutcome::Replaced(_) | SetNodeOutcome::Pending => {
+                if outcome == SetNodeOutcome::Added {
+                    self.cx.event(Event::NodeAdded { node });
+                }
+                self.store.changed(&mut self.cx, node);
+                if let Some(bucket) = self.cx.own().bucket_index(&node) {
+                    self.bucket_touched(bucket);
+                }
+            }
         }
         outcome
+    }
+
+    /// Takes a node out of the graph and says so; returns whether it was there.
+    fn remove_from_graph(&mut self, node: &NodeId) -> bool {
+        let there = self.graph.unset(node).is_some();
+        if there {
+            self.unproven.remove(node);
+            self.store.changed(&mut self.cx, *node);
+            self.cx.event(Event::NodeRemoved { node: *node });
+        }
+        there
+    }
+
+    /// Writes what has changed in the graph.
+    fn write_graph(&mut self) {
+        self.store.write(&mut self.cx, &self.graph, &self.unproven, &self.refreshed);
+    }
+
+    /// A transaction is over.
+    fn persisted(&mut self, id: EffectId, result: Result<(), String>) {
+        let Some((flushed, result)) = self.store.persisted(&mut self.cx, id, result) else {
+            self.cx.metrics.late_inputs += 1;
+            return;
+        };
+        for request in flushed {
+            self.end(request, result.clone().map(|()| Reply::Flush).map_err(Failure::Store));
+        }
+        if self.store.is_flushing() || self.phase == Phase::Stopping {
+            self.write_graph();
+        } else {
+            self.store.rearm(&mut self.cx);
+        }
     }
 
     /// The idle time of a connection is over.
@@ -436,6 +492,7 @@ impl NodeManager {
     pub fn metrics(&self) -> Metrics {
         let mut metrics = self.cx.metrics;
         metrics.nodes = self.graph.len() as u64;
+        metrics.nodes_pending = self.pending.len() as u64;
         metrics.requests_open = self.open.len() as u64;
         metrics.timers = self.cx.timers.len() as u64;
         self.connections.measure(&mut metrics);

@@ -4,16 +4,17 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use super::collect::Collect;
 use super::sync::Sync;
 use super::{NodeManager, Phase};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::connect::Connections;
 use crate::cx::Dice;
 use crate::error::{Failure, RequestError};
-use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
+use crate::id::{BucketIndex, ConnectionId, NodeId, RequestId, StreamId};
 use crate::io::{DialFailure, DisconnectReason, Event};
 use crate::lookup::{Lookup, Next};
-use crate::request::{ClosestLists, FindEnd, FindNode, FindOutcome, Options, Pong, Reply, Request, SetNodeOutcome};
+use crate::request::{ClosestLists, FindEnd, FindNode, FindOutcome, Options, Pong, Reply, Request, SetNode};
 use crate::rpc::{Answer, Answered, Question, is_protocol_name};
 use crate::seed_node::SeedNode;
 use crate::time::Instant;
@@ -37,6 +38,10 @@ pub(super) enum Audience {
     Parent(RequestId),
     /// It goes on in the background.
     Nobody,
+    /// It refreshes a bucket in the background.
+    Refresh,
+    /// It looks for a connection to the farther half of all ids; then the own id is looked for.
+    Retry,
 }
 
 /// How far a request has come.
@@ -52,12 +57,19 @@ pub(super) enum Stage {
     OpenStream { stream: StreamId },
     /// Joining the network.
     Sync(Sync),
+    /// Waiting for the next round of a bucket.
+    WaitForRoom { node: NodeId },
+    /// Collecting the garbage of a bucket.
+    Collect(Collect),
+    /// Waiting for the store.
+    Flush,
 }
 
 /// What to do with a node once it is connected.
 #[derive(Debug)]
 pub(super) enum Then {
     Report,
+    ReportRefresh,
     Ping,
     Acquire,
     OpenStream { protocol: String },
@@ -124,12 +136,21 @@ impl NodeManager {
                 self.begin(id, Open { audience, deadline, stage: Stage::Sync(Sync::new(blocking)) });
                 self.sync_begin(id, seeds, timeout);
             }
-            Request::SetNode { node, address, data } => {
-                let outcome = self.set_in_graph(node, address, data);
-                if outcome == SetNodeOutcome::Added && self.connections.primary(&node).is_none() {
-                    self.unproven.insert(node);
+            Request::SetNode { node, address, data, how } => {
+                self.set_node_request(id, deadline, node, address, data, how);
+            }
+            Request::RefreshBucket { bucket, options } => {
+                self.mark_refreshed(bucket);
+                self.refresh(id, audience, deadline, bucket, &FindNode { options, ..FindNode::default() });
+            }
+            Request::Flush { .. } => {
+                self.begin(id, Open { audience, deadline, stage: Stage::Flush });
+                if self.store.is_idle() {
+                    self.end(id, Ok(Reply::Flush));
+                } else {
+                    self.store.flush(id);
+                    self.write_graph();
                 }
-                self.cx.event(Event::Done { id, result: Ok(Reply::SetNode(outcome)) });
             }
         }
         self.settle();
@@ -185,9 +206,25 @@ impl NodeManager {
         node: NodeId,
         address: NodeAddress,
         data: NodeContactAddressData,
+        how: SetNode,
         now: Instant,
     ) -> Result<RequestId, RequestError> {
-        self.request(Request::SetNode { node, address, data }, now)
+        self.request(Request::SetNode { node, address, data, how }, now)
+    }
+
+    /// Looks up a random id of a bucket (specification: refreshBucket).
+    pub fn refresh_bucket(
+        &mut self,
+        bucket: BucketIndex,
+        options: Options,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
+        self.request(Request::RefreshBucket { bucket, options }, now)
+    }
+
+    /// Writes everything that is not written yet, durably.
+    pub fn flush(&mut self, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::Flush { options }, now)
     }
 
     /// Ends a request early; its `Event::Done` says `Cancelled`. Nothing happens if it is over already.
@@ -316,6 +353,7 @@ impl NodeManager {
 
         let next = match (then, connection) {
             (Then::Report, _) => After::End(Ok(Reply::FindNode(outcome))),
+            (Then::ReportRefresh, _) => After::End(Ok(Reply::RefreshBucket(outcome))),
             (_, None) if end == FindEnd::Deadline => After::End(Err(Failure::DeadlineExceeded)),
             (_, None) => After::End(Err(Failure::NotFound(failures))),
             (then, Some(connection)) => self.with_connection(id, open.deadline, then, connection),
@@ -340,7 +378,7 @@ impl NodeManager {
         let cx = &mut self.cx;
         let call_deadline = deadline.min(cx.now + cx.config.call_timeout);
         let stage = match then {
-            Then::Report => None,
+            Then::Report | Then::ReportRefresh => None,
             Then::Ping => {
                 let nonce = cx.random_u64(Dice::Calls);
                 let stream = self.rpc.call(cx, conn, id, Question::Ping { nonce }, call_deadline);
@@ -427,7 +465,8 @@ impl NodeManager {
                 self.dial_request_ended(id, then, result);
             }
             Stage::Sync(_) => self.sync_seed_ended(id, node, result.err()),
-            Stage::Call { .. } | Stage::OpenStream { .. } => {}
+            Stage::Collect(_) => self.probe_ended(id, &node, result.is_ok()),
+            Stage::Call { .. } | Stage::OpenStream { .. } | Stage::WaitForRoom { .. } | Stage::Flush => {}
         }
     }
 
@@ -459,7 +498,12 @@ impl NodeManager {
                 };
                 self.end(id, result);
             }
-            Stage::Dial { .. } | Stage::OpenStream { .. } | Stage::Sync(_) => {}
+            Stage::Dial { .. }
+            | Stage::OpenStream { .. }
+            | Stage::Sync(_)
+            | Stage::WaitForRoom { .. }
+            | Stage::Collect(_)
+            | Stage::Flush => {}
         }
     }
 
@@ -500,7 +544,8 @@ impl NodeManager {
                     self.end(search, Err(Failure::Cancelled));
                 }
             }
-            Stage::Dial { .. } => {}
+            Stage::Collect(collect) => self.round_ended(collect),
+            Stage::Dial { .. } | Stage::WaitForRoom { .. } | Stage::Flush => {}
         }
         self.report(id, open.audience, result);
     }
@@ -511,7 +556,8 @@ impl NodeManager {
         match audience {
             Audience::Embedder => self.cx.event(Event::Done { id, result }),
             Audience::Parent(parent) => self.sync_search_ended(parent, result),
-            Audience::Nobody => {}
+            Audience::Retry if self.phase == Phase::Running => self.search_for_self(Audience::Nobody),
+            Audience::Retry | Audience::Nobody | Audience::Refresh => {}
         }
     }
 }

@@ -130,6 +130,7 @@ impl NodeManager {
     }
 
     fn sync_done(&mut self, id: RequestId) {
+        self.refresh_after_join();
         let Some(Open { stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
         let late = core::mem::take(&mut sync.waiting).into_values().flatten();
         sync.failed.extend(late.map(|seed| (seed, SeedFailure::NotWaitedFor)));
