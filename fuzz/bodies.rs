@@ -1,0 +1,144 @@
+//! What each fuzz target checks. Included by the targets, and by `pk-proto/tests/fuzz_corpus.rs`, which replays the committed
+//! corpus with `cargo test`.
+//!
+//! Each body panics if a promise is broken, and otherwise tells whether it took the input as good.
+#![allow(dead_code, reason = "each target uses one")]
+
+use bytes::Bytes;
+use pk_proto::{
+    Answer, FrameDecoder, FrameFault, MAX_FRAME, NodeAddress, NodeId, SeedNode, encode_frame,
+    native::{self, Message, V1},
+};
+
+/// What a target checks.
+pub type Body = fn(&[u8]) -> bool;
+
+/// Every target by its name, which is also that of its corpus.
+pub const TARGETS: &[(&str, Body)] = &[
+    ("frame_decoder", frame_decoder),
+    ("native_message", native_message),
+    ("node_id", node_id),
+    ("seed_node", seed_node),
+];
+
+/// A plan and a stream of bytes: however the plan cuts the stream into chunks, the frames are those of the whole.
+///
+/// Byte 0: length of the plan. Each byte of it is a chunk: its length (bits 0 to 5, times 1024 with bit 6), and whether all
+/// frames are taken then (bit 7). The plan is repeated; what it does not reach comes in one chunk.
+pub fn frame_decoder(data: &[u8]) -> bool {
+    let Some((&length, rest)) = data.split_first() else { return false };
+    let (plan, mut left) = rest.split_at(rest.len().min(length.into()));
+    let (expected, end) = frames(left);
+
+    let mut decoder = FrameDecoder::new();
+    let (mut frames, mut pushed, mut taken) = (Vec::new(), 0, 0);
+    let mut fault = None;
+    for step in plan.iter().cycle().take(4096).chain([&0xff]) {
+        if left.is_empty() && *step != 0xff {
+            continue;
+        }
+        let size = usize::from(step & 0x3f) << if step & 0x40 == 0 { 0 } else { 10 };
+        let (chunk, after) = left.split_at(if left.len() < size || *step == 0xff { left.len() } else { size });
+        left = after;
+        pushed += chunk.len();
+        decoder.push(Bytes::copy_from_slice(chunk));
+        while step & 0x80 != 0 && fault.is_none() {
+            let wanted = decoder.wanted();
+            match decoder.next() {
+                Ok(Some(frame)) => {
+                    assert_eq!(wanted, 0);
+                    taken += 4 + frame.len();
+                    frames.push(frame);
+                }
+                Ok(None) => {
+                    assert!(wanted > 0);
+                    assert!(decoder.buffered() < 4 + MAX_FRAME);
+                    break;
+                }
+                Err(error) => {
+                    assert_eq!(wanted, 0);
+                    fault = Some(error);
+                }
+            }
+        }
+        assert_eq!(decoder.buffered(), if fault.is_some() { 0 } else { pushed - taken });
+    }
+
+    assert_eq!(frames, expected);
+    for frame in &frames {
+        assert!(encode_frame(frame).is_ok_and(|encoded| encoded.len() == 4 + frame.len() && encoded.ends_with(frame)));
+    }
+    match end {
+        Ok(unread) => {
+            assert_eq!(fault, None);
+            assert_eq!(decoder.next(), Ok(None));
+            assert_eq!(decoder.into_unread(), unread);
+        }
+        Err(error) => {
+            assert_eq!(fault, Some(error));
+            assert_eq!(decoder.next(), Err(error));
+            assert!(decoder.into_unread().is_empty());
+        }
+    }
+    end.is_ok() && !frames.is_empty()
+}
+
+/// The payloads in a stream, and what follows the last one.
+fn frames(mut stream: &[u8]) -> (Vec<&[u8]>, Result<&[u8], FrameFault>) {
+    let mut frames = Vec::new();
+    while let Some((header, rest)) = stream.split_first_chunk() {
+        let length = u32::from_be_bytes(*header);
+        if length == 0 {
+            return (frames, Err(FrameFault::Malformed));
+        }
+        if length > 65_536 {
+            return (frames, Err(FrameFault::TooLong(length)));
+        }
+        let Some((frame, rest)) = rest.split_at_checked(length as usize) else { break };
+        frames.push(frame);
+        stream = rest;
+    }
+    (frames, Ok(stream))
+}
+
+/// What is a message is the only encoding of that message.
+pub fn native_message(data: &[u8]) -> bool {
+    let message = match native::decode(data) {
+        Ok(message) => message,
+        Err(fault) => {
+            assert_eq!(matches!(fault, FrameFault::TooLong(_)), data.len() > MAX_FRAME);
+            return false;
+        }
+    };
+    assert_eq!(native::encode(&message), encode_frame(data), "{message:?}");
+    if let Message::V1(V1::Answer(Answer::Closest(closest))) = message {
+        let fitted = native::fit(closest);
+        assert_eq!(native::fit(fitted.clone()), fitted);
+        assert!(native::encode(&Message::V1(V1::Answer(Answer::Closest(fitted)))).is_ok());
+    }
+    true
+}
+
+/// Every text of an id is an id whose text is that id's; so are any 32 bytes.
+pub fn node_id(data: &[u8]) -> bool {
+    if let Ok(bytes) = <[u8; 32]>::try_from(data) {
+        let id = NodeId::from_bytes(bytes);
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+    let Some(id) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<NodeId>().ok()) else { return false };
+    let text = id.to_string();
+    assert_eq!(text.len(), NodeId::TEXT_LEN);
+    assert_eq!(text.parse(), Ok(id));
+    true
+}
+
+/// The text of a seed node is that seed node; so is the key of its address.
+pub fn seed_node(data: &[u8]) -> bool {
+    let Some(seed) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<SeedNode>().ok()) else {
+        return false;
+    };
+    assert_eq!(seed.to_string().parse(), Ok(seed.clone()));
+    assert_eq!(seed.address.to_string().parse(), Ok(seed.address.clone()));
+    assert_eq!(NodeAddress::from_contact_key(&seed.address.contact_key()), Ok(seed.address));
+    true
+}
