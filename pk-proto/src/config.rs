@@ -61,6 +61,9 @@ pub struct Config {
     /// Bytes of one stream that wait for the window to open; more is a fault of the peer that does not read.
     /// 64 KiB to 64 MiB; default 256 KiB.
     pub send_queue_limit: u64,
+    /// Faults of a peer on its streams, such as an unfinished message, after which its connection is closed. 1 to
+    /// 1,000,000; default 16.
+    pub fault_limit: u32,
     /// Application protocols that may be registered. 0 to 4096; default 64.
     pub protocol_limit: usize,
 
@@ -94,6 +97,7 @@ impl Default for Config {
             receive_window: 256 * 1024,
             send_window: 64 * 1024,
             send_queue_limit: 256 * 1024,
+            fault_limit: 16,
             protocol_limit: 64,
             stop_timeout: Duration::from_secs(1),
         }
@@ -144,6 +148,7 @@ impl Config {
         bytes("receive_window", self.receive_window, 128 * 1024, 64 * 1024 * 1024)?;
         bytes("send_window", self.send_window, 1024, 16 * 1024 * 1024)?;
         bytes("send_queue_limit", self.send_queue_limit, 64 * 1024, 64 * 1024 * 1024)?;
+        count("fault_limit", self.fault_limit as usize, 1, 1_000_000)?;
         count("protocol_limit", self.protocol_limit, 0, 4096)?;
         time("stop_timeout", self.stop_timeout, Duration::ZERO, MINUTE)
     }

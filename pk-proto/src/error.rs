@@ -51,9 +51,9 @@ pub enum RequestError {
     /// A name of an application protocol is not 1 to 64 printable ASCII characters.
     #[error("a protocol name is 1 to 64 printable ASCII characters")]
     Protocol,
-    /// No address to dial was given.
-    #[error("no address was given")]
-    NoAddress,
+    /// There is nobody to start from.
+    #[error("no seed node was given, and the graph is empty")]
+    NoSeeds,
 }
 
 /// How a request failed.
@@ -78,33 +78,33 @@ pub enum Failure {
     /// The connection ended before the answer came.
     #[error("the connection was lost: {0}")]
     ConnectionLost(DisconnectReason),
-    /// The peer does not take this application protocol.
-    #[error("the peer does not accept the protocol")]
-    ProtocolRefused,
+    /// The peer does not take this application protocol, or does not know this question.
+    #[error("the peer does not support this")]
+    Unsupported,
     /// The peer ended the stream with this code instead of answering.
     #[error("the peer aborted the call with code {0}")]
     Aborted(u64),
     /// The peer broke the protocol.
     #[error("the peer broke the protocol: {0}")]
     Peer(#[from] PeerFault),
-    /// A dial to the one address that was asked for failed.
-    #[error("could not connect: {0}")]
-    Dial(#[from] DialFailure),
+    /// No connection to the address that was asked for.
+    #[error("could not connect{}", dials(.0))]
+    Dial(Vec<(crate::address::NodeAddress, DialFailure)>),
 }
 
 /// Why a seed node could not be reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum SeedFailure {
-    /// Its hostname did not resolve.
-    #[error("cannot resolve the host: {0}")]
-    Resolve(String),
     /// The seed is this node itself.
     #[error("it is this node itself")]
     OwnNode,
-    /// Its addresses were dialled in vain; the last failure.
-    #[error("{0}")]
-    Dial(#[from] DialFailure),
+    /// Its addresses were dialled in vain, each with its failure.
+    #[error("could not connect{}", dials(.0))]
+    Dial(Vec<(crate::address::NodeAddress, DialFailure)>),
+    /// The network was joined through others before this one answered.
+    #[error("not waited for")]
+    NotWaitedFor,
 }
 
 /// What a peer did wrong. Each has a counter in `metrics()`.
@@ -126,6 +126,9 @@ pub enum PeerFault {
     /// More streams than a connection may have.
     #[error("too many streams")]
     TooManyStreams,
+    /// The peer asks, but does not read the answers.
+    #[error("the peer does not read what it asked for")]
+    NotReading,
     /// No Hello within its time.
     #[error("no Hello in time")]
     NoHello,

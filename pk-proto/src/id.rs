@@ -248,13 +248,13 @@ fn step(counter: &mut u64, by: u64) -> u64 {
 impl ConnectionId {
     /// Whether the core minted it, that is, dialled.
     pub const fn is_ours(self) -> bool {
-        self.0 % 2 == 0
+        self.0.is_multiple_of(2)
     }
 }
 
 impl StreamId {
     /// Whether the core minted it, that is, opened it.
     pub const fn is_ours(self) -> bool {
-        self.0 % 2 == 0
+        self.0.is_multiple_of(2)
     }
 }

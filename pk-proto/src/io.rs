@@ -117,7 +117,7 @@ pub enum Input {
     StreamSent { stream: StreamId, bytes: u64 },
     /// The peer aborted its direction.
     StreamReset { stream: StreamId, code: u64 },
-    /// The peer asks us to stop sending. What it sends itself still arrives.
+    /// The peer asks us to stop sending; the driver has answered with a reset. What the peer sends itself still arrives.
     StreamStopped { stream: StreamId, code: u64 },
     /// A stream could not be opened. It is over.
     OpenFailed { stream: StreamId },
@@ -245,6 +245,9 @@ pub enum DialFailure {
     /// The peer's certificate chain does not prove an expected id.
     #[error("certificate: {0}")]
     Certificate(String),
+    /// The host name has no address.
+    #[error("cannot resolve the host: {0}")]
+    Resolve(String),
     /// Anything else below us: unreachable, TLS, version, no free port.
     #[error("transport: {0}")]
     Transport(String),

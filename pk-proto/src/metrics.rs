@@ -59,8 +59,8 @@ metrics! {
     // -- what was refused or dropped
     /// Inputs about something that is over or was never there.
     late_inputs,
-    /// Dials that were not begun because `dial_limit` are under way.
-    dials_refused,
+    /// Times that a dial had to wait because `dial_limit` were under way.
+    dials_delayed,
     /// Connections closed because of `connection_limit` or `connections_per_node`.
     connections_refused,
     /// Connections closed because both ends are this node.

@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
+use crate::connect::RaceId;
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
 use crate::time::Instant;
 
@@ -13,9 +14,9 @@ pub(crate) enum Timer {
     /// The deadline of a request.
     Request(RequestId),
     /// The deadline of a dial race.
-    DialDeadline(NodeId, u64),
+    RaceDeadline(RaceId),
     /// The next address of a dial race may start (RFC 8305 section 5).
-    DialNext(NodeId, u64),
+    RaceNext(RaceId),
     /// The peer's Hello is overdue.
     Hello(ConnectionId),
     /// A connection that nobody uses is closed.

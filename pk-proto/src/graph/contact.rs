@@ -1,14 +1,17 @@
 //! What is known of a node: its addresses and what is known of each.
 
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::time::UnixMillis;
 
-/// The addresses of a node (specification: NodeContact), the newest `connected_time` first.
+/// The addresses of a node (specification: NodeContact), each once, the newest `connected_time` first; of equal times, the
+/// one set last first. Whatever is deserialised is brought into this form.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<(NodeAddress, NodeContactAddressData)>")]
 pub struct NodeContact(Vec<(NodeAddress, NodeContactAddressData)>);
 
 impl NodeContact {
@@ -37,9 +40,11 @@ impl NodeContact {
         self.0.first().map_or_else(UnixMillis::default, |(_, data)| data.connected_time)
     }
 
-    /// Inserts or replaces an address; scopes add up, and of two times the newer stays. Over `limit`, the address with
-    /// the oldest `connected_time` is dropped. Returns whether the address is new.
+    /// Inserts or replaces an address; scopes add up, and of two times the newer stays, with its mode. Over `limit` (at
+    /// least 1), the address with the oldest `connected_time` is dropped, which may be this one. Returns whether the
+    /// address is here now and was not before.
     pub fn set(&mut self, address: NodeAddress, mut data: NodeContactAddressData, limit: usize) -> bool {
+        let limit = limit.max(1);
         let known = self.0.iter().position(|(known, _)| *known == address).map(|i| self.0.remove(i).1);
         if let Some(known) = known {
             data.scopes = data.scopes.union(known.scopes);
@@ -49,9 +54,11 @@ impl NodeContact {
             }
         }
         let at = self.0.partition_point(|(_, other)| other.connected_time > data.connected_time);
+        // Most nodes have one address and few have many: no room in advance, there are many nodes.
+        self.0.reserve_exact(1);
         self.0.insert(at, (address, data));
         self.0.truncate(limit);
-        known.is_none()
+        known.is_none() && at < limit
     }
 
     /// The addresses that may be told to others: those learnt from the network at large. `None` if there are none.
@@ -61,12 +68,109 @@ impl NodeContact {
     }
 }
 
+impl From<Vec<(NodeAddress, NodeContactAddressData)>> for NodeContact {
+    /// Of an address that occurs more than once, scopes add up and the newest time stays with its mode. Of equal times the
+    /// first comes first, so that the addresses of a contact give the same contact. Takes n log n steps, however many
+    /// addresses a peer tells.
+    fn from(addresses: Vec<(NodeAddress, NodeContactAddressData)>) -> Self {
+        let mut addresses: Vec<_> = addresses.into_iter().enumerate().collect();
+        addresses.sort_by(|(_, (a, x)), (_, (b, y))| a.cmp(b).then(y.connected_time.cmp(&x.connected_time)));
+        addresses.dedup_by(|(_, (again, more)), (_, (address, data))| {
+            let same = again == address;
+            if same {
+                data.scopes = data.scopes.union(more.scopes);
+            }
+            same
+        });
+        addresses.sort_by_key(|(i, (_, data))| (Reverse(data.connected_time), *i));
+        Self(addresses.into_iter().map(|(_, address)| address).collect())
+    }
+}
+
 impl FromIterator<(NodeAddress, NodeContactAddressData)> for NodeContact {
+    /// As `From<Vec<_>>`.
     fn from_iter<I: IntoIterator<Item = (NodeAddress, NodeContactAddressData)>>(addresses: I) -> Self {
-        let mut contact = Self::default();
-        for (address, data) in addresses {
-            contact.set(address, data, usize::MAX);
+        addresses.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::{ContactMode, Scopes};
+
+    fn address(port: u16) -> NodeAddress {
+        NodeAddress { host: "10.0.0.1".parse().unwrap(), port }
+    }
+
+    fn data(connected_time: u64) -> NodeContactAddressData {
+        NodeContactAddressData {
+            mode: ContactMode::Direct,
+            connected_time: UnixMillis(connected_time),
+            scopes: Scopes::GLOBAL,
         }
-        contact
+    }
+
+    fn ports(contact: &NodeContact) -> Vec<u16> {
+        contact.iter().map(|(address, _)| address.port).collect()
+    }
+
+    #[test]
+    fn the_oldest_address_is_dropped_over_the_limit_even_if_it_is_the_new_one() {
+        let mut contact = NodeContact::new(address(1), data(30));
+        assert!(contact.set(address(2), data(10), 3));
+        assert!(contact.set(address(3), data(20), 3));
+        assert_eq!(ports(&contact), [1, 3, 2]);
+        assert!(contact.set(address(4), data(40), 3));
+        assert_eq!(ports(&contact), [4, 1, 3]);
+        assert!(!contact.set(address(5), data(5), 3));
+        assert_eq!(ports(&contact), [4, 1, 3]);
+        assert!(contact.set(address(6), data(20), 3), "of equal times the older knowledge is dropped");
+        assert_eq!(ports(&contact), [4, 1, 6]);
+        assert_eq!(contact.connected_time(), UnixMillis(40));
+        assert!(!contact.set(address(7), data(1), 0), "a limit of nothing would leave a contact without address");
+        assert_eq!(ports(&contact), [4]);
+    }
+
+    #[test]
+    fn what_is_known_of_one_address_adds_up() {
+        let local = NodeContactAddressData { mode: ContactMode::Signal, scopes: Scopes::LOCAL, ..data(10) };
+        let both = Scopes { local: true, global: true };
+        let mut contact = NodeContact::new(address(1), data(20));
+        assert!(!contact.set(address(1), local, 5), "known");
+        let expected = NodeContactAddressData { scopes: both, ..data(20) };
+        assert_eq!(contact, NodeContact::new(address(1), expected), "the older time and its mode do not count");
+        let newer = NodeContactAddressData { connected_time: UnixMillis(30), ..local };
+        assert!(!contact.set(address(1), newer, 5));
+        assert_eq!(contact, NodeContact::new(address(1), NodeContactAddressData { scopes: both, ..newer }));
+    }
+
+    #[test]
+    fn only_global_addresses_are_told() {
+        let local = NodeContactAddressData { scopes: Scopes::LOCAL, ..data(10) };
+        let mut contact = NodeContact::new(address(1), local);
+        assert_eq!(contact.global(), None);
+        contact.set(address(2), data(5), 5);
+        assert_eq!(contact.global(), Some(NodeContact::new(address(2), data(5))));
+    }
+
+    #[test]
+    fn deserialising_restores_the_order_and_merges_what_is_double() {
+        let mut contact = NodeContact::default();
+        for (port, time) in [(3, 7), (1, 7), (2, 7), (9, 8), (4, 1)] {
+            contact.set(address(port), data(time), 5);
+        }
+        assert_eq!(ports(&contact), [9, 2, 1, 3, 4]);
+        let json = serde_json::to_string(&contact).unwrap();
+        assert_eq!(serde_json::from_str::<NodeContact>(&json).unwrap(), contact, "ties stay as they were");
+
+        let double = NodeContactAddressData { mode: ContactMode::Signal, scopes: Scopes::LOCAL, ..data(3) };
+        let bad = [(address(1), data(1)), (address(2), data(2)), (address(1), double)];
+        let both = NodeContactAddressData { scopes: Scopes { local: true, global: true }, ..double };
+        let mut good = NodeContact::new(address(1), both);
+        good.set(address(2), data(2), 5);
+        let json = serde_json::to_string(&bad).unwrap();
+        assert_eq!(serde_json::from_str::<NodeContact>(&json).unwrap(), good);
+        assert_eq!(bad.into_iter().collect::<NodeContact>(), good);
     }
 }

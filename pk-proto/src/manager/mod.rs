@@ -1,145 +1,403 @@
-//! The node: entry points, and routing between the parts.
+//! The node: entry points and routing, nothing else. What a request goes through is in [`requests`], what we answer to
+//! peers in [`serve`].
+//!
+//! Every entry moves the clock, hands the matter to the part that owns it, and then settles: the parts' events are drained
+//! and passed on until nothing moves any more. Parts never see each other.
 
+mod requests;
+mod serve;
+mod sync;
+
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
+use self::requests::Open;
+use crate::address::NodeAddress;
+use crate::cert;
 use crate::config::Config;
+use crate::connect::{ConnectEvent, Connections};
 use crate::cx::Cx;
-use crate::error::{RequestError, StartError};
-use crate::graph::NodeContact;
-use crate::id::{BucketIndex, LeaseId, NodeId, RequestId};
-use crate::io::{Identity, Input, Output};
+use crate::error::{RequestError, StartError, code};
+use crate::graph::{Direction, NodeContact, NodeGraph, NodeOrder};
+use crate::id::{BucketIndex, ConnectionId, LeaseId, NodeId, RequestId};
+use crate::io::{Event, Identity, Input, Output};
 use crate::metrics::Metrics;
-use crate::request::{ConnectionInfo, Request};
+use crate::request::{ConnectionInfo, SetNodeOutcome, SetNodeRejection};
+use crate::rpc::{Rpc, RpcEvent};
 use crate::time::{Instant, UnixMillis};
+use crate::timers::Timer;
 
 /// What a node knew when it last ran.
-#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// The graph.
+    /// The graph: nodes that connections have proven. What has no room in it any more is left out.
     pub contacts: Vec<(NodeId, NodeContact)>,
 }
 
-/// The node layer of one Polykey node, as a machine without IO.
+/// The node layer of one Polykey node, as a machine without IO. See the [crate documentation](crate) for how to drive it.
 #[derive(Debug)]
 pub struct NodeManager {
     cx: Cx,
+    phase: Phase,
+    graph: NodeGraph,
+    /// Nodes of the graph that no connection has proven; they are told to nobody.
+    unproven: BTreeSet<NodeId>,
+    connections: Connections,
+    rpc: Rpc,
+    open: BTreeMap<RequestId, Open>,
+    /// Searches that may have something to do.
+    awake: BTreeSet<RequestId>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not listening yet.
+    Starting,
+    Running,
+    /// Waiting for the connections to close.
+    Stopping,
+    Stopped,
+}
+
+/// A. Life, and what is done at once. Requests are in the next block.
 impl NodeManager {
-    /// Makes a machine.
+    /// A machine that waits for [`Input::Listening`].
+    ///
+    /// `seed` decides every random choice; with the same seed, snapshot and inputs a machine emits the same outputs. `unix`
+    /// is what the wall clock reads at `now`.
+    ///
+    /// # Errors
+    /// A setting outside its range, or an identity whose newest certificate is not valid at `unix`.
     pub fn new(
         config: Config,
-        identity: Identity,
+        identity: &Identity,
         snapshot: Snapshot,
         seed: [u8; 32],
         now: Instant,
         unix: UnixMillis,
     ) -> Result<Self, StartError> {
-        let _ = (identity, snapshot);
         config.validate()?;
-        Ok(Self { cx: Cx::new(config, Vec::new(), seed, now, unix) })
+        let own = cert::verify_client(&identity.chain, unix.as_secs())?;
+        let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit);
+        for (node, contact) in snapshot.contacts {
+            for (address, data) in contact.iter() {
+                graph.set(node, address.clone(), *data);
+            }
+        }
+        Ok(Self {
+            cx: Cx::new(config, own.chain, seed, now, unix),
+            phase: Phase::Starting,
+            graph,
+            unproven: BTreeSet::new(),
+            connections: Connections::default(),
+            rpc: Rpc::default(),
+            open: BTreeMap::new(),
+            awake: BTreeSet::new(),
+        })
     }
 
-    /// Begins a request.
-    pub fn request(&mut self, request: Request, now: Instant) -> Result<RequestId, RequestError> {
-        let _ = (request, now);
-        Err(RequestError::NotReady)
-    }
-
-    /// Ends a request early.
-    pub fn cancel(&mut self, id: RequestId, now: Instant) {
-        let _ = (id, now);
-    }
-
-    /// Ends a lease. Does nothing if it is over already.
+    /// Ends a lease. Nothing happens if it is over already.
     pub fn release(&mut self, lease: LeaseId, now: Instant) {
-        let _ = (lease, now);
+        self.cx.advance(now);
+        self.connections.release(&mut self.cx, lease);
     }
 
-    /// Closes every connection with a node and returns how many.
+    /// Closes every connection with a node, by any id that it proved. Returns how many there were.
     pub fn disconnect(&mut self, node: NodeId, now: Instant) -> usize {
-        let _ = (node, now);
-        0
+        self.cx.advance(now);
+        let closed = self.connections.disconnect(&mut self.cx, &node);
+        self.settle();
+        closed
     }
 
     /// Takes a node out of the graph; its connections stay. Returns whether it was there.
     pub fn unset_node(&mut self, node: NodeId, now: Instant) -> bool {
-        let _ = (node, now);
-        false
+        self.cx.advance(now);
+        self.unproven.remove(&node);
+        let there = self.graph.unset(&node).is_some();
+        if there {
+            self.cx.event(Event::NodeRemoved { node });
+        }
+        there
     }
 
-    /// Accepts streams of an application protocol from now on.
+    /// Accepts streams of an application protocol from now on; they come as [`Output::HandOver`].
+    ///
+    /// # Errors
+    /// The name is not 1 to 64 printable ASCII characters, or `Config::protocol_limit` are accepted already.
     pub fn accept_protocol(&mut self, protocol: String) -> Result<(), RequestError> {
-        let _ = protocol;
-        Ok(())
+        requests::check_protocol(&protocol)?;
+        if self.rpc.accept_protocol(&self.cx, protocol) {
+            Ok(())
+        } else {
+            Err(RequestError::TooMany(self.cx.config.protocol_limit))
+        }
     }
 
-    /// Refuses new streams of an application protocol from now on.
+    /// Refuses new streams of an application protocol from now on; open ones stay.
     pub fn refuse_protocol(&mut self, protocol: &str) {
-        let _ = protocol;
+        self.rpc.refuse_protocol(protocol);
     }
 
-    /// Begins to stop.
+    /// Begins to stop: requests end with [`Failure::Stopped`](crate::Failure::Stopped), connections close with code 0, and
+    /// [`Event::Stopped`] follows when all are closed, or after `Config::stop_timeout`. A second call does nothing.
     pub fn stop(&mut self, now: Instant) {
-        let _ = now;
+        self.cx.advance(now);
+        if matches!(self.phase, Phase::Stopping | Phase::Stopped) {
+            return;
+        }
+        self.phase = Phase::Stopping;
+        self.stop_requests();
+        self.connections.stop(&mut self.cx);
+        self.cx.timers.set(Timer::Stop, self.cx.now + self.cx.config.stop_timeout);
+        self.settle();
     }
+}
 
+/// B. The world. Infallible: a bad peer is an event and a counter, a late or unknown number is counted and ignored.
+impl NodeManager {
     /// Takes in what the world did.
     pub fn handle_input(&mut self, input: Input, now: Instant) {
-        let _ = (input, now);
+        self.cx.advance(now);
+        if self.phase == Phase::Stopped {
+            self.cx.metrics.late_inputs += 1;
+            return;
+        }
+        let Self { cx, connections, rpc, .. } = self;
+        match input {
+            Input::Listening { addrs } => {
+                if self.phase == Phase::Starting {
+                    self.phase = Phase::Running;
+                    cx.event(Event::Ready { addrs });
+                }
+            }
+            Input::WallClock(unix) => cx.set_unix(unix),
+
+            Input::Connected(connected) => connections.connected(cx, connected),
+            Input::DialFailed { conn, why } => connections.dial_failed(cx, conn, why),
+            Input::Disconnected { conn, why } => connections.disconnected(cx, conn, why),
+            Input::RemoteAddressChanged { conn, addr } => connections.remote_address_changed(cx, conn, addr),
+            Input::Resolved { id, result } => connections.resolved(cx, id, result),
+
+            Input::StreamOpened { conn, stream } => rpc.stream_opened(cx, conn, stream),
+            Input::StreamData { stream, bytes, fin } => rpc.stream_data(cx, stream, bytes, fin),
+            Input::StreamSent { stream, bytes } => rpc.stream_sent(cx, stream, bytes),
+            Input::StreamReset { stream, code } => rpc.stream_reset(cx, stream, code),
+            Input::StreamStopped { stream, code } => rpc.stream_stopped(cx, stream, code),
+            Input::OpenFailed { stream } => rpc.open_failed(cx, stream),
+            Input::StreamClosed { stream } => {
+                if let Some(conn) = rpc.stream_closed(cx, stream) {
+                    connections.touch(cx, conn);
+                }
+            }
+
+            // Answers to effects that this machine has not asked for.
+            Input::Signed { .. }
+            | Input::Persisted { .. }
+            | Input::Loaded { .. }
+            | Input::Discovered { .. }
+            | Input::IdentityReplaced { .. } => cx.metrics.late_inputs += 1,
+        }
+        self.settle();
     }
 
-    /// Fires every timer that is due.
+    /// Fires every timer that is due at `now`, in the order of their times.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        self.cx.advance(now);
+        while let Some(timer) = self.cx.timers.pop_due(self.cx.now) {
+            self.cx.metrics.timeouts += 1;
+            let Self { cx, connections, rpc, .. } = self;
+            match timer {
+                Timer::Stop => self.stopped(),
+                Timer::Request(id) => self.request_deadline(id),
+                Timer::RaceDeadline(id) => connections.race_deadline(cx, id),
+                Timer::RaceNext(id) => connections.race_next(cx, id),
+                Timer::Hello(conn) => connections.hello_overdue(cx, conn),
+                Timer::Idle(conn) => self.idle(conn),
+                Timer::Stream(stream) => rpc.timed_out(cx, stream),
+                Timer::Stall(id, node) => self.stalled(id, &node),
+            }
+            self.settle();
+        }
     }
 
-    /// What the driver must do next, in order; drain until `None`.
+    /// Drains the parts until nothing moves any more.
+    fn settle(&mut self) {
+        loop {
+            if let Some(event) = self.connections.poll_event() {
+                self.on_connect(event);
+            } else if let Some(event) = self.rpc.poll_event() {
+                self.on_rpc(event);
+            } else if let Some(id) = self.awake.pop_first() {
+                self.advance_search(id);
+            } else {
+                break;
+            }
+        }
+        if self.phase == Phase::Stopping && self.connections.is_empty() {
+            self.stopped();
+        }
+    }
+
+    fn on_connect(&mut self, event: ConnectEvent) {
+        match event {
+            ConnectEvent::Greet { conn, .. } if self.phase == Phase::Stopping => {
+                self.connections.close(&mut self.cx, conn, code::NONE, "stopping");
+            }
+            ConnectEvent::Greet { conn, node, role } => {
+                self.rpc.connection_opened(&mut self.cx, conn, node, role);
+            }
+            ConnectEvent::Opened { conn, node, role } => {
+                let Some((address, data)) = self.connections.address(conn) else { return };
+                self.unproven.remove(&node);
+                self.set_in_graph(node, address.clone(), data);
+                self.cx.event(Event::ConnectionOpened { conn, node, role, address });
+                self.offer_to_searches(node);
+            }
+            ConnectEvent::Closed { conn, node, accepted, why, leases } => {
+                for lease in leases {
+                    self.cx.event(Event::LeaseLost { lease, node });
+                }
+                self.rpc.connection_closed(&mut self.cx, conn, &why);
+                if accepted {
+                    self.cx.event(Event::ConnectionClosed { conn, node, why });
+                }
+                // The next one is primary now, and lives longer.
+                if let Some(conn) = self.connections.primary(&node) {
+                    self.connections.touch(&mut self.cx, conn);
+                }
+            }
+            ConnectEvent::RaceEnded { node, waiters, result } => {
+                for id in waiters {
+                    self.race_ended(id, node, result.clone());
+                }
+            }
+        }
+    }
+
+    fn on_rpc(&mut self, event: RpcEvent) {
+        match event {
+            RpcEvent::Hello { conn } => self.connections.accepted(&mut self.cx, conn),
+            RpcEvent::Answered { request, conn, stream, result } => {
+                self.connections.touch(&mut self.cx, conn);
+                self.call_ended(request, stream, result);
+            }
+            RpcEvent::Asked { stream, conn, question } => {
+                self.connections.touch(&mut self.cx, conn);
+                let answer = self.serve(conn, &question);
+                self.rpc.answer(&mut self.cx, stream, answer);
+            }
+            RpcEvent::Opened { request, result } => self.stream_opened(request, result),
+            RpcEvent::Fault { conn, node, fault, fatal } => {
+                self.cx.event(Event::PeerMisbehaved { conn, node, fault });
+                if fatal {
+                    self.connections.close(&mut self.cx, conn, code::CONNECTION_FAULT, "protocol fault");
+                }
+            }
+        }
+    }
+
+    /// Puts a node into the graph and says so.
+    fn set_in_graph(
+        &mut self,
+        node: NodeId,
+        address: NodeAddress,
+        data: crate::address::NodeContactAddressData,
+    ) -> SetNodeOutcome {
+        let outcome = self.graph.set(node, address, data);
+        match outcome {
+            SetNodeOutcome::Added => self.cx.event(Event::NodeAdded { node }),
+            SetNodeOutcome::Rejected(SetNodeRejection::BucketFull) => self.cx.metrics.bucket_full += 1,
+            SetNodeOutcome::Updated | SetNodeOutcome::Rejected(_) => {}
+        }
+        outcome
+    }
+
+    /// The idle time of a connection is over.
+    fn idle(&mut self, conn: ConnectionId) {
+        if self.connections.is_leased(conn) || self.rpc.in_use(conn) {
+            self.connections.touch(&mut self.cx, conn);
+        } else {
+            self.connections.close_idle(&mut self.cx, conn);
+        }
+    }
+
+    fn stopped(&mut self) {
+        if self.phase != Phase::Stopped {
+            self.phase = Phase::Stopped;
+            self.cx.timers.clear();
+            self.cx.event(Event::Stopped);
+        }
+    }
+}
+
+/// C. What the driver must do next: drain the outputs until `None`, then look at the timeout.
+impl NodeManager {
+    /// The next output, in order.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.cx.poll_output()
     }
 
-    /// When `handle_timeout` is to be called, if nothing else happens; `None` once stopped.
+    /// When `handle_timeout` is due if nothing else happens; may lie in the past. `None` once stopped, and while there is
+    /// nothing to wait for.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.cx.timers.next()
     }
+}
 
-    /// The id of the newest key.
+/// D. Getters.
+impl NodeManager {
+    /// The id of our newest key.
     pub fn own_id(&self) -> NodeId {
         self.cx.own()
     }
 
-    /// The nodes of one bucket.
+    /// The graph: buckets, exact closest nodes, sorted listings.
+    pub fn graph(&self) -> &NodeGraph {
+        &self.graph
+    }
+
+    /// The nodes of one bucket, in the order of their ids (specification: getBucket).
     pub fn bucket(&self, index: BucketIndex) -> Vec<(NodeId, &NodeContact)> {
-        let _ = index;
-        Vec::new()
+        self.graph.bucket_sorted(index, NodeOrder::NodeId, Direction::Ascending)
     }
 
     /// The nodes of the graph closest to a target, nearest first; exact.
     pub fn closest_nodes(&self, target: NodeId, limit: usize) -> Vec<(NodeId, &NodeContact)> {
-        let _ = (target, limit);
-        Vec::new()
+        self.graph.closest(&target, limit)
     }
 
     /// What is known of a node.
     pub fn contact(&self, node: NodeId) -> Option<&NodeContact> {
-        let _ = node;
-        None
+        self.graph.get(&node)
     }
 
-    /// The accepted connections.
+    /// The accepted connections, in the order of their numbers.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        Vec::new()
+        self.connections.infos(&self.cx)
     }
 
-    /// The counters.
+    /// The counters, and what there is now.
     pub fn metrics(&self) -> Metrics {
-        self.cx.metrics
+        let mut metrics = self.cx.metrics;
+        metrics.nodes = self.graph.len() as u64;
+        metrics.requests_open = self.open.len() as u64;
+        metrics.timers = self.cx.timers.len() as u64;
+        self.connections.measure(&mut metrics);
+        self.rpc.measure(&mut metrics);
+        metrics
     }
 
-    /// Whether `Event::Stopped` has been emitted.
+    /// The settings it was made with.
+    pub fn config(&self) -> &Config {
+        &self.cx.config
+    }
+
+    /// Whether [`Event::Stopped`] has been emitted: nothing follows any more.
     pub fn is_stopped(&self) -> bool {
-        false
+        self.phase == Phase::Stopped
     }
 }

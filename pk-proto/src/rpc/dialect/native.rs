@@ -116,7 +116,7 @@ pub fn fit(closest: Closest) -> Closest {
     };
     let local = closest.local.into_iter().filter_map(|(node, contact)| {
         let kept = contact.iter().filter(|entry| write_known_address(entry).is_ok()).take(MAX_PER_NODE).cloned();
-        let contact = in_order(kept.collect());
+        let contact: NodeContact = kept.collect();
         (!contact.is_empty() && write_known(node, &contact).is_ok_and(|known| fits(size(&known))))
             .then_some((node, contact))
     });
@@ -198,12 +198,7 @@ fn read_known(known: wire::Known<'_>) -> Result<(NodeId, NodeContact), FrameFaul
         let data = NodeContactAddressData { mode: known.mode, connected_time, scopes: Scopes::GLOBAL };
         Ok((read_address(&known.address)?, data))
     };
-    Ok((known.node, in_order(known.addresses.0.into_iter().map(read).collect::<Result<_, _>>()?)))
-}
-
-/// A contact with these addresses. From the oldest on, so that those of the same time keep their order.
-fn in_order(addresses: Vec<(NodeAddress, NodeContactAddressData)>) -> NodeContact {
-    addresses.into_iter().rev().collect()
+    Ok((known.node, known.addresses.0.into_iter().map(read).collect::<Result<_, _>>()?))
 }
 
 fn read_active(active: wire::Active<'_>) -> Result<ActiveNode, FrameFault> {

@@ -18,7 +18,7 @@ fn data(mode: ContactMode, time: u64) -> NodeContactAddressData {
 }
 
 fn contact(addresses: &[(&str, ContactMode, u64)]) -> NodeContact {
-    in_order(addresses.iter().map(|(text, mode, time)| (address(text), data(*mode, *time))).collect())
+    addresses.iter().map(|(text, mode, time)| (address(text), data(*mode, *time))).collect()
 }
 
 fn connection(shared_id: &[u8], text: &str, primary: bool, idle_in_ms: Option<u64>) -> ActiveConnection {
@@ -234,7 +234,7 @@ fn texts_and_lists_have_caps_in_both_directions() {
     let open = |protocol: &str| V1::Open { protocol: protocol.to_owned() };
     let ports = |count: usize| {
         let text = |port| format!("1.2.3.4:{port}");
-        (1..=count).map(|port| (address(&text(port)), data(ContactMode::Direct, 0))).rev().collect::<NodeContact>()
+        (1..=count).map(|port| (address(&text(port)), data(ContactMode::Direct, 0))).collect::<NodeContact>()
     };
     let answer = |local, active| V1::Answer(Answer::Closest(Closest { local, active }));
     let local = |nodes: usize, addresses: usize| answer(vec![(id(0), ports(addresses)); nodes], vec![]);

@@ -1,0 +1,427 @@
+//! Connections: the table, from handshake to end, and leases. The dials before are in [`dialling`].
+//!
+//! A connection goes through three states: *dialling* (ours only), *greeting* (the handshake is done, the peer has not
+//! said Hello), *accepted*. Only accepted ones count: they alone win races, carry calls and are told to others.
+
+mod dialling;
+mod race;
+
+use alloc::borrow::ToOwned;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use bytes::Bytes;
+
+use self::race::Race;
+pub(crate) use self::race::RaceId;
+use crate::address::{ContactMode, NodeAddress, NodeContactAddressData, Scopes};
+use crate::cx::Cx;
+use crate::error::code;
+use crate::id::{ConnectionId, EffectId, LeaseId, NodeId, RequestId};
+use crate::io::{Connected, DialFailure, DisconnectReason, Output, Role};
+use crate::request::ConnectionInfo;
+use crate::time::{Instant, UnixMillis};
+use crate::timers::Timer;
+
+/// What happened to connections, for the manager.
+#[derive(Debug)]
+pub(crate) enum ConnectEvent {
+    /// A handshake is done: greet the peer.
+    Greet { conn: ConnectionId, node: NodeId, role: Role },
+    /// Both sides accepted.
+    Opened { conn: ConnectionId, node: NodeId, role: Role },
+    /// A connection is over; `accepted` if `Opened` was reported.
+    Closed { conn: ConnectionId, node: NodeId, accepted: bool, why: DisconnectReason, leases: Vec<LeaseId> },
+    /// A race ended: with a connection, or with what failed.
+    RaceEnded {
+        node: NodeId,
+        waiters: BTreeSet<RequestId>,
+        result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
+    },
+}
+
+/// All connections of this node.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    table: BTreeMap<ConnectionId, Connection>,
+    /// Accepted connections by every id that the peer proved, the primary first.
+    by_node: BTreeMap<NodeId, BTreeSet<(Bytes, ConnectionId)>>,
+    /// Dials under way; `None` once they are cancelled.
+    dials: BTreeMap<ConnectionId, Option<RaceId>>,
+    races: BTreeMap<RaceId, Race>,
+    /// The race that others may join.
+    race_of: BTreeMap<NodeId, RaceId>,
+    resolves: BTreeMap<EffectId, RaceId>,
+    next_race: u64,
+    leases: BTreeMap<LeaseId, ConnectionId>,
+    events: VecDeque<ConnectEvent>,
+}
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+struct Connection {
+    node: NodeId,
+    chain: Vec<NodeId>,
+    role: Role,
+    address: NodeAddress,
+    since: UnixMillis,
+    shared_id: Bytes,
+    /// The race it was dialled for, until it is accepted.
+    race: Option<RaceId>,
+    accepted: bool,
+    /// We have asked the driver to close it.
+    closing: bool,
+    leases: BTreeSet<LeaseId>,
+    /// When it closes if nobody uses it.
+    idle_at: Instant,
+}
+
+impl Connection {
+    fn data(&self) -> NodeContactAddressData {
+        NodeContactAddressData { mode: ContactMode::Direct, connected_time: self.since, scopes: Scopes::GLOBAL }
+    }
+}
+
+impl Connections {
+    // -- inputs
+
+    pub(crate) fn connected(&mut self, cx: &mut Cx, connected: Connected) {
+        let conn = connected.conn;
+        let race = match connected.role {
+            Role::Dialler => match self.dials.remove(&conn) {
+                Some(race) => race,
+                None => {
+                    cx.metrics.late_inputs += 1;
+                    return;
+                }
+            },
+            Role::Acceptor => None,
+        };
+        if self.table.contains_key(&conn) {
+            cx.metrics.late_inputs += 1;
+            return;
+        }
+        let node = connected.leaf;
+        let chain = if connected.chain.is_empty() { alloc::vec![node] } else { connected.chain };
+        let own = chain.iter().any(|id| cx.is_own(id));
+        let refusal = if own {
+            cx.metrics.connections_to_self += 1;
+            Some((code::CONNECTION_SELF, "both ends are the same node"))
+        } else if connected.role == Role::Dialler && race.is_none() {
+            Some((code::NONE, ""))
+        } else if self.table.len() >= cx.config.connection_limit || self.of(&node) >= cx.config.connections_per_node {
+            cx.metrics.connections_refused += 1;
+            Some((code::CONNECTION_LIMIT, "too many connections"))
+        } else {
+            None
+        };
+        let connection = Connection {
+            node,
+            chain,
+            role: connected.role,
+            address: NodeAddress::from_socket(connected.remote),
+            since: cx.unix(),
+            shared_id: connected.shared_id,
+            race,
+            accepted: false,
+            closing: false,
+            leases: BTreeSet::new(),
+            idle_at: cx.now,
+        };
+        self.table.insert(conn, connection);
+        match refusal {
+            Some((code, reason)) => self.close(cx, conn, code, reason),
+            None => {
+                cx.timers.set(Timer::Hello(conn), cx.now + cx.config.hello_timeout);
+                self.events.push_back(ConnectEvent::Greet { conn, node, role: connected.role });
+            }
+        }
+    }
+
+    pub(crate) fn disconnected(&mut self, cx: &mut Cx, conn: ConnectionId, why: DisconnectReason) {
+        let Some(connection) = self.table.remove(&conn) else {
+            cx.metrics.late_inputs += 1;
+            return;
+        };
+        cx.timers.cancel(Timer::Hello(conn));
+        cx.timers.cancel(Timer::Idle(conn));
+        unlist(&mut self.by_node, conn, &connection.shared_id, &connection.chain);
+        for lease in &connection.leases {
+            self.leases.remove(lease);
+        }
+        if let Some(race) = connection.race {
+            let failure = match &why {
+                DisconnectReason::Peer { code, reason } => {
+                    DialFailure::Rejected { code: *code, reason: reason.clone() }
+                }
+                DisconnectReason::Local => DialFailure::Cancelled,
+                DisconnectReason::TimedOut => DialFailure::TimedOut,
+                other => DialFailure::Transport(alloc::format!("{other}")),
+            };
+            self.dial_lost(cx, race, conn, failure);
+        }
+        self.events.push_back(ConnectEvent::Closed {
+            conn,
+            node: connection.node,
+            accepted: connection.accepted,
+            why,
+            leases: connection.leases.into_iter().collect(),
+        });
+    }
+
+    /// The peer said Hello: the connection counts from now on.
+    pub(crate) fn accepted(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        let Some(connection) = self.table.get_mut(&conn) else { return };
+        if connection.accepted || connection.closing {
+            return;
+        }
+        connection.accepted = true;
+        connection.race = None;
+        cx.metrics.connections_accepted += 1;
+        cx.timers.cancel(Timer::Hello(conn));
+        let (node, role, chain) = (connection.node, connection.role, connection.chain.clone());
+        for id in &chain {
+            self.by_node.entry(*id).or_default().insert((connection.shared_id.clone(), conn));
+        }
+        self.events.push_back(ConnectEvent::Opened { conn, node, role });
+        let won: Vec<_> = self.races.iter().filter(|(_, race)| chain.contains(&race.node)).map(|(id, _)| *id).collect();
+        for race in won {
+            self.end_race(cx, race, Ok(conn), &DialFailure::Cancelled);
+        }
+        self.touch(cx, conn);
+    }
+
+    pub(crate) fn remote_address_changed(&mut self, cx: &mut Cx, conn: ConnectionId, addr: SocketAddr) {
+        match self.table.get_mut(&conn) {
+            Some(connection) => connection.address = NodeAddress::from_socket(addr),
+            None => cx.metrics.late_inputs += 1,
+        }
+    }
+
+    // -- timers
+
+    pub(crate) fn hello_overdue(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        cx.metrics.hello_timeouts += 1;
+        if let Some(race) = self.table.get_mut(&conn).and_then(|connection| connection.race.take()) {
+            self.dial_lost(cx, race, conn, DialFailure::TimedOut);
+        }
+        self.close(cx, conn, code::CONNECTION_FAULT, "no Hello in time");
+    }
+
+    /// Closes a connection that nobody uses. The manager has made sure of that.
+    pub(crate) fn close_idle(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        self.close(cx, conn, code::NONE, "idle");
+    }
+
+    // -- use
+
+    /// A connection was used: its idle time begins anew.
+    pub(crate) fn touch(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        let primary = self.is_primary(conn);
+        let Some(connection) = self.table.get_mut(&conn) else { return };
+        if !connection.accepted || connection.closing {
+            return;
+        }
+        connection.idle_at = cx.now + idle_timeout(cx, &connection.node, primary);
+        cx.timers.set(Timer::Idle(conn), connection.idle_at);
+    }
+
+    /// Whether a lease holds a connection.
+    pub(crate) fn is_leased(&self, conn: ConnectionId) -> bool {
+        self.table.get(&conn).is_some_and(|connection| !connection.leases.is_empty())
+    }
+
+    /// Holds a connection until `release`.
+    pub(crate) fn acquire(&mut self, cx: &mut Cx, conn: ConnectionId) -> Option<LeaseId> {
+        let connection = self.table.get_mut(&conn)?;
+        let lease = cx.ids.lease();
+        connection.leases.insert(lease);
+        self.leases.insert(lease, conn);
+        Some(lease)
+    }
+
+    /// Ends a lease; nothing happens if it is over.
+    pub(crate) fn release(&mut self, cx: &mut Cx, lease: LeaseId) {
+        if let Some(conn) = self.leases.remove(&lease) {
+            if let Some(connection) = self.table.get_mut(&conn) {
+                connection.leases.remove(&lease);
+            }
+            self.touch(cx, conn);
+        }
+    }
+
+    /// Asks the driver to close a connection; `Disconnected` ends it.
+    pub(crate) fn close(&mut self, cx: &mut Cx, conn: ConnectionId, code: u64, reason: &str) {
+        let Some(connection) = self.table.get_mut(&conn) else { return };
+        if connection.closing {
+            return;
+        }
+        connection.closing = true;
+        // What is being closed carries nothing new.
+        unlist(&mut self.by_node, conn, &connection.shared_id, &connection.chain);
+        cx.timers.cancel(Timer::Hello(conn));
+        cx.timers.cancel(Timer::Idle(conn));
+        cx.output(Output::CloseConnection { conn, code, reason: reason.to_owned() });
+        if let Some(race) = connection.race.take() {
+            self.dial_lost(cx, race, conn, DialFailure::Transport(reason.to_owned()));
+        }
+    }
+
+    /// Closes every connection with a node; returns how many.
+    pub(crate) fn disconnect(&mut self, cx: &mut Cx, node: &NodeId) -> usize {
+        let conns: Vec<_> = self
+            .table
+            .iter()
+            .filter(|(_, connection)| connection.chain.contains(node) && !connection.closing)
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in &conns {
+            self.close(cx, *conn, code::NONE, "");
+        }
+        conns.len()
+    }
+
+    /// Calls off every race and closes every connection.
+    pub(crate) fn stop(&mut self, cx: &mut Cx) {
+        let races: Vec<_> = self.races.keys().copied().collect();
+        for race in races {
+            self.call_off(cx, race);
+        }
+        let conns: Vec<_> = self.table.keys().copied().collect();
+        for conn in conns {
+            self.close(cx, conn, code::NONE, "");
+        }
+    }
+
+    /// Whether no dial and no connection is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_empty() && self.dials.is_empty()
+    }
+
+    pub(crate) fn poll_event(&mut self) -> Option<ConnectEvent> {
+        self.events.pop_front()
+    }
+
+    // -- questions
+
+    /// The connection in use with a node, by any id that it proved: the one with the smallest shared id.
+    pub(crate) fn primary(&self, node: &NodeId) -> Option<ConnectionId> {
+        self.by_node.get(node)?.first().map(|(_, conn)| *conn)
+    }
+
+    fn is_primary(&self, conn: ConnectionId) -> bool {
+        self.table.get(&conn).is_some_and(|connection| self.primary(&connection.node) == Some(conn))
+    }
+
+    /// What is known of an accepted connection.
+    pub(crate) fn info(&self, cx: &Cx, conn: ConnectionId) -> Option<ConnectionInfo> {
+        let connection = self.table.get(&conn)?;
+        if !connection.accepted || connection.closing {
+            return None;
+        }
+        Some(ConnectionInfo {
+            conn,
+            node: connection.node,
+            address: connection.address.clone(),
+            data: connection.data(),
+            shared_id: connection.shared_id.clone(),
+            primary: self.is_primary(conn),
+            idle_in: connection.leases.is_empty().then(|| connection.idle_at.since(cx.now)),
+        })
+    }
+
+    /// All accepted connections.
+    pub(crate) fn infos(&self, cx: &Cx) -> Vec<ConnectionInfo> {
+        self.table.keys().filter_map(|conn| self.info(cx, *conn)).collect()
+    }
+
+    /// The connected nodes closest to a target, nearest first, each by its newest id.
+    pub(crate) fn closest(&self, target: &NodeId, limit: usize) -> Vec<NodeId> {
+        let mut nodes: Vec<_> = self
+            .table
+            .values()
+            .filter(|connection| connection.accepted && !connection.closing)
+            .map(|connection| (connection.node.distance(target), connection.node))
+            .collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes.truncate(limit);
+        nodes.into_iter().map(|(_, node)| node).collect()
+    }
+
+    /// The accepted connections with a node, the primary first.
+    pub(crate) fn with(&self, node: &NodeId) -> impl Iterator<Item = ConnectionId> {
+        self.by_node.get(node).into_iter().flatten().map(|(_, conn)| *conn)
+    }
+
+    /// Whose a connection is, by its newest id.
+    pub(crate) fn node(&self, conn: ConnectionId) -> Option<NodeId> {
+        self.table.get(&conn).map(|connection| connection.node)
+    }
+
+    /// Where an accepted connection leads, and what the graph should know of it.
+    pub(crate) fn address(&self, conn: ConnectionId) -> Option<(NodeAddress, NodeContactAddressData)> {
+        let connection = self.table.get(&conn)?;
+        Some((connection.address.clone(), connection.data()))
+    }
+
+    /// Connections with a node in any state but closing.
+    fn of(&self, node: &NodeId) -> usize {
+        self.table.values().filter(|connection| connection.node == *node && !connection.closing).count()
+    }
+
+    /// Writes the gauges of this part.
+    pub(crate) fn measure(&self, metrics: &mut crate::metrics::Metrics) {
+        let accepted = self.table.values().filter(|connection| connection.accepted).count();
+        metrics.connections = accepted as u64;
+        metrics.connections_pending = (self.table.len() - accepted + self.dials.len()) as u64;
+    }
+}
+
+fn unlist(
+    by_node: &mut BTreeMap<NodeId, BTreeSet<(Bytes, ConnectionId)>>,
+    conn: ConnectionId,
+    shared_id: &Bytes,
+    chain: &[NodeId],
+) {
+    for id in chain {
+        if let Some(connections) = by_node.get_mut(id) {
+            connections.remove(&(shared_id.clone(), conn));
+            if connections.is_empty() {
+                by_node.remove(id);
+            }
+        }
+    }
+}
+
+/// 60 s, and for a primary connection up to 2 h more the nearer its node is (WIRE.md section 9). Integers only.
+fn idle_timeout(cx: &Cx, node: &NodeId, primary: bool) -> Duration {
+    let base = cx.config.connection_idle_timeout;
+    match cx.own().bucket_index(node) {
+        Some(bucket) if primary => base + cx.config.connection_idle_scale * u32::from(255 - bucket.0) / 255,
+        _ => base,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// `spec/vectors/distance.json`, `stickyIdleTimeout`, in whole milliseconds.
+    #[test]
+    fn the_nearer_the_longer_a_primary_connection_lives() {
+        let own = NodeId::from_bytes([0; 32]);
+        let cx = Cx::new(Config::default(), alloc::vec![own], [0; 32], Instant::ORIGIN, UnixMillis(0));
+        for (bucket, ms) in [(255u8, 60_000), (254, 88_235), (200, 1_612_941), (128, 3_645_882), (0, 7_260_000)] {
+            let mut bytes = [0; 32];
+            bytes[31 - usize::from(bucket / 8)] = 1 << (bucket % 8);
+            let node = NodeId::from_bytes(bytes);
+            assert_eq!(own.bucket_index(&node).map(|index| index.0), Some(bucket));
+            assert_eq!(idle_timeout(&cx, &node, true).as_millis(), ms, "bucket {bucket}");
+            assert_eq!(idle_timeout(&cx, &node, false).as_millis(), 60_000);
+        }
+    }
+}

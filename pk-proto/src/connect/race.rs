@@ -1,0 +1,149 @@
+//! A dial race: several addresses of one node, started one after the other, the first accepted connection wins (RFC 8305).
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use crate::address::{Host, Hostname, NodeAddress};
+use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
+use crate::io::DialFailure;
+use crate::time::Instant;
+
+/// Names one race.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RaceId(pub(super) u64);
+
+/// One race under way.
+#[derive(Debug)]
+pub(super) struct Race {
+    /// Who has to answer.
+    pub(super) node: NodeId,
+    /// Who is told of the end; without any the race is called off.
+    pub(super) waiters: BTreeSet<RequestId>,
+    /// It has failed by then.
+    pub(super) deadline: Instant,
+    /// Dials under way, and where each goes.
+    pub(super) dialling: BTreeMap<ConnectionId, NodeAddress>,
+    /// Names being resolved.
+    pub(super) resolving: BTreeMap<EffectId, NodeAddress>,
+    /// What has failed so far.
+    pub(super) failures: Vec<(NodeAddress, DialFailure)>,
+    /// Not begun yet, in order.
+    waiting: VecDeque<SocketAddr>,
+    /// Every address that was ever taken in, so that none is dialled twice.
+    seen: BTreeSet<SocketAddr>,
+    limit: usize,
+}
+
+impl Race {
+    pub(super) fn new(node: NodeId, deadline: Instant, limit: usize) -> Self {
+        Self {
+            node,
+            waiters: BTreeSet::new(),
+            deadline,
+            dialling: BTreeMap::new(),
+            resolving: BTreeMap::new(),
+            failures: Vec::new(),
+            waiting: VecDeque::new(),
+            seen: BTreeSet::new(),
+            limit,
+        }
+    }
+
+    /// Takes in addresses; returns the names that have to be resolved. What is known, over the limit or cannot be dialled
+    /// is left out.
+    pub(super) fn add(&mut self, addresses: impl IntoIterator<Item = NodeAddress>) -> Vec<(Hostname, NodeAddress)> {
+        let mut names = Vec::new();
+        for address in addresses {
+            match (&address.host, address.socket()) {
+                (Host::Name(name), _) => {
+                    let known = self.resolving.values().any(|known| *known == address);
+                    if !known && self.resolving.len() + names.len() < self.limit {
+                        names.push((name.clone(), address));
+                    }
+                }
+                (_, Some(socket)) => self.add_sockets([socket]),
+                (_, None) => {
+                    let why = DialFailure::Transport("a zone that is not a number cannot be dialled".into());
+                    self.failures.push((address, why));
+                }
+            }
+        }
+        names
+    }
+
+    /// Takes in addresses, families taking turns (RFC 8305 section 4).
+    pub(super) fn add_sockets(&mut self, sockets: impl IntoIterator<Item = SocketAddr>) {
+        for socket in sockets {
+            if self.seen.len() < self.limit && is_dialable(&socket) && self.seen.insert(socket) {
+                self.waiting.push_back(socket);
+            }
+        }
+        let (mut six, mut four): (VecDeque<_>, VecDeque<_>) = self.waiting.drain(..).partition(SocketAddr::is_ipv6);
+        while !(six.is_empty() && four.is_empty()) {
+            self.waiting.extend(six.pop_front());
+            self.waiting.extend(four.pop_front());
+        }
+    }
+
+    /// The next address to dial.
+    pub(super) fn next(&mut self) -> Option<SocketAddr> {
+        self.waiting.pop_front()
+    }
+
+    /// Puts an address back that could not be begun.
+    pub(super) fn put_back(&mut self, socket: SocketAddr) {
+        self.waiting.push_front(socket);
+    }
+
+    /// Whether addresses wait to be dialled.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether nothing is left that could succeed.
+    pub(super) fn is_lost(&self) -> bool {
+        self.waiting.is_empty() && self.dialling.is_empty() && self.resolving.is_empty()
+    }
+}
+
+/// Unicast with a port: anything else is nobody's address.
+fn is_dialable(socket: &SocketAddr) -> bool {
+    let ip = socket.ip();
+    let broadcast = matches!(ip, core::net::IpAddr::V4(ip) if ip.is_broadcast());
+    socket.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn race(addresses: &[&str]) -> Race {
+        let mut race = Race::new(NodeId::from_bytes([1; 32]), Instant::ORIGIN, 4);
+        race.add(addresses.iter().map(|address| address.parse().unwrap()));
+        race
+    }
+
+    fn order(race: &mut Race) -> Vec<alloc::string::String> {
+        core::iter::from_fn(|| race.next()).map(|socket| alloc::format!("{socket}")).collect()
+    }
+
+    #[test]
+    fn families_take_turns_and_ipv6_begins() {
+        let mut race = race(&["10.0.0.1:1", "10.0.0.2:1", "[2001:db8::1]:1"]);
+        assert_eq!(order(&mut race), ["[2001:db8::1]:1", "10.0.0.1:1", "10.0.0.2:1"]);
+    }
+
+    #[test]
+    fn an_address_is_dialled_once_and_the_number_is_bounded() {
+        let mut race = race(&["10.0.0.1:1", "10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3", "10.0.0.1:4", "10.0.0.1:5"]);
+        assert_eq!(order(&mut race).len(), 4);
+    }
+
+    #[test]
+    fn what_is_nobodys_address_is_not_dialled() {
+        let mut race = race(&["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[::]:1", "[ff02::1]:1"]);
+        assert_eq!(order(&mut race).len(), 0);
+        assert!(race.is_lost());
+    }
+}

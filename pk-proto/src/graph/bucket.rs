@@ -1,0 +1,243 @@
+//! One bucket of the table: ids side by side for scanning, contacts beside them.
+
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+
+use crate::address::{NodeAddress, NodeContactAddressData};
+use crate::graph::contact::NodeContact;
+use crate::id::{BucketIndex, NodeId};
+use crate::request::{SetNodeOutcome, SetNodeRejection};
+
+/// The least room a bucket allocates, in nodes.
+const LEAST_CAPACITY: usize = 4;
+/// The bits of a sort key that hold a place in the bucket: a bucket has at most 2^8 nodes.
+const PLACE_BITS: u32 = 8;
+
+/// The nodes of one bucket (specification: NodeBucket), ordered by node id.
+///
+/// All ids of a bucket agree in the bits above its index, so 64 bits from there on, the *window*, tell nearly all of them
+/// apart. Searching and sorting look at windows; whole ids are compared only where windows are equal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeBucket {
+    index: BucketIndex,
+    /// Ascending. `contacts` runs parallel.
+    ids: Vec<NodeId>,
+    contacts: Vec<NodeContact>,
+}
+
+impl NodeBucket {
+    /// An empty bucket; allocates nothing.
+    pub(crate) const fn new(index: BucketIndex) -> Self {
+        Self { index, ids: Vec::new(), contacts: Vec::new() }
+    }
+
+    pub(crate) fn index(&self) -> BucketIndex {
+        self.index
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// The nodes, ordered by id.
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (NodeId, &NodeContact)> {
+        self.ids.iter().copied().zip(&self.contacts)
+    }
+
+    pub(crate) fn get(&self, node: &NodeId) -> Option<&NodeContact> {
+        self.contacts.get(self.find(node).ok()?)
+    }
+
+    /// Updates the node, or adds it if there is room under `limit`; `limit` is at most 256.
+    pub(crate) fn set(
+        &mut self,
+        node: NodeId,
+        address: NodeAddress,
+        data: NodeContactAddressData,
+        limit: usize,
+        address_limit: usize,
+    ) -> SetNodeOutcome {
+        match self.find(&node) {
+            Ok(at) => {
+                if let Some(contact) = self.contacts.get_mut(at) {
+                    contact.set(address, data, address_limit);
+                }
+                SetNodeOutcome::Updated
+            }
+            Err(_) if self.len() >= limit => SetNodeOutcome::Rejected(SetNodeRejection::BucketFull),
+            Err(at) => {
+                self.grow(limit);
+                self.ids.insert(at, node);
+                self.contacts.insert(at, NodeContact::new(address, data));
+                SetNodeOutcome::Added
+            }
+        }
+    }
+
+    pub(crate) fn unset(&mut self, node: &NodeId) -> Option<NodeContact> {
+        let at = self.find(node).ok()?;
+        self.ids.remove(at);
+        Some(self.contacts.remove(at))
+    }
+
+    /// Appends the `room` nodes that are closest to `target`, nearest first; all if there are fewer. `keys` is scratch
+    /// space, of any content.
+    pub(crate) fn closest<'a>(
+        &'a self,
+        target: &NodeId,
+        room: usize,
+        keys: &mut Vec<u64>,
+        closest: &mut Vec<(NodeId, &'a NodeContact)>,
+    ) {
+        let offset = self.offset();
+        let aim = window(target, offset);
+        // A key is the window's distance with its last bits replaced by the place, so that it sorts alone. The order is
+        // exact if no two distances agree in what is left; as XOR with the same target keeps ids equal or different, two
+        // that agree stand side by side in the order of ids too.
+        let mut twins = false;
+        let mut last = None;
+        keys.clear();
+        keys.extend((0..).zip(&self.ids).map(|(place, id): (u64, _)| {
+            let distance = (window(id, offset) ^ aim) >> PLACE_BITS;
+            twins |= last == Some(distance);
+            last = Some(distance);
+            distance << PLACE_BITS | place
+        }));
+        if twins {
+            let mut nodes: Vec<_> = self.iter().collect();
+            nodes.sort_unstable_by_key(|(id, _)| id.distance(target));
+            closest.extend(nodes.into_iter().take(room));
+            return;
+        }
+        if room < keys.len() {
+            keys.select_nth_unstable(room);
+            keys.truncate(room);
+        }
+        keys.sort_unstable();
+        closest.extend(keys.iter().filter_map(|key| {
+            let place = (key & ((1 << PLACE_BITS) - 1)) as usize;
+            Some((*self.ids.get(place)?, self.contacts.get(place)?))
+        }));
+    }
+
+    /// Where the node is, or where it would be.
+    fn find(&self, node: &NodeId) -> Result<usize, usize> {
+        let offset = self.offset();
+        let aim = window(node, offset);
+        let mut at = self.ids.partition_point(|id| window(id, offset) < aim);
+        while let Some(id) = self.ids.get(at).filter(|id| window(id, offset) == aim) {
+            match id.cmp(node) {
+                Ordering::Less => at += 1,
+                Ordering::Equal => return Ok(at),
+                Ordering::Greater => break,
+            }
+        }
+        Err(at)
+    }
+
+    /// The first byte in which ids of this bucket may differ, as far as 8 bytes follow.
+    fn offset(&self) -> usize {
+        usize::from((255 - self.index.0) / 8).min(NodeId::LEN - 8)
+    }
+
+    /// Makes room for one more node: doubles, but never beyond `limit`.
+    fn grow(&mut self, limit: usize) {
+        let len = self.len();
+        if len == self.ids.capacity() {
+            let more = len.max(LEAST_CAPACITY).min(limit.saturating_sub(len)).max(1);
+            self.ids.reserve_exact(more);
+            self.contacts.reserve_exact(more);
+        }
+    }
+}
+
+/// 64 bits of an id from this byte on. Among ids that agree before it, windows are ordered as the ids are.
+fn window(id: &NodeId, offset: usize) -> u64 {
+    id.as_bytes().get(offset..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::{ContactMode, Scopes};
+    use crate::time::UnixMillis;
+
+    const DATA: NodeContactAddressData =
+        NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(1), scopes: Scopes::GLOBAL };
+
+    fn address() -> NodeAddress {
+        NodeAddress { host: "10.0.0.1".parse().unwrap(), port: 1 }
+    }
+
+    /// An id of bucket `index` as seen from zero: the bit of the index, and `low` in the last two bytes.
+    fn id(index: u8, low: u16) -> NodeId {
+        let mut bytes = [0; 32];
+        bytes[30..].copy_from_slice(&low.to_be_bytes());
+        bytes[31 - usize::from(index) / 8] |= 1 << (index % 8);
+        NodeId::from_bytes(bytes)
+    }
+
+    fn filled(index: u8, lows: impl Iterator<Item = u16>) -> NodeBucket {
+        let mut bucket = NodeBucket::new(BucketIndex(index));
+        for low in lows {
+            assert_eq!(bucket.set(id(index, low), address(), DATA, 255, 5), SetNodeOutcome::Added);
+        }
+        bucket
+    }
+
+    #[test]
+    fn memory_grows_with_the_nodes_and_ends_at_the_limit() {
+        let mut bucket = NodeBucket::new(BucketIndex(255));
+        assert_eq!((bucket.ids.capacity(), bucket.contacts.capacity()), (0, 0));
+        let mut capacities = Vec::new();
+        for low in 0..25 {
+            bucket.set(id(255, low), address(), DATA, 20, 5);
+            capacities.push(bucket.ids.capacity());
+            assert_eq!(bucket.ids.capacity(), bucket.contacts.capacity());
+        }
+        capacities.dedup();
+        assert_eq!(capacities, [4, 8, 16, 20]);
+    }
+
+    #[test]
+    fn a_node_is_found_wherever_its_id_differs_from_the_others() {
+        // In bucket 255 the windows of all these ids are equal, in the others not.
+        for index in [255, 200, 64, 63, 56, 24, 16] {
+            let lows = [7, 3, 300, 255, 256, 65_535, 0, 9];
+            let mut bucket = filled(index, lows.into_iter());
+            assert!(bucket.ids.is_sorted());
+            for low in lows {
+                assert!(bucket.get(&id(index, low)).is_some(), "{index} {low}");
+                assert!(bucket.get(&id(index, low ^ 0x4000)).is_none(), "{index} {low}");
+            }
+            for (left, low) in (0..lows.len()).rev().zip(lows) {
+                assert!(bucket.unset(&id(index, low)).is_some());
+                assert!(bucket.unset(&id(index, low)).is_none());
+                assert_eq!((bucket.len(), bucket.is_empty()), (left, left == 0));
+            }
+        }
+    }
+
+    #[test]
+    fn the_closest_are_exact_where_windows_are_equal_and_where_they_are_not() {
+        // Room for one id in bucket 0, two in bucket 1 and so on; their last bits do not fit into a sort key.
+        for (index, lows) in [(0, 0..1u16), (1, 0..2), (3, 0..8), (7, 0..100), (8, 0..200), (60, 0..250), (255, 0..250)]
+        {
+            let bucket = filled(index, lows.map(|low| low.wrapping_mul(if index < 9 { 1 } else { 257 })));
+            for target in [id(index, 0), id(index, 90), id(255, 0xA5A5), id(9, 77), NodeId::from_bytes([0; 32])] {
+                let mut expected: Vec<_> = bucket.ids.clone();
+                expected.sort_by_key(|id| id.distance(&target));
+                for room in [0, 1, 2, 19, 100, 249, 250, 1000] {
+                    let (mut keys, mut closest) = (alloc::vec![99; 3], Vec::new());
+                    bucket.closest(&target, room, &mut keys, &mut closest);
+                    let closest: Vec<_> = closest.into_iter().map(|(id, _)| id).collect();
+                    assert_eq!(closest, expected[..room.min(bucket.len())], "{index} {room}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The candidates of a search, by their distance to the target; the farthest idle one leaves when there are too many.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use super::State;
+use crate::address::{Host, NodeAddress};
+use crate::id::{Distance, NodeId};
+
+/// A node that a search has heard of.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    node: NodeId,
+    /// Who told of it first; `None` if we knew it ourselves.
+    pub(super) told_by: Option<NodeId>,
+    /// Where it may be, in the order in which we were told.
+    pub(super) addresses: Vec<NodeAddress>,
+    pub(super) state: State,
+}
+
+/// All candidates of a search.
+#[derive(Debug)]
+pub(super) struct Candidates {
+    target: NodeId,
+    limit: usize,
+    address_limit: usize,
+    by_distance: BTreeMap<Distance, Candidate>,
+}
+
+impl Candidates {
+    pub(super) fn new(target: NodeId, limit: usize, address_limit: usize) -> Self {
+        Self { target, limit, address_limit, by_distance: BTreeMap::new() }
+    }
+
+    /// Takes in a node, or new addresses of a known one; one that had failed gets another chance by them, as long as there
+    /// is room for addresses. Returns whether the node is new.
+    pub(super) fn add(
+        &mut self,
+        node: NodeId,
+        told_by: Option<NodeId>,
+        addresses: impl IntoIterator<Item = NodeAddress>,
+    ) -> bool {
+        let distance = self.target.distance(&node);
+        let known = self.by_distance.contains_key(&distance);
+        let candidate = self.by_distance.entry(distance).or_insert_with(|| Candidate {
+            node,
+            told_by,
+            addresses: Vec::new(),
+            state: State::Known,
+        });
+        for address in addresses {
+            if candidate.addresses.len() < self.address_limit && !candidate.addresses.contains(&address) {
+                candidate.addresses.push(address);
+                if candidate.state == State::Failed {
+                    candidate.state = State::Known;
+                }
+            }
+        }
+        if self.by_distance.len() > self.limit {
+            let idle = self.by_distance.iter().rev().find(|(_, c)| !matches!(c.state, State::Running { .. }));
+            if let Some(farthest) = idle.map(|(distance, _)| *distance) {
+                self.by_distance.remove(&farthest);
+                return !known && farthest != distance;
+            }
+        }
+        !known
+    }
+
+    pub(super) fn get(&self, node: &NodeId) -> Option<&Candidate> {
+        self.by_distance.get(&self.target.distance(node))
+    }
+
+    pub(super) fn get_mut(&mut self, node: &NodeId) -> Option<&mut Candidate> {
+        self.by_distance.get_mut(&self.target.distance(node))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, &Candidate)> {
+        self.by_distance.values().map(|candidate| (candidate.node, candidate))
+    }
+
+    /// The nearest candidates up to and including the `count`-th that has not failed.
+    pub(super) fn closest(&self, count: usize) -> impl Iterator<Item = (NodeId, &Candidate)> {
+        let alive = self.by_distance.values().filter(|candidate| candidate.state != State::Failed);
+        alive.take(count).map(|candidate| (candidate.node, candidate))
+    }
+}
+
+/// Whether an address that a peer told of can be somebody's: unicast, with a port, without a zone (a zone means something
+/// on the peer's own machine only).
+pub(crate) fn usable(address: &NodeAddress) -> bool {
+    let host_ok = match &address.host {
+        Host::Ip(ip) => {
+            let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+            !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+        }
+        Host::Name(_) => true,
+        Host::Zoned(..) => false,
+    };
+    host_ok && address.port != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(first: u8) -> NodeId {
+        let mut bytes = [0; 32];
+        bytes[0] = first;
+        NodeId::from_bytes(bytes)
+    }
+
+    fn address(text: &str) -> [NodeAddress; 1] {
+        [text.parse().unwrap()]
+    }
+
+    fn nodes(candidates: &Candidates, count: usize) -> Vec<NodeId> {
+        candidates.closest(count).map(|(node, _)| node).collect()
+    }
+
+    #[test]
+    fn the_farthest_leaves_when_there_are_too_many() {
+        let mut candidates = Candidates::new(id(0), 2, 2);
+        assert!(candidates.add(id(3), None, address("10.0.0.1:1")));
+        assert!(candidates.add(id(1), None, address("10.0.0.1:1")));
+        assert!(candidates.add(id(2), None, address("10.0.0.1:1")));
+        assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
+        assert!(!candidates.add(id(9), None, address("10.0.0.1:1")), "a farther one does not enter");
+        assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
+    }
+
+    #[test]
+    fn a_running_contact_is_never_dropped() {
+        let mut candidates = Candidates::new(id(0), 1, 2);
+        candidates.add(id(3), None, address("10.0.0.1:1"));
+        candidates.get_mut(&id(3)).unwrap().state = State::Running { step: 0, stalled: false };
+        candidates.add(id(1), None, address("10.0.0.1:1"));
+        assert!(candidates.get(&id(3)).is_some());
+    }
+
+    #[test]
+    fn failed_ones_make_room_for_the_next_and_a_new_address_is_another_chance() {
+        let mut candidates = Candidates::new(id(0), 9, 2);
+        for first in [1, 2, 3] {
+            candidates.add(id(first), None, address("10.0.0.1:1"));
+        }
+        candidates.get_mut(&id(1)).unwrap().state = State::Failed;
+        assert_eq!(nodes(&candidates, 2), [id(2), id(3)]);
+        candidates.add(id(1), Some(id(2)), address("10.0.0.1:1"));
+        assert_eq!(nodes(&candidates, 2), [id(2), id(3)], "the same address is no news");
+        candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"));
+        assert_eq!(nodes(&candidates, 2), [id(1), id(2)]);
+    }
+
+    #[test]
+    fn what_a_peer_tells_must_be_an_address() {
+        for (text, ok) in [
+            ("10.0.0.1:1", true),
+            ("example.com:1", true),
+            ("0.0.0.0:1", false),
+            ("224.0.0.1:1", false),
+            ("255.255.255.255:1", false),
+            ("[fe80::1%1]:1", false),
+            ("[ff02::1]:1", false),
+        ] {
+            assert_eq!(usable(&text.parse().unwrap()), ok, "{text}");
+        }
+        assert!(!usable(&NodeAddress { port: 0, ..address("10.0.0.1:1")[0].clone() }));
+    }
+}

@@ -1,0 +1,284 @@
+//! One search: which contact is next, and when it is over (DESIGN section 5, find-node).
+//!
+//! A search walks candidates in the order of their distance to the target. Contacting one means connecting to it, where
+//! there is no live connection, and asking it for the nodes it knows closest to the target. It needs no answer from a
+//! candidate beyond the `k` closest that have not failed: if those know nobody closer, nobody does.
+//!
+//! A contact that is silent for `find_stall_delay` keeps its place but no longer holds back the next one, so that dead
+//! nodes cost a search half a second, not fifteen; its late answer still counts.
+
+mod candidates;
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use self::candidates::Candidates;
+pub(crate) use self::candidates::usable;
+use crate::address::NodeAddress;
+use crate::cx::Cx;
+use crate::graph::NodeContact;
+use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
+use crate::io::DialFailure;
+use crate::request::{Closest, FindEnd, FindNode, FindOutcome, FindStats, FindStep, FindStepEnd};
+use crate::time::Instant;
+use crate::timers::Timer;
+
+/// What a search does next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Ask this connected node.
+    Ask { node: NodeId, conn: ConnectionId },
+    /// Connect to this node.
+    Dial { node: NodeId, addresses: Vec<NodeAddress>, timeout: Duration },
+    /// Nothing until a contact ends or stalls.
+    Wait,
+    /// The search is over.
+    End(FindEnd),
+}
+
+/// One search under way.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    id: RequestId,
+    target: NodeId,
+    begun: Instant,
+    concurrency: usize,
+    limit: u32,
+    connect_timeout: Duration,
+    /// Kademlia's k: how many of the closest candidates have to answer.
+    closest: usize,
+    candidates: Candidates,
+    /// Questions under way, and to whom.
+    calls: BTreeMap<StreamId, NodeId>,
+    /// Contacts under way that hold back the next one.
+    busy: usize,
+    /// Contacts under way, stalled or not.
+    running: usize,
+    /// Attempts that the limit did not allow.
+    limited: bool,
+    stats: FindStats,
+    trace: Vec<FindStep>,
+}
+
+/// Where a candidate stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Not contacted, or not since it got new addresses.
+    Known,
+    /// Being dialled or asked.
+    Running { step: usize, stalled: bool },
+    /// Answered, or connected without a proper answer.
+    Done,
+    /// No connection.
+    Failed,
+}
+
+impl Lookup {
+    /// A search that begins now, with nothing to go by yet.
+    pub(crate) fn new(cx: &Cx, id: RequestId, target: NodeId, find: &FindNode) -> Self {
+        Self {
+            id,
+            target,
+            begun: cx.now,
+            concurrency: find.concurrency.unwrap_or(cx.config.find_concurrency),
+            limit: u32::try_from(find.limit.unwrap_or(cx.config.find_limit)).unwrap_or(u32::MAX),
+            connect_timeout: find.options.connect_timeout.unwrap_or(cx.config.connect_timeout),
+            closest: cx.config.bucket_limit,
+            candidates: Candidates::new(target, cx.config.find_candidate_limit, cx.config.dial_address_limit),
+            calls: BTreeMap::new(),
+            busy: 0,
+            running: 0,
+            limited: false,
+            stats: FindStats::default(),
+            trace: Vec::new(),
+        }
+    }
+
+    /// Whom it looks for.
+    pub(crate) fn target(&self) -> &NodeId {
+        &self.target
+    }
+
+    /// A candidate that we know of ourselves, from the graph or by a live connection.
+    pub(crate) fn offer(&mut self, node: NodeId, contact: Option<&NodeContact>) {
+        let addresses = contact.into_iter().flat_map(NodeContact::iter).map(|(address, _)| address.clone());
+        if self.candidates.add(node, None, addresses) {
+            self.stats.candidates += 1;
+        }
+    }
+
+    /// What to do next; call again until it says `Wait` or `End`.
+    pub(crate) fn next(&mut self, cx: &mut Cx, primary: impl Fn(&NodeId) -> Option<ConnectionId>) -> Next {
+        if primary(&self.target).is_some() {
+            return Next::End(FindEnd::Connected);
+        }
+        if self.busy >= self.concurrency {
+            return Next::Wait;
+        }
+        self.limited = false;
+        let mut choice = None;
+        for (node, candidate) in self.candidates.closest(self.closest) {
+            if candidate.state != State::Known {
+                continue;
+            }
+            // A live connection is free.
+            let conn = primary(&node);
+            if conn.is_some() || (self.stats.attempts < self.limit && !candidate.addresses.is_empty()) {
+                choice = Some((node, conn));
+                break;
+            }
+            self.limited |= !candidate.addresses.is_empty();
+        }
+        match choice {
+            Some((node, Some(conn))) => {
+                self.begin(cx, node);
+                Next::Ask { node, conn }
+            }
+            Some((node, None)) => {
+                self.begin(cx, node);
+                self.stats.attempts += 1;
+                let addresses = self.candidates.get(&node).map(|candidate| candidate.addresses.clone());
+                Next::Dial { node, addresses: addresses.unwrap_or_default(), timeout: self.connect_timeout }
+            }
+            None if self.running > 0 => Next::Wait,
+            None if self.limited => Next::End(FindEnd::Limit),
+            None => Next::End(FindEnd::Exhausted),
+        }
+    }
+
+    /// The question to a contact is on its way.
+    pub(crate) fn asked(&mut self, node: NodeId, stream: StreamId) {
+        self.stats.calls += 1;
+        self.calls.insert(stream, node);
+    }
+
+    /// Whether a contact is being dialled, and not asked yet.
+    pub(crate) fn is_dialling(&self, node: &NodeId) -> bool {
+        let state = self.candidates.get(node).map(|candidate| candidate.state);
+        matches!(state, Some(State::Running { .. })) && !self.calls.values().any(|asked| asked == node)
+    }
+
+    /// A dial ended without a connection.
+    pub(crate) fn dial_failed(&mut self, cx: &mut Cx, node: &NodeId, failures: Vec<(NodeAddress, DialFailure)>) {
+        self.stats.failures += 1;
+        self.end_step(cx, node, State::Failed, FindStepEnd::Unreachable(failures));
+    }
+
+    /// A contact told of nodes. Those that cannot be used are counted and left out.
+    pub(crate) fn answered(&mut self, cx: &mut Cx, stream: StreamId, closest: Closest) {
+        let Some(node) = self.calls.remove(&stream) else { return };
+        let told = closest.local.len() + closest.active.len();
+        let mut new = 0;
+        let local = closest.local.into_iter().map(|(id, contact)| {
+            let addresses: Vec<_> = contact.iter().map(|(address, _)| address.clone()).collect();
+            (id, addresses)
+        });
+        let active = closest.active.into_iter().map(|active| {
+            let addresses: Vec<_> = active.connections.into_iter().map(|connection| connection.address).collect();
+            (active.node, addresses)
+        });
+        for (id, mut addresses) in local.chain(active) {
+            let before = addresses.len();
+            addresses.retain(usable);
+            cx.metrics.told_unusable += (before - addresses.len()) as u64;
+            if cx.is_own(&id) || addresses.is_empty() {
+                cx.metrics.told_unusable += 1;
+            } else if self.candidates.add(id, Some(node), addresses) {
+                new += 1;
+            }
+        }
+        self.stats.candidates += new;
+        let told = u32::try_from(told).unwrap_or(u32::MAX);
+        self.end_step(cx, &node, State::Done, FindStepEnd::Answered { told, new });
+    }
+
+    /// A contact was asked, but no proper answer came.
+    pub(crate) fn not_answered(&mut self, cx: &mut Cx, stream: StreamId) {
+        if let Some(node) = self.calls.remove(&stream) {
+            self.not_asked(cx, &node);
+        }
+    }
+
+    /// A contact was connected, but could not be asked any more.
+    pub(crate) fn not_asked(&mut self, cx: &mut Cx, node: &NodeId) {
+        self.end_step(cx, node, State::Done, FindStepEnd::NoAnswer);
+    }
+
+    /// A contact has been silent: the next one may start beside it.
+    pub(crate) fn stalled(&mut self, node: &NodeId) {
+        if let Some(candidate) = self.candidates.get_mut(node)
+            && let State::Running { stalled: stalled @ false, .. } = &mut candidate.state
+        {
+            *stalled = true;
+            self.busy = self.busy.saturating_sub(1);
+        }
+    }
+
+    /// Why the dials to the target failed, if it was dialled.
+    pub(crate) fn target_failures(&self) -> Vec<(NodeAddress, DialFailure)> {
+        let step = self.trace.iter().rev().find(|step| step.node == self.target).map(|step| &step.end);
+        match step {
+            Some(FindStepEnd::Unreachable(failures)) => failures.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Streams of questions that are under way.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = StreamId> {
+        self.calls.keys().copied()
+    }
+
+    /// The end: disarms the timers and says what came of it.
+    pub(crate) fn finish(mut self, cx: &mut Cx, ended: FindEnd) -> FindOutcome {
+        let running: Vec<_> = self
+            .candidates
+            .iter()
+            .filter_map(|(node, candidate)| match candidate.state {
+                State::Running { step, .. } => Some((node, step)),
+                _ => None,
+            })
+            .collect();
+        for (node, step) in running {
+            cx.timers.cancel(Timer::Stall(self.id, node));
+            if let Some(step) = self.trace.get_mut(step) {
+                step.took = cx.now.since(self.begun + step.begun);
+                if node == self.target && ended == FindEnd::Connected {
+                    step.end = FindStepEnd::Target;
+                }
+            }
+        }
+        self.stats.elapsed = cx.now.since(self.begun);
+        FindOutcome { found: None, ended, stats: self.stats, trace: self.trace }
+    }
+
+    fn begin(&mut self, cx: &mut Cx, node: NodeId) {
+        let Some(candidate) = self.candidates.get_mut(&node) else { return };
+        candidate.state = State::Running { step: self.trace.len(), stalled: false };
+        self.trace.push(FindStep {
+            node,
+            told_by: candidate.told_by,
+            begun: cx.now.since(self.begun),
+            took: Duration::ZERO,
+            end: FindStepEnd::Pending,
+        });
+        self.busy += 1;
+        self.running += 1;
+        cx.timers.set(Timer::Stall(self.id, node), cx.now + cx.config.find_stall_delay);
+    }
+
+    fn end_step(&mut self, cx: &mut Cx, node: &NodeId, state: State, end: FindStepEnd) {
+        let Some(candidate) = self.candidates.get_mut(node) else { return };
+        let State::Running { step, stalled, .. } = candidate.state else { return };
+        candidate.state = state;
+        cx.timers.cancel(Timer::Stall(self.id, *node));
+        self.running = self.running.saturating_sub(1);
+        if !stalled {
+            self.busy = self.busy.saturating_sub(1);
+        }
+        if let Some(step) = self.trace.get_mut(step) {
+            step.took = cx.now.since(self.begun + step.begun);
+            step.end = end;
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Joining the network: all seeds at once, then the search for the own id from whoever answers first.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::NodeManager;
+use super::requests::{Audience, Open, Stage, Then, outcome};
+use crate::address::NodeAddress;
+use crate::error::{Failure, SeedFailure};
+use crate::id::{NodeId, RequestId};
+use crate::io::DialFailure;
+use crate::request::{FindNode, FindOutcome, Reply, Synced};
+use crate::seed_node::SeedNode;
+
+/// A join under way.
+#[derive(Debug)]
+pub(super) struct Sync {
+    blocking: bool,
+    /// Seeds that are being dialled.
+    waiting: BTreeMap<NodeId, Vec<SeedNode>>,
+    reached: Vec<NodeId>,
+    failed: Vec<(SeedNode, SeedFailure)>,
+    /// The search for the own id, once it has begun.
+    pub(super) search: Option<RequestId>,
+    outcome: Option<FindOutcome>,
+}
+
+impl Sync {
+    pub(super) fn new(blocking: bool) -> Self {
+        Self {
+            blocking,
+            waiting: BTreeMap::new(),
+            reached: Vec::new(),
+            failed: Vec::new(),
+            search: None,
+            outcome: None,
+        }
+    }
+}
+
+impl NodeManager {
+    /// Dials every seed. Seeds of one node are its addresses and race each other.
+    pub(super) fn sync_begin(&mut self, id: RequestId, seeds: Vec<SeedNode>, timeout: Duration) {
+        let none = seeds.is_empty();
+        let Some(Open { stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
+        for seed in seeds {
+            if self.cx.is_own(&seed.node) {
+                sync.failed.push((seed, SeedFailure::OwnNode));
+            } else {
+                sync.waiting.entry(seed.node).or_default().push(seed);
+            }
+        }
+        let mut dials = Vec::new();
+        let mut live = Vec::new();
+        for (node, seeds) in &sync.waiting {
+            if self.connections.primary(node).is_some() {
+                live.push(*node);
+            } else {
+                let addresses: Vec<_> = seeds.iter().map(|seed| seed.address.clone()).collect();
+                dials.push((*node, addresses));
+            }
+        }
+        for (node, addresses) in dials {
+            self.connections.dial(&mut self.cx, id, node, addresses, timeout);
+        }
+        for node in live {
+            self.sync_seed_ended(id, node, None);
+        }
+        if none {
+            self.sync_search(id);
+        }
+        self.sync_check(id);
+    }
+
+    /// A seed is connected (`None`) or cannot be.
+    pub(super) fn sync_seed_ended(
+        &mut self,
+        id: RequestId,
+        node: NodeId,
+        failures: Option<Vec<(NodeAddress, DialFailure)>>,
+    ) {
+        let Some(Open { stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
+        let Some(seeds) = sync.waiting.remove(&node) else { return };
+        match failures {
+            None => {
+                sync.reached.push(node);
+                self.sync_search(id);
+            }
+            Some(failures) => {
+                let failed = seeds.into_iter().map(|seed| (seed, SeedFailure::Dial(failures.clone())));
+                sync.failed.extend(failed);
+            }
+        }
+        self.sync_check(id);
+    }
+
+    /// Begins the search for the own id, once.
+    fn sync_search(&mut self, id: RequestId) {
+        let Some(Open { deadline, stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
+        if sync.search.is_some() || sync.outcome.is_some() {
+            return;
+        }
+        let search = self.cx.ids.request();
+        let deadline = *deadline;
+        let audience = if sync.blocking { Audience::Parent(id) } else { Audience::Nobody };
+        sync.search = sync.blocking.then_some(search);
+        let own = self.cx.own();
+        self.search(search, audience, deadline, own, &FindNode::default(), Then::Report);
+        if audience == Audience::Nobody {
+            self.sync_done(id);
+        }
+    }
+
+    /// The search for the own id is over.
+    pub(super) fn sync_search_ended(&mut self, id: RequestId, result: Result<Reply, Failure>) {
+        let Some(Open { stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
+        sync.search = None;
+        sync.outcome = outcome(result);
+        self.sync_done(id);
+    }
+
+    /// Ends the join if no seed is left and none was reached.
+    fn sync_check(&mut self, id: RequestId) {
+        let Some(Open { stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
+        if sync.waiting.is_empty() && sync.search.is_none() && sync.outcome.is_none() && sync.reached.is_empty() {
+            let failed = core::mem::take(&mut sync.failed);
+            self.end(id, Err(Failure::NoSeedReached(failed)));
+        }
+    }
+
+    fn sync_done(&mut self, id: RequestId) {
+        let Some(Open { stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
+        let late = core::mem::take(&mut sync.waiting).into_values().flatten();
+        sync.failed.extend(late.map(|seed| (seed, SeedFailure::NotWaitedFor)));
+        let synced = Synced {
+            seeds: core::mem::take(&mut sync.reached),
+            failed: core::mem::take(&mut sync.failed),
+            search: sync.outcome.take(),
+        };
+        self.end(id, Ok(Reply::SyncNodeGraph(synced)));
+    }
+}
