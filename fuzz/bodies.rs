@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each target uses one")]
 
 use bytes::Bytes;
+use pk_proto::cert::{Certificate, Verified, verify_client, verify_server};
 use pk_proto::{
     Answer, FrameDecoder, FrameFault, MAX_FRAME, NodeAddress, NodeId, SeedNode, encode_frame,
     native::{self, Message, V1},
@@ -15,11 +16,59 @@ pub type Body = fn(&[u8]) -> bool;
 
 /// Every target by its name, which is also that of its corpus.
 pub const TARGETS: &[(&str, Body)] = &[
+    ("certificate", certificate),
     ("frame_decoder", frame_decoder),
     ("native_message", native_message),
     ("node_id", node_id),
     ("seed_node", seed_node),
 ];
+
+/// A chain is judged alike from both ends, as far as both have to judge, and proves nothing that is not in it.
+///
+/// Bytes 0 to 3: the time. Byte 4: which certificate's node is asked for. Then each certificate, with its length before it as
+/// `u16`; the last one may be cut.
+pub fn certificate(data: &[u8]) -> bool {
+    let Some((time, rest)) = data.split_first_chunk() else { return false };
+    let Some((&asked, mut rest)) = rest.split_first() else { return false };
+    let now = u64::from(u32::from_be_bytes(*time));
+    let mut chain = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk() {
+        let (der, after) = after.split_at(after.len().min(u16::from_be_bytes(*length).into()));
+        chain.push(der);
+        rest = after;
+    }
+
+    let parsed: Vec<_> = chain.iter().map(|der| Certificate::parse(der)).collect();
+    let mut ids = Vec::new();
+    for (der, certificate) in chain.iter().zip(&parsed) {
+        if let Ok(certificate) = certificate {
+            assert_eq!(certificate.as_der(), *der);
+            ids.push(certificate.node_id());
+        }
+    }
+    let sound = |verified: &Verified, asked: Option<NodeId>| {
+        assert_eq!(verified.asked, asked);
+        assert_eq!(verified.chain.first(), Some(&verified.leaf));
+        assert!(asked.is_none_or(|asked| verified.chain.contains(&asked)));
+        assert!(verified.chain.iter().all(|id| ids.contains(id)));
+        // Whoever is believed has a certificate of its own that it signed.
+        let mut proven = parsed.iter().flatten().filter(|certificate| certificate.verify_node_signature().is_ok());
+        assert!(verified.chain.iter().all(|id| proven.any(|certificate| certificate.node_id() == *id)));
+    };
+    let client = verify_client(&chain, now);
+    let asked = ids.get(usize::from(asked) % ids.len().max(1)).copied();
+    let server = verify_server(&chain, asked.as_slice(), now);
+    if let Ok(client) = &client {
+        sound(client, None);
+        let server = verify_server(&chain, &[client.leaf], now);
+        assert_eq!(server.as_ref().map(|server| &server.chain), Ok(&client.chain));
+    }
+    if let Ok(server) = &server {
+        sound(server, asked);
+    }
+    assert!(verify_server(&chain, &[], now).is_err());
+    client.is_ok() || server.is_ok()
+}
 
 /// A plan and a stream of bytes: however the plan cuts the stream into chunks, the frames are those of the whole.
 ///
