@@ -113,6 +113,7 @@ mod seed_node;
 mod signature;
 mod time;
 mod timers;
+mod trace;
 
 pub use address::*;
 pub use config::*;
@@ -127,3 +128,4 @@ pub use rpc::*;
 pub use seed_node::*;
 pub use signature::*;
 pub use time::*;
+pub use trace::*;

@@ -29,6 +29,7 @@ use crate::request::{ConnectionInfo, SetNodeOutcome, SetNodeRejection};
 use crate::rpc::{Rpc, RpcEvent};
 use crate::time::{Instant, UnixMillis};
 use crate::timers::Timer;
+use crate::trace::{Call, Recorder, Start};
 
 /// What a node knew when it last ran.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -50,6 +51,7 @@ pub struct NodeManager {
     open: BTreeMap<RequestId, Open>,
     /// Searches that may have something to do.
     awake: BTreeSet<RequestId>,
+    recorder: Option<Recorder>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +81,12 @@ impl NodeManager {
         now: Instant,
         unix: UnixMillis,
     ) -> Result<Self, StartError> {
+        Self::start(Start { config, identity: identity.clone(), snapshot, seed, now, unix })
+    }
+
+    /// As [`new`](Self::new), from one value.
+    pub fn start(start: Start) -> Result<Self, StartError> {
+        let Start { config, identity, snapshot, seed, now, unix } = start;
         config.validate()?;
         let own = cert::verify_client(&identity.chain, unix.as_secs())?;
         let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit);
@@ -96,18 +104,56 @@ impl NodeManager {
             rpc: Rpc::default(),
             open: BTreeMap::new(),
             awake: BTreeSet::new(),
+            recorder: None,
         })
+    }
+
+    /// As [`start`](Self::start), and keeps a log of everything that goes in, for [`Replay`](crate::Replay). The driver
+    /// takes it with [`take_recording`](Self::take_recording) before it grows over `limit` bytes.
+    pub fn start_recorded(start: Start, limit: usize) -> Result<Self, StartError> {
+        let recorder = Recorder::new(&start, limit);
+        Ok(Self { recorder: Some(recorder), ..Self::start(start)? })
+    }
+
+    /// What has been recorded since the last call; append it to what was there before. `None` if this machine is not
+    /// recorded, or its log grew over the limit and is lost.
+    pub fn take_recording(&mut self) -> Option<Vec<u8>> {
+        self.recorder.as_mut().and_then(Recorder::take)
+    }
+
+    /// Does what a method of the same name does; for replaying.
+    pub fn call(&mut self, call: Call, now: Instant) {
+        match call {
+            Call::Input(input) => self.handle_input(input, now),
+            Call::Timeout => self.handle_timeout(now),
+            Call::Request(request) => drop(self.request(request, now)),
+            Call::Cancel(id) => self.cancel(id, now),
+            Call::Release(lease) => self.release(lease, now),
+            Call::Disconnect(node) => drop(self.disconnect(node, now)),
+            Call::UnsetNode(node) => drop(self.unset_node(node, now)),
+            Call::AcceptProtocol(protocol) => drop(self.accept_protocol(protocol, now)),
+            Call::RefuseProtocol(protocol) => self.refuse_protocol(&protocol, now),
+            Call::Stop => self.stop(now),
+        }
+    }
+
+    /// The beginning of every entry: the clock moves, and the call is recorded.
+    fn enter(&mut self, now: Instant, call: impl FnOnce() -> Call) {
+        self.cx.advance(now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.call(now, call());
+        }
     }
 
     /// Ends a lease. Nothing happens if it is over already.
     pub fn release(&mut self, lease: LeaseId, now: Instant) {
-        self.cx.advance(now);
+        self.enter(now, || Call::Release(lease));
         self.connections.release(&mut self.cx, lease);
     }
 
     /// Closes every connection with a node, by any id that it proved. Returns how many there were.
     pub fn disconnect(&mut self, node: NodeId, now: Instant) -> usize {
-        self.cx.advance(now);
+        self.enter(now, || Call::Disconnect(node));
         let closed = self.connections.disconnect(&mut self.cx, &node);
         self.settle();
         closed
@@ -115,7 +161,7 @@ impl NodeManager {
 
     /// Takes a node out of the graph; its connections stay. Returns whether it was there.
     pub fn unset_node(&mut self, node: NodeId, now: Instant) -> bool {
-        self.cx.advance(now);
+        self.enter(now, || Call::UnsetNode(node));
         self.unproven.remove(&node);
         let there = self.graph.unset(&node).is_some();
         if there {
@@ -128,7 +174,8 @@ impl NodeManager {
     ///
     /// # Errors
     /// The name is not 1 to 64 printable ASCII characters, or `Config::protocol_limit` are accepted already.
-    pub fn accept_protocol(&mut self, protocol: String) -> Result<(), RequestError> {
+    pub fn accept_protocol(&mut self, protocol: String, now: Instant) -> Result<(), RequestError> {
+        self.enter(now, || Call::AcceptProtocol(protocol.clone()));
         requests::check_protocol(&protocol)?;
         if self.rpc.accept_protocol(&self.cx, protocol) {
             Ok(())
@@ -138,14 +185,15 @@ impl NodeManager {
     }
 
     /// Refuses new streams of an application protocol from now on; open ones stay.
-    pub fn refuse_protocol(&mut self, protocol: &str) {
+    pub fn refuse_protocol(&mut self, protocol: &str, now: Instant) {
+        self.enter(now, || Call::RefuseProtocol(protocol.into()));
         self.rpc.refuse_protocol(protocol);
     }
 
     /// Begins to stop: requests end with [`Failure::Stopped`](crate::Failure::Stopped), connections close with code 0, and
     /// [`Event::Stopped`] follows when all are closed, or after `Config::stop_timeout`. A second call does nothing.
     pub fn stop(&mut self, now: Instant) {
-        self.cx.advance(now);
+        self.enter(now, || Call::Stop);
         if matches!(self.phase, Phase::Stopping | Phase::Stopped) {
             return;
         }
@@ -161,7 +209,7 @@ impl NodeManager {
 impl NodeManager {
     /// Takes in what the world did.
     pub fn handle_input(&mut self, input: Input, now: Instant) {
-        self.cx.advance(now);
+        self.enter(now, || Call::Input(input.clone()));
         if self.phase == Phase::Stopped {
             self.cx.metrics.late_inputs += 1;
             return;
@@ -206,7 +254,7 @@ impl NodeManager {
 
     /// Fires every timer that is due at `now`, in the order of their times.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.cx.advance(now);
+        self.enter(now, || Call::Timeout);
         while let Some(timer) = self.cx.timers.pop_due(self.cx.now) {
             self.cx.metrics.timeouts += 1;
             let Self { cx, connections, rpc, .. } = self;
@@ -338,7 +386,11 @@ impl NodeManager {
 impl NodeManager {
     /// The next output, in order.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.cx.poll_output()
+        let output = self.cx.poll_output()?;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.output(&output);
+        }
+        Some(output)
     }
 
     /// When `handle_timeout` is due if nothing else happens; may lie in the past. `None` once stopped, and while there is

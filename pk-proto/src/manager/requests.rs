@@ -18,6 +18,7 @@ use crate::rpc::{Answer, Answered, Question, is_protocol_name};
 use crate::seed_node::SeedNode;
 use crate::time::Instant;
 use crate::timers::Timer;
+use crate::trace::Call;
 
 /// A request under way.
 #[derive(Debug)]
@@ -91,7 +92,7 @@ impl NodeManager {
     /// Nothing was begun then: the node does not run, the target is itself, an option is out of its range, or there are
     /// too many requests.
     pub fn request(&mut self, request: Request, now: Instant) -> Result<RequestId, RequestError> {
-        self.cx.advance(now);
+        self.enter(now, || Call::Request(request.clone()));
         self.check(&request)?;
         let id = self.cx.ids.request();
         self.cx.metrics.requests += 1;
@@ -191,7 +192,7 @@ impl NodeManager {
 
     /// Ends a request early; its `Event::Done` says `Cancelled`. Nothing happens if it is over already.
     pub fn cancel(&mut self, id: RequestId, now: Instant) {
-        self.cx.advance(now);
+        self.enter(now, || Call::Cancel(id));
         if self.open.get(&id).is_some_and(|open| open.audience == Audience::Embedder) {
             self.end(id, Err(Failure::Cancelled));
             self.settle();

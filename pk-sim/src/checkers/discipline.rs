@@ -1,0 +1,280 @@
+//! The discipline of the vocabulary: numbers are minted even and never reused, nothing is said about what is over, and the
+//! simulator keeps its side too.
+//!
+//! A machine's outputs are taken before its next input, so once an end was delivered, nothing about it may be said any more.
+//! The world may have ended things earlier; what is said in between is late, and legal.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pk_proto::{ConnectionId, EffectId, Event, Input, Output, Role, StreamId};
+
+use super::Violation;
+
+#[derive(Debug, Default)]
+pub(super) struct Discipline {
+    connections: BTreeMap<ConnectionId, Connection>,
+    streams: BTreeMap<StreamId, Stream>,
+    handed_over: BTreeMap<StreamId, ConnectionId>,
+    effects: BTreeMap<EffectId, Effect>,
+    used_connections: BTreeSet<ConnectionId>,
+    used_streams: BTreeSet<StreamId>,
+    used_effects: BTreeSet<EffectId>,
+    /// Connections that were told as opened, and not yet as closed.
+    told: BTreeSet<ConnectionId>,
+    stopped: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    Dialling { cancelled: bool },
+    Live,
+    Closing,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Stream {
+    conn: ConnectionId,
+    /// Our direction: the end was given.
+    ended: bool,
+    /// Our direction: reset by us or stopped by the peer.
+    aborted: bool,
+    /// The peer's direction is over for us.
+    read: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Sign,
+    Persist,
+    Load,
+    Resolve,
+    Browse { cancelled: bool },
+    ReplaceIdentity,
+}
+
+type Checked = Result<(), Violation>;
+
+impl Discipline {
+    pub(super) fn has_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Before an output is done.
+    pub(super) fn output(&mut self, output: &Output) -> Checked {
+        ensure(!self.stopped, || format!("after Stopped: {output:?}"))?;
+        match output {
+            Output::Dial { conn, expect, .. } => {
+                ensure(conn.is_ours(), || format!("dial with the odd number {conn}"))?;
+                ensure(self.used_connections.insert(*conn), || format!("connection number {conn} used again"))?;
+                ensure(!expect.is_empty(), || format!("dial {conn} expects nobody"))?;
+                self.connections.insert(*conn, Connection::Dialling { cancelled: false });
+                Ok(())
+            }
+            Output::CancelDial { conn } => match self.connections.get_mut(conn) {
+                Some(Connection::Dialling { cancelled }) if !*cancelled => {
+                    *cancelled = true;
+                    Ok(())
+                }
+                other => wrong(format!("CancelDial of connection {conn}, which is {other:?}")),
+            },
+            Output::CloseConnection { conn, .. } => {
+                self.expect_live(*conn, output)?;
+                self.connections.insert(*conn, Connection::Closing);
+                self.forget_streams(*conn);
+                Ok(())
+            }
+            Output::OpenStream { conn, stream } => {
+                self.expect_live(*conn, output)?;
+                ensure(stream.is_ours(), || format!("stream opened with the odd number {stream}"))?;
+                self.new_stream(*conn, *stream)
+            }
+            Output::SendStream { stream, fin, .. } => {
+                let of = self.stream(*stream, output)?;
+                ensure(!of.ended && !of.aborted, || format!("our direction of stream {stream} is over: {output:?}"))?;
+                of.ended = *fin;
+                self.settle(*stream)
+            }
+            Output::ResetStream { stream, .. } => {
+                self.stream(*stream, output)?.aborted = true;
+                self.settle(*stream)
+            }
+            Output::StopStream { stream, .. } => {
+                self.stream(*stream, output)?.read = true;
+                self.settle(*stream)
+            }
+            Output::ReadCredit { stream, .. } => self.stream(*stream, output).map(drop),
+            Output::HandOver { conn, stream, .. } => {
+                let of = *self.stream(*stream, output)?;
+                ensure(of.conn == *conn, || format!("stream {stream} is of connection {}: {output:?}", of.conn))?;
+                self.streams.remove(stream);
+                self.handed_over.insert(*stream, *conn);
+                Ok(())
+            }
+            Output::Sign { id, .. } => self.new_effect(*id, Effect::Sign),
+            Output::Persist { id, .. } => self.new_effect(*id, Effect::Persist),
+            Output::Load { id, .. } => self.new_effect(*id, Effect::Load),
+            Output::Resolve { id, .. } => self.new_effect(*id, Effect::Resolve),
+            Output::Browse { id, .. } => self.new_effect(*id, Effect::Browse { cancelled: false }),
+            Output::ReplaceIdentity { id, .. } => self.new_effect(*id, Effect::ReplaceIdentity),
+            Output::CancelBrowse { id } => match self.effects.get_mut(id) {
+                Some(Effect::Browse { cancelled }) if !*cancelled => {
+                    *cancelled = true;
+                    Ok(())
+                }
+                other => wrong(format!("CancelBrowse of effect {id}, which is {other:?}")),
+            },
+            Output::Punch { .. } | Output::Advertise { .. } => Ok(()),
+            Output::Event(event) => self.event(event),
+        }
+    }
+
+    /// Before an input is given.
+    pub(super) fn input(&mut self, input: &Input) -> Checked {
+        match input {
+            Input::Connected(connected) => {
+                let conn = connected.conn;
+                let expected = match connected.role {
+                    Role::Dialler => matches!(self.connections.get(&conn), Some(Connection::Dialling { .. })),
+                    Role::Acceptor => !conn.is_ours() && self.used_connections.insert(conn),
+                };
+                ensure(expected, || format!("(simulator) unexpected {input:?}"))?;
+                self.connections.insert(conn, Connection::Live);
+            }
+            Input::DialFailed { conn, .. } => {
+                let before = self.connections.remove(conn);
+                ensure(matches!(before, Some(Connection::Dialling { .. })), || {
+                    format!("(simulator) {input:?} of a connection that is {before:?}")
+                })?;
+            }
+            Input::Disconnected { conn, .. } => {
+                let before = self.connections.remove(conn);
+                ensure(matches!(before, Some(Connection::Live | Connection::Closing)), || {
+                    format!("(simulator) {input:?} of a connection that is {before:?}")
+                })?;
+                self.forget_streams(*conn);
+                self.handed_over.retain(|_, of| of != conn);
+            }
+            Input::StreamOpened { conn, stream } => {
+                ensure(!stream.is_ours(), || format!("(simulator) {input:?} with an even number"))?;
+                let live = matches!(self.connections.get(conn), Some(Connection::Live | Connection::Closing));
+                ensure(live, || format!("(simulator) {input:?} on a connection that is not live"))?;
+                self.new_stream(*conn, *stream)?;
+                // Late: the machine has closed meanwhile.
+                if self.connections.get(conn) == Some(&Connection::Closing) {
+                    self.streams.remove(stream);
+                }
+            }
+            Input::StreamData { stream, fin, .. } => {
+                if let Some(of) = self.streams.get_mut(stream) {
+                    of.read |= *fin;
+                    self.settle(*stream)?;
+                }
+            }
+            Input::StreamReset { stream, .. } => {
+                if let Some(of) = self.streams.get_mut(stream) {
+                    of.read = true;
+                    self.settle(*stream)?;
+                }
+            }
+            Input::StreamStopped { stream, .. } => {
+                if let Some(of) = self.streams.get_mut(stream) {
+                    of.aborted = true;
+                    self.settle(*stream)?;
+                }
+            }
+            Input::OpenFailed { stream } => drop(self.streams.remove(stream)),
+            Input::StreamClosed { stream } => {
+                let known = self.handed_over.remove(stream).is_some();
+                ensure(known, || format!("(simulator) {input:?}, which was not handed over"))?;
+            }
+            Input::Signed { id, .. } => self.answer(*id, input, |effect| effect == Effect::Sign)?,
+            Input::Persisted { id, .. } => self.answer(*id, input, |effect| effect == Effect::Persist)?,
+            Input::Loaded { id, .. } => self.answer(*id, input, |effect| effect == Effect::Load)?,
+            Input::Resolved { id, .. } => self.answer(*id, input, |effect| effect == Effect::Resolve)?,
+            Input::IdentityReplaced { id, .. } => {
+                self.answer(*id, input, |effect| effect == Effect::ReplaceIdentity)?;
+            }
+            Input::Discovered { id, done, .. } => {
+                let browse = matches!(self.effects.get(id), Some(Effect::Browse { .. }));
+                ensure(browse, || format!("(simulator) answer to nothing: {input:?}"))?;
+                if *done {
+                    self.effects.remove(id);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: &Event) -> Checked {
+        match event {
+            Event::ConnectionOpened { conn, .. } => {
+                self.expect_live(*conn, event)?;
+                ensure(self.told.insert(*conn), || format!("told twice: {event:?}"))
+            }
+            Event::ConnectionClosed { conn, .. } => {
+                ensure(self.told.remove(conn), || format!("closed, but never told as opened: {event:?}"))
+            }
+            Event::Stopped => {
+                self.stopped = true;
+                ensure(self.told.is_empty(), || format!("stopped, but never told as closed: {:?}", self.told))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn expect_live(&self, conn: ConnectionId, what: &impl std::fmt::Debug) -> Checked {
+        let state = self.connections.get(&conn);
+        ensure(state == Some(&Connection::Live), || format!("connection {conn} is {state:?}: {what:?}"))
+    }
+
+    fn stream(&mut self, stream: StreamId, output: &Output) -> Result<&mut Stream, Violation> {
+        self.streams.get_mut(&stream).ok_or_else(|| violation(format!("stream {stream} is unknown or over: {output:?}")))
+    }
+
+    fn new_stream(&mut self, conn: ConnectionId, stream: StreamId) -> Checked {
+        ensure(self.used_streams.insert(stream), || format!("stream number {stream} used again"))?;
+        self.streams.insert(stream, Stream { conn, ended: false, aborted: false, read: false });
+        Ok(())
+    }
+
+    /// Forgets a stream whose directions have both ended.
+    fn settle(&mut self, stream: StreamId) -> Checked {
+        let over = |of: &Stream| (of.ended || of.aborted) && of.read;
+        if self.streams.get(&stream).is_some_and(over) {
+            self.streams.remove(&stream);
+        }
+        Ok(())
+    }
+
+    fn forget_streams(&mut self, conn: ConnectionId) {
+        self.streams.retain(|_, of| of.conn != conn);
+    }
+
+    fn new_effect(&mut self, id: EffectId, effect: Effect) -> Checked {
+        ensure(self.used_effects.insert(id), || format!("effect number {id} used again"))?;
+        self.effects.insert(id, effect);
+        Ok(())
+    }
+
+    fn answer(&mut self, id: EffectId, input: &Input, fits: impl FnOnce(Effect) -> bool) -> Checked {
+        let fits = self.effects.remove(&id).is_some_and(fits);
+        ensure(fits, || format!("(simulator) answer to nothing: {input:?}"))
+    }
+}
+
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(violation(what())) }
+}
+
+fn wrong(what: String) -> Checked {
+    Err(violation(what))
+}
+
+fn violation(what: String) -> Violation {
+    Violation::new("discipline", what)
+}
+
+#[cfg(test)]
+#[path = "discipline_tests.rs"]
+mod tests;

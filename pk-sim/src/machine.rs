@@ -1,0 +1,71 @@
+//! What the simulator drives: anything that speaks the vocabulary of [`pk_proto::io`].
+
+use pk_proto::{BucketIndex, Input, Instant, Metrics, NodeContact, NodeId, NodeManager, Output};
+
+/// A state machine without IO, driven as [`NodeManager`] is: call, drain the outputs, look at the timeout.
+pub trait Machine {
+    /// Takes in what the world did.
+    fn handle_input(&mut self, input: Input, now: Instant);
+
+    /// Fires every timer that is due.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// What is to be done next, in order; drained until `None`.
+    fn poll_output(&mut self) -> Option<Output>;
+
+    /// When `handle_timeout` is to be called, if nothing else happens.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// The gauges and counters that [`checkers`](crate::checkers) hold against the configured caps. `None`: nothing to check.
+    fn metrics(&self) -> Option<Metrics> {
+        None
+    }
+
+    /// The graph, and the answer to a search in it for `probe`. `None`: there is no graph to check.
+    fn graph(&self, probe: NodeId, limit: usize) -> Option<GraphView<'_>> {
+        let _ = (probe, limit);
+        None
+    }
+}
+
+/// A node's graph as its getters show it.
+#[derive(Debug, Clone)]
+pub struct GraphView<'a> {
+    /// The id that the buckets are counted from.
+    pub own: NodeId,
+    /// Every bucket that holds somebody, ascending.
+    pub buckets: Vec<(BucketIndex, Vec<(NodeId, &'a NodeContact)>)>,
+    /// What the machine says is closest to the probe, nearest first.
+    pub closest: Vec<NodeId>,
+}
+
+impl Machine for NodeManager {
+    fn handle_input(&mut self, input: Input, now: Instant) {
+        self.handle_input(input, now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.handle_timeout(now);
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.poll_output()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.poll_timeout()
+    }
+
+    fn metrics(&self) -> Option<Metrics> {
+        Some(self.metrics())
+    }
+
+    fn graph(&self, probe: NodeId, limit: usize) -> Option<GraphView<'_>> {
+        let all = (0..=u8::MAX).map(BucketIndex).map(|index| (index, self.bucket(index)));
+        Some(GraphView {
+            own: self.own_id(),
+            buckets: all.filter(|(_, nodes)| !nodes.is_empty()).collect(),
+            closest: self.closest_nodes(probe, limit).into_iter().map(|(node, _)| node).collect(),
+        })
+    }
+}

@@ -1,0 +1,279 @@
+//! One direction of a stream: what its writer has given, what is on the way, what its reader may have.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+/// One direction of a stream.
+#[derive(Debug)]
+pub(crate) struct Half {
+    // -- at the writer
+    /// Given, but not taken by the transport: the window is closed.
+    waiting: VecDeque<Bytes>,
+    /// The writer has ended it.
+    fin: bool,
+    /// The end has been sent.
+    fin_sent: bool,
+    /// Not reset, not stopped.
+    writable: bool,
+    /// Bytes that the reader's transport still takes.
+    window: u64,
+    sent_pieces: u64,
+
+    // -- at the reader
+    /// Pieces that overtook others.
+    early: BTreeMap<u64, (Bytes, bool)>,
+    next_piece: u64,
+    arrived: VecDeque<Bytes>,
+    fin_arrived: bool,
+    credit: u64,
+    /// Not ended, reset or stopped from the reader's point of view.
+    readable: bool,
+}
+
+/// A part of a stream on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece {
+    pub(crate) number: u64,
+    pub(crate) bytes: Bytes,
+    pub(crate) fin: bool,
+}
+
+impl Half {
+    pub(crate) fn new(window: u64) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            fin: false,
+            fin_sent: false,
+            writable: true,
+            window,
+            sent_pieces: 0,
+            early: BTreeMap::new(),
+            next_piece: 0,
+            arrived: VecDeque::new(),
+            fin_arrived: false,
+            credit: 0,
+            readable: true,
+        }
+    }
+
+    /// Whether the writer has nothing left to do here: everything and the end are sent, or it was reset or stopped.
+    pub(crate) fn written(&self) -> bool {
+        !self.writable || self.fin_sent
+    }
+
+    /// Whether the reader has nothing left to expect.
+    pub(crate) fn was_read(&self) -> bool {
+        !self.readable
+    }
+
+    /// Whether bytes wait for the window to open.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.writable && !self.waiting.is_empty()
+    }
+
+    /// The writer gives bytes, and the end. Returns whether they are wanted.
+    pub(crate) fn write(&mut self, bytes: Bytes, fin: bool) -> bool {
+        if !self.writable || self.fin {
+            return false;
+        }
+        if !bytes.is_empty() {
+            self.waiting.push_back(bytes);
+        }
+        self.fin = fin;
+        true
+    }
+
+    /// The reader's transport takes so many bytes more.
+    pub(crate) fn open_window(&mut self, bytes: u64) {
+        self.window = self.window.saturating_add(bytes);
+    }
+
+    /// The next piece that can leave.
+    pub(crate) fn next_piece(&mut self, most: usize) -> Option<Piece> {
+        if self.written() {
+            return None;
+        }
+        let bytes = match self.waiting.front_mut() {
+            Some(front) => {
+                let length = front.len().min(most).min(usize::try_from(self.window).unwrap_or(usize::MAX));
+                if length == 0 {
+                    return None;
+                }
+                let bytes = front.split_to(length);
+                if front.is_empty() {
+                    self.waiting.pop_front();
+                }
+                bytes
+            }
+            None if self.fin => Bytes::new(),
+            None => return None,
+        };
+        self.window -= bytes.len() as u64;
+        self.fin_sent = self.fin && self.waiting.is_empty();
+        self.sent_pieces += 1;
+        Some(Piece { number: self.sent_pieces - 1, bytes, fin: self.fin_sent })
+    }
+
+    /// The writer gives up. Returns whether its peer has to be told.
+    pub(crate) fn reset(&mut self) -> bool {
+        self.waiting.clear();
+        std::mem::replace(&mut self.writable, false)
+    }
+
+    /// The reader's request to stop reaches the writer. Returns whether it makes a difference.
+    pub(crate) fn stopped(&mut self) -> bool {
+        self.reset()
+    }
+
+    /// A piece arrives.
+    pub(crate) fn arrive(&mut self, piece: Piece) {
+        if !self.readable || piece.number < self.next_piece {
+            return;
+        }
+        self.early.insert(piece.number, (piece.bytes, piece.fin));
+        while let Some((bytes, fin)) = self.early.remove(&self.next_piece) {
+            self.next_piece += 1;
+            self.fin_arrived |= fin;
+            if !bytes.is_empty() {
+                self.arrived.push_back(bytes);
+            }
+        }
+    }
+
+    /// A reset arrives. Returns whether the reader has to be told: not if it has been sent everything already.
+    pub(crate) fn reset_arrives(&mut self) -> bool {
+        if self.fin_arrived {
+            return false;
+        }
+        self.arrived.clear();
+        self.early.clear();
+        std::mem::replace(&mut self.readable, false)
+    }
+
+    /// The reader wants no more. Returns whether the writer has to be told.
+    pub(crate) fn stop(&mut self) -> bool {
+        self.arrived.clear();
+        self.early.clear();
+        std::mem::replace(&mut self.readable, false) && !self.fin_arrived
+    }
+
+    /// The reader may have so many bytes more.
+    pub(crate) fn grant(&mut self, bytes: u64) {
+        self.credit = self.credit.saturating_add(bytes);
+    }
+
+    /// Takes the credit back, as the reader changes hands.
+    pub(crate) fn revoke(&mut self) {
+        self.credit = 0;
+    }
+
+    /// The next bytes for the reader, and whether they are the last.
+    pub(crate) fn read(&mut self, most: usize, fin_needs_credit: bool) -> Option<(Bytes, bool)> {
+        if !self.readable {
+            return None;
+        }
+        let bytes = match self.arrived.front_mut() {
+            Some(front) => {
+                let length = front.len().min(most).min(usize::try_from(self.credit).unwrap_or(usize::MAX));
+                if length == 0 {
+                    return None;
+                }
+                let bytes = front.split_to(length);
+                if front.is_empty() {
+                    self.arrived.pop_front();
+                }
+                bytes
+            }
+            None if self.fin_arrived && (self.credit > 0 || !fin_needs_credit) => Bytes::new(),
+            None => return None,
+        };
+        self.credit -= bytes.len() as u64;
+        // The end shows together with the last bytes only if looking for more was allowed.
+        let fin = self.fin_arrived && self.arrived.is_empty() && (self.credit > 0 || !fin_needs_credit);
+        self.readable = !fin;
+        Some((bytes, fin))
+    }
+
+    /// The bytes at the front, for cutting them at a drawn place.
+    pub(crate) fn front(&self) -> usize {
+        self.arrived.front().map_or(0, Bytes::len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(half: &mut Half, most: usize) -> Vec<Piece> {
+        std::iter::from_fn(|| half.next_piece(most)).collect()
+    }
+
+    fn text(pieces: &[Piece]) -> String {
+        pieces.iter().map(|piece| String::from_utf8_lossy(&piece.bytes).into_owned() + "|").collect()
+    }
+
+    #[test]
+    fn the_window_of_the_transport_blocks_the_writer() {
+        let mut half = Half::new(5);
+        assert!(half.write(Bytes::from_static(b"abcdefgh"), true));
+        let sent = pieces(&mut half, 3);
+        assert_eq!((text(&sent).as_str(), half.written()), ("abc|de|", false));
+        half.open_window(1);
+        assert_eq!(text(&pieces(&mut half, 3)), "f|");
+        half.open_window(10);
+        let sent = pieces(&mut half, 3);
+        assert_eq!((text(&sent).as_str(), sent[0].fin, half.written()), ("gh|", true, true));
+        assert!(!half.write(Bytes::from_static(b"late"), false));
+    }
+
+    #[test]
+    fn pieces_arrive_in_order_and_are_read_by_credit() {
+        let mut half = Half::new(100);
+        half.write(Bytes::from_static(b"abcdef"), true);
+        let mut sent = pieces(&mut half, 2);
+        sent.reverse();
+        sent.into_iter().for_each(|piece| half.arrive(piece));
+        assert_eq!(half.read(9, true), None);
+        half.grant(3);
+        assert_eq!(half.read(9, true), Some((Bytes::from_static(b"ab"), false)));
+        assert_eq!(half.read(9, true), Some((Bytes::from_static(b"c"), false)));
+        assert_eq!(half.read(9, true), None);
+        half.grant(3);
+        assert_eq!(half.read(9, true), Some((Bytes::from_static(b"d"), false)));
+        // Exactly used up: the end shows only to those who may look for more, or if it needs no credit.
+        assert_eq!(half.read(9, true), Some((Bytes::from_static(b"ef"), false)));
+        assert_eq!(half.read(9, true), None);
+        half.grant(1);
+        assert_eq!(half.read(9, true), Some((Bytes::new(), true)));
+        assert!(half.was_read());
+    }
+
+    #[test]
+    fn the_end_alone_is_a_piece() {
+        let mut half = Half::new(0);
+        half.write(Bytes::new(), true);
+        let sent = pieces(&mut half, 9);
+        assert_eq!((sent.len(), sent[0].fin), (1, true));
+        half.arrive(sent[0].clone());
+        assert_eq!(half.read(9, false), Some((Bytes::new(), true)));
+    }
+
+    #[test]
+    fn a_reset_takes_what_was_not_read_unless_all_of_it_arrived() {
+        let mut half = Half::new(100);
+        half.write(Bytes::from_static(b"ab"), false);
+        let sent = pieces(&mut half, 9);
+        half.arrive(sent[0].clone());
+        assert!(half.reset() && !half.reset());
+        half.grant(10);
+        assert!(half.reset_arrives());
+        assert_eq!(half.read(9, true), None);
+
+        let mut half = Half::new(100);
+        half.write(Bytes::from_static(b"ab"), true);
+        let sent = pieces(&mut half, 9);
+        half.arrive(sent[0].clone());
+        assert!(!half.reset_arrives() && !half.stop());
+    }
+}

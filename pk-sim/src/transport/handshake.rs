@@ -1,0 +1,221 @@
+//! From a dial to a connection at both ends, or to a failure.
+//!
+//! As in TLS 1.3, the dialler is done after one round trip, the acceptor half a round trip later; on dialect `quic` the dialler
+//! waits for HANDSHAKE_DONE, another half.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use pk_proto::{
+    Connected, ConnectionId, Dialect, DialFailure, DisconnectReason, Identity, Input, Instant, NodeId, Role,
+};
+
+use super::connection::{Connection, End, EndState};
+use super::{ACCEPTOR, DIALLER, Packet, Transport};
+use crate::HostId;
+use crate::identity::{Proven, judge_client, judge_server};
+use crate::wire::{Happening, Wire};
+
+/// A step of a handshake.
+#[derive(Debug, Clone)]
+pub(crate) enum Handshake {
+    /// From the dialler: hello.
+    Initial,
+    /// From the acceptor: its certificates and the protocol it chose.
+    Accepted { identity: Identity, dialect: Dialect },
+    /// From the acceptor: no.
+    Refused { why: DialFailure },
+    /// From the dialler: its certificates.
+    Finished { identity: Identity },
+    /// From the acceptor: HANDSHAKE_DONE.
+    Done,
+}
+
+impl Transport {
+    /// `Dial`.
+    pub(crate) fn dial(
+        &mut self,
+        wire: &mut Wire,
+        host: HostId,
+        conn: ConnectionId,
+        addr: SocketAddr,
+        expect: BTreeSet<NodeId>,
+        deadline: Instant,
+    ) {
+        self.counters.dials += 1;
+        let serial = self.serial;
+        self.serial += 1;
+        let here = &wire.hosts[host];
+        if wire.network.is_unreachable(addr.ip()) || addr.port() == 0 {
+            let why = DialFailure::Transport("network unreachable".to_owned());
+            wire.deliver(host, Input::DialFailed { conn, why });
+            return;
+        }
+        let route = wire.network.route(&here.addrs, addr);
+        let local = route.map_or(addr, |route| route.source);
+        let mut dialler = End::new(host, here.life, EndState::Handshaking, local, addr);
+        dialler.number = Some(conn);
+        dialler.identity = here.identity.clone();
+        // Where nobody is, a dial waits for its deadline, and the end that nobody has is never looked at.
+        let peer = route.map_or(host, |route| route.to);
+        let acceptor = End::new(peer, wire.hosts[peer].life, EndState::Absent, addr, local);
+        let connection = Connection {
+            serial,
+            ends: [dialler, acceptor],
+            expect,
+            dialect: Dialect::Native,
+            shared_id: Bytes::new(),
+            began: wire.now,
+            finished: false,
+            proven: None,
+            streams: std::collections::BTreeMap::new(),
+        };
+        if route.is_some() {
+            connection.send(wire, DIALLER, Packet::Handshake(Box::new(Handshake::Initial)));
+        }
+        wire.schedule(deadline, Happening::DialDeadline { serial });
+        self.connections.insert(serial, connection);
+        self.by_number.insert((host, conn), (serial, DIALLER));
+    }
+
+    /// `CancelDial`. A `Connected` that is under way follows nevertheless.
+    pub(crate) fn cancel_dial(&mut self, wire: &mut Wire, host: HostId, conn: ConnectionId) {
+        match self.by_number.get(&(host, conn)) {
+            Some(&(serial, DIALLER)) => self.dial_failed(wire, serial, DialFailure::Cancelled),
+            _ => self.counters.late_outputs += 1,
+        }
+    }
+
+    /// The deadline of a dial.
+    pub(crate) fn dial_deadline(&mut self, wire: &mut Wire, serial: u64) {
+        self.dial_failed(wire, serial, DialFailure::TimedOut);
+    }
+
+    /// Ends a dial that is not a connection yet.
+    pub(super) fn dial_failed(&mut self, wire: &mut Wire, serial: u64, why: DialFailure) {
+        let Some(connection) = self.connections.get(&serial) else { return };
+        let end = &connection.ends[DIALLER];
+        if let (EndState::Handshaking | EndState::AwaitingDone, Some(conn)) = (end.state, end.number) {
+            wire.deliver(end.host, Input::DialFailed { conn, why });
+            self.end(wire, serial, DIALLER, Some(DisconnectReason::Peer { code: 0, reason: String::new() }));
+        }
+    }
+
+    /// A step of a handshake arrives.
+    pub(super) fn handshake(&mut self, wire: &mut Wire, serial: u64, step: Handshake) {
+        let Some(connection) = self.connections.get_mut(&serial) else { return };
+        let states = [connection.ends[DIALLER].state, connection.ends[ACCEPTOR].state];
+        match (step, states) {
+            (Handshake::Initial, [_, EndState::Absent]) => {
+                let answer = connection.accept(wire);
+                connection.send(wire, ACCEPTOR, Packet::Handshake(Box::new(answer)));
+            }
+            (Handshake::Refused { why }, [EndState::Handshaking, _]) => self.dial_failed(wire, serial, why),
+            (Handshake::Accepted { identity, dialect }, [EndState::Handshaking, _]) => {
+                let unix = wire.hosts[connection.ends[DIALLER].host].unix(wire.now);
+                let proven = match judge_server(&identity, &connection.expect, unix) {
+                    Ok(proven) => proven,
+                    Err(why) => return self.dial_failed(wire, serial, DialFailure::Certificate(why)),
+                };
+                connection.dialect = dialect;
+                connection.shared_id = shared_id(wire, dialect);
+                connection.finished = true;
+                let identity = connection.ends[DIALLER].identity.clone();
+                connection.send(wire, DIALLER, Packet::Handshake(Box::new(Handshake::Finished { identity })));
+                match dialect {
+                    Dialect::Native => self.open(wire, serial, DIALLER, proven),
+                    Dialect::Polykey => {
+                        connection.ends[DIALLER].state = EndState::AwaitingDone;
+                        connection.proven = Some(proven);
+                    }
+                }
+            }
+            (Handshake::Finished { identity }, [_, EndState::Handshaking]) => {
+                let unix = wire.hosts[connection.ends[ACCEPTOR].host].unix(wire.now);
+                match judge_client(&identity, unix) {
+                    Ok(proven) => {
+                        connection.send(wire, ACCEPTOR, Packet::Handshake(Box::new(Handshake::Done)));
+                        self.counters.handshakes += 1;
+                        self.open(wire, serial, ACCEPTOR, proven);
+                    }
+                    Err(why) => {
+                        let why = DisconnectReason::Transport(format!("certificate: {why}"));
+                        self.end(wire, serial, ACCEPTOR, Some(why));
+                    }
+                }
+            }
+            (Handshake::Done, [EndState::AwaitingDone, _]) => {
+                if let Some(proven) = connection.proven.take() {
+                    self.open(wire, serial, DIALLER, proven);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// One end's handshake has succeeded.
+    fn open(&mut self, wire: &mut Wire, serial: u64, side: super::Side, proven: Proven) {
+        let Some(connection) = self.connections.get_mut(&serial) else { return };
+        let end = &mut connection.ends[side];
+        let conn = match end.number {
+            Some(conn) => conn,
+            None => {
+                let conn = wire.hosts[end.host].mint_connection();
+                self.by_number.insert((end.host, conn), (serial, side));
+                end.number = Some(conn);
+                conn
+            }
+        };
+        end.state = EndState::Open;
+        end.heard = wire.now;
+        let (host, local, remote, held) = (end.host, end.local, end.remote, std::mem::take(&mut end.held));
+        let role = if side == DIALLER { Role::Dialler } else { Role::Acceptor };
+        let Proven { leaf, chain, asked } = proven;
+        let (dialect, shared_id) = (connection.dialect, connection.shared_id.clone());
+        let connected = Connected { conn, role, dialect, leaf, chain, asked, remote, local, shared_id };
+        wire.deliver(host, Input::Connected(connected));
+        connection.listen(wire, side);
+        for packet in held {
+            self.arrive(wire, super::Arrival { serial, to: side, packet, tries: 0 });
+        }
+    }
+}
+
+impl Connection {
+    /// What the acceptor's driver answers to a first packet.
+    fn accept(&mut self, wire: &Wire) -> Handshake {
+        let (dialler, acceptor) = (&wire.hosts[self.ends[DIALLER].host], &wire.hosts[self.ends[ACCEPTOR].host]);
+        let end = &mut self.ends[ACCEPTOR];
+        end.life = acceptor.life;
+        let refusal = acceptor.refuse.clone().map(|(code, reason)| DialFailure::Rejected { code, reason });
+        let dialect = acceptor.dialects.iter().find(|dialect| dialler.dialects.contains(dialect));
+        match (refusal, dialect) {
+            (None, Some(&dialect)) => {
+                end.state = EndState::Handshaking;
+                Handshake::Accepted { identity: acceptor.identity.clone(), dialect }
+            }
+            (Some(why), _) => Handshake::Refused { why },
+            (None, None) => Handshake::Refused { why: DialFailure::Transport("no common protocol".to_owned()) },
+        }
+    }
+}
+
+/// What a close before HANDSHAKE_DONE means to a dialler.
+pub(super) fn refused(why: DisconnectReason) -> DialFailure {
+    match why {
+        DisconnectReason::Peer { code, reason } => DialFailure::Rejected { code, reason },
+        DisconnectReason::Transport(why) => DialFailure::Transport(why),
+        other => DialFailure::Transport(other.to_string()),
+    }
+}
+
+/// Equal on both ends and unique: 32 bytes of an exporter, or two connection ids as text.
+fn shared_id(wire: &mut Wire, dialect: Dialect) -> Bytes {
+    match dialect {
+        Dialect::Native => wire.dice.transport.bytes::<32>().to_vec().into(),
+        Dialect::Polykey => {
+            data_encoding::BASE64URL_NOPAD.encode(&wire.dice.transport.bytes::<28>()).into_bytes().into()
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! QUIC at the level of the vocabulary: handshakes that prove identities, streams of bytes with credit, ends of connections.
+//!
+//! A packet is not simulated; a message is: a step of a handshake, a piece of a stream, a close. Each takes the time of its
+//! link, a loss makes it late, a partition holds it back until it is healed or the connection is over.
+
+mod connection;
+mod flow;
+mod half;
+mod handshake;
+
+use std::collections::BTreeMap;
+
+use pk_proto::{ConnectionId, DisconnectReason, Input, StreamId};
+
+use crate::HostId;
+use crate::app::AppStream;
+use crate::wire::Wire;
+use connection::{Connection, EndState};
+use half::Piece;
+use handshake::Handshake;
+
+pub(crate) use connection::{Arrival, Side};
+pub(crate) use flow::StreamAction;
+
+/// The end that dialled.
+const DIALLER: Side = 0;
+/// The end that was dialled.
+const ACCEPTOR: Side = 1;
+
+/// A message between the two ends of a connection.
+#[derive(Debug, Clone)]
+pub(crate) enum Packet {
+    Handshake(Box<Handshake>),
+    Close {
+        why: DisconnectReason,
+    },
+    Stream {
+        key: StreamKey,
+        frame: Frame,
+    },
+    /// A stream that the receiver opened is over at its peer: another may be opened.
+    StreamOver,
+    /// The sender's address has changed.
+    Moved {
+        addr: std::net::SocketAddr,
+    },
+}
+
+/// A message about one stream.
+#[derive(Debug, Clone)]
+pub(crate) enum Frame {
+    Piece(Piece),
+    Reset(u64),
+    Stop(u64),
+    Window(u64),
+}
+
+/// Who opened a stream, and the how manyth it is.
+pub(crate) type StreamKey = (Side, u64);
+
+/// Every connection of the world.
+#[derive(Debug, Default)]
+pub(crate) struct Transport {
+    connections: BTreeMap<u64, Connection>,
+    by_number: BTreeMap<(HostId, ConnectionId), (u64, Side)>,
+    by_stream: BTreeMap<(HostId, StreamId), (u64, Side, StreamKey)>,
+    /// Every stream that was ever handed over.
+    pub(crate) apps: Vec<AppStream>,
+    serial: u64,
+    pub(crate) counters: TransportCounters,
+}
+
+/// What the transport has done: to show that a test was not vacuous.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TransportCounters {
+    /// Dials that were begun.
+    pub dials: u64,
+    /// Handshakes that both ends completed.
+    pub handshakes: u64,
+    /// Ends of connections that timed out.
+    pub idle_timeouts: u64,
+    /// Messages that were held back by a partition or a dead host and sent again.
+    pub retransmissions: u64,
+    /// Streams that were opened.
+    pub streams: u64,
+    /// Streams that could not be opened.
+    pub streams_failed: u64,
+    /// Bytes of streams that machines and applications were given.
+    pub bytes_read: u64,
+    /// Times that a writer had to wait for the window.
+    pub blocked: u64,
+    /// Outputs about connections and streams that were over below the machine already.
+    pub late_outputs: u64,
+    /// Punch datagrams sent.
+    pub punches_sent: u64,
+    /// Punch datagrams that arrived.
+    pub punches_arrived: u64,
+}
+
+impl Transport {
+    /// How many connections there are at a host, handshakes included.
+    pub(crate) fn connections_of(&self, host: HostId) -> usize {
+        self.by_number.range((host, ConnectionId(0))..=(host, ConnectionId(u64::MAX))).count()
+    }
+
+    /// `CloseConnection`.
+    pub(crate) fn close(&mut self, wire: &mut Wire, host: HostId, conn: ConnectionId, code: u64, reason: String) {
+        let Some(&(serial, side)) = self.by_number.get(&(host, conn)) else {
+            self.counters.late_outputs += 1;
+            return;
+        };
+        wire.deliver(host, Input::Disconnected { conn, why: DisconnectReason::Local });
+        self.end(wire, serial, side, Some(DisconnectReason::Peer { code, reason }));
+    }
+
+    /// The process of a host is gone without a word.
+    pub(crate) fn crash(&mut self, wire: &mut Wire, host: HostId) {
+        for (serial, side) in self.numbers_of(host) {
+            self.end(wire, serial, side, None);
+        }
+        // Handshakes that its driver had accepted, and its machine had not heard of.
+        for serial in self.serials() {
+            let Some(connection) = self.connections.get_mut(&serial) else { continue };
+            let end = &mut connection.ends[ACCEPTOR];
+            if end.host == host && end.state == EndState::Handshaking {
+                end.state = EndState::Gone;
+            }
+        }
+        self.look_around(wire);
+    }
+
+    /// A host's driver ends: it closes what the machine left open.
+    pub(crate) fn shut_down(&mut self, wire: &mut Wire, host: HostId) {
+        for (serial, side) in self.numbers_of(host) {
+            self.end(wire, serial, side, Some(DisconnectReason::Peer { code: 0, reason: String::new() }));
+        }
+    }
+
+    /// Every peer of a host sees it at a new address.
+    pub(crate) fn moved(&mut self, wire: &mut Wire, host: HostId) {
+        for (serial, side) in self.numbers_of(host) {
+            let Some(connection) = self.connections.get_mut(&serial) else { continue };
+            let remote = connection.ends[side].remote;
+            let same_family = |addr: &&std::net::SocketAddr| addr.is_ipv4() == remote.is_ipv4();
+            let Some(addr) = wire.hosts[host].addrs.iter().find(same_family).copied() else { continue };
+            connection.ends[side].local = addr;
+            connection.send(wire, side, Packet::Moved { addr });
+        }
+    }
+
+    /// A message reaches an end.
+    pub(crate) fn arrive(&mut self, wire: &mut Wire, arrival: Arrival) {
+        let Arrival { serial, to, packet, tries } = arrival;
+        let Some(connection) = self.connections.get_mut(&serial) else { return };
+        let (from_host, host) = (connection.ends[1 - to].host, connection.ends[to].host);
+        if !wire.passes(from_host, host) {
+            // Nobody is left to send again what a dead process has sent.
+            if connection.ends[1 - to].state != EndState::Gone {
+                self.counters.retransmissions += 1;
+                connection.send_again(wire, Arrival { serial, to, packet, tries: tries + 1 });
+            }
+            return;
+        }
+        connection.ends[to].heard = wire.now;
+        if connection.holds(to, &packet) {
+            connection.ends[to].held.push(packet);
+            return;
+        }
+        match packet {
+            Packet::Handshake(step) => self.handshake(wire, serial, *step),
+            Packet::Close { why } => self.closed(wire, serial, to, why),
+            Packet::Stream { key, frame } => self.frame(wire, serial, to, key, frame),
+            Packet::StreamOver => connection.ends[to].open = connection.ends[to].open.saturating_sub(1),
+            Packet::Moved { addr } => {
+                connection.ends[to].remote = addr;
+                if let (EndState::Open, Some(conn)) = (connection.ends[to].state, connection.ends[to].number) {
+                    wire.deliver(host, Input::RemoteAddressChanged { conn, addr });
+                }
+            }
+        }
+    }
+
+    /// Nothing was heard for the idle timeout.
+    pub(crate) fn idle(&mut self, wire: &mut Wire, serial: u64, side: Side, since: pk_proto::Instant) {
+        let Some(connection) = self.connections.get(&serial) else { return };
+        if connection.ends[side].deaf == Some(since) {
+            self.counters.idle_timeouts += 1;
+            self.lost(wire, serial, side, DisconnectReason::TimedOut);
+        }
+    }
+
+    /// The peer has forgotten the connection and says so.
+    pub(crate) fn forgotten(&mut self, wire: &mut Wire, serial: u64, side: Side) {
+        let Some(connection) = self.connections.get(&serial) else { return };
+        let (host, peer) = (connection.ends[side].host, connection.ends[1 - side].host);
+        if connection.ends[side].state == EndState::Open && wire.passes(host, peer) && wire.passes(peer, host) {
+            self.lost(wire, serial, side, DisconnectReason::Reset);
+        }
+    }
+
+    /// Who can hear whom may have changed.
+    pub(crate) fn look_around(&mut self, wire: &mut Wire) {
+        for connection in self.connections.values_mut() {
+            connection.listen(wire, DIALLER);
+            connection.listen(wire, ACCEPTOR);
+        }
+        self.sweep();
+    }
+
+    /// The peer has closed.
+    fn closed(&mut self, wire: &mut Wire, serial: u64, side: Side, why: DisconnectReason) {
+        let Some(connection) = self.connections.get(&serial) else { return };
+        let end = &connection.ends[side];
+        match (end.state, end.number) {
+            (EndState::Open, Some(conn)) => {
+                wire.deliver(end.host, Input::Disconnected { conn, why });
+                self.end(wire, serial, side, None);
+            }
+            (EndState::AwaitingDone, Some(_)) => self.dial_failed(wire, serial, handshake::refused(why)),
+            _ => self.end(wire, serial, side, None),
+        }
+    }
+
+    fn lost(&mut self, wire: &mut Wire, serial: u64, side: Side, why: DisconnectReason) {
+        let Some(connection) = self.connections.get(&serial) else { return };
+        let end = &connection.ends[side];
+        if let (EndState::Open, Some(conn)) = (end.state, end.number) {
+            wire.deliver(end.host, Input::Disconnected { conn, why });
+        }
+        self.end(wire, serial, side, None);
+    }
+
+    /// One end is over; its peer is told, unless it happens silently. Ends the streams of this end without a word.
+    fn end(&mut self, wire: &mut Wire, serial: u64, side: Side, tell: Option<DisconnectReason>) {
+        let Some(connection) = self.connections.get_mut(&serial) else { return };
+        let end = &mut connection.ends[side];
+        end.state = if tell.is_some() { EndState::Closed } else { EndState::Gone };
+        end.held.clear();
+        end.deaf = None;
+        if let Some(conn) = end.number {
+            self.by_number.remove(&(end.host, conn));
+        }
+        let host = end.host;
+        for stream in connection.streams.values() {
+            if let Some(id) = stream.ids[side] {
+                self.by_stream.remove(&(host, id));
+            }
+            if let Some(app) = stream.apps[side] {
+                self.apps[app].lose();
+            }
+        }
+        if let Some(why) = tell {
+            connection.send(wire, side, Packet::Close { why });
+        }
+        connection.listen(wire, 1 - side);
+        self.sweep_one(serial);
+    }
+
+    fn numbers_of(&self, host: HostId) -> Vec<(u64, Side)> {
+        let range = (host, ConnectionId(0))..=(host, ConnectionId(u64::MAX));
+        self.by_number.range(range).map(|(_, place)| *place).collect()
+    }
+
+    fn serials(&self) -> Vec<u64> {
+        self.connections.keys().copied().collect()
+    }
+
+    fn sweep(&mut self) {
+        self.connections.retain(|_, connection| !connection.is_over());
+    }
+
+    fn sweep_one(&mut self, serial: u64) {
+        if self.connections.get(&serial).is_some_and(Connection::is_over) {
+            self.connections.remove(&serial);
+        }
+    }
+}
