@@ -111,13 +111,7 @@ impl ClusterBuilder {
 impl Cluster {
     /// Settings to start from.
     pub fn builder() -> ClusterBuilder {
-        ClusterBuilder {
-            nodes: 2,
-            seed: 0,
-            link: Link::default(),
-            config: Config::default(),
-            each: BTreeMap::new(),
-        }
+        ClusterBuilder { nodes: 2, seed: 0, link: Link::default(), config: Config::default(), each: BTreeMap::new() }
     }
 
     // -- nodes
@@ -237,10 +231,9 @@ impl Cluster {
     /// Stops a node in an orderly way, and waits until it has stopped.
     pub fn stop(&mut self, node: HostId) {
         self.world.call(node, |machine, now| machine.stop(now));
-        let stopped = self.world.drive_until(
-            |world| world.machine(node).is_none_or(NodeManager::is_stopped),
-            Duration::from_secs(120),
-        );
+        let stopped = self
+            .world
+            .drive_until(|world| world.machine(node).is_none_or(NodeManager::is_stopped), Duration::from_secs(120));
         if !stopped {
             self.fail(&format!("node {node} has not stopped"));
         }

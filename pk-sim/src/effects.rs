@@ -56,7 +56,8 @@ pub(crate) fn perform(wire: &mut Wire, transport: &mut Transport, host: HostId, 
         Output::CancelBrowse { id } => end_browse(wire, host, id),
         Output::ReplaceIdentity { id, identity } => {
             let unix = wire.hosts[host].unix(wire.now);
-            let leaf = crate::identity::judge_client(&identity, unix).map(|proven| proven.leaf);
+            let leaf =
+                crate::identity::judge_client(&identity, unix).map(|proven| proven.leaf).map_err(|why| why.to_string());
             let result = leaf.and_then(|leaf| match wire.hosts[host].keys.contains_key(&leaf) {
                 true => Ok(wire.hosts[host].identity = identity),
                 false => Err(format!("no key of {leaf}")),

@@ -216,8 +216,12 @@ mod tests {
         let mut store = Store::default();
         (0..5).for_each(|key| drop(persist(&mut store, key, false)));
         let mut load = |from: u8, to: Option<u8>, descending, max_bytes| {
-            let range =
-                StoreRange { table: Table::Claims, from: vec![from].into(), to: to.map(|to| vec![to].into()), descending };
+            let range = StoreRange {
+                table: Table::Claims,
+                from: vec![from].into(),
+                to: to.map(|to| vec![to].into()),
+                descending,
+            };
             store.push(Job::Load { id: EffectId(9), range, max_bytes });
             match store.work(&mut Die::new(1, 1)) {
                 Some((Input::Loaded { result: Ok((rows, more)), .. }, _)) => {

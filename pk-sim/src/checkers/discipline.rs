@@ -229,7 +229,9 @@ impl Discipline {
     }
 
     fn stream(&mut self, stream: StreamId, output: &Output) -> Result<&mut Stream, Violation> {
-        self.streams.get_mut(&stream).ok_or_else(|| violation(format!("stream {stream} is unknown or over: {output:?}")))
+        self.streams
+            .get_mut(&stream)
+            .ok_or_else(|| violation(format!("stream {stream} is unknown or over: {output:?}")))
     }
 
     fn new_stream(&mut self, conn: ConnectionId, stream: StreamId) -> Checked {

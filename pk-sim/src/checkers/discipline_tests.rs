@@ -1,8 +1,6 @@
 use super::*;
 use bytes::Bytes;
-use pk_proto::{
-    Connected, Dialect, DialFailure, DisconnectReason, Instant, NodeAddress, NodeId, Opener, Signature,
-};
+use pk_proto::{Connected, DialFailure, Dialect, DisconnectReason, Instant, NodeAddress, NodeId, Opener, Signature};
 
 const CONN: ConnectionId = ConnectionId(0);
 const STREAM: StreamId = StreamId(0);
@@ -142,10 +140,7 @@ fn planted_bugs_of_a_machine_are_caught() {
         ("direction", after(vec![Ok(Output::ResetStream { stream: STREAM, code: 0 }), Ok(send(false))])),
         ("direction", after(vec![Err(Input::StreamStopped { stream: STREAM, code: 0 }), Ok(send(false))])),
         ("unknown or over", after([fin_both(), vec![credit()]].concat())),
-        (
-            "unknown or over",
-            after([fin_both(), vec![Ok(Output::StopStream { stream: STREAM, code: 0 })]].concat()),
-        ),
+        ("unknown or over", after([fin_both(), vec![Ok(Output::StopStream { stream: STREAM, code: 0 })]].concat())),
         ("is of connection 0", after(vec![Ok(hand_over(4))])),
         ("unknown or over", after(vec![Ok(hand_over(0)), Ok(send(false))])),
         ("used again", vec![Ok(sign(0)), Ok(browse(0))]),

@@ -286,14 +286,7 @@ impl Transport {
         }
     }
 
-    fn tell(
-        &self,
-        wire: &mut Wire,
-        serial: u64,
-        side: Side,
-        key: StreamKey,
-        input: impl FnOnce(StreamId) -> Input,
-    ) {
+    fn tell(&self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey, input: impl FnOnce(StreamId) -> Input) {
         let Some(connection) = self.connections.get(&serial) else { return };
         let live = connection.streams.get(&key).filter(|stream| !stream.over[side]);
         if let Some(id) = live.and_then(|stream| stream.ids[side]) {
