@@ -12,10 +12,10 @@ use pk_proto::{
 };
 
 /// What a target checks.
-pub type Body = fn(&[u8]) -> bool;
+pub(crate) type Body = fn(&[u8]) -> bool;
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: &[(&str, Body)] = &[
+pub(crate) const TARGETS: &[(&str, Body)] = &[
     ("certificate", certificate),
     ("frame_decoder", frame_decoder),
     ("native_message", native_message),
@@ -27,7 +27,7 @@ pub const TARGETS: &[(&str, Body)] = &[
 ///
 /// Bytes 0 to 3: the time. Byte 4: which certificate's node is asked for. Then each certificate, with its length before it as
 /// `u16`; the last one may be cut.
-pub fn certificate(data: &[u8]) -> bool {
+pub(crate) fn certificate(data: &[u8]) -> bool {
     let Some((time, rest)) = data.split_first_chunk() else { return false };
     let Some((&asked, mut rest)) = rest.split_first() else { return false };
     let now = u64::from(u32::from_be_bytes(*time));
@@ -74,7 +74,7 @@ pub fn certificate(data: &[u8]) -> bool {
 ///
 /// Byte 0: length of the plan. Each byte of it is a chunk: its length (bits 0 to 5, times 1024 with bit 6), and whether all
 /// frames are taken then (bit 7). The plan is repeated; what it does not reach comes in one chunk.
-pub fn frame_decoder(data: &[u8]) -> bool {
+pub(crate) fn frame_decoder(data: &[u8]) -> bool {
     let Some((&length, rest)) = data.split_first() else { return false };
     let (plan, mut left) = rest.split_at(rest.len().min(length.into()));
     let (expected, end) = frames(left);
@@ -151,7 +151,7 @@ fn frames(mut stream: &[u8]) -> (Vec<&[u8]>, Result<&[u8], FrameFault>) {
 }
 
 /// What is a message is the only encoding of that message.
-pub fn native_message(data: &[u8]) -> bool {
+pub(crate) fn native_message(data: &[u8]) -> bool {
     let message = match native::decode(data) {
         Ok(message) => message,
         Err(fault) => {
@@ -169,7 +169,7 @@ pub fn native_message(data: &[u8]) -> bool {
 }
 
 /// Every text of an id is an id whose text is that id's; so are any 32 bytes.
-pub fn node_id(data: &[u8]) -> bool {
+pub(crate) fn node_id(data: &[u8]) -> bool {
     if let Ok(bytes) = <[u8; 32]>::try_from(data) {
         let id = NodeId::from_bytes(bytes);
         assert_eq!(id.to_string().parse(), Ok(id));
@@ -182,7 +182,7 @@ pub fn node_id(data: &[u8]) -> bool {
 }
 
 /// The text of a seed node is that seed node; so is the key of its address.
-pub fn seed_node(data: &[u8]) -> bool {
+pub(crate) fn seed_node(data: &[u8]) -> bool {
     let Some(seed) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<SeedNode>().ok()) else {
         return false;
     };
