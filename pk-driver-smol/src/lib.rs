@@ -1,1 +1,43 @@
-//! pk-driver-smol
+//! The Polykey node layer on smol: [`pk_driver`] with smol's tasks, timers, sockets and resolver. No tokio runtime is
+//! started or needed.
+//!
+//! ```no_run
+//! use pk_driver_smol::{KeyStore, Node, NodeConfig, NodeError, now};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! smol::block_on(async {
+//!     let (key, identity) = KeyStore::new("/var/lib/polykey").load_or_create(now())?;
+//!     let node = Node::start(NodeConfig::new(key, identity)).await?;
+//!     println!("{} listens on {:?}", node.own_id(), node.local_addrs());
+//!     node.shutdown().await;
+//!     Ok(())
+//! })
+//! # }
+//! ```
+#![warn(missing_docs)]
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub use pk_driver::*;
+
+/// A node on smol.
+pub type Node = pk_driver::Node<Smol>;
+
+/// A held connection of a [`Node`].
+pub type ConnectionLease = pk_driver::ConnectionLease<Smol>;
+
+/// The smol runtime: its global executor, whose threads `SMOL_THREADS` counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Smol;
+
+impl Runtime for Smol {
+    fn quinn(&self) -> Arc<dyn quinn::Runtime> {
+        Arc::new(quinn::SmolRuntime)
+    }
+
+    fn resolve(&self, host: String, port: u16) -> BoxFuture<io::Result<Vec<SocketAddr>>> {
+        Box::pin(smol::net::resolve((host, port)))
+    }
+}

@@ -1,1 +1,40 @@
-//! pk-driver-tokio
+//! The Polykey node layer on tokio: [`pk_driver`] with tokio's tasks, timers, sockets and resolver.
+//!
+//! ```no_run
+//! use pk_driver_tokio::{KeyStore, Node, NodeConfig, NodeError, now};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (key, identity) = KeyStore::new("/var/lib/polykey").load_or_create(now())?;
+//! let node = Node::start(NodeConfig::new(key, identity)).await?;
+//! println!("{} listens on {:?}", node.own_id(), node.local_addrs());
+//! node.shutdown().await;
+//! # Ok(()) }
+//! ```
+#![warn(missing_docs)]
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub use pk_driver::*;
+
+/// A node on tokio.
+pub type Node = pk_driver::Node<Tokio>;
+
+/// A held connection of a [`Node`].
+pub type ConnectionLease = pk_driver::ConnectionLease<Tokio>;
+
+/// The tokio runtime. A node lives on the runtime in whose context it was started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tokio;
+
+impl Runtime for Tokio {
+    fn quinn(&self) -> Arc<dyn quinn::Runtime> {
+        Arc::new(quinn::TokioRuntime)
+    }
+
+    fn resolve(&self, host: String, port: u16) -> BoxFuture<io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+    }
+}

@@ -1,0 +1,35 @@
+//! Two nodes on loopback, on tokio. The cases themselves are in `tests/`; this shows that the binding works.
+
+use std::time::{Duration, Instant};
+
+use pk_driver_tokio::pk_proto::{FindNode, Options};
+use pk_driver_tokio::{KeyPair, Node, NodeConfig};
+
+async fn start(seed: u8) -> Node {
+    let mut config = NodeConfig::ephemeral(KeyPair::from_seed(&[seed; 32])).unwrap();
+    config.listen = "127.0.0.1:0".parse().unwrap();
+    Node::start(config).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_find_each_other_and_leave_nothing() {
+    let (a, b) = (start(1).await, start(2).await);
+    let address = b.local_addrs()[0].into();
+    let begun = Instant::now();
+    let connection = a.connect(b.own_id(), address, Options::default()).await.unwrap();
+    println!("tokio: connected in {:?}", begun.elapsed());
+    assert_eq!(connection.node, b.own_id());
+    let found = a.find_node(b.own_id(), FindNode::default()).await.unwrap();
+    assert!(found.found.is_some(), "{found:?}");
+    let begun = Instant::now();
+    let pong = b.ping_node(a.own_id(), Options::default()).await.unwrap();
+    println!("tokio: pinged in {:?}, rtt {:?}", begun.elapsed(), pong.rtt);
+
+    let begun = Instant::now();
+    a.shutdown().await;
+    println!("tokio: shut down in {:?}", begun.elapsed());
+    b.shutdown().await;
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert_eq!((a.driver_metrics().tasks, b.driver_metrics().tasks), (0, 0));
+    println!("tokio: {:?}", a.driver_metrics());
+}

@@ -1,0 +1,54 @@
+//! What the pump needs of the core, so that tests can put a scripted one in its place.
+
+use pk_proto::{Input, Instant, LeaseId, NodeId, NodeManager, Output, RequestId};
+
+/// The part of [`NodeManager`] that the pump itself calls; commands of the embedder call the rest.
+pub(crate) trait Core: Send + 'static {
+    fn handle_input(&mut self, input: Input, now: Instant);
+    fn handle_timeout(&mut self, now: Instant);
+    fn poll_output(&mut self) -> Option<Output>;
+    fn poll_timeout(&self) -> Option<Instant>;
+    fn cancel(&mut self, id: RequestId, now: Instant);
+    fn release(&mut self, lease: LeaseId, now: Instant);
+    fn refuse_protocol(&mut self, protocol: &str, now: Instant);
+    fn stop(&mut self, now: Instant);
+    fn own_id(&self) -> NodeId;
+}
+
+impl Core for NodeManager {
+    fn handle_input(&mut self, input: Input, now: Instant) {
+        self.handle_input(input, now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.handle_timeout(now);
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.poll_output()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.poll_timeout()
+    }
+
+    fn cancel(&mut self, id: RequestId, now: Instant) {
+        self.cancel(id, now);
+    }
+
+    fn release(&mut self, lease: LeaseId, now: Instant) {
+        self.release(lease, now);
+    }
+
+    fn refuse_protocol(&mut self, protocol: &str, now: Instant) {
+        self.refuse_protocol(protocol, now);
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.stop(now);
+    }
+
+    fn own_id(&self) -> NodeId {
+        self.own_id()
+    }
+}

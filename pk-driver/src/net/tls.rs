@@ -1,0 +1,270 @@
+//! TLS as Polykey speaks it (WIRE.md section 3): version 1.3, Ed25519 only, both sides with a certificate, no authority.
+//!
+//! rustls is configured to do nothing on its own account: no tickets, resumption, early data or SNI. Who the peer is
+//! decides [`pk_proto::cert`]; the verdict is kept in a slot per handshake and is the only truth about it.
+
+use std::sync::{Arc, OnceLock};
+
+use pk_proto::cert::{CertificateFault, Verified, verify_client, verify_server};
+use pk_proto::{Dialect, Identity, NodeId};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureAlgorithm,
+    SignatureScheme,
+};
+
+use crate::keys::KeyPair;
+
+/// The dialects that are offered and accepted, the preferred one first: the acceptor's order decides.
+const DIALECTS: [Dialect; 1] = [Dialect::Native];
+
+/// What `connect_with` wants to be told. It goes nowhere, since SNI is off.
+pub(crate) const SERVER_NAME: &str = "polykey";
+
+/// What a handshake found out about the peer, or why it was refused; empty until the peer presented its certificates.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Verdict(Arc<OnceLock<Result<Verified, CertificateFault>>>);
+
+impl Verdict {
+    pub(crate) fn get(&self) -> Option<&Result<Verified, CertificateFault>> {
+        self.0.get()
+    }
+
+    fn set(&self, verdict: Result<Verified, CertificateFault>) -> Result<(), Error> {
+        let result = match &verdict {
+            Ok(_) => Ok(()),
+            Err(fault) => Err(refusal(fault)),
+        };
+        // A handshake presents certificates once; were it twice, the first verdict would stand and the second fail.
+        self.0.set(verdict).map_err(|_| Error::General("certificates were presented twice".to_owned()))?;
+        result
+    }
+}
+
+/// What this node presents in handshakes, and the makers of their configurations.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    provider: Arc<CryptoProvider>,
+    identity: Arc<Presented>,
+}
+
+impl Tls {
+    /// `key` has to be the key of the first certificate.
+    pub(crate) fn new(identity: &Identity, key: &KeyPair) -> Self {
+        let mut provider = default_provider();
+        // AES-128-GCM has to stay: QUIC protects its first packets with it (RFC 9001 section 5.2).
+        provider.cipher_suites = vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ];
+        provider.kx_groups = vec![kx_group::X25519, kx_group::SECP256R1];
+        let chain = identity.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        let key = Arc::new(CertifiedKey::new(chain, Arc::new(TlsKey(key.clone()))));
+        Self { provider: Arc::new(provider), identity: Arc::new(Presented(key)) }
+    }
+
+    /// For one handshake that we begin, with a node that proves one of `expect`.
+    pub(crate) fn client(&self, expect: Vec<NodeId>) -> Result<(Arc<QuicClientConfig>, Verdict), String> {
+        let verdict = Verdict::default();
+        let verifier = Arc::new(Verifier { expect: Some(expect), verdict: verdict.clone() });
+        let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(text)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(Arc::clone(&self.identity) as _);
+        config.alpn_protocols = alpn();
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        config.enable_sni = false;
+        Ok((Arc::new(QuicClientConfig::try_from(config).map_err(text)?), verdict))
+    }
+
+    /// For one handshake that a peer begins.
+    pub(crate) fn server(&self) -> Result<(Arc<QuicServerConfig>, Verdict), String> {
+        let verdict = Verdict::default();
+        let verifier = Arc::new(Verifier { expect: None, verdict: verdict.clone() });
+        let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(text)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::clone(&self.identity) as _);
+        config.alpn_protocols = alpn();
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Ok((Arc::new(QuicServerConfig::try_from(config).map_err(text)?), verdict))
+    }
+}
+
+fn alpn() -> Vec<Vec<u8>> {
+    DIALECTS.iter().map(|dialect| dialect.alpn().to_vec()).collect()
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Judges the certificates of one peer.
+#[derive(Debug)]
+struct Verifier {
+    /// Whom we dialled; `None` for a peer that dialled us.
+    expect: Option<Vec<NodeId>>,
+    verdict: Verdict,
+}
+
+impl Verifier {
+    fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        let chain: Vec<&[u8]> = std::iter::once(leaf).chain(rest).map(AsRef::as_ref).collect();
+        self.verdict.set(match &self.expect {
+            Some(expect) => verify_server(&chain, expect, now.as_secs()),
+            None => verify_client(&chain, now.as_secs()),
+        })
+    }
+
+    /// The peer holds the key of its newest certificate. Judged by the house's own rule of signature validity.
+    fn signed(&self, message: &[u8], dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+        let invalid = || Error::InvalidCertificate(CertificateError::BadSignature);
+        let Some(Ok(verified)) = self.verdict.get() else { return Err(invalid()) };
+        let signature = <&[u8; 64]>::try_from(dss.signature()).map_err(|_| invalid())?;
+        if dss.scheme != SignatureScheme::ED25519 {
+            return Err(invalid());
+        }
+        pk_proto::verify(&verified.leaf, message, signature).map_err(|_| invalid())?;
+        Ok(HandshakeSignatureValid::assertion())
+    }
+}
+
+/// The alerts of WIRE.md section 3.4, through the errors that rustls translates into them.
+fn refusal(fault: &CertificateFault) -> Error {
+    match fault.alert() {
+        45 => Error::InvalidCertificate(CertificateError::Expired),
+        116 => Error::NoCertificatesPresented,
+        _ => Error::InvalidCertificate(CertificateError::BadEncoding),
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.judge(leaf, rest, now).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::ServerDoesNotSupportTls12Or13.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        _: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signed(message, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.judge(leaf, rest, now).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        _: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signed(message, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+/// The one identity, presented to everybody.
+#[derive(Debug)]
+struct Presented(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Presented {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+impl ResolvesClientCert for Presented {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// The node's key as rustls knows keys, so that there is no second copy of the secret.
+#[derive(Debug, Clone)]
+struct TlsKey(KeyPair);
+
+impl SigningKey for TlsKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        offered.contains(&SignatureScheme::ED25519).then(|| Box::new(self.clone()) as Box<dyn Signer>)
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::ED25519
+    }
+}
+
+impl Signer for TlsKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        Ok(self.0.sign(message).0.to_vec())
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        SignatureScheme::ED25519
+    }
+}

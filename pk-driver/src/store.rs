@@ -1,0 +1,138 @@
+//! Where a node's tables are kept.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use pk_proto::{StoreOp, StoreRange, StoreRow, Table};
+
+/// Why a store did not do what it was asked for. Nothing of it was done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreError(pub String);
+
+/// Tables of rows, sorted by key. The keys and values are the core's; a store never looks inside.
+pub trait Store: Send + 'static {
+    /// Whether its methods wait for a disk or a network. Then the node calls them on a thread of their own.
+    fn blocks(&self) -> bool {
+        true
+    }
+
+    /// Applies all operations in order, or none. If `durable`, they survive a power failure from when this returns.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was applied.
+    fn apply(&mut self, ops: &[StoreOp], durable: bool) -> Result<(), StoreError>;
+
+    /// The rows of a range, in its order, at most `max_bytes` of keys and values but at least one row; and whether the
+    /// range holds more.
+    ///
+    /// # Errors
+    ///
+    /// The rows cannot be read.
+    fn range(&self, range: &StoreRange, max_bytes: u64) -> Result<(Vec<StoreRow>, bool), StoreError>;
+}
+
+/// A store that forgets: for tests, demonstrations, and nodes without a disk.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    tables: BTreeMap<Table, BTreeMap<Bytes, Bytes>>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Store for MemoryStore {
+    fn blocks(&self) -> bool {
+        false
+    }
+
+    fn apply(&mut self, ops: &[StoreOp], _: bool) -> Result<(), StoreError> {
+        for op in ops {
+            match op {
+                StoreOp::Put { table, key, value } => {
+                    self.tables.entry(*table).or_default().insert(key.clone(), value.clone());
+                }
+                StoreOp::Delete { table, key } => {
+                    self.tables.entry(*table).or_default().remove(key);
+                }
+                StoreOp::Clear { table } => {
+                    self.tables.remove(table);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn range(&self, range: &StoreRange, max_bytes: u64) -> Result<(Vec<StoreRow>, bool), StoreError> {
+        let Some(table) = self.tables.get(&range.table) else { return Ok((Vec::new(), false)) };
+        if range.to.as_ref().is_some_and(|to| *to <= range.from) {
+            return Ok((Vec::new(), false));
+        }
+        let to = range.to.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = table.range::<Bytes, _>((Bound::Included(&range.from), to));
+        Ok(if range.descending { take(rows.rev(), max_bytes) } else { take(rows, max_bytes) })
+    }
+}
+
+/// The first row and then as many as fit, and whether there are more.
+fn take<'a>(mut rows: impl Iterator<Item = (&'a Bytes, &'a Bytes)>, max_bytes: u64) -> (Vec<StoreRow>, bool) {
+    let mut taken = Vec::new();
+    let mut bytes = 0u64;
+    for (key, value) in rows.by_ref() {
+        bytes = bytes.saturating_add((key.len() as u64).saturating_add(value.len() as u64));
+        if !taken.is_empty() && bytes > max_bytes {
+            return (taken, true);
+        }
+        taken.push((key.clone(), value.clone()));
+    }
+    (taken, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    fn store() -> MemoryStore {
+        let mut store = MemoryStore::new();
+        let put = |key| StoreOp::Put { table: Table::Claims, key: bytes(key), value: bytes("12345") };
+        store.apply(&["a", "b", "c", "d"].map(put), true).unwrap();
+        store
+    }
+
+    fn keys(store: &MemoryStore, from: &str, to: Option<&str>, descending: bool, max: u64) -> (String, bool) {
+        let range = StoreRange { table: Table::Claims, from: bytes(from), to: to.map(bytes), descending };
+        let (rows, more) = store.range(&range, max).unwrap();
+        (rows.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect(), more)
+    }
+
+    #[test]
+    fn a_range_is_half_open_and_bounded() {
+        let store = store();
+        assert_eq!(keys(&store, "", None, false, 1000), ("abcd".into(), false));
+        assert_eq!(keys(&store, "b", Some("d"), false, 1000), ("bc".into(), false));
+        assert_eq!(keys(&store, "b", Some("d"), true, 1000), ("cb".into(), false));
+        assert_eq!(keys(&store, "", None, false, 12), ("ab".into(), true));
+        assert_eq!(keys(&store, "", None, true, 0), ("d".into(), true), "at least one row");
+        assert_eq!(keys(&store, "d", Some("a"), false, 1000), (String::new(), false));
+        assert_eq!(keys(&store, "x", None, false, 1000), (String::new(), false));
+    }
+
+    #[test]
+    fn rows_are_deleted_and_tables_cleared() {
+        let mut store = store();
+        store.apply(&[StoreOp::Delete { table: Table::Claims, key: bytes("b") }], false).unwrap();
+        assert_eq!(keys(&store, "", None, false, 1000).0, "acd");
+        store.apply(&[StoreOp::Clear { table: Table::Claims }], false).unwrap();
+        assert_eq!(keys(&store, "", None, false, 1000).0, "");
+    }
+}
