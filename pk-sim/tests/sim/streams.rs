@@ -80,6 +80,7 @@ fn a_stream_shows_with_its_first_byte_and_is_read_by_credit() {
     assert_eq!(puppet(&world, 1).read(there), (b"hello".to_vec(), false));
 
     // The other way, with the end.
+    world.host_mut(0).transport.fin_needs_credit = true;
     world.call(1, |puppet, _| puppet.send(there, "world", true));
     grant(&mut world, 0, here, 5);
     assert_eq!(puppet(&world, 0).read(here), (b"world".to_vec(), false), "no credit to look for the end");
