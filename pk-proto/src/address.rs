@@ -222,6 +222,34 @@ fn parse_port(text: &str) -> Result<u16, ParseAddressError> {
     text.parse().ok().filter(|port| digits && *port != 0).ok_or_else(|| ParseAddressError::Port(excerpt(text)))
 }
 
+/// From where an IP address can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// This machine.
+    Loopback,
+    /// One link.
+    Link,
+    /// One private network (RFC 1918, RFC 4193, RFC 6598).
+    Private,
+    /// Everywhere, as far as the address tells.
+    Global,
+}
+
+impl Reach {
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            ip if ip.is_loopback() => Self::Loopback,
+            IpAddr::V4(ip) if ip.is_link_local() => Self::Link,
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => Self::Link,
+            IpAddr::V4(ip) if ip.is_private() || (ip.octets()[0] == 100 && (64..128).contains(&ip.octets()[1])) => {
+                Self::Private
+            }
+            IpAddr::V6(ip) if ip.is_unique_local() => Self::Private,
+            _ => Self::Global,
+        }
+    }
+}
+
 /// Why a text is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

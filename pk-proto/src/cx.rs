@@ -2,13 +2,16 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::config::Config;
+use crate::address::{Host, NodeAddress, Reach};
+use crate::config::{AddressPolicy, Config};
 use crate::id::{Ids, NodeId};
 use crate::io::{Event, Output};
+use crate::lookup::usable;
 use crate::metrics::Metrics;
 use crate::time::{Instant, UnixMillis, WallClock};
 use crate::timers::TimerQueue;
@@ -21,10 +24,12 @@ pub(crate) enum Dice {
     Calls,
     /// When buckets are refreshed, and by which ids.
     Refresh,
+    /// Nonces of signals, and the bytes of punches.
+    Signals,
 }
 
 /// How many parts draw.
-const DICE: u8 = 2;
+const DICE: u8 = 3;
 
 /// The context of one call into the machine.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub(crate) struct Cx {
     pub(crate) metrics: Metrics,
     /// Every id of our certificate chain, newest first; never empty.
     own: Vec<NodeId>,
+    /// Kinds of networks in which we listen.
+    listening: Vec<Reach>,
     outputs: VecDeque<Output>,
     wall: WallClock,
     dice: [ChaCha8Rng; DICE as usize],
@@ -55,6 +62,7 @@ impl Cx {
             config,
             metrics: Metrics::default(),
             own,
+            listening: Vec::new(),
             outputs: VecDeque::new(),
             wall: WallClock::new(now, unix),
             dice: core::array::from_fn(die),
@@ -86,11 +94,43 @@ impl Cx {
     }
 
     pub(crate) fn random_u64(&mut self, part: Dice) -> u64 {
-        let [calls, refresh] = &mut self.dice;
+        let [calls, refresh, signals] = &mut self.dice;
         match part {
             Dice::Calls => calls.next_u64(),
             Dice::Refresh => refresh.next_u64(),
+            Dice::Signals => signals.next_u64(),
         }
+    }
+
+    pub(crate) fn random_bytes<const N: usize>(&mut self, part: Dice) -> [u8; N] {
+        let mut bytes = [0; N];
+        for chunk in bytes.chunks_mut(8) {
+            let drawn = self.random_u64(part).to_be_bytes();
+            chunk.iter_mut().zip(drawn).for_each(|(byte, drawn)| *byte = drawn);
+        }
+        bytes
+    }
+
+    /// Where we listen now. The unspecified address says nothing of the networks behind it.
+    pub(crate) fn set_listening(&mut self, addrs: &[SocketAddr]) {
+        let bound = addrs.iter().filter(|addr| !addr.ip().is_unspecified());
+        self.listening = bound.map(|addr| Reach::of(addr.ip())).collect();
+    }
+
+    /// Whether an address that a peer tells of may be used (DESIGN section 4, address policy): it can be somebody's, and
+    /// if it is not routed globally, then we listen in a network of its kind, or see the peer in one.
+    pub(crate) fn believes(&self, address: &NodeAddress, teller: Option<&NodeAddress>) -> bool {
+        let Host::Ip(ip) = address.host else { return false };
+        let reach = Reach::of(ip);
+        let seen = teller.and_then(|teller| match teller.host {
+            Host::Ip(ip) => Some(Reach::of(ip)),
+            _ => None,
+        });
+        usable(address)
+            && (self.config.address_policy == AddressPolicy::Any
+                || reach == Reach::Global
+                || self.listening.contains(&reach)
+                || seen == Some(reach))
     }
 
     pub(crate) fn output(&mut self, output: Output) {

@@ -93,6 +93,9 @@ pub enum Failure {
     /// The peer ended the stream with this code instead of answering.
     #[error("the peer aborted the call with code {0}")]
     Aborted(u64),
+    /// The peer refused.
+    #[error("the peer refused: {0}")]
+    Refused(#[from] crate::rpc::Refusal),
     /// The store failed.
     #[error("the store failed: {0}")]
     Store(String),

@@ -245,6 +245,12 @@ pub enum DialFailure {
     /// The peer's certificate chain does not prove an expected id.
     #[error("certificate: {0}")]
     Certificate(String),
+    /// No answer, although a relay had told the node to punch: both NATs are too strict for a direct connection.
+    #[error("signalling was accepted, but the dial timed out")]
+    TimedOutAfterSignal,
+    /// A relay did not signal.
+    #[error("the relay there did not signal: {0}")]
+    Signal(String),
     /// The host name has no address.
     #[error("cannot resolve the host: {0}")]
     Resolve(String),

@@ -110,6 +110,7 @@ mod metrics;
 mod request;
 mod rpc;
 mod seed_node;
+pub mod signal;
 mod signature;
 mod store;
 mod time;

@@ -55,6 +55,12 @@ metrics! {
     calls,
     /// Questions that were answered for peers.
     answers,
+    /// Relays that were asked to signal.
+    signals_sent,
+    /// Signals passed on for others.
+    signals_relayed,
+    /// Addresses punched at for others.
+    punches,
     /// Garbage collections of buckets.
     collections,
     /// Buckets that were refreshed.
@@ -95,6 +101,10 @@ metrics! {
     nodes_dead,
     /// Nodes and addresses refused because there are enough of their network.
     diversity_refused,
+    /// Signals not passed on.
+    signals_refused,
+    /// Addresses not punched at.
+    punches_refused,
     /// Writes that failed; those of the graph are tried again.
     store_failures,
 }

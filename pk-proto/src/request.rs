@@ -27,6 +27,10 @@ pub struct Options {
 pub struct FindNode {
     /// Contacts waited for at a time. 1 to 64; default `Config::find_concurrency`.
     pub concurrency: Option<usize>,
+    /// Which ways to try; default all.
+    pub strategies: Option<Strategies>,
+    /// How long the local network is asked. 1 ms to 1 h; default `Config::mdns_timeout`.
+    pub mdns_timeout: Option<Duration>,
     /// Connection attempts in all. 0 (live connections only) to 1024; default `Config::find_limit`.
     pub limit: Option<usize>,
     /// Deadlines.
@@ -42,6 +46,23 @@ pub struct SetNode {
     pub force: bool,
     /// Deadlines; `connect_timeout` is that of each probe.
     pub options: Options,
+}
+
+/// The ways in which a search connects to nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Strategies {
+    /// Dial the addresses that the graph or peers know.
+    pub direct: bool,
+    /// Have a node that is connected with it signal, and punch.
+    pub signal: bool,
+    /// Ask the local network, where `Config::mdns` is on.
+    pub mdns: bool,
+}
+
+impl Default for Strategies {
+    fn default() -> Self {
+        Self { direct: true, signal: true, mdns: true }
+    }
 }
 
 /// Which nodes to ask a peer for.

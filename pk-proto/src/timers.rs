@@ -2,6 +2,8 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
+use core::net::SocketAddr;
+
 use crate::connect::RaceId;
 use crate::id::{BucketIndex, ConnectionId, NodeId, RequestId, StreamId};
 use crate::time::Instant;
@@ -29,6 +31,8 @@ pub(crate) enum Timer {
     Collect(BucketIndex),
     /// A bucket is refreshed.
     Refresh(BucketIndex),
+    /// The next datagram of a punching.
+    Punch(SocketAddr),
     /// Without a connection to the farther half of all ids, look for one.
     Retry,
     /// What has changed in the graph is written.

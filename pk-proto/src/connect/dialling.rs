@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
-use super::race::{Race, RaceId};
+use super::race::{Learnt, Race, RaceId};
 use super::{ConnectEvent, Connections};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
@@ -16,39 +16,54 @@ use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
 use crate::io::{DialFailure, Output};
 use crate::timers::Timer;
 
+/// Relays that one race may ask.
+const MAX_RELAYS: usize = 3;
+
+/// What a race is to reach, and by what.
+#[derive(Debug, Clone)]
+pub(crate) struct Goal {
+    pub(crate) node: NodeId,
+    pub(crate) addresses: Vec<NodeAddress>,
+    pub(crate) learnt: Learnt,
+    /// Connected nodes that may signal; asked one after the other when the addresses are used up.
+    pub(crate) relays: Vec<NodeId>,
+    pub(crate) timeout: Duration,
+}
+
+impl Goal {
+    /// A node at addresses from the graph, a peer, or the embedder.
+    pub(crate) fn direct(node: NodeId, addresses: Vec<NodeAddress>, timeout: Duration) -> Self {
+        Self { node, addresses, learnt: Learnt::DIRECT, relays: Vec::new(), timeout }
+    }
+}
+
+/// A dial that was signalled and timed out says so: then both NATs are too strict.
+fn after_signal(learnt: Learnt, why: DialFailure) -> DialFailure {
+    match why {
+        DialFailure::TimedOut if learnt == Learnt::SIGNALLED => DialFailure::TimedOutAfterSignal,
+        why => why,
+    }
+}
+
 impl Connections {
-    /// Dials a node at these addresses, or joins the race that does already. Ends with `RaceEnded`, unless `leave` comes
-    /// first. The caller has looked for a live connection before.
-    pub(crate) fn dial(
-        &mut self,
-        cx: &mut Cx,
-        waiter: RequestId,
-        node: NodeId,
-        addresses: impl IntoIterator<Item = NodeAddress>,
-        timeout: Duration,
-    ) {
-        let id = match self.race_of.get(&node) {
+    /// Has a node dialled, or joins the race that does already. Ends with `RaceEnded`, unless `leave` comes first. The
+    /// caller has looked for a live connection before.
+    pub(crate) fn dial(&mut self, cx: &mut Cx, waiter: RequestId, goal: Goal) {
+        let id = match self.race_of.get(&goal.node) {
             Some(id) => *id,
             None => {
-                let id = self.start_race(cx, node, timeout);
-                self.race_of.insert(node, id);
+                let id = self.start_race(cx, goal.node, goal.timeout);
+                self.race_of.insert(goal.node, id);
                 id
             }
         };
-        self.join(cx, id, waiter, addresses);
+        self.join(cx, id, waiter, goal);
     }
 
-    /// Dials a node at this address and no other.
-    pub(crate) fn dial_only(
-        &mut self,
-        cx: &mut Cx,
-        waiter: RequestId,
-        node: NodeId,
-        address: NodeAddress,
-        timeout: Duration,
-    ) {
-        let id = self.start_race(cx, node, timeout);
-        self.join(cx, id, waiter, [address]);
+    /// Has a node dialled at the addresses of `goal` and no others, whatever else goes on.
+    pub(crate) fn dial_only(&mut self, cx: &mut Cx, waiter: RequestId, goal: Goal) {
+        let id = self.start_race(cx, goal.node, goal.timeout);
+        self.join(cx, id, waiter, goal);
     }
 
     /// A request no longer waits for anything.
@@ -73,39 +88,62 @@ impl Connections {
         id
     }
 
-    fn join(&mut self, cx: &mut Cx, id: RaceId, waiter: RequestId, addresses: impl IntoIterator<Item = NodeAddress>) {
+    fn join(&mut self, cx: &mut Cx, id: RaceId, waiter: RequestId, goal: Goal) {
         let Some(race) = self.races.get_mut(&id) else { return };
-        let fresh = race.waiters.is_empty();
         race.waiters.insert(waiter);
-        for (name, address) in race.add(addresses) {
+        // Whoever joins is owed its whole time; what the race has begun already ends when it had to.
+        if race.deadline < cx.now + goal.timeout {
+            race.deadline = cx.now + goal.timeout;
+            cx.timers.set(Timer::RaceDeadline(id), race.deadline);
+        }
+        for relay in goal.relays {
+            if race.relays.len() < MAX_RELAYS && !race.relays.contains(&relay) {
+                race.relays.push_back(relay);
+            }
+        }
+        for (name, address) in race.add(goal.addresses, goal.learnt) {
             let effect = cx.ids.effect();
             let port = address.port;
             race.resolving.insert(effect, address);
             self.resolves.insert(effect, id);
             cx.output(Output::Resolve { id: effect, name, port });
         }
-        if fresh {
+        self.carry_on(cx, id);
+    }
+
+    /// Something new may be begun: at once if nothing is under way, else in its turn.
+    fn carry_on(&mut self, cx: &mut Cx, id: RaceId) {
+        let Some(race) = self.races.get(&id) else { return };
+        if race.dialling.is_empty() {
             self.dial_next(cx, id);
+        } else if race.has_next() && cx.timers.get(Timer::RaceNext(id)).is_none() {
+            cx.timers.set(Timer::RaceNext(id), cx.now + cx.config.dial_delay);
         }
     }
 
-    /// Begins the next dial of a race, and sets the timer for the one after; ends the race if nothing is left.
+    /// Begins the next dial of a race, or has a relay asked when there is none, and sets the timer for what comes after;
+    /// ends the race if nothing is left.
     fn dial_next(&mut self, cx: &mut Cx, id: RaceId) {
         let Some(race) = self.races.get_mut(&id) else { return };
-        if let Some(addr) = race.next() {
+        if let Some((addr, learnt)) = race.next() {
             if self.dials.len() >= cx.config.dial_limit {
-                race.put_back(addr);
+                race.put_back((addr, learnt));
                 cx.metrics.dials_delayed += 1;
             } else {
                 let conn = cx.ids.connection();
-                race.dialling.insert(conn, NodeAddress::from_socket(addr));
+                race.dialling.insert(conn, (NodeAddress::from_socket(addr), learnt));
                 self.dials.insert(conn, Some(id));
                 cx.metrics.dials += 1;
                 let expect = BTreeSet::from([race.node]);
                 cx.output(Output::Dial { conn, addr, expect, deadline: race.deadline });
             }
+        } else if !race.signalling
+            && let Some(relay) = race.relays.pop_front()
+        {
+            race.signalling = true;
+            self.events.push_back(ConnectEvent::Signal { race: id, node: race.node, relay });
         }
-        if race.has_waiting() {
+        if race.has_next() {
             cx.timers.set(Timer::RaceNext(id), cx.now + cx.config.dial_delay);
         } else {
             cx.timers.cancel(Timer::RaceNext(id));
@@ -113,6 +151,32 @@ impl Connections {
         if race.is_lost() {
             let failures = core::mem::take(&mut race.failures);
             self.end_race(cx, id, Err(failures), &DialFailure::Cancelled);
+        }
+    }
+
+    /// What came of asking a relay: where the node is, which is dialled after `delay`, or why not.
+    pub(crate) fn signalled(
+        &mut self,
+        cx: &mut Cx,
+        id: RaceId,
+        result: Result<NodeAddress, (NodeAddress, DialFailure)>,
+        delay: Duration,
+    ) {
+        let Some(race) = self.races.get_mut(&id) else { return };
+        race.signalling = false;
+        match result {
+            Ok(address) => {
+                if race.signalled(&address) {
+                    // The node's datagrams should have opened its NAT when our first packet arrives.
+                    cx.timers.set(Timer::RaceNext(id), cx.now + delay);
+                } else if race.is_lost() {
+                    self.dial_next(cx, id);
+                }
+            }
+            Err(failure) => {
+                race.failures.push(failure);
+                self.carry_on(cx, id);
+            }
         }
     }
 
@@ -135,11 +199,11 @@ impl Connections {
         }
         let winner = result.as_ref().ok().copied();
         let mut failures = Vec::new();
-        for (conn, address) in race.dialling {
+        for (conn, (address, learnt)) in race.dialling {
             if Some(conn) == winner {
                 continue;
             }
-            failures.push((address, why.clone()));
+            failures.push((address, after_signal(learnt, why.clone())));
             if self.table.contains_key(&conn) {
                 self.close(cx, conn, code::NONE, "");
             } else if let Some(race) = self.dials.get_mut(&conn) {
@@ -164,10 +228,10 @@ impl Connections {
     /// A dial of a race failed: the next address begins at once.
     pub(super) fn dial_lost(&mut self, cx: &mut Cx, id: RaceId, conn: ConnectionId, why: DialFailure) {
         if let Some(race) = self.races.get_mut(&id)
-            && let Some(address) = race.dialling.remove(&conn)
+            && let Some((address, learnt)) = race.dialling.remove(&conn)
         {
             cx.metrics.dial_failures += 1;
-            race.failures.push((address, why));
+            race.failures.push((address, after_signal(learnt, why)));
             self.dial_next(cx, id);
         }
     }
@@ -185,14 +249,10 @@ impl Connections {
             Ok(addrs) if addrs.is_empty() => {
                 race.failures.push((address, DialFailure::Resolve("the name has no address".to_owned())));
             }
-            Ok(addrs) => race.add_sockets(addrs),
+            Ok(addrs) => race.add_sockets(addrs, Learnt::DIRECT),
             Err(why) => race.failures.push((address, DialFailure::Resolve(why))),
         }
-        if race.dialling.is_empty() {
-            self.dial_next(cx, id);
-        } else if race.has_waiting() {
-            cx.timers.set(Timer::RaceNext(id), cx.now + cx.config.dial_delay);
-        }
+        self.carry_on(cx, id);
     }
 
     pub(crate) fn dial_failed(&mut self, cx: &mut Cx, conn: ConnectionId, why: DialFailure) {

@@ -14,9 +14,10 @@ use core::time::Duration;
 
 use bytes::Bytes;
 
+pub(crate) use self::dialling::Goal;
 use self::race::Race;
-pub(crate) use self::race::RaceId;
-use crate::address::{ContactMode, NodeAddress, NodeContactAddressData, Scopes};
+pub(crate) use self::race::{Learnt, RaceId};
+use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::cx::Cx;
 use crate::error::code;
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
@@ -34,6 +35,8 @@ pub(crate) enum ConnectEvent {
     Opened { conn: ConnectionId, node: NodeId, role: Role },
     /// A connection is over; `accepted` if `Opened` was reported.
     Closed { conn: ConnectionId, node: NodeId, accepted: bool, why: DisconnectReason, leases: Vec<LeaseId> },
+    /// A race wants this relay to signal; [`Connections::signalled`] is due.
+    Signal { race: RaceId, node: NodeId, relay: NodeId },
     /// A race ended: with a connection, or with what failed.
     RaceEnded {
         node: NodeId,
@@ -68,6 +71,7 @@ struct Connection {
     address: NodeAddress,
     since: UnixMillis,
     shared_id: Bytes,
+    learnt: Learnt,
     /// The race it was dialled for, until it is accepted.
     race: Option<RaceId>,
     accepted: bool,
@@ -80,14 +84,15 @@ struct Connection {
 
 impl Connection {
     fn data(&self) -> NodeContactAddressData {
-        NodeContactAddressData { mode: ContactMode::Direct, connected_time: self.since, scopes: Scopes::GLOBAL }
+        NodeContactAddressData { mode: self.learnt.mode, connected_time: self.since, scopes: self.learnt.scopes }
     }
 }
 
 impl Connections {
     // -- inputs
 
-    pub(crate) fn connected(&mut self, cx: &mut Cx, connected: Connected) {
+    /// A handshake is done. `incoming`: how the peer of an incoming connection is known to have come here.
+    pub(crate) fn connected(&mut self, cx: &mut Cx, connected: Connected, incoming: Learnt) {
         let conn = connected.conn;
         let race = match connected.role {
             Role::Dialler => match self.dials.remove(&conn) {
@@ -103,6 +108,8 @@ impl Connections {
             cx.metrics.late_inputs += 1;
             return;
         }
+        let dialled = race.and_then(|race| self.races.get(&race)).and_then(|race| race.dialling.get(&conn));
+        let learnt = dialled.map(|(_, learnt)| *learnt);
         let node = connected.leaf;
         let chain = if connected.chain.is_empty() { alloc::vec![node] } else { connected.chain };
         let own = chain.iter().any(|id| cx.is_own(id));
@@ -124,6 +131,7 @@ impl Connections {
             address: NodeAddress::from_socket(connected.remote),
             since: cx.unix(),
             shared_id: connected.shared_id,
+            learnt: learnt.unwrap_or(incoming),
             race,
             accepted: false,
             closing: false,

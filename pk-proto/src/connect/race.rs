@@ -4,7 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use crate::address::{Host, Hostname, NodeAddress};
+use crate::address::{ContactMode, Host, Hostname, NodeAddress, Scopes};
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
 use crate::io::DialFailure;
 use crate::time::Instant;
@@ -12,6 +12,22 @@ use crate::time::Instant;
 /// Names one race.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RaceId(pub(super) u64);
+
+/// How an address was learnt, and so how a connection to it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Learnt {
+    pub(crate) mode: ContactMode,
+    pub(crate) scopes: Scopes,
+}
+
+impl Learnt {
+    /// From the graph, a peer, or the embedder.
+    pub(crate) const DIRECT: Self = Self { mode: ContactMode::Direct, scopes: Scopes::GLOBAL };
+    /// From a relay, which has told the node as well.
+    pub(crate) const SIGNALLED: Self = Self { mode: ContactMode::Signal, scopes: Scopes::GLOBAL };
+    /// From the local network.
+    pub(crate) const LOCAL: Self = Self { mode: ContactMode::Direct, scopes: Scopes::LOCAL };
+}
 
 /// One race under way.
 #[derive(Debug)]
@@ -23,13 +39,17 @@ pub(super) struct Race {
     /// It has failed by then.
     pub(super) deadline: Instant,
     /// Dials under way, and where each goes.
-    pub(super) dialling: BTreeMap<ConnectionId, NodeAddress>,
+    pub(super) dialling: BTreeMap<ConnectionId, (NodeAddress, Learnt)>,
     /// Names being resolved.
     pub(super) resolving: BTreeMap<EffectId, NodeAddress>,
     /// What has failed so far.
     pub(super) failures: Vec<(NodeAddress, DialFailure)>,
+    /// Nodes that can signal, to be asked when the addresses are used up.
+    pub(super) relays: VecDeque<NodeId>,
+    /// A relay has been asked.
+    pub(super) signalling: bool,
     /// Not begun yet, in order.
-    waiting: VecDeque<SocketAddr>,
+    waiting: VecDeque<(SocketAddr, Learnt)>,
     /// Every address that was ever taken in, so that none is dialled twice.
     seen: BTreeSet<SocketAddr>,
     limit: usize,
@@ -44,6 +64,8 @@ impl Race {
             dialling: BTreeMap::new(),
             resolving: BTreeMap::new(),
             failures: Vec::new(),
+            relays: VecDeque::new(),
+            signalling: false,
             waiting: VecDeque::new(),
             seen: BTreeSet::new(),
             limit,
@@ -52,7 +74,11 @@ impl Race {
 
     /// Takes in addresses; returns the names that have to be resolved. What is known, over the limit or cannot be dialled
     /// is left out.
-    pub(super) fn add(&mut self, addresses: impl IntoIterator<Item = NodeAddress>) -> Vec<(Hostname, NodeAddress)> {
+    pub(super) fn add(
+        &mut self,
+        addresses: impl IntoIterator<Item = NodeAddress>,
+        learnt: Learnt,
+    ) -> Vec<(Hostname, NodeAddress)> {
         let mut names = Vec::new();
         for address in addresses {
             match (&address.host, address.socket()) {
@@ -62,7 +88,7 @@ impl Race {
                         names.push((name.clone(), address));
                     }
                 }
-                (_, Some(socket)) => self.add_sockets([socket]),
+                (_, Some(socket)) => self.add_sockets([socket], learnt),
                 (_, None) => {
                     let why = DialFailure::Transport("a zone that is not a number cannot be dialled".into());
                     self.failures.push((address, why));
@@ -73,13 +99,14 @@ impl Race {
     }
 
     /// Takes in addresses, families taking turns (RFC 8305 section 4).
-    pub(super) fn add_sockets(&mut self, sockets: impl IntoIterator<Item = SocketAddr>) {
+    pub(super) fn add_sockets(&mut self, sockets: impl IntoIterator<Item = SocketAddr>, learnt: Learnt) {
         for socket in sockets {
             if self.seen.len() < self.limit && is_dialable(&socket) && self.seen.insert(socket) {
-                self.waiting.push_back(socket);
+                self.waiting.push_back((socket, learnt));
             }
         }
-        let (mut six, mut four): (VecDeque<_>, VecDeque<_>) = self.waiting.drain(..).partition(SocketAddr::is_ipv6);
+        let (mut six, mut four): (VecDeque<_>, VecDeque<_>) =
+            self.waiting.drain(..).partition(|(socket, _)| socket.is_ipv6());
         while !(six.is_empty() && four.is_empty()) {
             self.waiting.extend(six.pop_front());
             self.waiting.extend(four.pop_front());
@@ -87,23 +114,41 @@ impl Race {
     }
 
     /// The next address to dial.
-    pub(super) fn next(&mut self) -> Option<SocketAddr> {
+    pub(super) fn next(&mut self) -> Option<(SocketAddr, Learnt)> {
         self.waiting.pop_front()
     }
 
     /// Puts an address back that could not be begun.
-    pub(super) fn put_back(&mut self, socket: SocketAddr) {
-        self.waiting.push_front(socket);
+    pub(super) fn put_back(&mut self, address: (SocketAddr, Learnt)) {
+        self.waiting.push_front(address);
     }
 
-    /// Whether addresses wait to be dialled.
-    pub(super) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// A relay has told the node, which punches towards us: this address is next, also if it was dialled in vain before.
+    /// One that is being dialled needs no second dial. Returns whether there is something new to dial.
+    pub(super) fn signalled(&mut self, address: &NodeAddress) -> bool {
+        let dialled = self.dialling.values_mut().find(|(dialled, _)| dialled == address);
+        match (dialled, address.socket()) {
+            (Some((_, learnt)), _) => {
+                *learnt = Learnt::SIGNALLED;
+                false
+            }
+            (None, Some(socket)) if is_dialable(&socket) => {
+                self.waiting.retain(|(waiting, _)| *waiting != socket);
+                self.waiting.push_front((socket, Learnt::SIGNALLED));
+                true
+            }
+            (None, _) => false,
+        }
+    }
+
+    /// Whether addresses wait to be dialled, or relays to be asked.
+    pub(super) fn has_next(&self) -> bool {
+        !self.waiting.is_empty() || (!self.relays.is_empty() && !self.signalling)
     }
 
     /// Whether nothing is left that could succeed.
     pub(super) fn is_lost(&self) -> bool {
-        self.waiting.is_empty() && self.dialling.is_empty() && self.resolving.is_empty()
+        !self.has_next() && !self.signalling && self.dialling.is_empty() && self.resolving.is_empty()
     }
 }
 
@@ -120,12 +165,12 @@ mod tests {
 
     fn race(addresses: &[&str]) -> Race {
         let mut race = Race::new(NodeId::from_bytes([1; 32]), Instant::ORIGIN, 4);
-        race.add(addresses.iter().map(|address| address.parse().unwrap()));
+        race.add(addresses.iter().map(|address| address.parse().unwrap()), Learnt::DIRECT);
         race
     }
 
     fn order(race: &mut Race) -> Vec<alloc::string::String> {
-        core::iter::from_fn(|| race.next()).map(|socket| alloc::format!("{socket}")).collect()
+        core::iter::from_fn(|| race.next()).map(|(socket, _)| alloc::format!("{socket}")).collect()
     }
 
     #[test]

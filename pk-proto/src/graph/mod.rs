@@ -9,6 +9,5 @@ mod table;
 
 pub use contact::NodeContact;
 pub use diversity::DiversityLimits;
-pub(crate) use diversity::is_global_unicast;
 pub(crate) use pending::{PendingNode, PendingNodes};
 pub use table::{Direction, NodeGraph, NodeOrder};

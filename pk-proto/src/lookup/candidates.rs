@@ -8,6 +8,9 @@ use super::State;
 use crate::address::{Host, NodeAddress};
 use crate::id::{Distance, NodeId};
 
+/// Relays remembered for one candidate.
+const MAX_RELAYS: usize = 4;
+
 /// A node that a search has heard of.
 #[derive(Debug)]
 pub(super) struct Candidate {
@@ -16,6 +19,8 @@ pub(super) struct Candidate {
     pub(super) told_by: Option<NodeId>,
     /// Where it may be, in the order in which we were told.
     pub(super) addresses: Vec<NodeAddress>,
+    /// Connected nodes that are connected with it, and can signal.
+    pub(super) relays: Vec<NodeId>,
     pub(super) state: State,
 }
 
@@ -33,13 +38,14 @@ impl Candidates {
         Self { target, limit, address_limit, by_distance: BTreeMap::new() }
     }
 
-    /// Takes in a node, or new addresses of a known one; one that had failed gets another chance by them, as long as there
-    /// is room for addresses. Returns whether the node is new.
+    /// Takes in a node, or new addresses or another relay of a known one; one that had failed gets another chance by
+    /// them, as long as there is room. Returns whether the node is new.
     pub(super) fn add(
         &mut self,
         node: NodeId,
         told_by: Option<NodeId>,
         addresses: impl IntoIterator<Item = NodeAddress>,
+        relay: Option<NodeId>,
     ) -> bool {
         let distance = self.target.distance(&node);
         let known = self.by_distance.contains_key(&distance);
@@ -47,6 +53,7 @@ impl Candidates {
             node,
             told_by,
             addresses: Vec::new(),
+            relays: Vec::new(),
             state: State::Known,
         });
         for address in addresses {
@@ -55,6 +62,15 @@ impl Candidates {
                 if candidate.state == State::Failed {
                     candidate.state = State::Known;
                 }
+            }
+        }
+        if let Some(relay) = relay
+            && candidate.relays.len() < MAX_RELAYS
+            && !candidate.relays.contains(&relay)
+        {
+            candidate.relays.push(relay);
+            if candidate.state == State::Failed {
+                candidate.state = State::Known;
             }
         }
         if self.by_distance.len() > self.limit {
@@ -121,20 +137,20 @@ mod tests {
     #[test]
     fn the_farthest_leaves_when_there_are_too_many() {
         let mut candidates = Candidates::new(id(0), 2, 2);
-        assert!(candidates.add(id(3), None, address("10.0.0.1:1")));
-        assert!(candidates.add(id(1), None, address("10.0.0.1:1")));
-        assert!(candidates.add(id(2), None, address("10.0.0.1:1")));
+        assert!(candidates.add(id(3), None, address("10.0.0.1:1"), None));
+        assert!(candidates.add(id(1), None, address("10.0.0.1:1"), None));
+        assert!(candidates.add(id(2), None, address("10.0.0.1:1"), None));
         assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
-        assert!(!candidates.add(id(9), None, address("10.0.0.1:1")), "a farther one does not enter");
+        assert!(!candidates.add(id(9), None, address("10.0.0.1:1"), None), "a farther one does not enter");
         assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
     }
 
     #[test]
     fn a_running_contact_is_never_dropped() {
         let mut candidates = Candidates::new(id(0), 1, 2);
-        candidates.add(id(3), None, address("10.0.0.1:1"));
+        candidates.add(id(3), None, address("10.0.0.1:1"), None);
         candidates.get_mut(&id(3)).unwrap().state = State::Running { step: 0, stalled: false };
-        candidates.add(id(1), None, address("10.0.0.1:1"));
+        candidates.add(id(1), None, address("10.0.0.1:1"), None);
         assert!(candidates.get(&id(3)).is_some());
     }
 
@@ -142,13 +158,13 @@ mod tests {
     fn failed_ones_make_room_for_the_next_and_a_new_address_is_another_chance() {
         let mut candidates = Candidates::new(id(0), 9, 2);
         for first in [1, 2, 3] {
-            candidates.add(id(first), None, address("10.0.0.1:1"));
+            candidates.add(id(first), None, address("10.0.0.1:1"), None);
         }
         candidates.get_mut(&id(1)).unwrap().state = State::Failed;
         assert_eq!(nodes(&candidates, 2), [id(2), id(3)]);
-        candidates.add(id(1), Some(id(2)), address("10.0.0.1:1"));
+        candidates.add(id(1), Some(id(2)), address("10.0.0.1:1"), None);
         assert_eq!(nodes(&candidates, 2), [id(2), id(3)], "the same address is no news");
-        candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"));
+        candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"), None);
         assert_eq!(nodes(&candidates, 2), [id(1), id(2)]);
     }
 

@@ -16,11 +16,12 @@ use core::time::Duration;
 use self::candidates::Candidates;
 pub(crate) use self::candidates::usable;
 use crate::address::NodeAddress;
+use crate::connect::Goal;
 use crate::cx::Cx;
 use crate::graph::NodeContact;
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
 use crate::io::DialFailure;
-use crate::request::{Closest, FindEnd, FindNode, FindOutcome, FindStats, FindStep, FindStepEnd};
+use crate::request::{Closest, FindEnd, FindNode, FindOutcome, FindStats, FindStep, FindStepEnd, Strategies};
 use crate::time::Instant;
 use crate::timers::Timer;
 
@@ -30,7 +31,7 @@ pub(crate) enum Next {
     /// Ask this connected node.
     Ask { node: NodeId, conn: ConnectionId },
     /// Connect to this node.
-    Dial { node: NodeId, addresses: Vec<NodeAddress>, timeout: Duration },
+    Dial(Goal),
     /// Nothing until a contact ends or stalls.
     Wait,
     /// The search is over.
@@ -46,6 +47,7 @@ pub(crate) struct Lookup {
     concurrency: usize,
     limit: u32,
     connect_timeout: Duration,
+    strategies: Strategies,
     /// Kademlia's k: how many of the closest candidates have to answer.
     closest: usize,
     candidates: Candidates,
@@ -84,6 +86,7 @@ impl Lookup {
             concurrency: find.concurrency.unwrap_or(cx.config.find_concurrency),
             limit: u32::try_from(find.limit.unwrap_or(cx.config.find_limit)).unwrap_or(u32::MAX),
             connect_timeout: find.options.connect_timeout.unwrap_or(cx.config.connect_timeout),
+            strategies: find.strategies.unwrap_or_default(),
             closest: cx.config.bucket_limit,
             candidates: Candidates::new(target, cx.config.find_candidate_limit, cx.config.dial_address_limit),
             calls: BTreeMap::new(),
@@ -103,7 +106,7 @@ impl Lookup {
     /// A candidate that we know of ourselves, from the graph or by a live connection.
     pub(crate) fn offer(&mut self, node: NodeId, contact: Option<&NodeContact>) {
         let addresses = contact.into_iter().flat_map(NodeContact::iter).map(|(address, _)| address.clone());
-        if self.candidates.add(node, None, addresses) {
+        if self.candidates.add(node, None, addresses, None) {
             self.stats.candidates += 1;
         }
     }
@@ -124,11 +127,13 @@ impl Lookup {
             }
             // A live connection is free.
             let conn = primary(&node);
-            if conn.is_some() || (self.stats.attempts < self.limit && !candidate.addresses.is_empty()) {
+            let direct = self.strategies.direct && !candidate.addresses.is_empty();
+            let signal = self.strategies.signal && candidate.relays.iter().any(|relay| primary(relay).is_some());
+            if conn.is_some() || (self.stats.attempts < self.limit && (direct || signal)) {
                 choice = Some((node, conn));
                 break;
             }
-            self.limited |= !candidate.addresses.is_empty();
+            self.limited |= direct || signal;
         }
         match choice {
             Some((node, Some(conn))) => {
@@ -138,8 +143,17 @@ impl Lookup {
             Some((node, None)) => {
                 self.begin(cx, node);
                 self.stats.attempts += 1;
-                let addresses = self.candidates.get(&node).map(|candidate| candidate.addresses.clone());
-                Next::Dial { node, addresses: addresses.unwrap_or_default(), timeout: self.connect_timeout }
+                let mut goal = Goal::direct(node, Vec::new(), self.connect_timeout);
+                if let Some(candidate) = self.candidates.get(&node) {
+                    if self.strategies.direct {
+                        goal.addresses.clone_from(&candidate.addresses);
+                    }
+                    if self.strategies.signal {
+                        let live = candidate.relays.iter().filter(|relay| primary(relay).is_some());
+                        goal.relays = live.copied().collect();
+                    }
+                }
+                Next::Dial(goal)
             }
             None if self.running > 0 => Next::Wait,
             None if self.limited => Next::End(FindEnd::Limit),
@@ -165,26 +179,27 @@ impl Lookup {
         self.end_step(cx, node, State::Failed, FindStepEnd::Unreachable(failures));
     }
 
-    /// A contact told of nodes. Those that cannot be used are counted and left out.
-    pub(crate) fn answered(&mut self, cx: &mut Cx, stream: StreamId, closest: Closest) {
+    /// A contact, seen at `teller`, told of nodes. Those that cannot be used are counted and left out. A node that it is
+    /// connected to can be reached through it.
+    pub(crate) fn answered(&mut self, cx: &mut Cx, stream: StreamId, closest: Closest, teller: Option<&NodeAddress>) {
         let Some(node) = self.calls.remove(&stream) else { return };
         let told = closest.local.len() + closest.active.len();
         let mut new = 0;
         let local = closest.local.into_iter().map(|(id, contact)| {
             let addresses: Vec<_> = contact.iter().map(|(address, _)| address.clone()).collect();
-            (id, addresses)
+            (id, addresses, None)
         });
         let active = closest.active.into_iter().map(|active| {
             let addresses: Vec<_> = active.connections.into_iter().map(|connection| connection.address).collect();
-            (active.node, addresses)
+            (active.node, addresses, Some(node))
         });
-        for (id, mut addresses) in local.chain(active) {
+        for (id, mut addresses, relay) in local.chain(active) {
             let before = addresses.len();
-            addresses.retain(usable);
+            addresses.retain(|address| cx.believes(address, teller));
             cx.metrics.told_unusable += (before - addresses.len()) as u64;
-            if cx.is_own(&id) || addresses.is_empty() {
+            if cx.is_own(&id) || (addresses.is_empty() && relay.is_none()) {
                 cx.metrics.told_unusable += 1;
-            } else if self.candidates.add(id, Some(node), addresses) {
+            } else if self.candidates.add(id, Some(node), addresses, relay) {
                 new += 1;
             }
         }

@@ -12,6 +12,7 @@ use core::time::Duration;
 use super::NodeManager;
 use super::requests::{Audience, Open, Stage};
 use crate::address::{NodeAddress, NodeContactAddressData};
+use crate::connect::Goal;
 use crate::graph::{Direction, NodeContact, NodeOrder, PendingNode};
 use crate::id::{BucketIndex, NodeId, RequestId};
 use crate::io::Event;
@@ -175,7 +176,7 @@ impl NodeManager {
                 && !addresses.is_empty()
             {
                 collect.probing.insert(node);
-                self.connections.dial(&mut self.cx, id, node, addresses, timeout);
+                self.connections.dial(&mut self.cx, id, Goal::direct(node, addresses, timeout));
             }
         }
     }

@@ -8,6 +8,7 @@ mod collect;
 mod refresh;
 mod requests;
 mod serve;
+mod signalling;
 mod sync;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use alloc::vec::Vec;
 
 use self::collect::Collections;
 use self::requests::Open;
+use self::signalling::Signalling;
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::cert;
 use crate::config::Config;
@@ -46,6 +48,7 @@ pub struct NodeManager {
     /// When each bucket was last refreshed.
     refreshed: BTreeMap<BucketIndex, UnixMillis>,
     store: GraphStore,
+    signalling: Signalling,
     connections: Connections,
     rpc: Rpc,
     open: BTreeMap<RequestId, Open>,
@@ -111,6 +114,7 @@ impl NodeManager {
             collections: Collections::new(),
             refreshed: snapshot.refreshed.into_iter().collect(),
             store: GraphStore::new(snapshot.meta.as_ref()),
+            signalling: Signalling::default(),
             connections: Connections::default(),
             rpc: Rpc::default(),
             open: BTreeMap::new(),
@@ -230,6 +234,7 @@ impl NodeManager {
         let Self { cx, connections, rpc, .. } = self;
         match input {
             Input::Listening { addrs } => {
+                cx.set_listening(&addrs);
                 if self.phase == Phase::Starting {
                     self.phase = Phase::Running;
                     cx.event(Event::Ready { addrs });
@@ -238,7 +243,10 @@ impl NodeManager {
             }
             Input::WallClock(unix) => cx.set_unix(unix),
 
-            Input::Connected(connected) => connections.connected(cx, connected),
+            Input::Connected(connected) => {
+                let incoming = self.incoming(&connected.remote);
+                self.connections.connected(&mut self.cx, connected, incoming);
+            }
             Input::DialFailed { conn, why } => connections.dial_failed(cx, conn, why),
             Input::Disconnected { conn, why } => connections.disconnected(cx, conn, why),
             Input::RemoteAddressChanged { conn, addr } => connections.remote_address_changed(cx, conn, addr),
@@ -257,9 +265,14 @@ impl NodeManager {
             }
 
             Input::Persisted { id, result } => self.persisted(id, result),
+            Input::Signed { id, result } => {
+                if !self.signal_signed(id, result) {
+                    self.cx.metrics.late_inputs += 1;
+                }
+            }
 
             // Answers to effects that this machine has not asked for.
-            Input::Signed { .. } | Input::Loaded { .. } | Input::Discovered { .. } | Input::IdentityReplaced { .. } => {
+            Input::Loaded { .. } | Input::Discovered { .. } | Input::IdentityReplaced { .. } => {
                 cx.metrics.late_inputs += 1
             }
         }
@@ -284,6 +297,7 @@ impl NodeManager {
                 Timer::Collect(bucket) => self.collect_due(bucket),
                 Timer::Refresh(bucket) => self.refresh_due(bucket),
                 Timer::Retry => self.retry_due(),
+                Timer::Punch(addr) => self.punch_next(addr),
                 Timer::Store => self.write_graph(),
             }
             self.settle();
@@ -321,10 +335,12 @@ impl NodeManager {
                 if self.unproven.remove(&node) {
                     self.store.changed(&mut self.cx, node);
                 }
+                self.punched(&address);
                 self.proven(node, address.clone(), data);
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
             }
+            ConnectEvent::Signal { race, node, relay } => self.signal(race, node, relay),
             ConnectEvent::Closed { conn, node, accepted, why, leases } => {
                 for lease in leases {
                     self.cx.event(Event::LeaseLost { lease, node });
@@ -351,7 +367,9 @@ impl NodeManager {
             RpcEvent::Hello { conn } => self.connections.accepted(&mut self.cx, conn),
             RpcEvent::Answered { request, conn, stream, result } => {
                 self.connections.touch(&mut self.cx, conn);
-                self.call_ended(request, stream, result);
+                if !self.signal_answered(stream, &result) {
+                    self.call_ended(request, conn, stream, result);
+                }
             }
             RpcEvent::Asked { stream, conn, question } => {
                 self.connections.touch(&mut self.cx, conn);

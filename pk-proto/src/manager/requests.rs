@@ -8,7 +8,7 @@ use super::collect::Collect;
 use super::sync::Sync;
 use super::{NodeManager, Phase};
 use crate::address::{NodeAddress, NodeContactAddressData};
-use crate::connect::Connections;
+use crate::connect::{Connections, Goal};
 use crate::cx::Dice;
 use crate::error::{Failure, RequestError};
 use crate::id::{BucketIndex, ConnectionId, NodeId, RequestId, StreamId};
@@ -313,7 +313,7 @@ impl NodeManager {
             let Some(Open { deadline, stage: Stage::Find { lookup, .. }, .. }) = open.get_mut(&id) else { return };
             match lookup.next(cx, |node| connections.primary(node)) {
                 Next::Wait => return,
-                Next::Dial { node, addresses, timeout } => connections.dial(cx, id, node, addresses, timeout),
+                Next::Dial(goal) => connections.dial(cx, id, goal),
                 Next::Ask { node, conn } => ask_closest(cx, rpc, id, lookup, node, conn, *deadline),
                 Next::End(end) => return self.search_ended(id, end),
             }
@@ -418,7 +418,10 @@ impl NodeManager {
         self.begin(id, Open { audience: Audience::Embedder, deadline, stage: Stage::Dial { then } });
         match self.connections.primary(&target) {
             Some(conn) => self.dial_request_ended(id, then, Ok(conn)),
-            None => self.connections.dial_only(&mut self.cx, id, target, address, timeout),
+            None => {
+                let goal = Goal::direct(target, alloc::vec![address], timeout);
+                self.connections.dial_only(&mut self.cx, id, goal);
+            }
         }
     }
 
@@ -473,13 +476,22 @@ impl NodeManager {
     // -- calls
 
     /// A call of this request is over.
-    pub(super) fn call_ended(&mut self, id: RequestId, stream: StreamId, result: Result<Answered, Failure>) {
+    pub(super) fn call_ended(
+        &mut self,
+        id: RequestId,
+        conn: ConnectionId,
+        stream: StreamId,
+        result: Result<Answered, Failure>,
+    ) {
+        let teller = self.connections.address(conn).map(|(address, _)| address);
         let Self { cx, open, .. } = self;
         let Some(Open { stage, .. }) = open.get_mut(&id) else { return };
         match stage {
             Stage::Find { lookup, .. } => {
                 match result {
-                    Ok(Answered { answer: Answer::Closest(closest), .. }) => lookup.answered(cx, stream, closest),
+                    Ok(Answered { answer: Answer::Closest(closest), .. }) => {
+                        lookup.answered(cx, stream, closest, teller.as_ref());
+                    }
                     Ok(_) | Err(_) => lookup.not_answered(cx, stream),
                 }
                 self.awake.insert(id);
@@ -487,6 +499,7 @@ impl NodeManager {
             Stage::Call { then, .. } => {
                 let result = match (then, result) {
                     (_, Err(failure)) => Err(failure),
+                    (_, Ok(Answered { answer: Answer::Refused(refusal), .. })) => Err(Failure::Refused(refusal)),
                     (
                         CallThen::Pong { nonce, address, data },
                         Ok(Answered { answer: Answer::Pong { nonce: echo }, rtt }),

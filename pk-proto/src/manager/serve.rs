@@ -13,8 +13,10 @@ const CONNECTIONS_TOLD: usize = 4;
 
 impl NodeManager {
     /// The answer to a question that came on a connection.
-    pub(super) fn serve(&self, conn: ConnectionId, question: &Question) -> Answer {
+    pub(super) fn serve(&mut self, conn: ConnectionId, question: &Question) -> Answer {
         match question {
+            Question::Signal(request) => self.relay(conn, request),
+            Question::Punch(punch) => self.punch(conn, punch),
             Question::Ping { nonce } => Answer::Pong { nonce: *nonce },
             Question::Closest { target, lists } => {
                 let asker = self.connections.node(conn);

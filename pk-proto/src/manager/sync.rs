@@ -7,6 +7,7 @@ use core::time::Duration;
 use super::NodeManager;
 use super::requests::{Audience, Open, Stage, Then, outcome};
 use crate::address::NodeAddress;
+use crate::connect::Goal;
 use crate::error::{Failure, SeedFailure};
 use crate::id::{NodeId, RequestId};
 use crate::io::DialFailure;
@@ -62,7 +63,7 @@ impl NodeManager {
             }
         }
         for (node, addresses) in dials {
-            self.connections.dial(&mut self.cx, id, node, addresses, timeout);
+            self.connections.dial(&mut self.cx, id, Goal::direct(node, addresses, timeout));
         }
         for node in live {
             self.sync_seed_ended(id, node, None);

@@ -1,7 +1,12 @@
 //! What nodes ask each other, in whatever dialect.
 
+use serde::{Deserialize, Serialize};
+
+use crate::address::NodeAddress;
 use crate::id::NodeId;
+use crate::io::Signature;
 use crate::request::{Closest, ClosestLists};
+use crate::time::UnixMillis;
 
 /// What one node asks of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +23,36 @@ pub enum Question {
         /// Which of its nodes.
         lists: ClosestLists,
     },
+    /// To a relay: where `target` is, and have it punch towards the asker.
+    Signal(SignalRequest),
+    /// From a relay: punch towards `source`, who asked for it.
+    Punch(PunchRequest),
+}
+
+/// What a node that wants to connect to another one asks of a relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignalRequest {
+    /// Whom the asker wants to reach.
+    pub target: NodeId,
+    /// No longer valid after this.
+    pub expires: UnixMillis,
+    /// Used once.
+    pub nonce: [u8; 16],
+    /// By the asker over [`signal::request_bytes`](crate::signal::request_bytes).
+    pub signature: Signature,
+}
+
+/// What a relay passes on to the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PunchRequest {
+    /// Who wants to connect.
+    pub source: NodeId,
+    /// Where the relay sees it.
+    pub address: NodeAddress,
+    /// As the source asked.
+    pub request: SignalRequest,
+    /// By the relay over [`signal::relay_bytes`](crate::signal::relay_bytes).
+    pub relay_signature: Signature,
 }
 
 /// What the other answers.
@@ -30,6 +65,45 @@ pub enum Answer {
     },
     /// To `Closest`; a list that was not asked for is empty.
     Closest(Closest),
+    /// To `Signal`: the target is told, and the relay sees it here.
+    Signalled {
+        /// Where the target is.
+        address: NodeAddress,
+    },
+    /// To `Punch`: datagrams are on their way.
+    Punching,
+    /// To any question: no.
+    Refused(Refusal),
+}
+
+/// Why a peer does not do what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The relay has no connection with the target.
+    #[error("it is not connected to the target")]
+    NotConnected,
+    /// Too many signals of this source or to this target.
+    #[error("too many signals")]
+    RateLimited,
+    /// A signature does not verify, or is not of who it should be.
+    #[error("a signature does not verify")]
+    Signature,
+    /// The request has expired, or expires too far ahead.
+    #[error("the request has expired")]
+    Expired,
+    /// The nonce was seen before.
+    #[error("the request was seen before")]
+    Replayed,
+    /// The target of the request is another node.
+    #[error("it is not the target")]
+    NotTarget,
+    /// The address may not be punched at.
+    #[error("the address is refused")]
+    Address,
+    /// No more work of this kind now.
+    #[error("busy")]
+    Busy,
 }
 
 /// Whether this can name an application protocol: 1 to 64 printable ASCII characters.

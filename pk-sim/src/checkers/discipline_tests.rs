@@ -1,3 +1,5 @@
+#![allow(clippy::result_large_err, reason = "a story is told in Ok and Err")]
+
 use super::*;
 use bytes::Bytes;
 use pk_proto::{Connected, DialFailure, Dialect, DisconnectReason, Instant, NodeAddress, NodeId, Opener, Signature};

@@ -13,11 +13,12 @@ use core::net::IpAddr;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::super::call::{Answer, Question, is_protocol_name};
+use super::super::call::{Answer, PunchRequest, Question, SignalRequest, is_protocol_name};
 use super::super::frame::{FrameFault, MAX_FRAME, encode_frame};
 use crate::address::{Host, Hostname, NodeAddress, NodeContactAddressData, Scopes};
 use crate::graph::NodeContact;
 use crate::id::NodeId;
+use crate::io::Signature;
 use crate::request::{ActiveConnection, ActiveNode, Closest, ClosestLists};
 use crate::time::UnixMillis;
 
@@ -178,6 +179,13 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
                 wire::Question::Closest { target, local, active } => {
                     Question::Closest { target, lists: ClosestLists { local, active } }
                 }
+                wire::Question::Signal(signal) => Question::Signal(read_signal(&signal)?),
+                wire::Question::Punch { source, address, request, relay_signature } => Question::Punch(PunchRequest {
+                    source,
+                    address: read_address(&address)?,
+                    request: read_signal(&request)?,
+                    relay_signature: read_signature(&relay_signature)?,
+                }),
             };
             V1::Call { deadline_ms, question }
         }
@@ -187,9 +195,25 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
             let active = active.0.into_iter().map(read_active).collect::<Result<_, _>>()?;
             V1::Answer(Answer::Closest(Closest { local, active }))
         }
+        wire::V1::Answer(wire::Answer::Signalled { address }) => {
+            V1::Answer(Answer::Signalled { address: read_address(&address)? })
+        }
+        wire::V1::Answer(wire::Answer::Punching) => V1::Answer(Answer::Punching),
+        wire::V1::Answer(wire::Answer::Refused(number)) => {
+            V1::Answer(Answer::Refused(wire::refusals::read(number).ok_or(FrameFault::Unknown)?))
+        }
         wire::V1::Open { protocol } => V1::Open { protocol: protocol.into() },
         wire::V1::Accepted => V1::Accepted,
     }))
+}
+
+fn read_signal(signal: &wire::Signal<'_>) -> Result<SignalRequest, FrameFault> {
+    let wire::Signal { target, expires, nonce, ref signature } = *signal;
+    Ok(SignalRequest { target, expires: UnixMillis(expires), nonce, signature: read_signature(signature)? })
+}
+
+fn read_signature(bytes: &wire::Octets<'_>) -> Result<Signature, FrameFault> {
+    bytes.0.try_into().map(Signature).map_err(|_| FrameFault::Malformed)
 }
 
 fn read_known(known: wire::Known<'_>) -> Result<(NodeId, NodeContact), FrameFault> {
@@ -229,11 +253,18 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
             wire::V1::Hello { version_min: *version_min, version_max: *version_max, features: *features, agent }
         }
         V1::Call { deadline_ms, question } => {
-            let question = match *question {
-                Question::Ping { nonce } => wire::Question::Ping { nonce },
+            let question = match question {
+                Question::Ping { nonce } => wire::Question::Ping { nonce: *nonce },
                 Question::Closest { target, lists: ClosestLists { local, active } } => {
-                    wire::Question::Closest { target, local, active }
+                    wire::Question::Closest { target: *target, local: *local, active: *active }
                 }
+                Question::Signal(signal) => wire::Question::Signal(write_signal(signal)),
+                Question::Punch(punch) => wire::Question::Punch {
+                    source: punch.source,
+                    address: write_address(&punch.address)?,
+                    request: write_signal(&punch.request),
+                    relay_signature: wire::Octets(&punch.relay_signature.0),
+                },
             };
             wire::V1::Call { deadline_ms: *deadline_ms, question }
         }
@@ -242,12 +273,24 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
             local: list(local, |(node, contact)| write_known(*node, contact))?,
             active: list(active, write_active)?,
         }),
+        V1::Answer(Answer::Signalled { address }) => {
+            wire::V1::Answer(wire::Answer::Signalled { address: write_address(address)? })
+        }
+        V1::Answer(Answer::Punching) => wire::V1::Answer(wire::Answer::Punching),
+        V1::Answer(Answer::Refused(refusal)) => {
+            wire::V1::Answer(wire::Answer::Refused(wire::refusals::write(*refusal)))
+        }
         V1::Open { protocol } => {
             allow(is_protocol_name(protocol))?;
             wire::V1::Open { protocol }
         }
         V1::Accepted => wire::V1::Accepted,
     }))
+}
+
+fn write_signal(signal: &SignalRequest) -> wire::Signal<'_> {
+    let SignalRequest { target, expires, nonce, ref signature } = *signal;
+    wire::Signal { target, expires: expires.0, nonce, signature: wire::Octets(&signature.0) }
 }
 
 fn write_known(node: NodeId, contact: &NodeContact) -> Result<wire::Known<'_>, FrameFault> {

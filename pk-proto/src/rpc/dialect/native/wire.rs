@@ -23,8 +23,8 @@ pub(super) mod kinds {
     pub(in super::super) const V1: u32 = 5;
     pub(in super::super) const V1_CALL: u32 = 1;
     pub(in super::super) const V1_ANSWER: u32 = 2;
-    pub(in super::super) const QUESTIONS: u32 = 2;
-    pub(in super::super) const ANSWERS: u32 = 2;
+    pub(in super::super) const QUESTIONS: u32 = 4;
+    pub(in super::super) const ANSWERS: u32 = 5;
 }
 
 /// Nodes in one list of an answer.
@@ -48,7 +48,8 @@ pub(super) enum V1<'a> {
     },
     Call {
         deadline_ms: u32,
-        question: Question,
+        #[serde(borrow)]
+        question: Question<'a>,
     },
     #[serde(borrow)]
     Answer(Answer<'a>),
@@ -59,9 +60,34 @@ pub(super) enum V1<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-pub(super) enum Question {
-    Ping { nonce: u64 },
-    Closest { target: NodeId, local: bool, active: bool },
+pub(super) enum Question<'a> {
+    Ping {
+        nonce: u64,
+    },
+    Closest {
+        target: NodeId,
+        local: bool,
+        active: bool,
+    },
+    #[serde(borrow)]
+    Signal(Signal<'a>),
+    Punch {
+        source: NodeId,
+        #[serde(borrow)]
+        address: Address<'a>,
+        request: Signal<'a>,
+        relay_signature: Octets<'a>,
+    },
+}
+
+/// The signature has 64 bytes.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Signal<'a> {
+    pub(super) target: NodeId,
+    pub(super) expires: u64,
+    pub(super) nonce: [u8; 16],
+    #[serde(borrow)]
+    pub(super) signature: Octets<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,6 +100,37 @@ pub(super) enum Answer<'a> {
         local: List<Known<'a>, NODES>,
         active: List<Active<'a>, NODES>,
     },
+    Signalled {
+        #[serde(borrow)]
+        address: Address<'a>,
+    },
+    Punching,
+    /// A number of [`refusals`].
+    Refused(u8),
+}
+
+/// The numbers of refusals. They may be appended to.
+pub(super) mod refusals {
+    use crate::rpc::call::Refusal;
+
+    const ALL: [Refusal; 8] = [
+        Refusal::NotConnected,
+        Refusal::RateLimited,
+        Refusal::Signature,
+        Refusal::Expired,
+        Refusal::Replayed,
+        Refusal::NotTarget,
+        Refusal::Address,
+        Refusal::Busy,
+    ];
+
+    pub(in super::super) fn read(number: u8) -> Option<Refusal> {
+        ALL.get(usize::from(number)).copied()
+    }
+
+    pub(in super::super) fn write(refusal: Refusal) -> u8 {
+        ALL.iter().position(|known| *known == refusal).and_then(|at| u8::try_from(at).ok()).unwrap_or_default()
+    }
 }
 
 /// A node and its addresses, the newest first.
