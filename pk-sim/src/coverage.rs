@@ -44,6 +44,7 @@ impl Coverage {
 /// Declares the names once: the list, and the match that finds them.
 macro_rules! names {
     ($list:ident, $find:ident, $of:ident: $($variant:ident)* $(, else $other:literal)?) => {
+        #[cfg_attr(not(test), allow(dead_code, reason = "not every list is looked through outside of tests"))]
         const $list: &[&str] = &[$(concat!(stringify!($of), "::", stringify!($variant))),*];
 
         fn $find(of: &$of) -> &'static str {

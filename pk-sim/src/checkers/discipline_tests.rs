@@ -145,6 +145,13 @@ fn planted_bugs_of_a_machine_are_caught() {
         ("unknown or over", after([fin_both(), vec![Ok(Output::StopStream { stream: STREAM, code: 0 })]].concat())),
         ("is of connection 0", after(vec![Ok(hand_over(4))])),
         ("unknown or over", after(vec![Ok(hand_over(0)), Ok(send(false))])),
+        (
+            "handed over with credit left",
+            after(vec![
+                Ok(hand_over(0)),
+                Err(Input::StreamData { stream: STREAM, bytes: Bytes::from_static(b"x"), fin: false }),
+            ]),
+        ),
         ("used again", vec![Ok(sign(0)), Ok(browse(0))]),
         ("CancelBrowse", vec![Ok(sign(0)), Ok(Output::CancelBrowse { id: EffectId(0) })]),
         ("told twice", after(vec![Ok(opened()), Ok(opened())])),
