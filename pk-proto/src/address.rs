@@ -222,6 +222,20 @@ fn parse_port(text: &str) -> Result<u16, ParseAddressError> {
     text.parse().ok().filter(|port| digits && *port != 0).ok_or_else(|| ParseAddressError::Port(excerpt(text)))
 }
 
+/// Whether an address that a peer told of can be somebody's: unicast, with a port, without a zone (a zone means something
+/// on the peer's own machine only).
+pub(crate) fn usable(address: &NodeAddress) -> bool {
+    let host_ok = match &address.host {
+        Host::Ip(ip) => {
+            let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+            !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+        }
+        Host::Name(_) => true,
+        Host::Zoned(..) => false,
+    };
+    host_ok && address.port != 0
+}
+
 /// From where an IP address can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
@@ -315,4 +329,25 @@ pub struct NodeContactAddressData {
     pub connected_time: UnixMillis,
     /// How the address was learnt.
     pub scopes: Scopes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_tells_must_be_an_address() {
+        for (text, ok) in [
+            ("10.0.0.1:1", true),
+            ("example.com:1", true),
+            ("0.0.0.0:1", false),
+            ("224.0.0.1:1", false),
+            ("255.255.255.255:1", false),
+            ("[fe80::1%1]:1", false),
+            ("[ff02::1]:1", false),
+        ] {
+            assert_eq!(usable(&text.parse().unwrap()), ok, "{text}");
+        }
+        assert!(!usable(&NodeAddress { port: 0, .."10.0.0.1:1".parse().unwrap() }));
+    }
 }

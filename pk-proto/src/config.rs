@@ -41,6 +41,10 @@ pub struct Config {
     pub find_limit: usize,
     /// Candidates that a search remembers, the nearest ones. At least `bucket_limit`, at most 65536; default 256.
     pub find_candidate_limit: usize,
+    /// Whether the local network is told of this node and asked for others (mDNS). Default false.
+    pub mdns: bool,
+    /// How long the local network is asked (nodesConnectionFindLocalTimeoutTime). 1 ms to 1 h; default 1.5 s.
+    pub mdns_timeout: Duration,
     /// After this silence a contact of a search no longer holds back the next one; its late answer still counts.
     /// 1 ms to 1 h; default 500 ms.
     pub find_stall_delay: Duration,
@@ -119,6 +123,8 @@ impl Default for Config {
             find_concurrency: 3,
             find_limit: 20,
             find_candidate_limit: 256,
+            mdns: false,
+            mdns_timeout: Duration::from_millis(1500),
             find_stall_delay: Duration::from_millis(500),
             request_deadline: Duration::from_secs(60),
             request_limit: 1024,
@@ -176,6 +182,7 @@ impl Config {
         count("find_concurrency", self.find_concurrency, 1, 64)?;
         count("find_limit", self.find_limit, 1, 1024)?;
         count("find_candidate_limit", self.find_candidate_limit, self.bucket_limit, 65_536)?;
+        time("mdns_timeout", self.mdns_timeout, MS, HOUR)?;
         time("find_stall_delay", self.find_stall_delay, MS, HOUR)?;
         time("request_deadline", self.request_deadline, MS, DAY)?;
         count("request_limit", self.request_limit, 1, 1_000_000)?;

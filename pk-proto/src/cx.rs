@@ -7,11 +7,10 @@ use core::net::SocketAddr;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::address::{Host, NodeAddress, Reach};
+use crate::address::{Host, NodeAddress, Reach, usable};
 use crate::config::{AddressPolicy, Config};
 use crate::id::{Ids, NodeId};
 use crate::io::{Event, Output};
-use crate::lookup::usable;
 use crate::metrics::Metrics;
 use crate::time::{Instant, UnixMillis, WallClock};
 use crate::timers::TimerQueue;
@@ -86,6 +85,16 @@ impl Cx {
     pub(crate) fn own(&self) -> NodeId {
         // The constructor's caller hands in a verified chain, which has a leaf; zero is nobody's key.
         self.own.first().copied().unwrap_or(NodeId::from_bytes([0; 32]))
+    }
+
+    /// Every id of ours, newest first.
+    pub(crate) fn own_chain(&self) -> &[NodeId] {
+        &self.own
+    }
+
+    /// We have another key from now on. `chain` has its id first.
+    pub(crate) fn set_own(&mut self, chain: Vec<NodeId>) {
+        self.own = chain;
     }
 
     /// Whether an id is one of ours, of any generation.

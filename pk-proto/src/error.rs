@@ -60,6 +60,9 @@ pub enum RequestError {
     /// A name of an application protocol is not 1 to 64 printable ASCII characters.
     #[error("a protocol name is 1 to 64 printable ASCII characters")]
     Protocol,
+    /// The new identity cannot follow the present one.
+    #[error("the new identity is refused: {0}")]
+    Identity(String),
     /// There is nobody to start from.
     #[error("no seed node was given, and the graph is empty")]
     NoSeeds,
@@ -96,6 +99,9 @@ pub enum Failure {
     /// The peer refused.
     #[error("the peer refused: {0}")]
     Refused(#[from] crate::rpc::Refusal),
+    /// The driver could not present the new identity; the old one stays.
+    #[error("the new identity could not be presented: {0}")]
+    Identity(String),
     /// The store failed.
     #[error("the store failed: {0}")]
     Store(String),

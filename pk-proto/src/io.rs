@@ -157,6 +157,8 @@ pub enum Event {
     NodeAdded { node: NodeId },
     /// A node left the graph.
     NodeRemoved { node: NodeId },
+    /// This node has another key, and another id, from now on; it stays reachable under its old ones.
+    IdentityRenewed { old: NodeId, new: NodeId },
     /// A peer broke the protocol. What it touched was dropped; `metrics()` counts every one, this tells of it.
     PeerMisbehaved { conn: ConnectionId, node: NodeId, fault: PeerFault },
     /// The machine has stopped. The last output.

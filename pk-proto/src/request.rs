@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::graph::NodeContact;
 use crate::id::{BucketIndex, ConnectionId, LeaseId, NodeId, StreamId};
-use crate::io::DialFailure;
+use crate::io::{DialFailure, Identity};
 use crate::seed_node::SeedNode;
 
 /// Limits of one request; `None` takes the value of [`Config`](crate::Config).
@@ -163,6 +163,18 @@ pub enum Request {
         /// Deadlines.
         options: Options,
     },
+    /// Become another key, or present another certificate of the same one. Not given up once it has begun.
+    Renew {
+        /// The new certificate, issued by the present key, before the present chain.
+        identity: Identity,
+    },
+    /// Ask the local network where a node is.
+    QueryMdns {
+        /// Whom.
+        target: NodeId,
+        /// How long; `None` is `Config::mdns_timeout`.
+        timeout: Option<Duration>,
+    },
     /// Write everything that is not written yet, durably.
     Flush {
         /// Deadlines.
@@ -185,6 +197,7 @@ impl Request {
             | Self::RefreshBucket { options, .. }
             | Self::Flush { options } => *options,
             Self::SetNode { how, .. } => how.options,
+            Self::Renew { .. } | Self::QueryMdns { .. } => Options::default(),
         }
     }
 }
@@ -218,6 +231,15 @@ pub enum Reply {
     SetNode(SetNodeOutcome),
     /// The bucket was refreshed; the search for the random id.
     RefreshBucket(FindOutcome),
+    /// The node is another one, or its certificate is.
+    Renew {
+        /// Who it was.
+        old: NodeId,
+        /// Who it is; the same if only the certificate is another one.
+        new: NodeId,
+    },
+    /// Where the local network says the node is.
+    QueryMdns(Vec<NodeAddress>),
     /// Everything is written.
     Flush,
 }

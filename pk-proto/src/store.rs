@@ -171,6 +171,7 @@ impl Changes {
 #[derive(Debug, Default)]
 pub(crate) struct GraphStore {
     space: NodeGraphSpace,
+    held: bool,
     changes: Changes,
     /// The transaction under way, and what is in it.
     writing: Option<(EffectId, Changes)>,
@@ -184,6 +185,19 @@ impl GraphStore {
     pub(crate) fn new(meta: Option<&StoreMeta>) -> Self {
         let changes = Changes { meta: meta.is_none(), ..Changes::default() };
         Self { space: meta.map(|meta| meta.space).unwrap_or_default(), changes, ..Self::default() }
+    }
+
+    /// The half of the graph that is not in use.
+    pub(crate) fn other_space(&self) -> NodeGraphSpace {
+        match self.space {
+            NodeGraphSpace::A => NodeGraphSpace::B,
+            NodeGraphSpace::B => NodeGraphSpace::A,
+        }
+    }
+
+    /// Writes nothing while held: which half is in use is being decided.
+    pub(crate) fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 
     /// The half of the graph that is in use.
@@ -203,11 +217,14 @@ impl GraphStore {
         self.arm(cx);
     }
 
-    /// The graph is another one, in the other half, and a transaction has written it whole: nothing is left to write.
-    pub(crate) fn switched(&mut self, cx: &mut Cx, space: NodeGraphSpace) {
-        self.space = space;
-        self.changes = Changes::default();
-        cx.timers.cancel(Timer::Store);
+    /// A transaction has written the graph whole into the other half, which is in use from now on. What has changed since
+    /// is still to be written.
+    pub(crate) fn switched(&mut self, cx: &mut Cx) {
+        self.space = self.other_space();
+        self.changes.meta = false;
+        self.changes.buckets.clear();
+        self.held = false;
+        self.rearm(cx);
     }
 
     /// A request waits until everything is written.
@@ -228,7 +245,7 @@ impl GraphStore {
         unproven: &BTreeSet<NodeId>,
         refreshed: &BTreeMap<BucketIndex, UnixMillis>,
     ) {
-        if self.writing.is_some() || self.changes.is_empty() {
+        if self.held || self.writing.is_some() || self.changes.is_empty() {
             return;
         }
         cx.timers.cancel(Timer::Store);
@@ -284,7 +301,7 @@ impl GraphStore {
     }
 
     fn arm(&mut self, cx: &mut Cx) {
-        if self.writing.is_none() && cx.timers.get(Timer::Store).is_none() {
+        if !self.held && self.writing.is_none() && cx.timers.get(Timer::Store).is_none() {
             let delay = cx.config.store_delay * (1 << self.failures.min(6));
             let delay = if self.failures == 0 { delay } else { delay.clamp(Duration::from_secs(1), MAX_RETRY) };
             cx.timers.set(Timer::Store, cx.now + delay);

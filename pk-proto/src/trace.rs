@@ -77,6 +77,8 @@ pub enum Call {
         /// Only if it is not due earlier.
         lazy: bool,
     },
+    /// [`NodeManager::reset_buckets`].
+    ResetBuckets,
     /// [`NodeManager::stop`].
     Stop,
 }

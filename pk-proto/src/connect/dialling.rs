@@ -221,6 +221,20 @@ impl Connections {
         }
     }
 
+    /// The dials of a race present an identity that we no longer have: they begin anew.
+    pub(super) fn restart(&mut self, cx: &mut Cx, id: RaceId) {
+        let Some(race) = self.races.get_mut(&id) else { return };
+        let dialling = core::mem::take(&mut race.dialling);
+        for (conn, (address, learnt)) in dialling {
+            if let (Some(dial), Some(socket)) = (self.dials.get_mut(&conn), address.socket()) {
+                *dial = None;
+                race.put_back((socket, learnt));
+                cx.output(Output::CancelDial { conn });
+            }
+        }
+        self.carry_on(cx, id);
+    }
+
     pub(super) fn call_off(&mut self, cx: &mut Cx, id: RaceId) {
         self.end_race(cx, id, Err(Vec::new()), &DialFailure::Cancelled);
     }

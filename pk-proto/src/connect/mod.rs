@@ -22,6 +22,7 @@ use crate::cx::Cx;
 use crate::error::code;
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{Connected, DialFailure, DisconnectReason, Output, Role};
+use crate::manager::RETIREMENT;
 use crate::request::ConnectionInfo;
 use crate::time::{Instant, UnixMillis};
 use crate::timers::Timer;
@@ -75,6 +76,8 @@ struct Connection {
     /// The race it was dialled for, until it is accepted.
     race: Option<RaceId>,
     accepted: bool,
+    /// It is of an identity that we no longer have: it finishes what it is at, and nothing else.
+    retired: bool,
     /// We have asked the driver to close it.
     closing: bool,
     leases: BTreeSet<LeaseId>,
@@ -134,6 +137,7 @@ impl Connections {
             learnt: learnt.unwrap_or(incoming),
             race,
             accepted: false,
+            retired: false,
             closing: false,
             leases: BTreeSet::new(),
             idle_at: cx.now,
@@ -229,7 +233,7 @@ impl Connections {
     pub(crate) fn touch(&mut self, cx: &mut Cx, conn: ConnectionId) {
         let primary = self.is_primary(conn);
         let Some(connection) = self.table.get_mut(&conn) else { return };
-        if !connection.accepted || connection.closing {
+        if !connection.accepted || connection.closing || connection.retired {
             return;
         }
         connection.idle_at = cx.now + idle_timeout(cx, &connection.node, primary);
@@ -289,6 +293,31 @@ impl Connections {
             self.close(cx, *conn, code::NONE, "");
         }
         conns.len()
+    }
+
+    /// We are another node from now on. Connections that nobody uses close; the others carry nothing new and close within
+    /// [`RETIREMENT`].
+    pub(crate) fn retire(&mut self, cx: &mut Cx, in_use: impl Fn(ConnectionId) -> bool) {
+        let races: Vec<_> = self.races.keys().copied().collect();
+        for race in races {
+            self.restart(cx, race);
+        }
+        let conns: Vec<_> = self.table.keys().copied().collect();
+        for conn in conns {
+            let Some(connection) = self.table.get_mut(&conn) else { continue };
+            if in_use(conn) || !connection.leases.is_empty() {
+                unlist(&mut self.by_node, conn, &connection.shared_id, &connection.chain);
+                connection.retired = true;
+                cx.timers.set(Timer::Idle(conn), cx.now + RETIREMENT);
+            } else {
+                self.close(cx, conn, code::NONE, "renewed");
+            }
+        }
+    }
+
+    /// Whether a connection is of an identity that we no longer have.
+    pub(crate) fn is_retired(&self, conn: ConnectionId) -> bool {
+        self.table.get(&conn).is_some_and(|connection| connection.retired)
     }
 
     /// Calls off every race and closes every connection.
@@ -374,6 +403,12 @@ impl Connections {
     /// Whose a connection is, by its newest id.
     pub(crate) fn node(&self, conn: ConnectionId) -> Option<NodeId> {
         self.table.get(&conn).map(|connection| connection.node)
+    }
+
+    /// The ids that the peer of a connection had before its newest one.
+    pub(crate) fn former(&self, conn: ConnectionId) -> Vec<NodeId> {
+        let chain = self.table.get(&conn).map(|connection| connection.chain.as_slice()).unwrap_or_default();
+        chain.iter().skip(1).copied().collect()
     }
 
     /// Where an accepted connection leads, and what the graph should know of it.

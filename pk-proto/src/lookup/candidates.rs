@@ -2,10 +2,9 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::net::IpAddr;
 
 use super::State;
-use crate::address::{Host, NodeAddress};
+use crate::address::NodeAddress;
 use crate::id::{Distance, NodeId};
 
 /// Relays remembered for one candidate.
@@ -102,20 +101,6 @@ impl Candidates {
     }
 }
 
-/// Whether an address that a peer told of can be somebody's: unicast, with a port, without a zone (a zone means something
-/// on the peer's own machine only).
-pub(crate) fn usable(address: &NodeAddress) -> bool {
-    let host_ok = match &address.host {
-        Host::Ip(ip) => {
-            let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-            !ip.is_unspecified() && !ip.is_multicast() && !broadcast
-        }
-        Host::Name(_) => true,
-        Host::Zoned(..) => false,
-    };
-    host_ok && address.port != 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,21 +151,5 @@ mod tests {
         assert_eq!(nodes(&candidates, 2), [id(2), id(3)], "the same address is no news");
         candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"), None);
         assert_eq!(nodes(&candidates, 2), [id(1), id(2)]);
-    }
-
-    #[test]
-    fn what_a_peer_tells_must_be_an_address() {
-        for (text, ok) in [
-            ("10.0.0.1:1", true),
-            ("example.com:1", true),
-            ("0.0.0.0:1", false),
-            ("224.0.0.1:1", false),
-            ("255.255.255.255:1", false),
-            ("[fe80::1%1]:1", false),
-            ("[ff02::1]:1", false),
-        ] {
-            assert_eq!(usable(&text.parse().unwrap()), ok, "{text}");
-        }
-        assert!(!usable(&NodeAddress { port: 0, ..address("10.0.0.1:1")[0].clone() }));
     }
 }

@@ -14,12 +14,11 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use self::candidates::Candidates;
-pub(crate) use self::candidates::usable;
 use crate::address::NodeAddress;
-use crate::connect::Goal;
+use crate::connect::{Goal, Learnt};
 use crate::cx::Cx;
 use crate::graph::NodeContact;
-use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
+use crate::id::{ConnectionId, EffectId, NodeId, RequestId, StreamId};
 use crate::io::DialFailure;
 use crate::request::{Closest, FindEnd, FindNode, FindOutcome, FindStats, FindStep, FindStepEnd, Strategies};
 use crate::time::Instant;
@@ -57,6 +56,8 @@ pub(crate) struct Lookup {
     busy: usize,
     /// Contacts under way, stalled or not.
     running: usize,
+    /// The local network is being asked.
+    browse: Option<EffectId>,
     /// Attempts that the limit did not allow.
     limited: bool,
     stats: FindStats,
@@ -92,6 +93,7 @@ impl Lookup {
             calls: BTreeMap::new(),
             busy: 0,
             running: 0,
+            browse: None,
             limited: false,
             stats: FindStats::default(),
             trace: Vec::new(),
@@ -155,10 +157,30 @@ impl Lookup {
                 }
                 Next::Dial(goal)
             }
-            None if self.running > 0 => Next::Wait,
+            None if self.running > 0 || self.browse.is_some() => Next::Wait,
             None if self.limited => Next::End(FindEnd::Limit),
             None => Next::End(FindEnd::Exhausted),
         }
+    }
+
+    /// The effect that asks the local network.
+    pub(crate) fn browse(&self) -> Option<EffectId> {
+        self.browse
+    }
+
+    pub(crate) fn set_browse(&mut self, browse: Option<EffectId>) {
+        self.browse = browse;
+    }
+
+    /// The local network says where the target is: what to dial.
+    pub(crate) fn discovered(&mut self, cx: &mut Cx, addresses: Vec<NodeAddress>) -> Goal {
+        let target = self.target;
+        self.offer(target, None);
+        if !self.is_dialling(&target) {
+            self.begin(cx, target);
+            self.stats.attempts += 1;
+        }
+        Goal { learnt: Learnt::LOCAL, ..Goal::direct(target, addresses, self.connect_timeout) }
     }
 
     /// The question to a contact is on its way.

@@ -5,7 +5,9 @@
 //! and passed on until nothing moves any more. Parts never see each other.
 
 mod collect;
+mod local;
 mod refresh;
+mod renewal;
 mod requests;
 mod serve;
 mod signalling;
@@ -16,6 +18,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use self::collect::Collections;
+pub(crate) use self::renewal::RETIREMENT;
 use self::requests::Open;
 use self::signalling::Signalling;
 use crate::address::{NodeAddress, NodeContactAddressData};
@@ -49,6 +52,7 @@ pub struct NodeManager {
     refreshed: BTreeMap<BucketIndex, UnixMillis>,
     store: GraphStore,
     signalling: Signalling,
+    browses: BTreeMap<EffectId, RequestId>,
     connections: Connections,
     rpc: Rpc,
     open: BTreeMap<RequestId, Open>,
@@ -115,6 +119,7 @@ impl NodeManager {
             refreshed: snapshot.refreshed.into_iter().collect(),
             store: GraphStore::new(snapshot.meta.as_ref()),
             signalling: Signalling::default(),
+            browses: BTreeMap::new(),
             connections: Connections::default(),
             rpc: Rpc::default(),
             open: BTreeMap::new(),
@@ -149,6 +154,7 @@ impl NodeManager {
             Call::AcceptProtocol(protocol) => drop(self.accept_protocol(protocol, now)),
             Call::RefuseProtocol(protocol) => self.refuse_protocol(&protocol, now),
             Call::SetRefreshDelay { bucket, delay, lazy } => drop(self.set_refresh_delay(bucket, delay, lazy, now)),
+            Call::ResetBuckets => self.reset_buckets(now),
             Call::Stop => self.stop(now),
         }
     }
@@ -159,6 +165,12 @@ impl NodeManager {
         if let Some(recorder) = &mut self.recorder {
             recorder.call(now, call());
         }
+    }
+
+    /// Puts every node into the bucket where the own id has it (specification: resetBuckets). A renewal does this itself.
+    pub fn reset_buckets(&mut self, now: Instant) {
+        self.enter(now, || Call::ResetBuckets);
+        self.rebuild_graph(self.cx.own());
     }
 
     /// Ends a lease. Nothing happens if it is over already.
@@ -215,6 +227,7 @@ impl NodeManager {
         }
         self.phase = Phase::Stopping;
         self.stop_requests();
+        self.advertise(&[]);
         self.connections.stop(&mut self.cx);
         self.write_graph();
         self.cx.timers.set(Timer::Stop, self.cx.now + self.cx.config.stop_timeout);
@@ -237,7 +250,8 @@ impl NodeManager {
                 cx.set_listening(&addrs);
                 if self.phase == Phase::Starting {
                     self.phase = Phase::Running;
-                    cx.event(Event::Ready { addrs });
+                    cx.event(Event::Ready { addrs: addrs.clone() });
+                    self.advertise(&addrs);
                     self.start_refreshing();
                 }
             }
@@ -270,11 +284,15 @@ impl NodeManager {
                     self.cx.metrics.late_inputs += 1;
                 }
             }
-
-            // Answers to effects that this machine has not asked for.
-            Input::Loaded { .. } | Input::Discovered { .. } | Input::IdentityReplaced { .. } => {
-                cx.metrics.late_inputs += 1
+            Input::IdentityReplaced { id, result } => {
+                if !self.identity_replaced(id, result) {
+                    self.cx.metrics.late_inputs += 1;
+                }
             }
+            Input::Discovered { id, addrs, done } => self.discovered(id, &addrs, done),
+
+            // An answer to an effect that this machine has not asked for.
+            Input::Loaded { .. } => cx.metrics.late_inputs += 1,
         }
         self.settle();
     }
@@ -317,7 +335,7 @@ impl NodeManager {
                 break;
             }
         }
-        if self.phase == Phase::Stopping && self.connections.is_empty() && self.store.is_idle() {
+        if self.phase == Phase::Stopping && self.connections.is_empty() && self.store.is_idle() && !self.is_renewing() {
             self.stopped();
         }
     }
@@ -334,6 +352,10 @@ impl NodeManager {
                 let Some((address, data)) = self.connections.address(conn) else { return };
                 if self.unproven.remove(&node) {
                     self.store.changed(&mut self.cx, node);
+                }
+                // A node that has renewed its key is one node: by its newest id.
+                for former in self.connections.former(conn) {
+                    self.remove_from_graph(&former);
                 }
                 self.punched(&address);
                 self.proven(node, address.clone(), data);
@@ -424,6 +446,9 @@ impl NodeManager {
 
     /// A transaction is over.
     fn persisted(&mut self, id: EffectId, result: Result<(), String>) {
+        if self.renewal_persisted(id, &result) {
+            return;
+        }
         let Some((flushed, result)) = self.store.persisted(&mut self.cx, id, result) else {
             self.cx.metrics.late_inputs += 1;
             return;
@@ -440,7 +465,9 @@ impl NodeManager {
 
     /// The idle time of a connection is over.
     fn idle(&mut self, conn: ConnectionId) {
-        if self.connections.is_leased(conn) || self.rpc.in_use(conn) {
+        if self.connections.is_retired(conn) {
+            self.connections.close_idle(&mut self.cx, conn);
+        } else if self.connections.is_leased(conn) || self.rpc.in_use(conn) {
             self.connections.touch(&mut self.cx, conn);
         } else {
             self.connections.close_idle(&mut self.cx, conn);

@@ -76,7 +76,7 @@ impl NodeManager {
     }
 
     /// Every useful bucket has a timer.
-    fn arm_useful(&mut self) {
+    pub(super) fn arm_useful(&mut self) {
         let delay = self.cx.config.refresh_delay;
         if delay.is_zero() {
             return;

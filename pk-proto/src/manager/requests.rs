@@ -5,13 +5,14 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::collect::Collect;
+use super::renewal::Renewal;
 use super::sync::Sync;
 use super::{NodeManager, Phase};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::connect::{Connections, Goal};
 use crate::cx::Dice;
 use crate::error::{Failure, RequestError};
-use crate::id::{BucketIndex, ConnectionId, NodeId, RequestId, StreamId};
+use crate::id::{BucketIndex, ConnectionId, EffectId, NodeId, RequestId, StreamId};
 use crate::io::{DialFailure, DisconnectReason, Event};
 use crate::lookup::{Lookup, Next};
 use crate::request::{ClosestLists, FindEnd, FindNode, FindOutcome, Options, Pong, Reply, Request, SetNode};
@@ -61,6 +62,10 @@ pub(super) enum Stage {
     WaitForRoom { node: NodeId },
     /// Collecting the garbage of a bucket.
     Collect(Collect),
+    /// Becoming another key.
+    Renew(Renewal),
+    /// Asking the local network.
+    QueryMdns { effect: EffectId, found: Vec<NodeAddress> },
     /// Waiting for the store.
     Flush,
 }
@@ -142,6 +147,13 @@ impl NodeManager {
             Request::RefreshBucket { bucket, options } => {
                 self.mark_refreshed(bucket);
                 self.refresh(id, audience, deadline, bucket, &FindNode { options, ..FindNode::default() });
+            }
+            Request::Renew { identity } => self.renew_begin(id, deadline, identity),
+            Request::QueryMdns { target, timeout } => {
+                let timeout = timeout.unwrap_or(self.cx.config.mdns_timeout);
+                let effect = self.browse(id, target, self.cx.now + timeout);
+                let stage = Stage::QueryMdns { effect, found: Vec::new() };
+                self.begin(id, Open { audience, deadline: deadline.max(self.cx.now + timeout * 2), stage });
             }
             Request::Flush { .. } => {
                 self.begin(id, Open { audience, deadline, stage: Stage::Flush });
@@ -230,7 +242,9 @@ impl NodeManager {
     /// Ends a request early; its `Event::Done` says `Cancelled`. Nothing happens if it is over already.
     pub fn cancel(&mut self, id: RequestId, now: Instant) {
         self.enter(now, || Call::Cancel(id));
-        if self.open.get(&id).is_some_and(|open| open.audience == Audience::Embedder) {
+        // A renewal that has begun is not given up: its true outcome is reported.
+        let ends = |open: &Open| open.audience == Audience::Embedder && !matches!(open.stage, Stage::Renew(_));
+        if self.open.get(&id).is_some_and(ends) {
             self.end(id, Err(Failure::Cancelled));
             self.settle();
         }
@@ -264,6 +278,8 @@ impl NodeManager {
                 true => Err(RequestError::OwnNode),
                 false => check_protocol(protocol),
             },
+            Request::Renew { identity } => self.check_renewal(identity).map(drop),
+            Request::QueryMdns { timeout, .. } => check_options(Options { deadline: None, connect_timeout: *timeout }),
             Request::SyncNodeGraph { seeds, .. }
                 if seeds.is_empty() && self.graph.is_empty() && self.connections.is_empty() =>
             {
@@ -295,6 +311,11 @@ impl NodeManager {
         then: Then,
     ) {
         let mut lookup = Lookup::new(&self.cx, id, target, find);
+        let asks_locally = audience == Audience::Embedder && !self.cx.is_own(&target) && self.cx.config.mdns;
+        if asks_locally && find.strategies.unwrap_or_default().mdns && self.connections.primary(&target).is_none() {
+            let timeout = find.mdns_timeout.unwrap_or(self.cx.config.mdns_timeout);
+            lookup.set_browse(Some(self.browse(id, target, self.cx.now + timeout)));
+        }
         let count = self.cx.config.bucket_limit;
         for (node, contact) in self.graph.closest(&target, count) {
             lookup.offer(node, Some(contact));
@@ -345,6 +366,7 @@ impl NodeManager {
             self.rpc.cancel(&mut self.cx, stream);
         }
         self.connections.leave(&mut self.cx, id);
+        self.end_browse_of(&lookup);
         let target = *lookup.target();
         let failures = lookup.target_failures();
         let mut outcome = lookup.finish(&mut self.cx, end);
@@ -469,7 +491,12 @@ impl NodeManager {
             }
             Stage::Sync(_) => self.sync_seed_ended(id, node, result.err()),
             Stage::Collect(_) => self.probe_ended(id, &node, result.is_ok()),
-            Stage::Call { .. } | Stage::OpenStream { .. } | Stage::WaitForRoom { .. } | Stage::Flush => {}
+            Stage::Call { .. }
+            | Stage::OpenStream { .. }
+            | Stage::WaitForRoom { .. }
+            | Stage::Renew(_)
+            | Stage::QueryMdns { .. }
+            | Stage::Flush => {}
         }
     }
 
@@ -516,6 +543,8 @@ impl NodeManager {
             | Stage::Sync(_)
             | Stage::WaitForRoom { .. }
             | Stage::Collect(_)
+            | Stage::Renew(_)
+            | Stage::QueryMdns { .. }
             | Stage::Flush => {}
         }
     }
@@ -535,7 +564,9 @@ impl NodeManager {
     }
 
     pub(super) fn stop_requests(&mut self) {
-        while let Some(id) = self.open.keys().next().copied() {
+        // A renewal that has begun is not given up.
+        let over = |open: &Open| !matches!(open.stage, Stage::Renew(_));
+        while let Some(id) = self.open.iter().find(|(_, open)| over(open)).map(|(id, _)| *id) {
             self.end(id, Err(Failure::Stopped));
         }
     }
@@ -549,6 +580,7 @@ impl NodeManager {
                 for stream in lookup.streams() {
                     self.rpc.cancel(&mut self.cx, stream);
                 }
+                self.end_browse_of(&lookup);
                 lookup.finish(&mut self.cx, FindEnd::Deadline);
             }
             Stage::Call { stream, .. } | Stage::OpenStream { stream } => self.rpc.cancel(&mut self.cx, stream),
@@ -558,7 +590,8 @@ impl NodeManager {
                 }
             }
             Stage::Collect(collect) => self.round_ended(collect),
-            Stage::Dial { .. } | Stage::WaitForRoom { .. } | Stage::Flush => {}
+            Stage::QueryMdns { effect, .. } => self.end_browse(effect),
+            Stage::Dial { .. } | Stage::WaitForRoom { .. } | Stage::Renew(_) | Stage::Flush => {}
         }
         self.report(id, open.audience, result);
     }

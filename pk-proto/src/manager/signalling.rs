@@ -1,5 +1,6 @@
 //! The three roles of signalling: source, relay, target (DESIGN section 5, WIRE.md section 8).
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -121,7 +122,8 @@ impl NodeManager {
             }
             (Signing::Request { race, relay, .. }, Err(why)) => self.not_signalled(race, relay, &why),
             (Signing::Forward { target, source, address, request }, Ok(relay_signature)) => {
-                let question = Question::Punch(PunchRequest { source, address, request, relay_signature });
+                let punch = PunchRequest { source, address, request, relay_signature };
+                let question = Question::Punch(Box::new(punch));
                 let id = self.cx.ids.request();
                 let deadline = self.cx.now + self.cx.config.call_timeout;
                 // What the target says is not our business.

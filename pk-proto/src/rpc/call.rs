@@ -1,5 +1,7 @@
 //! What nodes ask each other, in whatever dialect.
 
+use alloc::boxed::Box;
+
 use serde::{Deserialize, Serialize};
 
 use crate::address::NodeAddress;
@@ -26,7 +28,7 @@ pub enum Question {
     /// To a relay: where `target` is, and have it punch towards the asker.
     Signal(SignalRequest),
     /// From a relay: punch towards `source`, who asked for it.
-    Punch(PunchRequest),
+    Punch(Box<PunchRequest>),
 }
 
 /// What a node that wants to connect to another one asks of a relay.

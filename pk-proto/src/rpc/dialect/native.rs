@@ -6,6 +6,7 @@
 
 mod wire;
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -180,12 +181,14 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
                     Question::Closest { target, lists: ClosestLists { local, active } }
                 }
                 wire::Question::Signal(signal) => Question::Signal(read_signal(&signal)?),
-                wire::Question::Punch { source, address, request, relay_signature } => Question::Punch(PunchRequest {
-                    source,
-                    address: read_address(&address)?,
-                    request: read_signal(&request)?,
-                    relay_signature: read_signature(&relay_signature)?,
-                }),
+                wire::Question::Punch { source, address, request, relay_signature } => {
+                    Question::Punch(Box::new(PunchRequest {
+                        source,
+                        address: read_address(&address)?,
+                        request: read_signal(&request)?,
+                        relay_signature: read_signature(&relay_signature)?,
+                    }))
+                }
             };
             V1::Call { deadline_ms, question }
         }

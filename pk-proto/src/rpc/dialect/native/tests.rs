@@ -1,5 +1,6 @@
 use super::*;
 use crate::address::ContactMode;
+use crate::rpc::Refusal;
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::vec;
@@ -36,6 +37,14 @@ fn golden() -> Vec<(Message, &'static str)> {
     use ContactMode::{Direct, Relay, Signal};
     let v1 = Message::V1;
     let ask = |target, local, active| Question::Closest { target, lists: ClosestLists { local, active } };
+    let call = |question| v1(V1::Call { deadline_ms: 15_000, question });
+    let answer = |answer| v1(V1::Answer(answer));
+    let signal = || SignalRequest {
+        target: id(0x11),
+        expires: UnixMillis(1_700_000_000_123),
+        nonce: [0x22; 16],
+        signature: Signature([0x33; 64]),
+    };
     vec![
         (
             v1(V1::Hello(Hello { version_min: 1, version_max: 1, features: 0, agent: "pk".to_owned() })),
@@ -105,6 +114,33 @@ fn golden() -> Vec<(Message, &'static str)> {
             "000000160003136f72672e6578616d706c652f6368617420317e",
         ),
         (v1(V1::Accepted), "000000020004"),
+        (
+            call(Question::Signal(signal())),
+            concat!(
+                "0000007c00019875021111111111111111111111111111111111111111111111111111111111111111fbd095ffbc3122",
+                "222222222222222222222222222222403333333333333333333333333333333333333333333333333333333333333333",
+                "3333333333333333333333333333333333333333333333333333333333333333",
+            ),
+        ),
+        (
+            call(Question::Punch(Box::new(PunchRequest {
+                source: id(0x44),
+                address: address("198.51.100.7:1314"),
+                request: signal(),
+                relay_signature: Signature([0x55; 64]),
+            }))),
+            concat!(
+                "000000e40001987503444444444444444444444444444444444444444444444444444444444444444400c6336407a20a",
+                "1111111111111111111111111111111111111111111111111111111111111111fbd095ffbc3122222222222222222222",
+                "222222222222403333333333333333333333333333333333333333333333333333333333333333333333333333333333",
+                "333333333333333333333333333333333333333333333340555555555555555555555555555555555555555555555555",
+                "55555555555555555555555555555555555555555555555555555555555555555555555555555555",
+            ),
+        ),
+        (answer(Answer::Signalled { address: address("198.51.100.7:1314") }), "0000000a00020200c6336407a20a"),
+        (answer(Answer::Punching), "00000003000203"),
+        (answer(Answer::Refused(Refusal::NotConnected)), "0000000400020400"),
+        (answer(Answer::Refused(Refusal::Busy)), "0000000400020407"),
     ]
 }
 
@@ -156,9 +192,9 @@ fn a_kind_that_is_new_is_unknown_and_not_malformed() {
         (&[1, 2, 3], Unknown),
         (&[0, 5], Unknown),
         (&[0, 0x7f, 9, 9], Unknown),
-        (&[0, 1, 0, 2], Unknown),
+        (&[0, 1, 0, 4], Unknown),
         (&[0, 1, 0x98, 0x75, 0x80, 0x01, 1], Unknown),
-        (&[0, 2, 2], Unknown),
+        (&[0, 2, 5], Unknown),
         (&[0, 2, 0xff, 0xff, 0xff, 0xff, 0x0f], Unknown),
         // not the only encoding of the tag, or over 32 bits
         (&[0x81, 0x00], Malformed),
