@@ -19,7 +19,8 @@ pub struct NodeConfig {
     pub key: KeyPair,
     /// The certificates that it presents; the newest is of `key`.
     pub identity: Identity,
-    /// Where to listen; also where it dials from. Port 0 is any free one. Default `[::]:0`, which takes IPv4 too.
+    /// Where to listen; also where it dials from. Port 0 is any free one. Default `[::]:0`, which takes
+    /// IPv4 too, and only IPv4 where there is no IPv6.
     pub listen: SocketAddr,
     /// The settings of the core.
     pub core: Config,
