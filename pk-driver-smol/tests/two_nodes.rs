@@ -1,5 +1,7 @@
 //! Two nodes on loopback, on smol. The cases themselves are in `tests/`; this shows that the binding works.
 
+#![allow(clippy::unwrap_used, reason = "the helpers belong to tests, too")]
+
 use std::time::{Duration, Instant};
 
 use pk_driver_smol::pk_proto::{FindNode, Options};
