@@ -40,7 +40,7 @@ impl<R: Runtime + Unpin> Network<R> {
         };
         let started: Vec<_> = stream::iter(0..nodes).map(start).buffer_unordered(CONCURRENCY).try_collect().await?;
         (self.nodes, self.acceptors) = started.into_iter().unzip();
-        Ok(Outcome { summary: format!("{} listen", count(nodes, "node")), figures: json!({}) })
+        Ok(Outcome { summary: format!("{} listen", count(nodes as u64, "node")), figures: json!({}) })
     }
 
     /// Echoes whatever is streamed to any node, until all have shut down.

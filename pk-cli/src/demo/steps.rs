@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pk_driver::{Node, Runtime};
 use pk_proto::{FindNode, FindOutcome, NodeId, Options};
@@ -49,10 +50,12 @@ pub(super) async fn join<R: Runtime + Unpin>(network: &Network<R>, progress: &Pr
     let spread = Spread::of(times.iter().copied());
     Ok(Outcome {
         summary: format!(
-            "{} joined through the first: median {}, p95 {}; {connections} connections, each knows {known} others",
-            count(times.len(), "node"),
+            "{} joined through the first: median {}, p95 {}; {} in all, each knows {}",
+            count(times.len() as u64, "node"),
             human(spread.median),
-            human(spread.p95)
+            human(spread.p95),
+            count(connections, "connection"),
+            count(known, "other"),
         ),
         figures: json!({
             "joined": times.len(), "medianMs": ms(spread.median), "p95Ms": ms(spread.p95),
@@ -71,20 +74,21 @@ pub(super) async fn find<R: Runtime + Unpin>(
     progress: &Progress,
 ) -> Result<Outcome> {
     let others_know = network.nodes.len() > 2;
-    // All of them before the first search, so that no search loses a connection that it is using.
-    for (node, partner) in pairs {
-        forget(node, partner.own_id(), others_know, runtime).await?;
-    }
     let find = async |(node, partner): &(&Node<R>, &Node<R>)| {
         let target = partner.own_id();
-        // Another search may have connected the two in the meantime.
-        forget(node, target, others_know, runtime).await?;
         let outcome = node.find_node(target, FindNode::default()).await?;
         check_found(node.own_id(), target, &outcome)?;
         progress.tick();
         Ok::<_, CliError>(outcome)
     };
-    let outcomes: Vec<FindOutcome> = stream::iter(pairs).map(find).buffer_unordered(FINDS).try_collect().await?;
+    let mut outcomes = Vec::with_capacity(pairs.len());
+    for pairs in pairs.chunks(FINDS) {
+        // Between the searches, so that none loses a connection that it is using.
+        for (node, partner) in pairs {
+            forget(node, partner, others_know, runtime).await?;
+        }
+        outcomes.extend(try_join_all(pairs.iter().map(find)).await?);
+    }
     let spread = Spread::of(outcomes.iter().map(|outcome| outcome.stats.elapsed));
     let total = |of: fn(&FindOutcome) -> u32| outcomes.iter().map(|outcome| u64::from(of(outcome))).sum::<u64>();
     let calls = total(|outcome| outcome.stats.calls);
@@ -94,7 +98,7 @@ pub(super) async fn find<R: Runtime + Unpin>(
     Ok(Outcome {
         summary: format!(
             "{} found one they were not connected with: median {}, p95 {}; each {} questions, {} connection attempts",
-            count(outcomes.len(), "node"),
+            count(outcomes.len() as u64, "node"),
             human(spread.median),
             human(spread.p95),
             each(calls),
@@ -114,22 +118,23 @@ fn check_found(node: NodeId, target: NodeId, outcome: &FindOutcome) -> Result<()
     }
 }
 
-/// Ends the connections of a node with another, and, with `graph`, takes that one out of its graph.
-async fn forget<R: Runtime + Unpin>(node: &Node<R>, other: NodeId, graph: bool, runtime: &R) -> Result<()> {
-    let connected = async || Ok::<_, CliError>(node.connections().await?.iter().any(|info| info.node == other));
+/// Ends the connections of two nodes, and, with `graph`, takes the other out of the first one's graph. Waits until both
+/// know: a search of either would still ask over a connection that it takes for live.
+async fn forget<R: Runtime + Unpin>(node: &Node<R>, other: &Node<R>, graph: bool, runtime: &R) -> Result<()> {
+    let connected = async |a: &Node<R>, b: &Node<R>| {
+        Ok::<_, CliError>(a.connections().await?.iter().any(|info| info.node == b.own_id()))
+    };
     let gone = async {
-        loop {
-            node.disconnect(other).await?;
-            if graph {
-                node.unset_node(other).await?;
-            }
-            if !connected().await? {
-                return Ok(());
-            }
+        node.disconnect(other.own_id()).await?;
+        if graph {
+            node.unset_node(other.own_id()).await?;
+        }
+        while connected(node, other).await? || connected(other, node).await? {
             sleep(runtime, Duration::from_millis(1)).await;
         }
+        Ok(())
     };
-    let late = || CliError::new("Timeout", format!("{} stays connected with {other}", node.own_id()));
+    let late = || CliError::new("Timeout", format!("{} stays connected with {}", node.own_id(), other.own_id()));
     timeout(runtime, FORGET_TIMEOUT, gone).await.unwrap_or_else(|| Err(late()))
 }
 
@@ -148,7 +153,7 @@ pub(super) async fn ping<R: Runtime + Unpin>(
     Ok(Outcome {
         summary: format!(
             "{} answered: round trip median {}, p95 {}",
-            count(times.len(), "node"),
+            count(times.len() as u64, "node"),
             human(spread.median),
             human(spread.p95)
         ),
@@ -181,7 +186,7 @@ pub(super) async fn stream<R: Runtime + Unpin>(
     Ok(Outcome {
         summary: format!(
             "{} of {} MiB echoed and checked to the byte: {rate:.0} MiB/s each way",
-            count(streams, "stream"),
+            count(streams as u64, "stream"),
             PAYLOAD >> 20
         ),
         figures: json!({ "streams": streams, "bytes": bytes, "mibPerSecond": rate.round() }),
@@ -219,7 +224,7 @@ pub(super) async fn shutdown<R: Runtime + Unpin>(network: &Network<R>, progress:
         return Err(CliError::new("Shutdown", format!("{tasks} tasks are left")));
     }
     Ok(Outcome {
-        summary: format!("{} closed; no task, no socket left", count(network.nodes.len(), "node")),
+        summary: format!("{} closed; no task, no socket left", count(network.nodes.len() as u64, "node")),
         figures: json!({ "tasksLeft": tasks }),
     })
 }

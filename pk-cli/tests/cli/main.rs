@@ -1,0 +1,8 @@
+//! The program `pk` as a user runs it: its exit codes, its messages, and several of it talking to each other.
+
+mod demo;
+mod keys;
+mod one_shots;
+mod process;
+mod stdio;
+mod usage;
