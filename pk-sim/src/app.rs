@@ -102,18 +102,14 @@ impl AppStream {
 
     /// The stream is the application's, with what the machine has read and not used.
     pub(crate) fn begin(&mut self, unread: Bytes) -> Vec<AppAction> {
-        let mut actions = match &self.app {
-            App::Sink | App::Echo => vec![AppAction::Read(WINDOW)],
+        self.received.extend_from_slice(&unread);
+        match &self.app {
+            App::Sink => vec![AppAction::Read(WINDOW)],
+            // Sent before more is read: reading may be answered at once.
+            App::Echo => vec![AppAction::Send(unread, false), AppAction::Read(WINDOW)],
             App::Stalled => Vec::new(),
             App::Script { send, fin } => vec![AppAction::Send(send.clone(), *fin), AppAction::Read(WINDOW)],
-        };
-        if !unread.is_empty() {
-            self.received.extend_from_slice(&unread);
-            if matches!(self.app, App::Echo) {
-                actions.push(AppAction::Send(unread, false));
-            }
         }
-        actions
     }
 
     pub(crate) fn received(&mut self, bytes: &Bytes) -> Vec<AppAction> {

@@ -17,12 +17,12 @@ pub trait Machine {
     fn poll_timeout(&self) -> Option<Instant>;
 
     /// The gauges and counters that [`checkers`](crate::checkers) hold against the configured caps. `None`: nothing to check.
-    fn metrics(&self) -> Option<Metrics> {
+    fn gauges(&self) -> Option<Metrics> {
         None
     }
 
     /// The graph, and the answer to a search in it for `probe`. `None`: there is no graph to check.
-    fn graph(&self, probe: NodeId, limit: usize) -> Option<GraphView<'_>> {
+    fn graph_view(&self, probe: NodeId, limit: usize) -> Option<GraphView<'_>> {
         let _ = (probe, limit);
         None
     }
@@ -33,7 +33,7 @@ pub trait Machine {
 pub struct GraphView<'a> {
     /// The id that the buckets are counted from.
     pub own: NodeId,
-    /// Every bucket that holds somebody, ascending.
+    /// Every bucket that holds somebody, ascending, its nodes in the order of their ids.
     pub buckets: Vec<(BucketIndex, Vec<(NodeId, &'a NodeContact)>)>,
     /// What the machine says is closest to the probe, nearest first.
     pub closest: Vec<NodeId>,
@@ -56,11 +56,11 @@ impl Machine for NodeManager {
         self.poll_timeout()
     }
 
-    fn metrics(&self) -> Option<Metrics> {
+    fn gauges(&self) -> Option<Metrics> {
         Some(self.metrics())
     }
 
-    fn graph(&self, probe: NodeId, limit: usize) -> Option<GraphView<'_>> {
+    fn graph_view(&self, probe: NodeId, limit: usize) -> Option<GraphView<'_>> {
         let all = (0..=u8::MAX).map(BucketIndex).map(|index| (index, self.bucket(index)));
         Some(GraphView {
             own: self.own_id(),

@@ -98,7 +98,10 @@ mod tests {
     fn a_link_has_no_direction_and_a_cut_has_one() {
         let mut network = Network::default();
         network.set_link(2, 1, Link::ms(7));
-        assert_eq!((network.link(1, 2), network.link(2, 1), network.link(1, 3)), (Link::ms(7), Link::ms(7), Link::ms(10)));
+        assert_eq!(
+            (network.link(1, 2), network.link(2, 1), network.link(1, 3)),
+            (Link::ms(7), Link::ms(7), Link::ms(10))
+        );
         network.cut(1, 2);
         assert!(network.is_cut(1, 2) && !network.is_cut(2, 1));
         network.heal();

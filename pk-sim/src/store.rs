@@ -98,7 +98,10 @@ impl Store {
             Job::Persist { id, ops, durable } => {
                 let failed = self.fail_next > 0 || die.happens(self.fail_per_mille);
                 self.fail_next = self.fail_next.saturating_sub(1);
-                let result = if failed { Err("the disk is full".to_owned()) } else { Ok(self.apply(ops, durable)) };
+                if !failed {
+                    self.apply(ops, durable);
+                }
+                let result = if failed { Err("the disk is full".to_owned()) } else { Ok(()) };
                 Input::Persisted { id, result }
             }
             Job::Load { id, range, max_bytes } => Input::Loaded { id, result: Ok(self.load(&range, max_bytes)) },
@@ -216,8 +219,12 @@ mod tests {
         let mut store = Store::default();
         (0..5).for_each(|key| drop(persist(&mut store, key, false)));
         let mut load = |from: u8, to: Option<u8>, descending, max_bytes| {
-            let range =
-                StoreRange { table: Table::Claims, from: vec![from].into(), to: to.map(|to| vec![to].into()), descending };
+            let range = StoreRange {
+                table: Table::Claims,
+                from: vec![from].into(),
+                to: to.map(|to| vec![to].into()),
+                descending,
+            };
             store.push(Job::Load { id: EffectId(9), range, max_bytes });
             match store.work(&mut Die::new(1, 1)) {
                 Some((Input::Loaded { result: Ok((rows, more)), .. }, _)) => {

@@ -164,7 +164,10 @@ impl Discipline {
                     self.streams.remove(stream);
                 }
             }
-            Input::StreamData { stream, fin, .. } => {
+            Input::StreamData { stream, bytes, fin } => {
+                // Read on the machine's credit, under way when it handed the stream over: nobody gets these bytes.
+                let lost = !bytes.is_empty() && self.handed_over.contains_key(stream);
+                ensure(!lost, || format!("stream {stream} was handed over with credit left: lost {bytes:?}"))?;
                 if let Some(of) = self.streams.get_mut(stream) {
                     of.read |= *fin;
                     self.settle(*stream)?;
@@ -229,7 +232,9 @@ impl Discipline {
     }
 
     fn stream(&mut self, stream: StreamId, output: &Output) -> Result<&mut Stream, Violation> {
-        self.streams.get_mut(&stream).ok_or_else(|| violation(format!("stream {stream} is unknown or over: {output:?}")))
+        self.streams
+            .get_mut(&stream)
+            .ok_or_else(|| violation(format!("stream {stream} is unknown or over: {output:?}")))
     }
 
     fn new_stream(&mut self, conn: ConnectionId, stream: StreamId) -> Checked {

@@ -1,8 +1,8 @@
+#![allow(clippy::result_large_err, reason = "a story is told in Ok and Err")]
+
 use super::*;
 use bytes::Bytes;
-use pk_proto::{
-    Connected, Dialect, DialFailure, DisconnectReason, Instant, NodeAddress, NodeId, Opener, Signature,
-};
+use pk_proto::{Connected, DialFailure, Dialect, DisconnectReason, Instant, NodeAddress, NodeId, Opener, Signature};
 
 const CONN: ConnectionId = ConnectionId(0);
 const STREAM: StreamId = StreamId(0);
@@ -142,12 +142,16 @@ fn planted_bugs_of_a_machine_are_caught() {
         ("direction", after(vec![Ok(Output::ResetStream { stream: STREAM, code: 0 }), Ok(send(false))])),
         ("direction", after(vec![Err(Input::StreamStopped { stream: STREAM, code: 0 }), Ok(send(false))])),
         ("unknown or over", after([fin_both(), vec![credit()]].concat())),
-        (
-            "unknown or over",
-            after([fin_both(), vec![Ok(Output::StopStream { stream: STREAM, code: 0 })]].concat()),
-        ),
+        ("unknown or over", after([fin_both(), vec![Ok(Output::StopStream { stream: STREAM, code: 0 })]].concat())),
         ("is of connection 0", after(vec![Ok(hand_over(4))])),
         ("unknown or over", after(vec![Ok(hand_over(0)), Ok(send(false))])),
+        (
+            "handed over with credit left",
+            after(vec![
+                Ok(hand_over(0)),
+                Err(Input::StreamData { stream: STREAM, bytes: Bytes::from_static(b"x"), fin: false }),
+            ]),
+        ),
         ("used again", vec![Ok(sign(0)), Ok(browse(0))]),
         ("CancelBrowse", vec![Ok(sign(0)), Ok(Output::CancelBrowse { id: EffectId(0) })]),
         ("told twice", after(vec![Ok(opened()), Ok(opened())])),

@@ -19,6 +19,9 @@ pub(super) fn check(view: &GraphView<'_>, probe: NodeId, config: &Config) -> Res
         if nodes.len() > config.bucket_limit {
             return Err(violation(format!("bucket {index} has {} nodes", nodes.len())));
         }
+        if !nodes.is_sorted_by_key(|(node, _)| *node) {
+            return Err(violation(format!("bucket {index} is not in the order of ids")));
+        }
         for (node, contact) in nodes {
             match view.own.bucket_index(node) {
                 None => return Err(violation(format!("the own id {node} is in bucket {index}"))),
@@ -75,11 +78,8 @@ mod tests {
     }
 
     fn contact(addresses: u16) -> NodeContact {
-        let data = NodeContactAddressData {
-            mode: ContactMode::Direct,
-            connected_time: UnixMillis(1),
-            scopes: Scopes::GLOBAL,
-        };
+        let data =
+            NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(1), scopes: Scopes::GLOBAL };
         (1..=addresses).map(|port| (format!("10.0.0.1:{port}").parse().unwrap(), data)).collect()
     }
 
@@ -95,7 +95,7 @@ mod tests {
             own: id(0),
             buckets: vec![
                 (BucketIndex(0), vec![(id(1), contact)]),
-                (BucketIndex(2), vec![(id(5), contact), (id(4), contact)]),
+                (BucketIndex(2), vec![(id(4), contact), (id(5), contact)]),
             ],
             closest: vec![id(5), id(4)],
         }
@@ -122,12 +122,16 @@ mod tests {
         assert!(found(&wrong).contains("the own id"));
 
         let mut wrong = view(&good);
-        wrong.buckets[1].1[1].0 = id(5);
+        wrong.buckets[1].1[0].0 = id(5);
         assert!(found(&wrong).contains("twice"));
 
         let mut wrong = view(&good);
         wrong.buckets[1].1.push((id(6), &good));
         assert!(found(&wrong).contains("has 3 nodes"));
+
+        let mut wrong = view(&good);
+        wrong.buckets[1].1.reverse();
+        assert!(found(&wrong).contains("not in the order of ids"));
 
         let mut wrong = view(&good);
         wrong.buckets.reverse();

@@ -133,12 +133,12 @@ impl Checkers {
         timers::drained(of.discipline.has_stopped(), machine.poll_timeout())?;
         of.drains += 1;
         let Some(config) = &of.config else { return Ok(()) };
-        if let Some(metrics) = machine.metrics() {
+        if let Some(metrics) = machine.gauges() {
             self.counters.gauges += caps::check(&metrics, config)?;
         }
         if std::mem::take(&mut of.graph_changed) || of.drains.is_multiple_of(GRAPH_INTERVAL) {
             let probe = NodeId::from_bytes(die.bytes());
-            if let Some(view) = machine.graph(probe, config.bucket_limit) {
+            if let Some(view) = machine.graph_view(probe, config.bucket_limit) {
                 self.counters.nodes += graph::check(&view, probe, config)?;
                 self.counters.searches += 1;
             }

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pk_proto::cert::Verified;
 use pk_proto::{ConnectionId, Dialect, Identity, Instant, NodeId, StreamId};
 
 use super::half::Half;
 use super::{DIALLER, Packet, StreamKey};
 use crate::HostId;
-use crate::identity::Proven;
 use crate::wire::{Happening, Wire};
 
 /// Which end of a connection, as an index.
@@ -124,7 +124,7 @@ pub(crate) struct Connection {
     /// The dialler has sent the last message of its handshake, which makes the acceptor's end.
     pub(crate) finished: bool,
     /// What the acceptor proved to a dialler that waits for HANDSHAKE_DONE.
-    pub(crate) proven: Option<Proven>,
+    pub(crate) proven: Option<Verified>,
     pub(crate) streams: BTreeMap<StreamKey, Stream>,
 }
 

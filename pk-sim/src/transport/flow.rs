@@ -1,7 +1,7 @@
 //! Streams: opened, written, granted, read, handed over, ended.
 
 use bytes::Bytes;
-use pk_proto::{ConnectionId, Input, NodeId, Opener, StreamId};
+use pk_proto::{ConnectionId, Input, StreamId};
 
 use super::connection::{Connection, EndState, Stream};
 use super::half::Half;
@@ -61,20 +61,9 @@ impl Transport {
     }
 
     /// `HandOver`.
-    pub(crate) fn hand_over(
-        &mut self,
-        wire: &mut Wire,
-        host: HostId,
-        conn: ConnectionId,
-        stream: StreamId,
-        node: NodeId,
-        protocol: String,
-        opener: Opener,
-        unread: Bytes,
-    ) {
-        let app = wire.hosts[host].apps.get(&protocol).cloned().unwrap_or_default();
-        let index = self.apps.len();
-        self.apps.push(AppStream::new(app, host, conn, stream, node, protocol, opener));
+    pub(crate) fn hand_over(&mut self, wire: &mut Wire, app: AppStream, unread: Bytes) {
+        let (host, stream, index) = (app.host, app.stream, self.apps.len());
+        self.apps.push(app);
         let place = self.by_stream.get(&(host, stream)).copied();
         let Some((serial, side, key)) = place else {
             self.counters.late_outputs += 1;
@@ -286,14 +275,7 @@ impl Transport {
         }
     }
 
-    fn tell(
-        &self,
-        wire: &mut Wire,
-        serial: u64,
-        side: Side,
-        key: StreamKey,
-        input: impl FnOnce(StreamId) -> Input,
-    ) {
+    fn tell(&self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey, input: impl FnOnce(StreamId) -> Input) {
         let Some(connection) = self.connections.get(&serial) else { return };
         let live = connection.streams.get(&key).filter(|stream| !stream.over[side]);
         if let Some(id) = live.and_then(|stream| stream.ids[side]) {

@@ -7,14 +7,15 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use pk_proto::cert::Verified;
 use pk_proto::{
-    Connected, ConnectionId, Dialect, DialFailure, DisconnectReason, Identity, Input, Instant, NodeId, Role,
+    Connected, ConnectionId, DialFailure, Dialect, DisconnectReason, Identity, Input, Instant, NodeId, Role,
 };
 
 use super::connection::{Connection, End, EndState};
 use super::{ACCEPTOR, DIALLER, Packet, Transport};
 use crate::HostId;
-use crate::identity::{Proven, judge_client, judge_server};
+use crate::identity::{judge_client, judge_server};
 use crate::wire::{Happening, Wire};
 
 /// A step of a handshake.
@@ -116,7 +117,7 @@ impl Transport {
                 let unix = wire.hosts[connection.ends[DIALLER].host].unix(wire.now);
                 let proven = match judge_server(&identity, &connection.expect, unix) {
                     Ok(proven) => proven,
-                    Err(why) => return self.dial_failed(wire, serial, DialFailure::Certificate(why)),
+                    Err(why) => return self.dial_failed(wire, serial, DialFailure::Certificate(why.to_string())),
                 };
                 connection.dialect = dialect;
                 connection.shared_id = shared_id(wire, dialect);
@@ -155,7 +156,7 @@ impl Transport {
     }
 
     /// One end's handshake has succeeded.
-    fn open(&mut self, wire: &mut Wire, serial: u64, side: super::Side, proven: Proven) {
+    fn open(&mut self, wire: &mut Wire, serial: u64, side: super::Side, proven: Verified) {
         let Some(connection) = self.connections.get_mut(&serial) else { return };
         let end = &mut connection.ends[side];
         let conn = match end.number {
@@ -171,7 +172,7 @@ impl Transport {
         end.heard = wire.now;
         let (host, local, remote, held) = (end.host, end.local, end.remote, std::mem::take(&mut end.held));
         let role = if side == DIALLER { Role::Dialler } else { Role::Acceptor };
-        let Proven { leaf, chain, asked } = proven;
+        let Verified { leaf, chain, asked, .. } = proven;
         let (dialect, shared_id) = (connection.dialect, connection.shared_id.clone());
         let connected = Connected { conn, role, dialect, leaf, chain, asked, remote, local, shared_id };
         wire.deliver(host, Input::Connected(connected));
