@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pk_driver::{Node, Runtime};
 use pk_proto::{FindNode, FindOutcome, NodeId, Options};
@@ -15,21 +14,20 @@ use super::report::{Outcome, Progress};
 use crate::echo;
 use crate::error::{CliError, Result};
 use crate::figures::{Spread, count, human, ms};
-use crate::runtime::{sleep, timeout};
 
 /// What happens at a time: enough to keep the machine busy, little enough that times are not those of a queue.
 const JOINS: usize = 8;
-const FINDS: usize = 8;
 const STREAMS: usize = 4;
 
 /// What goes over each stream.
 const PAYLOAD: usize = 1024 * 1024;
 
-/// Loopback forgets a connection much sooner.
-const FORGET_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Everyone joins through the first node.
-pub(super) async fn join<R: Runtime + Unpin>(network: &Network<R>, progress: &Progress) -> Result<Outcome> {
+pub(super) async fn join<R: Runtime + Unpin>(
+    network: &Network<R>,
+    runtime: &R,
+    progress: &Progress,
+) -> Result<Outcome> {
     let seed = network.seed()?;
     let join = async |node: &Node<R>| {
         let begun = Instant::now();
@@ -39,14 +37,12 @@ pub(super) async fn join<R: Runtime + Unpin>(network: &Network<R>, progress: &Pr
     };
     let joining = stream::iter(network.nodes.iter().skip(1)).map(join).buffer_unordered(JOINS);
     let times: Vec<Duration> = joining.try_collect().await?;
-    let (mut known, mut connections) = (0, 0);
+    let connections = network.settle(runtime).await? as u64;
+    let mut known = 0;
     for node in &network.nodes {
-        let metrics = node.metrics().await?;
-        known += metrics.nodes;
-        connections += metrics.connections;
+        known += node.metrics().await?.nodes;
     }
-    // Each connection has two ends.
-    let (connections, known) = (connections / 2, known / network.nodes.len() as u64);
+    let known = known / network.nodes.len() as u64;
     let spread = Spread::of(times.iter().copied());
     Ok(Outcome {
         summary: format!(
@@ -74,21 +70,24 @@ pub(super) async fn find<R: Runtime + Unpin>(
     progress: &Progress,
 ) -> Result<Outcome> {
     let others_know = network.nodes.len() > 2;
-    let find = async |(node, partner): &(&Node<R>, &Node<R>)| {
-        let target = partner.own_id();
-        let outcome = node.find_node(target, FindNode::default()).await?;
-        check_found(node.own_id(), target, &outcome)?;
-        progress.tick();
-        Ok::<_, CliError>(outcome)
-    };
     let mut outcomes = Vec::with_capacity(pairs.len());
-    for pairs in pairs.chunks(FINDS) {
-        // Between the searches, so that none loses a connection that it is using.
-        for (node, partner) in pairs {
-            forget(node, partner, others_know, runtime).await?;
+    // One after the other: the times are those of a search, and none loses a connection because another one ends.
+    for (node, partner) in pairs {
+        let target = partner.own_id();
+        node.disconnect(target).await?;
+        if others_know {
+            node.unset_node(target).await?;
         }
-        outcomes.extend(try_join_all(pairs.iter().map(find)).await?);
+        network.settle(runtime).await?;
+        let outcome = node.find_node(target, FindNode::default()).await?;
+        if outcome.found.is_none() {
+            let message = format!("{} did not find {target}: {outcome:?}", node.own_id());
+            return Err(CliError::new("NotFound", message));
+        }
+        outcomes.push(outcome);
+        progress.tick();
     }
+    network.settle(runtime).await?;
     let spread = Spread::of(outcomes.iter().map(|outcome| outcome.stats.elapsed));
     let total = |of: fn(&FindOutcome) -> u32| outcomes.iter().map(|outcome| u64::from(of(outcome))).sum::<u64>();
     let calls = total(|outcome| outcome.stats.calls);
@@ -109,33 +108,6 @@ pub(super) async fn find<R: Runtime + Unpin>(
             "calls": calls, "attempts": attempts, "failures": failures,
         }),
     })
-}
-
-fn check_found(node: NodeId, target: NodeId, outcome: &FindOutcome) -> Result<()> {
-    match outcome.found {
-        Some(_) => Ok(()),
-        None => Err(CliError::new("NotFound", format!("{node} did not find {target}: {:?}", outcome.ended))),
-    }
-}
-
-/// Ends the connections of two nodes, and, with `graph`, takes the other out of the first one's graph. Waits until both
-/// know: a search of either would still ask over a connection that it takes for live.
-async fn forget<R: Runtime + Unpin>(node: &Node<R>, other: &Node<R>, graph: bool, runtime: &R) -> Result<()> {
-    let connected = async |a: &Node<R>, b: &Node<R>| {
-        Ok::<_, CliError>(a.connections().await?.iter().any(|info| info.node == b.own_id()))
-    };
-    let gone = async {
-        node.disconnect(other.own_id()).await?;
-        if graph {
-            node.unset_node(other.own_id()).await?;
-        }
-        while connected(node, other).await? || connected(other, node).await? {
-            sleep(runtime, Duration::from_millis(1)).await;
-        }
-        Ok(())
-    };
-    let late = || CliError::new("Timeout", format!("{} stays connected with {}", node.own_id(), other.own_id()));
-    timeout(runtime, FORGET_TIMEOUT, gone).await.unwrap_or_else(|| Err(late()))
 }
 
 /// Everyone pings its partner, one after the other, so that the time is that of the network.

@@ -69,15 +69,23 @@ fn the_results_have_the_shapes_of_the_reference() {
     let closest = b.ask(&format!("closest {}", a.id));
     assert_eq!(closest[0]["nodeIdEncoded"], a.id.as_str());
     assert_eq!(closest[0]["nodeContact"], graph[&a.id]["contact"]);
-    let via = b.ask(&format!("closest {} {}", a.id, a.id));
-    assert_eq!(via[0]["nodeIdEncoded"], b.id.as_str(), "{via}");
     let active = b.ask(&format!("active {}", a.id));
     assert_eq!(
         (&active[0]["nodeId"], &active[0]["connections"][connection_id]["primary"]),
         (&json!(a.id), &json!(true))
     );
-    let via = b.ask(&format!("active {} {}", a.id, a.id));
-    assert_eq!(via[0]["connections"][connection_id]["host"], "127.0.0.1", "{via}");
+
+    // What A tells B of C.
+    let mut c = Agent::start(&["--seed-node", &a.seed_node()]);
+    c.event("joined");
+    let c_key = format!("127.0.0.1-{}", c.port);
+    let via = b.ask(&format!("closest {} {}", c.id, a.id));
+    assert_eq!((&via[0]["nodeIdEncoded"], &via[0]["nodeContact"][&c_key]["mode"]), (&json!(c.id), &json!("direct")));
+    let via = b.ask(&format!("active {} {}", c.id, a.id));
+    assert_eq!(via[0]["nodeId"], c.id.as_str(), "{via}");
+    let named = c.ask("connections")[0]["connectionId"].as_str().unwrap().to_owned();
+    assert_eq!(via[0]["connections"][&named]["port"], c.port, "{via}");
+    c.end();
 
     assert_eq!(b.ask(&format!("setnode {NOBODY} 127.0.0.1 {} local", a.port)), json!({}));
     let scopes = b.ask("graph")[NOBODY]["contact"][&key]["scopes"].clone();
