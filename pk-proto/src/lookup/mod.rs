@@ -9,11 +9,16 @@
 
 mod candidates;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
+<<<<<<< HEAD
 use self::candidates::Candidates;
+=======
+pub(crate) use self::candidates::usable;
+use self::candidates::{Candidates, News};
+>>>>>>> main
 use crate::address::NodeAddress;
 use crate::connect::{Goal, Learnt};
 use crate::cx::Cx;
@@ -29,8 +34,13 @@ use crate::timers::Timer;
 pub(crate) enum Next {
     /// Ask this connected node.
     Ask { node: NodeId, conn: ConnectionId },
+<<<<<<< HEAD
     /// Connect to this node.
     Dial(Goal),
+=======
+    /// Connect to this node, or try these addresses too.
+    Dial { node: NodeId, addresses: Vec<NodeAddress>, timeout: Duration },
+>>>>>>> main
     /// Nothing until a contact ends or stalls.
     Wait,
     /// The search is over.
@@ -50,6 +60,10 @@ pub(crate) struct Lookup {
     /// Kademlia's k: how many of the closest candidates have to answer.
     closest: usize,
     candidates: Candidates,
+    /// Contacts that are being dialled and have new addresses.
+    moved: BTreeSet<NodeId>,
+    /// Addresses of one node that one answer may add, so that a liar leaves room for the truth.
+    told_limit: usize,
     /// Questions under way, and to whom.
     calls: BTreeMap<StreamId, NodeId>,
     /// Contacts under way that hold back the next one.
@@ -90,6 +104,8 @@ impl Lookup {
             strategies: find.strategies.unwrap_or_default(),
             closest: cx.config.bucket_limit,
             candidates: Candidates::new(target, cx.config.find_candidate_limit, cx.config.dial_address_limit),
+            moved: BTreeSet::new(),
+            told_limit: cx.config.dial_address_limit.div_ceil(2),
             calls: BTreeMap::new(),
             busy: 0,
             running: 0,
@@ -108,15 +124,24 @@ impl Lookup {
     /// A candidate that we know of ourselves, from the graph or by a live connection.
     pub(crate) fn offer(&mut self, node: NodeId, contact: Option<&NodeContact>) {
         let addresses = contact.into_iter().flat_map(NodeContact::iter).map(|(address, _)| address.clone());
+<<<<<<< HEAD
         if self.candidates.add(node, None, addresses, None) {
             self.stats.candidates += 1;
         }
+=======
+        self.learn(node, None, addresses);
+>>>>>>> main
     }
 
     /// What to do next; call again until it says `Wait` or `End`.
     pub(crate) fn next(&mut self, cx: &mut Cx, primary: impl Fn(&NodeId) -> Option<ConnectionId>) -> Next {
         if primary(&self.target).is_some() {
             return Next::End(FindEnd::Connected);
+        }
+        while let Some(node) = self.moved.pop_first() {
+            if self.is_dialling(&node) {
+                return self.dial(node);
+            }
         }
         if self.busy >= self.concurrency {
             return Next::Wait;
@@ -145,6 +170,7 @@ impl Lookup {
             Some((node, None)) => {
                 self.begin(cx, node);
                 self.stats.attempts += 1;
+<<<<<<< HEAD
                 let mut goal = Goal::direct(node, Vec::new(), self.connect_timeout);
                 if let Some(candidate) = self.candidates.get(&node) {
                     if self.strategies.direct {
@@ -156,6 +182,9 @@ impl Lookup {
                     }
                 }
                 Next::Dial(goal)
+=======
+                self.dial(node)
+>>>>>>> main
             }
             None if self.running > 0 || self.browse.is_some() => Next::Wait,
             None if self.limited => Next::End(FindEnd::Limit),
@@ -197,8 +226,10 @@ impl Lookup {
 
     /// A dial ended without a connection.
     pub(crate) fn dial_failed(&mut self, cx: &mut Cx, node: &NodeId, failures: Vec<(NodeAddress, DialFailure)>) {
-        self.stats.failures += 1;
-        self.end_step(cx, node, State::Failed, FindStepEnd::Unreachable(failures));
+        if self.is_dialling(node) {
+            self.stats.failures += 1;
+            self.end_step(cx, node, State::Failed, FindStepEnd::Unreachable(failures));
+        }
     }
 
     /// A contact, seen at `teller`, told of nodes. Those that cannot be used are counted and left out. A node that it is
@@ -206,7 +237,7 @@ impl Lookup {
     pub(crate) fn answered(&mut self, cx: &mut Cx, stream: StreamId, closest: Closest, teller: Option<&NodeAddress>) {
         let Some(node) = self.calls.remove(&stream) else { return };
         let told = closest.local.len() + closest.active.len();
-        let mut new = 0;
+        let before = self.stats.candidates;
         let local = closest.local.into_iter().map(|(id, contact)| {
             let addresses: Vec<_> = contact.iter().map(|(address, _)| address.clone()).collect();
             (id, addresses, None)
@@ -215,6 +246,7 @@ impl Lookup {
             let addresses: Vec<_> = active.connections.into_iter().map(|connection| connection.address).collect();
             (active.node, addresses, Some(node))
         });
+<<<<<<< HEAD
         for (id, mut addresses, relay) in local.chain(active) {
             let before = addresses.len();
             addresses.retain(|address| cx.believes(address, teller));
@@ -223,9 +255,20 @@ impl Lookup {
                 cx.metrics.told_unusable += 1;
             } else if self.candidates.add(id, Some(node), addresses, relay) {
                 new += 1;
+=======
+        for (id, mut addresses) in local.chain(active) {
+            let told = addresses.len();
+            addresses.retain(usable);
+            addresses.truncate(self.told_limit);
+            cx.metrics.told_unusable += (told - addresses.len()) as u64;
+            if cx.is_own(&id) || addresses.is_empty() {
+                cx.metrics.told_unusable += 1;
+            } else {
+                self.learn(id, Some(node), addresses);
+>>>>>>> main
             }
         }
-        self.stats.candidates += new;
+        let new = self.stats.candidates - before;
         let told = u32::try_from(told).unwrap_or(u32::MAX);
         self.end_step(cx, &node, State::Done, FindStepEnd::Answered { told, new });
     }
@@ -287,6 +330,20 @@ impl Lookup {
         }
         self.stats.elapsed = cx.now.since(self.begun);
         FindOutcome { found: None, ended, stats: self.stats, trace: self.trace }
+    }
+
+    fn learn(&mut self, node: NodeId, told_by: Option<NodeId>, addresses: impl IntoIterator<Item = NodeAddress>) {
+        match self.candidates.add(node, told_by, addresses) {
+            News::Node => self.stats.candidates += 1,
+            // One that fails before its turn comes is known again by then.
+            News::Address if self.is_dialling(&node) => drop(self.moved.insert(node)),
+            News::Address | News::None => {}
+        }
+    }
+
+    fn dial(&self, node: NodeId) -> Next {
+        let addresses = self.candidates.get(&node).map(|candidate| candidate.addresses.clone());
+        Next::Dial { node, addresses: addresses.unwrap_or_default(), timeout: self.connect_timeout }
     }
 
     fn begin(&mut self, cx: &mut Cx, node: NodeId) {
