@@ -7,11 +7,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
-<<<<<<< HEAD
-use super::race::{Learnt, Race, RaceId};
-=======
-use super::race::{Dialling, Race, RaceId};
->>>>>>> main
+use super::race::{Dialling, Learnt, Race, RaceId, after_signal};
 use super::{ConnectEvent, Connections};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
@@ -41,14 +37,6 @@ impl Goal {
     }
 }
 
-/// A dial that was signalled and timed out says so: then both NATs are too strict.
-fn after_signal(learnt: Learnt, why: DialFailure) -> DialFailure {
-    match why {
-        DialFailure::TimedOut if learnt == Learnt::SIGNALLED => DialFailure::TimedOutAfterSignal,
-        why => why,
-    }
-}
-
 impl Connections {
     /// Has a node dialled, or joins the race that does already. Ends with `RaceEnded`, unless `leave` comes first. The
     /// caller has looked for a live connection before.
@@ -56,8 +44,7 @@ impl Connections {
         let id = match self.race_of.get(&goal.node) {
             Some(id) => *id,
             None => {
-<<<<<<< HEAD
-                let id = self.start_race(cx, goal.node, goal.timeout);
+                let id = self.start_race(cx, goal.node);
                 self.race_of.insert(goal.node, id);
                 id
             }
@@ -67,29 +54,8 @@ impl Connections {
 
     /// Has a node dialled at the addresses of `goal` and no others, whatever else goes on.
     pub(crate) fn dial_only(&mut self, cx: &mut Cx, waiter: RequestId, goal: Goal) {
-        let id = self.start_race(cx, goal.node, goal.timeout);
+        let id = self.start_race(cx, goal.node);
         self.join(cx, id, waiter, goal);
-=======
-                let id = self.start_race(cx, node);
-                self.race_of.insert(node, id);
-                id
-            }
-        };
-        self.join(cx, id, waiter, addresses, timeout);
-    }
-
-    /// Dials a node at this address and no other.
-    pub(crate) fn dial_only(
-        &mut self,
-        cx: &mut Cx,
-        waiter: RequestId,
-        node: NodeId,
-        address: NodeAddress,
-        timeout: Duration,
-    ) {
-        let id = self.start_race(cx, node);
-        self.join(cx, id, waiter, [address], timeout);
->>>>>>> main
     }
 
     /// A request no longer waits for anything.
@@ -113,59 +79,27 @@ impl Connections {
         id
     }
 
-<<<<<<< HEAD
     fn join(&mut self, cx: &mut Cx, id: RaceId, waiter: RequestId, goal: Goal) {
         let Some(race) = self.races.get_mut(&id) else { return };
-        race.waiters.insert(waiter);
-        // Whoever joins is owed its whole time; what the race has begun already ends when it had to.
-        if race.deadline < cx.now + goal.timeout {
-            race.deadline = cx.now + goal.timeout;
-            cx.timers.set(Timer::RaceDeadline(id), race.deadline);
-        }
+        let fresh = race.waiters.is_empty();
+        race.waiters.entry(waiter).or_insert(cx.now + goal.timeout);
         for relay in goal.relays {
             if race.relays.len() < MAX_RELAYS && !race.relays.contains(&relay) {
                 race.relays.push_back(relay);
             }
         }
         for (name, address) in race.add(goal.addresses, goal.learnt) {
-=======
-    fn join(
-        &mut self,
-        cx: &mut Cx,
-        id: RaceId,
-        waiter: RequestId,
-        addresses: impl IntoIterator<Item = NodeAddress>,
-        timeout: Duration,
-    ) {
-        let Some(race) = self.races.get_mut(&id) else { return };
-        let fresh = race.waiters.is_empty();
-        race.waiters.entry(waiter).or_insert(cx.now + timeout);
-        for (name, address) in race.add(addresses) {
->>>>>>> main
             let effect = cx.ids.effect();
             let port = address.port;
             race.resolving.insert(effect, address);
             self.resolves.insert(effect, id);
             cx.output(Output::Resolve { id: effect, name, port });
         }
-<<<<<<< HEAD
-        self.carry_on(cx, id);
-    }
-
-    /// Something new may be begun: at once if nothing is under way, else in its turn.
-    fn carry_on(&mut self, cx: &mut Cx, id: RaceId) {
-        let Some(race) = self.races.get(&id) else { return };
-        if race.dialling.is_empty() {
-            self.dial_next(cx, id);
-        } else if race.has_next() && cx.timers.get(Timer::RaceNext(id)).is_none() {
-            cx.timers.set(Timer::RaceNext(id), cx.now + cx.config.dial_delay);
-=======
         set_deadline(cx, id, race);
         if fresh {
             self.dial_next(cx, id);
         } else {
             set_next(cx, id, race);
->>>>>>> main
         }
     }
 
@@ -178,42 +112,27 @@ impl Connections {
                 race.put_back((addr, learnt));
                 cx.metrics.dials_delayed += 1;
             } else {
-<<<<<<< HEAD
-                let conn = cx.ids.connection();
-                race.dialling.insert(conn, (NodeAddress::from_socket(addr), learnt));
-=======
                 let (conn, deadline) = (cx.ids.connection(), race.last_deadline());
-                race.dialling.insert(conn, Dialling { addr, deadline });
->>>>>>> main
+                race.dialling.insert(conn, Dialling { addr, learnt, deadline });
                 self.dials.insert(conn, Some(id));
                 cx.metrics.dials += 1;
                 let expect = BTreeSet::from([race.node]);
                 cx.output(Output::Dial { conn, addr, expect, deadline });
             }
-<<<<<<< HEAD
+            race.next_at = cx.now + cx.config.dial_delay;
         } else if !race.signalling
             && let Some(relay) = race.relays.pop_front()
         {
             race.signalling = true;
             self.events.push_back(ConnectEvent::Signal { race: id, node: race.node, relay });
         }
-        if race.has_next() {
-            cx.timers.set(Timer::RaceNext(id), cx.now + cx.config.dial_delay);
-        } else {
-            cx.timers.cancel(Timer::RaceNext(id));
-        }
-=======
-            race.next_at = cx.now + cx.config.dial_delay;
-        }
         set_next(cx, id, race);
->>>>>>> main
         if race.is_lost() {
             let failures = core::mem::take(&mut race.failures);
             self.end_race(cx, id, Err(failures));
         }
     }
 
-<<<<<<< HEAD
     /// What came of asking a relay: where the node is, which is dialled after `delay`, or why not.
     pub(crate) fn signalled(
         &mut self,
@@ -228,22 +147,19 @@ impl Connections {
             Ok(address) => {
                 if race.signalled(&address) {
                     // The node's datagrams should have opened its NAT when our first packet arrives.
-                    cx.timers.set(Timer::RaceNext(id), cx.now + delay);
-                } else if race.is_lost() {
-                    self.dial_next(cx, id);
+                    race.next_at = cx.now + delay;
                 }
             }
-            Err(failure) => {
-                race.failures.push(failure);
-                self.carry_on(cx, id);
-            }
+            Err(failure) => race.failures.push(failure),
+        }
+        if race.is_lost() {
+            self.dial_next(cx, id);
+        } else {
+            set_next(cx, id, race);
         }
     }
 
-    /// Ends a race with its result. Dials that are still under way end with `why`.
-=======
     /// Ends a race with its result, and calls off what is still under way.
->>>>>>> main
     pub(super) fn end_race(
         &mut self,
         cx: &mut Cx,
@@ -260,16 +176,7 @@ impl Connections {
             self.resolves.remove(effect);
         }
         let winner = result.as_ref().ok().copied();
-<<<<<<< HEAD
-        let mut failures = Vec::new();
-        for (conn, (address, learnt)) in race.dialling {
-            if Some(conn) == winner {
-                continue;
-            }
-            failures.push((address, after_signal(learnt, why.clone())));
-=======
         for conn in race.dialling.into_keys().filter(|conn| Some(*conn) != winner) {
->>>>>>> main
             if self.table.contains_key(&conn) {
                 self.close(cx, conn, code::NONE, "");
             } else if let Some(race) = self.dials.get_mut(&conn) {
@@ -294,15 +201,14 @@ impl Connections {
     /// The dials of a race present an identity that we no longer have: they begin anew.
     pub(super) fn restart(&mut self, cx: &mut Cx, id: RaceId) {
         let Some(race) = self.races.get_mut(&id) else { return };
-        let dialling = core::mem::take(&mut race.dialling);
-        for (conn, (address, learnt)) in dialling {
-            if let (Some(dial), Some(socket)) = (self.dials.get_mut(&conn), address.socket()) {
+        for (conn, Dialling { addr, learnt, .. }) in core::mem::take(&mut race.dialling) {
+            if let Some(dial) = self.dials.get_mut(&conn) {
                 *dial = None;
-                race.put_back((socket, learnt));
                 cx.output(Output::CancelDial { conn });
             }
+            race.put_back((addr, learnt));
         }
-        self.carry_on(cx, id);
+        self.dial_next(cx, id);
     }
 
     pub(super) fn call_off(&mut self, cx: &mut Cx, id: RaceId) {
@@ -314,21 +220,14 @@ impl Connections {
     /// who waited when it began.
     pub(super) fn dial_lost(&mut self, cx: &mut Cx, id: RaceId, conn: ConnectionId, why: DialFailure) {
         if let Some(race) = self.races.get_mut(&id)
-<<<<<<< HEAD
-            && let Some((address, learnt)) = race.dialling.remove(&conn)
-        {
-            cx.metrics.dial_failures += 1;
-            race.failures.push((address, after_signal(learnt, why)));
-=======
-            && let Some(Dialling { addr, deadline }) = race.dialling.remove(&conn)
+            && let Some(Dialling { addr, learnt, deadline }) = race.dialling.remove(&conn)
         {
             cx.metrics.dial_failures += 1;
             if why == DialFailure::TimedOut && deadline <= cx.now && cx.now < race.last_deadline() {
-                race.put_back(addr);
+                race.put_back((addr, learnt));
             } else {
-                race.failures.push((NodeAddress::from_socket(addr), why));
+                race.failures.push((NodeAddress::from_socket(addr), after_signal(learnt, why)));
             }
->>>>>>> main
             self.dial_next(cx, id);
         }
     }
@@ -349,15 +248,11 @@ impl Connections {
             Ok(addrs) => race.add_sockets(addrs, Learnt::DIRECT),
             Err(why) => race.failures.push((address, DialFailure::Resolve(why))),
         }
-<<<<<<< HEAD
-        self.carry_on(cx, id);
-=======
         if race.dialling.is_empty() {
             self.dial_next(cx, id);
         } else {
             set_next(cx, id, race);
         }
->>>>>>> main
     }
 
     pub(crate) fn dial_failed(&mut self, cx: &mut Cx, conn: ConnectionId, why: DialFailure) {
@@ -397,9 +292,9 @@ fn set_deadline(cx: &mut Cx, id: RaceId, race: &Race) {
     }
 }
 
-/// Sets the timer for the next dial, if an address waits for one.
+/// Sets the timer for what is next, if anything waits.
 fn set_next(cx: &mut Cx, id: RaceId, race: &Race) {
-    if race.has_waiting() {
+    if race.has_next() {
         cx.timers.set(Timer::RaceNext(id), race.next_at.max(cx.now));
     } else {
         cx.timers.cancel(Timer::RaceNext(id));

@@ -112,7 +112,7 @@ impl Connections {
             return;
         }
         let dialled = race.and_then(|race| self.races.get(&race)).and_then(|race| race.dialling.get(&conn));
-        let learnt = dialled.map(|(_, learnt)| *learnt);
+        let learnt = dialled.map(|dial| dial.learnt);
         let node = connected.leaf;
         let chain = if connected.chain.is_empty() { alloc::vec![node] } else { connected.chain };
         let own = chain.iter().any(|id| cx.is_own(id));

@@ -28,8 +28,8 @@ pub(super) struct Candidate {
 pub(super) enum News {
     /// Nothing, or there is no room for it.
     None,
-    /// An address of a node that it knew.
-    Address,
+    /// An address or a relay of a node that it knew.
+    Way,
     /// A node.
     Node,
 }
@@ -48,24 +48,15 @@ impl Candidates {
         Self { target, limit, address_limit, by_distance: BTreeMap::new() }
     }
 
-<<<<<<< HEAD
     /// Takes in a node, or new addresses or another relay of a known one; one that had failed gets another chance by
-    /// them, as long as there is room. Returns whether the node is new.
-=======
-    /// Takes in a node, or new addresses of a known one; one that had failed gets another chance by them, as long as there
-    /// is room for addresses.
->>>>>>> main
+    /// them, as long as there is room.
     pub(super) fn add(
         &mut self,
         node: NodeId,
         told_by: Option<NodeId>,
         addresses: impl IntoIterator<Item = NodeAddress>,
-<<<<<<< HEAD
         relay: Option<NodeId>,
-    ) -> bool {
-=======
     ) -> News {
->>>>>>> main
         let distance = self.target.distance(&node);
         let known = self.by_distance.contains_key(&distance);
         let candidate = self.by_distance.entry(distance).or_insert_with(|| Candidate {
@@ -76,15 +67,11 @@ impl Candidates {
             state: State::Known,
         });
         let mut news = if known { News::None } else { News::Node };
+        let mut new_way = false;
         for address in addresses {
             if candidate.addresses.len() < self.address_limit && !candidate.addresses.contains(&address) {
                 candidate.addresses.push(address);
-                if known {
-                    news = News::Address;
-                }
-                if candidate.state == State::Failed {
-                    candidate.state = State::Known;
-                }
+                new_way = true;
             }
         }
         if let Some(relay) = relay
@@ -92,9 +79,13 @@ impl Candidates {
             && !candidate.relays.contains(&relay)
         {
             candidate.relays.push(relay);
-            if candidate.state == State::Failed {
-                candidate.state = State::Known;
-            }
+            new_way = true;
+        }
+        if new_way && known {
+            news = News::Way;
+        }
+        if new_way && candidate.state == State::Failed {
+            candidate.state = State::Known;
         }
         if self.by_distance.len() > self.limit {
             let idle = self.by_distance.iter().rev().find(|(_, c)| !matches!(c.state, State::Running { .. }));
@@ -146,19 +137,15 @@ mod tests {
     #[test]
     fn the_farthest_leaves_when_there_are_too_many() {
         let mut candidates = Candidates::new(id(0), 2, 2);
-<<<<<<< HEAD
-        assert!(candidates.add(id(3), None, address("10.0.0.1:1"), None));
-        assert!(candidates.add(id(1), None, address("10.0.0.1:1"), None));
-        assert!(candidates.add(id(2), None, address("10.0.0.1:1"), None));
-        assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
-        assert!(!candidates.add(id(9), None, address("10.0.0.1:1"), None), "a farther one does not enter");
-=======
         for first in [3, 1, 2] {
-            assert_eq!(candidates.add(id(first), None, address("10.0.0.1:1")), News::Node);
+            assert_eq!(candidates.add(id(first), None, address("10.0.0.1:1"), None), News::Node);
         }
         assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
-        assert_eq!(candidates.add(id(9), None, address("10.0.0.1:1")), News::None, "a farther one does not enter");
->>>>>>> main
+        assert_eq!(
+            candidates.add(id(9), None, address("10.0.0.1:1"), None),
+            News::None,
+            "a farther one does not enter"
+        );
         assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
     }
 
@@ -179,15 +166,9 @@ mod tests {
         }
         candidates.get_mut(&id(1)).unwrap().state = State::Failed;
         assert_eq!(nodes(&candidates, 2), [id(2), id(3)]);
-<<<<<<< HEAD
-        candidates.add(id(1), Some(id(2)), address("10.0.0.1:1"), None);
+        assert_eq!(candidates.add(id(1), Some(id(2)), address("10.0.0.1:1"), None), News::None);
         assert_eq!(nodes(&candidates, 2), [id(2), id(3)], "the same address is no news");
-        candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"), None);
-=======
-        assert_eq!(candidates.add(id(1), Some(id(2)), address("10.0.0.1:1")), News::None);
-        assert_eq!(nodes(&candidates, 2), [id(2), id(3)], "the same address is no news");
-        assert_eq!(candidates.add(id(1), Some(id(2)), address("10.0.0.2:1")), News::Address);
->>>>>>> main
+        assert_eq!(candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"), None), News::Way);
         assert_eq!(nodes(&candidates, 2), [id(1), id(2)]);
     }
 }

@@ -13,12 +13,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-<<<<<<< HEAD
-use self::candidates::Candidates;
-=======
-pub(crate) use self::candidates::usable;
 use self::candidates::{Candidates, News};
->>>>>>> main
 use crate::address::NodeAddress;
 use crate::connect::{Goal, Learnt};
 use crate::cx::Cx;
@@ -34,13 +29,8 @@ use crate::timers::Timer;
 pub(crate) enum Next {
     /// Ask this connected node.
     Ask { node: NodeId, conn: ConnectionId },
-<<<<<<< HEAD
-    /// Connect to this node.
+    /// Connect to this node, or try these ways too.
     Dial(Goal),
-=======
-    /// Connect to this node, or try these addresses too.
-    Dial { node: NodeId, addresses: Vec<NodeAddress>, timeout: Duration },
->>>>>>> main
     /// Nothing until a contact ends or stalls.
     Wait,
     /// The search is over.
@@ -124,13 +114,7 @@ impl Lookup {
     /// A candidate that we know of ourselves, from the graph or by a live connection.
     pub(crate) fn offer(&mut self, node: NodeId, contact: Option<&NodeContact>) {
         let addresses = contact.into_iter().flat_map(NodeContact::iter).map(|(address, _)| address.clone());
-<<<<<<< HEAD
-        if self.candidates.add(node, None, addresses, None) {
-            self.stats.candidates += 1;
-        }
-=======
-        self.learn(node, None, addresses);
->>>>>>> main
+        self.learn(node, None, addresses, None);
     }
 
     /// What to do next; call again until it says `Wait` or `End`.
@@ -140,7 +124,7 @@ impl Lookup {
         }
         while let Some(node) = self.moved.pop_first() {
             if self.is_dialling(&node) {
-                return self.dial(node);
+                return self.dial(node, primary);
             }
         }
         if self.busy >= self.concurrency {
@@ -170,21 +154,7 @@ impl Lookup {
             Some((node, None)) => {
                 self.begin(cx, node);
                 self.stats.attempts += 1;
-<<<<<<< HEAD
-                let mut goal = Goal::direct(node, Vec::new(), self.connect_timeout);
-                if let Some(candidate) = self.candidates.get(&node) {
-                    if self.strategies.direct {
-                        goal.addresses.clone_from(&candidate.addresses);
-                    }
-                    if self.strategies.signal {
-                        let live = candidate.relays.iter().filter(|relay| primary(relay).is_some());
-                        goal.relays = live.copied().collect();
-                    }
-                }
-                Next::Dial(goal)
-=======
-                self.dial(node)
->>>>>>> main
+                self.dial(node, primary)
             }
             None if self.running > 0 || self.browse.is_some() => Next::Wait,
             None if self.limited => Next::End(FindEnd::Limit),
@@ -246,26 +216,15 @@ impl Lookup {
             let addresses: Vec<_> = active.connections.into_iter().map(|connection| connection.address).collect();
             (active.node, addresses, Some(node))
         });
-<<<<<<< HEAD
         for (id, mut addresses, relay) in local.chain(active) {
-            let before = addresses.len();
-            addresses.retain(|address| cx.believes(address, teller));
-            cx.metrics.told_unusable += (before - addresses.len()) as u64;
-            if cx.is_own(&id) || (addresses.is_empty() && relay.is_none()) {
-                cx.metrics.told_unusable += 1;
-            } else if self.candidates.add(id, Some(node), addresses, relay) {
-                new += 1;
-=======
-        for (id, mut addresses) in local.chain(active) {
             let told = addresses.len();
-            addresses.retain(usable);
+            addresses.retain(|address| cx.believes(address, teller));
             addresses.truncate(self.told_limit);
             cx.metrics.told_unusable += (told - addresses.len()) as u64;
-            if cx.is_own(&id) || addresses.is_empty() {
+            if cx.is_own(&id) || (addresses.is_empty() && relay.is_none()) {
                 cx.metrics.told_unusable += 1;
             } else {
-                self.learn(id, Some(node), addresses);
->>>>>>> main
+                self.learn(id, Some(node), addresses, relay);
             }
         }
         let new = self.stats.candidates - before;
@@ -332,18 +291,32 @@ impl Lookup {
         FindOutcome { found: None, ended, stats: self.stats, trace: self.trace }
     }
 
-    fn learn(&mut self, node: NodeId, told_by: Option<NodeId>, addresses: impl IntoIterator<Item = NodeAddress>) {
-        match self.candidates.add(node, told_by, addresses) {
+    fn learn(
+        &mut self,
+        node: NodeId,
+        told_by: Option<NodeId>,
+        addresses: impl IntoIterator<Item = NodeAddress>,
+        relay: Option<NodeId>,
+    ) {
+        match self.candidates.add(node, told_by, addresses, relay) {
             News::Node => self.stats.candidates += 1,
             // One that fails before its turn comes is known again by then.
-            News::Address if self.is_dialling(&node) => drop(self.moved.insert(node)),
-            News::Address | News::None => {}
+            News::Way if self.is_dialling(&node) => drop(self.moved.insert(node)),
+            News::Way | News::None => {}
         }
     }
 
-    fn dial(&self, node: NodeId) -> Next {
-        let addresses = self.candidates.get(&node).map(|candidate| candidate.addresses.clone());
-        Next::Dial { node, addresses: addresses.unwrap_or_default(), timeout: self.connect_timeout }
+    fn dial(&self, node: NodeId, primary: impl Fn(&NodeId) -> Option<ConnectionId>) -> Next {
+        let mut goal = Goal::direct(node, Vec::new(), self.connect_timeout);
+        if let Some(candidate) = self.candidates.get(&node) {
+            if self.strategies.direct {
+                goal.addresses.clone_from(&candidate.addresses);
+            }
+            if self.strategies.signal {
+                goal.relays = candidate.relays.iter().filter(|relay| primary(relay).is_some()).copied().collect();
+            }
+        }
+        Next::Dial(goal)
     }
 
     fn begin(&mut self, cx: &mut Cx, node: NodeId) {
