@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use pk_proto::cert::Certificate;
 use pk_proto::{Config, Identity, Snapshot};
@@ -22,7 +23,7 @@ pub struct NodeConfig {
     /// Where to listen; also where it dials from. Port 0 is any free one. Default `[::]:0`, which takes
     /// IPv4 too, and only IPv4 where there is no IPv6.
     pub listen: SocketAddr,
-    /// The settings of the core.
+    /// The settings of the core. Default: its own, but for a `stop_timeout` of 700 ms.
     pub core: Config,
     /// The settings of the driver.
     pub driver: DriverConfig,
@@ -40,11 +41,14 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// The defaults for a key with its certificates, as a [`KeyStore`](crate::KeyStore) has them.
     pub fn new(key: KeyPair, identity: Identity) -> Self {
+        let mut core = Config::default();
+        // Together with the driver's own end, a shutdown takes a second at most.
+        core.stop_timeout = Duration::from_millis(700);
         Self {
             key,
             identity,
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-            core: Config::default(),
+            core,
             driver: DriverConfig::default(),
             store: Box::new(MemoryStore::new()),
             snapshot: Snapshot::default(),
