@@ -34,7 +34,7 @@ pub struct NodeConfig {
     /// All randomness of the core. Default: from the operating system; set it to repeat a run.
     pub seed: Option<[u8; 32]>,
     /// Keeps a log of everything that the core is told, of at most this many bytes between two calls of
-    /// [`Node::take_recording`]; to be replayed on a desk. It tells whom the node talks to, and no secrets. Default: none.
+    /// [`Node::take_recording`](crate::Node::take_recording); to be replayed on a desk. It tells whom the node talks to, and no secrets. Default: none.
     pub record: Option<usize>,
 }
 

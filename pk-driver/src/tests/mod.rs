@@ -139,6 +139,7 @@ pub(crate) struct Rig {
 pub(crate) struct Setup {
     pub(crate) key: KeyPair,
     pub(crate) identity: Identity,
+    pub(crate) listen: SocketAddr,
     pub(crate) streams: usize,
     pub(crate) driver: DriverConfig,
     pub(crate) store: Box<dyn Store>,
@@ -148,7 +149,14 @@ impl Setup {
     pub(crate) fn new(seed: u8) -> Self {
         let key = KeyPair::from_seed(&[seed; 32]);
         let identity = create_identity(&key, crate::clock::unix()).unwrap();
-        Self { key, identity, streams: 100, driver: DriverConfig::default(), store: Box::new(MemoryStore::new()) }
+        Self {
+            key,
+            identity,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            streams: 100,
+            driver: DriverConfig::default(),
+            store: Box::new(MemoryStore::new()),
+        }
     }
 
     pub(crate) async fn start(self) -> Rig {
@@ -157,7 +165,7 @@ impl Setup {
         let config = Launch {
             key: self.key,
             identity: self.identity,
-            listen: "127.0.0.1:0".parse().unwrap(),
+            listen: self.listen,
             streams: self.streams,
             driver: self.driver,
             store: self.store,
