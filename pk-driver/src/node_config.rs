@@ -33,8 +33,9 @@ pub struct NodeConfig {
     pub snapshot: Snapshot,
     /// All randomness of the core. Default: from the operating system; set it to repeat a run.
     pub seed: Option<[u8; 32]>,
-    /// Keeps a log of everything that the core is told, of at most this many bytes between two calls of
-    /// [`Node::take_recording`](crate::Node::take_recording); to be replayed on a desk. It tells whom the node talks to, and no secrets. Default: none.
+    /// Keeps a log of everything that the core is told, to be replayed on a desk: of at most this many bytes between two
+    /// calls of [`Node::take_recording`](crate::Node::take_recording). It tells whom the node talks to; it has no private
+    /// keys. Default: none.
     pub record: Option<usize>,
 }
 
