@@ -4,6 +4,7 @@
 mod app;
 mod checkers;
 mod cluster;
+mod coverage;
 mod dice;
 mod effects;
 mod host;
@@ -21,6 +22,7 @@ mod world;
 pub use app::{App, AppAction, AppStream};
 pub use checkers::{CheckCounters, Violation};
 pub use cluster::{Cluster, ClusterBuilder};
+pub use coverage::Coverage;
 pub use host::{Host, TransportConfig};
 pub use identity::{Key, genesis, renew};
 pub use link::Link;

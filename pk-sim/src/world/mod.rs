@@ -10,6 +10,7 @@ use pk_proto::{Event, Failure, Input, Instant, Reply, RequestId, UnixMillis};
 use crate::HostId;
 use crate::app::{AppAction, AppStream};
 use crate::checkers::{CheckCounters, Checkers, Violation};
+use crate::coverage::Coverage;
 use crate::host::Host;
 use crate::journal::{Entry, Journal};
 use crate::machine::Machine;
@@ -32,6 +33,7 @@ pub struct World<M> {
     done: BTreeMap<(HostId, RequestId), Result<Reply, Failure>>,
     checkers: Checkers,
     journal: Journal,
+    coverage: Coverage,
     counters: WorldCounters,
     steps_now: u64,
     seed: u64,
@@ -78,6 +80,7 @@ impl<M: Machine> World<M> {
             done: BTreeMap::new(),
             checkers: Checkers::default(),
             journal: Journal::default(),
+            coverage: Coverage::default(),
             counters: WorldCounters::default(),
             steps_now: 0,
             seed,
@@ -291,6 +294,11 @@ impl<M: Machine> World<M> {
     /// Connections that a host's driver holds, handshakes included.
     pub fn connections_of(&self, id: HostId) -> usize {
         self.transport.connections_of(id)
+    }
+
+    /// Which words of the vocabulary were spoken, and how often.
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
     }
 
     /// What has happened.

@@ -135,6 +135,7 @@ impl<M: Machine> World<M> {
     /// Gives a machine an input.
     fn input(&mut self, id: HostId, input: Input) {
         self.counters.inputs += 1;
+        self.coverage.input(&input);
         self.journal.add(id, self.wire.now, Entry::Input(input.clone()));
         let checked = self.checkers.input(id, &input);
         self.check(id, checked);
@@ -194,6 +195,7 @@ impl<M: Machine> World<M> {
 
     fn output(&mut self, id: HostId, output: Output) {
         self.counters.outputs += 1;
+        self.coverage.output(&output);
         self.journal.add(id, self.wire.now, Entry::Output(output.clone()));
         let checked = self.checkers.output(id, &output);
         self.check(id, checked);
