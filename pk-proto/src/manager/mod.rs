@@ -23,7 +23,7 @@ use crate::cx::Cx;
 use crate::error::{RequestError, StartError, code};
 use crate::graph::{Direction, NodeContact, NodeGraph, NodeOrder};
 use crate::id::{BucketIndex, ConnectionId, LeaseId, NodeId, RequestId};
-use crate::io::{Event, Identity, Input, Output};
+use crate::io::{DisconnectReason, Event, Identity, Input, Output};
 use crate::metrics::Metrics;
 use crate::request::{ConnectionInfo, SetNodeOutcome, SetNodeRejection};
 use crate::rpc::{Rpc, RpcEvent};
@@ -305,6 +305,9 @@ impl NodeManager {
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
             }
+            ConnectEvent::Closing { conn } => {
+                self.rpc.connection_closed(&mut self.cx, conn, &DisconnectReason::Local);
+            }
             ConnectEvent::Closed { conn, node, accepted, why, leases } => {
                 for lease in leases {
                     self.cx.event(Event::LeaseLost { lease, node });
@@ -312,10 +315,6 @@ impl NodeManager {
                 self.rpc.connection_closed(&mut self.cx, conn, &why);
                 if accepted {
                     self.cx.event(Event::ConnectionClosed { conn, node, why });
-                }
-                // The next one is primary now, and lives longer.
-                if let Some(conn) = self.connections.primary(&node) {
-                    self.connections.touch(&mut self.cx, conn);
                 }
             }
             ConnectEvent::RaceEnded { node, waiters, result } => {
@@ -366,15 +365,36 @@ impl NodeManager {
 
     /// The idle time of a connection is over.
     fn idle(&mut self, conn: ConnectionId) {
-        if self.connections.is_leased(conn) || self.rpc.in_use(conn) {
+        if self.connections.is_leased(conn) {
+            self.connections.touch(&mut self.cx, conn);
+            self.keep_alive(conn);
+        } else if self.rpc.in_use(conn) {
             self.connections.touch(&mut self.cx, conn);
         } else {
             self.connections.close_idle(&mut self.cx, conn);
         }
     }
 
+    /// What is known of an accepted connection.
+    fn connection_info(&self, conn: ConnectionId) -> Option<ConnectionInfo> {
+        let mut info = self.connections.info(&self.cx, conn)?;
+        self.note_use(&mut info);
+        Some(info)
+    }
+
+    /// Streams are use, too.
+    fn note_use(&self, info: &mut ConnectionInfo) {
+        if self.rpc.in_use(info.conn) {
+            info.idle_in = None;
+        }
+    }
+
     fn stopped(&mut self) {
         if self.phase != Phase::Stopped {
+            self.connections.abandon(&mut self.cx);
+            while let Some(event) = self.connections.poll_event() {
+                self.on_connect(event);
+            }
             self.phase = Phase::Stopped;
             self.cx.timers.clear();
             self.cx.event(Event::Stopped);
@@ -429,7 +449,11 @@ impl NodeManager {
 
     /// The accepted connections, in the order of their numbers.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        self.connections.infos(&self.cx)
+        let mut infos = self.connections.infos(&self.cx);
+        for info in &mut infos {
+            self.note_use(info);
+        }
+        infos
     }
 
     /// The counters, and what there is now.

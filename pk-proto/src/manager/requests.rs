@@ -393,7 +393,7 @@ impl NodeManager {
         let result = match then {
             DialThen::Ping => Ok(Reply::PingNodeAddress(result.is_ok())),
             DialThen::Connect => result.map_err(Failure::Dial).and_then(|conn| {
-                let info = self.connections.info(&self.cx, conn);
+                let info = self.connection_info(conn);
                 info.map(Reply::Connect).ok_or(Failure::ConnectionLost(DisconnectReason::Local))
             }),
         };
@@ -432,6 +432,13 @@ impl NodeManager {
     }
 
     // -- calls
+
+    /// Says something on a connection that a lease holds. Its answer tells nothing new and is for no request.
+    pub(super) fn keep_alive(&mut self, conn: ConnectionId) {
+        let (id, nonce) = (self.cx.ids.request(), self.cx.random_u64(Dice::Calls));
+        let deadline = self.cx.now + self.cx.config.call_timeout;
+        self.rpc.call(&mut self.cx, conn, id, Question::Ping { nonce }, deadline);
+    }
 
     /// A call of this request is over.
     pub(super) fn call_ended(&mut self, id: RequestId, stream: StreamId, result: Result<Answered, Failure>) {
