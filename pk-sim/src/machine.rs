@@ -16,7 +16,7 @@ pub trait Machine {
     /// When `handle_timeout` is to be called, if nothing else happens.
     fn poll_timeout(&self) -> Option<Instant>;
 
-    /// The gauges and counters that [`checkers`](crate::checkers) hold against the configured caps. `None`: nothing to check.
+    /// The gauges and counters that the checkers hold against the configured caps. `None`: nothing to check.
     fn gauges(&self) -> Option<Metrics> {
         None
     }

@@ -1,4 +1,5 @@
 //! Searches, in virtual time.
+#![allow(clippy::panic, reason = "helpers of tests")]
 
 use std::time::Duration;
 
