@@ -13,7 +13,7 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 ///
 /// Tasks, timers, the clock and the UDP socket come as quinn's own runtime trait, so that there is one of each; a binding
 /// adds what quinn has no use for.
-pub trait Runtime: Clone + Send + Sync + 'static {
+pub trait Runtime: Clone + Send + Sync + Unpin + 'static {
     /// Tasks, timers, clock and UDP sockets of this runtime. Called once per node, from within the runtime.
     fn quinn(&self) -> Arc<dyn quinn::Runtime>;
 
