@@ -61,10 +61,10 @@ impl Machine for NodeManager {
     }
 
     fn graph_view(&self, probe: NodeId, limit: usize) -> Option<GraphView<'_>> {
-        let all = (0..=u8::MAX).map(BucketIndex).map(|index| (index, self.bucket(index)));
+        let occupied = self.graph().buckets().map(|(index, _)| index);
         Some(GraphView {
             own: self.own_id(),
-            buckets: all.filter(|(_, nodes)| !nodes.is_empty()).collect(),
+            buckets: occupied.map(|index| (index, self.bucket(index))).collect(),
             closest: self.closest_nodes(probe, limit).into_iter().map(|(node, _)| node).collect(),
         })
     }
