@@ -13,7 +13,7 @@ use crate::address::NodeAddress;
 use crate::cx::Cx;
 use crate::error::code;
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
-use crate::io::{DialFailure, Output};
+use crate::io::{DialFailure, Output, Role};
 use crate::timers::Timer;
 
 impl Connections {
@@ -134,14 +134,19 @@ impl Connections {
             self.resolves.remove(effect);
         }
         let winner = result.as_ref().ok().copied();
+        let theirs = winner.and_then(|conn| self.table.get(&conn)).is_some_and(|conn| conn.role == Role::Acceptor);
         let mut failures = Vec::new();
         for (conn, address) in race.dialling {
             if Some(conn) == winner {
                 continue;
             }
             failures.push((address, why.clone()));
-            if self.table.contains_key(&conn) {
-                self.close(cx, conn, code::NONE, "");
+            if let Some(connection) = self.table.get_mut(&conn) {
+                connection.race = None;
+                // Where both sides dial, each would close its own for the other's, and none would be left.
+                if !theirs {
+                    self.close(cx, conn, code::NONE, "");
+                }
             } else if let Some(race) = self.dials.get_mut(&conn) {
                 *race = None;
                 cx.output(Output::CancelDial { conn });
