@@ -3,7 +3,7 @@
 use pk_proto::{Input, Instant, LeaseId, NodeId, NodeManager, Output, RequestId};
 
 /// The part of [`NodeManager`] that the pump itself calls; commands of the embedder call the rest.
-pub(crate) trait Core: Send + 'static {
+pub(crate) trait Core: Send + Unpin + 'static {
     fn handle_input(&mut self, input: Input, now: Instant);
     fn handle_timeout(&mut self, now: Instant);
     fn poll_output(&mut self) -> Option<Output>;

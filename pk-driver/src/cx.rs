@@ -9,6 +9,7 @@ use pk_proto::{ConnectionId, EffectId, Input, Instant, LeaseId, RequestId, Strea
 use crate::config::DriverConfig;
 use crate::deadlines::Deadlines;
 use crate::desk::HandedOver;
+use crate::keys::KeyRing;
 use crate::metrics::DriverMetrics;
 use crate::ready::ReadyQueue;
 
@@ -51,6 +52,7 @@ pub(crate) struct Cx {
     pub(crate) config: Arc<DriverConfig>,
     pub(crate) ready: Arc<ReadyQueue<Key>>,
     pub(crate) deadlines: Deadlines<Key>,
+    pub(crate) keys: KeyRing,
     pub(crate) metrics: DriverMetrics,
     /// What the core is to be told; the pump tells it when the part returns.
     pub(crate) inputs: VecDeque<Input>,
@@ -65,6 +67,7 @@ impl Cx {
             config: Arc::new(config),
             ready: ReadyQueue::new(),
             deadlines: Deadlines::new(),
+            keys: KeyRing::default(),
             metrics: DriverMetrics::default(),
             inputs: VecDeque::new(),
             handed: VecDeque::new(),

@@ -24,7 +24,6 @@ use crate::clock::Clock;
 use crate::core::Core;
 use crate::cx::{Cx, Key};
 use crate::desk::Desk;
-use crate::keys::KeyRing;
 use crate::metrics::DriverMetrics;
 use crate::net::Net;
 use crate::resolver::Resolver;
@@ -33,7 +32,7 @@ use crate::store_place::StorePlace;
 use crate::tasks::Tasks;
 
 /// Sources that one turn serves. Each is bounded itself, by 16 reads of 16 KiB at most.
-const SOURCES: usize = 256;
+const SOURCES: usize = 128;
 
 /// Calls of the embedder that are served before other sources get their turn.
 const COMMANDS: usize = 32;
@@ -72,7 +71,6 @@ pub(crate) struct Parts<C, R> {
     pub(crate) desk: Desk,
     pub(crate) store: StorePlace,
     pub(crate) resolver: Resolver<R>,
-    pub(crate) keys: KeyRing,
     pub(crate) commands: mpsc::Receiver<Command<C>>,
     pub(crate) tasks: Tasks,
     pub(crate) published: Arc<Published>,
@@ -194,7 +192,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
 
     /// Carries out one output. Waits for nobody.
     fn execute(&mut self, output: Output) {
-        let Parts { core, cx, net, desk, store, resolver, keys, .. } = &mut self.parts;
+        let Parts { core, cx, net, desk, store, resolver, .. } = &mut self.parts;
         match output {
             Output::Dial { conn, addr, expect, deadline } => net.dial(cx, conn, addr, expect, deadline),
             Output::CancelDial { conn } => net.cancel_dial(cx, conn),
@@ -209,7 +207,8 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             }
             Output::Sign { id, key, bytes } => {
                 cx.metrics.signatures += 1;
-                cx.input(Input::Signed { id, result: keys.sign(&key, &bytes) });
+                let result = cx.keys.sign(&key, &bytes);
+                cx.input(Input::Signed { id, result });
             }
             Output::Persist { id, ops, durable } => {
                 cx.metrics.writes_begun += 1;
@@ -234,11 +233,11 @@ impl<C: Core, R: Runtime> Pump<C, R> {
     }
 
     fn replace_identity(&mut self, id: EffectId, identity: &Identity) {
-        let Parts { cx, net, keys, .. } = &mut self.parts;
+        let Parts { cx, net, .. } = &mut self.parts;
         let mut replace = || {
             let newest = identity.chain.first().ok_or("an identity without a certificate")?;
             let newest = Certificate::parse(newest).map_err(|fault| fault.to_string())?;
-            let key = keys.get(&newest.node_id());
+            let key = cx.keys.get(&newest.node_id());
             let key = key.ok_or_else(|| format!("there is no private key of {}", newest.node_id()))?;
             net.replace_identity(identity, key);
             Ok(())
@@ -327,7 +326,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
     }
 }
 
-impl<C: Core + Unpin, R: Runtime + Unpin> Future for Pump<C, R> {
+impl<C: Core, R: Runtime> Future for Pump<C, R> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {

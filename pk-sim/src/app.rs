@@ -14,7 +14,7 @@ pub enum App {
     /// Reads everything, and ends its direction when the peer has ended.
     #[default]
     Sink,
-    /// Sends back what it reads, no faster than the peer takes it.
+    /// Sends back what it reads, no faster than the peer takes it; on streams that its own node opened, a sink.
     Echo,
     /// Reads nothing.
     Stalled,
@@ -82,6 +82,8 @@ impl AppStream {
         protocol: String,
         opener: Opener,
     ) -> Self {
+        // Two echoes would never end.
+        let app = if matches!((&app, opener), (App::Echo, Opener::Us(_))) { App::Sink } else { app };
         Self {
             host,
             conn,
@@ -102,18 +104,14 @@ impl AppStream {
 
     /// The stream is the application's, with what the machine has read and not used.
     pub(crate) fn begin(&mut self, unread: Bytes) -> Vec<AppAction> {
-        let mut actions = match &self.app {
-            App::Sink | App::Echo => vec![AppAction::Read(WINDOW)],
+        self.received.extend_from_slice(&unread);
+        match &self.app {
+            App::Sink => vec![AppAction::Read(WINDOW)],
+            // Sent before more is read: reading may be answered at once.
+            App::Echo => vec![AppAction::Send(unread, false), AppAction::Read(WINDOW)],
             App::Stalled => Vec::new(),
             App::Script { send, fin } => vec![AppAction::Send(send.clone(), *fin), AppAction::Read(WINDOW)],
-        };
-        if !unread.is_empty() {
-            self.received.extend_from_slice(&unread);
-            if matches!(self.app, App::Echo) {
-                actions.push(AppAction::Send(unread, false));
-            }
         }
-        actions
     }
 
     pub(crate) fn received(&mut self, bytes: &Bytes) -> Vec<AppAction> {

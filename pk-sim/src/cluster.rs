@@ -7,35 +7,39 @@ use std::time::Duration;
 
 use pk_proto::{
     Config, Event, Failure, Instant, NodeAddress, NodeId, NodeManager, Options, Reply, Request, RequestError,
-    RequestId, SeedNode, Snapshot,
+    RequestId, SeedNode, Snapshot, UnixMillis,
 };
 
 use crate::HostId;
-use crate::host::Host;
+use crate::host::{EPOCH, Host};
 use crate::identity::{Key, genesis};
 use crate::link::Link;
+use crate::puppet::{Actor, Puppet};
 use crate::world::{Boot, World};
 
 /// The longest that anything is waited for, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Real [`NodeManager`]s, one on each host, named by their numbers. Derefs to the [`World`] that they live in.
+/// Real [`NodeManager`]s, one on each host, named by their numbers, and behind them puppets. Derefs to the [`World`] that they
+/// live in; where both have a method of one name, that of the cluster knows that its machines are nodes.
 #[derive(Debug)]
 pub struct Cluster {
-    world: World<NodeManager>,
+    world: World<Actor>,
     nodes: Vec<Node>,
 }
 
 #[derive(Debug)]
 struct Node {
     id: NodeId,
-    config: Config,
+    /// `None`: a puppet.
+    config: Option<Config>,
 }
 
 /// Settings of a [`Cluster`].
 #[derive(Debug)]
 pub struct ClusterBuilder {
     nodes: usize,
+    puppets: usize,
     seed: u64,
     link: Link,
     config: Config,
@@ -47,6 +51,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
+        self
+    }
+
+    /// How many puppets, whose numbers follow those of the nodes; default none.
+    #[must_use]
+    pub fn puppets(mut self, puppets: usize) -> Self {
+        self.puppets = puppets;
         self
     }
 
@@ -83,15 +94,15 @@ impl ClusterBuilder {
         let mut world = World::new(self.seed);
         world.network_mut().set_default_link(self.link);
         let mut nodes = Vec::new();
-        for index in 0..self.nodes {
+        for index in 0..self.nodes + self.puppets {
             let key = Key::numbered(self.seed, index as u64);
             let config = self.each.get(&index).unwrap_or(&self.config).clone();
+            let config = (index < self.nodes).then_some(config);
             nodes.push(Node { id: key.id(), config: config.clone() });
             // A day before the world begins, so that clocks may differ.
-            let unix = pk_proto::UnixMillis(crate::host::EPOCH - 86_400_000);
-            let identity = genesis(&key, unix);
+            let identity = genesis(&key, UnixMillis(EPOCH - 86_400_000));
             let mut host = Host::new(vec![address(index)], key, identity);
-            host.caps = Some(config);
+            host.caps = config;
             world.add_host(host);
         }
         Cluster { world, nodes }
@@ -111,12 +122,19 @@ impl ClusterBuilder {
 impl Cluster {
     /// Settings to start from.
     pub fn builder() -> ClusterBuilder {
-        ClusterBuilder { nodes: 2, seed: 0, link: Link::default(), config: Config::default(), each: BTreeMap::new() }
+        ClusterBuilder {
+            nodes: 2,
+            puppets: 0,
+            seed: 0,
+            link: Link::default(),
+            config: Config::default(),
+            each: BTreeMap::new(),
+        }
     }
 
     // -- nodes
 
-    /// How many nodes there are, running or not.
+    /// How many nodes and puppets there are, running or not.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -151,27 +169,95 @@ impl Cluster {
         self.machine(node).unwrap_or_else(|| self.fail(&format!("node {node} does not run")))
     }
 
+    /// The machine of a node; `None` while it does not run.
+    pub fn machine(&self, node: HostId) -> Option<&NodeManager> {
+        match self.world.machine(node) {
+            Some(Actor::Node(node)) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// Does something to the machine of a node, and takes its outputs. Fails if it does not run.
+    pub fn call<R>(&mut self, node: HostId, call: impl FnOnce(&mut NodeManager, Instant) -> R) -> R {
+        self.node(node);
+        let result = self.world.call(node, |actor, now| match actor {
+            Actor::Node(node) => Some(call(node, now)),
+            Actor::Puppet(_) => None,
+        });
+        result.unwrap_or_else(|| self.fail(&format!("host {node} is not a node")))
+    }
+
     /// Starts a node that [`build`](ClusterBuilder::build) left, or that was killed; its store is as it was left.
     pub fn start_node(&mut self, node: HostId) {
-        let config = self.nodes[node].config.clone();
+        let Some(config) = self.nodes[node].config.clone() else {
+            self.world.start(node, |_| Actor::Puppet(Puppet::default()));
+            return;
+        };
         let mut failure = None;
         let made = |boot: Boot<'_>| {
             let snapshot = snapshot(&boot);
             let made = NodeManager::new(config, &boot.host.identity, snapshot, boot.seed, boot.now, boot.unix);
-            made.map_err(|error| failure = Some(error)).ok()
+            made.map_err(|error| failure = Some(error)).map(|node| Actor::Node(Box::new(node))).ok()
         };
-        let started = self.world.try_start(node, made);
-        if !started {
-            self.world.fail(&format!("node {node} did not start: {failure:?}"));
+        if !self.world.try_start(node, made) {
+            self.fail(&format!("node {node} did not start: {failure:?}"));
         }
     }
 
     /// Kills a node and starts it again at once.
     pub fn restart(&mut self, node: HostId) {
-        if self.machine(node).is_some() {
+        if self.world.machine(node).is_some() {
             self.kill(node);
         }
         self.start_node(node);
+    }
+
+    // -- puppets
+
+    /// A puppet, to see what it heard. Fails if it is none.
+    pub fn puppet(&self, host: HostId) -> &Puppet {
+        match self.world.machine(host) {
+            Some(Actor::Puppet(puppet)) => puppet,
+            _ => self.fail(&format!("host {host} is not a puppet")),
+        }
+    }
+
+    /// Moves a puppet, and does what it says. Fails if it is none.
+    pub fn pull<R>(&mut self, host: HostId, pull: impl FnOnce(&mut Puppet) -> R) -> R {
+        self.puppet(host);
+        let result = self.world.call(host, |actor, _| match actor {
+            Actor::Node(_) => None,
+            Actor::Puppet(puppet) => Some(pull(puppet)),
+        });
+        result.unwrap_or_else(|| self.fail(&format!("host {host} is not a puppet")))
+    }
+
+    // -- time
+
+    /// Lets things happen until `done` holds, for at most `limit`. Returns whether it holds.
+    pub fn drive_until(&mut self, mut done: impl FnMut(&Self) -> bool, limit: Duration) -> bool {
+        let end = self.now() + limit;
+        while !done(self) {
+            if !self.step_by(end) {
+                return done(self);
+            }
+        }
+        true
+    }
+
+    /// Lets things happen until `done` holds; fails if that takes more than `max_steps`, or if nothing is left to happen.
+    pub fn drive_bounded(&mut self, max_steps: u64, mut done: impl FnMut(&Self) -> bool) {
+        for _ in 0..max_steps {
+            if done(self) {
+                return;
+            }
+            if !self.step() {
+                self.fail("nothing is left to happen, and what was waited for has not happened");
+            }
+        }
+        if !done(self) {
+            self.fail(&format!("what was waited for has not happened within {max_steps} steps: a livelock?"));
+        }
     }
 
     // -- requests
@@ -185,7 +271,11 @@ impl Cluster {
     /// Begins a request, if the node takes it.
     pub fn try_request(&mut self, node: HostId, request: Request) -> Result<RequestId, RequestError> {
         self.world.note(node, &request);
-        self.world.begin(node, |machine, now| machine.request(request, now))
+        self.node(node);
+        self.world.begin(node, |actor, now| match actor {
+            Actor::Node(node) => node.request(request, now),
+            Actor::Puppet(_) => Err(RequestError::NotReady),
+        })
     }
 
     /// Waits until a request has ended, and says how.
@@ -205,7 +295,7 @@ impl Cluster {
 
     /// Ends a request early.
     pub fn cancel(&mut self, node: HostId, id: RequestId) {
-        self.world.call(node, |machine, now| machine.cancel(id, now));
+        self.call(node, |machine, now| machine.cancel(id, now));
     }
 
     /// Connects a node to another one at its address.
@@ -216,7 +306,7 @@ impl Cluster {
 
     /// Has every other running node join the network through node 0, one after the other. Fails if one cannot.
     pub fn join_all(&mut self) {
-        for node in 1..self.len() {
+        for node in 1..self.nodes.len() {
             if self.machine(node).is_none() {
                 continue;
             }
@@ -230,10 +320,9 @@ impl Cluster {
 
     /// Stops a node in an orderly way, and waits until it has stopped.
     pub fn stop(&mut self, node: HostId) {
-        self.world.call(node, |machine, now| machine.stop(now));
-        let stopped = self
-            .world
-            .drive_until(|world| world.machine(node).is_none_or(NodeManager::is_stopped), Duration::from_secs(120));
+        self.call(node, NodeManager::stop);
+        let has_stopped = |cluster: &Self| cluster.machine(node).is_none_or(NodeManager::is_stopped);
+        let stopped = self.drive_until(has_stopped, Duration::from_secs(120));
         if !stopped {
             self.fail(&format!("node {node} has not stopped"));
         }
@@ -241,7 +330,7 @@ impl Cluster {
 
     /// Stops every node that runs, lets what is on its way arrive, and checks the end of the run.
     pub fn stop_all(&mut self) {
-        for node in 0..self.len() {
+        for node in 0..self.nodes.len() {
             if self.machine(node).is_some_and(|machine| !machine.is_stopped()) {
                 self.stop(node);
             }
@@ -257,7 +346,7 @@ impl Cluster {
 }
 
 impl Deref for Cluster {
-    type Target = World<NodeManager>;
+    type Target = World<Actor>;
 
     fn deref(&self) -> &Self::Target {
         &self.world

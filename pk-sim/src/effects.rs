@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use pk_proto::{Input, NodeId, Output};
 
 use crate::HostId;
+use crate::app::AppStream;
 use crate::store::Job;
 use crate::transport::{StreamAction, Transport};
 use crate::wire::{Happening, Wire};
@@ -26,7 +27,8 @@ pub(crate) fn perform(wire: &mut Wire, transport: &mut Transport, host: HostId, 
         Output::StopStream { stream, code } => transport.act(wire, host, stream, StreamAction::Stop(code)),
         Output::ReadCredit { stream, bytes } => transport.act(wire, host, stream, StreamAction::Credit(bytes)),
         Output::HandOver { conn, stream, node, protocol, opener, unread } => {
-            transport.hand_over(wire, host, conn, stream, node, protocol, opener, unread);
+            let app = wire.hosts[host].apps.get(&protocol).cloned().unwrap_or_default();
+            transport.hand_over(wire, AppStream::new(app, host, conn, stream, node, protocol, opener), unread);
         }
         Output::Sign { id, key, bytes } => {
             let place = &mut wire.hosts[host];
@@ -58,9 +60,12 @@ pub(crate) fn perform(wire: &mut Wire, transport: &mut Transport, host: HostId, 
             let unix = wire.hosts[host].unix(wire.now);
             let leaf =
                 crate::identity::judge_client(&identity, unix).map(|proven| proven.leaf).map_err(|why| why.to_string());
-            let result = leaf.and_then(|leaf| match wire.hosts[host].keys.contains_key(&leaf) {
-                true => Ok(wire.hosts[host].identity = identity),
-                false => Err(format!("no key of {leaf}")),
+            let result = leaf.and_then(|leaf| {
+                if !wire.hosts[host].keys.contains_key(&leaf) {
+                    return Err(format!("no key of {leaf}"));
+                }
+                wire.hosts[host].identity = identity;
+                Ok(())
             });
             wire.deliver(host, Input::IdentityReplaced { id, result });
         }

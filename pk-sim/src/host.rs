@@ -72,7 +72,8 @@ pub struct TransportConfig {
     pub piece: usize,
     /// Pieces of a thousand that are cut in two before the machine sees them.
     pub cut_per_mille: u16,
-    /// Whether the end of a stream, like its bytes, shows only while there is credit.
+    /// Whether the end of a stream, like its bytes, shows only while there is credit. The real driver shows it at once;
+    /// a machine that does well without is on the safe side.
     pub fin_needs_credit: bool,
     /// Whether packets of a connection that this host has forgotten, in this life, are answered with a reset.
     pub stateless_reset: bool,
@@ -87,7 +88,7 @@ impl Default for TransportConfig {
             stream_limit: 100,
             piece: 4096,
             cut_per_mille: 250,
-            fin_needs_credit: true,
+            fin_needs_credit: false,
             stateless_reset: true,
         }
     }

@@ -1,6 +1,7 @@
 //! The QUIC endpoint: one socket to listen and to dial from, with every bound of quinn set.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use quinn::crypto::rustls::QuicServerConfig;
@@ -44,8 +45,25 @@ pub(super) fn bind(
     bind().map_err(|source| StartError::Bind { addr: listen, source })
 }
 
-/// A bound socket. An IPv6 one takes IPv4 too, where the system allows it.
-fn socket(listen: SocketAddr) -> std::io::Result<UdpSocket> {
+/// A bound socket. One for every IPv6 address takes IPv4 too, where the system allows it, and is one for every IPv4 address
+/// where the system has no IPv6.
+fn socket(listen: SocketAddr) -> io::Result<UdpSocket> {
+    match bound(listen) {
+        Err(error) if listen.ip() == Ipv6Addr::UNSPECIFIED && !conflict(&error) => {
+            tracing::debug!(%error, "this system has no IPv6; listening on IPv4 only");
+            // The first error is the one to tell.
+            bound(SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port()))).map_err(|_| error)
+        }
+        socket => socket,
+    }
+}
+
+/// Whether another address of the same port would fail as well.
+fn conflict(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
+}
+
+fn bound(listen: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
     if listen.is_ipv6()
         && let Err(error) = socket.set_only_v6(false)

@@ -220,12 +220,8 @@ impl Recv {
             let max = usize::try_from(self.credit.min(READ)).unwrap_or(usize::MAX);
             match poll_once(context, stream.read_chunk(max, true)) {
                 Poll::Ready(Ok(Some(chunk))) if chunk.bytes.is_empty() => {
-                    // There are bytes but no credit. A reset still shows.
-                    if let Poll::Ready(Ok(Some(code))) = poll_once(context, stream.received_reset()) {
-                        release(cx, id, held.take(), false);
-                        self.reset(cx, id, code);
-                        return false;
-                    }
+                    // There are bytes but no credit. Credit brings us back; until then a reset does not show, since quinn
+                    // can only be asked for one in a way that it later takes amiss.
                     release(cx, id, held, false);
                     return false;
                 }

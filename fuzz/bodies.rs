@@ -1,0 +1,193 @@
+//! What each fuzz target checks. Included by the targets, and by `pk-proto/tests/fuzz_corpus.rs`, which replays the committed
+//! corpus with `cargo test`.
+//!
+//! Each body panics if a promise is broken, and otherwise tells whether it took the input as good.
+#![allow(dead_code, reason = "each target uses one")]
+
+use bytes::Bytes;
+use pk_proto::cert::{Certificate, Verified, verify_client, verify_server};
+use pk_proto::{
+    Answer, FrameDecoder, FrameFault, MAX_FRAME, NodeAddress, NodeId, SeedNode, encode_frame,
+    native::{self, Message, V1},
+};
+
+/// What a target checks.
+pub(crate) type Body = fn(&[u8]) -> bool;
+
+/// Every target by its name, which is also that of its corpus.
+pub(crate) const TARGETS: &[(&str, Body)] = &[
+    ("certificate", certificate),
+    ("frame_decoder", frame_decoder),
+    ("native_message", native_message),
+    ("node_id", node_id),
+    ("seed_node", seed_node),
+];
+
+/// A chain is judged alike from both ends, as far as both have to judge, and proves nothing that is not in it.
+///
+/// Bytes 0 to 3: the time. Byte 4: which certificate's node is asked for. Then each certificate, with its length before it as
+/// `u16`; the last one may be cut.
+pub(crate) fn certificate(data: &[u8]) -> bool {
+    let Some((time, rest)) = data.split_first_chunk() else { return false };
+    let Some((&asked, mut rest)) = rest.split_first() else { return false };
+    let now = u64::from(u32::from_be_bytes(*time));
+    let mut chain = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk() {
+        let (der, after) = after.split_at(after.len().min(u16::from_be_bytes(*length).into()));
+        chain.push(der);
+        rest = after;
+    }
+
+    let parsed: Vec<_> = chain.iter().map(|der| Certificate::parse(der)).collect();
+    let mut ids = Vec::new();
+    for (der, certificate) in chain.iter().zip(&parsed) {
+        if let Ok(certificate) = certificate {
+            assert_eq!(certificate.as_der(), *der);
+            ids.push(certificate.node_id());
+        }
+    }
+    let sound = |verified: &Verified, asked: Option<NodeId>| {
+        assert_eq!(verified.asked, asked);
+        assert_eq!(verified.chain.first(), Some(&verified.leaf));
+        assert!(asked.is_none_or(|asked| verified.chain.contains(&asked)));
+        assert!(verified.chain.iter().all(|id| ids.contains(id)));
+        // Whoever is believed has a certificate of its own that it signed.
+        let mut proven = parsed.iter().flatten().filter(|certificate| certificate.verify_node_signature().is_ok());
+        assert!(verified.chain.iter().all(|id| proven.any(|certificate| certificate.node_id() == *id)));
+    };
+    let client = verify_client(&chain, now);
+    let asked = ids.get(usize::from(asked) % ids.len().max(1)).copied();
+    let server = verify_server(&chain, asked.as_slice(), now);
+    if let Ok(client) = &client {
+        sound(client, None);
+        let server = verify_server(&chain, &[client.leaf], now);
+        assert_eq!(server.as_ref().map(|server| &server.chain), Ok(&client.chain));
+    }
+    if let Ok(server) = &server {
+        sound(server, asked);
+    }
+    assert!(verify_server(&chain, &[], now).is_err());
+    client.is_ok() || server.is_ok()
+}
+
+/// A plan and a stream of bytes: however the plan cuts the stream into chunks, the frames are those of the whole.
+///
+/// Byte 0: length of the plan. Each byte of it is a chunk: its length (bits 0 to 5, times 1024 with bit 6), and whether all
+/// frames are taken then (bit 7). The plan is repeated; what it does not reach comes in one chunk.
+pub(crate) fn frame_decoder(data: &[u8]) -> bool {
+    let Some((&length, rest)) = data.split_first() else { return false };
+    let (plan, mut left) = rest.split_at(rest.len().min(length.into()));
+    let (expected, end) = frames(left);
+
+    let mut decoder = FrameDecoder::new();
+    let (mut frames, mut pushed, mut taken) = (Vec::new(), 0, 0);
+    let mut fault = None;
+    for step in plan.iter().cycle().take(4096).chain([&0xff]) {
+        if left.is_empty() && *step != 0xff {
+            continue;
+        }
+        let size = usize::from(step & 0x3f) << if step & 0x40 == 0 { 0 } else { 10 };
+        let (chunk, after) = left.split_at(if left.len() < size || *step == 0xff { left.len() } else { size });
+        left = after;
+        pushed += chunk.len();
+        decoder.push(Bytes::copy_from_slice(chunk));
+        while step & 0x80 != 0 && fault.is_none() {
+            let wanted = decoder.wanted();
+            match decoder.next() {
+                Ok(Some(frame)) => {
+                    assert_eq!(wanted, 0);
+                    taken += 4 + frame.len();
+                    frames.push(frame);
+                }
+                Ok(None) => {
+                    assert!(wanted > 0);
+                    assert!(decoder.buffered() < 4 + MAX_FRAME);
+                    break;
+                }
+                Err(error) => {
+                    assert_eq!(wanted, 0);
+                    fault = Some(error);
+                }
+            }
+        }
+        assert_eq!(decoder.buffered(), if fault.is_some() { 0 } else { pushed - taken });
+    }
+
+    assert_eq!(frames, expected);
+    for frame in &frames {
+        assert!(encode_frame(frame).is_ok_and(|encoded| encoded.len() == 4 + frame.len() && encoded.ends_with(frame)));
+    }
+    match end {
+        Ok(unread) => {
+            assert_eq!(fault, None);
+            assert_eq!(decoder.next(), Ok(None));
+            assert_eq!(decoder.into_unread(), unread);
+        }
+        Err(error) => {
+            assert_eq!(fault, Some(error));
+            assert_eq!(decoder.next(), Err(error));
+            assert!(decoder.into_unread().is_empty());
+        }
+    }
+    end.is_ok() && !frames.is_empty()
+}
+
+/// The payloads in a stream, and what follows the last one.
+fn frames(mut stream: &[u8]) -> (Vec<&[u8]>, Result<&[u8], FrameFault>) {
+    let mut frames = Vec::new();
+    while let Some((header, rest)) = stream.split_first_chunk() {
+        let length = u32::from_be_bytes(*header);
+        if length == 0 {
+            return (frames, Err(FrameFault::Malformed));
+        }
+        if length > 65_536 {
+            return (frames, Err(FrameFault::TooLong(length)));
+        }
+        let Some((frame, rest)) = rest.split_at_checked(length as usize) else { break };
+        frames.push(frame);
+        stream = rest;
+    }
+    (frames, Ok(stream))
+}
+
+/// What is a message is the only encoding of that message.
+pub(crate) fn native_message(data: &[u8]) -> bool {
+    let message = match native::decode(data) {
+        Ok(message) => message,
+        Err(fault) => {
+            assert_eq!(matches!(fault, FrameFault::TooLong(_)), data.len() > MAX_FRAME);
+            return false;
+        }
+    };
+    assert_eq!(native::encode(&message), encode_frame(data), "{message:?}");
+    if let Message::V1(V1::Answer(Answer::Closest(closest))) = message {
+        let fitted = native::fit(closest);
+        assert_eq!(native::fit(fitted.clone()), fitted);
+        assert!(native::encode(&Message::V1(V1::Answer(Answer::Closest(fitted)))).is_ok());
+    }
+    true
+}
+
+/// Every text of an id is an id whose text is that id's; so are any 32 bytes.
+pub(crate) fn node_id(data: &[u8]) -> bool {
+    if let Ok(bytes) = <[u8; 32]>::try_from(data) {
+        let id = NodeId::from_bytes(bytes);
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+    let Some(id) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<NodeId>().ok()) else { return false };
+    let text = id.to_string();
+    assert_eq!(text.len(), NodeId::TEXT_LEN);
+    assert_eq!(text.parse(), Ok(id));
+    true
+}
+
+/// The text of a seed node is that seed node; so is the key of its address.
+pub(crate) fn seed_node(data: &[u8]) -> bool {
+    let Some(seed) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<SeedNode>().ok()) else {
+        return false;
+    };
+    assert_eq!(seed.to_string().parse(), Ok(seed.clone()));
+    assert_eq!(seed.address.to_string().parse(), Ok(seed.address.clone()));
+    assert_eq!(NodeAddress::from_contact_key(&seed.address.contact_key()), Ok(seed.address));
+    true
+}

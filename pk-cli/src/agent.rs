@@ -1,0 +1,86 @@
+//! `pk run` for people: what happens, line by line.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{join4, select};
+use pk_driver::{Events, Node, NodeError, Notice, Runtime};
+use pk_proto::{Event, Failure, Role, Synced};
+
+use crate::args::RunArgs;
+use crate::error::{CliError, Result};
+use crate::figures::{count, human};
+use crate::output::line;
+use crate::{echo, run, signal};
+
+/// Runs until a signal.
+pub(crate) async fn run<R: Runtime + Unpin>(args: RunArgs, runtime: R) -> Result<()> {
+    let signal = signal::stop_signal()?;
+    let (node, _) = run::start(&args, &runtime).await?;
+    let events = node.events();
+    let echo = echo::accept(&node).await?;
+    greet(&node, args.runtime.runtime.as_str());
+
+    let stopping = signal.inspect(|signal| line(format_args!("{signal}: shutting down"))).shared();
+    let join =
+        run::join(&node, &runtime, &args.seed_nodes, async |took, result| tell_joined(&node, took, result).await);
+    let join = select(Box::pin(join), stopping.clone());
+    let shutdown = async {
+        stopping.clone().await;
+        node.shutdown().await;
+    };
+    join4(join, shutdown, tell_events(events), echo::serve(echo)).await;
+    line("stopped");
+    Ok(())
+}
+
+fn greet<R: Runtime>(node: &Node<R>, runtime: &str) {
+    let id = node.own_id();
+    line(format_args!("node {id} on {runtime}"));
+    for addr in node.local_addrs() {
+        line(format_args!("listening on UDP {addr}"));
+        if addr.ip().is_unspecified() {
+            line(format_args!("others join with --seed-node pk://{id}@HOST:{}, HOST being this machine", addr.port()));
+        } else {
+            line(format_args!("others join with --seed-node pk://{id}@{addr}"));
+        }
+    }
+}
+
+async fn tell_joined<R: Runtime + Unpin>(
+    node: &Node<R>,
+    took: Duration,
+    result: std::result::Result<Synced, NodeError>,
+) {
+    match result {
+        Ok(Synced { seeds, failed, .. }) => {
+            let known = node.metrics().await.map_or(0, |metrics| metrics.nodes);
+            let known = count(known, "node");
+            let through = count(seeds.len() as u64, "seed node");
+            line(format_args!("joined through {through} in {}, {known} known", human(took)));
+            for (seed, why) in failed {
+                line(format_args!("  {seed}: {why}"));
+            }
+        }
+        Err(NodeError::Failure(Failure::Stopped) | NodeError::Closed) => {}
+        Err(error) => line(format_args!("not joined: {}; trying again", CliError::from(error))),
+    }
+}
+
+async fn tell_events(mut events: Events) {
+    while let Some(notice) = events.next().await {
+        match notice {
+            Notice::Event(Event::ConnectionOpened { node, role, address, .. }) => {
+                let direction = match role {
+                    Role::Dialler => "to",
+                    Role::Acceptor => "from",
+                };
+                line(format_args!("+ {node} connected, {direction} {address}"));
+            }
+            Notice::Event(Event::ConnectionClosed { node, why, .. }) => line(format_args!("- {node} gone: {why}")),
+            Notice::Event(Event::PeerMisbehaved { node, fault, .. }) => line(format_args!("! {node}: {fault}")),
+            Notice::Event(_) => {}
+            Notice::Lagged(missed) => line(format_args!("… {missed} events not shown")),
+        }
+    }
+}

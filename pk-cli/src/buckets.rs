@@ -1,0 +1,48 @@
+//! `pk buckets`.
+
+use std::collections::BTreeMap;
+
+use pk_driver::Runtime;
+use serde_json::{Value, json};
+
+use crate::args::OneShotArgs;
+use crate::error::Result;
+use crate::figures::count;
+use crate::one_shot::{join, with_node};
+use crate::{node, output, shape};
+
+/// `pk buckets`: the farthest bucket first, as that is where most nodes are.
+pub(crate) async fn buckets<R: Runtime + Unpin>(args: OneShotArgs, runtime: R) -> Result<()> {
+    with_node(&args, runtime, async |node, limit| {
+        join(node, &args, true, limit).await?;
+        let mut buckets: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (bucket, id, contact) in node::graph(node).await? {
+            buckets.entry(bucket).or_default().push((id, contact));
+        }
+        let nodes: usize = buckets.values().map(Vec::len).sum();
+        if args.json {
+            let buckets: Vec<Value> = buckets
+                .iter()
+                .rev()
+                .map(|(bucket, nodes)| {
+                    let nodes = nodes.iter().map(|(id, known)| shape::closest_node(*id, known));
+                    json!({ "bucket": bucket, "nodes": nodes.collect::<Value>() })
+                })
+                .collect();
+            output::json(&json!({
+                "ok": true, "nodeId": node.own_id().to_string(), "nodes": nodes, "buckets": buckets,
+            }));
+            return Ok(());
+        }
+        output::line(format_args!("{} knows {}", node.own_id(), count(nodes as u64, "node")));
+        for (bucket, nodes) in buckets.iter().rev() {
+            output::line(format_args!("  bucket {bucket}: {}", count(nodes.len() as u64, "node")));
+            for (id, contact) in nodes {
+                let addresses: Vec<String> = contact.iter().map(|(address, _)| address.to_string()).collect();
+                output::line(format_args!("    {id}  {}", addresses.join(", ")));
+            }
+        }
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,76 @@
+//! `pk demo`: a whole network in one process, over QUIC on loopback.
+
+mod network;
+mod report;
+mod steps;
+
+use std::time::Duration;
+
+use futures_util::future::join;
+use pk_driver::Runtime;
+
+use crate::args::DemoArgs;
+use crate::error::{CliError, Result};
+use crate::output;
+use crate::runtime::timeout;
+use network::Network;
+use report::{Outcome, Progress, Report};
+
+/// A step that is not over by then has failed: the demo always ends.
+const STEP_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// `pk demo`.
+pub(crate) async fn run<R: Runtime + Unpin>(args: DemoArgs, runtime: R) -> Result<()> {
+    let name = args.runtime.runtime.as_str();
+    let nodes = usize::from(args.nodes);
+    if !args.json {
+        output::line(format_args!("{nodes} real nodes on {name}, over QUIC on loopback"));
+    }
+    let demo = Demo { runtime, report: Report::new(args.json) };
+    let result = demo.run(nodes).await;
+    demo.report.end(result.is_ok(), nodes, name);
+    result
+}
+
+struct Demo<R> {
+    runtime: R,
+    report: Report,
+}
+
+impl<R: Runtime + Unpin> Demo<R> {
+    async fn run(&self, nodes: usize) -> Result<()> {
+        let mut network = Network::default();
+        self.step("start", nodes, async |progress| network.start(nodes, &self.runtime, &progress).await).await?;
+        let echoes = network.serve_echoes();
+        let work = async {
+            let worked = self.work(&network).await;
+            // Whatever failed before: everything is closed, and the echoes end with it.
+            let closed =
+                self.step("shutdown", nodes, async |progress| steps::shutdown(&network, &progress).await).await;
+            worked.and(closed)
+        };
+        join(work, echoes).await.0
+    }
+
+    async fn work(&self, network: &Network<R>) -> Result<()> {
+        let nodes = network.nodes.len();
+        self.step("join", nodes - 1, async |progress| steps::join(network, &self.runtime, &progress).await).await?;
+        let pairs = network.pairs()?;
+        self.step("find", nodes, async |progress| steps::find(network, &pairs, &self.runtime, &progress).await).await?;
+        self.step("ping", nodes, async |progress| steps::ping(network, &pairs, &progress).await).await?;
+        self.step("stream", nodes, async |progress| steps::stream(network, &pairs, &progress).await).await
+    }
+
+    async fn step(
+        &self,
+        name: &'static str,
+        parts: usize,
+        step: impl AsyncFnOnce(Progress) -> Result<Outcome>,
+    ) -> Result<()> {
+        let limited = async |progress| match timeout(&self.runtime, STEP_TIMEOUT, step(progress)).await {
+            Some(result) => result,
+            None => Err(CliError::new("Timeout", format!("`{name}` was not over within {} s", STEP_TIMEOUT.as_secs()))),
+        };
+        self.report.step(name, parts, limited).await
+    }
+}

@@ -1,0 +1,60 @@
+//! `pk run`: a node that stays, for people or (`--stdio`) for scripts.
+
+use std::time::{Duration, Instant};
+
+use pk_driver::{Node, NodeError, Runtime};
+use pk_proto::{Options, SeedNode, Synced};
+
+use crate::args::RunArgs;
+use crate::error::Result;
+use crate::runtime::sleep;
+use crate::{agent, keys, node, stdio};
+
+/// After a join that failed, the next one waits this long at first, and twice as long each time.
+const REJOIN_DELAY: Duration = Duration::from_secs(5);
+const REJOIN_DELAY_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// `pk run`.
+pub(crate) async fn run<R: Runtime + Unpin>(args: RunArgs, runtime: R) -> Result<()> {
+    if args.stdio { stdio::run(args, runtime).await } else { agent::run(args, runtime).await }
+}
+
+/// The node of `args`, started, and its keys.
+pub(crate) async fn start<R: Runtime + Unpin>(args: &RunArgs, runtime: &R) -> Result<(Node<R>, keys::NodeKeys)> {
+    let keys = match &args.dir {
+        Some(dir) => keys::load(dir)?,
+        None => keys::ephemeral(args.seed)?,
+    };
+    let mut config = node::config(&keys, Some(args.listen()));
+    if let Some(timeout) = args.connect_timeout() {
+        config.core.connect_timeout = timeout;
+    }
+    config.driver.idle_timeout = args.keepalive_timeout();
+    config.driver.keep_alive = args.keepalive_interval();
+    Ok((Node::start_on(runtime.clone(), config).await?, keys))
+}
+
+/// Joins through the seeds, again and again until one of them is reached, and tells of every try: how long it took and how
+/// it went.
+pub(crate) async fn join<R: Runtime + Unpin>(
+    node: &Node<R>,
+    runtime: &R,
+    seeds: &[SeedNode],
+    tell: impl AsyncFn(Duration, std::result::Result<Synced, NodeError>),
+) {
+    if seeds.is_empty() {
+        return;
+    }
+    let mut delay = REJOIN_DELAY;
+    loop {
+        let begun = Instant::now();
+        let result = node.sync_node_graph(seeds.to_vec(), true, Options::default()).await;
+        let done = result.is_ok();
+        tell(begun.elapsed(), result).await;
+        if done {
+            return;
+        }
+        sleep(runtime, delay).await;
+        delay = (delay * 2).min(REJOIN_DELAY_MAX);
+    }
+}

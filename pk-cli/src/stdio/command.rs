@@ -1,0 +1,151 @@
+//! The lines that `pk run --stdio` reads: `[#tag] name arguments…`, as the reference's test peer takes them.
+
+use pk_proto::{Host, NodeAddress, NodeId, Scopes};
+
+/// One line of stdin.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// Echoed in the answer; a tagged command runs beside the others.
+    pub(crate) tag: Option<String>,
+    /// The first word, echoed in the answer.
+    pub(crate) name: String,
+    /// What to do, or what is wrong with the line.
+    pub(crate) command: Result<Command, String>,
+}
+
+/// What can be asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Connect { node: NodeId, address: NodeAddress },
+    Disconnect { node: NodeId },
+    FindNode { node: NodeId },
+    Ping { node: NodeId },
+    Closest { target: NodeId, via: Option<NodeId> },
+    Active { target: NodeId, via: Option<NodeId> },
+    Graph,
+    Connections,
+    SetNode { node: NodeId, address: NodeAddress, scopes: Scopes },
+    UnsetNode { node: NodeId },
+    Stream { node: NodeId, text: String },
+    Quit,
+}
+
+impl Line {
+    /// Reads a line; `None` if it is blank.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let line = line.trim();
+        let (tag, line) = match line.strip_prefix('#').and_then(|rest| rest.split_once(char::is_whitespace)) {
+            Some((tag, rest)) if !tag.is_empty() => (Some(tag.to_owned()), rest.trim_start()),
+            _ => (None, line),
+        };
+        let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        if name.is_empty() {
+            return None;
+        }
+        Some(Self { tag, name: name.to_owned(), command: command(name, rest.trim_start()) })
+    }
+}
+
+fn command(name: &str, rest: &str) -> Result<Command, String> {
+    let usage = |arguments: &str| format!("usage: {name} {arguments}").trim_end().to_owned();
+    let words: Vec<&str> = rest.split_whitespace().collect();
+    let node_and = |make: fn(NodeId) -> Command| match words[..] {
+        [node] => id(node).map(make),
+        _ => Err(usage("<nodeId>")),
+    };
+    let target_and_via = |make: fn(NodeId, Option<NodeId>) -> Command| match words[..] {
+        [target] => Ok(make(id(target)?, None)),
+        [target, via] => Ok(make(id(target)?, Some(id(via)?))),
+        _ => Err(usage("<nodeId> [via]")),
+    };
+    let alone = |command: Command| if words.is_empty() { Ok(command) } else { Err(usage("")) };
+    match name {
+        "connect" => match words[..] {
+            [node, host, port] => Ok(Command::Connect { node: id(node)?, address: address(host, port)? }),
+            _ => Err(usage("<nodeId> <host> <port>")),
+        },
+        "disconnect" => node_and(|node| Command::Disconnect { node }),
+        "findNode" => node_and(|node| Command::FindNode { node }),
+        "ping" => node_and(|node| Command::Ping { node }),
+        "closest" => target_and_via(|target, via| Command::Closest { target, via }),
+        "active" => target_and_via(|target, via| Command::Active { target, via }),
+        "graph" => alone(Command::Graph),
+        "connections" => alone(Command::Connections),
+        "setnode" => {
+            let (node, host, port, scopes) = match words[..] {
+                [node, host, port] | [node, host, port, "global"] => (node, host, port, Scopes::GLOBAL),
+                [node, host, port, "local"] => (node, host, port, Scopes::LOCAL),
+                _ => return Err(usage("<nodeId> <host> <port> [global|local]")),
+            };
+            Ok(Command::SetNode { node: id(node)?, address: address(host, port)?, scopes })
+        }
+        "unsetnode" => node_and(|node| Command::UnsetNode { node }),
+        "stream" => match rest.split_once(char::is_whitespace) {
+            Some((node, text)) => Ok(Command::Stream { node: id(node)?, text: text.trim_start().to_owned() }),
+            None => Err(usage("<nodeId> <text>")),
+        },
+        "quit" => alone(Command::Quit),
+        _ => Err(format!("unknown command {name}")),
+    }
+}
+
+fn id(text: &str) -> Result<NodeId, String> {
+    text.parse().map_err(|error| format!("bad node id {text}: {error}"))
+}
+
+fn address(host: &str, port: &str) -> Result<NodeAddress, String> {
+    let host: Host = host.parse().map_err(|error| format!("bad host: {error}"))?;
+    match port.parse() {
+        Ok(port) if port != 0 => Ok(NodeAddress { host, port }),
+        _ => Err(format!("bad port {port}: a port is 1 to 65535")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
+
+    fn parse(line: &str) -> Result<Command, String> {
+        Line::parse(line).unwrap().command
+    }
+
+    #[test]
+    fn a_line_is_a_tag_a_name_and_arguments() {
+        assert_eq!(Line::parse(""), None);
+        assert_eq!(Line::parse("  \t"), None);
+        let line = Line::parse(&format!("  #7  ping   {ID} ")).unwrap();
+        let node = ID.parse().unwrap();
+        assert_eq!(
+            line,
+            Line { tag: Some("7".to_owned()), name: "ping".to_owned(), command: Ok(Command::Ping { node }) }
+        );
+        let alone = Line::parse("#7").unwrap();
+        assert_eq!((alone.tag, alone.name.as_str()), (None, "#7"));
+        assert_eq!(parse("graph"), Ok(Command::Graph));
+        assert_eq!(parse(&format!("closest {ID} {ID}")), Ok(Command::Closest { target: node, via: Some(node) }));
+        let address = "[::1]:9".parse().unwrap();
+        assert_eq!(parse(&format!("connect {ID} ::1 9")), Ok(Command::Connect { node, address }));
+        let text = "two  words".to_owned();
+        assert_eq!(parse(&format!("stream {ID}  two  words ")), Ok(Command::Stream { node, text }));
+    }
+
+    #[test]
+    fn a_bad_line_says_what_is_wrong() {
+        for (line, expected) in [
+            ("dance", "unknown command dance"),
+            ("ping", "usage: ping <nodeId>"),
+            ("quit now", "usage: quit"),
+            ("ping xyz", "bad node id xyz: a node id starts with `v`"),
+            (&format!("connect {ID} 127.0.0.1"), "usage: connect <nodeId> <host> <port>"),
+            (&format!("connect {ID} a..b 1"), "bad host: `a..b`"),
+            (&format!("connect {ID} a.b 0"), "bad port 0"),
+            (&format!("setnode {ID} a.b 1 wide"), "usage: setnode <nodeId> <host> <port> [global|local]"),
+            (&format!("stream {ID}"), "usage: stream <nodeId> <text>"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.starts_with(expected), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What each command of the line protocol does, and the shape of its result.
+
+use std::collections::BTreeMap;
+
+use pk_driver::{Node, Runtime};
+use pk_proto::{
+    ActiveConnection, ActiveNode, ClosestLists, ConnectionInfo, ContactMode, Distance, Failure, FindNode, NodeContact,
+    NodeContactAddressData, NodeId, Options, SetNodeOutcome,
+};
+use serde_json::{Map, Value, json};
+
+use super::command::Command;
+use crate::error::{CliError, Result};
+use crate::{echo, node, shape};
+
+/// As many nodes as the reference tells of by itself.
+const CLOSEST_LIMIT: usize = 20;
+
+/// Carries out a command.
+pub(super) async fn perform<R: Runtime + Unpin>(node: &Node<R>, command: Command) -> Result<Value> {
+    let options = Options::default();
+    match command {
+        Command::Connect { node: target, address } => {
+            let info = node.connect(target, address, options).await?;
+            Ok(json!({
+                "nodeId": info.node.to_string(),
+                "host": info.address.host.to_string(),
+                "port": info.address.port,
+                "connectionId": shape::connection_id(&info.shared_id),
+            }))
+        }
+        Command::Disconnect { node: target } => {
+            node.disconnect(target).await?;
+            Ok(json!({}))
+        }
+        Command::FindNode { node: target } => {
+            let outcome = node.find_node(target, FindNode::default()).await?;
+            Ok(outcome.found.map_or(Value::Null, |(at, data)| shape::found(&at, &data)))
+        }
+        Command::Ping { node: target } => match node.ping_node(target, options).await {
+            Ok(pong) => Ok(shape::found(&pong.address, &pong.data)),
+            Err(pk_driver::NodeError::Failure(Failure::NotFound(_))) => Ok(Value::Null),
+            Err(error) => Err(error.into()),
+        },
+        Command::Closest { target, via: None } => Ok(closest_json(&node.closest_nodes(target, CLOSEST_LIMIT).await?)),
+        Command::Closest { target, via: Some(via) } => {
+            let lists = ClosestLists { local: true, active: false };
+            Ok(closest_json(&node.ask_closest(via, target, lists, options).await?.local))
+        }
+        Command::Active { target, via: None } => Ok(active_json(&closest_connected(target, node.connections().await?))),
+        Command::Active { target, via: Some(via) } => {
+            let lists = ClosestLists { local: false, active: true };
+            Ok(active_json(&node.ask_closest(via, target, lists, options).await?.active))
+        }
+        Command::Graph => {
+            let nodes = node::graph(node).await?;
+            let entry = |(bucket, id, known): &(_, NodeId, _)| {
+                (id.to_string(), json!({ "bucket": bucket, "contact": shape::contact(known) }))
+            };
+            Ok(nodes.iter().map(entry).collect::<Map<_, _>>().into())
+        }
+        Command::Connections => Ok(node.connections().await?.iter().map(shape::connection).collect()),
+        Command::SetNode { node: target, address, scopes } => {
+            let data = NodeContactAddressData { mode: ContactMode::Direct, connected_time: pk_driver::now(), scopes };
+            match node.set_node(target, address, data).await? {
+                SetNodeOutcome::Rejected(why) => {
+                    Err(CliError::new("Rejected", format!("the node was rejected: {why}")))
+                }
+                _ => Ok(json!({})),
+            }
+        }
+        Command::UnsetNode { node: target } => {
+            node.unset_node(target).await?;
+            Ok(json!({}))
+        }
+        Command::Stream { node: target, text } => {
+            let stream = node.open_stream(target, echo::PROTOCOL, options).await?;
+            let echoed = echo::call(stream, text.as_bytes()).await?;
+            Ok(String::from_utf8_lossy(&echoed).into())
+        }
+        // The caller ends the session.
+        Command::Quit => Ok(Value::Null),
+    }
+}
+
+fn closest_json(nodes: &[(NodeId, NodeContact)]) -> Value {
+    nodes.iter().map(|(id, known)| shape::closest_node(*id, known)).collect()
+}
+
+fn active_json(nodes: &[ActiveNode]) -> Value {
+    nodes.iter().map(shape::active_node).collect()
+}
+
+/// The connected nodes closest to a target, nearest first, each with its connections.
+fn closest_connected(target: NodeId, connections: Vec<ConnectionInfo>) -> Vec<ActiveNode> {
+    let mut nodes: BTreeMap<Distance, ActiveNode> = BTreeMap::new();
+    for info in connections {
+        let node = nodes
+            .entry(target.distance(&info.node))
+            .or_insert_with(|| ActiveNode { node: info.node, connections: Vec::new() });
+        node.connections.push(ActiveConnection {
+            shared_id: info.shared_id,
+            address: info.address,
+            primary: info.primary,
+            idle_in_ms: info.idle_in.map(|idle_in| u64::try_from(idle_in.as_millis()).unwrap_or(u64::MAX)),
+        });
+    }
+    nodes.into_values().take(CLOSEST_LIMIT).collect()
+}

@@ -1,0 +1,229 @@
+//! Letting things happen: time, the delivery of inputs, the drain of outputs.
+
+use std::time::Duration;
+
+use pk_proto::{Event, Input, Instant, Output};
+
+use super::World;
+use crate::HostId;
+use crate::effects;
+use crate::journal::Entry;
+use crate::machine::Machine;
+use crate::wire::Happening;
+
+/// More steps than this at one moment are a livelock.
+const STEPS_AT_ONCE: u64 = 1_000_000;
+
+/// More answers than this in one drain are a livelock.
+const ANSWERS_AT_ONCE: u32 = 10_000;
+
+/// Time.
+impl<M: Machine> World<M> {
+    /// When the next thing happens; `None` if nothing is left to happen.
+    pub fn next(&self) -> Option<Instant> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        [self.wire.next(), timer].into_iter().flatten().min()
+    }
+
+    /// Lets the next thing happen. Returns whether there was one.
+    pub fn step(&mut self) -> bool {
+        let timer = self.timers.first().copied();
+        let at = match (self.wire.next(), timer) {
+            (None, None) => return false,
+            // At one moment, machines hear everything before their timers fire.
+            (Some(at), timer) if timer.is_none_or(|(due, _)| at <= due) => {
+                self.advance(at);
+                if let Some((_, happening)) = self.wire.pop() {
+                    self.happen(happening);
+                }
+                return true;
+            }
+            (_, Some(timer)) => timer,
+            (Some(_), None) => return false,
+        };
+        self.advance(at.0);
+        self.fire(at.1);
+        true
+    }
+
+    /// Lets the next thing happen, if it does by `end`; otherwise moves the clock there. Returns whether something happened.
+    pub fn step_by(&mut self, end: Instant) -> bool {
+        if self.next().is_some_and(|at| at <= end) {
+            return self.step();
+        }
+        self.advance(end);
+        false
+    }
+
+    /// Lets everything happen that happens within `duration`, and moves the clock to its end.
+    pub fn drive(&mut self, duration: Duration) {
+        let end = self.wire.now + duration;
+        while self.step_by(end) {}
+    }
+
+    /// Lets things happen until `done` holds, for at most `limit`. Returns whether it holds.
+    pub fn drive_until(&mut self, mut done: impl FnMut(&Self) -> bool, limit: Duration) -> bool {
+        let end = self.wire.now + limit;
+        while !done(self) {
+            if !self.step_by(end) {
+                return done(self);
+            }
+        }
+        true
+    }
+
+    /// Lets things happen until `done` holds; fails if that takes more than `max_steps`, or if nothing is left to happen.
+    pub fn drive_bounded(&mut self, max_steps: u64, mut done: impl FnMut(&Self) -> bool) {
+        for _ in 0..max_steps {
+            if done(self) {
+                return;
+            }
+            if !self.step() {
+                self.fail("nothing is left to happen, and what was waited for has not happened");
+            }
+        }
+        if !done(self) {
+            self.fail(&format!("what was waited for has not happened within {max_steps} steps: a livelock?"));
+        }
+    }
+}
+
+/// The inside.
+impl<M: Machine> World<M> {
+    pub(super) fn advance(&mut self, to: Instant) {
+        if to > self.wire.now {
+            self.wire.now = to;
+            self.steps_now = 0;
+        }
+        self.steps_now += 1;
+        if self.steps_now > STEPS_AT_ONCE {
+            self.fail(&format!("{STEPS_AT_ONCE} steps without time passing: a livelock"));
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        self.counters.steps += 1;
+        let Self { wire, transport, .. } = self;
+        let alive = |host: HostId, life: u32| wire.hosts[host].life == life && wire.hosts[host].alive;
+        match happening {
+            Happening::Deliver { host, life, input } if alive(host, life) => {
+                if let Input::Discovered { id, done: false, .. } = &input {
+                    // It came in after the browse was over.
+                    if !wire.hosts[host].browses.contains_key(id) {
+                        return;
+                    }
+                }
+                self.input(host, input);
+                self.drain(host);
+            }
+            Happening::Store { host, life } if alive(host, life) => effects::stored(wire, host),
+            Happening::BrowseEnd { host, life, id } if alive(host, life) => effects::end_browse(wire, host, id),
+            Happening::Deliver { .. } | Happening::Store { .. } | Happening::BrowseEnd { .. } => {}
+            Happening::Arrive(arrival) => transport.arrive(wire, arrival),
+            Happening::DialDeadline { serial } => transport.dial_deadline(wire, serial),
+            Happening::Idle { serial, side, since } => transport.idle(wire, serial, side, since),
+            Happening::Forgotten { serial, side } => transport.forgotten(wire, serial, side),
+            Happening::Punched { host, from } => {
+                if wire.hosts[host].listening {
+                    transport.counters.punches_arrived += 1;
+                    *wire.hosts[host].punches.entry(from).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// Gives a machine an input.
+    fn input(&mut self, id: HostId, input: Input) {
+        self.counters.inputs += 1;
+        self.coverage.input(&input);
+        self.journal.add(id, self.wire.now, Entry::Input(input.clone()));
+        let checked = self.checkers.input(id, &input);
+        self.check(id, checked);
+        if let Some(machine) = self.machines[id].as_mut() {
+            machine.handle_input(input, self.wire.now);
+        }
+    }
+
+    /// Fires a machine's timers.
+    pub(super) fn fire(&mut self, id: HostId) {
+        let now = self.wire.now;
+        self.counters.steps += 1;
+        self.counters.timeouts += 1;
+        let Some(machine) = self.machines[id].as_mut() else { return };
+        let before = machine.poll_timeout();
+        self.journal.add(id, now, Entry::Timeout);
+        machine.handle_timeout(now);
+        let outputs = self.drain(id);
+        let after = self.machines[id].as_ref().and_then(M::poll_timeout);
+        match before.filter(|before| *before <= now) {
+            None => self.counters.spurious_timeouts += 1,
+            Some(before) => {
+                let checked = self.checkers.fired(id, before, after, outputs);
+                self.check(id, checked);
+            }
+        }
+    }
+
+    /// Takes and does all outputs of a machine, and checks it. Returns how many there were.
+    pub(super) fn drain(&mut self, id: HostId) -> u64 {
+        let Some(mut machine) = self.machines[id].take() else { return 0 };
+        let mut outputs = 0;
+        let mut answers = 0;
+        loop {
+            while let Some(output) = machine.poll_output() {
+                outputs += 1;
+                self.output(id, output);
+            }
+            let Some(input) = self.wire.hosts[id].at_once.pop_front() else { break };
+            answers += 1;
+            if answers > ANSWERS_AT_ONCE {
+                self.fail(&format!("host {id}: {ANSWERS_AT_ONCE} answers in one drain: a livelock"));
+            }
+            self.machines[id] = Some(machine);
+            self.input(id, input);
+            match self.machines[id].take() {
+                Some(same) => machine = same,
+                None => return outputs,
+            }
+        }
+        let checked = self.checkers.drained(id, &machine, &mut self.wire.dice.probes);
+        self.machines[id] = Some(machine);
+        self.check(id, checked);
+        self.arm(id);
+        outputs
+    }
+
+    fn output(&mut self, id: HostId, output: Output) {
+        self.counters.outputs += 1;
+        self.coverage.output(&output);
+        self.journal.add(id, self.wire.now, Entry::Output(output.clone()));
+        let checked = self.checkers.output(id, &output);
+        self.check(id, checked);
+        if let Output::Event(event) = &output {
+            self.events[id].push((self.wire.now, event.clone()));
+            match event {
+                Event::Done { id: request, result } => {
+                    self.done.insert((id, *request), result.clone());
+                }
+                Event::Stopped => {
+                    self.wire.hosts[id].listening = false;
+                    self.transport.shut_down(&mut self.wire, id);
+                }
+                _ => {}
+            }
+        }
+        effects::perform(&mut self.wire, &mut self.transport, id, output);
+    }
+
+    /// Re-arms or clears the timer of a machine.
+    pub(super) fn arm(&mut self, id: HostId) {
+        let due = self.machines[id].as_ref().and_then(M::poll_timeout).filter(|due| *due < Instant::FAR_FUTURE);
+        let before = std::mem::replace(&mut self.armed[id], due);
+        if before != due {
+            if let Some(before) = before {
+                self.timers.remove(&(before, id));
+            }
+            self.timers.extend(due.map(|due| (due, id)));
+        }
+    }
+}

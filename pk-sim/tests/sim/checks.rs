@@ -1,0 +1,194 @@
+//! The world's own promises: exact timers, checkers that fail the run, livelocks that are noticed, determinism.
+
+use pk_proto::{ConnectionId, Event, Failure, Input, Instant, Output, RequestId, StreamId};
+use pk_sim::{Link, Machine, Puppet, World};
+
+use crate::{SECOND, connect, dial, ms, puppet, puppets};
+
+#[test]
+fn timers_fire_exactly_when_due() {
+    let mut world = puppets(1, 1);
+    let due = world.now() + ms(1234);
+    world.call(0, |puppet, _| puppet.timer = Some(due));
+    world.drive(ms(1000));
+    world.poke(0);
+    assert_eq!((world.counters().timeouts, world.counters().spurious_timeouts), (1, 1));
+    assert_eq!(puppet(&world, 0).timer, Some(due));
+    assert_eq!(world.next(), Some(due));
+    world.drive(SECOND);
+    assert_eq!((world.counters().timeouts, world.counters().spurious_timeouts), (2, 1));
+    assert_eq!((puppet(&world, 0).timer, world.next()), (None, None));
+    assert_eq!(world.now(), Instant::ORIGIN + ms(2000));
+
+    // One that was moved does not fire at its old time, one in the past fires at once.
+    let later = world.now() + ms(50);
+    world.call(0, |puppet, _| puppet.timer = Some(later));
+    world.call(0, |puppet, _| puppet.timer = Some(Instant::ORIGIN));
+    assert!(world.step() && !world.step());
+    assert_eq!((world.now(), world.check_counters().timers), (Instant::ORIGIN + ms(2000), 2));
+}
+
+#[test]
+fn inputs_of_a_moment_come_before_its_timers() {
+    let mut world = puppets(2, 1);
+    let due = world.now() + ms(20);
+    world.call(0, |puppet, _| puppet.timer = Some(due));
+    dial(&mut world, 0, 1);
+    world.drive_until(|world| puppet(world, 0).connected().is_some(), SECOND);
+    assert_eq!((world.now(), puppet(&world, 0).timer), (due, Some(due)));
+}
+
+/// A machine with a planted bug of the world's concern.
+#[derive(Debug)]
+enum Bug {
+    /// A timer that fires and stays.
+    StuckTimer,
+    /// A timer after `Stopped`.
+    TimerAfterStop(bool),
+    /// A signature asked for whenever one comes.
+    AnswersForever(u64),
+}
+
+impl Machine for Bug {
+    fn handle_input(&mut self, input: Input, _: Instant) {
+        match (self, input) {
+            (Self::AnswersForever(next), _) => *next += 1,
+            (Self::TimerAfterStop(stop), _) => *stop = true,
+            _ => {}
+        }
+    }
+
+    fn handle_timeout(&mut self, _: Instant) {}
+
+    fn poll_output(&mut self) -> Option<Output> {
+        match self {
+            Self::AnswersForever(next) if *next % 2 == 1 => {
+                *next += 1;
+                let (id, key) = (pk_proto::EffectId(*next / 2), crate::id(0));
+                Some(Output::Sign { id, key, bytes: bytes::Bytes::new() })
+            }
+            Self::TimerAfterStop(stop) => std::mem::take(stop).then_some(Output::Event(Event::Stopped)),
+            _ => None,
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Self::AnswersForever(_) => None,
+            _ => Some(Instant::ORIGIN + SECOND),
+        }
+    }
+}
+
+fn run(bug: Bug) {
+    let mut world = World::new(0);
+    world.add_host(crate::host(0));
+    world.start(0, |_| bug);
+    world.drive(2 * SECOND);
+}
+
+#[test]
+#[should_panic(expected = "checker `timers`: a timer due at 1.000000s fired, nothing came of it")]
+fn a_stuck_timer_ends_the_run() {
+    run(Bug::StuckTimer);
+}
+
+#[test]
+#[should_panic(expected = "checker `timers`: stopped, but a timer is due")]
+fn a_timer_of_a_stopped_machine_ends_the_run() {
+    run(Bug::TimerAfterStop(false));
+}
+
+#[test]
+#[should_panic(expected = "answers in one drain: a livelock")]
+fn answers_without_end_end_the_run() {
+    run(Bug::AnswersForever(0));
+}
+
+#[test]
+#[should_panic(expected = "checker `discipline`: connection number 0 used again")]
+fn an_undisciplined_output_ends_the_run() {
+    let mut world = puppets(2, 1);
+    dial(&mut world, 0, 1);
+    world.call(0, |puppet, now| {
+        let deadline = now + SECOND;
+        let expect = [crate::id(1)].into();
+        puppet.say(Output::Dial { conn: ConnectionId(0), addr: "10.0.1.1:1".parse().unwrap(), expect, deadline });
+    });
+}
+
+#[test]
+#[should_panic(expected = "checker `windows`: stream 0 has 65537 unconfirmed bytes")]
+fn too_many_bytes_end_the_run() {
+    let mut world = puppets(2, 1);
+    world.host_mut(0).caps = Some(pk_proto::Config::default());
+    world.kill(0);
+    world.start(0, |_| Puppet::default());
+    let (conn, _) = connect(&mut world, 0, 1);
+    world.call(0, |puppet, _| {
+        let stream = puppet.open(conn);
+        puppet.send(stream, vec![0; 65_537], false);
+    });
+}
+
+#[test]
+#[should_panic(expected = "checker `requests`: stopped, but request 3 has not ended")]
+fn a_forgotten_request_ends_the_run() {
+    let mut world = puppets(1, 1);
+    world.begin(0, |_, _| Ok::<_, ()>(RequestId(3))).unwrap();
+    world.call(0, |puppet, _| puppet.say(Output::Event(Event::Stopped)));
+}
+
+#[test]
+#[should_panic(expected = "what was waited for has not happened within 100 steps: a livelock?")]
+fn a_bound_that_is_exceeded_ends_the_run() {
+    let mut world = puppets(2, 1);
+    world.partition(&[&[0], &[1]]);
+    // Two that dial each other in vain, again and again.
+    for _ in 0..100 {
+        dial(&mut world, 0, 1);
+    }
+    world.drive_bounded(100, |world| puppet(world, 0).connected().is_some());
+}
+
+#[test]
+fn what_was_waited_for_is_told() {
+    let mut world = puppets(2, 1);
+    dial(&mut world, 0, 1);
+    world.drive_bounded(100, |world| puppet(world, 0).connected().is_some());
+    assert!(!world.drive_until(|world| puppet(world, 1).opened().is_some(), SECOND));
+    let request = world.begin(0, |_, _| Ok::<_, ()>(RequestId(0))).unwrap();
+    assert_eq!(world.done(0, request), None);
+    let done = Event::Done { id: request, result: Err(Failure::Cancelled) };
+    world.call(0, |puppet, _| puppet.say(Output::Event(done.clone())));
+    assert_eq!(world.done(0, request), Some(&Err(Failure::Cancelled)));
+    assert_eq!(world.events(0), [(world.now(), done)]);
+    world.finish();
+    assert_eq!(world.check_counters().requests, 1);
+}
+
+/// A scenario with some of everything that is drawn.
+fn scenario(seed: u64) -> blake3::Hash {
+    let mut world = puppets(3, seed);
+    world.network_mut().set_default_link(Link::ms(10).jitter(ms(30)).loss(100).disorder(100));
+    for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+        let conn = dial(&mut world, from, to);
+        world.drive(20 * SECOND);
+        world.call(from, |puppet, _| {
+            let stream = puppet.open(conn);
+            puppet.send(stream, vec![from as u8; 20_000], true);
+        });
+        world.drive(5 * SECOND);
+        let stream = puppet(&world, to).opened().unwrap_or(StreamId(1));
+        world.call(to, |puppet, _| puppet.grant(stream, 50_000));
+    }
+    world.kill(2);
+    world.drive(60 * SECOND);
+    world.digest()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another() {
+    assert_eq!(scenario(1), scenario(1));
+    assert_ne!(scenario(1), scenario(2));
+}
