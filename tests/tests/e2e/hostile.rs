@@ -41,15 +41,22 @@ pk_tests::cases!(
 pk_tests::cases!(a_flood_of_first_packets, a_flood_of_first_packets_from_many_networks, a_flood_of_junk);
 
 const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
 
 /// Peers that attack at a time.
 const PEERS: u64 = 8;
 
-/// What QUIC and TLS keep of a connection beside the bytes of streams, during its handshake and after.
-const QUIC: u64 = 96 * KIB;
+/// What a connection costs beside its streams, during its handshake and after.
+const CONNECTION: u64 = 64 * KIB;
+
+/// What a stream costs beside its bytes.
+const STREAM: u64 = 3 * KIB;
+
+/// Streams that a peer may have open at a time.
+const STREAMS: u64 = 100;
 
 /// What a node keeps for good, such as room in tables, after all of them have gone.
-const LEFT: u64 = 64 * KIB;
+const LEFT: u64 = 128 * KIB;
 
 /// The times of the victim are short, so that the cases are.
 const SETTINGS: [&str; 6] = [
@@ -123,7 +130,7 @@ struct Expected {
     code: u64,
     /// A counter, and the least that it counts for each peer.
     counter: (&'static str, u64),
-    /// The most memory for each peer, in bytes, beside [`QUIC`].
+    /// The most memory for each peer, in bytes, beside [`CONNECTION`].
     bytes: u64,
 }
 
@@ -167,7 +174,7 @@ async fn attacked<R: Rt>(
     let (name, least) = expected.counter;
     let counted = number(&after, name) - number(&victim.base, name);
     let (peak, left) = (victim.grown(&after, "/peak"), victim.grown(&after, "/bytes"));
-    let bound = PEERS * (QUIC + expected.bytes);
+    let bound = PEERS * (CONNECTION + expected.bytes);
     println!(
         "{}: {what}: dropped within {slowest:?}; {} KiB by peer at the peak, of {} KiB allowed; {} KiB left; {counted} {name}",
         R::NAME,
@@ -229,7 +236,7 @@ async fn a_peer_that_announces_a_frame_over_the_limit<R: Rt>(runtime: R) {
 }
 
 async fn a_peer_that_asks_before_it_says_hello<R: Rt>(runtime: R) {
-    let expected = Expected { code: FAULT, counter: ("/core/stream_faults", 1), bytes: 0 };
+    let expected = Expected { code: FAULT, counter: ("/core/stream_faults", 1), bytes: 20 * STREAM };
     let asks = async |connection: &Connection| {
         let mut open = Vec::new();
         for _ in 0..20 {
@@ -256,7 +263,7 @@ async fn a_peer_that_says_hello_a_byte_at_a_time<R: Rt>(runtime: R) {
 }
 
 async fn a_peer_that_opens_streams_and_is_silent<R: Rt>(runtime: R) {
-    let expected = Expected { code: FAULT, counter: ("/core/stream_timeouts", 16), bytes: 32 * KIB };
+    let expected = Expected { code: FAULT, counter: ("/core/stream_timeouts", 16), bytes: STREAMS * STREAM };
     let silent = async |connection: &Connection| {
         let Ok(_control) = raw::greet(connection).await else { return };
         let mut open = Vec::new();
@@ -269,7 +276,7 @@ async fn a_peer_that_opens_streams_and_is_silent<R: Rt>(runtime: R) {
 }
 
 async fn a_peer_that_sends_without_end<R: Rt>(runtime: R) {
-    let expected = Expected { code: FAULT, counter: ("/core/stream_faults", 16), bytes: received() };
+    let expected = Expected { code: FAULT, counter: ("/core/stream_faults", 1), bytes: STREAMS * STREAM + received() };
     let endless = async |connection: &Connection| {
         let Ok(_control) = raw::greet(connection).await else { return };
         // A question, and then more than a question.
@@ -281,7 +288,8 @@ async fn a_peer_that_sends_without_end<R: Rt>(runtime: R) {
 }
 
 async fn a_peer_that_fills_every_window<R: Rt>(runtime: R) {
-    let expected = Expected { code: FAULT, counter: ("/core/stream_timeouts", 16), bytes: received() };
+    let expected =
+        Expected { code: FAULT, counter: ("/core/stream_timeouts", 16), bytes: STREAMS * STREAM + received() };
     let greedy = async |connection: &Connection| {
         let Ok(_control) = raw::greet(connection).await else { return };
         // Whole frames but for their last byte, as many as there are streams, as far as QUIC lets them through.
@@ -299,7 +307,7 @@ async fn a_peer_that_fills_every_window<R: Rt>(runtime: R) {
 }
 
 async fn a_peer_that_never_reads<R: Rt>(runtime: R) {
-    let expected = Expected { code: FAULT, counter: ("/core/send_overflows", 16), bytes: 64 * KIB };
+    let expected = Expected { code: FAULT, counter: ("/core/send_overflows", 16), bytes: STREAMS * STREAM };
     // Room for the Hello of our side, and for next to nothing on any stream.
     let narrow = || {
         let mut transport = raw::transport();
@@ -358,7 +366,7 @@ async fn a_peer_that_opens_and_resets_streams_without_end<R: Rt>(runtime: R) {
     );
     assert!(streams > 500, "only {streams} streams");
     assert!(number(&during, "/core/streams") <= 101, "{during}");
-    assert!(peak <= 2 * QUIC + 128 * KIB, "{peak} bytes");
+    assert!(peak <= 2 * CONNECTION + STREAMS * STREAM, "{peak} bytes");
     assert!(left <= LEFT, "{left} bytes are left");
 }
 
@@ -422,6 +430,13 @@ async fn flooded<R: Rt>(runtime: R, networks: u8, each: usize, pending_bound: u6
     .await;
     // An honest node of the loudest network comes in all the same: it answers the Retry.
     victim.serves().await;
+    seen_within(&runtime, DROPPED, "the victim gives up those that began", async || {
+        let metrics = victim.metrics().await;
+        let now = number(&metrics, "/driver/handshakes_pending");
+        assert!(now <= pending_bound, "{now} handshakes are under way, more than {pending_bound}");
+        (number(&metrics, "/driver/handshakes_timed_out") >= pending_bound).then_some(())
+    })
+    .await;
     drop((dials, endpoints));
     let after = victim.rests().await;
     let (peak, left) = (victim.grown(&after, "/peak"), victim.grown(&after, "/bytes"));
@@ -434,8 +449,7 @@ async fn flooded<R: Rt>(runtime: R, networks: u8, each: usize, pending_bound: u6
     );
     assert_eq!(pending, pending_bound, "the flood was not one");
     assert!(retried >= all - pending_bound, "{retried} retries");
-    assert!(number(&after, "/driver/handshakes_timed_out") >= pending_bound);
-    assert!(peak <= (pending_bound + 2) * QUIC, "{peak} bytes");
+    assert!(peak <= (pending_bound + 2) * CONNECTION + 2 * MIB, "{peak} bytes");
     assert!(left <= 4 * LEFT, "{left} bytes are left");
 }
 
@@ -474,6 +488,6 @@ async fn a_flood_of_junk<R: Rt>(runtime: R) {
     println!("{}: 20000 datagrams of junk: {} KiB at the peak, {} KiB left", R::NAME, peak / KIB, left / KIB);
     assert_eq!(number(&after, "/driver/handshakes"), number(&victim.base, "/driver/handshakes") + 1);
     // The honest node that was served in the end.
-    assert!(peak <= 2 * QUIC, "{peak} bytes");
+    assert!(peak <= 2 * CONNECTION, "{peak} bytes");
     assert!(left <= LEFT, "{left} bytes are left");
 }
