@@ -14,7 +14,7 @@ pub enum App {
     /// Reads everything, and ends its direction when the peer has ended.
     #[default]
     Sink,
-    /// Sends back what it reads, no faster than the peer takes it.
+    /// Sends back what it reads, no faster than the peer takes it; on streams that its own node opened, a sink.
     Echo,
     /// Reads nothing.
     Stalled,
@@ -82,6 +82,8 @@ impl AppStream {
         protocol: String,
         opener: Opener,
     ) -> Self {
+        // Two echoes would never end.
+        let app = if matches!((&app, opener), (App::Echo, Opener::Us(_))) { App::Sink } else { app };
         Self {
             host,
             conn,

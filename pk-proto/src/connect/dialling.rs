@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
-use super::race::{Race, RaceId};
+use super::race::{Dialling, Race, RaceId};
 use super::{ConnectEvent, Connections};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
@@ -30,12 +30,12 @@ impl Connections {
         let id = match self.race_of.get(&node) {
             Some(id) => *id,
             None => {
-                let id = self.start_race(cx, node, timeout);
+                let id = self.start_race(cx, node);
                 self.race_of.insert(node, id);
                 id
             }
         };
-        self.join(cx, id, waiter, addresses);
+        self.join(cx, id, waiter, addresses, timeout);
     }
 
     /// Dials a node at this address and no other.
@@ -47,16 +47,17 @@ impl Connections {
         address: NodeAddress,
         timeout: Duration,
     ) {
-        let id = self.start_race(cx, node, timeout);
-        self.join(cx, id, waiter, [address]);
+        let id = self.start_race(cx, node);
+        self.join(cx, id, waiter, [address], timeout);
     }
 
     /// A request no longer waits for anything.
     pub(crate) fn leave(&mut self, cx: &mut Cx, waiter: RequestId) {
         let mut deserted = Vec::new();
         for (id, race) in &mut self.races {
-            if race.waiters.remove(&waiter) && race.waiters.is_empty() {
-                deserted.push(*id);
+            if race.waiters.remove(&waiter).is_some() {
+                set_deadline(cx, *id, race);
+                deserted.extend(race.waiters.is_empty().then_some(*id));
             }
         }
         for id in deserted {
@@ -64,19 +65,24 @@ impl Connections {
         }
     }
 
-    fn start_race(&mut self, cx: &mut Cx, node: NodeId, timeout: Duration) -> RaceId {
+    fn start_race(&mut self, cx: &Cx, node: NodeId) -> RaceId {
         let id = RaceId(self.next_race);
         self.next_race = self.next_race.saturating_add(1);
-        let deadline = cx.now + timeout;
-        self.races.insert(id, Race::new(node, deadline, cx.config.dial_address_limit));
-        cx.timers.set(Timer::RaceDeadline(id), deadline);
+        self.races.insert(id, Race::new(node, cx.now, cx.config.dial_address_limit));
         id
     }
 
-    fn join(&mut self, cx: &mut Cx, id: RaceId, waiter: RequestId, addresses: impl IntoIterator<Item = NodeAddress>) {
+    fn join(
+        &mut self,
+        cx: &mut Cx,
+        id: RaceId,
+        waiter: RequestId,
+        addresses: impl IntoIterator<Item = NodeAddress>,
+        timeout: Duration,
+    ) {
         let Some(race) = self.races.get_mut(&id) else { return };
         let fresh = race.waiters.is_empty();
-        race.waiters.insert(waiter);
+        race.waiters.entry(waiter).or_insert(cx.now + timeout);
         for (name, address) in race.add(addresses) {
             let effect = cx.ids.effect();
             let port = address.port;
@@ -84,8 +90,11 @@ impl Connections {
             self.resolves.insert(effect, id);
             cx.output(Output::Resolve { id: effect, name, port });
         }
+        set_deadline(cx, id, race);
         if fresh {
             self.dial_next(cx, id);
+        } else {
+            set_next(cx, id, race);
         }
     }
 
@@ -97,32 +106,28 @@ impl Connections {
                 race.put_back(addr);
                 cx.metrics.dials_delayed += 1;
             } else {
-                let conn = cx.ids.connection();
-                race.dialling.insert(conn, NodeAddress::from_socket(addr));
+                let (conn, deadline) = (cx.ids.connection(), race.last_deadline());
+                race.dialling.insert(conn, Dialling { addr, deadline });
                 self.dials.insert(conn, Some(id));
                 cx.metrics.dials += 1;
                 let expect = BTreeSet::from([race.node]);
-                cx.output(Output::Dial { conn, addr, expect, deadline: race.deadline });
+                cx.output(Output::Dial { conn, addr, expect, deadline });
             }
+            race.next_at = cx.now + cx.config.dial_delay;
         }
-        if race.has_waiting() {
-            cx.timers.set(Timer::RaceNext(id), cx.now + cx.config.dial_delay);
-        } else {
-            cx.timers.cancel(Timer::RaceNext(id));
-        }
+        set_next(cx, id, race);
         if race.is_lost() {
             let failures = core::mem::take(&mut race.failures);
-            self.end_race(cx, id, Err(failures), &DialFailure::Cancelled);
+            self.end_race(cx, id, Err(failures));
         }
     }
 
-    /// Ends a race with its result. Dials that are still under way end with `why`.
+    /// Ends a race with its result, and calls off what is still under way.
     pub(super) fn end_race(
         &mut self,
         cx: &mut Cx,
         id: RaceId,
         result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
-        why: &DialFailure,
     ) {
         let Some(race) = self.races.remove(&id) else { return };
         cx.timers.cancel(Timer::RaceDeadline(id));
@@ -134,12 +139,7 @@ impl Connections {
             self.resolves.remove(effect);
         }
         let winner = result.as_ref().ok().copied();
-        let mut failures = Vec::new();
-        for (conn, address) in race.dialling {
-            if Some(conn) == winner {
-                continue;
-            }
-            failures.push((address, why.clone()));
+        for conn in race.dialling.into_keys().filter(|conn| Some(*conn) != winner) {
             if self.table.contains_key(&conn) {
                 self.close(cx, conn, code::NONE, "");
             } else if let Some(race) = self.dials.get_mut(&conn) {
@@ -147,27 +147,37 @@ impl Connections {
                 cx.output(Output::CancelDial { conn });
             }
         }
-        let result = result.map_err(|mut failed| {
-            failed.extend(failures);
-            failed.extend(race.resolving.into_values().map(|address| (address, why.clone())));
-            failed
-        });
-        if !race.waiters.is_empty() {
-            self.events.push_back(ConnectEvent::RaceEnded { node: race.node, waiters: race.waiters, result });
+        self.race_ended(race.node, race.waiters.into_keys().collect(), result);
+    }
+
+    fn race_ended(
+        &mut self,
+        node: NodeId,
+        waiters: BTreeSet<RequestId>,
+        result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
+    ) {
+        if !waiters.is_empty() {
+            self.events.push_back(ConnectEvent::RaceEnded { node, waiters, result });
         }
     }
 
     pub(super) fn call_off(&mut self, cx: &mut Cx, id: RaceId) {
-        self.end_race(cx, id, Err(Vec::new()), &DialFailure::Cancelled);
+        let failures = self.races.get(&id).map(|race| race.failures(&DialFailure::Cancelled));
+        self.end_race(cx, id, Err(failures.unwrap_or_default()));
     }
 
-    /// A dial of a race failed: the next address begins at once.
+    /// A dial of a race failed: the next address begins at once. It is the same one if only those had no more time for it
+    /// who waited when it began.
     pub(super) fn dial_lost(&mut self, cx: &mut Cx, id: RaceId, conn: ConnectionId, why: DialFailure) {
         if let Some(race) = self.races.get_mut(&id)
-            && let Some(address) = race.dialling.remove(&conn)
+            && let Some(Dialling { addr, deadline }) = race.dialling.remove(&conn)
         {
             cx.metrics.dial_failures += 1;
-            race.failures.push((address, why));
+            if why == DialFailure::TimedOut && deadline <= cx.now && cx.now < race.last_deadline() {
+                race.put_back(addr);
+            } else {
+                race.failures.push((NodeAddress::from_socket(addr), why));
+            }
             self.dial_next(cx, id);
         }
     }
@@ -190,8 +200,8 @@ impl Connections {
         }
         if race.dialling.is_empty() {
             self.dial_next(cx, id);
-        } else if race.has_waiting() {
-            cx.timers.set(Timer::RaceNext(id), cx.now + cx.config.dial_delay);
+        } else {
+            set_next(cx, id, race);
         }
     }
 
@@ -203,14 +213,40 @@ impl Connections {
         }
     }
 
+    /// The race has failed for those whose time is over.
     pub(crate) fn race_deadline(&mut self, cx: &mut Cx, id: RaceId) {
         let Some(race) = self.races.get_mut(&id) else { return };
-        let failures = core::mem::take(&mut race.failures);
-        cx.metrics.dial_failures += race.dialling.len() as u64;
-        self.end_race(cx, id, Err(failures), &DialFailure::TimedOut);
+        let failures = race.failures(&DialFailure::TimedOut);
+        let now = cx.now;
+        if race.waiters.values().all(|deadline| *deadline <= now) {
+            cx.metrics.dial_failures += race.dialling.len() as u64;
+            return self.end_race(cx, id, Err(failures));
+        }
+        let late: BTreeSet<_> =
+            race.waiters.iter().filter(|(_, deadline)| **deadline <= now).map(|(waiter, _)| *waiter).collect();
+        race.waiters.retain(|waiter, _| !late.contains(waiter));
+        set_deadline(cx, id, race);
+        let node = race.node;
+        self.race_ended(node, late, Err(failures));
     }
 
     pub(crate) fn race_next(&mut self, cx: &mut Cx, id: RaceId) {
         self.dial_next(cx, id);
+    }
+}
+
+/// Sets the timer for the first of those who wait.
+fn set_deadline(cx: &mut Cx, id: RaceId, race: &Race) {
+    if let Some(first) = race.waiters.values().min() {
+        cx.timers.set(Timer::RaceDeadline(id), *first);
+    }
+}
+
+/// Sets the timer for the next dial, if an address waits for one.
+fn set_next(cx: &mut Cx, id: RaceId, race: &Race) {
+    if race.has_waiting() {
+        cx.timers.set(Timer::RaceNext(id), race.next_at.max(cx.now));
+    } else {
+        cx.timers.cancel(Timer::RaceNext(id));
     }
 }

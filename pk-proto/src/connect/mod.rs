@@ -188,7 +188,7 @@ impl Connections {
         self.events.push_back(ConnectEvent::Opened { conn, node, role });
         let won: Vec<_> = self.races.iter().filter(|(_, race)| chain.contains(&race.node)).map(|(id, _)| *id).collect();
         for race in won {
-            self.end_race(cx, race, Ok(conn), &DialFailure::Cancelled);
+            self.end_race(cx, race, Ok(conn));
         }
         self.touch(cx, conn);
     }

@@ -18,12 +18,12 @@ pub(crate) struct RaceId(pub(super) u64);
 pub(super) struct Race {
     /// Who has to answer.
     pub(super) node: NodeId,
-    /// Who is told of the end; without any the race is called off.
-    pub(super) waiters: BTreeSet<RequestId>,
-    /// It has failed by then.
-    pub(super) deadline: Instant,
-    /// Dials under way, and where each goes.
-    pub(super) dialling: BTreeMap<ConnectionId, NodeAddress>,
+    /// Who is told of the end, and by when it has failed for them; without any the race is called off.
+    pub(super) waiters: BTreeMap<RequestId, Instant>,
+    /// The next dial begins no earlier, unless one fails (RFC 8305 section 5).
+    pub(super) next_at: Instant,
+    /// Dials under way.
+    pub(super) dialling: BTreeMap<ConnectionId, Dialling>,
     /// Names being resolved.
     pub(super) resolving: BTreeMap<EffectId, NodeAddress>,
     /// What has failed so far.
@@ -35,12 +35,20 @@ pub(super) struct Race {
     limit: usize,
 }
 
+/// One dial of a race.
+#[derive(Debug)]
+pub(super) struct Dialling {
+    pub(super) addr: SocketAddr,
+    /// What the driver was given.
+    pub(super) deadline: Instant,
+}
+
 impl Race {
-    pub(super) fn new(node: NodeId, deadline: Instant, limit: usize) -> Self {
+    pub(super) fn new(node: NodeId, now: Instant, limit: usize) -> Self {
         Self {
             node,
-            waiters: BTreeSet::new(),
-            deadline,
+            waiters: BTreeMap::new(),
+            next_at: now,
             dialling: BTreeMap::new(),
             resolving: BTreeMap::new(),
             failures: Vec::new(),
@@ -50,8 +58,8 @@ impl Race {
         }
     }
 
-    /// Takes in addresses; returns the names that have to be resolved. What is known, over the limit or cannot be dialled
-    /// is left out.
+    /// Takes in addresses; returns the names that have to be resolved. What is known or over the limit is left out, what
+    /// cannot be dialled has failed.
     pub(super) fn add(&mut self, addresses: impl IntoIterator<Item = NodeAddress>) -> Vec<(Hostname, NodeAddress)> {
         let mut names = Vec::new();
         for address in addresses {
@@ -75,8 +83,14 @@ impl Race {
     /// Takes in addresses, families taking turns (RFC 8305 section 4).
     pub(super) fn add_sockets(&mut self, sockets: impl IntoIterator<Item = SocketAddr>) {
         for socket in sockets {
-            if self.seen.len() < self.limit && is_dialable(&socket) && self.seen.insert(socket) {
+            if self.seen.len() >= self.limit || !self.seen.insert(socket) {
+                continue;
+            }
+            if is_dialable(&socket) {
                 self.waiting.push_back(socket);
+            } else {
+                let why = DialFailure::Transport("nobody can have this address".into());
+                self.failures.push((NodeAddress::from_socket(socket), why));
             }
         }
         let (mut six, mut four): (VecDeque<_>, VecDeque<_>) = self.waiting.drain(..).partition(SocketAddr::is_ipv6);
@@ -91,7 +105,7 @@ impl Race {
         self.waiting.pop_front()
     }
 
-    /// Puts an address back that could not be begun.
+    /// Puts an address back that could not be begun, or whose time was cut short.
     pub(super) fn put_back(&mut self, socket: SocketAddr) {
         self.waiting.push_front(socket);
     }
@@ -99,6 +113,18 @@ impl Race {
     /// Whether addresses wait to be dialled.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// What has failed, once it is over for `why` before all of it has.
+    pub(super) fn failures(&self, why: &DialFailure) -> Vec<(NodeAddress, DialFailure)> {
+        let sockets = self.dialling.values().map(|dial| dial.addr).chain(self.waiting.iter().copied());
+        let open = sockets.map(NodeAddress::from_socket).chain(self.resolving.values().cloned());
+        self.failures.iter().cloned().chain(open.map(|address| (address, why.clone()))).collect()
+    }
+
+    /// By when it has failed for the last of those who wait for it.
+    pub(super) fn last_deadline(&self) -> Instant {
+        self.waiters.values().max().copied().unwrap_or_default()
     }
 
     /// Whether nothing is left that could succeed.
@@ -143,7 +169,7 @@ mod tests {
     #[test]
     fn what_is_nobodys_address_is_not_dialled() {
         let mut race = race(&["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[::]:1", "[ff02::1]:1"]);
-        assert_eq!(order(&mut race).len(), 0);
+        assert_eq!((order(&mut race).len(), race.failures.len()), (0, 4), "over the limit is the last");
         assert!(race.is_lost());
     }
 }

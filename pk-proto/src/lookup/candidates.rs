@@ -19,6 +19,17 @@ pub(super) struct Candidate {
     pub(super) state: State,
 }
 
+/// What a search learns by a word about a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// Nothing, or there is no room for it.
+    None,
+    /// An address of a node that it knew.
+    Address,
+    /// A node.
+    Node,
+}
+
 /// All candidates of a search.
 #[derive(Debug)]
 pub(super) struct Candidates {
@@ -34,13 +45,13 @@ impl Candidates {
     }
 
     /// Takes in a node, or new addresses of a known one; one that had failed gets another chance by them, as long as there
-    /// is room for addresses. Returns whether the node is new.
+    /// is room for addresses.
     pub(super) fn add(
         &mut self,
         node: NodeId,
         told_by: Option<NodeId>,
         addresses: impl IntoIterator<Item = NodeAddress>,
-    ) -> bool {
+    ) -> News {
         let distance = self.target.distance(&node);
         let known = self.by_distance.contains_key(&distance);
         let candidate = self.by_distance.entry(distance).or_insert_with(|| Candidate {
@@ -49,9 +60,13 @@ impl Candidates {
             addresses: Vec::new(),
             state: State::Known,
         });
+        let mut news = if known { News::None } else { News::Node };
         for address in addresses {
             if candidate.addresses.len() < self.address_limit && !candidate.addresses.contains(&address) {
                 candidate.addresses.push(address);
+                if known {
+                    news = News::Address;
+                }
                 if candidate.state == State::Failed {
                     candidate.state = State::Known;
                 }
@@ -61,10 +76,10 @@ impl Candidates {
             let idle = self.by_distance.iter().rev().find(|(_, c)| !matches!(c.state, State::Running { .. }));
             if let Some(farthest) = idle.map(|(distance, _)| *distance) {
                 self.by_distance.remove(&farthest);
-                return !known && farthest != distance;
+                return if farthest == distance { News::None } else { news };
             }
         }
-        !known
+        news
     }
 
     pub(super) fn get(&self, node: &NodeId) -> Option<&Candidate> {
@@ -121,11 +136,11 @@ mod tests {
     #[test]
     fn the_farthest_leaves_when_there_are_too_many() {
         let mut candidates = Candidates::new(id(0), 2, 2);
-        assert!(candidates.add(id(3), None, address("10.0.0.1:1")));
-        assert!(candidates.add(id(1), None, address("10.0.0.1:1")));
-        assert!(candidates.add(id(2), None, address("10.0.0.1:1")));
+        for first in [3, 1, 2] {
+            assert_eq!(candidates.add(id(first), None, address("10.0.0.1:1")), News::Node);
+        }
         assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
-        assert!(!candidates.add(id(9), None, address("10.0.0.1:1")), "a farther one does not enter");
+        assert_eq!(candidates.add(id(9), None, address("10.0.0.1:1")), News::None, "a farther one does not enter");
         assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
     }
 
@@ -146,9 +161,9 @@ mod tests {
         }
         candidates.get_mut(&id(1)).unwrap().state = State::Failed;
         assert_eq!(nodes(&candidates, 2), [id(2), id(3)]);
-        candidates.add(id(1), Some(id(2)), address("10.0.0.1:1"));
+        assert_eq!(candidates.add(id(1), Some(id(2)), address("10.0.0.1:1")), News::None);
         assert_eq!(nodes(&candidates, 2), [id(2), id(3)], "the same address is no news");
-        candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"));
+        assert_eq!(candidates.add(id(1), Some(id(2)), address("10.0.0.2:1")), News::Address);
         assert_eq!(nodes(&candidates, 2), [id(1), id(2)]);
     }
 

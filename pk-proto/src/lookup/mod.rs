@@ -9,12 +9,12 @@
 
 mod candidates;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use self::candidates::Candidates;
 pub(crate) use self::candidates::usable;
+use self::candidates::{Candidates, News};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
 use crate::graph::NodeContact;
@@ -29,7 +29,7 @@ use crate::timers::Timer;
 pub(crate) enum Next {
     /// Ask this connected node.
     Ask { node: NodeId, conn: ConnectionId },
-    /// Connect to this node.
+    /// Connect to this node, or try these addresses too.
     Dial { node: NodeId, addresses: Vec<NodeAddress>, timeout: Duration },
     /// Nothing until a contact ends or stalls.
     Wait,
@@ -49,6 +49,10 @@ pub(crate) struct Lookup {
     /// Kademlia's k: how many of the closest candidates have to answer.
     closest: usize,
     candidates: Candidates,
+    /// Contacts that are being dialled and have new addresses.
+    moved: BTreeSet<NodeId>,
+    /// Addresses of one node that one answer may add, so that a liar leaves room for the truth.
+    told_limit: usize,
     /// Questions under way, and to whom.
     calls: BTreeMap<StreamId, NodeId>,
     /// Contacts under way that hold back the next one.
@@ -86,6 +90,8 @@ impl Lookup {
             connect_timeout: find.options.connect_timeout.unwrap_or(cx.config.connect_timeout),
             closest: cx.config.bucket_limit,
             candidates: Candidates::new(target, cx.config.find_candidate_limit, cx.config.dial_address_limit),
+            moved: BTreeSet::new(),
+            told_limit: cx.config.dial_address_limit.div_ceil(2),
             calls: BTreeMap::new(),
             busy: 0,
             running: 0,
@@ -103,15 +109,18 @@ impl Lookup {
     /// A candidate that we know of ourselves, from the graph or by a live connection.
     pub(crate) fn offer(&mut self, node: NodeId, contact: Option<&NodeContact>) {
         let addresses = contact.into_iter().flat_map(NodeContact::iter).map(|(address, _)| address.clone());
-        if self.candidates.add(node, None, addresses) {
-            self.stats.candidates += 1;
-        }
+        self.learn(node, None, addresses);
     }
 
     /// What to do next; call again until it says `Wait` or `End`.
     pub(crate) fn next(&mut self, cx: &mut Cx, primary: impl Fn(&NodeId) -> Option<ConnectionId>) -> Next {
         if primary(&self.target).is_some() {
             return Next::End(FindEnd::Connected);
+        }
+        while let Some(node) = self.moved.pop_first() {
+            if self.is_dialling(&node) {
+                return self.dial(node);
+            }
         }
         if self.busy >= self.concurrency {
             return Next::Wait;
@@ -138,8 +147,7 @@ impl Lookup {
             Some((node, None)) => {
                 self.begin(cx, node);
                 self.stats.attempts += 1;
-                let addresses = self.candidates.get(&node).map(|candidate| candidate.addresses.clone());
-                Next::Dial { node, addresses: addresses.unwrap_or_default(), timeout: self.connect_timeout }
+                self.dial(node)
             }
             None if self.running > 0 => Next::Wait,
             None if self.limited => Next::End(FindEnd::Limit),
@@ -161,15 +169,17 @@ impl Lookup {
 
     /// A dial ended without a connection.
     pub(crate) fn dial_failed(&mut self, cx: &mut Cx, node: &NodeId, failures: Vec<(NodeAddress, DialFailure)>) {
-        self.stats.failures += 1;
-        self.end_step(cx, node, State::Failed, FindStepEnd::Unreachable(failures));
+        if self.is_dialling(node) {
+            self.stats.failures += 1;
+            self.end_step(cx, node, State::Failed, FindStepEnd::Unreachable(failures));
+        }
     }
 
     /// A contact told of nodes. Those that cannot be used are counted and left out.
     pub(crate) fn answered(&mut self, cx: &mut Cx, stream: StreamId, closest: Closest) {
         let Some(node) = self.calls.remove(&stream) else { return };
         let told = closest.local.len() + closest.active.len();
-        let mut new = 0;
+        let before = self.stats.candidates;
         let local = closest.local.into_iter().map(|(id, contact)| {
             let addresses: Vec<_> = contact.iter().map(|(address, _)| address.clone()).collect();
             (id, addresses)
@@ -179,16 +189,17 @@ impl Lookup {
             (active.node, addresses)
         });
         for (id, mut addresses) in local.chain(active) {
-            let before = addresses.len();
+            let told = addresses.len();
             addresses.retain(usable);
-            cx.metrics.told_unusable += (before - addresses.len()) as u64;
+            addresses.truncate(self.told_limit);
+            cx.metrics.told_unusable += (told - addresses.len()) as u64;
             if cx.is_own(&id) || addresses.is_empty() {
                 cx.metrics.told_unusable += 1;
-            } else if self.candidates.add(id, Some(node), addresses) {
-                new += 1;
+            } else {
+                self.learn(id, Some(node), addresses);
             }
         }
-        self.stats.candidates += new;
+        let new = self.stats.candidates - before;
         let told = u32::try_from(told).unwrap_or(u32::MAX);
         self.end_step(cx, &node, State::Done, FindStepEnd::Answered { told, new });
     }
@@ -250,6 +261,20 @@ impl Lookup {
         }
         self.stats.elapsed = cx.now.since(self.begun);
         FindOutcome { found: None, ended, stats: self.stats, trace: self.trace }
+    }
+
+    fn learn(&mut self, node: NodeId, told_by: Option<NodeId>, addresses: impl IntoIterator<Item = NodeAddress>) {
+        match self.candidates.add(node, told_by, addresses) {
+            News::Node => self.stats.candidates += 1,
+            // One that fails before its turn comes is known again by then.
+            News::Address if self.is_dialling(&node) => drop(self.moved.insert(node)),
+            News::Address | News::None => {}
+        }
+    }
+
+    fn dial(&self, node: NodeId) -> Next {
+        let addresses = self.candidates.get(&node).map(|candidate| candidate.addresses.clone());
+        Next::Dial { node, addresses: addresses.unwrap_or_default(), timeout: self.connect_timeout }
     }
 
     fn begin(&mut self, cx: &mut Cx, node: NodeId) {

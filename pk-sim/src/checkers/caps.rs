@@ -1,27 +1,31 @@
-//! No gauge over its cap.
+//! Nothing over its cap, and no gauge over what there can be.
 
 use pk_proto::{Config, Metrics};
 
 use super::Violation;
+use super::discipline::Held;
 
-/// Holds the gauges against the caps; returns how many.
-pub(super) fn check(metrics: &Metrics, config: &Config) -> Result<u64, Violation> {
+/// Holds what there is and what the machine says there is against the caps; returns how many.
+pub(super) fn check(metrics: &Metrics, held: &Held, config: &Config) -> Result<u64, Violation> {
     let connections = metrics.connections + metrics.connections_pending;
-    // Dials are begun up to a limit of their own; the one that is over the limit of connections is closed at once.
+    // What is over a limit is closed at once, and there until its end is told.
+    let ending = held.ending;
+    let (connection_limit, dial_limit) = (config.connection_limit as u64, config.dial_limit as u64);
+    let streams = held.streams.saturating_mul(config.send_window.saturating_add(config.send_queue_limit));
     let caps = [
+        ("live connections", held.live, connection_limit),
+        ("dials", held.dialling, dial_limit),
+        ("connections", metrics.connections, connection_limit),
+        ("connections + connections_pending", connections, held.live + held.dialling + ending),
+        ("streams", metrics.streams, held.streams),
         ("requests_open", metrics.requests_open, config.request_limit as u64),
-        ("connections + connections_pending", connections, config.connection_limit as u64),
         ("nodes", metrics.nodes, 256 * config.bucket_limit as u64),
-        ("receive_bytes", metrics.receive_bytes, connections.saturating_mul(config.receive_window)),
-        (
-            "send_bytes",
-            metrics.send_bytes,
-            metrics.streams.saturating_mul(config.send_window.saturating_add(config.send_queue_limit)),
-        ),
+        ("receive_bytes", metrics.receive_bytes, (held.live + ending).saturating_mul(config.receive_window)),
+        ("send_bytes", metrics.send_bytes, streams),
     ];
     for (name, value, cap) in caps {
         if value > cap {
-            return Err(Violation::new("caps", format!("{name} is {value}, over its cap of {cap}")));
+            return Err(Violation::new("caps", format!("{name}: {value}, over {cap}")));
         }
     }
     Ok(caps.len() as u64)
@@ -35,6 +39,7 @@ mod tests {
         let mut config = Config::default();
         config.request_limit = 3;
         config.connection_limit = 4;
+        config.dial_limit = 2;
         config.bucket_limit = 1;
         config.receive_window = 1000;
         config.send_window = 10;
@@ -42,32 +47,37 @@ mod tests {
         config
     }
 
-    fn at_the_caps() -> Metrics {
+    fn at_the_caps() -> (Metrics, Held) {
         let mut metrics = Metrics::default();
         metrics.requests_open = 3;
-        metrics.connections = 3;
-        metrics.connections_pending = 1;
+        metrics.connections = 4;
+        metrics.connections_pending = 3;
         metrics.nodes = 256;
-        metrics.receive_bytes = 4000;
+        metrics.receive_bytes = 5000;
         metrics.streams = 2;
         metrics.send_bytes = 200;
-        metrics
+        (metrics, Held { dialling: 2, live: 4, ending: 1, streams: 2 })
     }
 
     #[test]
     fn full_is_right_and_one_more_is_caught() {
-        assert_eq!(check(&at_the_caps(), &config()), Ok(5));
-        let planted: [fn(&mut Metrics); 5] = [
-            |metrics| metrics.requests_open += 1,
-            |metrics| metrics.connections_pending += 1,
-            |metrics| metrics.nodes += 1,
-            |metrics| metrics.receive_bytes += 1,
-            |metrics| metrics.send_bytes += 1,
+        let (metrics, held) = at_the_caps();
+        assert_eq!(check(&metrics, &held, &config()), Ok(9));
+        let planted: [(&str, fn(&mut Metrics, &mut Held)); 9] = [
+            ("live connections", |_, held| held.live += 1),
+            ("dials", |_, held| held.dialling += 1),
+            ("connections:", |metrics, _| metrics.connections += 1),
+            ("connections + connections_pending", |metrics, _| metrics.connections_pending += 1),
+            ("streams", |metrics, _| metrics.streams += 1),
+            ("requests_open", |metrics, _| metrics.requests_open += 1),
+            ("nodes", |metrics, _| metrics.nodes += 1),
+            ("receive_bytes", |metrics, _| metrics.receive_bytes += 1),
+            ("send_bytes", |metrics, _| metrics.send_bytes += 1),
         ];
-        for plant in planted {
-            let mut metrics = at_the_caps();
-            plant(&mut metrics);
-            assert!(check(&metrics, &config()).unwrap_err().what.contains("over its cap"), "{metrics:?}");
+        for (name, plant) in planted {
+            let (mut metrics, mut held) = at_the_caps();
+            plant(&mut metrics, &mut held);
+            assert!(check(&metrics, &held, &config()).unwrap_err().what.starts_with(name), "{name}");
         }
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Discipline {
     connections: BTreeMap<ConnectionId, Connection>,
     streams: BTreeMap<StreamId, Stream>,
     handed_over: BTreeMap<StreamId, ConnectionId>,
+    /// Streams that ended with a close whose connection's end was not told yet.
+    closing_streams: BTreeMap<ConnectionId, u64>,
     effects: BTreeMap<EffectId, Effect>,
     used_connections: BTreeSet<ConnectionId>,
     used_streams: BTreeSet<StreamId>,
@@ -34,8 +36,9 @@ enum Connection {
 #[derive(Debug, Clone, Copy)]
 struct Stream {
     conn: ConnectionId,
-    /// Our direction: the end was given.
+    /// Our direction: the end was given. It is over when the transport has taken everything.
     ended: bool,
+    unconfirmed: u64,
     /// Our direction: reset by us or stopped by the peer.
     aborted: bool,
     /// The peer's direction is over for us.
@@ -52,11 +55,35 @@ enum Effect {
     ReplaceIdentity,
 }
 
+/// What there is, as the inputs and outputs tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Held {
+    /// Dials under way.
+    pub(super) dialling: u64,
+    /// Connections that nobody has closed.
+    pub(super) live: u64,
+    /// Dials that were cancelled and connections that were closed, whose end was not told yet.
+    pub(super) ending: u64,
+    /// Streams that are not over, and those whose connection is being closed.
+    pub(super) streams: u64,
+}
+
 type Checked = Result<(), Violation>;
 
 impl Discipline {
     pub(super) fn has_stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// What the machine can know to be there.
+    pub(super) fn held(&self) -> Held {
+        let count = |is: fn(&Connection) -> bool| self.connections.values().filter(|state| is(state)).count() as u64;
+        Held {
+            dialling: count(|state| matches!(state, Connection::Dialling { cancelled: false })),
+            live: count(|state| matches!(state, Connection::Live)),
+            ending: count(|state| matches!(state, Connection::Closing | Connection::Dialling { cancelled: true })),
+            streams: self.streams.len() as u64 + self.closing_streams.values().sum::<u64>(),
+        }
     }
 
     /// Before an output is done.
@@ -80,7 +107,8 @@ impl Discipline {
             Output::CloseConnection { conn, .. } => {
                 self.expect_live(*conn, output)?;
                 self.connections.insert(*conn, Connection::Closing);
-                self.forget_streams(*conn);
+                let streams = self.forget_streams(*conn);
+                self.closing_streams.insert(*conn, streams);
                 Ok(())
             }
             Output::OpenStream { conn, stream } => {
@@ -88,19 +116,23 @@ impl Discipline {
                 ensure(stream.is_ours(), || format!("stream opened with the odd number {stream}"))?;
                 self.new_stream(*conn, *stream)
             }
-            Output::SendStream { stream, fin, .. } => {
+            Output::SendStream { stream, bytes, fin } => {
                 let of = self.stream(*stream, output)?;
                 ensure(!of.ended && !of.aborted, || format!("our direction of stream {stream} is over: {output:?}"))?;
                 of.ended = *fin;
-                self.settle(*stream)
+                of.unconfirmed += bytes.len() as u64;
+                self.settle(*stream);
+                Ok(())
             }
             Output::ResetStream { stream, .. } => {
                 self.stream(*stream, output)?.aborted = true;
-                self.settle(*stream)
+                self.settle(*stream);
+                Ok(())
             }
             Output::StopStream { stream, .. } => {
                 self.stream(*stream, output)?.read = true;
-                self.settle(*stream)
+                self.settle(*stream);
+                Ok(())
             }
             Output::ReadCredit { stream, .. } => self.stream(*stream, output).map(drop),
             Output::HandOver { conn, stream, .. } => {
@@ -152,6 +184,7 @@ impl Discipline {
                     format!("(simulator) {input:?} of a connection that is {before:?}")
                 })?;
                 self.forget_streams(*conn);
+                self.closing_streams.remove(conn);
                 self.handed_over.retain(|_, of| of != conn);
             }
             Input::StreamOpened { conn, stream } => {
@@ -170,19 +203,27 @@ impl Discipline {
                 ensure(!lost, || format!("stream {stream} was handed over with credit left: lost {bytes:?}"))?;
                 if let Some(of) = self.streams.get_mut(stream) {
                     of.read |= *fin;
-                    self.settle(*stream)?;
+                    self.settle(*stream);
+                }
+            }
+            Input::StreamSent { stream, bytes } => {
+                if let Some(of) = self.streams.get_mut(stream) {
+                    let confirmed = of.unconfirmed.checked_sub(*bytes);
+                    ensure(confirmed.is_some(), || format!("(simulator) more than was sent: {input:?}"))?;
+                    of.unconfirmed = confirmed.unwrap_or(0);
+                    self.settle(*stream);
                 }
             }
             Input::StreamReset { stream, .. } => {
                 if let Some(of) = self.streams.get_mut(stream) {
                     of.read = true;
-                    self.settle(*stream)?;
+                    self.settle(*stream);
                 }
             }
             Input::StreamStopped { stream, .. } => {
                 if let Some(of) = self.streams.get_mut(stream) {
                     of.aborted = true;
-                    self.settle(*stream)?;
+                    self.settle(*stream);
                 }
             }
             Input::OpenFailed { stream } => drop(self.streams.remove(stream)),
@@ -239,21 +280,23 @@ impl Discipline {
 
     fn new_stream(&mut self, conn: ConnectionId, stream: StreamId) -> Checked {
         ensure(self.used_streams.insert(stream), || format!("stream number {stream} used again"))?;
-        self.streams.insert(stream, Stream { conn, ended: false, aborted: false, read: false });
+        self.streams.insert(stream, Stream { conn, ended: false, unconfirmed: 0, aborted: false, read: false });
         Ok(())
     }
 
     /// Forgets a stream whose directions have both ended.
-    fn settle(&mut self, stream: StreamId) -> Checked {
-        let over = |of: &Stream| (of.ended || of.aborted) && of.read;
+    fn settle(&mut self, stream: StreamId) {
+        let over = |of: &Stream| (of.ended && of.unconfirmed == 0 || of.aborted) && of.read;
         if self.streams.get(&stream).is_some_and(over) {
             self.streams.remove(&stream);
         }
-        Ok(())
     }
 
-    fn forget_streams(&mut self, conn: ConnectionId) {
+    /// Returns how many there were.
+    fn forget_streams(&mut self, conn: ConnectionId) -> u64 {
+        let before = self.streams.len();
         self.streams.retain(|_, of| of.conn != conn);
+        (before - self.streams.len()) as u64
     }
 
     fn new_effect(&mut self, id: EffectId, effect: Effect) -> Checked {

@@ -93,6 +93,9 @@ fn a_whole_life_passes() {
         data(false),
         Ok(send(true)),
         data(true),
+        // The end is not taken as long as bytes before it are not.
+        Ok(Output::ReadCredit { stream: STREAM, bytes: 9 }),
+        Err(Input::StreamSent { stream: STREAM, bytes: 2 }),
         Err(Input::StreamStopped { stream: STREAM, code: 0 }),
         Ok(sign(0)),
         Err(Input::Signed { id: EffectId(0), result: Ok(Signature([0; 64])) }),
@@ -114,7 +117,9 @@ fn a_whole_life_passes() {
 #[test]
 fn planted_bugs_of_a_machine_are_caught() {
     let after = |more: Vec<Result<Output, Input>>| [begin(), more].concat();
-    let fin_both = || vec![Ok(send(true)), Err(Input::StreamData { stream: STREAM, bytes: Bytes::new(), fin: true })];
+    let sent = |bytes| Err(Input::StreamSent { stream: STREAM, bytes });
+    let read = || Err(Input::StreamData { stream: STREAM, bytes: Bytes::new(), fin: true });
+    let fin_both = || vec![Ok(send(true)), sent(1), read()];
     let open = |stream| Ok(Output::OpenStream { conn: CONN, stream: StreamId(stream) });
     let credit = || Ok(Output::ReadCredit { stream: STREAM, bytes: 1 });
     let cancel = |conn| Ok(Output::CancelDial { conn: ConnectionId(conn) });
@@ -178,6 +183,7 @@ fn planted_bugs_of_the_simulator_are_caught() {
         vec![Err(Input::DialFailed { conn: CONN, why: DialFailure::TimedOut })],
         vec![Err(Input::StreamOpened { conn: CONN, stream: StreamId(1) })],
         vec![Err(Input::StreamClosed { stream: STREAM })],
+        [begin(), vec![Ok(send(false)), Err(Input::StreamSent { stream: STREAM, bytes: 2 })]].concat(),
         vec![Ok(sign(0)), Err(Input::Persisted { id: EffectId(0), result: Ok(()) })],
         vec![Err(Input::Discovered { id: EffectId(0), addrs: Vec::new(), done: false })],
     ];

@@ -134,7 +134,7 @@ impl Checkers {
         of.drains += 1;
         let Some(config) = &of.config else { return Ok(()) };
         if let Some(metrics) = machine.gauges() {
-            self.counters.gauges += caps::check(&metrics, config)?;
+            self.counters.gauges += caps::check(&metrics, &of.discipline.held(), config)?;
         }
         if std::mem::take(&mut of.graph_changed) || of.drains.is_multiple_of(GRAPH_INTERVAL) {
             let probe = NodeId::from_bytes(die.bytes());

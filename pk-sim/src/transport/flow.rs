@@ -165,9 +165,13 @@ impl Transport {
         self.settle(wire, serial, side, key);
     }
 
-    /// What an application wants done.
+    /// What an application wants done. Doing it may make an application want more, which is done after that.
     fn perform(&mut self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey, actions: Vec<AppAction>) {
-        for action in actions {
+        self.wanted.extend(actions.into_iter().map(|action| (serial, side, key, action)));
+        if std::mem::replace(&mut self.performing, true) {
+            return;
+        }
+        while let Some((serial, side, key, action)) = self.wanted.pop_front() {
             let action = match action {
                 AppAction::Send(bytes, fin) => StreamAction::Send(bytes, fin),
                 AppAction::Read(bytes) => StreamAction::Credit(bytes),
@@ -176,6 +180,7 @@ impl Transport {
             };
             self.apply(wire, serial, side, key, action);
         }
+        self.performing = false;
     }
 
     /// Sends what the window lets through, and confirms it.
@@ -207,7 +212,6 @@ impl Transport {
 
     /// Gives the reader what it may have, and the writer's transport as much room.
     fn read(&mut self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey) {
-        let mut room = 0;
         loop {
             let Some(connection) = self.connections.get_mut(&serial) else { return };
             let config = wire.hosts[connection.ends[side].host].transport;
@@ -217,9 +221,13 @@ impl Transport {
             let cut = front > 1 && wire.dice.transport.happens(config.cut_per_mille);
             let most = if cut { 1 + wire.dice.transport.below(front as u64 - 1) as usize } else { front };
             let Some((bytes, fin)) = half.read(most, config.fin_needs_credit) else { break };
-            room += bytes.len() as u64;
+            let free = half.free(config.stream_window);
             self.counters.bytes_read += bytes.len() as u64;
-            match stream.apps[side] {
+            let app = stream.apps[side];
+            if let Some(bytes) = free {
+                self.send_frame(wire, serial, side, key, Frame::Window(bytes));
+            }
+            match app {
                 Some(app) => {
                     let mut actions = self.apps[app].received(&bytes);
                     if fin {
@@ -229,9 +237,6 @@ impl Transport {
                 }
                 None => self.tell(wire, serial, side, key, |stream| Input::StreamData { stream, bytes, fin }),
             }
-        }
-        if room > 0 {
-            self.send_frame(wire, serial, side, key, Frame::Window(room));
         }
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Half {
     credit: u64,
     /// Not ended, reset or stopped from the reader's point of view.
     readable: bool,
+    /// Bytes read since the writer's window was last opened.
+    freed: u64,
 }
 
 /// A part of a stream on its way.
@@ -54,6 +56,7 @@ impl Half {
             fin_arrived: false,
             credit: 0,
             readable: true,
+            freed: 0,
         }
     }
 
@@ -94,21 +97,11 @@ impl Half {
         if self.written() {
             return None;
         }
-        let bytes = match self.waiting.front_mut() {
-            Some(front) => {
-                let length = front.len().min(most).min(usize::try_from(self.window).unwrap_or(usize::MAX));
-                if length == 0 {
-                    return None;
-                }
-                let bytes = front.split_to(length);
-                if front.is_empty() {
-                    self.waiting.pop_front();
-                }
-                bytes
-            }
-            None if self.fin => Bytes::new(),
-            None => return None,
-        };
+        let most = most.min(usize::try_from(self.window).unwrap_or(usize::MAX));
+        let bytes = take(&mut self.waiting, most);
+        if bytes.is_empty() && (!self.waiting.is_empty() || !self.fin) {
+            return None;
+        }
         self.window -= bytes.len() as u64;
         self.fin_sent = self.fin && self.waiting.is_empty();
         self.sent_pieces += 1;
@@ -189,16 +182,46 @@ impl Half {
             None => return None,
         };
         self.credit -= bytes.len() as u64;
+        self.freed += bytes.len() as u64;
         // The end shows together with the last bytes only if looking for more was allowed.
         let fin = self.fin_arrived && self.arrived.is_empty() && (self.credit > 0 || !fin_needs_credit);
         self.readable = !fin;
         Some((bytes, fin))
     }
 
+    /// By how much to open the writer's window: not for every few bytes, as QUIC does not (RFC 9000 section 4.2).
+    pub(crate) fn free(&mut self, window: u64) -> Option<u64> {
+        let worth_it = self.readable && self.freed >= (window / 8).max(1);
+        worth_it.then(|| std::mem::take(&mut self.freed))
+    }
+
     /// The bytes at the front, for cutting them at a drawn place.
     pub(crate) fn front(&self) -> usize {
         self.arrived.front().map_or(0, Bytes::len)
     }
+}
+
+/// Takes up to `most` bytes off the front, as one piece.
+fn take(queue: &mut VecDeque<Bytes>, most: usize) -> Bytes {
+    let mut joined = Vec::new();
+    while let Some(front) = queue.front_mut() {
+        let room = most - joined.len();
+        if front.len() > room && joined.is_empty() {
+            return front.split_to(room);
+        }
+        if front.len() > room {
+            joined.extend_from_slice(&front.split_to(room));
+            break;
+        }
+        // The usual case: one whole piece, which needs no copy.
+        if let Some(front) = queue.pop_front() {
+            if joined.is_empty() && queue.is_empty() {
+                return front;
+            }
+            joined.extend_from_slice(&front);
+        }
+    }
+    joined.into()
 }
 
 #[cfg(test)]
@@ -247,6 +270,20 @@ mod tests {
         half.grant(1);
         assert_eq!(half.read(9, true), Some((Bytes::new(), true)));
         assert!(half.was_read());
+    }
+
+    #[test]
+    fn small_writes_leave_together_and_small_reads_open_no_window() {
+        let mut half = Half::new(16);
+        ["a", "bc", "def"].iter().for_each(|text| assert!(half.write(Bytes::from_static(text.as_bytes()), false)));
+        let sent = pieces(&mut half, 4);
+        assert_eq!(text(&sent), "abcd|ef|");
+        sent.into_iter().for_each(|piece| half.arrive(piece));
+        half.grant(1);
+        assert_eq!((half.read(9, true).map(|(bytes, _)| bytes.len()), half.free(16)), (Some(1), None));
+        half.grant(2);
+        assert_eq!((half.read(9, true).map(|(bytes, _)| bytes.len()), half.free(16)), (Some(2), Some(3)));
+        assert_eq!(half.free(16), None);
     }
 
     #[test]

@@ -8,12 +8,12 @@ mod flow;
 mod half;
 mod handshake;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use pk_proto::{ConnectionId, DisconnectReason, Input, StreamId};
 
 use crate::HostId;
-use crate::app::AppStream;
+use crate::app::{AppAction, AppStream};
 use crate::wire::Wire;
 use connection::{Connection, EndState};
 use half::Piece;
@@ -66,6 +66,9 @@ pub(crate) struct Transport {
     by_stream: BTreeMap<(HostId, StreamId), (u64, Side, StreamKey)>,
     /// Every stream that was ever handed over.
     pub(crate) apps: Vec<AppStream>,
+    /// What applications want done, in order.
+    wanted: VecDeque<(u64, Side, StreamKey, AppAction)>,
+    performing: bool,
     serial: u64,
     pub(crate) counters: TransportCounters,
 }

@@ -1,0 +1,213 @@
+//! Real nodes under everything at once: requests, kills, partitions, loss. The checkers judge; what is asserted here is that
+//! they had something to judge, and that calm returns.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use pk_proto::{
+    ClosestLists, ContactMode, FindNode, NodeContactAddressData, NodeId, Options, Reply, Request, RequestId, Scopes,
+};
+use pk_sim::{App, AppAction, Cluster, HostId, Link};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+const NODES: usize = 7;
+
+struct Chaos {
+    cluster: Cluster,
+    rng: ChaCha8Rng,
+    open: Vec<(HostId, RequestId)>,
+}
+
+impl Chaos {
+    fn new(seed: u64) -> Self {
+        let link = Link::ms(20).jitter(Duration::from_millis(30)).loss(50);
+        let builder = Cluster::builder().nodes(NODES).seed(seed).link(link);
+        let tight = seed % 2 == 1;
+        let mut cluster = builder
+            .config(|config| {
+                config.bucket_limit = 3;
+                if tight {
+                    config.request_limit = 40;
+                    config.connection_limit = 6;
+                    config.connections_per_node = 2;
+                    config.streams_per_connection = 2;
+                    config.dial_limit = 3;
+                    config.send_window = 1024;
+                    config.receive_window = 128 * 1024;
+                    config.send_queue_limit = 64 * 1024;
+                }
+            })
+            .start();
+        for node in 0..NODES {
+            cluster.host_mut(node).apps.insert("echo".to_owned(), App::Echo);
+            cluster.host_mut(node).store.fail_per_mille = 50;
+            Self::accept(&mut cluster, node);
+        }
+        Self { cluster, rng: ChaCha8Rng::seed_from_u64(seed), open: Vec::new() }
+    }
+
+    fn accept(cluster: &mut Cluster, node: HostId) {
+        cluster.call(node, |node, now| node.accept_protocol("echo".to_owned(), now)).unwrap();
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.rng.next_u64() % end
+    }
+
+    fn node(&mut self) -> HostId {
+        self.below(NODES as u64) as HostId
+    }
+
+    fn someone(&mut self) -> NodeId {
+        if self.below(8) == 0 {
+            let mut bytes = [0; 32];
+            self.rng.fill_bytes(&mut bytes);
+            return NodeId::from_bytes(bytes);
+        }
+        let node = self.node();
+        self.cluster.id(node)
+    }
+
+    fn request(&mut self) -> Request {
+        let (target, other) = (self.someone(), self.node());
+        let options = Options { deadline: Some(Duration::from_millis(1 + self.below(20_000))), connect_timeout: None };
+        let address = self.cluster.address(other);
+        match self.below(9) {
+            0 => Request::FindNode { target, find: FindNode { options, ..FindNode::default() } },
+            1 => Request::PingNode { target, options },
+            2 => Request::PingNodeAddress { target, address, options },
+            3 => Request::Connect { target: self.cluster.id(other), address, options },
+            4 => Request::AcquireConnection { target, options },
+            5 => Request::OpenStream { target, protocol: "echo".to_owned(), options },
+            6 => {
+                let lists = ClosestLists { local: true, active: true };
+                Request::AskClosest { via: self.cluster.id(other), target, lists, options }
+            }
+            7 => Request::SyncNodeGraph { seeds: vec![self.cluster.seed_node(other)], blocking: true, options },
+            _ => {
+                let connected_time = self.cluster.unix(other);
+                let data = NodeContactAddressData { mode: ContactMode::Direct, connected_time, scopes: Scopes::GLOBAL };
+                Request::SetNode { node: target, address, data }
+            }
+        }
+    }
+
+    fn act(&mut self) {
+        let node = self.node();
+        if self.cluster.machine(node).is_none() {
+            self.cluster.start_node(node);
+            Self::accept(&mut self.cluster, node);
+            return;
+        }
+        match self.below(40) {
+            0 if self.below(2) == 0 => self.cluster.kill(node),
+            0 => {
+                self.cluster.stop(node);
+                self.cluster.restart(node);
+                Self::accept(&mut self.cluster, node);
+            }
+            1 => {
+                let (half, rest): (Vec<_>, Vec<_>) = (0..NODES).partition(|_| self.below(2) == 0);
+                self.cluster.partition(&[&half, &rest]);
+            }
+            2..=5 => self.cluster.heal(),
+            6 | 7 => {
+                let other = self.someone();
+                self.cluster.call(node, |machine, now| machine.disconnect(other, now));
+            }
+            8 => {
+                let other = self.someone();
+                self.cluster.call(node, |machine, now| machine.unset_node(other, now));
+            }
+            9 | 10 if !self.open.is_empty() => {
+                let index = self.below(self.open.len() as u64) as usize;
+                let (node, id) = self.open.swap_remove(index);
+                if self.cluster.machine(node).is_some() {
+                    self.cluster.cancel(node, id);
+                }
+            }
+            11 => self.cluster.poke(node),
+            12..=15 => {
+                let streams: Vec<_> = self.cluster.app_streams(node).filter(|app| !app.closed && !app.lost).collect();
+                let Some(stream) = streams.last().map(|app| app.stream) else { return };
+                let action = match self.below(4) {
+                    0 => AppAction::Reset(1),
+                    1 => AppAction::Stop(2),
+                    2 => AppAction::Send(Bytes::new(), true),
+                    _ => AppAction::Send(Bytes::from(vec![1; 100_000]), false),
+                };
+                self.cluster.app(node, stream, action);
+            }
+            16 => {
+                let skew = self.below(10_000) as i64 - 5000;
+                self.cluster.set_clock(node, skew);
+            }
+            _ => {
+                let request = self.request();
+                // Refused at once: a target that is the node itself.
+                if let Ok(id) = self.cluster.try_request(node, request) {
+                    self.open.push((node, id));
+                }
+            }
+        }
+    }
+
+    /// Heals everything, waits, and stops.
+    fn calm(mut self) -> Cluster {
+        self.cluster.heal();
+        for node in 0..NODES {
+            if self.cluster.machine(node).is_none() {
+                self.cluster.start_node(node);
+            }
+        }
+        self.cluster.drive(Duration::from_secs(120));
+        for node in 1..NODES {
+            let seeds = vec![self.cluster.seed_node(0)];
+            let reply =
+                self.cluster.ask(node, Request::SyncNodeGraph { seeds, blocking: true, options: Options::default() });
+            assert!(matches!(&reply, Ok(Reply::SyncNodeGraph(_))), "{reply:?}");
+        }
+        self.cluster.stop_all();
+        for node in 0..NODES {
+            assert_eq!(self.cluster.connections_of(node), 0);
+        }
+        self.cluster
+    }
+}
+
+fn run(seed: u64) -> Cluster {
+    let mut chaos = Chaos::new(seed);
+    for _ in 0..300 {
+        chaos.act();
+        let pause = Duration::from_millis(chaos.below(1000));
+        chaos.cluster.drive(pause);
+    }
+    chaos.calm()
+}
+
+#[test]
+#[ignore = "pk-proto says StopStream after StreamReset, and reads beyond the message before HandOver"]
+fn nodes_survive_chaos_and_break_no_rule() {
+    let (mut idle_timeouts, mut retransmissions, mut blocked) = (0, 0, 0);
+    for seed in 0..10 {
+        let cluster = run(seed);
+        let checks = cluster.check_counters();
+        assert!(checks.requests > 50 && checks.gauges > 1000 && checks.nodes > 100 && checks.timers > 10, "{checks:?}");
+        assert!(checks.sends > 50 && checks.grants > 50 && checks.searches > 50, "{checks:?}");
+        let transport = cluster.transport_counters();
+        assert!(transport.handshakes > 20, "{transport:?}");
+        retransmissions += transport.retransmissions;
+        idle_timeouts += transport.idle_timeouts;
+        blocked += transport.blocked;
+    }
+    assert!(idle_timeouts > 0 && retransmissions > 0 && blocked > 0, "{idle_timeouts} {retransmissions} {blocked}");
+}
+
+#[test]
+#[ignore = "pk-proto says StopStream after StreamReset, and reads beyond the message before HandOver"]
+fn chaos_is_reproducible() {
+    assert_eq!(run(3).digest(), run(3).digest());
+    assert_ne!(run(3).digest(), run(4).digest());
+}
