@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::report::{Outcome, Progress};
 use crate::error::{CliError, Result};
-use crate::figures::count;
 use crate::runtime::{sleep, timeout};
+use crate::words::count;
 use crate::{echo, keys, node};
 
 /// Nodes that start at a time.

@@ -13,7 +13,7 @@ use super::network::Network;
 use super::report::{Outcome, Progress};
 use crate::echo;
 use crate::error::{CliError, Result};
-use crate::figures::{Spread, count, human, ms};
+use crate::words::{Spread, count, human, ms};
 
 /// What happens at a time: enough to keep the machine busy, little enough that times are not those of a queue.
 const JOINS: usize = 8;
