@@ -140,7 +140,7 @@ impl Net {
 
     /// Closes whatever is open and takes nothing new. Resolves when the peers have been told, as far as they answer.
     pub(crate) fn close(&mut self) -> BoxFuture<()> {
-        for (_, handshake) in self.handshakes.drain() {
+        for handshake in std::mem::take(&mut self.handshakes).into_values() {
             self.admission.end(handshake.network());
         }
         self.dials.clear();
