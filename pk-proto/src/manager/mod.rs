@@ -49,6 +49,8 @@ pub struct NodeManager {
     connections: Connections,
     rpc: Rpc,
     open: BTreeMap<RequestId, Open>,
+    /// How many of them are parts of others.
+    parts: usize,
     /// Searches that may have something to do.
     awake: BTreeSet<RequestId>,
     recorder: Option<Recorder>,
@@ -103,6 +105,7 @@ impl NodeManager {
             connections: Connections::default(),
             rpc: Rpc::default(),
             open: BTreeMap::new(),
+            parts: 0,
             awake: BTreeSet::new(),
             recorder: None,
         })
@@ -460,7 +463,7 @@ impl NodeManager {
     pub fn metrics(&self) -> Metrics {
         let mut metrics = self.cx.metrics;
         metrics.nodes = self.graph.len() as u64;
-        metrics.requests_open = self.open.len() as u64;
+        metrics.requests_open = self.open_requests() as u64;
         metrics.timers = self.cx.timers.len() as u64;
         self.connections.measure(&mut metrics);
         self.rpc.measure(&mut metrics);

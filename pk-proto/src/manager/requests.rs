@@ -205,7 +205,7 @@ impl NodeManager {
             Phase::Running => {}
             Phase::Stopping | Phase::Stopped => return Err(RequestError::Stopping),
         }
-        if self.open.len() >= self.cx.config.request_limit {
+        if self.open_requests() >= self.cx.config.request_limit {
             return Err(RequestError::TooMany(self.cx.config.request_limit));
         }
         check_options(request.options())?;
@@ -236,7 +236,13 @@ impl NodeManager {
         }
     }
 
+    /// Requests that are open. What is part of another one is not counted.
+    pub(super) fn open_requests(&self) -> usize {
+        self.open.len() - self.parts
+    }
+
     pub(super) fn begin(&mut self, id: RequestId, open: Open) {
+        self.parts += usize::from(matches!(open.audience, Audience::Parent(_)));
         self.cx.timers.set(Timer::Request(id), open.deadline);
         self.open.insert(id, open);
     }
@@ -517,7 +523,10 @@ impl NodeManager {
         self.cx.timers.cancel(Timer::Request(id));
         match audience {
             Audience::Embedder => self.cx.event(Event::Done { id, result }),
-            Audience::Parent(parent) => self.sync_search_ended(parent, result),
+            Audience::Parent(parent) => {
+                self.parts -= 1;
+                self.sync_search_ended(parent, result);
+            }
             Audience::Nobody => {}
         }
     }
