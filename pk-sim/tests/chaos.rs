@@ -43,6 +43,9 @@ impl Chaos {
         for node in 0..NODES {
             cluster.host_mut(node).apps.insert("echo".to_owned(), App::Echo);
             cluster.host_mut(node).store.fail_per_mille = 50;
+            // Drivers that are slow to tell, so that things end before the machine hears of it.
+            cluster.host_mut(node).input_delay = Duration::from_millis(seed % 3 * 7);
+            cluster.host_mut(node).transport.fin_needs_credit = seed % 5 == 0;
             Self::accept(&mut cluster, node);
         }
         Self { cluster, rng: ChaCha8Rng::seed_from_u64(seed), open: Vec::new() }
