@@ -140,9 +140,7 @@ impl Net {
 
     /// Closes whatever is open and takes nothing new. Resolves when the peers have been told, as far as they answer.
     pub(crate) fn close(&mut self) -> BoxFuture<()> {
-        for handshake in std::mem::take(&mut self.handshakes).into_values() {
-            self.admission.end(handshake.network());
-        }
+        self.handshakes.clear();
         self.dials.clear();
         self.endpoint.close(VarInt::from_u32(0), b"");
         let endpoint = self.endpoint.clone();
@@ -151,7 +149,7 @@ impl Net {
 
     /// Counts what there is.
     pub(crate) fn count(&self, cx: &mut Cx) {
-        cx.metrics.handshakes_pending = self.admission.total() as u64;
+        cx.metrics.handshakes_pending = self.handshakes.len() as u64;
         cx.metrics.dials_pending = self.dials.len() as u64;
         cx.metrics.connections = self.connections.len() as u64;
         cx.metrics.streams = self.streams.len() as u64;
