@@ -31,7 +31,7 @@ impl Chaos {
                 config.bucket_limit = 3;
                 if tight {
                     config.request_limit = 40;
-                    config.connection_limit = 6;
+                    config.connection_limit = 8;
                     config.connections_per_node = 2;
                     config.streams_per_connection = 2;
                     config.dial_limit = 3;

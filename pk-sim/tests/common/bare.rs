@@ -36,6 +36,9 @@ impl Bare {
     /// A machine that does not listen yet.
     pub fn starting(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
+        // A machine that does nothing of itself.
+        config.refresh_delay = Duration::ZERO;
+        config.retry_delay = Duration::ZERO;
         change(&mut config);
         let key = Key::numbered(77, 0);
         let (identity, now) = (genesis(&key, UNIX), Instant::from_micros(1));
