@@ -82,7 +82,7 @@ fn each_breach_of_the_protocol_has_its_fault_and_its_end() {
     let list = [[0, 2, 1, 21].as_slice(), &[7; 21 * 33]].concat();
     // What the first stream of a peer that has said Hello says, and what it means; whether the connection ends.
     let frame_fault = PeerFault::Frame;
-    let cases: Vec<(&str, Vec<u8>, bool, PeerFault, u64, bool)> = vec![
+    let cases = vec![
         ("garbage", b"GET / HTTP/1.1\r\n\r\n".to_vec(), false, frame_fault(TooLong(0x4745_5420)), 2, true),
         ("too long by one", frame(65_537, b""), false, frame_fault(TooLong(65_537)), 2, true),
         ("empty", frame(0, b""), false, frame_fault(Malformed), 4, true),
