@@ -23,7 +23,7 @@ use crate::cx::Cx;
 use crate::error::{RequestError, StartError, code};
 use crate::graph::{Direction, NodeContact, NodeGraph, NodeOrder};
 use crate::id::{BucketIndex, ConnectionId, LeaseId, NodeId, RequestId};
-use crate::io::{Event, Identity, Input, Output};
+use crate::io::{DisconnectReason, Event, Identity, Input, Output};
 use crate::metrics::Metrics;
 use crate::request::{ConnectionInfo, SetNodeOutcome, SetNodeRejection};
 use crate::rpc::{Rpc, RpcEvent};
@@ -49,6 +49,8 @@ pub struct NodeManager {
     connections: Connections,
     rpc: Rpc,
     open: BTreeMap<RequestId, Open>,
+    /// How many of them are parts of others.
+    parts: usize,
     /// Searches that may have something to do.
     awake: BTreeSet<RequestId>,
     recorder: Option<Recorder>,
@@ -103,6 +105,7 @@ impl NodeManager {
             connections: Connections::default(),
             rpc: Rpc::default(),
             open: BTreeMap::new(),
+            parts: 0,
             awake: BTreeSet::new(),
             recorder: None,
         })
@@ -305,6 +308,9 @@ impl NodeManager {
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
             }
+            ConnectEvent::Closing { conn } => {
+                self.rpc.connection_closed(&mut self.cx, conn, &DisconnectReason::Local);
+            }
             ConnectEvent::Closed { conn, node, accepted, why, leases } => {
                 for lease in leases {
                     self.cx.event(Event::LeaseLost { lease, node });
@@ -312,10 +318,6 @@ impl NodeManager {
                 self.rpc.connection_closed(&mut self.cx, conn, &why);
                 if accepted {
                     self.cx.event(Event::ConnectionClosed { conn, node, why });
-                }
-                // The next one is primary now, and lives longer.
-                if let Some(conn) = self.connections.primary(&node) {
-                    self.connections.touch(&mut self.cx, conn);
                 }
             }
             ConnectEvent::RaceEnded { node, waiters, result } => {
@@ -366,15 +368,36 @@ impl NodeManager {
 
     /// The idle time of a connection is over.
     fn idle(&mut self, conn: ConnectionId) {
-        if self.connections.is_leased(conn) || self.rpc.in_use(conn) {
+        if self.connections.is_leased(conn) {
+            self.connections.touch(&mut self.cx, conn);
+            self.keep_alive(conn);
+        } else if self.rpc.in_use(conn) {
             self.connections.touch(&mut self.cx, conn);
         } else {
             self.connections.close_idle(&mut self.cx, conn);
         }
     }
 
+    /// What is known of an accepted connection.
+    fn connection_info(&self, conn: ConnectionId) -> Option<ConnectionInfo> {
+        let mut info = self.connections.info(&self.cx, conn)?;
+        self.note_use(&mut info);
+        Some(info)
+    }
+
+    /// Streams are use, too.
+    fn note_use(&self, info: &mut ConnectionInfo) {
+        if self.rpc.in_use(info.conn) {
+            info.idle_in = None;
+        }
+    }
+
     fn stopped(&mut self) {
         if self.phase != Phase::Stopped {
+            self.connections.abandon(&mut self.cx);
+            while let Some(event) = self.connections.poll_event() {
+                self.on_connect(event);
+            }
             self.phase = Phase::Stopped;
             self.cx.timers.clear();
             self.cx.event(Event::Stopped);
@@ -429,14 +452,18 @@ impl NodeManager {
 
     /// The accepted connections, in the order of their numbers.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        self.connections.infos(&self.cx)
+        let mut infos = self.connections.infos(&self.cx);
+        for info in &mut infos {
+            self.note_use(info);
+        }
+        infos
     }
 
     /// The counters, and what there is now.
     pub fn metrics(&self) -> Metrics {
         let mut metrics = self.cx.metrics;
         metrics.nodes = self.graph.len() as u64;
-        metrics.requests_open = self.open.len() as u64;
+        metrics.requests_open = self.open_requests() as u64;
         metrics.timers = self.cx.timers.len() as u64;
         self.connections.measure(&mut metrics);
         self.rpc.measure(&mut metrics);
