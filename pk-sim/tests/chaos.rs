@@ -46,7 +46,7 @@ impl Chaos {
             cluster.host_mut(node).store.fail_per_mille = 50;
             // Drivers that are slow to tell, so that things end before the machine hears of it.
             cluster.host_mut(node).input_delay = Duration::from_millis(seed % 3 * 7);
-            cluster.host_mut(node).transport.fin_needs_credit = seed % 5 == 0;
+            cluster.host_mut(node).transport.fin_needs_credit = seed.is_multiple_of(5);
             Self::accept(&mut cluster, node);
         }
         Self { cluster, rng: ChaCha8Rng::seed_from_u64(seed), open: Vec::new() }
