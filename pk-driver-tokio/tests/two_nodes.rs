@@ -7,6 +7,22 @@ use std::time::{Duration, Instant};
 use pk_driver_tokio::pk_proto::{FindNode, Options};
 use pk_driver_tokio::{KeyPair, Node, NodeConfig};
 
+/// UDP and other sockets that this process has open.
+#[cfg(target_os = "linux")]
+fn sockets() -> usize {
+    let files = std::fs::read_dir("/proc/self/fd").unwrap();
+    let target = |file: std::io::Result<std::fs::DirEntry>| std::fs::read_link(file.unwrap().path());
+    files
+        .map(target)
+        .filter(|target| target.as_ref().is_ok_and(|target| target.to_string_lossy().starts_with("socket:")))
+        .count()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sockets() -> usize {
+    0
+}
+
 async fn start(seed: u8) -> Node {
     let mut config = NodeConfig::ephemeral(KeyPair::from_seed(&[seed; 32])).unwrap();
     config.listen = "127.0.0.1:0".parse().unwrap();
@@ -15,6 +31,7 @@ async fn start(seed: u8) -> Node {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_find_each_other_and_leave_nothing() {
+    let before = sockets();
     let (a, b) = (start(1).await, start(2).await);
     let address = b.local_addrs()[0].into();
     let begun = Instant::now();
@@ -33,5 +50,5 @@ async fn two_nodes_find_each_other_and_leave_nothing() {
     b.shutdown().await;
     assert!(begun.elapsed() < Duration::from_secs(2));
     assert_eq!((a.driver_metrics().tasks, b.driver_metrics().tasks), (0, 0));
-    println!("tokio: {:?}", a.driver_metrics());
+    assert_eq!(sockets(), before, "every socket is closed");
 }

@@ -42,12 +42,12 @@ pub(crate) type Caller = oneshot::Sender<Result<Answer, NodeError>>;
 
 /// All that the embedder holds.
 pub(crate) struct Desk {
-    requests: HashMap<RequestId, Held<Caller>>,
+    requests: HashMap<RequestId, Held<Result<Answer, NodeError>>>,
     /// Requests that are answered but for their stream, and streams whose request is not answered yet.
     awaiting_stream: HashMap<RequestId, (Caller, Reply)>,
     arrived: HashMap<RequestId, Option<Stream>>,
-    leases: HashMap<LeaseId, Held<oneshot::Sender<()>>>,
-    streams: HashMap<StreamId, Held<oneshot::Sender<Infallible>>>,
+    leases: HashMap<LeaseId, Held<()>>,
+    streams: HashMap<StreamId, Held<Infallible>>,
     acceptors: HashMap<String, Acceptor>,
     acceptor_names: HashMap<u64, String>,
     next_acceptor: u64,
@@ -60,8 +60,23 @@ pub(crate) struct Desk {
 
 /// Our end of something that the embedder holds the other end of.
 struct Held<T> {
-    end: T,
+    end: oneshot::Sender<T>,
     waker: Waker,
+}
+
+impl<T> Held<T> {
+    /// Wakes the pump under this key when the other end is dropped.
+    fn new(cx: &Cx, key: Key, end: oneshot::Sender<T>) -> Self {
+        let mut held = Self { end, waker: cx.ready.waker(key) };
+        if held.is_dropped() {
+            held.waker.wake_by_ref();
+        }
+        held
+    }
+
+    fn is_dropped(&mut self) -> bool {
+        self.end.poll_closed(&mut Context::from_waker(&self.waker)).is_ready()
+    }
 }
 
 struct Acceptor {
@@ -97,13 +112,13 @@ impl Desk {
 
     /// A request was begun for this caller.
     pub(crate) fn wait(&mut self, cx: &Cx, id: RequestId, caller: Caller) {
-        self.requests.insert(id, Held { end: caller, waker: cx.source(Key::Request(id)) });
+        self.requests.insert(id, Held::new(cx, Key::Request(id), caller));
     }
 
     /// The embedder may have let go of a request.
     pub(crate) fn poll_request(&mut self, cx: &Cx, core: &mut impl Core, id: RequestId) {
         let Some(held) = self.requests.get_mut(&id) else { return };
-        if held.end.poll_closed(&mut Context::from_waker(&held.waker)).is_ready() {
+        if held.is_dropped() {
             self.requests.remove(&id);
             core.cancel(id, cx.now);
         }
@@ -112,7 +127,7 @@ impl Desk {
     /// The embedder may have let go of a lease.
     pub(crate) fn poll_lease(&mut self, cx: &Cx, core: &mut impl Core, id: LeaseId) {
         let Some(held) = self.leases.get_mut(&id) else { return };
-        if held.end.poll_closed(&mut Context::from_waker(&held.waker)).is_ready() {
+        if held.is_dropped() {
             self.leases.remove(&id);
             core.release(id, cx.now);
         }
@@ -121,7 +136,7 @@ impl Desk {
     /// The embedder may have let go of a stream, or ended it.
     pub(crate) fn poll_handed(&mut self, cx: &mut Cx, id: StreamId) {
         let Some(held) = self.streams.get_mut(&id) else { return };
-        if held.end.poll_closed(&mut Context::from_waker(&held.waker)).is_ready() {
+        if held.is_dropped() {
             self.streams.remove(&id);
             cx.input(Input::StreamClosed { stream: id });
         }
@@ -208,7 +223,7 @@ impl Desk {
         match result {
             Ok(reply @ Reply::AcquireConnection { lease, .. }) => {
                 let (end, token) = oneshot::channel();
-                self.leases.insert(lease, Held { end, waker: cx.source(Key::Lease(lease)) });
+                self.leases.insert(lease, Held::new(cx, Key::Lease(lease), end));
                 // If the caller has just gone, the token is dropped here and the lease released under its key.
                 let _ = held.end.send(Ok(Answer { reply, lease: Some(token), stream: None }));
             }
@@ -231,7 +246,7 @@ impl Desk {
         match &mut stream {
             Some(stream) => {
                 let (end, token) = oneshot::channel();
-                self.streams.insert(id, Held { end, waker: cx.source(Key::Handed(id)) });
+                self.streams.insert(id, Held::new(cx, Key::Handed(id), end));
                 stream.tie(token);
             }
             None => cx.input(Input::StreamClosed { stream: id }),

@@ -23,8 +23,8 @@ use crate::stream::Stream;
 
 /// A running node. Cheap to clone; every clone is the same node.
 ///
-/// Calls wait for their turn in a bounded queue; a call that is dropped is cancelled. When the last clone is dropped the
-/// node shuts down in the background; [`shutdown`](Self::shutdown) also waits for it.
+/// Calls wait for their turn in a bounded queue; a call that is dropped is cancelled. When the last clone is dropped (a
+/// [`ConnectionLease`] has one) the node shuts down in the background; [`shutdown`](Self::shutdown) also waits for it.
 #[derive(Debug)]
 pub struct Node<R> {
     handle: Handle<NodeManager>,

@@ -35,6 +35,8 @@ pub(crate) struct Script {
     outputs: VecDeque<Output>,
     told: mpsc::UnboundedSender<Told>,
     timeout: Option<Instant>,
+    /// What every stream of a peer is granted at once.
+    credit: u64,
 }
 
 /// What a [`Script`] was told.
@@ -62,6 +64,11 @@ impl Core for Script {
         if let Input::Listening { addrs } = &input {
             let addrs = addrs.clone();
             self.output(Output::Event(Event::Ready { addrs }));
+        }
+        if let Input::StreamOpened { stream, .. } = input
+            && self.credit > 0
+        {
+            self.output(Output::ReadCredit { stream, bytes: self.credit });
         }
         self.tell(Told::Input(input));
     }
@@ -154,7 +161,7 @@ impl Setup {
             driver: self.driver,
             store: Box::new(MemoryStore::new()),
         };
-        let script = |_, _| Ok(Script { id, outputs: VecDeque::new(), told, timeout: None });
+        let script = |_, _| Ok(Script { id, outputs: VecDeque::new(), told, timeout: None, credit: 0 });
         let (handle, ready) = launch(TestRuntime, config, script).unwrap();
         ready.await.unwrap();
         let addr = handle.published.view().addrs[0];

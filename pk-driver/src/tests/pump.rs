@@ -10,6 +10,7 @@ use pk_proto::{
 use tokio::sync::oneshot;
 
 use super::{Rig, Setup, Told};
+use crate::desk::Answer;
 use crate::error::NodeError;
 
 #[tokio::test]
@@ -131,27 +132,24 @@ fn acquired(lease: u64) -> Reply {
     Reply::AcquireConnection { lease: LeaseId(lease), connection }
 }
 
+async fn lease(rig: &Rig, id: u64) -> Answer {
+    let (caller, answer) = oneshot::channel();
+    let request = RequestId(id);
+    rig.handle.call(move |desk, cx, _| desk.wait(cx, request, caller)).await.unwrap();
+    rig.output(Output::Event(Event::Done { id: request, result: Ok(acquired(id)) })).await;
+    answer.await.unwrap().unwrap()
+}
+
 #[tokio::test]
 async fn a_lease_is_released_when_dropped_and_told_when_lost() {
     let mut rig = Rig::start(1).await;
-    let lease = |rig: &Rig, id: u64| {
-        let handle = rig.handle.clone();
-        async move {
-            let (caller, answer) = oneshot::channel();
-            let request = RequestId(id);
-            handle.call(move |desk, cx, _| desk.wait(cx, request, caller)).await.unwrap();
-            let done = Event::Done { id: request, result: Ok(acquired(id)) };
-            handle.call(move |_, _, core| core.output(Output::Event(done))).await.unwrap();
-            answer.await.unwrap().unwrap().lease.unwrap()
-        }
-    };
-    drop(lease(&rig, 1).await);
+    drop(lease(&rig, 1).await.lease);
     assert_eq!(rig.told().await, Told::Release(LeaseId(1)));
     let held = lease(&rig, 2).await;
     let mut events = rig.handle.events.upgrade().unwrap().subscribe();
     let lost = Event::LeaseLost { lease: LeaseId(2), node: rig.id };
     rig.output(Output::Event(lost.clone())).await;
-    held.await.unwrap();
+    held.lease.unwrap().await.unwrap();
     assert_eq!(events.recv().await.unwrap(), lost);
     rig.silence().await;
 }

@@ -225,6 +225,27 @@ async fn what_came_before_the_end_of_a_connection_is_still_read() {
     pair.b.silence().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stream_and_the_end_of_its_connection_come_at_once() {
+    let mut pair = pair().await;
+    pair.b.handle.call(|_, _, core| core.credit = 1000).await.unwrap();
+    // While b looks away everything arrives: the stream, its bytes, and the close.
+    let looking_away = {
+        let handle = pair.b.handle.clone();
+        tokio::spawn(async move { handle.call(|_, _, _| std::thread::sleep(Duration::from_millis(300))).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    pair.a.output(Output::OpenStream { conn: pair.conn, stream: OURS }).await;
+    pair.a.output(send(OURS, bytes(50), true)).await;
+    assert!(matches!(pair.a.input().await, Input::StreamSent { .. }));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    pair.a.output(Output::CloseConnection { conn: pair.conn, code: 0, reason: String::new() }).await;
+    looking_away.await.unwrap().unwrap();
+    let Input::StreamOpened { stream, .. } = pair.b.input().await else { panic!("no stream") };
+    assert_eq!(pair.b.input().await, Input::StreamData { stream, bytes: bytes(50), fin: true });
+    assert!(matches!(pair.b.input().await, Input::Disconnected { .. }));
+}
+
 /// A stream that is being handed over at both ends: ours as the answer to a request, theirs to an acceptor.
 struct Handing {
     answer: oneshot::Receiver<Result<Answer, NodeError>>,
