@@ -55,8 +55,8 @@ async fn tell_joined<R: Runtime + Unpin>(
     match result {
         Ok(Synced { seeds, failed, .. }) => {
             let known = node.metrics().await.map_or(0, |metrics| metrics.nodes);
-            let known = count(usize::try_from(known).unwrap_or(usize::MAX), "node");
-            let through = count(seeds.len(), "seed node");
+            let known = count(known, "node");
+            let through = count(seeds.len() as u64, "seed node");
             line(format_args!("joined through {through} in {}, {known} known", human(took)));
             for (seed, why) in failed {
                 line(format_args!("  {seed}: {why}"));

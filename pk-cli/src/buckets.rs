@@ -19,7 +19,7 @@ pub(crate) async fn buckets<R: Runtime + Unpin>(args: OneShotArgs, runtime: R) -
         for (bucket, id, contact) in node::graph(node).await? {
             buckets.entry(bucket).or_default().push((id, contact));
         }
-        let nodes = buckets.values().map(Vec::len).sum();
+        let nodes: usize = buckets.values().map(Vec::len).sum();
         if args.json {
             let buckets: Vec<Value> = buckets
                 .iter()
@@ -34,9 +34,9 @@ pub(crate) async fn buckets<R: Runtime + Unpin>(args: OneShotArgs, runtime: R) -
             }));
             return Ok(());
         }
-        output::line(format_args!("{} knows {}", node.own_id(), count(nodes, "node")));
+        output::line(format_args!("{} knows {}", node.own_id(), count(nodes as u64, "node")));
         for (bucket, nodes) in buckets.iter().rev() {
-            output::line(format_args!("  bucket {bucket}: {}", count(nodes.len(), "node")));
+            output::line(format_args!("  bucket {bucket}: {}", count(nodes.len() as u64, "node")));
             for (id, contact) in nodes {
                 let addresses: Vec<String> = contact.iter().map(|(address, _)| address.to_string()).collect();
                 output::line(format_args!("    {id}  {}", addresses.join(", ")));

@@ -39,7 +39,7 @@ impl Spread {
 }
 
 /// A count and its noun, in the plural unless it is one.
-pub(crate) fn count(n: usize, noun: &str) -> String {
+pub(crate) fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 

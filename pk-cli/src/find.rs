@@ -127,12 +127,11 @@ fn not_found(args: &TargetArgs, outcome: &FindOutcome, limit: Limit) -> CliError
 fn cost(outcome: &FindOutcome) -> String {
     let stats = outcome.stats;
     let failed = if stats.failures == 0 { String::new() } else { format!(" ({} failed)", stats.failures) };
-    let number = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     format!(
         "{}{failed}, {}, {} heard of",
-        count(number(stats.attempts), "connection attempt"),
-        count(number(stats.calls), "question"),
-        count(number(stats.candidates), "node")
+        count(stats.attempts.into(), "connection attempt"),
+        count(stats.calls.into(), "question"),
+        count(stats.candidates.into(), "node")
     )
 }
 

@@ -12,6 +12,11 @@ use crate::args::OneShotArgs;
 use crate::error::{CliError, Result};
 use crate::{keys, node, signal};
 
+/// The shortest deadline that there is.
+const LEAST: Duration = Duration::from_millis(1);
+/// The default of the core.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// How much time a command has left.
 #[derive(Clone, Copy)]
 pub(crate) struct Limit {
@@ -22,7 +27,7 @@ pub(crate) struct Limit {
 impl Limit {
     /// Deadlines for a request that begins now and may take all that is left.
     pub(crate) fn options(self) -> Options {
-        let left = self.limit.saturating_sub(self.begun.elapsed()).max(Duration::from_millis(1));
+        let left = self.limit.saturating_sub(self.begun.elapsed()).max(LEAST);
         Options { deadline: Some(left), ..Options::default() }
     }
 
@@ -64,7 +69,10 @@ pub(crate) async fn join<R: Runtime + Unpin>(
     whole: bool,
     limit: Limit,
 ) -> Result<Synced> {
-    let join = node.sync_node_graph(args.seed_nodes.clone(), whole, limit.options());
+    let mut options = limit.options();
+    // A little sooner than the whole, so that each seed's own failure is told.
+    options.connect_timeout = options.deadline.map(|left| (left * 4 / 5).clamp(LEAST, CONNECT_TIMEOUT));
+    let join = node.sync_node_graph(args.seed_nodes.clone(), whole, options);
     waiting(args, "joining", join).await.map_err(|error| in_time(error, limit))
 }
 

@@ -1,22 +1,35 @@
 //! Searches, in virtual time.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+mod common;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pk_proto::{FindEnd, FindNode, FindOutcome, NodeId, Reply, Request};
-use pk_sim::{Cluster, HostId};
+use common::*;
+use pk_proto::{
+    Answer, Closest, ConnectionId, ContactMode, DialFailure, Event, Failure, FindEnd, FindNode, FindOutcome, FindStats,
+    FindStepEnd, FrameFault, Input, Instant, NodeContact, NodeContactAddressData, NodeId, Options, Output, PeerFault,
+    Question, Reply, Request, Role, Scopes, UnixMillis,
+};
+use pk_sim::{Cluster, HostId, Link};
 
-fn find(cluster: &mut Cluster, from: HostId, target: NodeId) -> FindOutcome {
-    match cluster.ask(from, Request::FindNode { target, find: FindNode::default() }) {
-        Ok(Reply::FindNode(outcome)) => outcome,
-        other => panic!("{other:?}"),
-    }
+/// A cluster whose nodes know each other along these edges, and nobody else.
+fn graph(nodes: usize, edges: &[(HostId, HostId)]) -> Cluster {
+    let mut cluster = Cluster::builder().nodes(nodes).seed(3).start();
+    wire(&mut cluster, edges);
+    cluster
+}
+
+fn limit(limit: usize) -> FindNode {
+    FindNode { limit: Some(limit), ..FindNode::default() }
 }
 
 #[test]
 fn two_nodes_connect_and_know_each_other() {
     let mut cluster = Cluster::builder().nodes(2).start();
     assert!(matches!(cluster.connect(0, 1), Ok(Reply::Connect(info)) if info.node == cluster.id(1)));
-    cluster.drive(Duration::from_secs(1));
+    cluster.drive(SECOND);
     for (node, other) in [(0, 1), (1, 0)] {
         let other = cluster.id(other);
         assert!(cluster.node(node).contact(other).is_some(), "node {node} has the other in its graph");
@@ -30,14 +43,842 @@ fn everyone_finds_everyone() {
     let mut cluster = Cluster::builder().nodes(30).seed(1).start();
     cluster.join_all();
     for from in 0..30 {
-        for to in 0..30 {
-            if from != to {
-                let target = cluster.id(to);
-                let outcome = find(&mut cluster, from, target);
-                assert_eq!(outcome.ended, FindEnd::Connected, "{from} → {to}: {outcome:?}");
-                assert_eq!(outcome.found.map(|(address, _)| address), Some(cluster.address(to)));
-            }
+        for to in (0..30).filter(|to| *to != from) {
+            let target = cluster.id(to);
+            let outcome = find(&mut cluster, from, target);
+            assert_eq!(outcome.ended, FindEnd::Connected, "{from} → {to}: {outcome:?}");
+            assert_eq!(outcome.found.map(|(address, _)| address), Some(cluster.address(to)));
         }
     }
+    cluster.stop_all();
+}
+
+// -- graphs
+
+#[test]
+fn a_chain_is_followed_to_its_end() {
+    let mut cluster = graph(5, &[(0, 1), (1, 2), (2, 3), (3, 4)]);
+    let target = cluster.id(4);
+    let outcome = find(&mut cluster, 0, target);
+    assert_consistent(&outcome);
+    assert_eq!(outcome.found.as_ref().map(|(address, _)| address.clone()), Some(cluster.address(4)));
+    assert_eq!(steps(&cluster, &outcome), [(1, None), (2, Some(1)), (3, Some(2)), (4, Some(3))]);
+    let ends: Vec<_> = outcome.trace.iter().map(|step| step.end.clone()).collect();
+    let answered = FindStepEnd::Answered { told: 1, new: 1 };
+    assert_eq!(ends, [answered.clone(), answered.clone(), answered, FindStepEnd::Target]);
+    // Each link takes 10 ms: handshake and Hellos are two round trips, a question is one.
+    let elapsed = ms(3 * (40 + 20) + 40);
+    assert_eq!(outcome.stats, FindStats { elapsed, attempts: 4, failures: 0, calls: 3, candidates: 4 });
+    assert_quiet(&cluster, 0, "chain");
+    cluster.stop_all();
+}
+
+#[test]
+fn a_tree_is_searched_along_all_branches() {
+    let mut cluster = graph(7, &[(0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (2, 6)]);
+    for (leaf, parent) in [(3, 1), (6, 2)] {
+        let target = cluster.id(leaf);
+        let outcome = find(&mut cluster, 0, target);
+        assert_consistent(&outcome);
+        assert_eq!(outcome.ended, FindEnd::Connected);
+        let steps = steps(&cluster, &outcome);
+        assert!(steps.contains(&(leaf, Some(parent))), "{steps:?}");
+        assert!(steps.iter().all(|(node, _)| (1..=6).contains(node)), "{steps:?}");
+        for node in 1..7 {
+            let peer = cluster.id(node);
+            cluster.call(0, |node, now| node.disconnect(peer, now));
+        }
+        cluster.drive(SECOND);
+    }
+    cluster.stop_all();
+}
+
+#[test]
+fn cycles_end() {
+    let ring: Vec<_> = (0..6).flat_map(|node| [(node, (node + 1) % 6), ((node + 1) % 6, node)]).collect();
+    let chords = [(0, 3), (3, 0), (1, 4), (4, 1)];
+    for edges in [ring.clone(), [ring, chords.to_vec()].concat()] {
+        let mut cluster = graph(6, &edges);
+        let outcome = find(&mut cluster, 0, nobody(0));
+        assert_consistent(&outcome);
+        assert_eq!(outcome.ended, FindEnd::Exhausted);
+        let mut contacted: Vec<_> = steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();
+        contacted.sort_unstable();
+        assert_eq!(contacted, [1, 2, 3, 4, 5], "everybody once");
+        assert_eq!((outcome.stats.attempts, outcome.stats.calls, outcome.stats.candidates), (5, 5, 5));
+        assert_quiet(&cluster, 0, "cycle");
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn a_shortcut_is_taken() {
+    // 4 is told of by 1 at once, and by 3 after a long way.
+    let mut cluster = graph(5, &[(0, 1), (1, 2), (2, 3), (3, 4), (1, 4)]);
+    let target = cluster.id(4);
+    let outcome = find(&mut cluster, 0, target);
+    assert_consistent(&outcome);
+    let steps = steps(&cluster, &outcome);
+    assert!(steps.contains(&(4, Some(1))), "{steps:?}");
+    assert!(steps.iter().all(|(node, _)| *node != 3), "nobody goes the long way: {steps:?}");
+    assert_eq!(outcome.stats.elapsed, ms(60 + 40));
+    // What the search had begun beside it is called off, or is a connection like any other.
+    cluster.drive(SECOND);
+    assert_quiet(&cluster, 0, "shortcut");
+    cluster.stop_all();
+}
+
+#[test]
+fn offline_nodes_are_passed_by() {
+    // 1 and 2 are dead; the only way to 4 leads over 3.
+    let mut cluster = graph(5, &[(0, 1), (0, 2), (0, 3), (3, 4), (1, 4), (3, 1), (3, 2)]);
+    cluster.kill(1);
+    cluster.kill(2);
+    let target = cluster.id(4);
+    let outcome = find(&mut cluster, 0, target);
+    assert_consistent(&outcome);
+    assert_eq!(outcome.ended, FindEnd::Connected);
+    assert!(outcome.stats.elapsed < SECOND, "{outcome:?}");
+    assert_eq!(outcome.stats.failures, 0, "nobody waits for the dead");
+    cluster.drive(ms(100));
+    assert_quiet(&cluster, 0, "the dials of dead nodes are called off");
+    let metrics = cluster.node(0).metrics();
+    assert_eq!((metrics.connections, metrics.dial_failures), (2, 0), "{metrics:?}");
+
+    // With concurrency 1 they hold the search back, each for as long as it takes to stall.
+    let mut cluster = graph(5, &[(0, 1), (0, 2), (0, 3), (3, 4)]);
+    cluster.kill(1);
+    cluster.kill(2);
+    let target = cluster.id(4);
+    let find = FindNode { concurrency: Some(1), ..FindNode::default() };
+    let outcome = find_with(&mut cluster, 0, target, find);
+    assert_eq!(outcome.ended, FindEnd::Connected);
+    assert!(outcome.stats.elapsed <= ms(2 * 500 + 100), "{outcome:?}");
+    cluster.stop_all();
+}
+
+// -- self
+
+#[test]
+fn a_search_for_oneself_asks_everybody_it_hears_of() {
+    let mut cluster = graph(7, &[(0, 1), (1, 2), (2, 3), (1, 4), (4, 5), (5, 6)]);
+    let own = cluster.id(0);
+    let outcome = find(&mut cluster, 0, own);
+    assert_consistent(&outcome);
+    assert_eq!((outcome.found.clone(), outcome.ended), (None, FindEnd::Exhausted));
+    let contacted: BTreeSet<_> = steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();
+    assert_eq!(contacted, BTreeSet::from([1, 2, 3, 4, 5, 6]));
+    assert_eq!(cluster.node(0).graph().len(), 6, "and knows them all now");
+    assert_quiet(&cluster, 0, "own id");
+    cluster.stop_all();
+}
+
+#[test]
+fn a_search_for_oneself_ends_at_its_limit() {
+    let mut cluster = graph(5, &[(0, 1), (1, 2), (2, 3), (3, 4)]);
+    let own = cluster.id(0);
+    let outcome = find_with(&mut cluster, 0, own, limit(2));
+    assert_consistent(&outcome);
+    assert_eq!(outcome.ended, FindEnd::Limit);
+    assert_eq!((outcome.stats.attempts, outcome.stats.calls, outcome.stats.candidates), (2, 2, 3));
+    // The two are connected, so they are free now, and the limit reaches two further.
+    let outcome = find_with(&mut cluster, 0, own, limit(2));
+    assert_eq!((outcome.ended, outcome.stats.attempts, outcome.stats.calls), (FindEnd::Exhausted, 2, 4));
+    cluster.stop_all();
+}
+
+#[test]
+fn a_search_asks_no_further_than_the_closest_k_that_live() {
+    let edges: Vec<_> = (1..10).map(|node| (0, node)).collect();
+    let mut cluster = Cluster::builder().nodes(10).seed(3).config(|config| config.bucket_limit = 4).start();
+    wire(&mut cluster, &edges);
+    let target = nobody(5);
+    let mut nearest: Vec<_> = (1..10).map(|node| (cluster.id(node).distance(&target), node)).collect();
+    nearest.sort_unstable();
+    let known: Vec<_> = nearest
+        .iter()
+        .filter(|(_, node)| {
+            let id = cluster.id(*node);
+            cluster.node(0).contact(id).is_some()
+        })
+        .map(|(_, node)| *node)
+        .collect();
+    let outcome = find(&mut cluster, 0, target);
+    let contacted: BTreeSet<_> = steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();
+    assert_eq!(contacted, known[..4].iter().copied().collect(), "the four closest of {known:?}");
+    assert_eq!(outcome.ended, FindEnd::Exhausted);
+    cluster.stop_all();
+}
+
+// -- limits
+
+#[test]
+fn the_limit_counts_failures_and_no_live_connections() {
+    let mut cluster = graph(7, &[(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (0, 6)]);
+    for live in [1, 2, 3] {
+        assert!(cluster.connect(0, live).is_ok());
+    }
+    for dead in [4, 5, 6] {
+        cluster.kill(dead);
+    }
+    let outcome = find_with(&mut cluster, 0, nobody(1), limit(2));
+    assert_consistent(&outcome);
+    assert_eq!(outcome.ended, FindEnd::Limit);
+    assert_eq!((outcome.stats.attempts, outcome.stats.failures, outcome.stats.calls), (2, 2, 3), "{outcome:?}");
+    let elapsed = outcome.stats.elapsed;
+    assert!((15 * SECOND..16 * SECOND).contains(&elapsed), "both are given their time: {outcome:?}");
+
+    let outcome = find_with(&mut cluster, 0, nobody(1), limit(0));
+    assert_eq!(outcome.ended, FindEnd::Limit);
+    assert_eq!((outcome.stats.attempts, outcome.stats.calls), (0, 3), "live connections are free");
+    assert_eq!(outcome.stats.elapsed, ms(20));
+
+    let outcome = find_with(&mut cluster, 0, nobody(1), limit(3));
+    assert_eq!((outcome.ended, outcome.stats.failures), (FindEnd::Exhausted, 3), "{outcome:?}");
+    cluster.stop_all();
+}
+
+#[test]
+fn no_more_are_contacted_at_a_time_than_allowed() {
+    for concurrency in [1, 2, 3, 7] {
+        let edges: Vec<_> = (1..14).map(|node| (0, node)).collect();
+        let mut cluster = graph(14, &edges);
+        let find = FindNode { concurrency: Some(concurrency), ..FindNode::default() };
+        let outcome = find_with(&mut cluster, 0, nobody(2), find);
+        assert_consistent(&outcome);
+        assert_eq!((outcome.ended, outcome.stats.calls), (FindEnd::Exhausted, 13));
+        assert_eq!(overlap(&outcome.trace, 15 * SECOND), (concurrency, concurrency));
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn only_stalled_contacts_let_more_be_contacted() {
+    for concurrency in [1, 3] {
+        let edges: Vec<_> = (1..14).map(|node| (0, node)).collect();
+        let mut cluster = graph(14, &edges);
+        for dead in 4..14 {
+            cluster.kill(dead);
+        }
+        let find = FindNode { concurrency: Some(concurrency), ..FindNode::default() };
+        let outcome = find_with(&mut cluster, 0, nobody(2), find);
+        assert_consistent(&outcome);
+        assert_eq!((outcome.ended, outcome.stats.calls, outcome.stats.failures), (FindEnd::Exhausted, 3, 10));
+        let (running, fresh) = overlap(&outcome.trace, ms(500));
+        assert_eq!(fresh, concurrency, "{outcome:?}");
+        assert_eq!(running, 10, "all the dead are waited for at the end: {outcome:?}");
+        // Ten dead ones cost their stalls and one timeout, not ten timeouts.
+        assert!(outcome.stats.elapsed <= 15 * SECOND + ms(10 * 500 / concurrency as u64 + 500), "{outcome:?}");
+        assert_quiet(&cluster, 0, "stalled");
+        cluster.stop_all();
+    }
+}
+
+// -- ends
+
+#[test]
+fn a_target_that_is_connected_ends_a_search_at_once() {
+    let mut cluster = graph(3, &[(0, 1), (0, 2)]);
+    assert!(cluster.connect(1, 0).is_ok());
+    let (target, dials) = (cluster.id(1), cluster.transport_counters().dials);
+    let request = cluster.request(0, Request::FindNode { target, find: FindNode::default() });
+    let done = cluster.done(0, request).cloned();
+    let Some(Ok(Reply::FindNode(outcome))) = done else { panic!("no time has passed: {done:?}") };
+    assert_eq!(
+        (outcome.ended, outcome.stats),
+        (FindEnd::Connected, FindStats { candidates: 2, ..FindStats::default() })
+    );
+    assert_eq!((outcome.found.map(|(address, _)| address), outcome.trace.len()), (Some(cluster.address(1)), 0));
+    assert_eq!(cluster.transport_counters().dials, dials);
+    cluster.stop_all();
+}
+
+#[test]
+fn a_target_that_connects_to_us_ends_a_search() {
+    let mut cluster = graph(3, &[(0, 1)]);
+    cluster.kill(1);
+    let target = cluster.id(2);
+    let request = cluster.request(0, Request::FindNode { target, find: FindNode::default() });
+    cluster.drive(2 * SECOND);
+    assert_eq!(cluster.done(0, request), None);
+    assert!(cluster.connect(2, 0).is_ok());
+    let done = cluster.await_done(0, request);
+    let Ok(Reply::FindNode(outcome)) = done else { panic!("{done:?}") };
+    assert_eq!((outcome.ended, outcome.stats.attempts), (FindEnd::Connected, 1));
+    assert!(outcome.stats.elapsed < 3 * SECOND);
+    cluster.drive(SECOND);
+    assert_quiet(&cluster, 0, "the dead dial is called off");
+    cluster.stop_all();
+}
+
+#[test]
+fn a_deadline_ends_a_search_with_what_it_has() {
+    let mut cluster = graph(4, &[(0, 1), (0, 2), (0, 3)]);
+    for dead in [1, 2] {
+        cluster.kill(dead);
+    }
+    let find = FindNode { options: by(2 * SECOND), ..FindNode::default() };
+    let outcome = find_with(&mut cluster, 0, nobody(3), find);
+    assert_consistent(&outcome);
+    assert_eq!((outcome.found.clone(), outcome.ended, outcome.stats.elapsed), (None, FindEnd::Deadline, 2 * SECOND));
+    assert_eq!((outcome.stats.attempts, outcome.stats.calls, outcome.stats.failures), (3, 1, 0));
+    let pending: Vec<_> = outcome.trace.iter().filter(|step| step.end == FindStepEnd::Pending).collect();
+    assert_eq!(pending.len(), 2, "{outcome:?}");
+    cluster.drive(ms(10));
+    assert_quiet(&cluster, 0, "deadline");
+    cluster.stop_all();
+}
+
+#[test]
+fn without_anybody_to_ask_a_search_is_over_at_once() {
+    let mut cluster = Cluster::builder().nodes(1).start();
+    let outcome = find(&mut cluster, 0, nobody(0));
+    assert_eq!((outcome.ended, outcome.stats, outcome.trace.len()), (FindEnd::Exhausted, FindStats::default(), 0));
+    assert!(matches!(
+        cluster.ask(0, Request::PingNode { target: nobody(0), options: Options::default() }),
+        Err(Failure::NotFound(why)) if why.is_empty()
+    ));
+    cluster.stop_all();
+}
+
+#[test]
+fn not_found_says_why_the_dials_of_the_target_failed() {
+    let mut cluster = Cluster::builder().nodes(4).seed(3).build();
+    for node in [0, 1, 3] {
+        cluster.start_node(node);
+    }
+    cluster.drive(Duration::ZERO);
+    cluster.network_mut().set_unreachable("198.51.100.1".parse().unwrap());
+    cluster.network_mut().set_name("empty.example.org", Ok(Vec::new()));
+    cluster.host_mut(3).refuse = Some((17, "full".to_owned()));
+    let here = |cluster: &Cluster, host: HostId| cluster.address(host).to_string();
+    let cases: Vec<(String, DialFailure)> = vec![
+        (here(&cluster, 2), DialFailure::TimedOut),
+        (here(&cluster, 3), DialFailure::Rejected { code: 17, reason: "full".into() }),
+        ("198.51.100.1:1".into(), DialFailure::Transport("network unreachable".into())),
+        ("missing.example.org:1".into(), DialFailure::Resolve("no such host".into())),
+        ("empty.example.org:1".into(), DialFailure::Resolve("the name has no address".into())),
+    ];
+    for (number, (text, why)) in cases.into_iter().enumerate() {
+        let target = nobody(number as u64);
+        let place = address(&text);
+        tell_of(&mut cluster, 0, target, place.clone());
+        let outcome = find(&mut cluster, 0, target);
+        assert_consistent(&outcome);
+        let steps: Vec<_> = outcome.trace.iter().filter(|step| step.node == target).collect();
+        assert_eq!(steps.len(), 1);
+        assert_eq!(steps[0].end, FindStepEnd::Unreachable(vec![(place.clone(), why.clone())]));
+        let ping = cluster.ask(0, Request::PingNode { target, options: Options::default() });
+        assert_eq!(ping, Err(Failure::NotFound(vec![(place, why.clone())])));
+        let text = ping.unwrap_err().to_string();
+        assert!(text.starts_with("the node was not found: ") && text.ends_with(&why.to_string()), "{text}");
+        cluster.call(0, |node, now| node.unset_node(target, now));
+    }
+    // Somebody else lives there: every address that was tried has its failure.
+    let target = nobody(9);
+    for place in [cluster.address(1), cluster.address(2)] {
+        tell_of(&mut cluster, 0, target, place);
+    }
+    match cluster.ask(0, Request::PingNode { target, options: Options::default() }) {
+        Err(Failure::NotFound(why)) => {
+            let find = |host| why.iter().find(|(address, _)| *address == cluster.address(host)).map(|(_, why)| why);
+            assert!(matches!(find(1), Some(DialFailure::Certificate(_))), "{why:?}");
+            assert_eq!((find(2), why.len()), (Some(&DialFailure::TimedOut), 2));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_quiet(&cluster, 0, "failures");
+    cluster.stop_all();
+}
+
+#[test]
+fn addresses_that_cannot_be_dialled_are_named() {
+    let mut cluster = Cluster::builder().nodes(1).start();
+    cluster.network_mut().set_name("zero.example.org", Ok(vec!["0.0.0.0".parse().unwrap()]));
+    for (number, text) in ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[fe80::1%eth0]:1", "zero.example.org:1"]
+        .into_iter()
+        .enumerate()
+    {
+        let target = nobody(number as u64);
+        tell_of(&mut cluster, 0, target, address(text));
+        let ping = cluster.ask(0, Request::PingNode { target, options: Options::default() });
+        let Err(Failure::NotFound(why)) = &ping else { panic!("{text}: {ping:?}") };
+        assert!(matches!(&why[..], [(_, DialFailure::Transport(_))]), "{text}: {why:?}");
+        cluster.call(0, |node, now| node.unset_node(target, now));
+    }
+    assert_eq!(cluster.transport_counters().dials, 0);
+    cluster.stop_all();
+}
+
+// -- races
+
+#[test]
+fn a_dead_first_address_costs_one_delay() {
+    let mut cluster = Cluster::builder().nodes(2).seed(3).start();
+    let target = cluster.id(1);
+    tell(&mut cluster, 0, 1);
+    // Set last, so tried first.
+    tell_of(&mut cluster, 0, target, address("198.51.100.7:1"));
+    let outcome = find(&mut cluster, 0, target);
+    assert_consistent(&outcome);
+    assert_eq!((outcome.ended, outcome.stats.elapsed), (FindEnd::Connected, ms(250 + 40)));
+    assert_eq!((outcome.stats.attempts, outcome.stats.failures), (1, 0), "a race is one attempt");
+    assert_eq!(outcome.found.map(|(address, _)| address), Some(cluster.address(1)));
+    assert_eq!(cluster.node(0).metrics().dials, 2);
+    cluster.drive(ms(1));
+    assert_quiet(&cluster, 0, "the winner cancels the rest");
+    cluster.stop_all();
+}
+
+#[test]
+fn an_address_that_fails_costs_nothing_but_its_failure() {
+    let mut cluster = Cluster::builder().nodes(2).seed(3).start();
+    let target = cluster.id(1);
+    cluster.network_mut().set_unreachable("198.51.100.7".parse().unwrap());
+    tell(&mut cluster, 0, 1);
+    tell_of(&mut cluster, 0, target, address("198.51.100.7:1"));
+    let outcome = find(&mut cluster, 0, target);
+    assert_eq!((outcome.ended, outcome.stats.elapsed), (FindEnd::Connected, ms(40)), "the next begins at once");
+    assert_eq!(cluster.node(0).metrics().dial_failures, 1);
+    cluster.stop_all();
+}
+
+#[test]
+fn two_searches_for_one_node_share_its_dials() {
+    let mut cluster = Cluster::builder().nodes(2).seed(3).link(Link::ms(100)).start();
+    tell(&mut cluster, 0, 1);
+    let target = cluster.id(1);
+    let find = Request::FindNode { target, find: FindNode::default() };
+    let first = cluster.request(0, find.clone());
+    cluster.drive(ms(50));
+    let second = cluster.request(0, find.clone());
+    let third = cluster.request(0, find);
+    cluster.cancel(0, second);
+    let mut ends = Vec::new();
+    for id in [first, third] {
+        match cluster.await_done(0, id) {
+            Ok(Reply::FindNode(outcome)) => ends.push((outcome.ended, outcome.stats.elapsed, outcome.stats.attempts)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(ends, [(FindEnd::Connected, ms(400), 1), (FindEnd::Connected, ms(350), 1)]);
+    assert_eq!(cluster.node(0).metrics().dials, 1);
+    assert_eq!(cluster.node(1).metrics().connections, 1);
+    cluster.stop_all();
+}
+
+#[test]
+fn a_race_goes_on_while_anybody_waits_and_no_longer() {
+    let mut cluster = Cluster::builder().nodes(2).seed(3).start();
+    tell(&mut cluster, 0, 1);
+    cluster.kill(1);
+    let target = cluster.id(1);
+    let find = Request::FindNode { target, find: FindNode::default() };
+    let requests = [0, 1, 2].map(|_| cluster.request(0, find.clone()));
+    cluster.drive(SECOND);
+    for (left, id) in [2, 1, 0].into_iter().zip(requests) {
+        assert_eq!(cluster.node(0).metrics().connections_pending, 1, "{left} others wait");
+        cluster.cancel(0, id);
+        cluster.drive(ms(1));
+    }
+    assert_quiet(&cluster, 0, "nobody waits");
+    cluster.stop_all();
+}
+
+#[test]
+fn who_joins_a_race_brings_its_addresses() {
+    let mut cluster = Cluster::builder().nodes(2).seed(3).start();
+    let target = cluster.id(1);
+    tell_of(&mut cluster, 0, target, address("198.51.100.7:1"));
+    let find = Request::FindNode { target, find: FindNode::default() };
+    let first = cluster.request(0, find.clone());
+    cluster.drive(SECOND);
+    // Meanwhile the right address becomes known.
+    tell(&mut cluster, 0, 1);
+    let second = cluster.request(0, find);
+    for id in [second, first] {
+        match cluster.await_done(0, id) {
+            Ok(Reply::FindNode(outcome)) => {
+                assert_eq!(outcome.ended, FindEnd::Connected);
+                assert!(outcome.stats.elapsed <= ms(1000 + 250 + 40), "{outcome:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    cluster.stop_all();
+}
+
+#[test]
+fn who_joins_a_race_has_its_own_patience() {
+    for (first, second) in [(1, 15), (15, 1)] {
+        let mut cluster = Cluster::builder().nodes(2).seed(3).build();
+        cluster.start_node(0);
+        cluster.drive(Duration::ZERO);
+        tell(&mut cluster, 0, 1);
+        let target = cluster.id(1);
+        let ping = |seconds: u32| Options { connect_timeout: Some(seconds * SECOND), ..Options::default() };
+        let first_id = cluster.request(0, Request::PingNode { target, options: ping(first) });
+        cluster.drive(ms(500));
+        let second_id = cluster.request(0, Request::PingNode { target, options: ping(second) });
+        cluster.drive(3 * SECOND);
+        let (hasty, patient) = if first < second { (first_id, second_id) } else { (second_id, first_id) };
+        let why = vec![(cluster.address(1), DialFailure::TimedOut)];
+        assert_eq!(cluster.done(0, hasty), Some(&Err(Failure::NotFound(why))), "{first} s, {second} s");
+        let ended = cluster.events(0).iter().find(|(_, event)| matches!(event, Event::Done { id, .. } if *id == hasty));
+        let due = if first < second { ms(1000) } else { ms(1500) };
+        assert_eq!(ended.unwrap().0.since(Instant::ORIGIN), due);
+        assert_eq!(cluster.done(0, patient), None);
+        cluster.start_node(1);
+        assert!(matches!(cluster.await_done(0, patient), Ok(Reply::PingNode(_))), "{first} s, {second} s");
+        assert_eq!(cluster.node(0).metrics().dials, 1 + u64::from(first < second));
+        cluster.stop_all();
+    }
+}
+
+/// The addresses that a machine dials, and when, until it gives up.
+fn dialled(bare: &mut Bare, patience: Duration) -> Vec<(Duration, String)> {
+    let (begun, mut dials) = (bare.now, Vec::new());
+    while bare.now.since(begun) < patience {
+        for output in bare.take() {
+            if let Output::Dial { addr, expect, deadline, .. } = output {
+                assert_eq!((expect.len(), deadline), (1, begun + 15 * SECOND));
+                dials.push((bare.now.since(begun), addr.to_string()));
+            }
+        }
+        bare.pass(ms(10));
+    }
+    dials
+}
+
+#[test]
+fn the_addresses_of_a_node_take_turns_by_family_and_wait_for_each_other() {
+    let mut bare = Bare::new(|_| {});
+    let node = Bare::peer(0);
+    let known =
+        NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(5), scopes: Scopes::GLOBAL };
+    // Of equal times, what was set last comes first.
+    for text in ["10.0.0.3:1", "[2001:db8::2]:1", "[2001:db8::1]:1", "10.0.0.2:1", "10.0.0.1:1"] {
+        bare.request(Request::SetNode { node, address: address(text), data: known });
+    }
+    bare.take();
+    let request = bare.request(Request::FindNode { target: node, find: FindNode::default() });
+    let order = ["[2001:db8::1]:1", "10.0.0.1:1", "[2001:db8::2]:1", "10.0.0.2:1", "10.0.0.3:1"];
+    let expected: Vec<_> = order.iter().enumerate().map(|(i, text)| (ms(250 * i as u64), (*text).to_owned())).collect();
+    assert_eq!(dialled(&mut bare, 14 * SECOND), expected);
+
+    // The third answers: the others are called off, in the same breath.
+    bare.connected(ConnectionId(4), Role::Dialler, node, "[2001:db8::2]:1".parse().unwrap(), 1);
+    let control = bare.outputs.iter().find_map(|output| match output {
+        Output::OpenStream { stream, .. } => Some(*stream),
+        _ => None,
+    });
+    bare.take();
+    bare.data(control.unwrap(), &hello(), false);
+    let cancelled: Vec<_> = bare
+        .outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::CancelDial { conn } => Some(conn.0),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(cancelled, [0, 2, 6, 8]);
+    assert!(matches!(bare.done(request), Some(Ok(Reply::FindNode(outcome))) if outcome.found.is_some()));
+}
+
+#[test]
+fn names_are_resolved_beside_the_dials_and_bring_all_their_addresses() {
+    let mut bare = Bare::new(|_| {});
+    let target = Bare::peer(0);
+    let options = Options::default();
+    bare.request(Request::PingNodeAddress { target, address: address("seed.example.org:7"), options });
+    let outputs = bare.take();
+    let [Output::Resolve { id, name, port: 7 }] = &outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!(name.as_str(), "seed.example.org");
+    bare.pass(SECOND);
+    let sockets = ["192.0.2.7:7", "192.0.2.8:7", "[2001:db8::7]:7"].map(|text| text.parse().unwrap());
+    bare.input(Input::Resolved { id: *id, result: Ok(sockets.to_vec()) });
+    let (first, mut dials) = (bare.now, Vec::new());
+    for _ in 0..3 {
+        for output in bare.take() {
+            if let Output::Dial { addr, .. } = output {
+                dials.push((bare.now.since(first), addr.to_string()));
+            }
+        }
+        bare.pass(ms(250));
+    }
+    let order = ["[2001:db8::7]:7", "192.0.2.7:7", "192.0.2.8:7"];
+    let expected: Vec<_> = order.iter().enumerate().map(|(i, text)| (ms(250 * i as u64), (*text).to_owned())).collect();
+    assert_eq!(dials, expected);
+}
+
+#[test]
+fn dials_over_the_limit_wait_for_their_turn() {
+    let mut cluster = Cluster::builder().nodes(6).seed(3).config_of(0, |config| config.dial_limit = 2).start();
+    let requests: Vec<_> = (1..6)
+        .map(|node| {
+            let (target, address) = (cluster.id(node), cluster.address(node));
+            cluster.request(0, Request::Connect { target, address, options: Options::default() })
+        })
+        .collect();
+    assert_eq!(cluster.node(0).metrics().connections_pending, 2);
+    for request in requests {
+        assert!(matches!(cluster.await_done(0, request), Ok(Reply::Connect(_))));
+        assert!(cluster.node(0).metrics().connections_pending <= 4, "dials, and connections without Hello");
+    }
+    let metrics = cluster.node(0).metrics();
+    assert_eq!((metrics.connections, metrics.dials), (5, 5), "{metrics:?}");
+    assert!(metrics.dials_delayed >= 3, "{metrics:?}");
+
+    // Whose turn never came is told so.
+    let mut cluster = Cluster::builder().nodes(3).seed(3).config_of(0, |config| config.dial_limit = 1).build();
+    cluster.start_node(0);
+    cluster.drive(Duration::ZERO);
+    let requests = [1, 2].map(|node| {
+        let (target, address) = (cluster.id(node), cluster.address(node));
+        cluster.request(0, Request::Connect { target, address, options: Options::default() })
+    });
+    for (node, request) in [1, 2].into_iter().zip(requests) {
+        let why = vec![(cluster.address(node), DialFailure::TimedOut)];
+        assert_eq!(cluster.await_done(0, request), Err(Failure::Dial(why)));
+    }
+    cluster.stop_all();
+}
+
+// -- peers that lie
+
+/// A network of 0 to 5 with a puppet that everybody of them meets, and what came of a search of 0 for 5.
+fn among_liars(script: impl FnMut(Question) -> Reaction + 'static) -> (Cluster, Peer, FindOutcome) {
+    let mut cluster = Cluster::builder().nodes(6).puppets(1).seed(3).start();
+    wire(&mut cluster, &[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]);
+    for node in [0, 1, 2] {
+        tell(&mut cluster, node, 6);
+    }
+    let mut liar = Peer::new(6, script);
+    let target = cluster.id(5);
+    let request = cluster.request(0, Request::FindNode { target, find: FindNode::default() });
+    liar.drive(&mut cluster, 5 * SECOND);
+    let Some(Ok(Reply::FindNode(outcome))) = cluster.done(0, request).cloned() else { panic!("it hangs") };
+    assert_consistent(&outcome);
+    assert_eq!(outcome.ended, FindEnd::Connected);
+    assert!(!liar.asked.is_empty(), "the liar is asked");
+    (cluster, liar, outcome)
+}
+
+fn closest(local: Vec<(NodeId, NodeContact)>) -> Reaction {
+    Reaction::answer(Answer::Closest(Closest { local, active: Vec::new() }))
+}
+
+#[test]
+fn answers_that_are_no_answers_change_nothing_and_end_the_connection() {
+    let garbage = vec![9; 200];
+    let node = [[7; 32].as_slice(), &[1, 0, 1, 2, 3, 4, 1, 0, 0]].concat();
+    let too_many = [[0, 2, 1, 21].as_slice(), &node.repeat(21), &[0]].concat();
+    let fault = |fault| PeerFault::Frame(fault);
+    let cases = [
+        (garbage.clone(), fault(FrameFault::TooLong(0x0909_0909))),
+        (frame(200, &garbage), fault(FrameFault::Unknown)),
+        (frame(too_many.len() as u32, &too_many), fault(FrameFault::Malformed)),
+        (frame(0, &[]), fault(FrameFault::Malformed)),
+        (frame(u32::MAX, &[]), fault(FrameFault::TooLong(u32::MAX))),
+        (frame(200, &garbage[..100]), PeerFault::Truncated),
+        (Vec::new(), PeerFault::Truncated),
+    ];
+    for (bytes, fault) in cases {
+        let sent = bytes.clone();
+        let (mut cluster, _, outcome) = among_liars(move |_| Reaction::Send(sent.clone()));
+        let liar = cluster.id(6);
+        let step = outcome.trace.iter().find(|step| step.node == liar).unwrap();
+        assert_eq!(step.end, FindStepEnd::NoAnswer, "{fault}");
+        let told = count_events(
+            &cluster,
+            0,
+            |event| matches!(event, Event::PeerMisbehaved { node, fault: of, .. } if *node == liar && *of == fault),
+        );
+        assert_eq!((told, cluster.node(0).metrics().stream_faults), (1, 1), "{fault}");
+        let lives = cluster.node(0).connections().iter().any(|info| info.node == liar);
+        let fatal = matches!(fault, PeerFault::Frame(fault) if fault != FrameFault::Unknown);
+        assert_eq!(lives, !fatal, "{fault}");
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn an_answer_to_another_question_is_none() {
+    let (mut cluster, _, outcome) = among_liars(|_| Reaction::answer(Answer::Pong { nonce: 1 }));
+    let step = outcome.trace.iter().find(|step| step.node == cluster.id(6)).unwrap();
+    assert_eq!(step.end, FindStepEnd::NoAnswer);
+    cluster.stop_all();
+}
+
+#[test]
+fn nodes_that_cannot_be_are_counted_and_left_out() {
+    let (cluster, keys) = (Cluster::builder().nodes(6).puppets(1).seed(3).build(), [0, 6]);
+    let [own, liar] = keys.map(|host| cluster.id(host));
+    let lies = [
+        (own, "203.0.113.1:1"),
+        (nobody(1), "0.0.0.0:1"),
+        (nobody(2), "255.255.255.255:1"),
+        (nobody(3), "224.0.0.1:1"),
+        (nobody(4), "[ff02::1]:1"),
+        (nobody(5), "[::]:1"),
+        // This one can be, as far as anybody can see: it is the liar itself.
+        (liar, "203.0.113.2:1"),
+    ];
+    let lies = told(&cluster, &lies);
+    let (mut cluster, _, outcome) = among_liars(move |_| closest(lies.clone()));
+    let step = outcome.trace.iter().find(|step| step.node == liar).unwrap();
+    assert_eq!(step.end, FindStepEnd::Answered { told: 7, new: 0 });
+    assert_eq!(outcome.stats.candidates, 6, "{outcome:?}");
+    // The own id once, and five nodes for their only address and for having no other.
+    assert_eq!(cluster.node(0).metrics().told_unusable, 1 + 2 * 5);
+    let graph: BTreeSet<_> = cluster.node(0).graph().iter().map(|(node, _)| cluster.number(node)).collect();
+    assert!(!graph.contains(&None), "what a peer tells enters no graph: {graph:?}");
+    cluster.stop_all();
+}
+
+#[test]
+fn a_wrong_address_of_the_target_costs_one_dial() {
+    // The liar is asked first, and says that the target is where it is not.
+    let cluster = Cluster::builder().nodes(6).puppets(1).seed(3).build();
+    let target = cluster.id(5);
+    for text in ["203.0.113.9:1".to_owned(), cluster.address(6).to_string(), cluster.address(1).to_string()] {
+        let lie = told(&cluster, &[(target, &text)]);
+        let (mut cluster, _, outcome) = among_liars(move |_| closest(lie.clone()));
+        assert_eq!(outcome.found.map(|(address, _)| address), Some(cluster.address(5)), "{text}");
+        assert!(outcome.stats.elapsed < SECOND, "{text}: {:?}", outcome.stats);
+        cluster.stop_all();
+    }
+}
+
+// -- cancel
+
+#[test]
+fn cancelling_in_every_stage_leaves_nothing_behind() {
+    // Stages in the order in which they are reached: dial, handshake, Hello, question; and again for the next node.
+    let mut stages = BTreeSet::new();
+    for after in (0..280).step_by(5) {
+        let mut cluster = graph(4, &[(0, 1), (1, 2), (2, 3)]);
+        let target = cluster.id(3);
+        let request = cluster.request(0, Request::FindNode { target, find: FindNode::default() });
+        cluster.drive(ms(after));
+        let metrics = cluster.node(0).metrics();
+        if cluster.done(0, request).is_some() {
+            assert_eq!(after, 160, "the search is over by itself");
+            cluster.stop_all();
+            break;
+        }
+        stages.insert((metrics.connections, metrics.connections_pending, metrics.streams));
+        cluster.cancel(0, request);
+        assert_eq!(cluster.done(0, request), Some(&Err(Failure::Cancelled)), "at once");
+        cluster.drive(ms(0));
+        let metrics = cluster.node(0).metrics();
+        assert_eq!((metrics.requests_open, metrics.timers), (0, metrics.connections), "after {after} ms: {metrics:?}");
+        cluster.drive(ms(1));
+        assert_quiet(&cluster, 0, &format!("after {after} ms"));
+        cluster.drive(SECOND);
+        for node in 0..4 {
+            assert_quiet(&cluster, node, &format!("after {after} ms"));
+        }
+        cluster.stop_all();
+    }
+    // Three connections in turn: dialling, greeting with the control stream open, asking with two streams open.
+    let reached: Vec<_> = stages.into_iter().collect();
+    assert_eq!(reached, [(0, 1, 0), (0, 1, 1), (1, 0, 2), (1, 1, 1), (1, 1, 2), (2, 0, 3), (2, 1, 2), (2, 1, 3)]);
+}
+
+// -- statistics and trace
+
+#[test]
+fn the_trace_tells_who_told_of_whom_first() {
+    // 1 and 2 both know 3; only 2 knows 4.
+    let mut cluster = graph(6, &[(0, 1), (0, 2), (1, 3), (2, 3), (2, 4), (3, 5), (4, 5)]);
+    cluster.network_mut().set_link(0, 2, Link::ms(50));
+    cluster.kill(5);
+    let target = cluster.id(5);
+    let outcome = find(&mut cluster, 0, target);
+    assert_consistent(&outcome);
+    assert_eq!(outcome.ended, FindEnd::Exhausted);
+    let mut steps = steps(&cluster, &outcome);
+    steps.sort_unstable();
+    assert_eq!(steps, [(1, None), (2, None), (3, Some(1)), (4, Some(2)), (5, Some(3))]);
+    let of = |host: HostId| outcome.trace.iter().find(|step| step.node == cluster.id(host)).unwrap();
+    assert_eq!(
+        (of(1).begun, of(1).took, of(1).end.clone()),
+        (ms(0), ms(60), FindStepEnd::Answered { told: 1, new: 1 })
+    );
+    assert_eq!(
+        (of(2).begun, of(2).took, of(2).end.clone()),
+        (ms(0), ms(300), FindStepEnd::Answered { told: 2, new: 1 })
+    );
+    assert_eq!((of(5).begun, of(5).took), (ms(120), 15 * SECOND));
+    let why = vec![(cluster.address(5), DialFailure::TimedOut)];
+    assert_eq!(of(5).end, FindStepEnd::Unreachable(why));
+    let elapsed = ms(120) + 15 * SECOND;
+    assert_eq!(outcome.stats, FindStats { elapsed, attempts: 5, failures: 1, calls: 4, candidates: 5 });
+    cluster.stop_all();
+}
+
+#[test]
+fn a_contact_that_does_not_answer_is_no_obstacle() {
+    let mut cluster = Cluster::builder().nodes(4).puppets(1).seed(3).start();
+    wire(&mut cluster, &[(0, 1), (1, 2)]);
+    tell(&mut cluster, 0, 4);
+    // The puppet greets, and never answers.
+    let mut mute = Peer::new(4, |_| Reaction::Silence);
+    let target = cluster.id(2);
+    let request = cluster.request(0, Request::FindNode { target, find: FindNode::default() });
+    mute.drive(&mut cluster, SECOND);
+    let Some(Ok(Reply::FindNode(outcome))) = cluster.done(0, request).cloned() else { panic!("it waits") };
+    assert_eq!((outcome.ended, mute.asked.len()), (FindEnd::Connected, 1));
+    // For somebody who is not there it is waited for, but not for ever.
+    let request = cluster.request(0, Request::FindNode { target: nobody(0), find: FindNode::default() });
+    mute.drive(&mut cluster, 20 * SECOND);
+    let Some(Ok(Reply::FindNode(outcome))) = cluster.done(0, request).cloned() else { panic!("it waits") };
+    assert_consistent(&outcome);
+    assert_eq!((outcome.ended, outcome.stats.elapsed), (FindEnd::Exhausted, 15 * SECOND));
+    let end = |id: NodeId| outcome.trace.iter().find(|step| step.node == id).map(|step| step.end.clone());
+    assert_eq!(end(cluster.id(4)), Some(FindStepEnd::NoAnswer));
+    assert_eq!(cluster.node(0).metrics().call_timeouts, 1);
+    cluster.stop_all();
+}
+
+// -- many
+
+#[test]
+fn with_a_third_of_the_nodes_dead_searches_stay_quick_and_find_nearly_everyone() {
+    const NODES: usize = 200;
+    let mut cluster = Cluster::builder().nodes(NODES).seed(11).link(Link::ms(20).jitter(ms(20))).start();
+    cluster.join_all();
+    // Connections close for idleness, apart from those with the nearest.
+    cluster.drive(20 * 60 * SECOND);
+    let dead: BTreeSet<_> = (0..NODES).filter(|node| node % 10 < 3).collect();
+    dead.iter().for_each(|node| cluster.kill(*node));
+    cluster.drive(60 * SECOND);
+
+    let alive: Vec<_> = (0..NODES).filter(|node| !dead.contains(node)).collect();
+    let (mut times, mut found, mut dials, mut failures) = (Vec::new(), 0, 0, 0);
+    for (i, from) in alive.iter().enumerate() {
+        let target = alive[(i * 37 + 11) % alive.len()];
+        let connected = cluster.node(*from).connections().iter().any(|info| info.node == cluster.id(target));
+        if connected || target == *from {
+            continue;
+        }
+        let outcome = {
+            let id = cluster.id(target);
+            find(&mut cluster, *from, id)
+        };
+        assert_consistent(&outcome);
+        found += usize::from(outcome.found.is_some());
+        dials += outcome.stats.attempts;
+        failures += outcome.trace.iter().filter(|step| dead.contains(&cluster.number(step.node).unwrap())).count();
+        times.push(outcome.stats.elapsed);
+    }
+    times.sort_unstable();
+    let p = |percent: usize| times[(times.len() - 1) * percent / 100];
+    println!("{found} of {}: p50 {:?} p95 {:?} max {:?}, {dials} dials", times.len(), p(50), p(95), p(100));
+    assert!(times.len() >= 100 && failures > 0, "the dead are met: {failures}");
+    assert!(found * 100 >= 99 * times.len(), "recall: {found} of {}", times.len());
+    assert!(p(95) < 3 * SECOND, "{:?}", p(95));
     cluster.stop_all();
 }

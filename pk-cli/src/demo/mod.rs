@@ -54,7 +54,7 @@ impl<R: Runtime + Unpin> Demo<R> {
 
     async fn work(&self, network: &Network<R>) -> Result<()> {
         let nodes = network.nodes.len();
-        self.step("join", nodes - 1, async |progress| steps::join(network, &progress).await).await?;
+        self.step("join", nodes - 1, async |progress| steps::join(network, &self.runtime, &progress).await).await?;
         let pairs = network.pairs()?;
         self.step("find", nodes, async |progress| steps::find(network, &pairs, &self.runtime, &progress).await).await?;
         self.step("ping", nodes, async |progress| steps::ping(network, &pairs, &progress).await).await?;

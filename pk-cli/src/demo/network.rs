@@ -1,6 +1,8 @@
 //! The nodes of the demo.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -11,10 +13,14 @@ use serde_json::json;
 use super::report::{Outcome, Progress};
 use crate::error::{CliError, Result};
 use crate::figures::count;
+use crate::runtime::{sleep, timeout};
 use crate::{echo, keys, node};
 
 /// Nodes that start at a time.
 const CONCURRENCY: usize = 16;
+
+/// The news of a connection's end need a fraction of it.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All of them; the first is the seed node of the others.
 pub(super) struct Network<R> {
@@ -40,7 +46,7 @@ impl<R: Runtime + Unpin> Network<R> {
         };
         let started: Vec<_> = stream::iter(0..nodes).map(start).buffer_unordered(CONCURRENCY).try_collect().await?;
         (self.nodes, self.acceptors) = started.into_iter().unzip();
-        Ok(Outcome { summary: format!("{} listen", count(nodes, "node")), figures: json!({}) })
+        Ok(Outcome { summary: format!("{} listen", count(nodes as u64, "node")), figures: json!({}) })
     }
 
     /// Echoes whatever is streamed to any node, until all have shut down.
@@ -60,6 +66,31 @@ impl<R: Runtime + Unpin> Network<R> {
         let listens = self.nodes.first().and_then(|node| Some((node.own_id(), *node.local_addrs().first()?)));
         let (node, addr) = listens.ok_or_else(|| CliError::new("Start", "no node listens"))?;
         Ok(SeedNode { node, address: NodeAddress::from_socket(addr) })
+    }
+
+    /// Waits until both ends agree on every connection, and returns how many there are. A search that ends leaves dials
+    /// behind, which the other end may take for connections until it hears of their end.
+    ///
+    /// # Errors
+    ///
+    /// They do not agree in time.
+    pub(super) async fn settle(&self, runtime: &R) -> Result<usize> {
+        let settled = async {
+            loop {
+                let mut ends: BTreeMap<_, usize> = BTreeMap::new();
+                for node in &self.nodes {
+                    for connection in node.connections().await? {
+                        *ends.entry(connection.shared_id).or_default() += 1;
+                    }
+                }
+                if ends.values().all(|ends| *ends == 2) {
+                    return Ok(ends.len());
+                }
+                sleep(runtime, Duration::from_millis(1)).await;
+            }
+        };
+        let late = || CliError::new("Timeout", "nodes do not agree on who is connected with whom");
+        timeout(runtime, SETTLE_TIMEOUT, settled).await.unwrap_or_else(|| Err(late()))
     }
 
     /// A random partner for every node: each is the partner of exactly one other, and two nodes are never each other's,

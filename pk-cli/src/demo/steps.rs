@@ -14,21 +14,20 @@ use super::report::{Outcome, Progress};
 use crate::echo;
 use crate::error::{CliError, Result};
 use crate::figures::{Spread, count, human, ms};
-use crate::runtime::{sleep, timeout};
 
 /// What happens at a time: enough to keep the machine busy, little enough that times are not those of a queue.
 const JOINS: usize = 8;
-const FINDS: usize = 8;
 const STREAMS: usize = 4;
 
 /// What goes over each stream.
 const PAYLOAD: usize = 1024 * 1024;
 
-/// Loopback forgets a connection much sooner.
-const FORGET_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Everyone joins through the first node.
-pub(super) async fn join<R: Runtime + Unpin>(network: &Network<R>, progress: &Progress) -> Result<Outcome> {
+pub(super) async fn join<R: Runtime + Unpin>(
+    network: &Network<R>,
+    runtime: &R,
+    progress: &Progress,
+) -> Result<Outcome> {
     let seed = network.seed()?;
     let join = async |node: &Node<R>| {
         let begun = Instant::now();
@@ -38,21 +37,21 @@ pub(super) async fn join<R: Runtime + Unpin>(network: &Network<R>, progress: &Pr
     };
     let joining = stream::iter(network.nodes.iter().skip(1)).map(join).buffer_unordered(JOINS);
     let times: Vec<Duration> = joining.try_collect().await?;
-    let (mut known, mut connections) = (0, 0);
+    let connections = network.settle(runtime).await? as u64;
+    let mut known = 0;
     for node in &network.nodes {
-        let metrics = node.metrics().await?;
-        known += metrics.nodes;
-        connections += metrics.connections;
+        known += node.metrics().await?.nodes;
     }
-    // Each connection has two ends.
-    let (connections, known) = (connections / 2, known / network.nodes.len() as u64);
+    let known = known / network.nodes.len() as u64;
     let spread = Spread::of(times.iter().copied());
     Ok(Outcome {
         summary: format!(
-            "{} joined through the first: median {}, p95 {}; {connections} connections, each knows {known} others",
-            count(times.len(), "node"),
+            "{} joined through the first: median {}, p95 {}; {} in all, each knows {}",
+            count(times.len() as u64, "node"),
             human(spread.median),
-            human(spread.p95)
+            human(spread.p95),
+            count(connections, "connection"),
+            count(known, "other"),
         ),
         figures: json!({
             "joined": times.len(), "medianMs": ms(spread.median), "p95Ms": ms(spread.p95),
@@ -71,20 +70,24 @@ pub(super) async fn find<R: Runtime + Unpin>(
     progress: &Progress,
 ) -> Result<Outcome> {
     let others_know = network.nodes.len() > 2;
-    // All of them before the first search, so that no search loses a connection that it is using.
+    let mut outcomes = Vec::with_capacity(pairs.len());
+    // One after the other: the times are those of a search, and none loses a connection because another one ends.
     for (node, partner) in pairs {
-        forget(node, partner.own_id(), others_know, runtime).await?;
-    }
-    let find = async |(node, partner): &(&Node<R>, &Node<R>)| {
         let target = partner.own_id();
-        // Another search may have connected the two in the meantime.
-        forget(node, target, others_know, runtime).await?;
+        node.disconnect(target).await?;
+        if others_know {
+            node.unset_node(target).await?;
+        }
+        network.settle(runtime).await?;
         let outcome = node.find_node(target, FindNode::default()).await?;
-        check_found(node.own_id(), target, &outcome)?;
+        if outcome.found.is_none() {
+            let message = format!("{} did not find {target}: {outcome:?}", node.own_id());
+            return Err(CliError::new("NotFound", message));
+        }
+        outcomes.push(outcome);
         progress.tick();
-        Ok::<_, CliError>(outcome)
-    };
-    let outcomes: Vec<FindOutcome> = stream::iter(pairs).map(find).buffer_unordered(FINDS).try_collect().await?;
+    }
+    network.settle(runtime).await?;
     let spread = Spread::of(outcomes.iter().map(|outcome| outcome.stats.elapsed));
     let total = |of: fn(&FindOutcome) -> u32| outcomes.iter().map(|outcome| u64::from(of(outcome))).sum::<u64>();
     let calls = total(|outcome| outcome.stats.calls);
@@ -94,7 +97,7 @@ pub(super) async fn find<R: Runtime + Unpin>(
     Ok(Outcome {
         summary: format!(
             "{} found one they were not connected with: median {}, p95 {}; each {} questions, {} connection attempts",
-            count(outcomes.len(), "node"),
+            count(outcomes.len() as u64, "node"),
             human(spread.median),
             human(spread.p95),
             each(calls),
@@ -105,32 +108,6 @@ pub(super) async fn find<R: Runtime + Unpin>(
             "calls": calls, "attempts": attempts, "failures": failures,
         }),
     })
-}
-
-fn check_found(node: NodeId, target: NodeId, outcome: &FindOutcome) -> Result<()> {
-    match outcome.found {
-        Some(_) => Ok(()),
-        None => Err(CliError::new("NotFound", format!("{node} did not find {target}: {:?}", outcome.ended))),
-    }
-}
-
-/// Ends the connections of a node with another, and, with `graph`, takes that one out of its graph.
-async fn forget<R: Runtime + Unpin>(node: &Node<R>, other: NodeId, graph: bool, runtime: &R) -> Result<()> {
-    let connected = async || Ok::<_, CliError>(node.connections().await?.iter().any(|info| info.node == other));
-    let gone = async {
-        loop {
-            node.disconnect(other).await?;
-            if graph {
-                node.unset_node(other).await?;
-            }
-            if !connected().await? {
-                return Ok(());
-            }
-            sleep(runtime, Duration::from_millis(1)).await;
-        }
-    };
-    let late = || CliError::new("Timeout", format!("{} stays connected with {other}", node.own_id()));
-    timeout(runtime, FORGET_TIMEOUT, gone).await.unwrap_or_else(|| Err(late()))
 }
 
 /// Everyone pings its partner, one after the other, so that the time is that of the network.
@@ -148,7 +125,7 @@ pub(super) async fn ping<R: Runtime + Unpin>(
     Ok(Outcome {
         summary: format!(
             "{} answered: round trip median {}, p95 {}",
-            count(times.len(), "node"),
+            count(times.len() as u64, "node"),
             human(spread.median),
             human(spread.p95)
         ),
@@ -181,7 +158,7 @@ pub(super) async fn stream<R: Runtime + Unpin>(
     Ok(Outcome {
         summary: format!(
             "{} of {} MiB echoed and checked to the byte: {rate:.0} MiB/s each way",
-            count(streams, "stream"),
+            count(streams as u64, "stream"),
             PAYLOAD >> 20
         ),
         figures: json!({ "streams": streams, "bytes": bytes, "mibPerSecond": rate.round() }),
@@ -219,7 +196,7 @@ pub(super) async fn shutdown<R: Runtime + Unpin>(network: &Network<R>, progress:
         return Err(CliError::new("Shutdown", format!("{tasks} tasks are left")));
     }
     Ok(Outcome {
-        summary: format!("{} closed; no task, no socket left", count(network.nodes.len(), "node")),
+        summary: format!("{} closed; no task, no socket left", count(network.nodes.len() as u64, "node")),
         figures: json!({ "tasksLeft": tasks }),
     })
 }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
-use super::race::{Learnt, Race, RaceId};
+use super::race::{Dialling, Learnt, Race, RaceId, after_signal};
 use super::{ConnectEvent, Connections};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
@@ -37,14 +37,6 @@ impl Goal {
     }
 }
 
-/// A dial that was signalled and timed out says so: then both NATs are too strict.
-fn after_signal(learnt: Learnt, why: DialFailure) -> DialFailure {
-    match why {
-        DialFailure::TimedOut if learnt == Learnt::SIGNALLED => DialFailure::TimedOutAfterSignal,
-        why => why,
-    }
-}
-
 impl Connections {
     /// Has a node dialled, or joins the race that does already. Ends with `RaceEnded`, unless `leave` comes first. The
     /// caller has looked for a live connection before.
@@ -52,7 +44,7 @@ impl Connections {
         let id = match self.race_of.get(&goal.node) {
             Some(id) => *id,
             None => {
-                let id = self.start_race(cx, goal.node, goal.timeout);
+                let id = self.start_race(cx, goal.node);
                 self.race_of.insert(goal.node, id);
                 id
             }
@@ -62,7 +54,7 @@ impl Connections {
 
     /// Has a node dialled at the addresses of `goal` and no others, whatever else goes on.
     pub(crate) fn dial_only(&mut self, cx: &mut Cx, waiter: RequestId, goal: Goal) {
-        let id = self.start_race(cx, goal.node, goal.timeout);
+        let id = self.start_race(cx, goal.node);
         self.join(cx, id, waiter, goal);
     }
 
@@ -70,8 +62,9 @@ impl Connections {
     pub(crate) fn leave(&mut self, cx: &mut Cx, waiter: RequestId) {
         let mut deserted = Vec::new();
         for (id, race) in &mut self.races {
-            if race.waiters.remove(&waiter) && race.waiters.is_empty() {
-                deserted.push(*id);
+            if race.waiters.remove(&waiter).is_some() {
+                set_deadline(cx, *id, race);
+                deserted.extend(race.waiters.is_empty().then_some(*id));
             }
         }
         for id in deserted {
@@ -79,23 +72,17 @@ impl Connections {
         }
     }
 
-    fn start_race(&mut self, cx: &mut Cx, node: NodeId, timeout: Duration) -> RaceId {
+    fn start_race(&mut self, cx: &Cx, node: NodeId) -> RaceId {
         let id = RaceId(self.next_race);
         self.next_race = self.next_race.saturating_add(1);
-        let deadline = cx.now + timeout;
-        self.races.insert(id, Race::new(node, deadline, cx.config.dial_address_limit));
-        cx.timers.set(Timer::RaceDeadline(id), deadline);
+        self.races.insert(id, Race::new(node, cx.now, cx.config.dial_address_limit));
         id
     }
 
     fn join(&mut self, cx: &mut Cx, id: RaceId, waiter: RequestId, goal: Goal) {
         let Some(race) = self.races.get_mut(&id) else { return };
-        race.waiters.insert(waiter);
-        // Whoever joins is owed its whole time; what the race has begun already ends when it had to.
-        if race.deadline < cx.now + goal.timeout {
-            race.deadline = cx.now + goal.timeout;
-            cx.timers.set(Timer::RaceDeadline(id), race.deadline);
-        }
+        let fresh = race.waiters.is_empty();
+        race.waiters.entry(waiter).or_insert(cx.now + goal.timeout);
         for relay in goal.relays {
             if race.relays.len() < MAX_RELAYS && !race.relays.contains(&relay) {
                 race.relays.push_back(relay);
@@ -108,16 +95,11 @@ impl Connections {
             self.resolves.insert(effect, id);
             cx.output(Output::Resolve { id: effect, name, port });
         }
-        self.carry_on(cx, id);
-    }
-
-    /// Something new may be begun: at once if nothing is under way, else in its turn.
-    fn carry_on(&mut self, cx: &mut Cx, id: RaceId) {
-        let Some(race) = self.races.get(&id) else { return };
-        if race.dialling.is_empty() {
+        set_deadline(cx, id, race);
+        if fresh {
             self.dial_next(cx, id);
-        } else if race.has_next() && cx.timers.get(Timer::RaceNext(id)).is_none() {
-            cx.timers.set(Timer::RaceNext(id), cx.now + cx.config.dial_delay);
+        } else {
+            set_next(cx, id, race);
         }
     }
 
@@ -130,27 +112,24 @@ impl Connections {
                 race.put_back((addr, learnt));
                 cx.metrics.dials_delayed += 1;
             } else {
-                let conn = cx.ids.connection();
-                race.dialling.insert(conn, (NodeAddress::from_socket(addr), learnt));
+                let (conn, deadline) = (cx.ids.connection(), race.last_deadline());
+                race.dialling.insert(conn, Dialling { addr, learnt, deadline });
                 self.dials.insert(conn, Some(id));
                 cx.metrics.dials += 1;
                 let expect = BTreeSet::from([race.node]);
-                cx.output(Output::Dial { conn, addr, expect, deadline: race.deadline });
+                cx.output(Output::Dial { conn, addr, expect, deadline });
             }
+            race.next_at = cx.now + cx.config.dial_delay;
         } else if !race.signalling
             && let Some(relay) = race.relays.pop_front()
         {
             race.signalling = true;
             self.events.push_back(ConnectEvent::Signal { race: id, node: race.node, relay });
         }
-        if race.has_next() {
-            cx.timers.set(Timer::RaceNext(id), cx.now + cx.config.dial_delay);
-        } else {
-            cx.timers.cancel(Timer::RaceNext(id));
-        }
+        set_next(cx, id, race);
         if race.is_lost() {
             let failures = core::mem::take(&mut race.failures);
-            self.end_race(cx, id, Err(failures), &DialFailure::Cancelled);
+            self.end_race(cx, id, Err(failures));
         }
     }
 
@@ -168,25 +147,24 @@ impl Connections {
             Ok(address) => {
                 if race.signalled(&address) {
                     // The node's datagrams should have opened its NAT when our first packet arrives.
-                    cx.timers.set(Timer::RaceNext(id), cx.now + delay);
-                } else if race.is_lost() {
-                    self.dial_next(cx, id);
+                    race.next_at = cx.now + delay;
                 }
             }
-            Err(failure) => {
-                race.failures.push(failure);
-                self.carry_on(cx, id);
-            }
+            Err(failure) => race.failures.push(failure),
+        }
+        if race.is_lost() {
+            self.dial_next(cx, id);
+        } else {
+            set_next(cx, id, race);
         }
     }
 
-    /// Ends a race with its result. Dials that are still under way end with `why`.
+    /// Ends a race with its result, and calls off what is still under way.
     pub(super) fn end_race(
         &mut self,
         cx: &mut Cx,
         id: RaceId,
         result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
-        why: &DialFailure,
     ) {
         let Some(race) = self.races.remove(&id) else { return };
         cx.timers.cancel(Timer::RaceDeadline(id));
@@ -198,12 +176,7 @@ impl Connections {
             self.resolves.remove(effect);
         }
         let winner = result.as_ref().ok().copied();
-        let mut failures = Vec::new();
-        for (conn, (address, learnt)) in race.dialling {
-            if Some(conn) == winner {
-                continue;
-            }
-            failures.push((address, after_signal(learnt, why.clone())));
+        for conn in race.dialling.into_keys().filter(|conn| Some(*conn) != winner) {
             if self.table.contains_key(&conn) {
                 self.close(cx, conn, code::NONE, "");
             } else if let Some(race) = self.dials.get_mut(&conn) {
@@ -211,41 +184,50 @@ impl Connections {
                 cx.output(Output::CancelDial { conn });
             }
         }
-        let result = result.map_err(|mut failed| {
-            failed.extend(failures);
-            failed.extend(race.resolving.into_values().map(|address| (address, why.clone())));
-            failed
-        });
-        if !race.waiters.is_empty() {
-            self.events.push_back(ConnectEvent::RaceEnded { node: race.node, waiters: race.waiters, result });
+        self.race_ended(race.node, race.waiters.into_keys().collect(), result);
+    }
+
+    fn race_ended(
+        &mut self,
+        node: NodeId,
+        waiters: BTreeSet<RequestId>,
+        result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
+    ) {
+        if !waiters.is_empty() {
+            self.events.push_back(ConnectEvent::RaceEnded { node, waiters, result });
         }
     }
 
     /// The dials of a race present an identity that we no longer have: they begin anew.
     pub(super) fn restart(&mut self, cx: &mut Cx, id: RaceId) {
         let Some(race) = self.races.get_mut(&id) else { return };
-        let dialling = core::mem::take(&mut race.dialling);
-        for (conn, (address, learnt)) in dialling {
-            if let (Some(dial), Some(socket)) = (self.dials.get_mut(&conn), address.socket()) {
+        for (conn, Dialling { addr, learnt, .. }) in core::mem::take(&mut race.dialling) {
+            if let Some(dial) = self.dials.get_mut(&conn) {
                 *dial = None;
-                race.put_back((socket, learnt));
                 cx.output(Output::CancelDial { conn });
             }
+            race.put_back((addr, learnt));
         }
-        self.carry_on(cx, id);
+        self.dial_next(cx, id);
     }
 
     pub(super) fn call_off(&mut self, cx: &mut Cx, id: RaceId) {
-        self.end_race(cx, id, Err(Vec::new()), &DialFailure::Cancelled);
+        let failures = self.races.get(&id).map(|race| race.failures(&DialFailure::Cancelled));
+        self.end_race(cx, id, Err(failures.unwrap_or_default()));
     }
 
-    /// A dial of a race failed: the next address begins at once.
+    /// A dial of a race failed: the next address begins at once. It is the same one if only those had no more time for it
+    /// who waited when it began.
     pub(super) fn dial_lost(&mut self, cx: &mut Cx, id: RaceId, conn: ConnectionId, why: DialFailure) {
         if let Some(race) = self.races.get_mut(&id)
-            && let Some((address, learnt)) = race.dialling.remove(&conn)
+            && let Some(Dialling { addr, learnt, deadline }) = race.dialling.remove(&conn)
         {
             cx.metrics.dial_failures += 1;
-            race.failures.push((address, after_signal(learnt, why)));
+            if why == DialFailure::TimedOut && deadline <= cx.now && cx.now < race.last_deadline() {
+                race.put_back((addr, learnt));
+            } else {
+                race.failures.push((NodeAddress::from_socket(addr), after_signal(learnt, why)));
+            }
             self.dial_next(cx, id);
         }
     }
@@ -266,7 +248,11 @@ impl Connections {
             Ok(addrs) => race.add_sockets(addrs, Learnt::DIRECT),
             Err(why) => race.failures.push((address, DialFailure::Resolve(why))),
         }
-        self.carry_on(cx, id);
+        if race.dialling.is_empty() {
+            self.dial_next(cx, id);
+        } else {
+            set_next(cx, id, race);
+        }
     }
 
     pub(crate) fn dial_failed(&mut self, cx: &mut Cx, conn: ConnectionId, why: DialFailure) {
@@ -277,14 +263,40 @@ impl Connections {
         }
     }
 
+    /// The race has failed for those whose time is over.
     pub(crate) fn race_deadline(&mut self, cx: &mut Cx, id: RaceId) {
         let Some(race) = self.races.get_mut(&id) else { return };
-        let failures = core::mem::take(&mut race.failures);
-        cx.metrics.dial_failures += race.dialling.len() as u64;
-        self.end_race(cx, id, Err(failures), &DialFailure::TimedOut);
+        let failures = race.failures(&DialFailure::TimedOut);
+        let now = cx.now;
+        if race.waiters.values().all(|deadline| *deadline <= now) {
+            cx.metrics.dial_failures += race.dialling.len() as u64;
+            return self.end_race(cx, id, Err(failures));
+        }
+        let late: BTreeSet<_> =
+            race.waiters.iter().filter(|(_, deadline)| **deadline <= now).map(|(waiter, _)| *waiter).collect();
+        race.waiters.retain(|waiter, _| !late.contains(waiter));
+        set_deadline(cx, id, race);
+        let node = race.node;
+        self.race_ended(node, late, Err(failures));
     }
 
     pub(crate) fn race_next(&mut self, cx: &mut Cx, id: RaceId) {
         self.dial_next(cx, id);
+    }
+}
+
+/// Sets the timer for the first of those who wait.
+fn set_deadline(cx: &mut Cx, id: RaceId, race: &Race) {
+    if let Some(first) = race.waiters.values().min() {
+        cx.timers.set(Timer::RaceDeadline(id), *first);
+    }
+}
+
+/// Sets the timer for what is next, if anything waits.
+fn set_next(cx: &mut Cx, id: RaceId, race: &Race) {
+    if race.has_next() {
+        cx.timers.set(Timer::RaceNext(id), race.next_at.max(cx.now));
+    } else {
+        cx.timers.cancel(Timer::RaceNext(id));
     }
 }

@@ -112,7 +112,7 @@ impl Connections {
             return;
         }
         let dialled = race.and_then(|race| self.races.get(&race)).and_then(|race| race.dialling.get(&conn));
-        let learnt = dialled.map(|(_, learnt)| *learnt);
+        let learnt = dialled.map(|dial| dial.learnt);
         let node = connected.leaf;
         let chain = if connected.chain.is_empty() { alloc::vec![node] } else { connected.chain };
         let own = chain.iter().any(|id| cx.is_own(id));
@@ -200,7 +200,7 @@ impl Connections {
         self.events.push_back(ConnectEvent::Opened { conn, node, role });
         let won: Vec<_> = self.races.iter().filter(|(_, race)| chain.contains(&race.node)).map(|(id, _)| *id).collect();
         for race in won {
-            self.end_race(cx, race, Ok(conn), &DialFailure::Cancelled);
+            self.end_race(cx, race, Ok(conn));
         }
         self.touch(cx, conn);
     }

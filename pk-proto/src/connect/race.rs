@@ -34,12 +34,12 @@ impl Learnt {
 pub(super) struct Race {
     /// Who has to answer.
     pub(super) node: NodeId,
-    /// Who is told of the end; without any the race is called off.
-    pub(super) waiters: BTreeSet<RequestId>,
-    /// It has failed by then.
-    pub(super) deadline: Instant,
-    /// Dials under way, and where each goes.
-    pub(super) dialling: BTreeMap<ConnectionId, (NodeAddress, Learnt)>,
+    /// Who is told of the end, and by when it has failed for them; without any the race is called off.
+    pub(super) waiters: BTreeMap<RequestId, Instant>,
+    /// The next dial begins no earlier, unless one fails (RFC 8305 section 5).
+    pub(super) next_at: Instant,
+    /// Dials under way.
+    pub(super) dialling: BTreeMap<ConnectionId, Dialling>,
     /// Names being resolved.
     pub(super) resolving: BTreeMap<EffectId, NodeAddress>,
     /// What has failed so far.
@@ -55,12 +55,21 @@ pub(super) struct Race {
     limit: usize,
 }
 
+/// One dial of a race.
+#[derive(Debug)]
+pub(super) struct Dialling {
+    pub(super) addr: SocketAddr,
+    pub(super) learnt: Learnt,
+    /// What the driver was given.
+    pub(super) deadline: Instant,
+}
+
 impl Race {
-    pub(super) fn new(node: NodeId, deadline: Instant, limit: usize) -> Self {
+    pub(super) fn new(node: NodeId, now: Instant, limit: usize) -> Self {
         Self {
             node,
-            waiters: BTreeSet::new(),
-            deadline,
+            waiters: BTreeMap::new(),
+            next_at: now,
             dialling: BTreeMap::new(),
             resolving: BTreeMap::new(),
             failures: Vec::new(),
@@ -72,8 +81,8 @@ impl Race {
         }
     }
 
-    /// Takes in addresses; returns the names that have to be resolved. What is known, over the limit or cannot be dialled
-    /// is left out.
+    /// Takes in addresses; returns the names that have to be resolved. What is known or over the limit is left out, what
+    /// cannot be dialled has failed.
     pub(super) fn add(
         &mut self,
         addresses: impl IntoIterator<Item = NodeAddress>,
@@ -101,8 +110,14 @@ impl Race {
     /// Takes in addresses, families taking turns (RFC 8305 section 4).
     pub(super) fn add_sockets(&mut self, sockets: impl IntoIterator<Item = SocketAddr>, learnt: Learnt) {
         for socket in sockets {
-            if self.seen.len() < self.limit && is_dialable(&socket) && self.seen.insert(socket) {
+            if self.seen.len() >= self.limit || !self.seen.insert(socket) {
+                continue;
+            }
+            if is_dialable(&socket) {
                 self.waiting.push_back((socket, learnt));
+            } else {
+                let why = DialFailure::Transport("nobody can have this address".into());
+                self.failures.push((NodeAddress::from_socket(socket), why));
             }
         }
         let (mut six, mut four): (VecDeque<_>, VecDeque<_>) =
@@ -118,7 +133,7 @@ impl Race {
         self.waiting.pop_front()
     }
 
-    /// Puts an address back that could not be begun.
+    /// Puts an address back that could not be begun, or whose time was cut short.
     pub(super) fn put_back(&mut self, address: (SocketAddr, Learnt)) {
         self.waiting.push_front(address);
     }
@@ -126,19 +141,14 @@ impl Race {
     /// A relay has told the node, which punches towards us: this address is next, also if it was dialled in vain before.
     /// One that is being dialled needs no second dial. Returns whether there is something new to dial.
     pub(super) fn signalled(&mut self, address: &NodeAddress) -> bool {
-        let dialled = self.dialling.values_mut().find(|(dialled, _)| dialled == address);
-        match (dialled, address.socket()) {
-            (Some((_, learnt)), _) => {
-                *learnt = Learnt::SIGNALLED;
-                false
-            }
-            (None, Some(socket)) if is_dialable(&socket) => {
-                self.waiting.retain(|(waiting, _)| *waiting != socket);
-                self.waiting.push_front((socket, Learnt::SIGNALLED));
-                true
-            }
-            (None, _) => false,
+        let Some(socket) = address.socket().filter(is_dialable) else { return false };
+        if let Some(dial) = self.dialling.values_mut().find(|dial| dial.addr == socket) {
+            dial.learnt = Learnt::SIGNALLED;
+            return false;
         }
+        self.waiting.retain(|(waiting, _)| *waiting != socket);
+        self.waiting.push_front((socket, Learnt::SIGNALLED));
+        true
     }
 
     /// Whether addresses wait to be dialled, or relays to be asked.
@@ -146,9 +156,32 @@ impl Race {
         !self.waiting.is_empty() || (!self.relays.is_empty() && !self.signalling)
     }
 
+    /// What has failed, once it is over for `why` before all of it has.
+    pub(super) fn failures(&self, why: &DialFailure) -> Vec<(NodeAddress, DialFailure)> {
+        let dialling = self.dialling.values().map(|dial| (dial.addr, dial.learnt));
+        let sockets = dialling.chain(self.waiting.iter().copied());
+        let open =
+            sockets.map(|(socket, learnt)| (NodeAddress::from_socket(socket), after_signal(learnt, why.clone())));
+        let names = self.resolving.values().cloned().map(|address| (address, why.clone()));
+        self.failures.iter().cloned().chain(open).chain(names).collect()
+    }
+
+    /// By when it has failed for the last of those who wait for it.
+    pub(super) fn last_deadline(&self) -> Instant {
+        self.waiters.values().max().copied().unwrap_or_default()
+    }
+
     /// Whether nothing is left that could succeed.
     pub(super) fn is_lost(&self) -> bool {
         !self.has_next() && !self.signalling && self.dialling.is_empty() && self.resolving.is_empty()
+    }
+}
+
+/// A dial that was signalled and timed out says so: then both NATs are too strict.
+pub(super) fn after_signal(learnt: Learnt, why: DialFailure) -> DialFailure {
+    match why {
+        DialFailure::TimedOut if learnt == Learnt::SIGNALLED => DialFailure::TimedOutAfterSignal,
+        why => why,
     }
 }
 
@@ -188,7 +221,7 @@ mod tests {
     #[test]
     fn what_is_nobodys_address_is_not_dialled() {
         let mut race = race(&["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[::]:1", "[ff02::1]:1"]);
-        assert_eq!(order(&mut race).len(), 0);
+        assert_eq!((order(&mut race).len(), race.failures.len()), (0, 4), "over the limit is the last");
         assert!(race.is_lost());
     }
 }

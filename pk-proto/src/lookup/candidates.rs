@@ -23,6 +23,17 @@ pub(super) struct Candidate {
     pub(super) state: State,
 }
 
+/// What a search learns by a word about a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// Nothing, or there is no room for it.
+    None,
+    /// An address or a relay of a node that it knew.
+    Way,
+    /// A node.
+    Node,
+}
+
 /// All candidates of a search.
 #[derive(Debug)]
 pub(super) struct Candidates {
@@ -38,14 +49,14 @@ impl Candidates {
     }
 
     /// Takes in a node, or new addresses or another relay of a known one; one that had failed gets another chance by
-    /// them, as long as there is room. Returns whether the node is new.
+    /// them, as long as there is room.
     pub(super) fn add(
         &mut self,
         node: NodeId,
         told_by: Option<NodeId>,
         addresses: impl IntoIterator<Item = NodeAddress>,
         relay: Option<NodeId>,
-    ) -> bool {
+    ) -> News {
         let distance = self.target.distance(&node);
         let known = self.by_distance.contains_key(&distance);
         let candidate = self.by_distance.entry(distance).or_insert_with(|| Candidate {
@@ -55,12 +66,12 @@ impl Candidates {
             relays: Vec::new(),
             state: State::Known,
         });
+        let mut news = if known { News::None } else { News::Node };
+        let mut new_way = false;
         for address in addresses {
             if candidate.addresses.len() < self.address_limit && !candidate.addresses.contains(&address) {
                 candidate.addresses.push(address);
-                if candidate.state == State::Failed {
-                    candidate.state = State::Known;
-                }
+                new_way = true;
             }
         }
         if let Some(relay) = relay
@@ -68,18 +79,22 @@ impl Candidates {
             && !candidate.relays.contains(&relay)
         {
             candidate.relays.push(relay);
-            if candidate.state == State::Failed {
-                candidate.state = State::Known;
-            }
+            new_way = true;
+        }
+        if new_way && known {
+            news = News::Way;
+        }
+        if new_way && candidate.state == State::Failed {
+            candidate.state = State::Known;
         }
         if self.by_distance.len() > self.limit {
             let idle = self.by_distance.iter().rev().find(|(_, c)| !matches!(c.state, State::Running { .. }));
             if let Some(farthest) = idle.map(|(distance, _)| *distance) {
                 self.by_distance.remove(&farthest);
-                return !known && farthest != distance;
+                return if farthest == distance { News::None } else { news };
             }
         }
-        !known
+        news
     }
 
     pub(super) fn get(&self, node: &NodeId) -> Option<&Candidate> {
@@ -122,11 +137,15 @@ mod tests {
     #[test]
     fn the_farthest_leaves_when_there_are_too_many() {
         let mut candidates = Candidates::new(id(0), 2, 2);
-        assert!(candidates.add(id(3), None, address("10.0.0.1:1"), None));
-        assert!(candidates.add(id(1), None, address("10.0.0.1:1"), None));
-        assert!(candidates.add(id(2), None, address("10.0.0.1:1"), None));
+        for first in [3, 1, 2] {
+            assert_eq!(candidates.add(id(first), None, address("10.0.0.1:1"), None), News::Node);
+        }
         assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
-        assert!(!candidates.add(id(9), None, address("10.0.0.1:1"), None), "a farther one does not enter");
+        assert_eq!(
+            candidates.add(id(9), None, address("10.0.0.1:1"), None),
+            News::None,
+            "a farther one does not enter"
+        );
         assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
     }
 
@@ -147,9 +166,9 @@ mod tests {
         }
         candidates.get_mut(&id(1)).unwrap().state = State::Failed;
         assert_eq!(nodes(&candidates, 2), [id(2), id(3)]);
-        candidates.add(id(1), Some(id(2)), address("10.0.0.1:1"), None);
+        assert_eq!(candidates.add(id(1), Some(id(2)), address("10.0.0.1:1"), None), News::None);
         assert_eq!(nodes(&candidates, 2), [id(2), id(3)], "the same address is no news");
-        candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"), None);
+        assert_eq!(candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"), None), News::Way);
         assert_eq!(nodes(&candidates, 2), [id(1), id(2)]);
     }
 }

@@ -9,11 +9,11 @@
 
 mod candidates;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use self::candidates::Candidates;
+use self::candidates::{Candidates, News};
 use crate::address::NodeAddress;
 use crate::connect::{Goal, Learnt};
 use crate::cx::Cx;
@@ -29,7 +29,7 @@ use crate::timers::Timer;
 pub(crate) enum Next {
     /// Ask this connected node.
     Ask { node: NodeId, conn: ConnectionId },
-    /// Connect to this node.
+    /// Connect to this node, or try these ways too.
     Dial(Goal),
     /// Nothing until a contact ends or stalls.
     Wait,
@@ -50,6 +50,10 @@ pub(crate) struct Lookup {
     /// Kademlia's k: how many of the closest candidates have to answer.
     closest: usize,
     candidates: Candidates,
+    /// Contacts that are being dialled and have new addresses.
+    moved: BTreeSet<NodeId>,
+    /// Addresses of one node that one answer may add, so that a liar leaves room for the truth.
+    told_limit: usize,
     /// Questions under way, and to whom.
     calls: BTreeMap<StreamId, NodeId>,
     /// Contacts under way that hold back the next one.
@@ -90,6 +94,8 @@ impl Lookup {
             strategies: find.strategies.unwrap_or_default(),
             closest: cx.config.bucket_limit,
             candidates: Candidates::new(target, cx.config.find_candidate_limit, cx.config.dial_address_limit),
+            moved: BTreeSet::new(),
+            told_limit: cx.config.dial_address_limit.div_ceil(2),
             calls: BTreeMap::new(),
             busy: 0,
             running: 0,
@@ -108,15 +114,18 @@ impl Lookup {
     /// A candidate that we know of ourselves, from the graph or by a live connection.
     pub(crate) fn offer(&mut self, node: NodeId, contact: Option<&NodeContact>) {
         let addresses = contact.into_iter().flat_map(NodeContact::iter).map(|(address, _)| address.clone());
-        if self.candidates.add(node, None, addresses, None) {
-            self.stats.candidates += 1;
-        }
+        self.learn(node, None, addresses, None);
     }
 
     /// What to do next; call again until it says `Wait` or `End`.
     pub(crate) fn next(&mut self, cx: &mut Cx, primary: impl Fn(&NodeId) -> Option<ConnectionId>) -> Next {
         if primary(&self.target).is_some() {
             return Next::End(FindEnd::Connected);
+        }
+        while let Some(node) = self.moved.pop_first() {
+            if self.is_dialling(&node) {
+                return self.dial(node, primary);
+            }
         }
         if self.busy >= self.concurrency {
             return Next::Wait;
@@ -145,17 +154,7 @@ impl Lookup {
             Some((node, None)) => {
                 self.begin(cx, node);
                 self.stats.attempts += 1;
-                let mut goal = Goal::direct(node, Vec::new(), self.connect_timeout);
-                if let Some(candidate) = self.candidates.get(&node) {
-                    if self.strategies.direct {
-                        goal.addresses.clone_from(&candidate.addresses);
-                    }
-                    if self.strategies.signal {
-                        let live = candidate.relays.iter().filter(|relay| primary(relay).is_some());
-                        goal.relays = live.copied().collect();
-                    }
-                }
-                Next::Dial(goal)
+                self.dial(node, primary)
             }
             None if self.running > 0 || self.browse.is_some() => Next::Wait,
             None if self.limited => Next::End(FindEnd::Limit),
@@ -197,8 +196,10 @@ impl Lookup {
 
     /// A dial ended without a connection.
     pub(crate) fn dial_failed(&mut self, cx: &mut Cx, node: &NodeId, failures: Vec<(NodeAddress, DialFailure)>) {
-        self.stats.failures += 1;
-        self.end_step(cx, node, State::Failed, FindStepEnd::Unreachable(failures));
+        if self.is_dialling(node) {
+            self.stats.failures += 1;
+            self.end_step(cx, node, State::Failed, FindStepEnd::Unreachable(failures));
+        }
     }
 
     /// A contact, seen at `teller`, told of nodes. Those that cannot be used are counted and left out. A node that it is
@@ -206,7 +207,7 @@ impl Lookup {
     pub(crate) fn answered(&mut self, cx: &mut Cx, stream: StreamId, closest: Closest, teller: Option<&NodeAddress>) {
         let Some(node) = self.calls.remove(&stream) else { return };
         let told = closest.local.len() + closest.active.len();
-        let mut new = 0;
+        let before = self.stats.candidates;
         let local = closest.local.into_iter().map(|(id, contact)| {
             let addresses: Vec<_> = contact.iter().map(|(address, _)| address.clone()).collect();
             (id, addresses, None)
@@ -216,16 +217,17 @@ impl Lookup {
             (active.node, addresses, Some(node))
         });
         for (id, mut addresses, relay) in local.chain(active) {
-            let before = addresses.len();
+            let told = addresses.len();
             addresses.retain(|address| cx.believes(address, teller));
-            cx.metrics.told_unusable += (before - addresses.len()) as u64;
+            addresses.truncate(self.told_limit);
+            cx.metrics.told_unusable += (told - addresses.len()) as u64;
             if cx.is_own(&id) || (addresses.is_empty() && relay.is_none()) {
                 cx.metrics.told_unusable += 1;
-            } else if self.candidates.add(id, Some(node), addresses, relay) {
-                new += 1;
+            } else {
+                self.learn(id, Some(node), addresses, relay);
             }
         }
-        self.stats.candidates += new;
+        let new = self.stats.candidates - before;
         let told = u32::try_from(told).unwrap_or(u32::MAX);
         self.end_step(cx, &node, State::Done, FindStepEnd::Answered { told, new });
     }
@@ -287,6 +289,34 @@ impl Lookup {
         }
         self.stats.elapsed = cx.now.since(self.begun);
         FindOutcome { found: None, ended, stats: self.stats, trace: self.trace }
+    }
+
+    fn learn(
+        &mut self,
+        node: NodeId,
+        told_by: Option<NodeId>,
+        addresses: impl IntoIterator<Item = NodeAddress>,
+        relay: Option<NodeId>,
+    ) {
+        match self.candidates.add(node, told_by, addresses, relay) {
+            News::Node => self.stats.candidates += 1,
+            // One that fails before its turn comes is known again by then.
+            News::Way if self.is_dialling(&node) => drop(self.moved.insert(node)),
+            News::Way | News::None => {}
+        }
+    }
+
+    fn dial(&self, node: NodeId, primary: impl Fn(&NodeId) -> Option<ConnectionId>) -> Next {
+        let mut goal = Goal::direct(node, Vec::new(), self.connect_timeout);
+        if let Some(candidate) = self.candidates.get(&node) {
+            if self.strategies.direct {
+                goal.addresses.clone_from(&candidate.addresses);
+            }
+            if self.strategies.signal {
+                goal.relays = candidate.relays.iter().filter(|relay| primary(relay).is_some()).copied().collect();
+            }
+        }
+        Next::Dial(goal)
     }
 
     fn begin(&mut self, cx: &mut Cx, node: NodeId) {

@@ -1,0 +1,62 @@
+//! `pk demo`.
+
+use serde_json::json;
+
+use crate::process::{Ended, pk_ok};
+
+const STEPS: [&str; 6] = ["start", "join", "find", "ping", "stream", "shutdown"];
+
+fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
+    let mut lines = ended.json();
+    let last = lines.pop().unwrap();
+    assert_eq!(
+        (&last["ok"], &last["nodes"], &last["runtime"]),
+        (&json!(true), &json!(nodes), &json!(runtime)),
+        "{ended}"
+    );
+    assert!(last["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{last}");
+    let steps: Vec<_> = lines.iter().map(|line| line["step"].as_str().unwrap()).collect();
+    assert_eq!(steps, STEPS, "{ended}");
+    for line in &lines {
+        assert_eq!(line["ok"], true, "{ended}");
+        assert!(line["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{line}");
+    }
+    assert_eq!(
+        (&lines[1]["joined"], &lines[2]["found"], &lines[3]["answered"]),
+        (&json!(nodes - 1), &json!(nodes), &json!(nodes))
+    );
+    assert_eq!(lines[4]["bytes"], nodes << 20);
+    assert!(lines[2]["attempts"].as_u64().unwrap() > 0, "nobody was found without connecting: {ended}");
+    assert_eq!(ended.stderr, "", "nothing is logged");
+}
+
+#[test]
+fn eight_nodes_do_the_whole_main_job_on_tokio() {
+    every_step_held(&pk_ok(&["demo", "--nodes", "8", "--json", "--runtime", "tokio"]), 8, "tokio");
+}
+
+#[test]
+fn eight_nodes_do_the_whole_main_job_on_smol() {
+    every_step_held(&pk_ok(&["demo", "--nodes", "8", "--json", "--runtime", "smol"]), 8, "smol");
+}
+
+#[test]
+fn the_smallest_networks_hold_again_and_again() {
+    for runtime in ["tokio", "smol"] {
+        for nodes in [2, 3, 4] {
+            let ended = pk_ok(&["demo", "--nodes", &nodes.to_string(), "--json", "--runtime", runtime]);
+            every_step_held(&ended, nodes, runtime);
+        }
+    }
+}
+
+#[test]
+fn people_get_a_line_per_step() {
+    let ended = pk_ok(&["demo", "--nodes", "3"]);
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    assert_eq!(lines.len(), STEPS.len() + 2, "{ended}");
+    for (line, step) in lines.iter().skip(1).zip(STEPS) {
+        assert!(line.trim_start().starts_with(step), "{ended}");
+    }
+    assert!(lines[7].starts_with("everything held: 3 nodes on tokio in "), "{ended}");
+}

@@ -1,0 +1,9 @@
+//! The program `pk` as a user runs it: its exit codes, its messages, and several of it talking to each other.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails as a test does")]
+
+mod demo;
+mod keys;
+mod one_shots;
+mod process;
+mod stdio;
+mod usage;

@@ -1,0 +1,191 @@
+//! Several `pk run --stdio`, driven through their pipes.
+
+use serde_json::json;
+
+use crate::process::{Agent, pk};
+
+const NOBODY: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
+const SEED: &str = "0101010101010101010101010101010101010101010101010101010101010101";
+
+/// B joins through A, C joins through A, C finds B by its id and opens an application stream to it.
+fn three_processes(runtimes: [&str; 3]) {
+    let [a, b, c] = runtimes;
+    let mut a = Agent::start(&["--runtime", a]);
+    let seed = a.seed_node();
+    let mut b = Agent::start(&["--runtime", b, "--seed-node", &seed]);
+    assert_eq!(b.event("joined")["seeds"], json!([a.id]));
+    assert_eq!(b.event("connectionForward")["nodeId"], a.id.as_str());
+    assert_eq!(a.event("connectionReverse")["nodeId"], b.id.as_str());
+    let mut c = Agent::start(&["--runtime", c, "--seed-node", &seed]);
+    c.event("joined");
+
+    let (b_id, b_port) = (b.id.clone(), b.port);
+    // C may have come across B while it joined; now it has to ask.
+    c.ask(&format!("disconnect {b_id}"));
+    c.ask(&format!("unsetnode {b_id}"));
+    let found = c.ask(&format!("findNode {b_id}"));
+    assert_eq!(found[0], json!(["127.0.0.1", b_port]));
+    assert_eq!((&found[1]["mode"], &found[1]["scopes"]), (&json!("direct"), &json!(["global"])), "{found}");
+    assert_eq!(c.ask(&format!("stream {b_id} hello,  B")), "hello,  B");
+    assert_eq!(c.ask(&format!("ping {b_id}"))[0], found[0]);
+
+    assert_eq!(c.ask(&format!("findNode {NOBODY}")), json!(null));
+    assert_eq!(c.ask(&format!("ping {NOBODY}")), json!(null));
+    a.quit();
+    b.end();
+    c.quit();
+}
+
+#[test]
+fn three_processes_on_tokio() {
+    three_processes(["tokio"; 3]);
+}
+
+#[test]
+fn three_processes_on_smol() {
+    three_processes(["smol"; 3]);
+}
+
+#[test]
+fn the_results_have_the_shapes_of_the_reference() {
+    let mut a = Agent::start(&["--seed", SEED]);
+    assert_eq!(a.id, NOBODY, "the id of that key");
+    let mut b = Agent::start(&["--runtime", "smol", "--connect-timeout", "2000"]);
+    let connected = b.ask(&format!("connect {} 127.0.0.1 {}", a.id, a.port));
+    assert_eq!((&connected["nodeId"], &connected["host"]), (&json!(a.id), &json!("127.0.0.1")));
+    let connection_id = connected["connectionId"].as_str().unwrap();
+    let connections = b.ask("connections");
+    assert_eq!(connections[0]["connectionId"], connection_id);
+    assert_eq!(connections[0]["address"], json!({ "host": "127.0.0.1", "port": a.port }));
+    assert_eq!((&connections[0]["primary"], connections.as_array().unwrap().len()), (&json!(true), 1));
+    a.event("connectionReverse");
+    let others = a.ask("connections");
+    assert_eq!(others[0]["connectionId"], connection_id, "both ends have one name for it");
+
+    let key = format!("127.0.0.1-{}", a.port);
+    let graph = b.ask("graph");
+    assert_eq!(graph[&a.id]["contact"][&key]["mode"], "direct", "{graph}");
+    assert!(graph[&a.id]["bucket"].as_u64().is_some(), "{graph}");
+    let closest = b.ask(&format!("closest {}", a.id));
+    assert_eq!(closest[0]["nodeIdEncoded"], a.id.as_str());
+    assert_eq!(closest[0]["nodeContact"], graph[&a.id]["contact"]);
+    let active = b.ask(&format!("active {}", a.id));
+    assert_eq!(
+        (&active[0]["nodeId"], &active[0]["connections"][connection_id]["primary"]),
+        (&json!(a.id), &json!(true))
+    );
+
+    // What A tells B of C.
+    let mut c = Agent::start(&["--seed-node", &a.seed_node()]);
+    c.event("joined");
+    let c_key = format!("127.0.0.1-{}", c.port);
+    let via = b.ask(&format!("closest {} {}", c.id, a.id));
+    assert_eq!((&via[0]["nodeIdEncoded"], &via[0]["nodeContact"][&c_key]["mode"]), (&json!(c.id), &json!("direct")));
+    let via = b.ask(&format!("active {} {}", c.id, a.id));
+    assert_eq!(via[0]["nodeId"], c.id.as_str(), "{via}");
+    let named = c.ask("connections")[0]["connectionId"].as_str().unwrap().to_owned();
+    assert_eq!(via[0]["connections"][&named]["port"], c.port, "{via}");
+    c.end();
+
+    assert_eq!(b.ask(&format!("setnode {NOBODY} 127.0.0.1 {} local", a.port)), json!({}));
+    let scopes = b.ask("graph")[NOBODY]["contact"][&key]["scopes"].clone();
+    assert_eq!(scopes, json!(["global", "local"]));
+    assert_eq!(b.ask(&format!("unsetnode {NOBODY}")), json!({}));
+    assert_eq!(b.ask("graph"), json!({}));
+    assert_eq!(b.ask(&format!("disconnect {}", a.id)), json!({}));
+    assert_eq!(b.event("connectionClosed")["nodeId"], a.id.as_str());
+    assert_eq!(b.ask("connections"), json!([]));
+    a.end();
+    b.end();
+}
+
+#[test]
+fn tagged_commands_run_beside_the_others_which_run_in_order() {
+    let mut a = Agent::start(&["--connect-timeout", "2000"]);
+    // Nobody is there, so these take their time.
+    a.send(&format!("connect {NOBODY} 127.0.0.1 9"));
+    a.send("graph");
+    a.send(&format!("#slow connect {NOBODY} 127.0.0.1 10"));
+    a.send("#1 connections");
+    let answers: Vec<_> = (0..4).map(|_| a.wait_for("an answer", |value| value["cmd"].is_string())).collect();
+    let at = |cmd: &str, tagged: bool| {
+        answers.iter().position(|answer| answer["cmd"] == cmd && answer["tag"].is_string() == tagged).unwrap()
+    };
+    assert_eq!((answers[0]["tag"].as_str(), at("connections", true)), (Some("1"), 0), "{answers:?}");
+    assert!(at("connect", false) < at("graph", false), "{answers:?}");
+    let failed = &answers[at("connect", true)];
+    assert_eq!((&failed["tag"], &failed["ok"]), (&json!("slow"), &json!(false)), "{failed}");
+    assert_eq!(failed["error"]["errors"][0]["name"], "TimedOut", "{failed}");
+    a.end();
+}
+
+#[test]
+fn a_bad_line_is_answered_and_the_next_one_done() {
+    let mut a = Agent::start(&[]);
+    for (line, expected) in [
+        ("dance", "unknown command dance"),
+        ("ping xyz", "bad node id xyz"),
+        ("connect", "usage: connect <nodeId> <host> <port>"),
+    ] {
+        let answer = a.answer(line);
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(answer["ok"] == false && message.starts_with(expected), "{answer}");
+    }
+    let own = a.id.clone();
+    assert_eq!(a.answer(&format!("ping {own}"))["error"]["name"], "OwnNode");
+    assert_eq!(a.ask("graph"), json!({}));
+    // What is under way when stdin ends is still answered.
+    a.send("#last graph");
+    a.send("connections");
+    a.end();
+}
+
+#[test]
+fn quit_ends_what_is_under_way_at_once() {
+    let mut a = Agent::start(&[]);
+    a.send(&format!("#slow connect {NOBODY} 127.0.0.1 9"));
+    a.ask("graph");
+    a.send("quit");
+    let slow = a.wait_for("the answer to connect", |value| value["tag"] == "slow");
+    assert_eq!(slow["error"]["name"], "Stopped", "{slow}");
+    a.ended();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_it_cleanly_and_peers_are_told() {
+    for (signal, runtime) in [("TERM", "tokio"), ("INT", "smol")] {
+        let mut a = Agent::start(&["--runtime", runtime]);
+        let mut b = Agent::start(&["--seed-node", &a.seed_node()]);
+        b.event("joined");
+        let killed = std::process::Command::new("kill").args(["-s", signal, &a.pid().to_string()]).status().unwrap();
+        assert!(killed.success());
+        a.ended();
+        let closed = b.event("connectionClosed");
+        assert_eq!(closed["nodeId"], a.id.as_str());
+        assert!(closed["reason"].as_str().unwrap().starts_with("closed by the peer with code 0"), "{closed}");
+        b.end();
+    }
+}
+
+#[test]
+fn a_node_killed_with_9_is_reported_gone_after_the_idle_timeout() {
+    let mut a = Agent::start(&[]);
+    let mut b = Agent::start(&["--seed-node", &a.seed_node(), "--keepalive-timeout", "2000"]);
+    b.event("joined");
+    a.kill();
+    let closed = b.event("connectionClosed");
+    assert_eq!((&closed["nodeId"], &closed["reason"]), (&json!(a.id), &json!("timed out")));
+    b.end();
+}
+
+#[test]
+fn a_port_that_is_taken_is_fatal_and_says_so() {
+    let a = Agent::start(&[]);
+    let ended = pk(&["run", "--stdio", "--port", &a.port.to_string()]);
+    assert_eq!(ended.code, Some(1), "{ended}");
+    let fatal = &ended.json()[0];
+    assert_eq!((&fatal["event"], &fatal["error"]["name"]), (&json!("fatal"), &json!("Bind")), "{ended}");
+    assert!(ended.stderr.contains("cannot listen on UDP 127.0.0.1:") && ended.stderr.contains("tip:"), "{ended}");
+    a.end();
+}

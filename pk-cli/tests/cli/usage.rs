@@ -1,0 +1,77 @@
+//! Bad usage: exit code 2, and a message that says what is wrong.
+
+use crate::process::{pk, pk_ok};
+
+const ID: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
+
+/// Words that stand for themselves, with `ID` for a good id.
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(|word| word.replace("ID", ID)).collect()
+}
+
+#[test]
+fn bad_usage_exits_with_2_and_says_what_is_wrong() {
+    for (line, expected) in [
+        ("", "Usage: pk"),
+        ("dance", "unrecognized subcommand 'dance'"),
+        // Not built yet, so not there.
+        ("sim", "unrecognized subcommand"),
+        ("replay x", "unrecognized subcommand"),
+        ("run --stdio --allow-all", "unexpected argument '--allow-all'"),
+        ("keygen", "--dir <DIR>"),
+        ("run", "--dir <DIR>"),
+        // Ids.
+        ("find", "<ID>"),
+        ("find xyz --dir d --seed-node ID@a.b:1", "a node id starts with `v` (base32hex), not with `x`"),
+        ("ping v --dir d --seed-node ID@a.b:1", "a node id has 32 bytes, not 0"),
+        ("ping IDv --dir d --seed-node ID@a.b:1", "node id"),
+        // Seed nodes.
+        ("buckets --dir d", "--seed-node"),
+        ("buckets --dir d --seed-node ID", "the `@` is missing"),
+        ("buckets --dir d --seed-node http://ID@a.b:1", "a seed node's scheme is `pk://`, not `http://`"),
+        ("buckets --dir d --seed-node pk://xyz@a.b:1", "seed node: a node id starts with `v`"),
+        ("buckets --dir d --seed-node pk://ID@a.b", "does not end in a port from 1 to 65535"),
+        ("buckets --dir d --seed-node pk://ID@a.b:0", "does not end in a port from 1 to 65535"),
+        ("buckets --dir d --seed-node pk://ID@a..b:1", "neither an IP address nor a host name"),
+        ("buckets --dir d --seed-node pk://ID@::1:1", "stands in brackets"),
+        // Addresses to listen on.
+        ("run --stdio --listen localhost:1", "an address to listen on is IP:PORT"),
+        ("run --stdio --listen 127.0.0.1", "an address to listen on is IP:PORT"),
+        ("run --stdio --listen 127.0.0.1:65536", "an address to listen on is IP:PORT"),
+        ("run --stdio --host localhost", "not an IP address"),
+        ("run --stdio --listen 127.0.0.1:1 --port 2", "cannot be used with"),
+        ("run --stdio --port 65536", "65536 is not in 0..=65535"),
+        // Keys.
+        ("run --stdio --seed 0101", "a private key is 64 hex digits"),
+        (
+            "run --stdio --dir d --seed 0101010101010101010101010101010101010101010101010101010101010101",
+            "cannot be used with",
+        ),
+        // Numbers.
+        ("demo --nodes 1", "1 is not in 2..=256"),
+        ("demo --nodes 257", "257 is not in 2..=256"),
+        ("demo --nodes many", "invalid value 'many'"),
+        ("demo --runtime rayon", "possible values: tokio, smol"),
+        ("run --stdio --connect-timeout 0", "0 is not in 1..=3600000"),
+        ("run --stdio --keepalive-timeout 999", "999 is not in 1000..=600000"),
+        ("run --stdio --keepalive-interval 10", "10 is not in 500..=300000"),
+        ("run --stdio --keepalive-interval 20000", "at most half of --keepalive-timeout"),
+        ("find ID --dir d --seed-node ID@a.b:1 --timeout 0", "0 is not in 1..=86400"),
+        ("--log loud id --dir d", "a level is one of off, error, warn, info, debug, trace"),
+    ] {
+        let words = words(line);
+        let ended = pk(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(ended.code, Some(2), "`pk {line}`: {ended}");
+        assert!(ended.stderr.contains(expected), "`pk {line}` should say `{expected}`: {ended}");
+        assert_eq!(ended.stdout, "", "`pk {line}`");
+    }
+}
+
+#[test]
+fn help_names_every_command_and_says_that_the_graph_is_not_stored() {
+    let help = pk_ok(&["--help"]).stdout;
+    for command in ["keygen", "id", "run", "find", "ping", "buckets", "demo"] {
+        assert!(help.contains(&format!("\n  {command}")), "{command} in {help}");
+    }
+    assert!(pk_ok(&["buckets", "--help"]).stdout.contains("not stored between runs yet"));
+}

@@ -1,0 +1,157 @@
+//! An internet of network namespaces: hosts, a NAT in front of some, and a bridge between them all.
+
+use std::process::{Command, Stdio};
+
+/// What stands before a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nat {
+    /// Nothing: the host has a public address.
+    None,
+    /// Keeps the source port where it can; the same for every destination. Lets in only answers (RFC 4787: endpoint-
+    /// independent mapping by way of port preservation, address and port-dependent filtering).
+    PortPreserving,
+    /// Another random port for every destination.
+    Symmetric,
+}
+
+/// The namespaces of one test; taken down when dropped.
+#[derive(Debug)]
+pub(crate) struct Internet {
+    prefix: String,
+    hosts: Vec<(String, Nat)>,
+}
+
+impl Internet {
+    /// Builds an internet with these hosts and a public one named `relay`. `None`, said loudly, where that is not possible.
+    pub(crate) fn new(name: &str, hosts: &[(&str, Nat)]) -> Option<Self> {
+        if let Some(missing) = missing() {
+            assert!(std::env::var_os("CI").is_none(), "CI has to run the tests behind NATs: {missing}");
+            eprintln!("\n*** NOT RUN: the test behind real NATs ({name}): {missing} ***\n");
+            return None;
+        }
+        let mut hosts: Vec<_> = hosts.iter().map(|(host, nat)| ((*host).to_owned(), *nat)).collect();
+        hosts.push(("relay".to_owned(), Nat::None));
+        // Interface names have at most 15 characters, and stand beside those of other tests while they are moved.
+        let internet = Self { prefix: format!("pk{}{name}", std::process::id() % 10_000), hosts };
+        internet.build();
+        Some(internet)
+    }
+
+    /// The namespace of a host.
+    pub(crate) fn namespace(&self, host: &str) -> String {
+        format!("{}{host}", self.prefix)
+    }
+
+    /// The address of a host as the internet sees it.
+    pub(crate) fn address(&self, host: &str) -> String {
+        let at = self.hosts.iter().position(|(known, _)| known == host).unwrap();
+        format!("10.77.0.{}", at + 1)
+    }
+
+    /// Has every NAT forget its mappings.
+    pub(crate) fn forget(&self) {
+        for (host, nat) in &self.hosts {
+            if *nat != Nat::None {
+                let namespace = format!("{}n{host}", self.prefix);
+                // Rules are as they were; flushing and loading them again drops what they had tracked.
+                run(&["ip", "netns", "exec", &namespace, "sh", "-c", "nft flush ruleset"]);
+                self.rules(host, *nat);
+            }
+        }
+    }
+
+    fn build(&self) {
+        let switch = format!("{}sw", self.prefix);
+        run(&["ip", "netns", "add", &switch]);
+        run(&["ip", "-n", &switch, "link", "add", "br0", "type", "bridge"]);
+        run(&["ip", "-n", &switch, "link", "set", "br0", "up"]);
+        for (at, (host, nat)) in self.hosts.iter().enumerate() {
+            let inside = self.namespace(host);
+            run(&["ip", "netns", "add", &inside]);
+            run(&["ip", "-n", &inside, "link", "set", "lo", "up"]);
+            let outside = match nat {
+                Nat::None => inside.clone(),
+                _ => format!("{}n{host}", self.prefix),
+            };
+            let public = format!("10.77.0.{}/24", at + 1);
+            if *nat != Nat::None {
+                let net = format!("10.10{at}.0");
+                run(&["ip", "netns", "add", &outside]);
+                run(&["ip", "-n", &outside, "link", "set", "lo", "up"]);
+                link((&inside, "eth0"), (&outside, "lan"));
+                address(&inside, "eth0", &format!("{net}.2/24"));
+                address(&outside, "lan", &format!("{net}.1/24"));
+                run(&["ip", "-n", &inside, "route", "add", "default", "via", &format!("{net}.1")]);
+                run(&["ip", "netns", "exec", &outside, "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+            }
+            let port = format!("p{at}");
+            link((&outside, "wan"), (&switch, &port));
+            address(&outside, "wan", &public);
+            run(&["ip", "-n", &switch, "link", "set", &port, "master", "br0"]);
+            run(&["ip", "-n", &switch, "link", "set", &port, "up"]);
+            self.rules(host, *nat);
+        }
+    }
+
+    /// Masquerades what goes out; drops what comes in unasked for.
+    fn rules(&self, host: &str, nat: Nat) {
+        let masquerade = match nat {
+            Nat::None => return,
+            Nat::PortPreserving => "masquerade",
+            Nat::Symmetric => "masquerade fully-random",
+        };
+        let rules = format!(
+            "table ip nat {{ chain post {{ type nat hook postrouting priority 100; oifname wan {masquerade}; }} }}\n\
+             table ip filter {{\n\
+             chain forward {{ type filter hook forward priority 0; iifname wan ct state new drop; }}\n\
+             chain input {{ type filter hook input priority 0; iifname wan ct state new drop; }}\n}}"
+        );
+        let namespace = format!("{}n{host}", self.prefix);
+        run(&["ip", "netns", "exec", &namespace, "sh", "-c", &format!("printf '%s' '{rules}' | nft -f -")]);
+    }
+}
+
+impl Drop for Internet {
+    fn drop(&mut self) {
+        let hosts = self.hosts.iter().flat_map(|(host, _)| [host.clone(), format!("n{host}")]);
+        for namespace in hosts.chain(["sw".to_owned()]) {
+            let name = format!("{}{namespace}", self.prefix);
+            // The routers of public hosts were never there.
+            drop(Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status());
+        }
+    }
+}
+
+/// What is missing to run here.
+fn missing() -> Option<&'static str> {
+    let works = |program: &str, args: &[&str]| {
+        Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    };
+    if !works("ip", &["netns", "list"]) {
+        return Some("`ip` (iproute2) is not here");
+    }
+    if !works("nft", &["--version"]) {
+        return Some("`nft` (nftables) is not here");
+    }
+    let probe = format!("pkprobe{}", std::process::id());
+    if !works("ip", &["netns", "add", &probe]) {
+        return Some("network namespaces need root");
+    }
+    let nft = works("ip", &["netns", "exec", &probe, "nft", "add", "table", "ip", "nat"]);
+    drop(Command::new("ip").args(["netns", "del", &probe]).status());
+    (!nft).then_some("`nft` does not work in a namespace")
+}
+
+fn link((a, a_name): (&str, &str), (b, b_name): (&str, &str)) {
+    run(&["ip", "link", "add", a_name, "netns", a, "type", "veth", "peer", "name", b_name, "netns", b]);
+}
+
+fn address(namespace: &str, device: &str, address: &str) {
+    run(&["ip", "-n", namespace, "addr", "add", address, "dev", device]);
+    run(&["ip", "-n", namespace, "link", "set", device, "up"]);
+}
+
+fn run(args: &[&str]) {
+    let output = Command::new(args[0]).args(&args[1..]).output().unwrap();
+    assert!(output.status.success(), "`{}`: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+}

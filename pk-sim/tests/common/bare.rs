@@ -1,0 +1,139 @@
+//! One machine without a world: a test gives it inputs by hand and looks at its outputs.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pk_proto::native::{self, Hello, Message, V1};
+use pk_proto::{
+    Config, Connected, ConnectionId, Dialect, Event, Failure, Input, Instant, NodeId, NodeManager, Output, Reply,
+    Request, RequestId, Role, Snapshot, StreamId, UnixMillis,
+};
+use pk_sim::{Key, genesis};
+
+/// When every test begins.
+const UNIX: UnixMillis = UnixMillis(1_767_225_600_000);
+
+/// A machine whose driver is the test.
+#[derive(Debug)]
+pub struct Bare {
+    pub node: NodeManager,
+    pub now: Instant,
+    /// What it said since the last [`take`](Self::take).
+    pub outputs: Vec<Output>,
+    odd: u64,
+}
+
+impl Bare {
+    /// A machine that is ready.
+    pub fn new(change: impl FnOnce(&mut Config)) -> Self {
+        let mut bare = Self::starting(change);
+        bare.input(Input::Listening { addrs: vec!["192.0.2.1:1314".parse().unwrap()] });
+        assert!(matches!(bare.take()[..], [Output::Event(Event::Ready { .. })]));
+        bare
+    }
+
+    /// A machine that does not listen yet.
+    pub fn starting(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        change(&mut config);
+        let key = Key::numbered(77, 0);
+        let (identity, now) = (genesis(&key, UNIX), Instant::from_micros(1));
+        let node = NodeManager::new(config, &identity, Snapshot::default(), [7; 32], now, UNIX).unwrap();
+        Self { node, now, outputs: Vec::new(), odd: 1 }
+    }
+
+    /// The id of somebody else.
+    pub fn peer(number: u64) -> NodeId {
+        Key::numbered(77, 1 + number).id()
+    }
+
+    pub fn input(&mut self, input: Input) {
+        self.node.handle_input(input, self.now);
+        self.drain();
+    }
+
+    pub fn request(&mut self, request: Request) -> RequestId {
+        let id = self.node.request(request, self.now).unwrap();
+        self.drain();
+        id
+    }
+
+    pub fn drain(&mut self) {
+        self.outputs.extend(std::iter::from_fn(|| self.node.poll_output()));
+    }
+
+    /// What it said since the last time.
+    pub fn take(&mut self) -> Vec<Output> {
+        self.drain();
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Time passes; every timer fires when it is due.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) = self.node.poll_timeout().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.node.handle_timeout(self.now);
+            self.drain();
+        }
+        self.now = end;
+    }
+
+    /// A number of the driver's.
+    pub fn odd(&mut self) -> u64 {
+        self.odd += 2;
+        self.odd - 2
+    }
+
+    /// A handshake is done.
+    pub fn connected(&mut self, conn: ConnectionId, role: Role, peer: NodeId, remote: SocketAddr, shared_id: u8) {
+        self.input(Input::Connected(Connected {
+            conn,
+            role,
+            dialect: Dialect::Native,
+            leaf: peer,
+            chain: vec![peer],
+            asked: (role == Role::Dialler).then_some(peer),
+            remote,
+            local: "192.0.2.1:1314".parse().unwrap(),
+            shared_id: Bytes::from(vec![shared_id; 32]),
+        }));
+    }
+
+    /// A peer has dialled and said Hello: gives the connection, and forgets what was said meanwhile.
+    pub fn accept(&mut self, peer: NodeId) -> ConnectionId {
+        let conn = ConnectionId(self.odd());
+        self.connected(conn, Role::Acceptor, peer, "198.51.100.1:1314".parse().unwrap(), 9);
+        let control = self.opened(conn);
+        self.data(control, &hello(), false);
+        let opened = |output: &Output| matches!(output, Output::Event(Event::ConnectionOpened { .. }));
+        assert!(self.take().iter().any(opened));
+        conn
+    }
+
+    /// The peer has opened a stream.
+    pub fn opened(&mut self, conn: ConnectionId) -> StreamId {
+        let stream = StreamId(self.odd());
+        self.input(Input::StreamOpened { conn, stream });
+        stream
+    }
+
+    pub fn data(&mut self, stream: StreamId, bytes: &[u8], fin: bool) {
+        self.input(Input::StreamData { stream, bytes: Bytes::copy_from_slice(bytes), fin });
+    }
+
+    /// How a request ended, if that was said since the last [`take`](Self::take).
+    pub fn done(&self, request: RequestId) -> Option<Result<Reply, Failure>> {
+        self.outputs.iter().find_map(|output| match output {
+            Output::Event(Event::Done { id, result }) if *id == request => Some(result.clone()),
+            _ => None,
+        })
+    }
+}
+
+/// A Hello as nodes say it.
+pub fn hello() -> Bytes {
+    let hello = Hello { version_min: 1, version_max: 1, features: 0, agent: "test".into() };
+    native::encode(&Message::V1(V1::Hello(hello))).unwrap()
+}

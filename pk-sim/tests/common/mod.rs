@@ -1,0 +1,194 @@
+//! What the tests of behaviour share. Each file uses a part of it.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests, of which no file uses all"
+)]
+
+mod bare;
+mod peer;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub use bare::{Bare, hello};
+pub use peer::{Peer, Reaction, frame, told};
+use pk_proto::{
+    ClosestLists, ContactMode, Event, FindEnd, FindNode, FindOutcome, FindStep, FindStepEnd, Host, NodeAddress,
+    NodeContactAddressData, NodeId, Options, Reply, Request, Scopes, SeedNode,
+};
+use pk_sim::{Cluster, HostId, Key};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+/// What [`named`] addresses resolve to is told by this suffix.
+const DOMAIN: &str = "example.org";
+
+pub fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Options with this deadline.
+pub fn by(deadline: Duration) -> Options {
+    Options { deadline: Some(deadline), ..Options::default() }
+}
+
+pub fn address(text: &str) -> NodeAddress {
+    text.parse().unwrap()
+}
+
+/// An id that nobody has.
+pub fn nobody(number: u64) -> NodeId {
+    Key::numbered(u64::MAX, number).id()
+}
+
+pub fn data(cluster: &Cluster, scopes: Scopes) -> NodeContactAddressData {
+    NodeContactAddressData { mode: ContactMode::Direct, connected_time: cluster.unix(0), scopes }
+}
+
+// -- who knows whom
+
+/// Connects along every edge, then ends all connections, so that the first of each edge knows the second by a connection
+/// that was, and nobody knows anybody else.
+pub fn wire(cluster: &mut Cluster, edges: &[(HostId, HostId)]) {
+    for (from, to) in edges {
+        let connected = cluster.connect(*from, *to);
+        assert!(matches!(connected, Ok(Reply::Connect(_))), "{from} → {to}: {connected:?}");
+    }
+    cluster.drive(SECOND);
+    let wanted: BTreeSet<_> = edges.iter().copied().collect();
+    for (from, to) in edges {
+        let peer = cluster.id(*to);
+        cluster.call(*from, |node, now| node.disconnect(peer, now));
+        if !wanted.contains(&(*to, *from)) {
+            let peer = cluster.id(*from);
+            assert!(cluster.call(*to, |node, now| node.unset_node(peer, now)));
+        }
+    }
+    cluster.drive(SECOND);
+}
+
+/// A node is told by its embedder where another one is.
+pub fn tell(cluster: &mut Cluster, node: HostId, of: HostId) {
+    let (id, address) = (cluster.id(of), cluster.address(of));
+    tell_of(cluster, node, id, address);
+}
+
+/// A node is told by its embedder where somebody is.
+pub fn tell_of(cluster: &mut Cluster, node: HostId, id: NodeId, address: NodeAddress) {
+    let request = Request::SetNode { node: id, address, data: data(cluster, Scopes::GLOBAL) };
+    assert!(matches!(cluster.ask(node, request), Ok(Reply::SetNode(_))));
+}
+
+/// A name for the address of a node.
+pub fn named(cluster: &mut Cluster, of: HostId) -> NodeAddress {
+    let NodeAddress { host, port } = cluster.address(of);
+    let name = format!("host-{of}.{DOMAIN}");
+    let ips: Vec<IpAddr> = match host {
+        Host::Ip(ip) => vec![ip],
+        other => panic!("{other}"),
+    };
+    cluster.network_mut().set_name(&name, Ok(ips));
+    NodeAddress { host: name.parse().unwrap(), port }
+}
+
+// -- requests
+
+pub fn find(cluster: &mut Cluster, from: HostId, target: NodeId) -> FindOutcome {
+    find_with(cluster, from, target, FindNode::default())
+}
+
+pub fn find_with(cluster: &mut Cluster, from: HostId, target: NodeId, find: FindNode) -> FindOutcome {
+    match cluster.ask(from, Request::FindNode { target, find }) {
+        Ok(Reply::FindNode(outcome)) => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One request of every kind that takes time, for `target`, with its name.
+pub fn every_request(cluster: &mut Cluster, target: HostId, options: Options) -> Vec<(&'static str, Request)> {
+    let (address, name) = (cluster.address(target), named(cluster, target));
+    let seed = SeedNode { node: cluster.id(target), address: name.clone() };
+    let target = cluster.id(target);
+    let lists = ClosestLists { local: true, active: true };
+    let find = FindNode { options, ..FindNode::default() };
+    let sync = |blocking| Request::SyncNodeGraph { seeds: vec![seed.clone()], blocking, options };
+    vec![
+        ("find", Request::FindNode { target, find }),
+        ("ping", Request::PingNode { target, options }),
+        ("ping address", Request::PingNodeAddress { target, address: name, options }),
+        ("connect", Request::Connect { target, address, options }),
+        ("acquire", Request::AcquireConnection { target, options }),
+        ("open", Request::OpenStream { target, protocol: "echo".into(), options }),
+        ("ask", Request::AskClosest { via: target, target, lists, options }),
+        ("sync", sync(true)),
+        ("sync in the background", sync(false)),
+    ]
+}
+
+// -- what is left
+
+/// Nothing is under way at a node: no request, no dial, no stream but those of the Hellos, no timer but those of idle
+/// connections.
+pub fn assert_quiet(cluster: &Cluster, node: HostId, what: &str) {
+    let metrics = cluster.node(node).metrics();
+    let left = [
+        ("requests", metrics.requests_open, 0),
+        ("dials and handshakes", metrics.connections_pending, 0),
+        ("connections below", cluster.connections_of(node) as u64, metrics.connections),
+        ("streams", metrics.streams, metrics.connections),
+        ("timers", metrics.timers, metrics.connections),
+        ("bytes to send", metrics.send_bytes, 0),
+    ];
+    for (name, is, should) in left {
+        assert_eq!(is, should, "{what}: {name} of node {node} are left: {metrics:?}");
+    }
+}
+
+// -- traces
+
+/// The nodes of a trace by their numbers, and who told of each.
+pub fn steps(cluster: &Cluster, outcome: &FindOutcome) -> Vec<(HostId, Option<HostId>)> {
+    let number = |id: NodeId| cluster.number(id).unwrap();
+    outcome.trace.iter().map(|step| (number(step.node), step.told_by.map(number))).collect()
+}
+
+/// The most contacts of a search that were under way at one time, and the most of them that were not stalled.
+pub fn overlap(trace: &[FindStep], stall: Duration) -> (usize, usize) {
+    let starts: Vec<_> = trace.iter().map(|step| step.begun).collect();
+    let at = |moment: &Duration| {
+        let running = trace.iter().filter(|step| step.begun <= *moment && *moment < step.begun + step.took);
+        let fresh = running.clone().filter(|step| *moment < step.begun + stall).count();
+        (running.count(), fresh)
+    };
+    let counts: Vec<_> = starts.iter().map(at).collect();
+    let most = |count: fn(&(usize, usize)) -> usize| counts.iter().map(count).max().unwrap_or(0);
+    (most(|count| count.0), most(|count| count.1))
+}
+
+/// Whether statistics and trace of a search tell the same story.
+pub fn assert_consistent(outcome: &FindOutcome) {
+    let FindOutcome { found, ended, stats, trace } = outcome;
+    assert_eq!(found.is_some(), *ended == FindEnd::Connected, "{outcome:?}");
+    let count = |wanted: fn(&FindStepEnd) -> bool| trace.iter().filter(|step| wanted(&step.end)).count() as u32;
+    assert_eq!(stats.failures, count(|end| matches!(end, FindStepEnd::Unreachable(_))), "{outcome:?}");
+    let asked = count(|end| matches!(end, FindStepEnd::Answered { .. } | FindStepEnd::NoAnswer));
+    let pending = count(|end| matches!(end, FindStepEnd::Pending));
+    assert!((asked..=asked + pending).contains(&stats.calls), "{outcome:?}");
+    assert!(stats.attempts as usize <= trace.len(), "{outcome:?}");
+    assert!(trace.is_sorted_by_key(|step| step.begun), "{outcome:?}");
+    assert!(trace.iter().all(|step| step.begun + step.took <= stats.elapsed), "{outcome:?}");
+    // Who tells of somebody was contacted before.
+    for (i, step) in trace.iter().enumerate() {
+        let before = &trace[..i];
+        assert!(step.told_by.is_none_or(|by| before.iter().any(|step| step.node == by)), "{outcome:?}");
+    }
+}
+
+/// How often an event of a kind was told.
+pub fn count_events(cluster: &Cluster, node: HostId, wanted: impl Fn(&Event) -> bool) -> usize {
+    cluster.events(node).iter().filter(|(_, event)| wanted(event)).count()
+}

@@ -1,0 +1,155 @@
+//! A puppet that speaks the protocol as far as its test wants, and breaks it where the test says so.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pk_proto::native::{self, Message, V1};
+use pk_proto::{Answer, Closest, ConnectionId, FrameDecoder, Input, NodeContact, NodeId, Question, Role, StreamId};
+use pk_sim::{Cluster, HostId};
+
+use super::bare::hello;
+use super::{SECOND, data};
+
+/// Enough credit for anything that a node sends.
+const CREDIT: u64 = 1 << 30;
+
+/// A frame with its header around any bytes, of the length that is announced or not.
+pub fn frame(announced: u32, payload: &[u8]) -> Vec<u8> {
+    [&announced.to_be_bytes(), payload].concat()
+}
+
+/// What a puppet does when it is called.
+pub type Script = Box<dyn FnMut(Question) -> Reaction>;
+
+/// What a puppet does with a call.
+#[derive(Debug, Clone)]
+pub enum Reaction {
+    /// Sends these bytes, and the end.
+    Send(Vec<u8>),
+    /// Nothing.
+    Silence,
+}
+
+impl Reaction {
+    /// A proper answer.
+    pub fn answer(answer: Answer) -> Self {
+        Self::Send(native::encode(&Message::V1(V1::Answer(answer))).unwrap().to_vec())
+    }
+}
+
+/// A puppet's end of the protocol: says Hello on each connection, and reacts to calls.
+pub struct Peer {
+    host: HostId,
+    heard: usize,
+    script: Script,
+    reading: BTreeMap<StreamId, FrameDecoder>,
+    control: BTreeMap<StreamId, ConnectionId>,
+    /// Connections that the puppet has dialled and that nobody has greeted yet.
+    pub asked: Vec<Question>,
+    /// Whether it says Hello.
+    pub greets: bool,
+}
+
+impl Peer {
+    pub fn new(host: HostId, script: impl FnMut(Question) -> Reaction + 'static) -> Self {
+        Self {
+            host,
+            heard: 0,
+            script: Box::new(script),
+            reading: BTreeMap::new(),
+            control: BTreeMap::new(),
+            asked: Vec::new(),
+            greets: true,
+        }
+    }
+
+    /// A peer that answers pings, and tells of nobody.
+    pub fn honest(host: HostId) -> Self {
+        Self::new(host, |question| {
+            Reaction::answer(match question {
+                Question::Ping { nonce } => Answer::Pong { nonce },
+                Question::Closest { .. } => Answer::Closest(Closest::default()),
+            })
+        })
+    }
+
+    /// Lets time pass, while the puppet reacts to whatever it hears.
+    pub fn drive(&mut self, cluster: &mut Cluster, time: Duration) {
+        let end = cluster.now() + time;
+        self.react(cluster);
+        while cluster.next().is_some_and(|at| at <= end) {
+            cluster.step();
+            self.react(cluster);
+        }
+        let rest = end.since(cluster.now());
+        cluster.drive(rest);
+    }
+
+    /// Reacts to what was heard since the last time.
+    pub fn react(&mut self, cluster: &mut Cluster) {
+        while let Some(input) = cluster.puppet(self.host).heard.get(self.heard).map(|(_, input)| input.clone()) {
+            self.heard += 1;
+            match input {
+                Input::Connected(connected) if connected.role == Role::Dialler && self.greets => {
+                    let stream = cluster.pull(self.host, |puppet| {
+                        let stream = puppet.open(connected.conn);
+                        puppet.send(stream, hello(), false);
+                        puppet.grant(stream, CREDIT);
+                        stream
+                    });
+                    self.control.insert(stream, connected.conn);
+                }
+                Input::StreamOpened { stream, .. } => {
+                    self.reading.insert(stream, FrameDecoder::new());
+                    cluster.pull(self.host, |puppet| puppet.grant(stream, CREDIT));
+                }
+                Input::StreamData { stream, bytes, .. } => self.read(cluster, stream, bytes),
+                _ => {}
+            }
+        }
+    }
+
+    fn read(&mut self, cluster: &mut Cluster, stream: StreamId, bytes: Bytes) {
+        let Some(decoder) = self.reading.get_mut(&stream) else { return };
+        decoder.push(bytes);
+        while let Ok(Some(payload)) = decoder.next() {
+            match native::decode(&payload) {
+                Ok(Message::V1(V1::Hello(_))) if self.greets => {
+                    cluster.pull(self.host, |puppet| puppet.send(stream, hello(), false));
+                }
+                Ok(Message::V1(V1::Call { question, .. })) => {
+                    self.asked.push(question.clone());
+                    if let Reaction::Send(bytes) = (self.script)(question) {
+                        cluster.pull(self.host, |puppet| puppet.send(stream, bytes, true));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Dials a node, and says Hello; gives the number of the connection at the puppet.
+    pub fn connect(&mut self, cluster: &mut Cluster, to: HostId) -> ConnectionId {
+        let (addr, expect, deadline) = (cluster.host(to).addrs()[0], cluster.id(to), cluster.now() + 15 * SECOND);
+        let conn = cluster.pull(self.host, |puppet| puppet.dial(addr, expect, deadline));
+        self.drive(cluster, SECOND);
+        assert!(cluster.puppet(self.host).connected().is_some_and(|connected| connected.conn == conn));
+        conn
+    }
+
+    /// Opens a stream and sends these bytes on it.
+    pub fn send(&mut self, cluster: &mut Cluster, conn: ConnectionId, bytes: impl Into<Bytes>, fin: bool) -> StreamId {
+        cluster.pull(self.host, |puppet| {
+            let stream = puppet.open(conn);
+            puppet.send(stream, bytes, fin);
+            stream
+        })
+    }
+}
+
+/// Contacts to tell of, as seen from a cluster.
+pub fn told(cluster: &Cluster, nodes: &[(NodeId, &str)]) -> Vec<(NodeId, NodeContact)> {
+    let data = data(cluster, pk_proto::Scopes::GLOBAL);
+    nodes.iter().map(|(node, text)| (*node, NodeContact::new(super::address(text), data))).collect()
+}

@@ -1,0 +1,224 @@
+//! A node in a process of its own, for the end-to-end tests: to be killed, and to be weighed.
+//!
+//! `pk-test-node tokio|smol node [name=value]...` runs a node. Its settings are named in [`set`]. First line:
+//! `{"id":…,"addr":…}`. Then one line for each line of the standard input: `metrics`, `reset` (the peak of memory),
+//! `join pk://…`, `quit`. It ends with its standard input.
+//!
+//! `pk-test-node tokio|smol leaks` runs nodes through their whole life and prints what the process has before and after.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, Write, stdin, stdout};
+use std::time::Duration;
+
+use peak_alloc::PeakAlloc;
+use pk_driver::{MemoryStore, Node, NodeConfig, Store, StoreError};
+use pk_proto::{Options, SeedNode, StoreOp, StoreRange, StoreRow};
+use pk_tests::case::Rt;
+use pk_tests::node::{self, address, connect, join, options, seed, start_with};
+use pk_tests::socket::BlackHole;
+use pk_tests::wait::{sleep, soon, spawn, until};
+use pk_tests::watched::Watched;
+use pk_tests::{Smol, Tokio};
+use serde_json::{Value, json};
+
+#[global_allocator]
+static ALLOCATED: PeakAlloc = PeakAlloc;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["tokio", rest @ ..] => run::<Tokio>(rest),
+        ["smol", rest @ ..] => run::<Smol>(rest),
+        other => panic!("no such runtime: {other:?}"),
+    }
+}
+
+fn run<R: Rt>(arguments: &[&str]) {
+    match arguments {
+        ["leaks"] => say(&R::block_on(leaks(R::default()))),
+        ["node", settings @ ..] => R::block_on(serve(R::default(), settings)),
+        other => panic!("no such command: {other:?}"),
+    }
+}
+
+fn say(value: &Value) {
+    println!("{value}");
+    stdout().flush().expect("somebody listens");
+}
+
+// -- a node
+
+async fn serve<R: Rt>(runtime: R, settings: &[&str]) {
+    let mut config = node::config(1);
+    for setting in settings {
+        let (name, value) = setting.split_once('=').unwrap_or_else(|| panic!("{setting:?} is not name=value"));
+        set(&mut config, name, value.parse().unwrap_or_else(|_| panic!("{value:?} is not a number")));
+    }
+    let node = Node::start_on(runtime.clone(), config).await.expect("the node starts");
+    say(&json!({ "id": node.own_id().to_string(), "addr": address(&node).to_string() }));
+    let (sender, lines) = smol::channel::unbounded();
+    std::thread::spawn(move || stdin().lock().lines().map_while(Result::ok).try_for_each(|line| sender.try_send(line)));
+    while let Ok(line) = lines.recv().await {
+        let answer = match line.split_once(' ').unwrap_or((&line, "")) {
+            ("metrics", _) => metrics(&node).await,
+            ("reset", _) => {
+                ALLOCATED.reset_peak_usage();
+                json!({})
+            }
+            ("join", seed) => match seed.parse::<SeedNode>() {
+                Ok(seed) => match node.sync_node_graph(vec![seed], true, Options::default()).await {
+                    Ok(_) => json!({}),
+                    Err(error) => json!({ "error": error.to_string() }),
+                },
+                Err(error) => json!({ "error": error.to_string() }),
+            },
+            ("quit", _) => break,
+            other => json!({ "error": format!("no such command: {other:?}") }),
+        };
+        say(&answer);
+    }
+    node.shutdown().await;
+}
+
+/// Durations are in milliseconds.
+fn set(config: &mut NodeConfig, name: &str, value: u64) {
+    let time = Duration::from_millis(value);
+    let count = usize::try_from(value).expect("it is a count");
+    let bytes = u32::try_from(value).unwrap_or(u32::MAX);
+    match name {
+        "key" => {
+            let NodeConfig { key, identity, .. } = node::config(u8::try_from(value).expect("it is the byte of a seed"));
+            (config.key, config.identity) = (key, identity);
+        }
+        "port" => config.listen.set_port(u16::try_from(value).expect("it is a port")),
+        "hello_timeout" => config.core.hello_timeout = time,
+        "call_timeout" => config.core.call_timeout = time,
+        "connection_limit" => config.core.connection_limit = count,
+        "idle_timeout" => config.driver.idle_timeout = time,
+        "keep_alive" => config.driver.keep_alive = time,
+        "handshake_timeout" => config.driver.handshake_timeout = time,
+        "handshake_limit" => config.driver.handshake_limit = count,
+        "handshake_network_limit" => config.driver.handshake_network_limit = count,
+        "stream_window" => config.driver.stream_window = bytes,
+        "receive_window" => config.driver.receive_window = bytes,
+        "send_window" => config.driver.send_window = bytes,
+        other => panic!("no such setting: {other}"),
+    }
+}
+
+async fn metrics<R: Rt>(node: &Node<R>) -> Value {
+    let core = node.metrics().await.expect("the node runs");
+    let core: BTreeMap<_, _> = core.iter().collect();
+    let driver = node.driver_metrics();
+    let driver: BTreeMap<_, _> = driver.iter().collect();
+    json!({
+        "core": core,
+        "driver": driver,
+        "bytes": ALLOCATED.current_usage(),
+        "peak": ALLOCATED.peak_usage(),
+    })
+}
+
+// -- leaks
+
+/// Everything that a node may do, and what is left of it.
+async fn leaks<R: Rt>(plain: R) -> Value {
+    // The runtime's own descriptors and threads are made when they are first needed.
+    sleep(&plain, Duration::from_millis(1)).await;
+    spawn(&plain, async {}).join(&plain, "a task").await;
+    drop(plain.quinn().wrap_udp_socket(std::net::UdpSocket::bind(pk_tests::socket::loopback()).expect("a free port")));
+    let before = (descriptors(), threads());
+
+    let runtime = Watched::new(plain.clone());
+    let blocking = |config: &mut NodeConfig| config.store = Box::new(Blocking(MemoryStore::new()));
+    let a = start_with(&runtime, 1, blocking).await;
+    let b = start_with(&runtime, 2, blocking).await;
+    let c = start_with(&runtime, 3, blocking).await;
+    join(&runtime, &b, seed(&a)).await;
+    join(&runtime, &c, seed(&a)).await;
+    connect(&runtime, &b, &c).await;
+    let mut acceptor = a.accept_streams("leak/1").await.expect("the protocol is free");
+    let mut ours =
+        soon(&runtime, "stream", b.open_stream(a.own_id(), "leak/1", Options::default())).await.expect("open");
+    let theirs = soon(&runtime, "accept", acceptor.accept()).await.expect("the node runs");
+    ours.write_all(b"still under way").await.expect("the stream is open");
+    let lease = soon(&runtime, "lease", c.acquire_connection(a.own_id(), Options::default())).await.expect("found");
+    // A dial that is under way to the end.
+    let hole = BlackHole::open();
+    let nobody = node::key(9).node_id();
+    let dialling = {
+        let (b, address) = (b.clone(), hole.address());
+        let options = options(Duration::from_secs(60), Duration::from_secs(60));
+        spawn(&plain, async move { b.connect(nobody, address, options).await.is_err() })
+    };
+    until(&runtime, "a dial under way", async || b.driver_metrics().dials_pending == 1).await;
+    let busy = (descriptors().len(), runtime.seen().tasks);
+
+    soon(&runtime, "shutdown of a", a.shutdown()).await;
+    soon(&runtime, "shutdown of b", b.shutdown()).await;
+    soon(&runtime, "shutdown of c", c.shutdown()).await;
+    assert!(dialling.join(&plain, "the end of a dial").await);
+    let at_once = runtime.seen();
+    // Streams hold on to the socket as long as they are held; that is documented.
+    drop((ours, theirs, lease, acceptor, hole));
+    let live_tasks = R::live_tasks();
+    let dropped = runtime.seen();
+    // A thread ends on its own time.
+    until(&runtime, "the end of the stores' threads", async || !threads().iter().any(|name| name == "pk-store")).await;
+    json!({
+        "before": { "descriptors": before.0, "threads": before.1 },
+        "busy": { "descriptors": busy.0, "tasks": busy.1 },
+        "after": {
+            "descriptors": descriptors(),
+            "threads": threads(),
+            "tasks": at_once.tasks,
+            "driver_tasks": a.driver_metrics().tasks + b.driver_metrics().tasks + c.driver_metrics().tasks,
+            "runtime_tasks": live_tasks,
+            "timers": dropped.timers,
+            "sockets": dropped.sockets,
+            "saw_tokio": dropped.saw_tokio,
+        },
+    })
+}
+
+/// What the open file descriptors of this process lead to, sorted. Numbers of sockets and the like are left out: an
+/// equal list is as many of each kind.
+fn descriptors() -> Vec<String> {
+    let entries = fs::read_dir("/proc/self/fd").expect("this is Linux").flatten();
+    let mut targets: Vec<_> = entries
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        // The listing itself.
+        .filter(|target| !target.starts_with("/proc/"))
+        .map(|target| target.split_once(":[").map_or(target.clone(), |(kind, _)| kind.to_owned()))
+        .collect();
+    targets.sort();
+    targets
+}
+
+/// The names of the threads of this process, sorted.
+fn threads() -> Vec<String> {
+    let entries = fs::read_dir("/proc/self/task").expect("this is Linux").flatten();
+    let mut names: Vec<_> = entries
+        .filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// A store that has a thread of its own.
+struct Blocking(MemoryStore);
+
+impl Store for Blocking {
+    fn apply(&mut self, ops: &[StoreOp], durable: bool) -> Result<(), StoreError> {
+        self.0.apply(ops, durable)
+    }
+
+    fn range(&self, range: &StoreRange, max_bytes: u64) -> Result<(Vec<StoreRow>, bool), StoreError> {
+        self.0.range(range, max_bytes)
+    }
+}

@@ -1,0 +1,111 @@
+//! Bounded waits.
+
+use std::future::poll_fn;
+use std::time::{Duration, Instant};
+
+use pk_driver::Runtime;
+use smol::channel;
+use smol::future::or;
+
+/// For what takes milliseconds on a quiet machine.
+pub const SOON: Duration = Duration::from_secs(15);
+
+/// Between two looks at something that nobody announces.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Waits this long.
+pub async fn sleep<R: Runtime>(runtime: &R, duration: Duration) {
+    let runtime = runtime.quinn();
+    let mut timer = runtime.new_timer(runtime.now() + duration);
+    poll_fn(|cx| timer.as_mut().poll(cx)).await;
+}
+
+/// The output of a future, or `None` if it is not there in time.
+pub async fn try_within<R: Runtime, T>(runtime: &R, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let late = async {
+        sleep(runtime, limit).await;
+        None
+    };
+    or(async { Some(future.await) }, late).await
+}
+
+/// The output of a future.
+///
+/// # Panics
+///
+/// It is not there in time.
+pub async fn within<R: Runtime, T>(runtime: &R, limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    match try_within(runtime, limit, future).await {
+        Some(output) => output,
+        None => panic!("{what}: not within {limit:?}"),
+    }
+}
+
+/// The output of a future, soon.
+///
+/// # Panics
+///
+/// It is not there within [`SOON`].
+pub async fn soon<R: Runtime, T>(runtime: &R, what: &str, future: impl Future<Output = T>) -> T {
+    within(runtime, SOON, what, future).await
+}
+
+/// Looks again and again until there is something to see.
+///
+/// # Panics
+///
+/// There is nothing within `limit`.
+pub async fn seen_within<R: Runtime, T>(
+    runtime: &R,
+    limit: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(seen) = within(runtime, limit, what, look()).await {
+            return seen;
+        }
+        assert!(begun.elapsed() < limit, "{what}: not seen within {limit:?}");
+        sleep(runtime, LOOK).await;
+    }
+}
+
+/// Looks again and again until it is so.
+///
+/// # Panics
+///
+/// It is not so within [`SOON`].
+pub async fn until<R: Runtime>(runtime: &R, what: &str, mut look: impl AsyncFnMut() -> bool) {
+    seen_within(runtime, SOON, what, async || look().await.then_some(())).await;
+}
+
+/// Runs a future on a task of its own. Dropping the handle lets it run on.
+pub fn spawn<R: Runtime, T: Send + 'static>(
+    runtime: &R,
+    future: impl Future<Output = T> + Send + 'static,
+) -> Spawned<T> {
+    let (sender, receiver) = channel::bounded(1);
+    runtime.quinn().spawn(Box::pin(async move {
+        let _ = sender.try_send(future.await);
+    }));
+    Spawned(receiver)
+}
+
+/// What a spawned task will come to.
+#[derive(Debug)]
+pub struct Spawned<T>(channel::Receiver<T>);
+
+impl<T> Spawned<T> {
+    /// Waits for it, soon.
+    ///
+    /// # Panics
+    ///
+    /// The task panicked, or takes too long.
+    pub async fn join<R: Runtime>(self, runtime: &R, what: &str) -> T {
+        match soon(runtime, what, self.0.recv()).await {
+            Ok(output) => output,
+            Err(_) => panic!("{what}: its task has panicked"),
+        }
+    }
+}

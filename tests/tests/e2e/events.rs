@@ -1,0 +1,59 @@
+//! Events, and listeners that do not listen.
+
+use pk_driver::Notice;
+use pk_proto::{Event, NodeId, Options};
+use pk_tests::Rt;
+use pk_tests::node::{address, connect, heard_of, shutdown, start, start_with};
+use pk_tests::wait::soon;
+
+pk_tests::cases!(a_slow_listener_is_told_what_it_lost_and_stops_nobody, every_listener_hears_everything);
+
+async fn a_slow_listener_is_told_what_it_lost_and_stops_nobody<R: Rt>(runtime: R) {
+    const KEPT: u64 = 4;
+    const HAPPENED: u64 = 50;
+    let a = start_with(&runtime, 1, |config| config.driver.event_limit = KEPT as usize).await;
+    let b = start(&runtime, 2).await;
+    let mut slow = a.events();
+    for n in 0..HAPPENED {
+        // Each in another bucket or so: the graph has room for all.
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        id[31] = 1;
+        let set = a.set_node(NodeId::from_bytes(id), address(&b), heard_of());
+        soon(&runtime, "set", set).await.unwrap();
+    }
+    let added = a.metrics().await.unwrap().nodes;
+    assert!(added > KEPT, "too few events for this test: {added}");
+    let lost = soon(&runtime, "the loss", slow.next()).await;
+    assert_eq!(lost, Some(Notice::Lagged(added - KEPT)));
+    for _ in 0..KEPT {
+        let kept = soon(&runtime, "what is kept", slow.next()).await;
+        assert!(matches!(kept, Some(Notice::Event(Event::NodeAdded { .. }))), "{kept:?}");
+    }
+    // It goes on from there, and the node has not noticed.
+    connect(&runtime, &a, &b).await;
+    let next = soon(&runtime, "the next", slow.next()).await;
+    assert!(matches!(next, Some(Notice::Event(Event::NodeAdded { node })) if node == b.own_id()), "{next:?}");
+    soon(&runtime, "ping", a.ping_node(b.own_id(), Options::default())).await.unwrap();
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn every_listener_hears_everything<R: Rt>(runtime: R) {
+    let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
+    let (mut first, mut second) = (a.events(), a.events());
+    connect(&runtime, &b, &a).await;
+    b.disconnect(a.own_id()).await.unwrap();
+    for events in [&mut first, &mut second] {
+        let mut names = Vec::new();
+        while names.len() < 3 {
+            names.push(match soon(&runtime, "an event", events.next()).await.unwrap() {
+                Notice::Event(Event::NodeAdded { node }) if node == b.own_id() => "added",
+                Notice::Event(Event::ConnectionOpened { node, .. }) if node == b.own_id() => "opened",
+                Notice::Event(Event::ConnectionClosed { node, .. }) if node == b.own_id() => "closed",
+                other => panic!("{other:?}"),
+            });
+        }
+        assert_eq!(names, ["added", "opened", "closed"]);
+    }
+    shutdown(&runtime, &[&a, &b]).await;
+}

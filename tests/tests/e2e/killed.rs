@@ -1,0 +1,96 @@
+//! A node that is killed says nothing any more.
+
+use std::time::{Duration, Instant};
+
+use pk_driver::{NodeError, Notice};
+use pk_proto::io::DisconnectReason;
+use pk_proto::{Event, Failure, FindEnd, FindStepEnd, Options};
+use pk_tests::Rt;
+use pk_tests::child::{Child, whoami};
+use pk_tests::node::{connect, find, options, seed, shutdown, start, start_with};
+use pk_tests::wait::{soon, within};
+use smol::future::zip;
+
+use crate::NODE;
+
+pk_tests::cases!(a_killed_node_is_missed_in_bounded_time);
+
+/// After which silence a connection ends; the least that can be set is a second.
+const IDLE: Duration = Duration::from_secs(2);
+/// What a busy machine may add to a deadline.
+const SLACK: Duration = Duration::from_secs(5);
+
+async fn a_killed_node_is_missed_in_bounded_time<R: Rt>(runtime: R) {
+    let impatient = |config: &mut pk_driver::NodeConfig| {
+        config.driver.idle_timeout = IDLE;
+        config.driver.keep_alive = IDLE / 4;
+    };
+    let a = start_with(&runtime, 2, impatient).await;
+    let mut child = Child::start::<R>(NODE, &["node", "key=1", "idle_timeout=60000"]);
+    let killed = whoami(&child.line(&runtime, "start of the child").await);
+    child.ask(&runtime, &format!("join {}", seed(&a))).await;
+    let mut lease = soon(&runtime, "acquire", a.acquire_connection(killed.node, Options::default())).await.unwrap();
+    let mut events = a.events();
+
+    child.kill();
+    let begun = Instant::now();
+    // One that never met it: A still tells of it, and it does not answer.
+    let searcher = start(&runtime, 3).await;
+    connect(&runtime, &searcher, &a).await;
+    let searches = async {
+        let begun = Instant::now();
+        let limits = options(Duration::from_secs(4), Duration::from_secs(1));
+        let found =
+            within(&runtime, limits.deadline.unwrap() + SLACK, "find", searcher.find_node(killed.node, find(limits)));
+        let found = found.await.unwrap();
+        assert_eq!((&found.found, found.ended), (&None, FindEnd::Exhausted), "{found:?}");
+        let step = found.trace.iter().find(|step| step.node == killed.node).expect("it was dialled");
+        assert!(matches!(&step.end, FindStepEnd::Unreachable(why) if !why.is_empty()), "{step:?}");
+        let ping =
+            within(&runtime, limits.deadline.unwrap() + SLACK, "ping", searcher.ping_node(killed.node, limits)).await;
+        let error = ping.unwrap_err();
+        assert!(matches!(&error, NodeError::Failure(Failure::NotFound(why)) if !why.is_empty()), "{error:?}");
+        assert!(error.to_string().contains("was not found"), "{error}");
+        println!("{}: a searcher: {error}, both searches in {:?}", R::NAME, begun.elapsed());
+        // The deadline before the dial has failed.
+        let limits = options(Duration::from_millis(300), Duration::from_secs(60));
+        let found = within(&runtime, SLACK, "find", searcher.find_node(killed.node, find(limits))).await.unwrap();
+        assert_eq!((&found.found, found.ended), (&None, FindEnd::Deadline), "{found:?}");
+        let ping = within(&runtime, SLACK, "ping", searcher.ping_node(killed.node, limits)).await;
+        assert!(matches!(ping, Err(NodeError::Failure(Failure::DeadlineExceeded))), "{ping:?}");
+    };
+    // One that was connected.
+    let peer = async {
+        let pinged = soon(&runtime, "a ping of the dead", a.ping_node(killed.node, Options::default())).await;
+        assert!(
+            matches!(pinged, Err(NodeError::Failure(Failure::ConnectionLost(DisconnectReason::TimedOut)))),
+            "{pinged:?}"
+        );
+        let gone = async {
+            loop {
+                match events.next().await {
+                    Some(Notice::Event(Event::ConnectionClosed { node, why, .. })) if node == killed.node => {
+                        return why;
+                    }
+                    Some(_) => {}
+                    None => panic!("the node has ended"),
+                }
+            }
+        };
+        let why = within(&runtime, IDLE + SLACK, "it is reported gone", gone).await;
+        println!("{}: a peer: {why} after {:?}", R::NAME, begun.elapsed());
+        assert_eq!(why, DisconnectReason::TimedOut);
+        soon(&runtime, "the loss of the lease", lease.lost()).await;
+        let left = a.connections().await.unwrap();
+        assert!(left.iter().all(|connection| connection.node != killed.node), "{left:?}");
+    };
+    zip(searches, peer).await;
+
+    // It comes back, as the same node at the same place, and is found.
+    let port = format!("port={}", killed.address.port);
+    let again = Child::start::<R>(NODE, &["node", "key=1", &port]);
+    assert_eq!(whoami(&again.line(&runtime, "start of the child").await), killed);
+    let found = soon(&runtime, "find", searcher.find_node(killed.node, pk_proto::FindNode::default())).await.unwrap();
+    assert!(found.found.is_some(), "{found:?}");
+    shutdown(&runtime, &[&a, &searcher]).await;
+}

@@ -1,0 +1,205 @@
+//! The main job: nodes join, find, ping and ask each other, and talk over streams.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pk_driver::Node;
+use pk_proto::io::DisconnectReason;
+use pk_proto::{ClosestLists, Event, FindEnd, FindNode, NodeId, Options, SeedNode};
+use pk_tests::Rt;
+use pk_tests::node::{
+    address, connect, connections_with, echo, exchange, find, join, options, seed, shutdown, socket, start,
+};
+use pk_tests::wait::{soon, until};
+use smol::future::zip;
+
+pk_tests::cases!(
+    two_nodes_do_the_main_job,
+    a_node_is_found_through_another,
+    a_seed_may_be_a_host_name,
+    seeds_that_fail_are_each_named,
+    a_lease_holds_a_connection,
+    nodes_that_dial_each_other_at_once_agree_on_a_primary,
+);
+
+async fn two_nodes_do_the_main_job<R: Rt>(runtime: R) {
+    let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
+    echo(&runtime, &a, "echo/1").await;
+
+    let joined = join(&runtime, &b, seed(&a)).await;
+    assert_eq!((joined.seeds, joined.failed), (vec![a.own_id()], vec![]));
+    assert!(joined.search.is_some(), "it was waited for");
+
+    let found = soon(&runtime, "find", b.find_node(a.own_id(), FindNode::default())).await.unwrap();
+    assert_eq!(found.found.map(|(address, _)| address), Some(address(&a)));
+    assert_eq!(found.ended, FindEnd::Connected);
+    let pong = soon(&runtime, "ping", b.ping_node(a.own_id(), Options::default())).await.unwrap();
+    assert_eq!(pong.address, address(&a));
+    assert!(!pong.rtt.is_zero());
+    // The other direction, over the same connection.
+    let pong = soon(&runtime, "ping back", a.ping_node(b.own_id(), Options::default())).await.unwrap();
+    assert_eq!(pong.address, address(&b), "B is seen where it listens");
+    let there = b.ping_node_address(a.own_id(), address(&a), Options::default());
+    assert!(soon(&runtime, "ping an address", there).await.unwrap());
+    assert_eq!(a.connections().await.unwrap().len(), 1);
+    assert_eq!(b.connections().await.unwrap().len(), 1);
+
+    exchange(&runtime, &b, a.own_id(), "echo/1", 1024 * 1024).await;
+
+    let itself = b.find_node(b.own_id(), find(options(Duration::from_secs(5), Duration::from_secs(5))));
+    let itself = soon(&runtime, "find oneself", itself).await.unwrap();
+    assert_eq!(itself.found, None, "nobody finds itself");
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn a_node_is_found_through_another<R: Rt>(runtime: R) {
+    let (a, b, c) = (start(&runtime, 1).await, start(&runtime, 2).await, start(&runtime, 3).await);
+    echo(&runtime, &b, "echo/1").await;
+    join(&runtime, &b, seed(&a)).await;
+    // Not a join, which would have met B already.
+    connect(&runtime, &c, &a).await;
+
+    let lists = ClosestLists { local: true, active: true };
+    let told = c.ask_closest(a.own_id(), b.own_id(), lists, Options::default());
+    let told = soon(&runtime, "ask for the closest", told).await.unwrap();
+    let local: Vec<_> = told.local.iter().map(|(node, contact)| (*node, contact.iter().next().cloned())).collect();
+    assert!(
+        matches!(local.as_slice(), [(node, Some((at, _)))] if *node == b.own_id() && *at == address(&b)),
+        "A tells of B and not of C itself: {told:?}"
+    );
+    let active: Vec<_> = told.active.iter().map(|active| (active.node, active.connections.len())).collect();
+    assert_eq!(active, [(b.own_id(), 1)]);
+    let one_list = ClosestLists { local: false, active: true };
+    let told = c.ask_closest(a.own_id(), b.own_id(), one_list, Options::default());
+    assert!(soon(&runtime, "ask for one list", told).await.unwrap().local.is_empty());
+
+    let found = soon(&runtime, "find", c.find_node(b.own_id(), FindNode::default())).await.unwrap();
+    assert_eq!(found.found.map(|(address, _)| address), Some(address(&b)));
+    let step = found.trace.iter().find(|step| step.node == b.own_id()).expect("B was contacted");
+    assert_eq!(step.told_by, Some(a.own_id()), "A told of B");
+    exchange(&runtime, &c, b.own_id(), "echo/1", 1000).await;
+
+    // Everybody knows everybody now.
+    join(&runtime, &c, seed(&a)).await;
+    let ids =
+        |nodes: Vec<(NodeId, _)>| nodes.into_iter().map(|(node, _): (NodeId, pk_proto::NodeContact)| node).collect();
+    let known: BTreeSet<_> = ids(c.closest_nodes(c.own_id(), 20).await.unwrap());
+    assert_eq!(known, BTreeSet::from([a.own_id(), b.own_id()]));
+    shutdown(&runtime, &[&a, &b, &c]).await;
+}
+
+async fn a_seed_may_be_a_host_name<R: Rt>(runtime: R) {
+    let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
+    let named: SeedNode = format!("pk://{}@localhost:{}", a.own_id(), socket(&a).port()).parse().unwrap();
+    assert_eq!(join(&runtime, &b, named).await.seeds, [a.own_id()]);
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn seeds_that_fail_are_each_named<R: Rt>(runtime: R) {
+    let b = start(&runtime, 2).await;
+    let hole = pk_tests::socket::BlackHole::open();
+    let nobody = pk_tests::node::key(9).node_id();
+    let silent = SeedNode { node: nobody, address: hole.address() };
+    let unknown: SeedNode = format!("pk://{nobody}@name.invalid:1314").parse().unwrap();
+    let itself = seed(&b);
+    let limits = options(Duration::from_secs(5), Duration::from_millis(500));
+    let joined = b.sync_node_graph(vec![silent.clone(), unknown.clone(), itself.clone()], true, limits);
+    let error = soon(&runtime, "a join in vain", joined).await.unwrap_err().to_string();
+    assert!(error.contains("no seed node could be reached"), "{error}");
+    for (what, seed) in [("timed out", &silent), ("cannot resolve", &unknown), ("itself", &itself)] {
+        assert!(error.contains(what) && error.contains(&seed.to_string()), "{seed} and {what:?} are not in: {error}");
+    }
+    assert_eq!(b.metrics().await.unwrap().requests_open, 0);
+    shutdown(&runtime, &[&b]).await;
+}
+
+async fn a_lease_holds_a_connection<R: Rt>(runtime: R) {
+    let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
+    echo(&runtime, &a, "echo/1").await;
+    connect(&runtime, &b, &a).await;
+    let held = async |node: &Node<R>, by: &Node<R>| {
+        let connections = connections_with(by, node.own_id()).await;
+        connections.iter().any(|connection| connection.idle_in.is_none())
+    };
+
+    assert!(!held(&a, &b).await);
+    let lease = soon(&runtime, "acquire", b.acquire_connection(a.own_id(), Options::default())).await.unwrap();
+    let other = soon(&runtime, "acquire", b.acquire_connection(a.own_id(), Options::default())).await.unwrap();
+    assert_eq!(lease.node(), a.own_id());
+    drop(other);
+    assert_eq!(b.connections().await.unwrap().len(), 1, "leases share a connection");
+    assert!(held(&a, &b).await, "one lease is left");
+    drop(lease);
+    until(&runtime, "the release", async || !held(&a, &b).await).await;
+
+    let with = b.with_conn(a.own_id(), Options::default(), async |lease| {
+        assert!(held(&a, &b).await);
+        let mut stream = lease.open_stream("echo/1").await.unwrap();
+        stream.write_all(b"with a connection").await.unwrap();
+        stream.finish().unwrap();
+        stream.read_to_end(100).await.unwrap()
+    });
+    assert_eq!(soon(&runtime, "with_conn", with).await.unwrap(), b"with a connection");
+    until(&runtime, "the release", async || !held(&a, &b).await).await;
+
+    // A lease says when it is lost.
+    let mut lease = soon(&runtime, "acquire", b.acquire_connection(a.own_id(), Options::default())).await.unwrap();
+    assert_eq!(a.disconnect(b.own_id()).await.unwrap(), 1);
+    soon(&runtime, "the loss", lease.lost()).await;
+    soon(&runtime, "the loss again", lease.lost()).await;
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn nodes_that_dial_each_other_at_once_agree_on_a_primary<R: Rt>(runtime: R) {
+    const ROUNDS: usize = 12;
+    let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
+    let mut doubled = 0;
+    for _ in 0..ROUNDS {
+        let (from_a, from_b) = soon(
+            &runtime,
+            "two dials",
+            zip(
+                a.connect(b.own_id(), address(&b), Options::default()),
+                b.connect(a.own_id(), address(&a), Options::default()),
+            ),
+        )
+        .await;
+        assert_eq!((from_a.unwrap().node, from_b.unwrap().node), (b.own_id(), a.own_id()));
+        // Both ends accept on their own time.
+        let mut connections = 0;
+        until(&runtime, "agreement", async || {
+            let of_a = connections_with(&a, b.own_id()).await;
+            let of_b = connections_with(&b, a.own_id()).await;
+            let names = |all: &[pk_proto::ConnectionInfo], primary: bool| -> BTreeSet<_> {
+                let chosen = all.iter().filter(|one| one.primary || !primary);
+                chosen.map(|one| one.shared_id.clone()).collect()
+            };
+            connections = of_a.len();
+            !of_a.is_empty()
+                && names(&of_a, false) == names(&of_b, false)
+                && names(&of_a, true) == names(&of_b, true)
+                && names(&of_a, true).len() == 1
+        })
+        .await;
+        doubled += usize::from(connections == 2);
+        assert!(connections <= 2);
+        // The one in use serves both ways.
+        soon(&runtime, "ping", a.ping_node(b.own_id(), Options::default())).await.unwrap();
+        soon(&runtime, "ping", b.ping_node(a.own_id(), Options::default())).await.unwrap();
+        let mut events = b.events();
+        a.disconnect(b.own_id()).await.unwrap();
+        let closed = async {
+            loop {
+                if let Some(pk_driver::Notice::Event(Event::ConnectionClosed { why, .. })) = events.next().await {
+                    return why;
+                }
+            }
+        };
+        let why = soon(&runtime, "the close", closed).await;
+        assert!(matches!(why, DisconnectReason::Peer { code: 0, .. }), "{why}");
+        until(&runtime, "the end of all", async || b.connections().await.unwrap().is_empty()).await;
+        until(&runtime, "the end of all", async || a.connections().await.unwrap().is_empty()).await;
+    }
+    println!("{}: two connections in {doubled} of {ROUNDS} rounds", R::NAME);
+    shutdown(&runtime, &[&a, &b]).await;
+}

@@ -1,0 +1,130 @@
+//! A dialler that the acceptor has not accepted never reports success, whatever TLS said.
+
+use std::time::Duration;
+
+use pk_driver::{Node, NodeError, Notice};
+use pk_proto::{DialFailure, Event, Failure, FindEnd, NodeAddress, NodeId, Options};
+use pk_tests::Rt;
+use pk_tests::certs::Presented;
+use pk_tests::node::{address, connect, find, heard_of, key, options, shutdown, start, start_with};
+use pk_tests::raw::{self, NATIVE};
+use pk_tests::wait::sleep;
+use pk_tests::wait::{soon, spawn};
+
+pk_tests::cases!(
+    an_acceptor_that_closes_has_not_accepted,
+    an_acceptor_that_refuses_our_certificate_has_not_accepted,
+    an_acceptor_that_never_says_hello_has_not_accepted,
+    an_acceptor_that_says_something_else_has_not_accepted,
+    an_acceptor_that_is_full_has_not_accepted,
+);
+
+/// What an acceptor does once the handshake is done on its side, if it ever is.
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    Close,
+    Nothing,
+    Garbage,
+}
+
+/// An acceptor by hand, valid in all that TLS sees. Returns where it is.
+fn acceptor<R: Rt>(runtime: &R, presented: &Presented, refuse: bool, then: Then) -> NodeAddress {
+    let endpoint = raw::endpoint(runtime, Some(raw::server(presented, &[NATIVE], refuse)));
+    let address = NodeAddress::from_socket(endpoint.local_addr().unwrap());
+    let tasks = runtime.clone();
+    drop(spawn(runtime, async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let tasks = tasks.clone();
+            drop(spawn(&tasks.clone(), async move {
+                let Ok(connection) = incoming.await else { return };
+                match then {
+                    Then::Close => connection.close(99u32.into(), b"not you"),
+                    Then::Nothing => {}
+                    Then::Garbage => {
+                        if let Ok((mut send, _recv)) = connection.accept_bi().await {
+                            let _ = send.write_all(&[0xff; 1000]).await;
+                            sleep(&tasks, Duration::from_secs(30)).await;
+                        }
+                    }
+                }
+                connection.closed().await;
+            }));
+        }
+    }));
+    address
+}
+
+/// Tries every way to connect to a node, none of which may succeed, and returns why the dial failed.
+async fn never_succeeds<R: Rt>(runtime: &R, node: &Node<R>, target: NodeId, address: NodeAddress) -> DialFailure {
+    let mut events = node.events();
+    let limits = options(Duration::from_secs(8), Duration::from_millis(1500));
+    let connected = soon(runtime, "connect", node.connect(target, address.clone(), limits)).await;
+    let why = match connected {
+        Err(NodeError::Failure(Failure::Dial(failures))) => match failures.as_slice() {
+            [(at, why)] if *at == address => why.clone(),
+            other => panic!("one dial: {other:?}"),
+        },
+        other => panic!("connect: {other:?}"),
+    };
+    let there = soon(runtime, "ping the address", node.ping_node_address(target, address.clone(), limits)).await;
+    assert!(!there.unwrap(), "it answers no ping");
+    soon(runtime, "set", node.set_node(target, address.clone(), heard_of())).await.unwrap();
+    let found = soon(runtime, "find", node.find_node(target, find(limits))).await.unwrap();
+    assert_eq!((found.found, found.ended), (None, FindEnd::Exhausted));
+    let ping = soon(runtime, "ping", node.ping_node(target, limits)).await;
+    assert!(matches!(&ping, Err(NodeError::Failure(Failure::NotFound(_)))), "{ping:?}");
+    let lease = soon(runtime, "acquire", node.acquire_connection(target, limits)).await;
+    assert!(matches!(&lease, Err(NodeError::Failure(Failure::NotFound(_)))), "{:?}", lease.err());
+    let stream = soon(runtime, "stream", node.open_stream(target, "x", limits)).await;
+    assert!(matches!(&stream, Err(NodeError::Failure(Failure::NotFound(_)))), "{:?}", stream.err());
+
+    let metrics = node.metrics().await.unwrap();
+    assert_eq!((metrics.connections, metrics.connections_accepted, metrics.requests_open), (0, 0, 0), "{metrics:?}");
+    shutdown(runtime, &[node]).await;
+    while let Some(notice) = soon(runtime, "events", events.next()).await {
+        let opened = matches!(notice, Notice::Event(Event::ConnectionOpened { .. }));
+        assert!(!opened, "{notice:?}");
+    }
+    println!("{}: {why}", R::NAME);
+    why
+}
+
+async fn an_acceptor_that_closes_has_not_accepted<R: Rt>(runtime: R) {
+    let node = start(&runtime, 1).await;
+    let address = acceptor(&runtime, &Presented::valid(&key(2)), false, Then::Close);
+    let why = never_succeeds(&runtime, &node, key(2).node_id(), address).await;
+    assert_eq!(why, DialFailure::Rejected { code: 99, reason: "not you".to_owned() });
+}
+
+async fn an_acceptor_that_refuses_our_certificate_has_not_accepted<R: Rt>(runtime: R) {
+    let node = start(&runtime, 1).await;
+    let address = acceptor(&runtime, &Presented::valid(&key(2)), true, Then::Nothing);
+    let why = never_succeeds(&runtime, &node, key(2).node_id(), address).await;
+    // The dialler's part of TLS 1.3 is over by then: the alert comes to what seems to be a connection.
+    assert!(!matches!(why, DialFailure::TimedOut | DialFailure::Cancelled), "the refusal is told: {why}");
+}
+
+async fn an_acceptor_that_never_says_hello_has_not_accepted<R: Rt>(runtime: R) {
+    let node = start(&runtime, 1).await;
+    let address = acceptor(&runtime, &Presented::valid(&key(2)), false, Then::Nothing);
+    let why = never_succeeds(&runtime, &node, key(2).node_id(), address).await;
+    assert_eq!(why, DialFailure::TimedOut);
+}
+
+async fn an_acceptor_that_says_something_else_has_not_accepted<R: Rt>(runtime: R) {
+    let node = start(&runtime, 1).await;
+    let address = acceptor(&runtime, &Presented::valid(&key(2)), false, Then::Garbage);
+    let why = never_succeeds(&runtime, &node, key(2).node_id(), address).await;
+    assert!(matches!(why, DialFailure::Transport(_)), "{why}");
+}
+
+async fn an_acceptor_that_is_full_has_not_accepted<R: Rt>(runtime: R) {
+    let full = start_with(&runtime, 1, |config| config.core.connection_limit = 1).await;
+    let (first, second) = (start(&runtime, 2).await, start(&runtime, 3).await);
+    connect(&runtime, &first, &full).await;
+    let why = never_succeeds(&runtime, &second, full.own_id(), address(&full)).await;
+    assert_eq!(why, DialFailure::Rejected { code: 17, reason: "too many connections".to_owned() });
+    assert!(full.metrics().await.unwrap().connections_refused > 0);
+    soon(&runtime, "the first is served", first.ping_node(full.own_id(), Options::default())).await.unwrap();
+    shutdown(&runtime, &[&full, &first]).await;
+}

@@ -1,0 +1,127 @@
+//! Application streams: protocols, ends, limits.
+
+use pk_driver::{NodeError, Stream, StreamError};
+use pk_proto::{Failure, Options, RequestError, code};
+use pk_tests::Rt;
+use pk_tests::node::{connect, exchange, shutdown, start, start_with};
+use pk_tests::wait::{soon, try_within, until};
+use std::time::Duration;
+
+pk_tests::cases!(
+    a_full_acceptor_resets,
+    a_protocol_is_accepted_once_and_as_long_as_its_acceptor_is_held,
+    each_direction_ends_on_its_own,
+    a_reader_that_does_not_read_holds_up_its_writer_and_nobody_else,
+);
+
+async fn a_full_acceptor_resets<R: Rt>(runtime: R) {
+    let a = start_with(&runtime, 1, |config| config.driver.accept_limit = 2).await;
+    let b = start(&runtime, 2).await;
+    let mut acceptor = a.accept_streams("few/1").await.unwrap();
+    connect(&runtime, &b, &a).await;
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        open.push(soon(&runtime, "open", b.open_stream(a.own_id(), "few/1", Options::default())).await.unwrap());
+    }
+    until(&runtime, "three refusals", async || a.driver_metrics().accepts_refused == 3).await;
+    let mut ends = Vec::new();
+    for stream in &mut open {
+        ends.push(try_within(&runtime, Duration::from_millis(500), stream.read(&mut [0; 1])).await);
+    }
+    let refused = Some(Err(StreamError::Reset(code::LIMIT)));
+    assert_eq!(ends, [None, None, refused.clone(), refused.clone(), refused]);
+    let written = open.last_mut().unwrap().write(b"x").await;
+    assert_eq!(written, Err(StreamError::Stopped(code::LIMIT)));
+    // Those that found room are served.
+    for stream in open.iter_mut().take(2) {
+        let mut accepted = soon(&runtime, "accept", acceptor.accept()).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        stream.finish().unwrap();
+        assert_eq!(soon(&runtime, "read", accepted.read_to_end(10)).await.unwrap(), b"hello");
+    }
+    let stream = soon(&runtime, "there is room again", b.open_stream(a.own_id(), "few/1", Options::default()));
+    drop(stream.await.unwrap());
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn a_protocol_is_accepted_once_and_as_long_as_its_acceptor_is_held<R: Rt>(runtime: R) {
+    let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
+    connect(&runtime, &b, &a).await;
+    let open = async || soon(&runtime, "open", b.open_stream(a.own_id(), "once/1", Options::default())).await;
+    let unsupported = |ended: Result<Stream, NodeError>| {
+        assert!(matches!(ended, Err(NodeError::Failure(Failure::Unsupported))), "{ended:?}");
+    };
+    unsupported(open().await);
+    let acceptor = a.accept_streams("once/1").await.unwrap();
+    let again = a.accept_streams("once/1").await;
+    assert!(matches!(&again, Err(NodeError::ProtocolTaken(name)) if name == "once/1"), "{again:?}");
+    let mut waiting = open().await.unwrap();
+    drop(acceptor);
+    let aborted = soon(&runtime, "the abort of what waited", waiting.read(&mut [0; 1])).await;
+    assert!(matches!(aborted, Err(StreamError::Reset(_))), "{aborted:?}");
+    until(&runtime, "the refusal", async || open().await.is_err()).await;
+    unsupported(open().await);
+    let mut acceptor = a.accept_streams("once/1").await.unwrap();
+    let _ours = open().await.unwrap();
+    assert_eq!(soon(&runtime, "accept", acceptor.accept()).await.unwrap().node(), b.own_id());
+    for name in ["", "\u{7f}", "ü", &"x".repeat(65)] {
+        let refused = a.accept_streams(name).await;
+        assert!(matches!(refused, Err(NodeError::Request(RequestError::Protocol))), "{name:?}: {refused:?}");
+        let refused = b.open_stream(a.own_id(), name, Options::default()).await;
+        assert!(matches!(refused, Err(NodeError::Request(RequestError::Protocol))), "{name:?}: {refused:?}");
+    }
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn each_direction_ends_on_its_own<R: Rt>(runtime: R) {
+    let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
+    connect(&runtime, &b, &a).await;
+    let mut acceptor = a.accept_streams("ends/1").await.unwrap();
+    let mut pair = async || {
+        let ours = soon(&runtime, "open", b.open_stream(a.own_id(), "ends/1", Options::default())).await.unwrap();
+        (ours, soon(&runtime, "accept", acceptor.accept()).await.unwrap())
+    };
+    // A half-closed stream goes on in the other direction.
+    let (mut ours, mut theirs) = pair().await;
+    ours.write_all(b"question").await.unwrap();
+    ours.finish().unwrap();
+    assert_eq!(soon(&runtime, "read", theirs.read_to_end(100)).await.unwrap(), b"question");
+    theirs.write_all(b"answer").await.unwrap();
+    soon(&runtime, "the acknowledgement", theirs.finish_and_wait()).await.unwrap();
+    assert_eq!(soon(&runtime, "read", ours.read_to_end(100)).await.unwrap(), b"answer");
+    assert_eq!(ours.write(b"x").await, Err(StreamError::Ended));
+    // Codes arrive, and stay.
+    let (mut ours, mut theirs) = pair().await;
+    ours.reset(77);
+    assert_eq!(soon(&runtime, "reset", theirs.read(&mut [0; 1])).await, Err(StreamError::Reset(77)));
+    assert_eq!(theirs.read(&mut [0; 1]).await, Err(StreamError::Reset(77)));
+    ours.stop(78);
+    until(&runtime, "stop", async || theirs.write(b"x").await == Err(StreamError::Stopped(78))).await;
+    // Dropping aborts.
+    let (ours, mut theirs) = pair().await;
+    drop(ours);
+    assert_eq!(soon(&runtime, "drop", theirs.read(&mut [0; 1])).await, Err(StreamError::Reset(0)));
+    until(&runtime, "no stream is held", async || b.driver_metrics().streams_handed_over == 0).await;
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn a_reader_that_does_not_read_holds_up_its_writer_and_nobody_else<R: Rt>(runtime: R) {
+    let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
+    pk_tests::node::echo(&runtime, &a, "echo/1").await;
+    let mut acceptor = a.accept_streams("unread/1").await.unwrap();
+    connect(&runtime, &b, &a).await;
+    let window = pk_driver::DriverConfig::default().stream_window as usize;
+    let mut ours = soon(&runtime, "open", b.open_stream(a.own_id(), "unread/1", Options::default())).await.unwrap();
+    let theirs = soon(&runtime, "accept", acceptor.accept()).await.unwrap();
+    let mut written = 0;
+    while let Some(len) = try_within(&runtime, Duration::from_millis(500), ours.write(&[0; 4096])).await {
+        written += len.unwrap();
+        assert!(written <= window, "{written} bytes were taken that nobody reads, more than the window of {window}");
+    }
+    // The few bytes that opened the stream have used up some of it.
+    assert!(written > window - 1024, "only {written} bytes");
+    exchange(&runtime, &b, a.own_id(), "echo/1", 100_000).await;
+    soon(&runtime, "ping", b.ping_node(a.own_id(), Options::default())).await.unwrap();
+    drop((ours, theirs));
+    shutdown(&runtime, &[&a, &b]).await;
+}
