@@ -139,7 +139,9 @@ impl Net {
 
     /// Closes whatever is open and takes nothing new. Resolves when the peers have been told, as far as they answer.
     pub(crate) fn close(&mut self) -> BoxFuture<()> {
-        self.handshakes.clear();
+        for (_, handshake) in self.handshakes.drain() {
+            self.admission.end(handshake.network());
+        }
         self.dials.clear();
         self.endpoint.close(VarInt::from_u32(0), b"");
         let endpoint = self.endpoint.clone();
