@@ -263,7 +263,7 @@ async fn a_chain_of_nodes_finds_its_end() {
     let last = nodes.last().unwrap().own_id();
     let found = nodes[0].find_node(last, FindNode::default()).await.unwrap();
     assert_eq!(found.ended, FindEnd::Connected, "{found:?}");
-    nodes[0].flush(Options::default()).await.unwrap();
+    nodes[0].flush().await.unwrap();
     let begun = Instant::now();
     for node in &nodes {
         node.shutdown().await;

@@ -49,8 +49,8 @@ impl<R> Node<R> {
     }
 
     /// Writes the graph as it is now, durably: when this returns, it survives a crash and a power failure.
-    pub async fn flush(&self, options: Options) -> Result<(), NodeError> {
-        match self.request(Request::Flush { options }).await?.reply {
+    pub async fn flush(&self) -> Result<(), NodeError> {
+        match self.request(Request::Flush { options: Options::default() }).await?.reply {
             Reply::Flush => Ok(()),
             other => unexpected(&other),
         }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use pk_proto::{
     ClosestLists, ContactMode, FindNode, NodeContactAddressData, NodeId, Options, Reply, Request, RequestId, Scopes,
-    SetNode,
 };
 use pk_sim::{App, AppAction, Cluster, HostId, Link};
 use rand_chacha::ChaCha8Rng;
@@ -90,7 +89,7 @@ impl Chaos {
             _ => {
                 let connected_time = self.cluster.unix(other);
                 let data = NodeContactAddressData { mode: ContactMode::Direct, connected_time, scopes: Scopes::GLOBAL };
-                Request::SetNode { node: target, address, data, how: SetNode::default() }
+                Request::SetNode { node: target, address, data }
             }
         }
     }
