@@ -157,7 +157,7 @@ impl NodeManager {
             }
             Request::Flush { .. } => {
                 self.begin(id, Open { audience, deadline, stage: Stage::Flush });
-                if self.store.is_idle() {
+                if self.store.is_durable() {
                     self.end(id, Ok(Reply::Flush));
                 } else {
                     self.store.flush(id);
