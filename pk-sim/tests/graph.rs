@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use pk_proto::{
     Answer, BucketIndex, Closest, ClosestLists, ContactMode, Event, NodeContactAddressData, NodeId, Question, Reply,
-    Request, Scopes, SetNodeOutcome, SetNodeRejection, UnixMillis,
+    Request, Scopes, SetNode, SetNodeOutcome, SetNodeRejection, UnixMillis,
 };
 use pk_sim::{Cluster, HostId};
 
@@ -25,7 +25,7 @@ fn local(closest: &Closest) -> Vec<NodeId> {
 
 fn set(cluster: &mut Cluster, node: HostId, of: NodeId, text: &str, scopes: Scopes) -> SetNodeOutcome {
     let data = data(cluster, scopes);
-    match cluster.ask(node, Request::SetNode { node: of, address: address(text), data }) {
+    match cluster.ask(node, Request::SetNode { node: of, address: address(text), data, how: SetNode::default() }) {
         Ok(Reply::SetNode(outcome)) => outcome,
         other => panic!("{other:?}"),
     }
@@ -43,6 +43,7 @@ fn only_accepted_connections_enter_the_graph() {
     // A peer that tells of nodes that are not there, and one that is there.
     let tales = told(&cluster, &[(nobody(1), "203.0.113.1:1"), (cluster.id(2), "20.0.2.1:1314")]);
     let mut teller = Peer::new(4, move |question| match question {
+        Question::Signal(_) | Question::Punch(_) => Reaction::answer(Answer::Refused(pk_proto::Refusal::Busy)),
         Question::Ping { nonce } => Reaction::answer(Answer::Pong { nonce }),
         Question::Closest { .. } => Reaction::answer(Answer::Closest(Closest { local: tales.clone(), active: vec![] })),
     });
@@ -268,7 +269,7 @@ fn a_node_keeps_the_addresses_where_it_was_last() {
             connected_time: UnixMillis(time),
             scopes: Scopes::GLOBAL,
         };
-        bare.request(Request::SetNode { node, address: address(text), data });
+        bare.request(Request::SetNode { node, address: address(text), data, how: SetNode::default() });
     }
     let kept: Vec<_> = bare.node.contact(node).unwrap().iter().map(|(address, _)| address.to_string()).collect();
     assert_eq!(kept, ["10.0.0.9:1", "10.0.0.7:1", "10.0.0.5:1"]);
@@ -282,7 +283,7 @@ fn a_stored_graph_is_proven_and_what_has_no_room_in_it_is_left_out() {
     let contact = |i: u64| pk_proto::NodeContact::new(address(&format!("203.0.113.{}:1", i + 1)), known);
     let mut contacts: Vec<_> = (0..200).map(|i| (nobody(i), contact(i))).collect();
     contacts.push((key.id(), contact(200)));
-    let snapshot = pk_proto::Snapshot { contacts };
+    let snapshot = pk_proto::Snapshot { contacts, ..pk_proto::Snapshot::default() };
     let (config, now) = (pk_proto::Config::default(), pk_proto::Instant::ORIGIN);
     let identity = pk_sim::genesis(&key, unix);
     let node = pk_proto::NodeManager::new(config, &identity, snapshot, [0; 32], now, unix).unwrap();
