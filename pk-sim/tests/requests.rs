@@ -102,6 +102,7 @@ fn the_own_id_is_refused_where_it_makes_no_sense() {
         node: own,
         address: address("203.0.113.1:1"),
         data: data(&cluster, pk_proto::Scopes::GLOBAL),
+        how: pk_proto::SetNode::default(),
     };
     let rejected = SetNodeOutcome::Rejected(SetNodeRejection::OwnNode);
     assert_eq!(cluster.ask(0, request), Ok(Reply::SetNode(rejected)));
@@ -150,7 +151,7 @@ fn options_outside_their_ranges_are_refused_by_name() {
         ("limit", None, Some(1024), true),
         ("limit", None, Some(1025), false),
     ] {
-        let find = FindNode { concurrency, limit, options: NO };
+        let find = FindNode { concurrency, limit, ..FindNode::default() };
         match bare.node.find_node(target, find, bare.now) {
             Ok(_) if legal => {}
             Err(RequestError::Option { name: named, range }) if !legal => {
@@ -173,8 +174,10 @@ fn with(mut request: Request, new: Options) -> Request {
         | Request::AcquireConnection { options, .. }
         | Request::OpenStream { options, .. }
         | Request::AskClosest { options, .. }
-        | Request::SyncNodeGraph { options, .. } => *options = new,
-        Request::SetNode { .. } => {}
+        | Request::SyncNodeGraph { options, .. }
+        | Request::RefreshBucket { options, .. }
+        | Request::Flush { options } => *options = new,
+        Request::SetNode { .. } | Request::Renew { .. } | Request::QueryMdns { .. } => {}
     }
     request
 }
