@@ -423,7 +423,7 @@ fn answers_are_sent_as_the_window_opens() {
         bare.feed(control, &hello(), false);
         for port in 1..5 {
             let address = common::address(&format!("203.0.113.{}:{port}", i + 1));
-            bare.request(Request::SetNode { node: *peer, address, data });
+            bare.request(Request::SetNode { node: *peer, address, data, how: pk_proto::SetNode::default() });
         }
     }
     let conn = bare.accept(Bare::peer(0));
