@@ -29,7 +29,7 @@ impl Chaos {
             .config(|config| {
                 config.bucket_limit = 3;
                 if tight {
-                    config.request_limit = 40;
+                    config.request_limit = 5;
                     config.connection_limit = 6;
                     config.connections_per_node = 2;
                     config.streams_per_connection = 2;
