@@ -247,6 +247,7 @@ fn connections_without_end_cost_no_more_than_their_limit() {
                 bare.feed(control, &hello(), false);
             }
             let closed = bare.take().into_iter().any(|output| matches!(output, Output::CloseConnection { .. }));
+            bare.credit.clear();
             if closed {
                 bare.input(Input::Disconnected { conn, why: DisconnectReason::Local });
                 bare.take();
