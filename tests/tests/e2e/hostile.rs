@@ -36,6 +36,7 @@ pk_tests::cases!(
     a_peer_that_never_reads,
     a_peer_that_opens_and_resets_streams_without_end,
     a_peer_that_connects_again_and_again,
+    peers_that_come_and_go_leave_nothing,
 );
 
 pk_tests::cases!(
@@ -402,6 +403,51 @@ async fn a_peer_that_connects_again_and_again<R: Rt>(runtime: R) {
     println!("{}: 20 connections of one peer: {} KiB at the peak", R::NAME, victim.grown(&after, "/peak") / KIB);
     assert!(left <= LEFT, "{left} bytes are left");
     victim.serves().await;
+}
+
+/// Whatever is left of a peer would pile up.
+async fn peers_that_come_and_go_leave_nothing<R: Rt>(runtime: R) {
+    const ROUNDS: usize = 12;
+    let mut victim = Victim::start(&runtime).await;
+    let addr = victim.at.address.socket().unwrap();
+    let endpoint = raw::endpoint(&runtime, None);
+    // Everybody comes once before anything is measured: the graph keeps them.
+    let mut after_the_first = 0;
+    for round in 0..=ROUNDS {
+        all((0..PEERS).map(|n| {
+            let (runtime, endpoint) = (&runtime, &endpoint);
+            let config = raw::valid_client(&Presented::valid(&key(100 + n as u8)));
+            async move {
+                let connection = soon(runtime, "dial", raw::dial(endpoint, config, addr)).await.unwrap();
+                let Ok(_control) = soon(runtime, "greet", raw::greet(&connection)).await else { return };
+                for _ in 0..8 {
+                    let Some((mut send, mut recv)) = stream_with(&connection, &ping()).await else { return };
+                    let _ = send.finish();
+                    soon(runtime, "answer", recv.read_to_end(1000)).await.unwrap();
+                }
+                let mut held = Vec::new();
+                for n in 0..8 {
+                    held.push(stream_with(&connection, &ping()[..n]).await);
+                }
+                match n % 4 {
+                    0 => connection.close(VarInt::from_u32(0), b""),
+                    1 => connection.close(VarInt::from_u32(77), &[0xa5; 1000]),
+                    2 => drop(stream_with(&connection, &u32::MAX.to_be_bytes()).await),
+                    // Dropped as it is.
+                    _ => {}
+                }
+            }
+        }))
+        .await;
+        let rests = victim.rests().await;
+        if round == 0 {
+            after_the_first = number(&rests, "/bytes");
+        }
+    }
+    let grown = number(&victim.rests().await, "/bytes").saturating_sub(after_the_first);
+    let peers = ROUNDS as u64 * PEERS;
+    println!("{}: {peers} peers came and went: {grown} bytes more", R::NAME);
+    assert!(grown <= 100 * peers, "{grown} bytes are left of {peers} peers");
 }
 
 // -- before there is a peer
