@@ -485,6 +485,8 @@ impl NodeManager {
     pub(super) fn request_deadline(&mut self, id: RequestId) {
         match self.open.get(&id).map(|open| &open.stage) {
             Some(Stage::Find { .. }) => self.search_ended(id, FindEnd::Deadline),
+            // The network is joined; what the search has found by now is not lost.
+            Some(Stage::Sync(Sync { search: Some(search), .. })) => self.search_ended(*search, FindEnd::Deadline),
             Some(_) => self.end(id, Err(Failure::DeadlineExceeded)),
             None => {}
         }
