@@ -230,6 +230,11 @@ impl GraphStore {
         self.rearm(cx);
     }
 
+    /// What has changed is not worth writing.
+    pub(crate) fn forget(&mut self) {
+        self.changes = Changes::default();
+    }
+
     /// A request waits until everything is written.
     pub(crate) fn flush(&mut self, request: RequestId) {
         self.flushing.push(request);

@@ -16,7 +16,7 @@ const LIMIT: usize = 1 << 20;
 /// A network where everything happens at once; node 0 is recorded. Gives it and the recording.
 fn busy(seed: u64, stop: bool) -> (Cluster, Vec<u8>) {
     let link = Link::ms(20).jitter(ms(30)).loss(40);
-    let mut cluster = Cluster::builder().nodes(NODES).seed(seed).link(link).build();
+    let mut cluster = Cluster::quiet().nodes(NODES).seed(seed).link(link).build();
     let recorded = |boot: Boot<'_>| {
         let (config, identity, snapshot) = (Config::default(), boot.host.identity.clone(), Snapshot::default());
         let start = Start { config, identity, snapshot, seed: boot.seed, now: boot.now, unix: boot.unix };

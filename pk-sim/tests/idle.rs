@@ -16,13 +16,13 @@ fn fired(cluster: &Cluster) -> Vec<u64> {
 
 #[test]
 fn a_settled_network_wakes_for_due_timers_only_and_then_not_at_all() {
-    let mut cluster = Cluster::builder().nodes(20).seed(3).link(Link::ms(20).jitter(ms(10)).loss(10)).start();
+    let mut cluster = Cluster::quiet().nodes(20).seed(3).link(Link::ms(20).jitter(ms(10)).loss(10)).start();
     cluster.join_all();
     cluster.drive(SECOND);
     let (before, timers) = (cluster.counters(), fired(&cluster));
     let connections: u64 = (0..20).map(|node| cluster.node(node).metrics().connections).sum();
     assert!(connections > 100 && connections.is_multiple_of(2));
-    (0..20).for_each(|node| assert_quiet(&cluster, node, "settled"));
+    (0..20).for_each(|node| assert_quiet(&mut cluster, node, "settled"));
 
     // In three hours every connection closes, each by one timer at one of its ends, or by one at both at the same moment.
     cluster.drive(3 * HOUR * SECOND);
@@ -49,7 +49,7 @@ fn a_settled_network_wakes_for_due_timers_only_and_then_not_at_all() {
 
 #[test]
 fn a_leased_connection_costs_one_ping_in_half_the_idle_time() {
-    let mut cluster = Cluster::builder().nodes(2).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     tell(&mut cluster, 0, 1);
     acquire(&mut cluster, 0, 1);
     let (before, timers) = (cluster.counters(), fired(&cluster));
@@ -70,7 +70,7 @@ fn a_leased_connection_costs_one_ping_in_half_the_idle_time() {
 
 #[test]
 fn a_connection_in_use_is_looked_at_once_in_its_idle_time() {
-    let mut cluster = Cluster::builder().nodes(2).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     cluster.call(1, |node, now| node.accept_protocol("hold".into(), now)).unwrap();
     cluster.host_mut(0).apps.insert("hold".into(), App::Stalled);
     tell(&mut cluster, 0, 1);
@@ -91,7 +91,7 @@ fn a_connection_in_use_is_looked_at_once_in_its_idle_time() {
 
 #[test]
 fn waking_a_node_too_early_does_nothing() {
-    let mut cluster = Cluster::builder().nodes(3).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(3).seed(3).start();
     connect(&mut cluster, 0, 1);
     cluster.kill(2);
     tell(&mut cluster, 0, 2);

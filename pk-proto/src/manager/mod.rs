@@ -228,6 +228,10 @@ impl NodeManager {
         if matches!(self.phase, Phase::Stopping | Phase::Stopped) {
             return;
         }
+        if self.phase == Phase::Starting {
+            // It has never been a node of the network: there is nothing to keep.
+            self.store.forget();
+        }
         self.phase = Phase::Stopping;
         self.stop_requests();
         self.advertise(&[]);
