@@ -146,6 +146,8 @@ fn a_recording_is_replayed_to_its_end() {
                 Call::UnsetNode(_) => "unset",
                 Call::AcceptProtocol(_) => "accept",
                 Call::RefuseProtocol(_) => "refuse",
+                Call::SetRefreshDelay { .. } => "refresh delay",
+                Call::ResetBuckets => "reset",
                 Call::Stop => "stop",
             });
         }

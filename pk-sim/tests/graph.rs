@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use pk_proto::{
     Answer, BucketIndex, Closest, ClosestLists, ContactMode, Event, NodeContactAddressData, NodeId, Question, Reply,
-    Request, Scopes, SetNode, SetNodeOutcome, SetNodeRejection, UnixMillis,
+    Request, Scopes, SetNode, SetNodeOutcome, UnixMillis,
 };
 use pk_sim::{Cluster, HostId};
 

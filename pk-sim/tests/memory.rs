@@ -173,7 +173,12 @@ fn answers_that_nobody_reads_are_held_once_per_stream_and_dropped_in_their_time(
     for number in 0..60 {
         for host in 0..5u8 {
             let address = format!("[2001:db8:{number:x}::{host}]:1").parse().unwrap();
-            bare.request(Request::SetNode { node: id(number), address, data: data() });
+            bare.request(Request::SetNode {
+                node: id(number),
+                address,
+                data: data(),
+                how: pk_proto::SetNode::default(),
+            });
         }
         let conn = ConnectionId(bare.odd());
         bare.connected(conn, Role::Acceptor, id(number), "[2001:db8::1]:7".parse().unwrap(), number as u8);
