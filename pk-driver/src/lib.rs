@@ -14,6 +14,9 @@ mod deadlines;
 mod desk;
 mod error;
 mod events;
+#[cfg(any(test, feature = "faults"))]
+mod faults;
+mod files;
 mod identity;
 mod key_store;
 mod keys;
@@ -26,6 +29,8 @@ mod node_config;
 mod node_graph;
 mod pump;
 mod ready;
+#[cfg(feature = "redb")]
+mod redb_store;
 mod resolver;
 mod runtime;
 mod store;
@@ -40,6 +45,8 @@ pub use clock::unix as now;
 pub use config::{DriverConfig, DriverConfigError};
 pub use error::{NodeError, StartError, StreamError};
 pub use events::{Events, Notice};
+#[cfg(any(test, feature = "faults"))]
+pub use faults::{Fault, Faults, FaultyStore};
 pub use identity::{IdentityError, create_identity, renew_certificate};
 pub use key_store::{KeyStore, KeyStoreError};
 pub use keys::KeyPair;
@@ -49,6 +56,8 @@ pub use node::Node;
 pub use node_config::NodeConfig;
 pub use pk_proto;
 pub use quinn;
+#[cfg(feature = "redb")]
+pub use redb_store::{RedbStore, StoreOpenError};
 pub use runtime::{BoxFuture, Runtime};
 pub use store::{MemoryStore, Store, StoreError};
 pub use stream::Stream;

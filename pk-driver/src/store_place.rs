@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io;
 use std::sync::mpsc as std_mpsc;
+use std::sync::mpsc::{RecvError, RecvTimeoutError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use pk_proto::{EffectId, Input, StoreOp, StoreRange, StoreRow};
 use tokio::sync::mpsc;
@@ -35,8 +37,9 @@ impl StorePlace {
         let (done, answers) = mpsc::unbounded_channel();
         // A node has not shut down before its store is closed.
         let hold = tasks.hold();
+        let delay = cx.config.sync_delay;
         let work = move || {
-            work(store, &todo, &done);
+            work(store, &todo, &done, delay);
             drop(hold);
         };
         thread::Builder::new().name("pk-store".to_owned()).spawn(work)?;
@@ -89,15 +92,56 @@ fn tell(cx: &mut Cx, answer: Input) {
     cx.input(answer);
 }
 
-fn work(mut store: Box<dyn Store>, todo: &std_mpsc::Receiver<Job>, done: &mpsc::UnboundedSender<Input>) {
-    // Ends when the pump has gone.
-    while let Ok(job) = todo.recv() {
-        let answer = job.run(store.as_mut());
-        let _ = done.send(answer);
+fn work(
+    mut store: Box<dyn Store>,
+    todo: &std_mpsc::Receiver<Job>,
+    done: &mpsc::UnboundedSender<Input>,
+    sync_delay: Duration,
+) {
+    // When to make durable what is written and is not.
+    let mut sync: Option<Instant> = None;
+    loop {
+        let job = match sync.map(|at| at.saturating_duration_since(Instant::now())) {
+            None => todo.recv().map_err(|RecvError| RecvTimeoutError::Disconnected),
+            Some(Duration::ZERO) => Err(RecvTimeoutError::Timeout),
+            Some(wait) => todo.recv_timeout(wait),
+        };
+        match job {
+            Ok(job) => {
+                let durable = job.durable();
+                let answer = job.run(store.as_mut());
+                match (durable, &answer) {
+                    (Some(true), Input::Persisted { result: Ok(()), .. }) => sync = None,
+                    (Some(false), Input::Persisted { result: Ok(()), .. }) => {
+                        sync.get_or_insert_with(|| Instant::now() + sync_delay);
+                    }
+                    _ => {}
+                }
+                let _ = done.send(answer);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                sync = store.sync().is_err().then(|| Instant::now() + sync_delay.max(Duration::from_secs(1)));
+            }
+            // The pump has gone.
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    if sync.is_some()
+        && let Err(error) = store.sync()
+    {
+        tracing::warn!(%error, "what was written last may not survive a power failure");
     }
 }
 
 impl Job {
+    /// Whether it writes, and if so durably.
+    fn durable(&self) -> Option<bool> {
+        match self {
+            Self::Apply { durable, .. } => Some(*durable),
+            Self::Range { .. } => None,
+        }
+    }
+
     fn run(self, store: &mut dyn Store) -> Input {
         match self {
             Self::Apply { id, ops, durable } => persisted(id, store.apply(&ops, durable)),
