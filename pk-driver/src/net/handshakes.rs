@@ -43,12 +43,6 @@ pub(super) struct Handshake {
     network: Network,
 }
 
-impl Handshake {
-    pub(super) fn network(&self) -> Network {
-        self.network
-    }
-}
-
 impl Net {
     // -- ours
 
@@ -132,12 +126,12 @@ impl Net {
 
     fn incoming(&mut self, cx: &mut Cx, incoming: Incoming) {
         let network = Network::of(incoming.remote_address().ip());
-        match self.admission.admit(network, incoming.remote_address_validated()) {
+        match self.admission.admit(network, incoming.remote_address_validated(), cx.now) {
             Admission::Accept => {
                 cx.metrics.handshakes += 1;
                 if !self.accept_handshake(cx, incoming, network) {
                     cx.metrics.handshakes_failed += 1;
-                    self.admission.end(network);
+                    self.admission.failed(network, cx.now);
                 }
             }
             Admission::Retry => {
@@ -174,7 +168,7 @@ impl Net {
     pub(crate) fn handshake_timed_out(&mut self, cx: &mut Cx, id: u64) {
         if let Some(handshake) = self.handshakes.remove(&id) {
             cx.metrics.handshakes_timed_out += 1;
-            self.admission.end(handshake.network);
+            self.admission.failed(handshake.network, cx.now);
         }
     }
 
@@ -184,14 +178,17 @@ impl Net {
         let Poll::Ready(result) = Pin::new(&mut handshake.connecting).poll(&mut context) else { return };
         let Some(Handshake { verdict, deadline, network, .. }) = self.handshakes.remove(&id) else { return };
         cx.deadlines.cancel(deadline, Key::Handshake(id));
-        self.admission.end(network);
         let conn = ConnectionId(self.next_connection);
         let result = result
             .map_err(|error| error.to_string())
             .and_then(|quinn| self.connected(cx, conn, Role::Acceptor, quinn, &verdict));
         match result {
-            Ok(()) => self.next_connection += 2,
+            Ok(()) => {
+                self.next_connection += 2;
+                self.admission.succeeded(network);
+            }
             Err(error) => {
+                self.admission.failed(network, cx.now);
                 cx.metrics.handshakes_failed += 1;
                 tracing::debug!(error, "an incoming handshake failed");
             }

@@ -9,6 +9,7 @@
 )]
 
 mod bare;
+mod links;
 mod peer;
 
 use std::collections::BTreeSet;
@@ -16,10 +17,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 pub use bare::{Bare, hello};
+pub use links::*;
 pub use peer::{Peer, Reaction, frame, told};
 use pk_proto::{
     ClosestLists, ContactMode, Event, FindEnd, FindNode, FindOutcome, FindStep, FindStepEnd, Host, NodeAddress,
-    NodeContactAddressData, NodeId, Options, Reply, Request, Scopes, SeedNode,
+    NodeContactAddressData, NodeId, Options, Reply, Request, Scopes, SeedNode, SetNode,
 };
 use pk_sim::{Cluster, HostId, Key};
 
@@ -79,7 +81,7 @@ pub fn tell(cluster: &mut Cluster, node: HostId, of: HostId) {
 
 /// A node is told by its embedder where somebody is.
 pub fn tell_of(cluster: &mut Cluster, node: HostId, id: NodeId, address: NodeAddress) {
-    let request = Request::SetNode { node: id, address, data: data(cluster, Scopes::GLOBAL) };
+    let request = Request::SetNode { node: id, address, data: data(cluster, Scopes::GLOBAL), how: SetNode::default() };
     assert!(matches!(cluster.ask(node, request), Ok(Reply::SetNode(_))));
 }
 
@@ -133,7 +135,9 @@ pub fn every_request(cluster: &mut Cluster, target: HostId, options: Options) ->
 
 /// Nothing is under way at a node: no request, no dial, no stream but those of the Hellos, no timer but those of idle
 /// connections.
-pub fn assert_quiet(cluster: &Cluster, node: HostId, what: &str) {
+pub fn assert_quiet(cluster: &mut Cluster, node: HostId, what: &str) {
+    // What has changed in the graph is written at once, which is a timer as well.
+    cluster.drive(Duration::ZERO);
     let metrics = cluster.node(node).metrics();
     let left = [
         ("requests", metrics.requests_open, 0),
