@@ -320,9 +320,7 @@ fn open(path: &Path) -> Result<Open, StoreOpenError> {
             error => damaged(error.to_string()),
         }),
         Ok(Ok((Ok(Some(FORMAT)), db))) => Ok(Open { db, gate }),
-        Ok(Ok((Ok(Some(found)), _))) if found > FORMAT => {
-            Err(StoreOpenError::Newer { path: path.to_owned(), found })
-        }
+        Ok(Ok((Ok(Some(found)), _))) if found > FORMAT => Err(StoreOpenError::Newer { path: path.to_owned(), found }),
         Ok(Ok((Ok(_), _))) => Err(StoreOpenError::Foreign { path: path.to_owned() }),
         Ok(Ok((Err(error), _))) => Err(damaged(error.to_string())),
     }
