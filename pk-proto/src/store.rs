@@ -230,6 +230,19 @@ impl GraphStore {
         self.rearm(cx);
     }
 
+    /// A transaction that would have changed the owner failed, and may have been written nevertheless: the store is told
+    /// again whose it is.
+    pub(crate) fn not_switched(&mut self, cx: &mut Cx) {
+        self.changes.meta = true;
+        self.held = false;
+        self.rearm(cx);
+    }
+
+    /// What is not written is given up.
+    pub(crate) fn abandon(&mut self) {
+        self.changes = Changes::default();
+    }
+
     /// A request waits until everything is written.
     pub(crate) fn flush(&mut self, request: RequestId) {
         self.flushing.push(request);
