@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod accept;
+mod blocking;
 mod clock;
 mod config;
 mod core;
@@ -27,10 +28,13 @@ mod net;
 mod node;
 mod node_config;
 mod node_graph;
+mod node_renewal;
 mod pump;
 mod ready;
+mod recording;
 #[cfg(feature = "redb")]
 mod redb_store;
+mod renewal;
 mod resolver;
 mod runtime;
 mod store;
@@ -47,7 +51,7 @@ pub use error::{NodeError, StartError, StreamError};
 pub use events::{Events, Notice};
 #[cfg(any(test, feature = "faults"))]
 pub use faults::{Fault, Faults, FaultyStore};
-pub use identity::{IdentityError, create_identity, renew_certificate};
+pub use identity::{IdentityError, create_identity, create_identity_for, renew_certificate};
 pub use key_store::{KeyStore, KeyStoreError};
 pub use keys::KeyPair;
 pub use lease::ConnectionLease;
@@ -56,8 +60,10 @@ pub use node::Node;
 pub use node_config::NodeConfig;
 pub use pk_proto;
 pub use quinn;
+pub use recording::Record;
 #[cfg(feature = "redb")]
 pub use redb_store::{RedbStore, StoreOpenError};
+pub use renewal::Renewed;
 pub use runtime::{BoxFuture, Runtime};
 pub use store::{MemoryStore, Store, StoreError};
 pub use stream::Stream;

@@ -26,6 +26,8 @@ use crate::cx::{Cx, Key};
 use crate::desk::Desk;
 use crate::metrics::DriverMetrics;
 use crate::net::Net;
+use crate::recording::{INTERVAL, Recording};
+use crate::renewal::Upkeep;
 use crate::resolver::Resolver;
 use crate::runtime::{BoxFuture, Runtime};
 use crate::store_place::StorePlace;
@@ -74,6 +76,8 @@ pub(crate) struct Parts<C, R> {
     pub(crate) commands: mpsc::Receiver<Command<C>>,
     pub(crate) tasks: Tasks,
     pub(crate) published: Arc<Published>,
+    pub(crate) upkeep: Option<Upkeep>,
+    pub(crate) recording: Option<Recording>,
 }
 
 /// One node at work.
@@ -105,6 +109,10 @@ impl<C: Core, R: Runtime> Pump<C, R> {
         let commands_waker = parts.cx.source(Key::Commands);
         let listening = parts.net.listening();
         parts.cx.input(listening);
+        parts.cx.deadlines.set(parts.cx.now, Key::Certificate);
+        if parts.recording.is_some() {
+            parts.cx.deadlines.set(parts.cx.now + INTERVAL, Key::Recording);
+        }
         Self { parts, commands_waker, timer: None, phase: Phase::Running }
     }
 
@@ -124,6 +132,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
         self.expire();
         self.publish();
         if matches!(self.phase, Phase::Over) {
+            self.record();
             self.parts.cx.ready.close();
             self.parts.tasks.abort();
             return Poll::Ready(());
@@ -158,6 +167,8 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             Key::Store => store.poll(cx),
             Key::Commands => self.commands(),
             Key::Drained => self.poll_drained(),
+            // These have a deadline and nothing else.
+            Key::Certificate | Key::Recording => {}
         }
     }
 
@@ -180,12 +191,15 @@ impl<C: Core, R: Runtime> Pump<C, R> {
     /// Brings core and world to an understanding: until the core has been told everything and wants nothing more.
     fn settle(&mut self) {
         loop {
-            let Parts { core, cx, desk, .. } = &mut self.parts;
+            let Parts { core, cx, desk, store, .. } = &mut self.parts;
             while let Some(input) = cx.inputs.pop_front() {
                 core.handle_input(input, cx.now);
             }
             while let Some(handed) = cx.handed.pop_front() {
                 desk.handed_over(cx, handed);
+            }
+            while let Some(job) = cx.jobs.pop_front() {
+                store.begin(cx, job);
             }
             match core.poll_output() {
                 Some(output) => self.execute(output),
@@ -266,6 +280,8 @@ impl<C: Core, R: Runtime> Pump<C, R> {
                 Key::Handshake(id) => net.handshake_timed_out(cx, id),
                 Key::Resolve(id) => resolver.timed_out(cx, id),
                 Key::Drained => self.phase = Phase::Over,
+                Key::Certificate => self.look_after_certificate(),
+                Key::Recording => self.record(),
                 // No other source has a deadline.
                 _ => {}
             }
@@ -274,6 +290,25 @@ impl<C: Core, R: Runtime> Pump<C, R> {
         if self.parts.core.poll_timeout().is_some_and(|at| at <= now) {
             self.parts.core.handle_timeout(now);
             self.settle();
+        }
+    }
+
+    fn look_after_certificate(&mut self) {
+        let Parts { cx, upkeep, .. } = &mut self.parts;
+        if let Some(upkeep) = upkeep {
+            let wait = upkeep();
+            cx.deadlines.set(cx.now + wait, Key::Certificate);
+        }
+    }
+
+    /// Passes on what was recorded since the last time.
+    fn record(&mut self) {
+        let Parts { core, cx, recording, .. } = &mut self.parts;
+        let Some(under_way) = recording else { return };
+        if under_way.take(core.take_recording()) {
+            cx.deadlines.set(cx.now + INTERVAL, Key::Recording);
+        } else {
+            *recording = None;
         }
     }
 
