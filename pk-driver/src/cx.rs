@@ -43,6 +43,10 @@ pub(crate) enum Key {
     Lease(LeaseId),
     /// The embedder let go of an acceptor.
     Acceptor(u64),
+    /// The local network has something to say.
+    Mdns,
+    /// A search of the local network.
+    Browse(EffectId),
     /// The certificate is to be looked at.
     Certificate,
     /// The recording is to be taken.

@@ -14,6 +14,7 @@ use crate::cx::Cx;
 use crate::desk::Desk;
 use crate::error::{NodeError, StartError};
 use crate::keys::KeyPair;
+use crate::mdns::Mdns;
 use crate::net::Net;
 use crate::pump::{Command, Parts, Published, Pump};
 use crate::recording::{Record, Recording};
@@ -65,6 +66,7 @@ pub(crate) fn launch<C: Core, R: Runtime>(
     // Last, so that a failure leaves no thread that still closes the store.
     let store = StorePlace::new(&cx, store, &tasks).map_err(StartError::Thread)?;
     cx.keys.add(key);
+    let mdns = Mdns::new(net.bound());
     let published = Published::new(core.own_id(), net.bound());
     let handle =
         Handle { commands, events: events.downgrade(), published: Arc::clone(&published), tasks: tasks.watch() };
@@ -76,6 +78,7 @@ pub(crate) fn launch<C: Core, R: Runtime>(
         desk: Desk::new(events, starter),
         store,
         resolver: Resolver::new(runtime),
+        mdns,
         commands: todo,
         tasks: tasks.clone(),
         published,

@@ -23,6 +23,8 @@ mod key_store;
 mod keys;
 mod launch;
 mod lease;
+#[cfg_attr(not(feature = "mdns"), path = "mdns_none.rs")]
+mod mdns;
 mod metrics;
 mod net;
 mod node;
@@ -46,7 +48,7 @@ mod tests;
 
 pub use accept::StreamAcceptor;
 pub use clock::unix as now;
-pub use config::{DriverConfig, DriverConfigError};
+pub use config::{DriverConfig, DriverConfigError, MdnsConfig, MdnsInterfaces};
 pub use error::{NodeError, StartError, StreamError};
 pub use events::{Events, Notice};
 #[cfg(any(test, feature = "faults"))]

@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::core::Core;
 use crate::cx::{Cx, Key};
 use crate::desk::Desk;
+use crate::mdns::Mdns;
 use crate::metrics::DriverMetrics;
 use crate::net::Net;
 use crate::recording::{INTERVAL, Recording};
@@ -73,6 +74,7 @@ pub(crate) struct Parts<C, R> {
     pub(crate) desk: Desk,
     pub(crate) store: StorePlace,
     pub(crate) resolver: Resolver<R>,
+    pub(crate) mdns: Mdns,
     pub(crate) commands: mpsc::Receiver<Command<C>>,
     pub(crate) tasks: Tasks,
     pub(crate) published: Arc<Published>,
@@ -147,7 +149,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
 
     /// Polls one source.
     fn serve(&mut self, key: Key) {
-        let Parts { core, cx, net, desk, store, resolver, .. } = &mut self.parts;
+        let Parts { core, cx, net, desk, store, resolver, mdns, .. } = &mut self.parts;
         match key {
             Key::Endpoint => {
                 if !net.poll_endpoint(cx) && matches!(self.phase, Phase::Running) {
@@ -165,10 +167,11 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             Key::Acceptor(id) => desk.poll_acceptor(cx, core, id),
             Key::Resolve(id) => resolver.poll(cx, id),
             Key::Store => store.poll(cx),
+            Key::Mdns => mdns.poll(cx),
             Key::Commands => self.commands(),
             Key::Drained => self.poll_drained(),
             // These have a deadline and nothing else.
-            Key::Certificate | Key::Recording => {}
+            Key::Certificate | Key::Recording | Key::Browse(_) => {}
         }
     }
 
@@ -211,7 +214,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
 
     /// Carries out one output. Waits for nobody.
     fn execute(&mut self, output: Output) {
-        let Parts { core, cx, net, desk, store, resolver, .. } = &mut self.parts;
+        let Parts { core, cx, net, desk, store, resolver, mdns, .. } = &mut self.parts;
         match output {
             Output::Dial { conn, addr, expect, deadline } => net.dial(cx, conn, addr, expect, deadline),
             Output::CancelDial { conn } => net.cancel_dial(cx, conn),
@@ -235,10 +238,9 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             }
             Output::Load { id, range, max_bytes } => store.range(cx, id, range, max_bytes),
             Output::Resolve { id, name, port } => resolver.begin(cx, id, &name, port),
-            // This driver has no mDNS: the local network has nothing to say.
-            Output::Browse { id, .. } => cx.input(Input::Discovered { id, addrs: Vec::new(), done: true }),
-            Output::CancelBrowse { .. } => {}
-            Output::Advertise { .. } => cx.metrics.advertisements_ignored += 1,
+            Output::Browse { id, node, deadline } => mdns.browse(cx, id, node, deadline),
+            Output::CancelBrowse { id } => mdns.end_browse(cx, id),
+            Output::Advertise { node, port } => mdns.advertise(cx, node, port),
             Output::ReplaceIdentity { id, identity } => self.replace_identity(id, &identity),
             Output::Punch { addr, bytes } => net.punch(cx, addr, &bytes),
             Output::Event(event) => {
@@ -274,11 +276,13 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             self.parts.cx.input(Input::WallClock(unix));
         }
         while let Some(key) = self.parts.cx.deadlines.pop_due(now) {
-            let Parts { cx, net, resolver, .. } = &mut self.parts;
+            let Parts { cx, net, resolver, mdns, .. } = &mut self.parts;
             match key {
                 Key::Dial(conn) => net.dial_timed_out(cx, conn),
                 Key::Handshake(id) => net.handshake_timed_out(cx, id),
                 Key::Resolve(id) => resolver.timed_out(cx, id),
+                Key::Browse(id) => mdns.end_browse(cx, id),
+                Key::Mdns => mdns.resume(cx),
                 Key::Drained => self.phase = Phase::Over,
                 Key::Certificate => self.look_after_certificate(),
                 Key::Recording => self.record(),
@@ -350,7 +354,8 @@ impl<C: Core, R: Runtime> Pump<C, R> {
     // -- the end
 
     fn drain(&mut self) {
-        let Parts { cx, net, .. } = &mut self.parts;
+        let Parts { cx, net, mdns, tasks, .. } = &mut self.parts;
+        mdns.close(tasks);
         let waker = cx.source(Key::Drained);
         cx.deadlines.set(cx.now + cx.config.drain_timeout, Key::Drained);
         self.phase = Phase::Draining { drained: net.close(), waker };

@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(names(&old).len(), 4, "a store that says nothing decides nothing");
         let (key, identity) = old.store.load_for(Some(old.next.node_id()), NOW).unwrap();
         assert_eq!((key.node_id(), &identity), (old.next.node_id(), &old.chain));
-        assert_eq!(names(&old), [&format!("{}.key", old.key.node_id()), "node.crt", "node.key"], "the old key stays");
+        assert_eq!(names(&old), ["node.crt", "node.key", &format!("{}.key", old.key.node_id())], "the old key stays");
         let (key, _) = old.store.load_for(Some(old.next.node_id()), NOW).unwrap();
         assert_eq!(key.node_id(), old.next.node_id());
     }

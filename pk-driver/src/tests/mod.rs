@@ -1,6 +1,8 @@
 //! Pumps with a scripted core: what the driver makes of the world, input by input.
 
 mod handshakes;
+#[cfg(feature = "mdns")]
+mod mdns;
 mod pump;
 mod streams;
 mod tls;
