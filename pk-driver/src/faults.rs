@@ -49,9 +49,19 @@ impl Faults {
 
     /// One thing goes wrong with the next operation.
     pub fn next(&self, fault: Fault) {
+        self.nth_from_now(1, fault);
+    }
+
+    /// One thing goes wrong with the `n`-th operation from now on, counted from 1.
+    pub fn nth_from_now(&self, n: u64, fault: Fault) {
         let mut plan = self.plan();
-        let next = plan.count + 1;
-        plan.faults.insert(next, fault);
+        let at = plan.count.saturating_add(n);
+        plan.faults.insert(at, fault);
+    }
+
+    /// Whether something is planned that has not gone wrong yet.
+    pub fn is_pending(&self) -> bool {
+        !self.plan().faults.is_empty()
     }
 
     /// How many operations there have been.
