@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use pk_driver_tokio::pk_proto::{
     ConnectionInfo, DialFailure, Event, Failure, FindEnd, FindNode, Options, Replay, RequestError,
 };
-use pk_driver_tokio::{KeyPair, Node, NodeConfig, NodeError, Notice, StartError, StreamError, create_identity, now};
+use pk_driver_tokio::{
+    KeyPair, Node, NodeConfig, NodeError, Notice, Record, StartError, StreamError, create_identity, now,
+};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -275,7 +277,7 @@ async fn a_chain_of_nodes_finds_its_end() {
 #[tokio::test]
 async fn a_run_that_was_recorded_can_be_replayed() {
     let mut recorded = config(1);
-    recorded.record = Some(1 << 20);
+    recorded.record = Some(Record::Memory(1 << 20));
     let (a, b) = (Node::start(recorded).await.unwrap(), start(2).await);
     connect(&a, &b).await;
     a.ping_node(b.own_id(), Options::default()).await.unwrap();

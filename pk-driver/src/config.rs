@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use pk_proto::cert::DEFAULT_LIFETIME_SECONDS;
+
 /// The settings of the driver. Start from [`DriverConfig::default`]; [`Node::start`](crate::Node::start) validates.
 ///
 /// What one connection may cost in memory: `receive_window`, `send_window`, and about 50 KiB of QUIC's own.
@@ -42,11 +44,51 @@ pub struct DriverConfig {
     /// Streams of one application protocol that wait to be accepted; further ones are refused. 1 to 65,536; default 64.
     pub accept_limit: usize,
 
+    // -- the local network (only if `Config::mdns` is on)
+    /// How the local network is told and asked.
+    pub mdns: MdnsConfig,
+
+    // -- the disk
+    /// What was written and need not be durable is made so after this. 0 to 1 h; default 5 s.
+    pub sync_delay: Duration,
+    /// How long a certificate is valid that the node makes for itself; the next one is made at two thirds of it. 3 s to 10
+    /// years; default 365 days.
+    pub certificate_lifetime: Duration,
+
     // -- other
     /// A host name that is not resolved by then counts as unresolvable. 1 ms to 5 min; default 5 s.
     pub resolve_timeout: Duration,
     /// After everything has been closed, how long to see that peers know. 0 to 1 min; default 250 ms.
     pub drain_timeout: Duration,
+}
+
+/// How the local network is told of this node and asked for others. Of use in a program that was built with the feature
+/// `mdns`. The groups are the standard ones: the library that is used knows no others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MdnsConfig {
+    /// The UDP port; only nodes with the same one find each other. 1 to 65,535; default 5353, the standard.
+    pub port: u16,
+    /// Where.
+    pub interfaces: MdnsInterfaces,
+}
+
+impl Default for MdnsConfig {
+    fn default() -> Self {
+        Self { port: 5353, interfaces: MdnsInterfaces::All }
+    }
+}
+
+/// On which network interfaces the local network is told and asked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum MdnsInterfaces {
+    /// All that there are, now and later.
+    #[default]
+    All,
+    /// This machine only.
+    Loopback,
+    /// These.
+    Named(Vec<String>),
 }
 
 impl Default for DriverConfig {
@@ -64,6 +106,9 @@ impl Default for DriverConfig {
             command_limit: 1024,
             event_limit: 1024,
             accept_limit: 64,
+            mdns: MdnsConfig::default(),
+            sync_delay: Duration::from_secs(5),
+            certificate_lifetime: Duration::from_secs(DEFAULT_LIFETIME_SECONDS),
             resolve_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_millis(250),
         }
@@ -107,6 +152,9 @@ impl DriverConfig {
         count("command_limit", self.command_limit, 1, 1_000_000)?;
         count("event_limit", self.event_limit, 1, 1_000_000)?;
         count("accept_limit", self.accept_limit, 1, 65_536)?;
+        count("mdns.port", usize::from(self.mdns.port), 1, 65_535)?;
+        time("sync_delay", self.sync_delay, Duration::ZERO, 60 * MINUTE)?;
+        time("certificate_lifetime", self.certificate_lifetime, 3 * SECOND, 10 * 366 * 24 * 60 * MINUTE)?;
         time("resolve_timeout", self.resolve_timeout, MS, 5 * MINUTE)?;
         time("drain_timeout", self.drain_timeout, Duration::ZERO, MINUTE)
     }

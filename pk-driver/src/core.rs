@@ -13,6 +13,7 @@ pub(crate) trait Core: Send + Unpin + 'static {
     fn refuse_protocol(&mut self, protocol: &str, now: Instant);
     fn stop(&mut self, now: Instant);
     fn own_id(&self) -> NodeId;
+    fn take_recording(&mut self) -> Option<Vec<u8>>;
 }
 
 impl Core for NodeManager {
@@ -50,5 +51,9 @@ impl Core for NodeManager {
 
     fn own_id(&self) -> NodeId {
         self.own_id()
+    }
+
+    fn take_recording(&mut self) -> Option<Vec<u8>> {
+        self.take_recording()
     }
 }

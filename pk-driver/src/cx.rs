@@ -12,6 +12,7 @@ use crate::desk::HandedOver;
 use crate::keys::KeyRing;
 use crate::metrics::DriverMetrics;
 use crate::ready::ReadyQueue;
+use crate::store_place::Job;
 
 /// Everything that can wake the pump, but for its timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +43,14 @@ pub(crate) enum Key {
     Lease(LeaseId),
     /// The embedder let go of an acceptor.
     Acceptor(u64),
+    /// The local network has something to say.
+    Mdns,
+    /// A search of the local network.
+    Browse(EffectId),
+    /// The certificate is to be looked at.
+    Certificate,
+    /// The recording is to be taken.
+    Recording,
 }
 
 /// Handed as `&mut Cx` to every part, as the core does.
@@ -58,6 +67,8 @@ pub(crate) struct Cx {
     pub(crate) inputs: VecDeque<Input>,
     /// Streams that have come to the embedder.
     pub(crate) handed: VecDeque<HandedOver>,
+    /// What the driver itself wants of the store.
+    pub(crate) jobs: VecDeque<Job>,
 }
 
 impl Cx {
@@ -71,6 +82,7 @@ impl Cx {
             metrics: DriverMetrics::default(),
             inputs: VecDeque::new(),
             handed: VecDeque::new(),
+            jobs: VecDeque::new(),
         }
     }
 

@@ -2,11 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use pk_proto::{DisconnectReason, Failure, NodeId, RequestError};
+use pk_proto::{DisconnectReason, Failure, NodeId, RequestError, SnapshotError};
 
 use crate::config::DriverConfigError;
 use crate::identity::IdentityError;
+use crate::key_store::KeyStoreError;
+#[cfg(feature = "redb")]
+use crate::redb_store::StoreOpenError;
 use crate::store::StoreError;
 
 /// How a call of [`Node`](crate::Node) failed.
@@ -28,6 +32,15 @@ pub enum NodeError {
     /// The core gave a reply of another kind than was asked for. Never, unless core or driver is defective.
     #[error("the core gave a reply of another kind than was asked for")]
     Unexpected,
+    /// A key or certificate cannot be written.
+    #[error("keys: {0}")]
+    Keys(#[from] KeyStoreError),
+    /// A key or certificate cannot be made.
+    #[error("identity: {0}")]
+    Identity(#[from] IdentityError),
+    /// The operating system has no thread to give.
+    #[error("no thread: {0}")]
+    Thread(io::Error),
     /// The node has shut down.
     #[error("the node has shut down")]
     Closed,
@@ -68,9 +81,30 @@ pub enum StartError {
     /// The operating system has no randomness to give.
     #[error("no randomness: {0}")]
     Random(#[from] getrandom::Error),
-    /// The store cannot be opened or read.
+    /// The key store cannot be used, or has no key for the store.
+    #[error("keys: {0}")]
+    Keys(#[from] KeyStoreError),
+    /// The store cannot be opened. Its file was not changed.
+    #[cfg(feature = "redb")]
+    #[error("store: {0}")]
+    Open(#[from] StoreOpenError),
+    /// The store cannot be read.
     #[error("store: {0}")]
     Store(#[from] StoreError),
+    /// The store holds what this program cannot read. It was not changed.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The recording cannot be begun.
+    #[error("recording to {path}: {source}")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why; for one that is there already, `AlreadyExists`.
+        source: io::Error,
+    },
+    /// The operating system has no thread to give.
+    #[error("no thread: {0}")]
+    Thread(io::Error),
     /// The node ended before it was ready.
     #[error("the node ended before it was ready")]
     Ended,

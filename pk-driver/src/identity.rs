@@ -1,5 +1,7 @@
 //! Making the certificates that a node presents.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use pk_proto::cert::{BuildFault, CertId, Certificate, CertificateFault, CertificateRequest, DEFAULT_LIFETIME_SECONDS};
 use pk_proto::{Identity, UnixMillis};
@@ -30,13 +32,25 @@ pub enum IdentityError {
     Empty,
 }
 
+/// How long a certificate is valid unless told otherwise: 365 days.
+pub(crate) const DEFAULT_LIFETIME: Duration = Duration::from_secs(DEFAULT_LIFETIME_SECONDS);
+
 /// A first identity: one certificate that the key issues to itself, valid from now on for 365 days.
 ///
 /// # Errors
 ///
 /// No randomness for the serial number, or a clock that is off by decades.
 pub fn create_identity(key: &KeyPair, now: UnixMillis) -> Result<Identity, IdentityError> {
-    Ok(Identity { chain: vec![certificate(key, now)?] })
+    create_identity_for(key, now, DEFAULT_LIFETIME)
+}
+
+/// As [`create_identity`], valid for a time of its own; whole seconds.
+///
+/// # Errors
+///
+/// As [`create_identity`].
+pub fn create_identity_for(key: &KeyPair, now: UnixMillis, lifetime: Duration) -> Result<Identity, IdentityError> {
+    Ok(Identity { chain: vec![certificate(key, key, now, lifetime)?] })
 }
 
 /// The identity with its newest certificate made anew under the same key, once two thirds of its life are over; `None`
@@ -50,35 +64,73 @@ pub fn renew_certificate(
     key: &KeyPair,
     now: UnixMillis,
 ) -> Result<Option<Identity>, IdentityError> {
-    let newest = identity.chain.first().ok_or(IdentityError::Empty)?;
-    let newest = Certificate::parse(newest)?;
-    let life = newest.not_after().saturating_sub(newest.not_before());
-    if now.as_secs() < newest.not_before().saturating_add(life / 3 * 2) {
-        return Ok(None);
-    }
-    let mut chain = vec![certificate(key, now)?];
+    let due = now.as_secs() >= Life::of(identity)?.due;
+    if due { renewed(identity, key, now, DEFAULT_LIFETIME).map(Some) } else { Ok(None) }
+}
+
+/// The identity with its newest certificate made anew under the same key.
+pub(crate) fn renewed(
+    identity: &Identity,
+    key: &KeyPair,
+    now: UnixMillis,
+    lifetime: Duration,
+) -> Result<Identity, IdentityError> {
+    let newest = Certificate::parse(identity.chain.first().ok_or(IdentityError::Empty)?)?;
+    let mut chain = vec![certificate(key, key, now, lifetime)?];
     // A certificate that its own key issued proves nothing that the new one does not. One that an older key issued is the
     // link to that key.
     let issued_by_itself = newest.issuer() == Some(key.node_id());
     chain.extend(identity.chain.iter().skip(usize::from(issued_by_itself)).cloned());
-    Ok(Some(Identity { chain }))
+    Ok(Identity { chain })
 }
 
-fn certificate(key: &KeyPair, now: UnixMillis) -> Result<Bytes, IdentityError> {
+/// The identity of a new key that the present one vouches for: its certificate, before the present ones.
+pub(crate) fn succeeded(
+    identity: &Identity,
+    key: &KeyPair,
+    next: &KeyPair,
+    now: UnixMillis,
+    lifetime: Duration,
+) -> Result<Identity, IdentityError> {
+    let mut chain = vec![certificate(next, key, now, lifetime)?];
+    chain.extend(identity.chain.iter().cloned());
+    Ok(Identity { chain })
+}
+
+/// When the newest certificate of an identity is made anew, and when it ends; in unix seconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Life {
+    pub(crate) due: u64,
+    pub(crate) end: u64,
+}
+
+impl Life {
+    pub(crate) fn of(identity: &Identity) -> Result<Self, IdentityError> {
+        let newest = Certificate::parse(identity.chain.first().ok_or(IdentityError::Empty)?)?;
+        let (begin, end) = (newest.not_before(), newest.not_after());
+        Ok(Self { due: begin.saturating_add(end.saturating_sub(begin) / 3 * 2), end })
+    }
+}
+
+fn certificate(
+    subject: &KeyPair,
+    issuer: &KeyPair,
+    now: UnixMillis,
+    lifetime: Duration,
+) -> Result<Bytes, IdentityError> {
     let mut tail = [0; 8];
     getrandom::fill(&mut tail)?;
     let request = CertificateRequest {
         serial: CertId::new(now.0, 0, u64::from_be_bytes(tail)),
-        subject: key.node_id(),
-        issuer: key.node_id(),
-        not_before: now.as_secs().saturating_sub(BACKDATE_SECONDS),
-        not_after: now.as_secs().saturating_add(DEFAULT_LIFETIME_SECONDS),
+        subject: subject.node_id(),
+        issuer: issuer.node_id(),
+        not_before: now.as_secs().saturating_sub(BACKDATE_SECONDS.min(lifetime.as_secs() / 100)),
+        not_after: now.as_secs().saturating_add(lifetime.as_secs()),
         version: VERSION.to_owned(),
         subject_extra: Vec::new(),
         issuer_extra: Vec::new(),
     };
-    let sign = |message: &[u8]| key.sign(message).0;
-    Ok(Bytes::from(request.sign(sign, sign)?))
+    Ok(Bytes::from(request.sign(|message| subject.sign(message).0, |message| issuer.sign(message).0)?))
 }
 
 #[cfg(test)]
@@ -113,5 +165,34 @@ mod tests {
         let renewed = renew_certificate(&identity, &key, at(later)).unwrap().unwrap();
         assert_eq!(renewed.chain.len(), 1);
         assert!(verify_client(&renewed.chain, later + 300 * DAY).is_ok());
+    }
+
+    #[test]
+    fn a_short_life_has_its_two_thirds_too() {
+        let key = KeyPair::from_seed(&[1; 32]);
+        let now = 1_800_000_000;
+        let identity = create_identity_for(&key, at(now), Duration::from_secs(6)).unwrap();
+        let life = Life::of(&identity).unwrap();
+        assert_eq!((life.due, life.end), (now + 4, now + 6));
+    }
+
+    #[test]
+    fn a_new_key_is_vouched_for_by_the_old_one_also_after_its_certificate_was_renewed() {
+        let keys: Vec<_> = [1, 2, 3].map(|seed| KeyPair::from_seed(&[seed; 32])).into();
+        let ids: Vec<_> = keys.iter().map(KeyPair::node_id).collect();
+        let now = 1_800_000_000;
+        let first = create_identity(&keys[0], at(now)).unwrap();
+        let second = succeeded(&first, &keys[0], &keys[1], at(now), DEFAULT_LIFETIME).unwrap();
+        assert_eq!(verify_client(&second.chain, now).unwrap().chain, [ids[1], ids[0]]);
+        let second = renewed(&second, &keys[1], at(now), DEFAULT_LIFETIME).unwrap();
+        assert_eq!((second.chain.len(), verify_client(&second.chain, now).unwrap().chain.len()), (3, 2));
+        // Once more: what the key issued to itself before is of no use any more.
+        let second = renewed(&second, &keys[1], at(now), DEFAULT_LIFETIME).unwrap();
+        assert_eq!(second.chain.len(), 3);
+        let third = succeeded(&second, &keys[1], &keys[2], at(now), DEFAULT_LIFETIME).unwrap();
+        assert_eq!(verify_client(&third.chain, now).unwrap().chain, [ids[2], ids[1], ids[0]]);
+        for id in ids {
+            assert_eq!(verify_server(&third.chain, &[id], now).unwrap().asked, Some(id));
+        }
     }
 }

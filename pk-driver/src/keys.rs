@@ -61,6 +61,10 @@ impl KeyRing {
         self.0.insert(key.node_id(), key);
     }
 
+    pub(crate) fn remove(&mut self, id: &NodeId) {
+        self.0.remove(id);
+    }
+
     pub(crate) fn get(&self, id: &NodeId) -> Option<&KeyPair> {
         self.0.get(id)
     }

@@ -14,11 +14,14 @@ use crate::cx::Cx;
 use crate::desk::Desk;
 use crate::error::{NodeError, StartError};
 use crate::keys::KeyPair;
+use crate::mdns::Mdns;
 use crate::net::Net;
 use crate::pump::{Command, Parts, Published, Pump};
+use crate::recording::{Record, Recording};
+use crate::renewal::Upkeep;
 use crate::resolver::Resolver;
 use crate::runtime::Runtime;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::store_place::StorePlace;
 use crate::tasks::{TaskWatch, Tasks};
 
@@ -31,6 +34,7 @@ pub(crate) struct Launch {
     pub(crate) streams: usize,
     pub(crate) driver: DriverConfig,
     pub(crate) store: Box<dyn Store>,
+    pub(crate) record: Option<Record>,
 }
 
 /// Starts a pump. The receiver resolves when its core is ready, or fails when the pump has ended.
@@ -40,8 +44,9 @@ pub(crate) fn launch<C: Core, R: Runtime>(
     runtime: R,
     launch: Launch,
     core: impl FnOnce(Instant, UnixMillis) -> Result<C, pk_proto::StartError>,
+    upkeep: impl FnOnce(WeakHandle<C>) -> Option<Upkeep>,
 ) -> Result<(Handle<C>, oneshot::Receiver<()>), StartError> {
-    let Launch { key, identity, listen, streams, driver, store } = launch;
+    let Launch { key, identity, listen, streams, driver, store, record } = launch;
     let clock = Clock::new();
     let now = clock.now();
     let core = core(now, clock.unix())?;
@@ -50,10 +55,18 @@ pub(crate) fn launch<C: Core, R: Runtime>(
     let (events, _) = broadcast::channel(driver.event_limit);
     let (starter, ready) = oneshot::channel();
     let mut cx = Cx::new(driver, now);
-    let store =
-        StorePlace::new(&cx, store, &tasks).map_err(|error| StartError::Store(StoreError(error.to_string())))?;
     let net = Net::bind(&mut cx, listen, &identity, &key, streams, &tasks)?;
+    let recording = match record {
+        Some(Record::File { path, limit }) => match Recording::begin(&path, limit, &tasks) {
+            Ok(recording) => Some(recording),
+            Err(source) => return Err(StartError::Record { path, source }),
+        },
+        Some(Record::Memory(_)) | None => None,
+    };
+    // Last, so that a failure leaves no thread that still closes the store.
+    let store = StorePlace::new(&cx, store, &tasks).map_err(StartError::Thread)?;
     cx.keys.add(key);
+    let mdns = Mdns::new(net.bound());
     let published = Published::new(core.own_id(), net.bound());
     let handle =
         Handle { commands, events: events.downgrade(), published: Arc::clone(&published), tasks: tasks.watch() };
@@ -65,9 +78,12 @@ pub(crate) fn launch<C: Core, R: Runtime>(
         desk: Desk::new(events, starter),
         store,
         resolver: Resolver::new(runtime),
+        mdns,
         commands: todo,
         tasks: tasks.clone(),
         published,
+        upkeep: upkeep(handle.downgrade()),
+        recording,
     });
     tasks.spawn(Box::pin(pump));
     Ok((handle, ready))
@@ -90,6 +106,43 @@ impl<C> Clone for Handle<C> {
             published: Arc::clone(&self.published),
             tasks: self.tasks.clone(),
         }
+    }
+}
+
+/// A way to a pump that does not keep it running.
+#[derive(Debug)]
+pub(crate) struct WeakHandle<C> {
+    commands: mpsc::WeakSender<Command<C>>,
+    events: broadcast::WeakSender<Event>,
+    published: Arc<Published>,
+    tasks: TaskWatch,
+}
+
+impl<C> WeakHandle<C> {
+    /// `None` if nobody holds the node any more.
+    pub(crate) fn upgrade(&self) -> Option<Handle<C>> {
+        Some(Handle {
+            commands: self.commands.upgrade()?,
+            events: self.events.clone(),
+            published: Arc::clone(&self.published),
+            tasks: self.tasks.clone(),
+        })
+    }
+}
+
+impl<C> Handle<C> {
+    fn downgrade(&self) -> WeakHandle<C> {
+        WeakHandle {
+            commands: self.commands.downgrade(),
+            events: self.events.clone(),
+            published: Arc::clone(&self.published),
+            tasks: self.tasks.clone(),
+        }
+    }
+
+    /// As [`command`](Self::command), from a thread that no runtime has a claim on.
+    pub(crate) fn command_blocking(&self, command: Command<C>) -> Result<(), NodeError> {
+        self.commands.blocking_send(command).map_err(|_| NodeError::Closed)
     }
 }
 

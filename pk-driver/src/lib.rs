@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod accept;
+mod blocking;
 mod clock;
 mod config;
 mod core;
@@ -14,18 +15,28 @@ mod deadlines;
 mod desk;
 mod error;
 mod events;
+#[cfg(any(test, feature = "faults"))]
+mod faults;
+mod files;
 mod identity;
 mod key_store;
 mod keys;
 mod launch;
 mod lease;
+#[cfg_attr(not(feature = "mdns"), path = "mdns_none.rs")]
+mod mdns;
 mod metrics;
 mod net;
 mod node;
 mod node_config;
 mod node_graph;
+mod node_renewal;
 mod pump;
 mod ready;
+mod recording;
+#[cfg(feature = "redb")]
+mod redb_store;
+mod renewal;
 mod resolver;
 mod runtime;
 mod store;
@@ -37,10 +48,12 @@ mod tests;
 
 pub use accept::StreamAcceptor;
 pub use clock::unix as now;
-pub use config::{DriverConfig, DriverConfigError};
+pub use config::{DriverConfig, DriverConfigError, MdnsConfig, MdnsInterfaces};
 pub use error::{NodeError, StartError, StreamError};
 pub use events::{Events, Notice};
-pub use identity::{IdentityError, create_identity, renew_certificate};
+#[cfg(any(test, feature = "faults"))]
+pub use faults::{Fault, Faults, FaultyStore};
+pub use identity::{IdentityError, create_identity, create_identity_for, renew_certificate};
 pub use key_store::{KeyStore, KeyStoreError};
 pub use keys::KeyPair;
 pub use lease::ConnectionLease;
@@ -49,6 +62,10 @@ pub use node::Node;
 pub use node_config::NodeConfig;
 pub use pk_proto;
 pub use quinn;
+pub use recording::Record;
+#[cfg(feature = "redb")]
+pub use redb_store::{RedbStore, StoreOpenError};
+pub use renewal::Renewed;
 pub use runtime::{BoxFuture, Runtime};
 pub use store::{MemoryStore, Store, StoreError};
 pub use stream::Stream;

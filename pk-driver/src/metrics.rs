@@ -67,8 +67,12 @@ metrics! {
     writes_failed,
     /// Host names that did not resolve.
     resolutions_failed,
-    /// Announcements on the local network that were not made, since this driver has no mDNS.
+    /// Announcements on the local network that were not made, since this driver was built without mDNS.
     advertisements_ignored,
+    /// Announcements on the local network and browses of it that failed.
+    mdns_failures,
+    /// Times that the local network said more than was listened to, or its thread ended.
+    mdns_restarts,
     /// Times that the core was told a new wall clock.
     clock_corrections,
     /// Streams of peers that were refused because their acceptor was full or gone.

@@ -1,16 +1,19 @@
 //! A running node, as the embedder holds it.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use pk_proto::{
     BucketIndex, Closest, ClosestLists, ConnectionInfo, FindNode, FindOutcome, Metrics, NodeAddress, NodeContact,
     NodeContactAddressData, NodeId, NodeManager, Options, Pong, Reply, Request, SeedNode, SetNode, SetNodeOutcome,
-    Start, Synced,
+    Snapshot, Start, Synced,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::accept::StreamAcceptor;
+use crate::blocking;
 use crate::desk::Answer;
 use crate::error::{NodeError, StartError};
 use crate::events::Events;
@@ -18,24 +21,54 @@ use crate::launch::{Handle, Launch, launch};
 use crate::lease::ConnectionLease;
 use crate::metrics::DriverMetrics;
 use crate::node_config::NodeConfig;
+use crate::recording::Record;
+use crate::renewal::{Custody, Upkeep};
 use crate::runtime::Runtime;
+use crate::store::{Store, StoreError};
 use crate::stream::Stream;
 
 /// A running node. Cheap to clone; every clone is the same node.
 ///
 /// Calls wait for their turn in a bounded queue; a call that is dropped is cancelled. When the last clone is dropped (a
 /// [`ConnectionLease`] has one) the node shuts down in the background; [`shutdown`](Self::shutdown) also waits for it.
-#[derive(Debug)]
 pub struct Node<R> {
     pub(crate) handle: Handle<NodeManager>,
+    pub(crate) custody: Arc<Custody>,
     accept_limit: usize,
     runtime: PhantomData<fn() -> R>,
 }
 
 impl<R> Clone for Node<R> {
     fn clone(&self) -> Self {
-        Self { handle: self.handle.clone(), accept_limit: self.accept_limit, runtime: PhantomData }
+        Self {
+            handle: self.handle.clone(),
+            custody: Arc::clone(&self.custody),
+            accept_limit: self.accept_limit,
+            runtime: PhantomData,
+        }
     }
+}
+
+impl<R> fmt::Debug for Node<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("id", &self.own_id()).field("addrs", &self.local_addrs()).finish_non_exhaustive()
+    }
+}
+
+/// What a store knows; read where it may wait for its disk.
+async fn snapshot(store: Box<dyn Store>) -> Result<(Box<dyn Store>, Snapshot), StartError> {
+    let (store, rows) = if store.blocks() {
+        let load = move || {
+            let rows = store.load();
+            (store, rows)
+        };
+        let loaded = blocking::spawn("pk-store-load", load).map_err(StartError::Thread)?.await;
+        loaded.map_err(|_| StoreError("it could not be read".to_owned()))?
+    } else {
+        let rows = store.load();
+        (store, rows)
+    };
+    Ok((store, Snapshot::from_rows(rows?)?))
 }
 
 impl<R: Runtime + Default> Node<R> {
@@ -57,7 +90,9 @@ impl<R: Runtime> Node<R> {
     /// [`NodeError::Start`]; nothing is left running.
     pub async fn start_on(runtime: R, config: NodeConfig) -> Result<Self, NodeError> {
         config.check()?;
-        let NodeConfig { key, identity, listen, core: config, driver, store, snapshot, seed, record } = config;
+        let NodeConfig { key, identity, listen, core: config, driver, store, keys, seed, record } = config;
+        let (store, snapshot) = snapshot(store).await?;
+        let custody = Custody::new(key.clone(), identity.clone(), keys, driver.certificate_lifetime);
         let seed = match seed {
             Some(seed) => seed,
             None => {
@@ -69,17 +104,20 @@ impl<R: Runtime> Node<R> {
         let accept_limit = driver.accept_limit;
         let streams = config.streams_per_connection;
         let presented = identity.clone();
+        let buffer = record.as_ref().map(Record::buffer);
         let core = move |now, unix| {
             let start = Start { config, identity, snapshot, seed, now, unix };
-            match record {
+            match buffer {
                 Some(limit) => NodeManager::start_recorded(start, limit),
                 None => NodeManager::start(start),
             }
         };
-        let (handle, ready) =
-            launch(runtime, Launch { key, identity: presented, listen, streams, driver, store }, core)?;
+        let looks = Arc::clone(&custody);
+        let upkeep = |handle| Some(Box::new(move || looks.look(&handle)) as Upkeep);
+        let parts = Launch { key, identity: presented, listen, streams, driver, store, record };
+        let (handle, ready) = launch(runtime, parts, core, upkeep)?;
         ready.await.map_err(|_| StartError::Ended)?;
-        Ok(Self { handle, accept_limit, runtime: PhantomData })
+        Ok(Self { handle, custody, accept_limit, runtime: PhantomData })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
+#[cfg(feature = "redb")]
+use std::path::Path;
 use std::time::Duration;
 
 use pk_proto::cert::Certificate;
@@ -11,7 +13,11 @@ use crate::clock::unix;
 use crate::config::DriverConfig;
 use crate::error::StartError;
 use crate::identity::{IdentityError, create_identity};
+use crate::key_store::KeyStore;
 use crate::keys::KeyPair;
+use crate::recording::Record;
+#[cfg(feature = "redb")]
+use crate::redb_store::RedbStore;
 use crate::store::{MemoryStore, Store};
 
 /// What a node is made of.
@@ -27,16 +33,14 @@ pub struct NodeConfig {
     pub core: Config,
     /// The settings of the driver.
     pub driver: DriverConfig,
-    /// Where tables are kept. Default: nowhere.
+    /// Where tables are kept, and what the node knew when it last ran. Default: nowhere.
     pub store: Box<dyn Store>,
-    /// What the node knew when it last ran.
-    pub snapshot: Snapshot,
+    /// Where new keys and certificates are written. Default: nowhere; a key that the node has become is lost with it then.
+    pub keys: Option<KeyStore>,
     /// All randomness of the core. Default: from the operating system; set it to repeat a run.
     pub seed: Option<[u8; 32]>,
-    /// Keeps a log of everything that the core is told, to be replayed on a desk: of at most this many bytes between two
-    /// calls of [`Node::take_recording`](crate::Node::take_recording). It tells whom the node talks to; it has no private
-    /// keys. Default: none.
-    pub record: Option<usize>,
+    /// Keeps a log of everything that the core is told, to be replayed on a desk. Default: none.
+    pub record: Option<Record>,
 }
 
 impl NodeConfig {
@@ -52,10 +56,39 @@ impl NodeConfig {
             core,
             driver: DriverConfig::default(),
             store: Box::new(MemoryStore::new()),
-            snapshot: Snapshot::default(),
+            keys: None,
             seed: None,
             record: None,
         }
+    }
+
+    /// The node in a folder, as it was when it last ran: its keys in `DIR/keys`, its store in `DIR/store.redb`. What is not
+    /// there is made. From here on the folder is this node's alone, until its node has shut down or this is dropped.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Open`] if another node runs in the folder, or the store is foreign, newer or damaged; then nothing was
+    /// changed. [`StartError::Snapshot`] likewise. [`StartError::Keys`].
+    #[cfg(feature = "redb")]
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, StartError> {
+        let dir = dir.as_ref();
+        let store = RedbStore::open(dir.join("store.redb"))?;
+        Self::with_store(KeyStore::new(dir), store)
+    }
+
+    /// The node of a key store and a store: whose store it is says which of its keys it runs under.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Store`], [`StartError::Snapshot`], [`StartError::Keys`].
+    pub fn with_store(keys: KeyStore, store: impl Store) -> Result<Self, StartError> {
+        let owner = Snapshot::from_rows(store.load()?)?.meta.map(|meta| meta.owner);
+        let (key, identity) = keys.load_for(owner, unix())?;
+        Ok(Self { keys: Some(keys), store: Box::new(store), ..Self::new(key, identity) })
     }
 
     /// The defaults for a key with a new certificate that is not kept.

@@ -24,8 +24,11 @@ use crate::clock::Clock;
 use crate::core::Core;
 use crate::cx::{Cx, Key};
 use crate::desk::Desk;
+use crate::mdns::Mdns;
 use crate::metrics::DriverMetrics;
 use crate::net::Net;
+use crate::recording::{INTERVAL, Recording};
+use crate::renewal::Upkeep;
 use crate::resolver::Resolver;
 use crate::runtime::{BoxFuture, Runtime};
 use crate::store_place::StorePlace;
@@ -71,9 +74,12 @@ pub(crate) struct Parts<C, R> {
     pub(crate) desk: Desk,
     pub(crate) store: StorePlace,
     pub(crate) resolver: Resolver<R>,
+    pub(crate) mdns: Mdns,
     pub(crate) commands: mpsc::Receiver<Command<C>>,
     pub(crate) tasks: Tasks,
     pub(crate) published: Arc<Published>,
+    pub(crate) upkeep: Option<Upkeep>,
+    pub(crate) recording: Option<Recording>,
 }
 
 /// One node at work.
@@ -105,6 +111,10 @@ impl<C: Core, R: Runtime> Pump<C, R> {
         let commands_waker = parts.cx.source(Key::Commands);
         let listening = parts.net.listening();
         parts.cx.input(listening);
+        parts.cx.deadlines.set(parts.cx.now, Key::Certificate);
+        if parts.recording.is_some() {
+            parts.cx.deadlines.set(parts.cx.now + INTERVAL, Key::Recording);
+        }
         Self { parts, commands_waker, timer: None, phase: Phase::Running }
     }
 
@@ -124,6 +134,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
         self.expire();
         self.publish();
         if matches!(self.phase, Phase::Over) {
+            self.record();
             self.parts.cx.ready.close();
             self.parts.tasks.abort();
             return Poll::Ready(());
@@ -138,7 +149,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
 
     /// Polls one source.
     fn serve(&mut self, key: Key) {
-        let Parts { core, cx, net, desk, store, resolver, .. } = &mut self.parts;
+        let Parts { core, cx, net, desk, store, resolver, mdns, .. } = &mut self.parts;
         match key {
             Key::Endpoint => {
                 if !net.poll_endpoint(cx) && matches!(self.phase, Phase::Running) {
@@ -156,8 +167,11 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             Key::Acceptor(id) => desk.poll_acceptor(cx, core, id),
             Key::Resolve(id) => resolver.poll(cx, id),
             Key::Store => store.poll(cx),
+            Key::Mdns => mdns.poll(cx),
             Key::Commands => self.commands(),
             Key::Drained => self.poll_drained(),
+            // These have a deadline and nothing else.
+            Key::Certificate | Key::Recording | Key::Browse(_) => {}
         }
     }
 
@@ -180,12 +194,15 @@ impl<C: Core, R: Runtime> Pump<C, R> {
     /// Brings core and world to an understanding: until the core has been told everything and wants nothing more.
     fn settle(&mut self) {
         loop {
-            let Parts { core, cx, desk, .. } = &mut self.parts;
+            let Parts { core, cx, desk, store, .. } = &mut self.parts;
             while let Some(input) = cx.inputs.pop_front() {
                 core.handle_input(input, cx.now);
             }
             while let Some(handed) = cx.handed.pop_front() {
                 desk.handed_over(cx, handed);
+            }
+            while let Some(job) = cx.jobs.pop_front() {
+                store.begin(cx, job);
             }
             match core.poll_output() {
                 Some(output) => self.execute(output),
@@ -197,7 +214,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
 
     /// Carries out one output. Waits for nobody.
     fn execute(&mut self, output: Output) {
-        let Parts { core, cx, net, desk, store, resolver, .. } = &mut self.parts;
+        let Parts { core, cx, net, desk, store, resolver, mdns, .. } = &mut self.parts;
         match output {
             Output::Dial { conn, addr, expect, deadline } => net.dial(cx, conn, addr, expect, deadline),
             Output::CancelDial { conn } => net.cancel_dial(cx, conn),
@@ -221,10 +238,9 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             }
             Output::Load { id, range, max_bytes } => store.range(cx, id, range, max_bytes),
             Output::Resolve { id, name, port } => resolver.begin(cx, id, &name, port),
-            // This driver has no mDNS: the local network has nothing to say.
-            Output::Browse { id, .. } => cx.input(Input::Discovered { id, addrs: Vec::new(), done: true }),
-            Output::CancelBrowse { .. } => {}
-            Output::Advertise { .. } => cx.metrics.advertisements_ignored += 1,
+            Output::Browse { id, node, deadline } => mdns.browse(cx, id, node, deadline),
+            Output::CancelBrowse { id } => mdns.end_browse(cx, id),
+            Output::Advertise { node, port } => mdns.advertise(cx, node, port),
             Output::ReplaceIdentity { id, identity } => self.replace_identity(id, &identity),
             Output::Punch { addr, bytes } => net.punch(cx, addr, &bytes),
             Output::Event(event) => {
@@ -260,12 +276,16 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             self.parts.cx.input(Input::WallClock(unix));
         }
         while let Some(key) = self.parts.cx.deadlines.pop_due(now) {
-            let Parts { cx, net, resolver, .. } = &mut self.parts;
+            let Parts { cx, net, resolver, mdns, .. } = &mut self.parts;
             match key {
                 Key::Dial(conn) => net.dial_timed_out(cx, conn),
                 Key::Handshake(id) => net.handshake_timed_out(cx, id),
                 Key::Resolve(id) => resolver.timed_out(cx, id),
+                Key::Browse(id) => mdns.end_browse(cx, id),
+                Key::Mdns => mdns.resume(cx),
                 Key::Drained => self.phase = Phase::Over,
+                Key::Certificate => self.look_after_certificate(),
+                Key::Recording => self.record(),
                 // No other source has a deadline.
                 _ => {}
             }
@@ -274,6 +294,25 @@ impl<C: Core, R: Runtime> Pump<C, R> {
         if self.parts.core.poll_timeout().is_some_and(|at| at <= now) {
             self.parts.core.handle_timeout(now);
             self.settle();
+        }
+    }
+
+    fn look_after_certificate(&mut self) {
+        let Parts { cx, upkeep, .. } = &mut self.parts;
+        if let Some(upkeep) = upkeep {
+            let wait = upkeep();
+            cx.deadlines.set(cx.now + wait, Key::Certificate);
+        }
+    }
+
+    /// Passes on what was recorded since the last time.
+    fn record(&mut self) {
+        let Parts { core, cx, recording, .. } = &mut self.parts;
+        let Some(under_way) = recording else { return };
+        if under_way.take(core.take_recording()) {
+            cx.deadlines.set(cx.now + INTERVAL, Key::Recording);
+        } else {
+            *recording = None;
         }
     }
 
@@ -315,7 +354,8 @@ impl<C: Core, R: Runtime> Pump<C, R> {
     // -- the end
 
     fn drain(&mut self) {
-        let Parts { cx, net, .. } = &mut self.parts;
+        let Parts { cx, net, mdns, tasks, .. } = &mut self.parts;
+        mdns.close(tasks);
         let waker = cx.source(Key::Drained);
         cx.deadlines.set(cx.now + cx.config.drain_timeout, Key::Drained);
         self.phase = Phase::Draining { drained: net.close(), waker };

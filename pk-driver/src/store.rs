@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use pk_proto::{StoreOp, StoreRange, StoreRow, Table};
+use pk_proto::{Snapshot, StoreOp, StoreRange, StoreRow, Table};
 
-/// Why a store did not do what it was asked for. Nothing of it was done.
+/// Bytes of rows that are read at a time.
+const PAGE: u64 = 1024 * 1024;
+
+/// Why a store did not do what it was asked for. Nothing of it was done, as far as the store can tell: where the disk fails
+/// under a transaction, only the next start finds out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct StoreError(pub String);
@@ -18,7 +22,32 @@ pub trait Store: Send + 'static {
         true
     }
 
-    /// Applies all operations in order, or none. If `durable`, they survive a power failure from when this returns.
+    /// Every row that a node is to know when it starts: those of [`Snapshot::TABLES`]. Nothing is written to a store before
+    /// these rows were found to be the node's own.
+    ///
+    /// # Errors
+    ///
+    /// The rows cannot be read.
+    fn load(&self) -> Result<Vec<(Table, Bytes, Bytes)>, StoreError> {
+        let mut rows = Vec::new();
+        for table in Snapshot::TABLES {
+            let mut range = StoreRange { table, from: Bytes::new(), to: None, descending: false };
+            loop {
+                let (page, more) = self.range(&range, PAGE)?;
+                if let Some((last, _)) = page.last() {
+                    range.from = [last, &b"\0"[..]].concat().into();
+                }
+                rows.extend(page.into_iter().map(|(key, value)| (table, key, value)));
+                if !more {
+                    break;
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Applies all operations in order, or none. If `durable`, they and all before them survive a power failure from when
+    /// this returns; without any operation it makes durable what was applied before.
     ///
     /// # Errors
     ///
@@ -32,6 +61,16 @@ pub trait Store: Send + 'static {
     ///
     /// The rows cannot be read.
     fn range(&self, range: &StoreRange, max_bytes: u64) -> Result<(Vec<StoreRow>, bool), StoreError>;
+
+    /// Makes durable what was applied and is not. Called `DriverConfig::sync_delay` after a transaction that is not, if none
+    /// that is has come in the meantime, and before the store is dropped; only for a store that [`blocks`](Self::blocks).
+    ///
+    /// # Errors
+    ///
+    /// It is still not; this is called again.
+    fn sync(&mut self) -> Result<(), StoreError> {
+        self.apply(&[], true)
+    }
 }
 
 /// A store that forgets: for tests, demonstrations, and nodes without a disk.
@@ -125,6 +164,20 @@ mod tests {
         assert_eq!(keys(&store, "", None, true, 0), ("d".into(), true), "at least one row");
         assert_eq!(keys(&store, "d", Some("a"), false, 1000), (String::new(), false));
         assert_eq!(keys(&store, "x", None, false, 1000), (String::new(), false));
+    }
+
+    #[test]
+    fn a_node_loads_every_row_it_starts_with() {
+        let mut store = store();
+        let put = |table, key: &str| StoreOp::Put { table, key: bytes(key), value: vec![0; 600 * 1024].into() };
+        let ops = [put(Table::Refresh, "b"), put(Table::Meta, "m"), put(Table::Refresh, "a"), put(Table::Refresh, "c")];
+        store.apply(&ops, true).unwrap();
+        let rows = store.load().unwrap();
+        let rows: Vec<_> = rows.iter().map(|(table, key, _)| (*table, &key[..])).collect();
+        assert_eq!(
+            rows,
+            [(Table::Meta, &b"m"[..]), (Table::Refresh, b"a"), (Table::Refresh, b"b"), (Table::Refresh, b"c")]
+        );
     }
 
     #[test]

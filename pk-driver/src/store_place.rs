@@ -3,20 +3,36 @@
 use std::fmt;
 use std::io;
 use std::sync::mpsc as std_mpsc;
+use std::sync::mpsc::{RecvError, RecvTimeoutError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use pk_proto::{EffectId, Input, StoreOp, StoreRange, StoreRow};
-use tokio::sync::mpsc;
+use bytes::Bytes;
+use pk_proto::{EffectId, Input, StoreOp, StoreRange, StoreRow, Table};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::cx::{Cx, Key};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 
 /// What the core wants of the store.
+#[derive(Debug)]
 pub(crate) enum Job {
-    Apply { id: EffectId, ops: Vec<StoreOp>, durable: bool },
-    Range { id: EffectId, range: StoreRange, max_bytes: u64 },
+    Apply {
+        id: EffectId,
+        ops: Vec<StoreOp>,
+        durable: bool,
+    },
+    Range {
+        id: EffectId,
+        range: StoreRange,
+        max_bytes: u64,
+    },
+    /// Not the core's: what a start would find.
+    Load {
+        done: oneshot::Sender<Result<Vec<(Table, Bytes, Bytes)>, StoreError>>,
+    },
 }
 
 /// Where the store is. Jobs are done in order; how many wait is up to the core, which counts them.
@@ -35,8 +51,9 @@ impl StorePlace {
         let (done, answers) = mpsc::unbounded_channel();
         // A node has not shut down before its store is closed.
         let hold = tasks.hold();
+        let delay = cx.config.sync_delay;
         let work = move || {
-            work(store, &todo, &done);
+            work(store, &todo, &done, delay);
             drop(hold);
         };
         thread::Builder::new().name("pk-store".to_owned()).spawn(work)?;
@@ -51,18 +68,14 @@ impl StorePlace {
         self.begin(cx, Job::Range { id, range, max_bytes });
     }
 
-    fn begin(&mut self, cx: &mut Cx, job: Job) {
-        match self {
-            Self::Here(store) => {
-                let answer = job.run(store.as_mut());
-                tell(cx, answer);
-            }
-            Self::Thread { jobs, .. } => {
-                // The thread ends only with this sender, or when the store panics.
-                if let Err(std_mpsc::SendError(job)) = jobs.send(job) {
-                    tell(cx, job.fail());
-                }
-            }
+    pub(crate) fn begin(&mut self, cx: &mut Cx, job: Job) {
+        let answer = match self {
+            Self::Here(store) => job.run(store.as_mut()),
+            // The thread ends only with this sender, or when the store panics.
+            Self::Thread { jobs, .. } => jobs.send(job).err().and_then(|std_mpsc::SendError(job)| job.fail()),
+        };
+        if let Some(answer) = answer {
+            tell(cx, answer);
         }
     }
 
@@ -89,27 +102,77 @@ fn tell(cx: &mut Cx, answer: Input) {
     cx.input(answer);
 }
 
-fn work(mut store: Box<dyn Store>, todo: &std_mpsc::Receiver<Job>, done: &mpsc::UnboundedSender<Input>) {
-    // Ends when the pump has gone.
-    while let Ok(job) = todo.recv() {
-        let answer = job.run(store.as_mut());
-        let _ = done.send(answer);
+fn work(
+    mut store: Box<dyn Store>,
+    todo: &std_mpsc::Receiver<Job>,
+    done: &mpsc::UnboundedSender<Input>,
+    sync_delay: Duration,
+) {
+    // When to make durable what is written and is not.
+    let mut sync: Option<Instant> = None;
+    loop {
+        let job = match sync.map(|at| at.saturating_duration_since(Instant::now())) {
+            None => todo.recv().map_err(|RecvError| RecvTimeoutError::Disconnected),
+            Some(Duration::ZERO) => Err(RecvTimeoutError::Timeout),
+            Some(wait) => todo.recv_timeout(wait),
+        };
+        match job {
+            Ok(job) => {
+                let durable = job.durable();
+                let answer = job.run(store.as_mut());
+                match (durable, &answer) {
+                    (Some(true), Some(Input::Persisted { result: Ok(()), .. })) => sync = None,
+                    (Some(false), Some(Input::Persisted { result: Ok(()), .. })) => {
+                        sync.get_or_insert_with(|| Instant::now() + sync_delay);
+                    }
+                    _ => {}
+                }
+                if let Some(answer) = answer {
+                    let _ = done.send(answer);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                sync = store.sync().is_err().then(|| Instant::now() + sync_delay.max(Duration::from_secs(1)));
+            }
+            // The pump has gone.
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    if sync.is_some()
+        && let Err(error) = store.sync()
+    {
+        tracing::warn!(%error, "what was written last may not survive a power failure");
     }
 }
 
 impl Job {
-    fn run(self, store: &mut dyn Store) -> Input {
+    /// Whether it writes, and if so durably.
+    fn durable(&self) -> Option<bool> {
         match self {
-            Self::Apply { id, ops, durable } => persisted(id, store.apply(&ops, durable)),
-            Self::Range { id, range, max_bytes } => loaded(id, store.range(&range, max_bytes)),
+            Self::Apply { durable, .. } => Some(*durable),
+            Self::Range { .. } | Self::Load { .. } => None,
         }
     }
 
-    fn fail(self) -> Input {
+    /// The answer for the core, if it is one of the core's.
+    fn run(self, store: &mut dyn Store) -> Option<Input> {
+        match self {
+            Self::Apply { id, ops, durable } => Some(persisted(id, store.apply(&ops, durable))),
+            Self::Range { id, range, max_bytes } => Some(loaded(id, store.range(&range, max_bytes))),
+            Self::Load { done } => {
+                let _ = done.send(store.load());
+                None
+            }
+        }
+    }
+
+    fn fail(self) -> Option<Input> {
         let error = StoreError("the store has ended".to_owned());
         match self {
-            Self::Apply { id, .. } => persisted(id, Err(error)),
-            Self::Range { id, .. } => loaded(id, Err(error)),
+            Self::Apply { id, .. } => Some(persisted(id, Err(error))),
+            Self::Range { id, .. } => Some(loaded(id, Err(error))),
+            // Whoever asked is told by the end of the channel.
+            Self::Load { .. } => None,
         }
     }
 }

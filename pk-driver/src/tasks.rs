@@ -103,6 +103,11 @@ pub(crate) struct TaskWatch {
 }
 
 impl TaskWatch {
+    /// As [`Tasks::hold`].
+    pub(crate) fn hold(&self) -> TaskHold {
+        TaskHold { id: self.shared.enter(), shared: Arc::clone(&self.shared) }
+    }
+
     /// Tasks that have not ended.
     pub(crate) fn live(&self) -> usize {
         self.shared.live().wakers.len()

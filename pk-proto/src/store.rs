@@ -230,6 +230,14 @@ impl GraphStore {
         self.rearm(cx);
     }
 
+    /// A transaction that would have changed the owner failed, and may have been written nevertheless: the store is told
+    /// again whose it is.
+    pub(crate) fn not_switched(&mut self, cx: &mut Cx) {
+        self.changes.meta = true;
+        self.held = false;
+        self.rearm(cx);
+    }
+
     /// What has changed is not worth writing.
     pub(crate) fn forget(&mut self) {
         self.changes = Changes::default();

@@ -64,6 +64,21 @@ impl Child {
         answer
     }
 
+    /// Tells the child something and waits for nothing.
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap_or_else(|error| panic!("the child does not hear {line:?}: {error}"));
+    }
+
+    /// What the child said before it ended, and nobody has heard yet.
+    pub async fn last_words<R: Runtime>(&self, runtime: &R) -> Vec<Value> {
+        let mut words = Vec::new();
+        while let Ok(line) = within(runtime, LIMIT, "the end of the child", self.lines.recv()).await {
+            // What was cut off was not said.
+            words.extend(serde_json::from_str::<Value>(&line));
+        }
+        words
+    }
+
     /// Kills it, by SIGKILL: it does nothing any more.
     pub fn kill(&mut self) {
         self.process.kill().expect("the child can be killed");

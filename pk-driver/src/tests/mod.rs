@@ -1,6 +1,8 @@
 //! Pumps with a scripted core: what the driver makes of the world, input by input.
 
 mod handshakes;
+#[cfg(feature = "mdns")]
+mod mdns;
 mod pump;
 mod streams;
 mod tls;
@@ -105,6 +107,10 @@ impl Core for Script {
     fn own_id(&self) -> NodeId {
         self.id
     }
+
+    fn take_recording(&mut self) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -169,9 +175,10 @@ impl Setup {
             streams: self.streams,
             driver: self.driver,
             store: self.store,
+            record: None,
         };
         let script = |_, _| Ok(Script { id, outputs: VecDeque::new(), told, timeout: None, credit: 0 });
-        let (handle, ready) = launch(TestRuntime, config, script).unwrap();
+        let (handle, ready) = launch(TestRuntime, config, script, |_| None).unwrap();
         ready.await.unwrap();
         let addr = handle.published.view().addrs[0];
         let mut rig = Rig { id, addr, handle, told: hears, next_conn: 0 };

@@ -18,8 +18,17 @@ impl NodeManager {
     /// Tells the local network where we listen; nowhere takes it back.
     pub(super) fn advertise(&mut self, addrs: &[SocketAddr]) {
         if self.cx.config.mdns {
-            let port = addrs.first().map(SocketAddr::port);
-            let node = self.cx.own();
+            self.advertised = addrs.first().map(SocketAddr::port);
+            let (node, port) = (self.cx.own(), self.advertised);
+            self.cx.output(Output::Advertise { node, port });
+        }
+    }
+
+    /// Tells the local network that we are another node now.
+    pub(super) fn advertise_instead_of(&mut self, old: NodeId) {
+        if self.advertised.is_some() {
+            let (node, port) = (self.cx.own(), self.advertised);
+            self.cx.output(Output::Advertise { node: old, port: None });
             self.cx.output(Output::Advertise { node, port });
         }
     }

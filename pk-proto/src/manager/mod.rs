@@ -53,6 +53,8 @@ pub struct NodeManager {
     store: GraphStore,
     signalling: Signalling,
     browses: BTreeMap<EffectId, RequestId>,
+    /// Where the local network is told that we listen.
+    advertised: Option<u16>,
     connections: Connections,
     rpc: Rpc,
     open: BTreeMap<RequestId, Open>,
@@ -122,6 +124,7 @@ impl NodeManager {
             store: GraphStore::new(snapshot.meta.as_ref()),
             signalling: Signalling::default(),
             browses: BTreeMap::new(),
+            advertised: None,
             connections: Connections::default(),
             rpc: Rpc::default(),
             open: BTreeMap::new(),
@@ -453,6 +456,7 @@ impl NodeManager {
     /// A transaction is over.
     fn persisted(&mut self, id: EffectId, result: Result<(), String>) {
         if self.renewal_persisted(id, &result) {
+            self.write_if_awaited();
             return;
         }
         let Some((flushed, result)) = self.store.persisted(&mut self.cx, id, result) else {
@@ -462,11 +466,22 @@ impl NodeManager {
         for request in flushed {
             self.end(request, result.clone().map(|()| Reply::Flush).map_err(Failure::Store));
         }
-        if self.store.is_flushing() || self.phase == Phase::Stopping {
-            self.write_graph();
-        } else {
+        if result.is_err() && self.phase == Phase::Stopping {
+            // There is no time to wait for better.
+            self.store.forget();
+        }
+        if !self.write_if_awaited() {
             self.store.rearm(&mut self.cx);
         }
+    }
+
+    /// Writes what has changed in the graph, if anybody waits for it.
+    fn write_if_awaited(&mut self) -> bool {
+        let awaited = self.store.is_flushing() || self.phase == Phase::Stopping;
+        if awaited {
+            self.write_graph();
+        }
+        awaited
     }
 
     /// The idle time of a connection is over.

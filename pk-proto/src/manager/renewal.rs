@@ -126,13 +126,17 @@ impl NodeManager {
             }
             (Step::Writing, Err(why)) => {
                 self.cx.metrics.store_failures += 1;
-                self.store.hold(false);
-                self.store.rearm(&mut self.cx);
+                self.store.not_switched(&mut self.cx);
                 self.end(id, Err(Failure::Store(why.clone())));
             }
-            (Step::Reverting(cause), _) => {
-                self.store.hold(false);
-                self.store.rearm(&mut self.cx);
+            (Step::Reverting(cause), result) => {
+                match result {
+                    Ok(()) => {
+                        self.store.hold(false);
+                        self.store.rearm(&mut self.cx);
+                    }
+                    Err(_) => self.store.not_switched(&mut self.cx),
+                }
                 self.end(id, Err(Failure::Identity(cause)));
             }
             (Step::Replacing, _) => {}
@@ -156,6 +160,7 @@ impl NodeManager {
                     self.switch_to(chain);
                 }
                 self.end(id, Ok(Reply::Renew { old, new }));
+                self.write_if_awaited();
             }
             Err(why) if other_key => {
                 let effect = self.cx.ids.effect();
@@ -199,6 +204,7 @@ impl NodeManager {
         let Self { cx, connections, rpc, .. } = self;
         connections.retire(cx, |conn| rpc.in_use(conn));
         self.cx.event(Event::IdentityRenewed { old, new });
+        self.advertise_instead_of(old);
         self.restart_self_searches(old, new);
         if self.phase == Phase::Running {
             self.search_for_self(Audience::Nobody);

@@ -262,6 +262,7 @@ impl NodeManager {
         check_options(request.options())?;
         match request {
             Request::FindNode { find, .. } => {
+                check_mdns_timeout(find.mdns_timeout)?;
                 check_range("concurrency", find.concurrency, 1..=64, "1 to 64")?;
                 check_range("limit", find.limit, 0..=1024, "0 to 1024")
             }
@@ -279,7 +280,7 @@ impl NodeManager {
                 false => check_protocol(protocol),
             },
             Request::Renew { identity } => self.check_renewal(identity).map(drop),
-            Request::QueryMdns { timeout, .. } => check_options(Options { deadline: None, connect_timeout: *timeout }),
+            Request::QueryMdns { timeout, .. } => check_mdns_timeout(*timeout),
             Request::SyncNodeGraph { seeds, .. }
                 if seeds.is_empty() && self.graph.is_empty() && self.connections.is_empty() =>
             {
@@ -667,6 +668,11 @@ fn check_options(options: Options) -> Result<(), RequestError> {
     const HOUR: Duration = Duration::from_secs(3600);
     check_range("deadline", options.deadline, MS..=24 * HOUR, "1 ms to 24 h")?;
     check_range("connect_timeout", options.connect_timeout, MS..=HOUR, "1 ms to 1 h")
+}
+
+fn check_mdns_timeout(timeout: Option<Duration>) -> Result<(), RequestError> {
+    let range = Duration::from_millis(1)..=Duration::from_secs(3600);
+    check_range("mdns_timeout", timeout, range, "1 ms to 1 h")
 }
 
 fn check_range<T: PartialOrd>(

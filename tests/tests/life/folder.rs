@@ -1,0 +1,92 @@
+//! A node in a folder, over several runs.
+
+use pk_driver::{NodeConfig, RedbStore, StartError, StoreOpenError};
+use pk_proto::{Config, FindEnd, FindNode, Options};
+use pk_tests::Rt;
+use pk_tests::node::{address, connections_with, join, seed, shutdown, start, start_with};
+use pk_tests::wait::{soon, until};
+use smol::future::zip;
+
+use crate::kit::{open, open_with, snapshot};
+
+pk_tests::cases!(
+    a_node_starts_again_and_finds_the_network_without_a_seed,
+    a_node_that_starts_again_rejoins_by_itself,
+    a_folder_is_for_one_node_at_a_time,
+    what_is_flushed_is_in_the_store,
+);
+
+async fn a_node_starts_again_and_finds_the_network_without_a_seed<R: Rt>(runtime: R) {
+    let dir = tempfile::tempdir().unwrap();
+    let a = open(&runtime, dir.path()).await;
+    let (b, c, d) = (start(&runtime, 2).await, start(&runtime, 3).await, start(&runtime, 4).await);
+    join(&runtime, &b, seed(&c)).await;
+    join(&runtime, &d, seed(&c)).await;
+    join(&runtime, &a, seed(&b)).await;
+    let id = a.own_id();
+    shutdown(&runtime, &[&a]).await;
+    assert!(!snapshot(dir.path()).contacts.is_empty());
+    // Somebody comes while it is away.
+    let late = start(&runtime, 5).await;
+    join(&runtime, &late, seed(&d)).await;
+
+    let a = open(&runtime, dir.path()).await;
+    assert_eq!(a.own_id(), id);
+    let found = soon(&runtime, "find", a.find_node(late.own_id(), FindNode::default())).await.unwrap();
+    assert_eq!(found.ended, FindEnd::Connected, "{found:?}");
+    let synced = soon(&runtime, "join", a.sync_node_graph(vec![], true, Options::default())).await.unwrap();
+    assert!(synced.seeds.is_empty() && synced.search.is_some());
+    shutdown(&runtime, &[&a, &b, &c, &d, &late]).await;
+}
+
+async fn a_node_that_starts_again_rejoins_by_itself<R: Rt>(runtime: R) {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (open(&runtime, dir.path()).await, start(&runtime, 2).await);
+    join(&runtime, &a, seed(&b)).await;
+    shutdown(&runtime, &[&a]).await;
+    // Nobody asks for anything.
+    let a =
+        open_with(&runtime, dir.path(), |config| config.core.retry_delay = Config::default().retry_delay / 45).await;
+    until(&runtime, "rejoin", async || !connections_with(&a, b.own_id()).await.is_empty()).await;
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn a_folder_is_for_one_node_at_a_time<R: Rt>(runtime: R) {
+    let dir = tempfile::tempdir().unwrap();
+    let a = open(&runtime, dir.path()).await;
+    let error = NodeConfig::open(dir.path()).unwrap_err();
+    assert!(matches!(error, StartError::Open(StoreOpenError::InUse { .. })), "{error}");
+    println!("{error}");
+    shutdown(&runtime, &[&a]).await;
+    let a = open(&runtime, dir.path()).await;
+    // The folder is free when the shutdown has returned, and not before.
+    zip(a.shutdown(), a.shutdown()).await;
+    drop(RedbStore::open(dir.path().join("store.redb")).unwrap());
+    // A start that fails leaves it free.
+    let mut config = NodeConfig::open(dir.path()).unwrap();
+    config.driver.keep_alive = std::time::Duration::ZERO;
+    soon(&runtime, "start", pk_driver::Node::start_on(runtime.clone(), config)).await.unwrap_err();
+    let taken = start(&runtime, 9).await;
+    let mut config = NodeConfig::open(dir.path()).unwrap();
+    config.listen = pk_tests::node::socket(&taken);
+    soon(&runtime, "start", pk_driver::Node::start_on(runtime.clone(), config)).await.unwrap_err();
+    shutdown(&runtime, &[&open(&runtime, dir.path()).await, &taken]).await;
+}
+
+async fn what_is_flushed_is_in_the_store<R: Rt>(runtime: R) {
+    let dir = tempfile::tempdir().unwrap();
+    // Nothing is written by itself.
+    let lazy = |config: &mut NodeConfig| config.core.store_delay = std::time::Duration::from_secs(3600);
+    let a = open_with(&runtime, dir.path(), lazy).await;
+    let b = start_with(&runtime, 2, |_| {}).await;
+    pk_tests::node::connect(&runtime, &b, &a).await;
+    soon(&runtime, "flush", a.flush()).await.unwrap();
+    // As a crash would leave it.
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(dir.path().join("store.redb"), copy.path().join("store.redb")).unwrap();
+    let kept = snapshot(copy.path());
+    assert_eq!(kept.meta.map(|meta| meta.owner), Some(a.own_id()));
+    assert_eq!(kept.contacts.iter().map(|(node, _)| *node).collect::<Vec<_>>(), [b.own_id()]);
+    assert!(kept.contacts[0].1.iter().any(|(at, _)| *at == address(&b)));
+    shutdown(&runtime, &[&a, &b]).await;
+}

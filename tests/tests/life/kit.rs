@@ -1,0 +1,60 @@
+//! Nodes in folders, and stores that outlive their nodes.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use pk_driver::{KeyStore, MemoryStore, Node, NodeConfig, RedbStore, Store, StoreError};
+use pk_proto::{NodeId, Snapshot, StoreOp, StoreRange, StoreRow};
+use pk_tests::Rt;
+use pk_tests::socket::loopback;
+use pk_tests::wait::soon;
+
+/// Starts the node of a folder.
+pub(crate) async fn open<R: Rt>(runtime: &R, dir: &Path) -> Node<R> {
+    open_with(runtime, dir, |_| {}).await
+}
+
+/// Starts the node of a folder with other settings.
+pub(crate) async fn open_with<R: Rt>(runtime: &R, dir: &Path, change: impl FnOnce(&mut NodeConfig)) -> Node<R> {
+    let mut config = NodeConfig::open(dir).unwrap();
+    config.listen = loopback();
+    change(&mut config);
+    soon(runtime, "start", Node::start_on(runtime.clone(), config)).await.unwrap()
+}
+
+/// What the store of a folder knows while no node runs there.
+pub(crate) fn snapshot(dir: &Path) -> Snapshot {
+    Snapshot::from_rows(RedbStore::open(dir.join("store.redb")).unwrap().load().unwrap()).unwrap()
+}
+
+/// Who the store of a folder belongs to.
+pub(crate) fn owner(dir: &Path) -> Option<NodeId> {
+    snapshot(dir).meta.map(|meta| meta.owner)
+}
+
+/// The names of the files in the key store of a folder, sorted.
+pub(crate) fn key_files(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.join("keys")).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The key that a folder has now, without asking its store.
+pub(crate) fn present_key(dir: &Path) -> NodeId {
+    KeyStore::new(dir).load_key().unwrap().unwrap().node_id()
+}
+
+/// A store that is still there when its node has gone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Kept(Arc<Mutex<MemoryStore>>);
+
+impl Store for Kept {
+    fn apply(&mut self, ops: &[StoreOp], durable: bool) -> Result<(), StoreError> {
+        self.0.lock().unwrap().apply(ops, durable)
+    }
+
+    fn range(&self, range: &StoreRange, max_bytes: u64) -> Result<(Vec<StoreRow>, bool), StoreError> {
+        self.0.lock().unwrap().range(range, max_bytes)
+    }
+}

@@ -1,0 +1,171 @@
+//! A node becomes another key, or has another certificate of the same one.
+
+use std::time::{Duration, Instant};
+
+use pk_driver::{Fault, Faults, FaultyStore, KeyStore, NodeConfig, NodeError, create_identity_for, now};
+use pk_proto::cert::Certificate;
+use pk_proto::{Event, Failure, FindEnd, FindNode, Options};
+use pk_tests::Rt;
+use pk_tests::node::{config, connect, connections_with, join, key, seed, shutdown, start, start_with};
+use pk_tests::wait::{sleep, soon, spawn, until};
+use smol::future::zip;
+
+use crate::kit::{Kept, key_files, open, owner, present_key};
+
+pk_tests::cases!(
+    a_renewed_node_is_found_under_both_ids_and_stays_renewed,
+    a_renewal_without_a_folder_is_one_of_the_running_node,
+    two_renewals_at_once_follow_each_other,
+    a_renewal_that_fails_leaves_the_old_key_and_no_other,
+    a_certificate_is_renewed_before_it_expires,
+);
+
+async fn a_renewed_node_is_found_under_both_ids_and_stays_renewed<R: Rt>(runtime: R) {
+    let dir = tempfile::tempdir().unwrap();
+    let a = open(&runtime, dir.path()).await;
+    let (b, c) = (start(&runtime, 2).await, start(&runtime, 3).await);
+    join(&runtime, &a, seed(&b)).await;
+    join(&runtime, &c, seed(&b)).await;
+    let mut events = a.events();
+    let old = a.own_id();
+    let begun = Instant::now();
+    let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
+    println!("{}: renewed in {:?}", R::NAME, begun.elapsed());
+    assert_eq!((renewed.old, a.own_id()), (old, renewed.new));
+    assert_ne!(renewed.new, old);
+    let told = async {
+        loop {
+            match events.next().await {
+                Some(pk_driver::Notice::Event(Event::IdentityRenewed { old, new })) => return (old, new),
+                Some(_) => {}
+                None => panic!("the node ended"),
+            }
+        }
+    };
+    assert_eq!(soon(&runtime, "event", told).await, (old, renewed.new));
+    // The key is in its place when the renewal has returned.
+    assert_eq!(present_key(dir.path()), renewed.new);
+    assert_eq!(key_files(dir.path()), ["node.crt", "node.key", &format!("{old}.key")]);
+    // Whoever knew it knows it.
+    for id in [old, renewed.new] {
+        let found = soon(&runtime, "find", c.find_node(id, FindNode::default())).await.unwrap();
+        assert_eq!(found.ended, FindEnd::Connected, "{id}: {found:?}");
+        soon(&runtime, "ping", b.ping_node(id, Options::default())).await.unwrap();
+    }
+    let fresh = start(&runtime, 4).await;
+    connect(&runtime, &fresh, &b).await;
+    let found = soon(&runtime, "find", fresh.find_node(old, FindNode::default())).await.unwrap();
+    assert_eq!(found.ended, FindEnd::Connected, "a stranger finds the old id: {found:?}");
+    shutdown(&runtime, &[&a]).await;
+    assert_eq!(owner(dir.path()), Some(renewed.new));
+
+    let a = open(&runtime, dir.path()).await;
+    assert_eq!(a.own_id(), renewed.new);
+    let found = soon(&runtime, "find", a.find_node(c.own_id(), FindNode::default())).await.unwrap();
+    assert_eq!(found.ended, FindEnd::Connected);
+    // Once more, by an embedder's key.
+    let again = soon(&runtime, "renewal", a.renew_to(key(77))).await.unwrap();
+    assert_eq!((again.old, again.new), (renewed.new, key(77).node_id()));
+    for id in [old, renewed.new, again.new] {
+        soon(&runtime, "ping", c.ping_node(id, Options::default())).await.unwrap();
+    }
+    shutdown(&runtime, &[&a, &b, &c, &fresh]).await;
+}
+
+async fn a_renewal_without_a_folder_is_one_of_the_running_node<R: Rt>(runtime: R) {
+    let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
+    connect(&runtime, &b, &a).await;
+    let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
+    assert_eq!(a.own_id(), renewed.new);
+    soon(&runtime, "ping", b.ping_node(renewed.old, Options::default())).await.unwrap();
+    let refused = soon(&runtime, "renewal", a.renew_to(key(1))).await.unwrap_err();
+    assert!(matches!(refused, NodeError::Request(_)), "an old key is no new one: {refused}");
+    shutdown(&runtime, &[&a, &b]).await;
+    let closed = soon(&runtime, "renewal", a.renew()).await.unwrap_err();
+    assert!(matches!(closed, NodeError::Closed), "{closed}");
+}
+
+async fn two_renewals_at_once_follow_each_other<R: Rt>(runtime: R) {
+    let dir = tempfile::tempdir().unwrap();
+    let a = open(&runtime, dir.path()).await;
+    let first = a.own_id();
+    let both = zip(a.renew_to(key(71)), a.renew_to(key(72)));
+    let (one, other) = soon(&runtime, "renewals", both).await;
+    let (one, other) = (one.unwrap(), other.unwrap());
+    let (earlier, later) = if one.old == first { (one, other) } else { (other, one) };
+    assert_eq!((earlier.old, earlier.new), (first, later.old));
+    assert_eq!(a.own_id(), later.new);
+    assert_eq!(present_key(dir.path()), later.new);
+    // One whose caller goes away ends as well; the shutdown waits for it.
+    let gone = spawn(&runtime, {
+        let a = a.clone();
+        async move { smol::future::or(async { drop(a.renew_to(key(73)).await) }, smol::future::yield_now()).await }
+    });
+    gone.join(&runtime, "going away").await;
+    until(&runtime, "a renewal that nobody waits for", async || a.own_id() == key(73).node_id()).await;
+    shutdown(&runtime, &[&a]).await;
+    assert_eq!((present_key(dir.path()), owner(dir.path())), (key(73).node_id(), Some(key(73).node_id())));
+}
+
+async fn a_renewal_that_fails_leaves_the_old_key_and_no_other<R: Rt>(runtime: R) {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::new();
+    let store = FaultyStore::new(Kept::default(), faults.clone());
+    let mut config = NodeConfig::with_store(KeyStore::new(dir.path()), store).unwrap();
+    config.listen = pk_tests::socket::loopback();
+    config.core.store_delay = Duration::from_millis(50);
+    let a = soon(&runtime, "start", pk_driver::Node::start_on(runtime.clone(), config)).await.unwrap();
+    let b = start(&runtime, 2).await;
+    connect(&runtime, &b, &a).await;
+    soon(&runtime, "flush", a.flush()).await.unwrap();
+    let old = a.own_id();
+    // The disk is full; and it is not, but says so.
+    for fault in [Fault::Fail, Fault::DoneButFails] {
+        faults.next(fault);
+        let error = soon(&runtime, "renewal", a.renew()).await.unwrap_err();
+        assert!(matches!(error, NodeError::Failure(Failure::Store(_))), "{error}");
+        assert_eq!((a.own_id(), present_key(dir.path())), (old, old));
+        soon(&runtime, "ping", b.ping_node(old, Options::default())).await.unwrap();
+        soon(&runtime, "flush", a.flush()).await.unwrap();
+        let waiting = key_files(dir.path());
+        match fault {
+            Fault::Fail => assert_eq!(waiting, ["node.crt", "node.key"]),
+            // By then the store said otherwise: the key is kept until a start knows better.
+            _ => assert_eq!(waiting.len(), 4, "{waiting:?}"),
+        }
+    }
+    let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
+    assert_eq!(present_key(dir.path()), renewed.new);
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn a_certificate_is_renewed_before_it_expires<R: Rt>(runtime: R) {
+    let dir = tempfile::tempdir().unwrap();
+    let lifetime = Duration::from_secs(6);
+    let keys = KeyStore::new(dir.path());
+    keys.save_key(&key(1)).unwrap();
+    let first = create_identity_for(&key(1), now(), lifetime).unwrap();
+    keys.save_identity(&first).unwrap();
+    let expires = Certificate::parse(&first.chain[0]).unwrap().not_after();
+    let a = start_with(&runtime, 1, |config| {
+        config.identity = first.clone();
+        config.keys = Some(keys.clone());
+        config.driver.certificate_lifetime = lifetime;
+    })
+    .await;
+    let b = start(&runtime, 2).await;
+    let before = connect(&runtime, &b, &a).await;
+    while now().as_secs() <= expires + 1 {
+        sleep(&runtime, Duration::from_millis(100)).await;
+    }
+    // The connection is the same; a new peer is shown a certificate that is valid.
+    let connections = connections_with(&b, a.own_id()).await;
+    assert_eq!(connections.first().map(|connection| connection.conn), Some(before.conn));
+    let late = start(&runtime, 3).await;
+    connect(&runtime, &late, &a).await;
+    let (_, identity) = keys.load_or_create(now()).unwrap();
+    assert_eq!(identity.chain.len(), 1);
+    assert!(Certificate::parse(&identity.chain[0]).unwrap().not_after() > expires);
+    assert_eq!(a.own_id(), config(1).key.node_id());
+    shutdown(&runtime, &[&a, &b, &late]).await;
+}

@@ -1,0 +1,116 @@
+//! SIGKILL while a node writes, again and again: its folder is whole every time, and nothing acknowledged is lost.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use pk_driver::{Node, NodeConfig};
+use pk_proto::cert::verify_client;
+use pk_proto::{NodeId, Options, SeedNode};
+use pk_tests::Rt;
+use pk_tests::child::{Child, whoami};
+use pk_tests::node::{shutdown, start};
+use pk_tests::wait::{sleep, soon, spawn};
+use serde_json::Value;
+
+use crate::AGENT;
+use crate::kit::{key_files, snapshot};
+
+pk_tests::cases!(a_node_that_is_killed_while_it_writes_is_whole_every_time);
+
+const KILLS: u64 = 20;
+
+/// What a folder must hold.
+#[derive(Debug, Default)]
+struct Promised {
+    /// The last id that was acknowledged.
+    id: Option<NodeId>,
+    /// The nodes of the last flush that was acknowledged.
+    nodes: BTreeSet<NodeId>,
+}
+
+fn ids(value: &Value) -> BTreeSet<NodeId> {
+    let text = |value: &Value| value.as_str().unwrap().parse().unwrap();
+    value.as_array().unwrap().iter().map(text).collect()
+}
+
+impl Promised {
+    fn hear(&mut self, word: &Value) -> Option<NodeId> {
+        assert!(word.get("error").is_none(), "{word}");
+        if let Some(nodes) = word.get("flushed") {
+            self.nodes = ids(nodes);
+        }
+        let renewed = word.get("renewed").map(|id| id.as_str().unwrap().parse().unwrap());
+        self.id = renewed.or(self.id);
+        renewed
+    }
+
+    /// Judges a folder after a kill. Returns who the node is.
+    fn judge(&self, dir: &Path, kill: u64) -> NodeId {
+        let before = snapshot(dir);
+        let kept: BTreeSet<NodeId> = before.contacts.iter().map(|(node, _)| *node).collect();
+        assert!(kept.is_superset(&self.nodes), "kill {kill}: of {:?} only {kept:?} was kept", self.nodes);
+        let config = NodeConfig::open(dir).unwrap_or_else(|error| panic!("kill {kill}: {error}"));
+        let id = config.key.node_id();
+        let chain = verify_client(&config.identity.chain, pk_driver::now().as_secs()).unwrap().chain;
+        assert_eq!(chain[0], id, "kill {kill}");
+        if let Some(owner) = before.meta.map(|meta| meta.owner) {
+            assert_eq!(owner, id, "kill {kill}");
+        }
+        // The last acknowledged renewal is done; one more may be, that was under way.
+        if let Some(promised) = self.id {
+            assert!(chain[..chain.len().min(2)].contains(&promised), "kill {kill}: {promised} of {chain:?}");
+        }
+        // One key, its certificates, and the former ones: nothing waits any more.
+        let files = key_files(dir);
+        assert_eq!(files.len(), 1 + chain.len(), "kill {kill}: {files:?}");
+        assert_eq!(files.iter().filter(|name| name.ends_with(".crt")).count(), 1, "kill {kill}: {files:?}");
+        id
+    }
+}
+
+/// Connects to the agent over and over, so that it has something to write.
+async fn pester<R: Rt>(node: Node<R>, agent: SeedNode) {
+    loop {
+        let connected = node.connect(agent.node, agent.address.clone(), Options::default()).await;
+        if connected.is_err() || node.disconnect(agent.node).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn a_node_that_is_killed_while_it_writes_is_whole_every_time<R: Rt>(runtime: R) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let mut friends = Vec::new();
+    for seed in 2..6 {
+        friends.push(start(&runtime, seed).await);
+    }
+    let (mut promised, mut renewals, mut unheard) = (Promised::default(), 0, 0);
+    for kill in 0..KILLS {
+        let mut child = Child::start::<R>(AGENT, &[path]);
+        let agent = whoami(&child.line(&runtime, "start of the agent").await);
+        promised.id = Some(agent.node);
+        let pesters: Vec<_> =
+            friends.iter().map(|friend| spawn(&runtime, pester(friend.clone(), agent.clone()))).collect();
+        sleep(&runtime, Duration::from_millis(30)).await;
+        promised.hear(&child.ask(&runtime, "flush").await);
+        // Something is under way when it ends: a renewal every other time, which takes some milliseconds; else a flush.
+        let renewing = kill % 2 == 0;
+        child.tell(if renewing { "renew" } else { "flush" });
+        sleep(&runtime, Duration::from_micros((kill * 7919) % 31_000)).await;
+        child.kill();
+        let words = soon(&runtime, "last words", child.last_words(&runtime)).await;
+        let heard = words.iter().filter_map(|word| promised.hear(word)).count();
+        let id = promised.judge(dir.path(), kill);
+        renewals += u32::from(id != agent.node);
+        unheard += u32::from(id != agent.node && heard == 0);
+        for pester in pesters {
+            pester.join(&runtime, "the end of a connection").await;
+        }
+    }
+    println!("{}: {KILLS} kills, {renewals} renewals done, {unheard} of them unheard of", R::NAME);
+    assert!(!promised.nodes.is_empty());
+    let friends: Vec<_> = friends.iter().collect();
+    shutdown(&runtime, &friends).await;
+}
