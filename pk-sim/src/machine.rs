@@ -16,7 +16,7 @@ pub trait Machine {
     /// When `handle_timeout` is to be called, if nothing else happens.
     fn poll_timeout(&self) -> Option<Instant>;
 
-    /// The gauges and counters that [`checkers`](crate::checkers) hold against the configured caps. `None`: nothing to check.
+    /// The gauges and counters that the checkers hold against the configured caps. `None`: nothing to check.
     fn gauges(&self) -> Option<Metrics> {
         None
     }
@@ -61,10 +61,10 @@ impl Machine for NodeManager {
     }
 
     fn graph_view(&self, probe: NodeId, limit: usize) -> Option<GraphView<'_>> {
-        let all = (0..=u8::MAX).map(BucketIndex).map(|index| (index, self.bucket(index)));
+        let occupied = self.graph().buckets().map(|(index, _)| index);
         Some(GraphView {
             own: self.own_id(),
-            buckets: all.filter(|(_, nodes)| !nodes.is_empty()).collect(),
+            buckets: occupied.map(|index| (index, self.bucket(index))).collect(),
             closest: self.closest_nodes(probe, limit).into_iter().map(|(node, _)| node).collect(),
         })
     }

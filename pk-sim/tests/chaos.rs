@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pk_proto::{
     ClosestLists, ContactMode, FindNode, NodeContactAddressData, NodeId, Options, Reply, Request, RequestId, Scopes,
+    SetNode,
 };
 use pk_sim::{App, AppAction, Cluster, HostId, Link};
 use rand_chacha::ChaCha8Rng;
@@ -89,7 +90,7 @@ impl Chaos {
             _ => {
                 let connected_time = self.cluster.unix(other);
                 let data = NodeContactAddressData { mode: ContactMode::Direct, connected_time, scopes: Scopes::GLOBAL };
-                Request::SetNode { node: target, address, data }
+                Request::SetNode { node: target, address, data, how: SetNode::default() }
             }
         }
     }

@@ -10,7 +10,7 @@ use common::*;
 use pk_proto::{
     Answer, Closest, ConnectionId, ContactMode, DialFailure, Event, Failure, FindEnd, FindNode, FindOutcome, FindStats,
     FindStepEnd, FrameFault, Input, Instant, NodeContact, NodeContactAddressData, NodeId, Options, Output, PeerFault,
-    Question, Reply, Request, Role, Scopes, UnixMillis,
+    Question, Reply, Request, Role, Scopes, SetNode, UnixMillis,
 };
 use pk_sim::{Cluster, HostId, Link};
 
@@ -558,7 +558,7 @@ fn the_addresses_of_a_node_take_turns_by_family_and_wait_for_each_other() {
         NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(5), scopes: Scopes::GLOBAL };
     // Of equal times, what was set last comes first.
     for text in ["10.0.0.3:1", "[2001:db8::2]:1", "[2001:db8::1]:1", "10.0.0.2:1", "10.0.0.1:1"] {
-        bare.request(Request::SetNode { node, address: address(text), data: known });
+        bare.request(Request::SetNode { node, address: address(text), data: known, how: SetNode::default() });
     }
     bare.take();
     let request = bare.request(Request::FindNode { target: node, find: FindNode::default() });

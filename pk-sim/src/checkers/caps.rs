@@ -63,7 +63,8 @@ mod tests {
     fn full_is_right_and_one_more_is_caught() {
         let (metrics, held) = at_the_caps();
         assert_eq!(check(&metrics, &held, &config()), Ok(9));
-        let planted: [(&str, fn(&mut Metrics, &mut Held)); 9] = [
+        type Plant = fn(&mut Metrics, &mut Held);
+        let planted: [(&str, Plant); 9] = [
             ("live connections", |_, held| held.live += 1),
             ("dials", |_, held| held.dialling += 1),
             ("connections:", |metrics, _| metrics.connections += 1),

@@ -77,13 +77,16 @@ impl Discipline {
 
     /// What the machine can know to be there.
     pub(super) fn held(&self) -> Held {
-        let count = |is: fn(&Connection) -> bool| self.connections.values().filter(|state| is(state)).count() as u64;
-        Held {
-            dialling: count(|state| matches!(state, Connection::Dialling { cancelled: false })),
-            live: count(|state| matches!(state, Connection::Live)),
-            ending: count(|state| matches!(state, Connection::Closing | Connection::Dialling { cancelled: true })),
-            streams: self.streams.len() as u64 + self.closing_streams.values().sum::<u64>(),
+        let streams = self.streams.len() as u64 + self.closing_streams.values().sum::<u64>();
+        let mut held = Held { streams, ..Held::default() };
+        for state in self.connections.values() {
+            match state {
+                Connection::Dialling { cancelled: false } => held.dialling += 1,
+                Connection::Live => held.live += 1,
+                Connection::Dialling { cancelled: true } | Connection::Closing => held.ending += 1,
+            }
         }
+        held
     }
 
     /// Before an output is done.

@@ -37,7 +37,7 @@ pub(super) fn check(view: &GraphView<'_>, probe: NodeId, config: &Config) -> Res
         }
     }
     let mut nearest: Vec<NodeId> = seen.iter().copied().collect();
-    nearest.sort_by_key(|node| probe.distance(node));
+    nearest.sort_by_cached_key(|node| probe.distance(node));
     nearest.truncate(config.bucket_limit);
     if view.closest != nearest {
         return Err(violation(format!("closest to {probe} are {nearest:?}, not {:?}", view.closest)));

@@ -26,16 +26,16 @@ const GRAPH_INTERVAL: u64 = 64;
 
 /// A rule that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
+pub(crate) struct Violation {
     /// Which checker found it.
-    pub checker: &'static str,
+    pub(crate) checker: &'static str,
     /// What is wrong.
-    pub what: String,
+    pub(crate) what: String,
 }
 
 impl Violation {
     /// A violation of this rule.
-    pub fn new(checker: &'static str, what: impl Into<String>) -> Self {
+    pub(crate) fn new(checker: &'static str, what: impl Into<String>) -> Self {
         Self { checker, what: what.into() }
     }
 }

@@ -19,7 +19,7 @@ pub use bare::{Bare, hello};
 pub use peer::{Peer, Reaction, frame, told};
 use pk_proto::{
     ClosestLists, ContactMode, Event, FindEnd, FindNode, FindOutcome, FindStep, FindStepEnd, Host, NodeAddress,
-    NodeContactAddressData, NodeId, Options, Reply, Request, Scopes, SeedNode,
+    NodeContactAddressData, NodeId, Options, Reply, Request, Scopes, SeedNode, SetNode,
 };
 use pk_sim::{Cluster, HostId, Key};
 
@@ -79,7 +79,7 @@ pub fn tell(cluster: &mut Cluster, node: HostId, of: HostId) {
 
 /// A node is told by its embedder where somebody is.
 pub fn tell_of(cluster: &mut Cluster, node: HostId, id: NodeId, address: NodeAddress) {
-    let request = Request::SetNode { node: id, address, data: data(cluster, Scopes::GLOBAL) };
+    let request = Request::SetNode { node: id, address, data: data(cluster, Scopes::GLOBAL), how: SetNode::default() };
     assert!(matches!(cluster.ask(node, request), Ok(Reply::SetNode(_))));
 }
 

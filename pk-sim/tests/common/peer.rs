@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pk_proto::native::{self, Message, V1};
-use pk_proto::{Answer, Closest, ConnectionId, FrameDecoder, Input, NodeContact, NodeId, Question, Role, StreamId};
+use pk_proto::{
+    Answer, Closest, ConnectionId, FrameDecoder, Input, NodeContact, NodeId, Question, Refusal, Role, StreamId,
+};
 use pk_sim::{Cluster, HostId};
 
 use super::bare::hello;
@@ -70,6 +72,7 @@ impl Peer {
             Reaction::answer(match question {
                 Question::Ping { nonce } => Answer::Pong { nonce },
                 Question::Closest { .. } => Answer::Closest(Closest::default()),
+                Question::Signal(_) | Question::Punch(_) => Answer::Refused(Refusal::Busy),
             })
         })
     }

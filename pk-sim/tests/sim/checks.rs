@@ -1,7 +1,10 @@
 //! The world's own promises: exact timers, checkers that fail the run, livelocks that are noticed, determinism.
 
-use pk_proto::{ConnectionId, Event, Failure, Input, Instant, Output, RequestId, StreamId};
-use pk_sim::{Link, Machine, Puppet, World};
+use pk_proto::{
+    BucketIndex, Config, ConnectionId, ContactMode, Event, Failure, Input, Instant, Metrics, NodeContact,
+    NodeContactAddressData, NodeId, Output, RequestId, Scopes, StreamId, UnixMillis,
+};
+use pk_sim::{GraphView, Link, Machine, Puppet, World};
 
 use crate::{SECOND, connect, dial, ms, puppet, puppets};
 
@@ -165,6 +168,67 @@ fn what_was_waited_for_is_told() {
     assert_eq!(world.events(0), [(world.now(), done)]);
     world.finish();
     assert_eq!(world.check_counters().requests, 1);
+}
+
+/// A machine whose getters tell of one node: itself, or somebody in the wrong bucket, or more than there can be.
+#[derive(Debug)]
+struct Braggart(Metrics, Vec<(BucketIndex, NodeId)>, NodeContact);
+
+impl Machine for Braggart {
+    fn handle_input(&mut self, _: Input, _: Instant) {}
+
+    fn handle_timeout(&mut self, _: Instant) {}
+
+    fn poll_output(&mut self) -> Option<Output> {
+        None
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    fn gauges(&self) -> Option<Metrics> {
+        Some(self.0)
+    }
+
+    fn graph_view(&self, _: NodeId, _: usize) -> Option<GraphView<'_>> {
+        let buckets = self.1.iter().map(|(index, node)| (*index, vec![(*node, &self.2)])).collect();
+        Some(GraphView { own: crate::id(0), buckets, closest: self.1.iter().map(|(_, node)| *node).collect() })
+    }
+}
+
+fn brag(change: impl FnOnce(&mut Braggart)) -> World<Braggart> {
+    let seen =
+        NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(0), scopes: Scopes::GLOBAL };
+    let contact = NodeContact::new("10.0.0.9:1".parse().unwrap(), seen);
+    let mut machine = Braggart(Metrics::default(), Vec::new(), contact);
+    change(&mut machine);
+    let mut world = World::new(0);
+    let mut host = crate::host(0);
+    host.caps = Some(Config::default());
+    world.add_host(host);
+    world.start(0, |_| machine);
+    // The graph is looked at every so many drains even if nothing tells of a change.
+    for _ in 0..100 {
+        world.call(0, |_, _| {});
+    }
+    world
+}
+
+#[test]
+#[should_panic(expected = "belongs into bucket")]
+fn a_node_in_the_wrong_bucket_ends_the_run() {
+    let right = crate::id(0).bucket_index(&crate::id(1)).unwrap();
+    let world = brag(|machine| machine.1.push((right, crate::id(1))));
+    assert!(world.check_counters().nodes > 0 && world.check_counters().searches > 0);
+    brag(|machine| machine.1.push((BucketIndex(right.0 - 1), crate::id(1))));
+}
+
+#[test]
+#[should_panic(expected = "checker `caps`: connections + connections_pending: 1, over 0")]
+fn a_connection_that_cannot_be_there_ends_the_run() {
+    assert!(brag(|_| {}).check_counters().gauges > 0);
+    brag(|machine| machine.0.connections_pending = 1);
 }
 
 /// A scenario with some of everything that is drawn.

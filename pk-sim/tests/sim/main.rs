@@ -1,9 +1,10 @@
-//! The simulator itself: what its network, drivers and checkers do, shown with puppets.
+//! The simulator itself: what its network, drivers and checkers do, shown with puppets, and that real nodes live in it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod checks;
 mod effects;
 mod handshakes;
+mod nodes;
 mod streams;
 
 use std::time::Duration;

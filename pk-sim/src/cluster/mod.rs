@@ -1,19 +1,18 @@
 //! Many real nodes on one network.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod builder;
+
+pub use builder::ClusterBuilder;
+
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use pk_proto::{
     Config, Event, Failure, Instant, NodeAddress, NodeId, NodeManager, Options, Reply, Request, RequestError,
-    RequestId, SeedNode, Snapshot, UnixMillis,
+    RequestId, SeedNode, Snapshot, Start,
 };
 
 use crate::HostId;
-use crate::host::{EPOCH, Host};
-use crate::identity::{Key, genesis};
-use crate::link::Link;
 use crate::puppet::{Actor, Puppet};
 use crate::world::{Boot, World};
 
@@ -33,103 +32,14 @@ struct Node {
     id: NodeId,
     /// `None`: a puppet.
     config: Option<Config>,
-}
-
-/// Settings of a [`Cluster`].
-#[derive(Debug)]
-pub struct ClusterBuilder {
-    nodes: usize,
-    puppets: usize,
-    seed: u64,
-    link: Link,
-    config: Config,
-    each: BTreeMap<HostId, Config>,
-}
-
-impl ClusterBuilder {
-    /// How many nodes; default 2.
-    #[must_use]
-    pub fn nodes(mut self, nodes: usize) -> Self {
-        self.nodes = nodes;
-        self
-    }
-
-    /// How many puppets, whose numbers follow those of the nodes; default none.
-    #[must_use]
-    pub fn puppets(mut self, puppets: usize) -> Self {
-        self.puppets = puppets;
-        self
-    }
-
-    /// What all chance is drawn from, and all keys; default 0.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// The link between any two nodes; default 10 ms.
-    #[must_use]
-    pub fn link(mut self, link: Link) -> Self {
-        self.link = link;
-        self
-    }
-
-    /// Changes the settings of every node.
-    #[must_use]
-    pub fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
-        change(&mut self.config);
-        self
-    }
-
-    /// Changes the settings of one node; call it after [`config`](Self::config).
-    #[must_use]
-    pub fn config_of(mut self, node: HostId, change: impl FnOnce(&mut Config)) -> Self {
-        change(self.each.entry(node).or_insert_with(|| self.config.clone()));
-        self
-    }
-
-    /// Builds the nodes without starting any.
-    pub fn build(self) -> Cluster {
-        let mut world = World::new(self.seed);
-        world.network_mut().set_default_link(self.link);
-        let mut nodes = Vec::new();
-        for index in 0..self.nodes + self.puppets {
-            let key = Key::numbered(self.seed, index as u64);
-            let config = self.each.get(&index).unwrap_or(&self.config).clone();
-            let config = (index < self.nodes).then_some(config);
-            nodes.push(Node { id: key.id(), config: config.clone() });
-            // A day before the world begins, so that clocks may differ.
-            let identity = genesis(&key, UnixMillis(EPOCH - 86_400_000));
-            let mut host = Host::new(vec![address(index)], key, identity);
-            host.caps = config;
-            world.add_host(host);
-        }
-        Cluster { world, nodes }
-    }
-
-    /// Builds the nodes, starts them all, and waits until they are ready.
-    pub fn start(self) -> Cluster {
-        let mut cluster = self.build();
-        for node in 0..cluster.nodes.len() {
-            cluster.start_node(node);
-        }
-        cluster.drive(Duration::ZERO);
-        cluster
-    }
+    /// Bytes that a recording may grow to between two looks; `None` records nothing.
+    recorded: Option<usize>,
 }
 
 impl Cluster {
     /// Settings to start from.
     pub fn builder() -> ClusterBuilder {
-        ClusterBuilder {
-            nodes: 2,
-            puppets: 0,
-            seed: 0,
-            link: Link::default(),
-            config: Config::default(),
-            each: BTreeMap::new(),
-        }
+        ClusterBuilder::new()
     }
 
     // -- nodes
@@ -187,23 +97,45 @@ impl Cluster {
         result.unwrap_or_else(|| self.fail(&format!("host {node} is not a node")))
     }
 
-    /// Starts a node that [`build`](ClusterBuilder::build) left, or that was killed; its store is as it was left.
+    /// Starts a node that [`build`](ClusterBuilder::build) left, or that was killed, with what its store holds.
     pub fn start_node(&mut self, node: HostId) {
-        let Some(config) = self.nodes[node].config.clone() else {
+        let snapshot =
+            Snapshot::from_rows(self.host(node).store.rows().map(|(table, k, v)| (table, k.clone(), v.clone())));
+        match snapshot {
+            Ok(snapshot) => self.start_with(node, snapshot),
+            Err(error) => self.fail(&format!("the store of node {node} cannot be read: {error}")),
+        }
+    }
+
+    /// Starts a node with what it knew when it last ran.
+    pub fn start_with(&mut self, node: HostId, snapshot: Snapshot) {
+        let Node { config, recorded, .. } = &self.nodes[node];
+        let Some(config) = config.clone() else {
             self.world.start(node, |_| Actor::Puppet(Puppet::default()));
             return;
         };
-        let mut failure = None;
-        let made = |boot: Boot<'_>| {
-            let made = revive(config, &boot).map_err(|error| failure = Some(error));
-            made.map(|node| Actor::Node(Box::new(node))).ok()
+        let (recorded, mut failure) = (*recorded, None);
+        let made = |Boot { host, seed, now, unix }: Boot<'_>| {
+            let start = Start { config, identity: host.identity.clone(), snapshot, seed, now, unix };
+            let made = match recorded {
+                Some(limit) => NodeManager::start_recorded(start, limit),
+                None => NodeManager::start(start),
+            };
+            made.map_err(|error| failure = Some(error)).map(|node| Actor::Node(Box::new(node))).ok()
         };
         if !self.world.try_start(node, made) {
             self.fail(&format!("node {node} did not start: {failure:?}"));
         }
     }
 
-    /// Kills a node and starts it again at once.
+    /// What a driver that writes down everything at once would give to the next life of a node.
+    pub fn snapshot(&self, node: HostId) -> Snapshot {
+        let contacts = self.node(node).graph().iter();
+        let contacts = contacts.map(|(node, contact)| (node, contact.clone())).collect();
+        Snapshot { contacts, ..Snapshot::default() }
+    }
+
+    /// Kills a node and starts it again at once, with what its store holds.
     pub fn restart(&mut self, node: HostId) {
         if self.world.machine(node).is_some() {
             self.kill(node);
@@ -356,18 +288,4 @@ impl DerefMut for Cluster {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.world
     }
-}
-
-/// A node with what it finds of its earlier life.
-fn revive(config: Config, boot: &Boot<'_>) -> Result<NodeManager, String> {
-    let rows = boot.host.store.rows().map(|(table, key, value)| (table, key.clone(), value.clone()));
-    let snapshot = Snapshot::from_rows(rows).map_err(|error| error.to_string())?;
-    NodeManager::new(config, &boot.host.identity, snapshot, boot.seed, boot.now, boot.unix)
-        .map_err(|error| error.to_string())
-}
-
-/// Each node in a /24 of its own, as nodes of the wide world are.
-fn address(index: usize) -> SocketAddr {
-    let [.., high, middle, low] = (index as u64).to_be_bytes();
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(20 + high, middle, low, 1)), 1314)
 }

@@ -1,0 +1,124 @@
+//! How a cluster is made.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use pk_proto::{Config, UnixMillis};
+
+use super::{Cluster, Node};
+use crate::HostId;
+use crate::host::{EPOCH, Host};
+use crate::identity::{Key, genesis};
+use crate::link::Link;
+use crate::world::World;
+
+/// Settings of a [`Cluster`].
+#[derive(Debug)]
+pub struct ClusterBuilder {
+    nodes: usize,
+    puppets: usize,
+    seed: u64,
+    link: Link,
+    config: Config,
+    each: BTreeMap<HostId, Config>,
+    recorded: Option<usize>,
+}
+
+impl ClusterBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            nodes: 2,
+            puppets: 0,
+            seed: 0,
+            link: Link::default(),
+            config: Config::default(),
+            each: BTreeMap::new(),
+            recorded: None,
+        }
+    }
+
+    /// How many nodes; default 2.
+    #[must_use]
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// How many puppets, whose numbers follow those of the nodes; default none.
+    #[must_use]
+    pub fn puppets(mut self, puppets: usize) -> Self {
+        self.puppets = puppets;
+        self
+    }
+
+    /// What all chance is drawn from, and all keys; default 0.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// The link between any two nodes; default 10 ms.
+    #[must_use]
+    pub fn link(mut self, link: Link) -> Self {
+        self.link = link;
+        self
+    }
+
+    /// Changes the settings of every node.
+    #[must_use]
+    pub fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Changes the settings of one node; call it after [`config`](Self::config).
+    #[must_use]
+    pub fn config_of(mut self, node: HostId, change: impl FnOnce(&mut Config)) -> Self {
+        change(self.each.entry(node).or_insert_with(|| self.config.clone()));
+        self
+    }
+
+    /// Records every node, for [`Replay`](pk_proto::Replay). A log that is not taken before it has `limit` bytes is lost.
+    #[must_use]
+    pub fn recorded(mut self, limit: usize) -> Self {
+        self.recorded = Some(limit);
+        self
+    }
+
+    /// Builds the nodes without starting any.
+    pub fn build(self) -> Cluster {
+        let mut world = World::new(self.seed);
+        world.network_mut().set_default_link(self.link);
+        let mut nodes = Vec::new();
+        for index in 0..self.nodes + self.puppets {
+            let key = Key::numbered(self.seed, index as u64);
+            let config = self.each.get(&index).unwrap_or(&self.config).clone();
+            let config = (index < self.nodes).then_some(config);
+            nodes.push(Node { id: key.id(), config: config.clone(), recorded: self.recorded });
+            // A day before the world begins, so that clocks may differ.
+            let identity = genesis(&key, UnixMillis(EPOCH - 86_400_000));
+            let mut host = Host::new(vec![address(index)], key, identity);
+            host.caps = config;
+            world.add_host(host);
+        }
+        Cluster { world, nodes }
+    }
+
+    /// Builds the nodes, starts them all, and waits until they are ready.
+    pub fn start(self) -> Cluster {
+        let mut cluster = self.build();
+        for node in 0..cluster.nodes.len() {
+            cluster.start_node(node);
+        }
+        cluster.drive(Duration::ZERO);
+        cluster
+    }
+}
+
+/// Each node in a /24 of its own, as nodes of the wide world are.
+fn address(index: usize) -> SocketAddr {
+    let [.., high, middle, low] = (index as u64).to_be_bytes();
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(20 + high, middle, low, 1)), 1314)
+}
