@@ -68,7 +68,7 @@ names! { INPUTS, input_name, Input:
 }
 
 names! { EVENTS, event_name, Event:
-    Ready Done ConnectionOpened ConnectionClosed LeaseLost NodeAdded NodeRemoved PeerMisbehaved Stopped,
+    Ready Done ConnectionOpened ConnectionClosed LeaseLost NodeAdded NodeRemoved IdentityRenewed PeerMisbehaved Stopped,
     else "Event::(new)"
 }
 
