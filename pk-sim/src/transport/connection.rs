@@ -221,7 +221,7 @@ impl Connection {
     /// Whether a message has to wait for the end of the handshake at this end.
     pub(crate) fn holds(&self, to: Side, packet: &Packet) -> bool {
         let early = matches!(self.ends[to].state, EndState::Absent | EndState::Handshaking | EndState::AwaitingDone);
-        early && !matches!(packet, Packet::Handshake(_) | Packet::Close { .. } | Packet::Alive)
+        early && !matches!(packet, Packet::Handshake(_) | Packet::Close { .. } | Packet::Alive { .. })
     }
 
     /// Looks whether an end can hear its peer, and sets its idle timeout if it cannot.

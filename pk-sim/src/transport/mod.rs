@@ -40,8 +40,10 @@ pub(crate) enum Packet {
     },
     /// A stream that the receiver opened is over at its peer: another may be opened.
     StreamOver,
-    /// The sender lives. Sent behind NATs only, and only once.
-    Alive,
+    /// The sender lives, and asks for an answer or gives it. Sent where NATs are on the way only, and only once.
+    Alive {
+        answer: bool,
+    },
     /// The sender's address has changed.
     Moved {
         addr: std::net::SocketAddr,
@@ -165,7 +167,7 @@ impl Transport {
             return self.take_in(wire, serial, to, arrival.packet);
         }
         // Nobody is left to send again what a dead process has sent.
-        if connection.ends[1 - to].state != EndState::Gone && !matches!(arrival.packet, Packet::Alive) {
+        if connection.ends[1 - to].state != EndState::Gone && !matches!(arrival.packet, Packet::Alive { .. }) {
             self.counters.retransmissions += 1;
             match arrival.path {
                 Some(path) => connection.transmit_again(wire, path.sent, arrival),
@@ -194,7 +196,7 @@ impl Transport {
             self.counters.idle_timeouts += 1;
             return self.lost(wire, serial, side, DisconnectReason::TimedOut);
         }
-        connection.send(wire, side, Packet::Alive);
+        connection.send(wire, side, Packet::Alive { answer: false });
         wire.schedule(wire.now + ours.keep_alive.min(theirs.keep_alive), Happening::Beat { serial, side });
     }
 
@@ -211,7 +213,8 @@ impl Transport {
             Packet::Handshake(step) => self.handshake(wire, serial, *step),
             Packet::Close { why } => self.closed(wire, serial, to, why),
             Packet::Stream { key, frame } => self.frame(wire, serial, to, key, frame),
-            Packet::Alive => {}
+            Packet::Alive { answer: false } => connection.send(wire, to, Packet::Alive { answer: true }),
+            Packet::Alive { answer: true } => {}
             Packet::StreamOver => connection.ends[to].open = connection.ends[to].open.saturating_sub(1),
             Packet::Moved { addr } => {
                 connection.ends[to].remote = addr;
