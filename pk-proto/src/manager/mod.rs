@@ -258,7 +258,7 @@ impl NodeManager {
             Input::WallClock(unix) => cx.set_unix(unix),
 
             Input::Connected(connected) => {
-                let incoming = self.incoming(&connected.remote);
+                let incoming = self.incoming(&connected.chain);
                 self.connections.connected(&mut self.cx, connected, incoming);
             }
             Input::DialFailed { conn, why } => connections.dial_failed(cx, conn, why),
@@ -354,10 +354,11 @@ impl NodeManager {
                     self.store.changed(&mut self.cx, node);
                 }
                 // A node that has renewed its key is one node: by its newest id.
-                for former in self.connections.former(conn) {
-                    self.remove_from_graph(&former);
+                let chain = self.connections.chain(conn);
+                for former in chain.iter().skip(1) {
+                    self.remove_from_graph(former);
                 }
-                self.punched(&address);
+                self.punched(&chain);
                 self.proven(node, address.clone(), data);
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
