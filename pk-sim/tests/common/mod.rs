@@ -10,6 +10,7 @@
 
 mod bare;
 mod peer;
+pub mod signals;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
