@@ -9,8 +9,8 @@ use pk_proto::{Event, Failure, Role, Synced};
 
 use crate::args::RunArgs;
 use crate::error::{CliError, Result};
-use crate::figures::{count, human};
 use crate::output::line;
+use crate::words::{count, human, why_closed};
 use crate::{echo, run, signal};
 
 /// Runs until a signal.
@@ -40,7 +40,10 @@ fn greet<R: Runtime>(node: &Node<R>, runtime: &str) {
     for addr in node.local_addrs() {
         line(format_args!("listening on UDP {addr}"));
         if addr.ip().is_unspecified() {
-            line(format_args!("others join with --seed-node pk://{id}@HOST:{}, HOST being this machine", addr.port()));
+            line(format_args!(
+                "others join with --seed-node pk://{id}@HOST:{}, HOST being an address of this machine",
+                addr.port()
+            ));
         } else {
             line(format_args!("others join with --seed-node pk://{id}@{addr}"));
         }
@@ -77,7 +80,9 @@ async fn tell_events(mut events: Events) {
                 };
                 line(format_args!("+ {node} connected, {direction} {address}"));
             }
-            Notice::Event(Event::ConnectionClosed { node, why, .. }) => line(format_args!("- {node} gone: {why}")),
+            Notice::Event(Event::ConnectionClosed { node, why, .. }) => {
+                line(format_args!("- {node} gone: {}", why_closed(&why)));
+            }
             Notice::Event(Event::PeerMisbehaved { node, fault, .. }) => line(format_args!("! {node}: {fault}")),
             Notice::Event(_) => {}
             Notice::Lagged(missed) => line(format_args!("… {missed} events not shown")),

@@ -3,13 +3,24 @@
 use std::collections::BTreeMap;
 
 use pk_driver::Runtime;
+use pk_proto::NodeId;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::args::OneShotArgs;
 use crate::error::Result;
-use crate::figures::count;
 use crate::one_shot::{join, with_node};
+use crate::words::count;
 use crate::{node, output, shape};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BucketsLine {
+    ok: bool,
+    node_id: NodeId,
+    nodes: usize,
+    buckets: Vec<Value>,
+}
 
 /// `pk buckets`: the farthest bucket first, as that is where most nodes are.
 pub(crate) async fn buckets<R: Runtime + Unpin>(args: OneShotArgs, runtime: R) -> Result<()> {
@@ -29,9 +40,7 @@ pub(crate) async fn buckets<R: Runtime + Unpin>(args: OneShotArgs, runtime: R) -
                     json!({ "bucket": bucket, "nodes": nodes.collect::<Value>() })
                 })
                 .collect();
-            output::json(&json!({
-                "ok": true, "nodeId": node.own_id().to_string(), "nodes": nodes, "buckets": buckets,
-            }));
+            output::json(&BucketsLine { ok: true, node_id: node.own_id(), nodes, buckets });
             return Ok(());
         }
         output::line(format_args!("{} knows {}", node.own_id(), count(nodes as u64, "node")));

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::args::TargetArgs;
 use crate::error::{CliError, Result};
-use crate::figures::{count, human, ms};
 use crate::one_shot::{Limit, in_time, join, waiting, with_node};
+use crate::words::{count, human, ms};
 use crate::{output, shape};
 
 /// `pk find`.

@@ -6,7 +6,6 @@ mod buckets;
 mod demo;
 mod echo;
 mod error;
-mod figures;
 mod find;
 mod keys;
 mod node;
@@ -17,6 +16,7 @@ mod runtime;
 mod shape;
 mod signal;
 mod stdio;
+mod words;
 
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;

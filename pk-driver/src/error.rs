@@ -25,6 +25,9 @@ pub enum NodeError {
     /// The protocol has an acceptor already; drop that one first.
     #[error("streams of the protocol `{0}` are being accepted already")]
     ProtocolTaken(String),
+    /// The core gave a reply of another kind than was asked for. Never, unless core or driver is defective.
+    #[error("the core gave a reply of another kind than was asked for")]
+    Unexpected,
     /// The node has shut down.
     #[error("the node has shut down")]
     Closed,

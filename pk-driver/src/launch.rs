@@ -50,7 +50,8 @@ pub(crate) fn launch<C: Core, R: Runtime>(
     let (events, _) = broadcast::channel(driver.event_limit);
     let (starter, ready) = oneshot::channel();
     let mut cx = Cx::new(driver, now);
-    let store = StorePlace::new(&cx, store).map_err(|error| StartError::Store(StoreError(error.to_string())))?;
+    let store =
+        StorePlace::new(&cx, store, &tasks).map_err(|error| StartError::Store(StoreError(error.to_string())))?;
     let net = Net::bind(&mut cx, listen, &identity, &key, streams, &tasks)?;
     cx.keys.add(key);
     let published = Published::new(core.own_id(), net.bound());

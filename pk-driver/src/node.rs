@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use pk_proto::{
     BucketIndex, Closest, ClosestLists, ConnectionInfo, FindNode, FindOutcome, Metrics, NodeAddress, NodeContact,
-    NodeContactAddressData, NodeId, NodeManager, Options, Pong, Reply, Request, RequestError, SeedNode, SetNodeOutcome,
-    Start, Synced,
+    NodeContactAddressData, NodeId, NodeManager, Options, Pong, Reply, Request, SeedNode, SetNodeOutcome, Start,
+    Synced,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -368,8 +368,8 @@ impl<R> Node<R> {
     }
 }
 
-/// The core answers each request with its own kind of reply; were it not so, the caller is told rather than the task ended.
+/// The core answers each request with its own kind of reply. Were it not so, the caller is told.
 fn unexpected<T>(reply: &Reply) -> Result<T, NodeError> {
     tracing::error!(?reply, "the core gave a reply of another kind than was asked for");
-    Err(RequestError::Option { name: "reply", range: "of the kind that was asked for" }.into())
+    Err(NodeError::Unexpected)
 }

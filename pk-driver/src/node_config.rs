@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use pk_proto::cert::Certificate;
 use pk_proto::{Config, Identity, Snapshot};
@@ -22,7 +23,7 @@ pub struct NodeConfig {
     /// Where to listen; also where it dials from. Port 0 is any free one. Default `[::]:0`, which takes
     /// IPv4 too, and only IPv4 where there is no IPv6.
     pub listen: SocketAddr,
-    /// The settings of the core.
+    /// The settings of the core. Default: its own, but for a `stop_timeout` of 700 ms.
     pub core: Config,
     /// The settings of the driver.
     pub driver: DriverConfig,
@@ -32,19 +33,23 @@ pub struct NodeConfig {
     pub snapshot: Snapshot,
     /// All randomness of the core. Default: from the operating system; set it to repeat a run.
     pub seed: Option<[u8; 32]>,
-    /// Keeps a log of everything that the core is told, of at most this many bytes between two calls of
-    /// [`Node::take_recording`]; to be replayed on a desk. It tells whom the node talks to, and no secrets. Default: none.
+    /// Keeps a log of everything that the core is told, to be replayed on a desk: of at most this many bytes between two
+    /// calls of [`Node::take_recording`](crate::Node::take_recording). It tells whom the node talks to; it has no private
+    /// keys. Default: none.
     pub record: Option<usize>,
 }
 
 impl NodeConfig {
     /// The defaults for a key with its certificates, as a [`KeyStore`](crate::KeyStore) has them.
     pub fn new(key: KeyPair, identity: Identity) -> Self {
+        let mut core = Config::default();
+        // Together with the driver's own end, a shutdown takes a second at most.
+        core.stop_timeout = Duration::from_millis(700);
         Self {
             key,
             identity,
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-            core: Config::default(),
+            core,
             driver: DriverConfig::default(),
             store: Box::new(MemoryStore::new()),
             snapshot: Snapshot::default(),

@@ -140,7 +140,12 @@ impl<C: Core, R: Runtime> Pump<C, R> {
     fn serve(&mut self, key: Key) {
         let Parts { core, cx, net, desk, store, resolver, .. } = &mut self.parts;
         match key {
-            Key::Endpoint => net.poll_endpoint(cx),
+            Key::Endpoint => {
+                if !net.poll_endpoint(cx) && matches!(self.phase, Phase::Running) {
+                    tracing::error!("the socket of the node has failed; the node stops");
+                    core.stop(cx.now);
+                }
+            }
             Key::Handshake(id) => net.poll_handshake(cx, id),
             Key::Dial(conn) => net.poll_dial(cx, conn),
             Key::Connection(conn) => net.poll_connection(cx, conn),

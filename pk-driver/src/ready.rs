@@ -49,31 +49,32 @@ impl<K: Copy + Send + Sync + 'static> ReadyQueue<K> {
 
     /// Registers the consumer to be woken by the next key; `false` if there is one already, and nothing is registered.
     pub(crate) fn sleep(&self, waker: &Waker) -> bool {
+        let sleeper = waker.clone();
         let mut state = self.lock();
         let idle = state.ready.is_empty();
-        if idle && !state.sleeper.as_ref().is_some_and(|sleeper| sleeper.will_wake(waker)) {
-            state.sleeper = Some(waker.clone());
-        }
+        let before = if idle { state.sleeper.replace(sleeper) } else { Some(sleeper) };
+        drop(state);
+        drop(before);
         idle
     }
 
     /// The consumer is awake: until it sleeps again nobody needs to wake it.
     pub(crate) fn awake(&self) {
-        self.lock().sleeper = None;
+        let sleeper = self.lock().sleeper.take();
+        drop(sleeper);
     }
 
     /// Drops every key, now and from now on. Without this the entries and the queue would keep each other alive.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.sleeper = None;
-        let ready = std::mem::take(&mut state.ready);
+        let dropped = (state.sleeper.take(), std::mem::take(&mut state.ready));
         drop(state);
-        drop(ready);
+        drop(dropped);
     }
 
     fn lock(&self) -> MutexGuard<'_, State<K>> {
-        // No code of others runs under this lock, so that a poisoned one still holds a whole state.
+        // No code of others runs under this lock, not even of a waker that is dropped, so that a poisoned one still holds a whole state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::cx::{Cx, Key};
 use crate::store::{Store, StoreError};
+use crate::tasks::Tasks;
 
 /// What the core wants of the store.
 pub(crate) enum Job {
@@ -26,13 +27,19 @@ pub(crate) enum StorePlace {
 
 impl StorePlace {
     /// Errors: there is no thread to be had.
-    pub(crate) fn new(cx: &Cx, store: Box<dyn Store>) -> io::Result<Self> {
+    pub(crate) fn new(cx: &Cx, store: Box<dyn Store>, tasks: &Tasks) -> io::Result<Self> {
         if !store.blocks() {
             return Ok(Self::Here(store));
         }
         let (jobs, todo) = std_mpsc::channel();
         let (done, answers) = mpsc::unbounded_channel();
-        thread::Builder::new().name("pk-store".to_owned()).spawn(move || work(store, &todo, &done))?;
+        // A node has not shut down before its store is closed.
+        let hold = tasks.hold();
+        let work = move || {
+            work(store, &todo, &done);
+            drop(hold);
+        };
+        thread::Builder::new().name("pk-store".to_owned()).spawn(work)?;
         Ok(Self::Thread { jobs, answers, waker: cx.source(Key::Store) })
     }
 

@@ -49,6 +49,11 @@ impl Tasks {
         TaskWatch { shared: Arc::clone(&self.shared) }
     }
 
+    /// Something else that counts as a task as long as it is kept; it ends by itself.
+    pub(crate) fn hold(&self) -> TaskHold {
+        TaskHold { id: self.shared.enter(), shared: Arc::clone(&self.shared) }
+    }
+
     /// Ends every task where it stands, except the one that calls this: it is expected to end by itself.
     pub(crate) fn abort(&self) {
         self.shared.aborted.store(true, Ordering::Release);
@@ -63,12 +68,8 @@ impl quinn::Runtime for Tasks {
     }
 
     fn spawn(&self, future: BoxFuture<()>) {
-        let mut live = self.shared.live();
-        let id = live.next;
-        live.next += 1;
-        live.wakers.insert(id, None);
-        drop(live);
-        self.inner.spawn(Box::pin(Task { id, future: Some(future), waker: None, shared: Arc::clone(&self.shared) }));
+        let hold = self.hold();
+        self.inner.spawn(Box::pin(Task { future: Some(future), waker: None, hold }));
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
@@ -84,6 +85,14 @@ impl Shared {
     fn live(&self) -> MutexGuard<'_, Live> {
         // Only maps are touched under this lock, so that a poisoned one still holds a whole state.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self) -> u64 {
+        let mut live = self.live();
+        let id = live.next;
+        live.next += 1;
+        live.wakers.insert(id, None);
+        id
     }
 }
 
@@ -112,40 +121,15 @@ impl TaskWatch {
     }
 }
 
-/// One task.
-struct Task {
+/// Counts as a task.
+#[derive(Debug)]
+pub(crate) struct TaskHold {
     id: u64,
-    future: Option<BoxFuture<()>>,
-    /// A copy of what stands in `Live`, so that an unchanged waker costs no lock.
-    waker: Option<Waker>,
     shared: Arc<Shared>,
 }
 
-impl Future for Task {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        if !this.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            this.waker = Some(cx.waker().clone());
-            this.shared.live().wakers.insert(this.id, this.waker.clone());
-        }
-        // After the waker stands: an abort either sees it or is seen here.
-        if this.shared.aborted.load(Ordering::Acquire) {
-            this.future = None;
-        }
-        let poll = this.future.as_mut().map_or(Poll::Ready(()), |future| future.as_mut().poll(cx));
-        if poll.is_ready() {
-            this.future = None;
-        }
-        poll
-    }
-}
-
-impl Drop for Task {
+impl Drop for TaskHold {
     fn drop(&mut self) {
-        // What the future held goes before the task counts as gone.
-        self.future = None;
         let mut live = self.shared.live();
         let waker = live.wakers.remove(&self.id);
         let idle = live.wakers.is_empty();
@@ -157,8 +141,40 @@ impl Drop for Task {
     }
 }
 
+/// One task. What the future holds goes before the task counts as gone: fields are dropped in their order.
+struct Task {
+    future: Option<BoxFuture<()>>,
+    /// A copy of what stands in `Live`, so that an unchanged waker costs no lock.
+    waker: Option<Waker>,
+    hold: TaskHold,
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if !this.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            this.waker = Some(cx.waker().clone());
+            let known = this.waker.clone();
+            // Wakers are the runtime's: nothing of them is dropped under the lock.
+            let before = this.hold.shared.live().wakers.insert(this.hold.id, known);
+            drop(before);
+        }
+        // After the waker stands: an abort either sees it or is seen here.
+        if this.hold.shared.aborted.load(Ordering::Acquire) {
+            this.future = None;
+        }
+        let poll = this.future.as_mut().map_or(Poll::Ready(()), |future| future.as_mut().poll(cx));
+        if poll.is_ready() {
+            this.future = None;
+        }
+        poll
+    }
+}
+
 impl fmt::Debug for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Task").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Task").field("id", &self.hold.id).finish_non_exhaustive()
     }
 }

@@ -24,7 +24,7 @@ struct Chaos {
 impl Chaos {
     fn new(seed: u64) -> Self {
         let link = Link::ms(20).jitter(Duration::from_millis(30)).loss(50);
-        let builder = Cluster::builder().nodes(NODES).seed(seed).link(link);
+        let builder = Cluster::quiet().nodes(NODES).seed(seed).link(link);
         let tight = seed % 2 == 1;
         let mut cluster = builder
             .config(|config| {
@@ -44,6 +44,9 @@ impl Chaos {
         for node in 0..NODES {
             cluster.host_mut(node).apps.insert("echo".to_owned(), App::Echo);
             cluster.host_mut(node).store.fail_per_mille = 50;
+            // Drivers that are slow to tell, so that things end before the machine hears of it.
+            cluster.host_mut(node).input_delay = Duration::from_millis(seed % 3 * 7);
+            cluster.host_mut(node).transport.fin_needs_credit = seed % 5 == 0;
             Self::accept(&mut cluster, node);
         }
         Self { cluster, rng: ChaCha8Rng::seed_from_u64(seed), open: Vec::new() }
@@ -189,7 +192,6 @@ fn run(seed: u64) -> Cluster {
 }
 
 #[test]
-#[ignore = "pk-proto says StopStream after StreamReset, and reads beyond the message before HandOver"]
 fn nodes_survive_chaos_and_break_no_rule() {
     let (mut idle_timeouts, mut retransmissions, mut blocked) = (0, 0, 0);
     for seed in 0..10 {
@@ -207,7 +209,6 @@ fn nodes_survive_chaos_and_break_no_rule() {
 }
 
 #[test]
-#[ignore = "pk-proto says StopStream after StreamReset, and reads beyond the message before HandOver"]
 fn chaos_is_reproducible() {
     assert_eq!(run(3).digest(), run(3).digest());
     assert_ne!(run(3).digest(), run(4).digest());

@@ -16,7 +16,7 @@ use pk_sim::{Cluster, HostId, Link};
 
 /// A cluster whose nodes know each other along these edges, and nobody else.
 fn graph(nodes: usize, edges: &[(HostId, HostId)]) -> Cluster {
-    let mut cluster = Cluster::builder().nodes(nodes).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(nodes).seed(3).start();
     wire(&mut cluster, edges);
     cluster
 }
@@ -27,7 +27,7 @@ fn limit(limit: usize) -> FindNode {
 
 #[test]
 fn two_nodes_connect_and_know_each_other() {
-    let mut cluster = Cluster::builder().nodes(2).start();
+    let mut cluster = Cluster::quiet().nodes(2).start();
     assert!(matches!(cluster.connect(0, 1), Ok(Reply::Connect(info)) if info.node == cluster.id(1)));
     cluster.drive(SECOND);
     for (node, other) in [(0, 1), (1, 0)] {
@@ -40,7 +40,7 @@ fn two_nodes_connect_and_know_each_other() {
 
 #[test]
 fn everyone_finds_everyone() {
-    let mut cluster = Cluster::builder().nodes(30).seed(1).start();
+    let mut cluster = Cluster::quiet().nodes(30).seed(1).start();
     cluster.join_all();
     for from in 0..30 {
         for to in (0..30).filter(|to| *to != from) {
@@ -190,7 +190,7 @@ fn a_search_for_oneself_ends_at_its_limit() {
 #[test]
 fn a_search_asks_no_further_than_the_closest_k_that_live() {
     let edges: Vec<_> = (1..10).map(|node| (0, node)).collect();
-    let mut cluster = Cluster::builder().nodes(10).seed(3).config(|config| config.bucket_limit = 4).start();
+    let mut cluster = Cluster::quiet().nodes(10).seed(3).config(|config| config.bucket_limit = 4).start();
     wire(&mut cluster, &edges);
     let target = nobody(5);
     let mut nearest: Vec<_> = (1..10).map(|node| (cluster.id(node).distance(&target), node)).collect();
@@ -331,7 +331,7 @@ fn a_deadline_ends_a_search_with_what_it_has() {
 
 #[test]
 fn without_anybody_to_ask_a_search_is_over_at_once() {
-    let mut cluster = Cluster::builder().nodes(1).start();
+    let mut cluster = Cluster::quiet().nodes(1).start();
     let outcome = find(&mut cluster, 0, nobody(0));
     assert_eq!((outcome.ended, outcome.stats, outcome.trace.len()), (FindEnd::Exhausted, FindStats::default(), 0));
     assert!(matches!(
@@ -343,7 +343,7 @@ fn without_anybody_to_ask_a_search_is_over_at_once() {
 
 #[test]
 fn not_found_says_why_the_dials_of_the_target_failed() {
-    let mut cluster = Cluster::builder().nodes(4).seed(3).build();
+    let mut cluster = Cluster::quiet().nodes(4).seed(3).build();
     for node in [0, 1, 3] {
         cluster.start_node(node);
     }
@@ -393,7 +393,7 @@ fn not_found_says_why_the_dials_of_the_target_failed() {
 
 #[test]
 fn addresses_that_cannot_be_dialled_are_named() {
-    let mut cluster = Cluster::builder().nodes(1).start();
+    let mut cluster = Cluster::quiet().nodes(1).start();
     cluster.network_mut().set_name("zero.example.org", Ok(vec!["0.0.0.0".parse().unwrap()]));
     for (number, text) in ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[fe80::1%eth0]:1", "zero.example.org:1"]
         .into_iter()
@@ -414,7 +414,7 @@ fn addresses_that_cannot_be_dialled_are_named() {
 
 #[test]
 fn a_dead_first_address_costs_one_delay() {
-    let mut cluster = Cluster::builder().nodes(2).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     let target = cluster.id(1);
     tell(&mut cluster, 0, 1);
     // Set last, so tried first.
@@ -432,7 +432,7 @@ fn a_dead_first_address_costs_one_delay() {
 
 #[test]
 fn an_address_that_fails_costs_nothing_but_its_failure() {
-    let mut cluster = Cluster::builder().nodes(2).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     let target = cluster.id(1);
     cluster.network_mut().set_unreachable("198.51.100.7".parse().unwrap());
     tell(&mut cluster, 0, 1);
@@ -445,7 +445,7 @@ fn an_address_that_fails_costs_nothing_but_its_failure() {
 
 #[test]
 fn two_searches_for_one_node_share_its_dials() {
-    let mut cluster = Cluster::builder().nodes(2).seed(3).link(Link::ms(100)).start();
+    let mut cluster = Cluster::quiet().nodes(2).seed(3).link(Link::ms(100)).start();
     tell(&mut cluster, 0, 1);
     let target = cluster.id(1);
     let find = Request::FindNode { target, find: FindNode::default() };
@@ -469,7 +469,7 @@ fn two_searches_for_one_node_share_its_dials() {
 
 #[test]
 fn a_race_goes_on_while_anybody_waits_and_no_longer() {
-    let mut cluster = Cluster::builder().nodes(2).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     tell(&mut cluster, 0, 1);
     cluster.kill(1);
     let target = cluster.id(1);
@@ -487,7 +487,7 @@ fn a_race_goes_on_while_anybody_waits_and_no_longer() {
 
 #[test]
 fn who_joins_a_race_brings_its_addresses() {
-    let mut cluster = Cluster::builder().nodes(2).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     let target = cluster.id(1);
     tell_of(&mut cluster, 0, target, address("198.51.100.7:1"));
     let find = Request::FindNode { target, find: FindNode::default() };
@@ -511,7 +511,7 @@ fn who_joins_a_race_brings_its_addresses() {
 #[test]
 fn who_joins_a_race_has_its_own_patience() {
     for (first, second) in [(1, 15), (15, 1)] {
-        let mut cluster = Cluster::builder().nodes(2).seed(3).build();
+        let mut cluster = Cluster::quiet().nodes(2).seed(3).build();
         cluster.start_node(0);
         cluster.drive(Duration::ZERO);
         tell(&mut cluster, 0, 1);
@@ -614,7 +614,7 @@ fn names_are_resolved_beside_the_dials_and_bring_all_their_addresses() {
 
 #[test]
 fn dials_over_the_limit_wait_for_their_turn() {
-    let mut cluster = Cluster::builder().nodes(6).seed(3).config_of(0, |config| config.dial_limit = 2).start();
+    let mut cluster = Cluster::quiet().nodes(6).seed(3).config_of(0, |config| config.dial_limit = 2).start();
     let requests: Vec<_> = (1..6)
         .map(|node| {
             let (target, address) = (cluster.id(node), cluster.address(node));
@@ -631,7 +631,7 @@ fn dials_over_the_limit_wait_for_their_turn() {
     assert!(metrics.dials_delayed >= 3, "{metrics:?}");
 
     // Whose turn never came is told so.
-    let mut cluster = Cluster::builder().nodes(3).seed(3).config_of(0, |config| config.dial_limit = 1).build();
+    let mut cluster = Cluster::quiet().nodes(3).seed(3).config_of(0, |config| config.dial_limit = 1).build();
     cluster.start_node(0);
     cluster.drive(Duration::ZERO);
     let requests = [1, 2].map(|node| {
@@ -649,7 +649,7 @@ fn dials_over_the_limit_wait_for_their_turn() {
 
 /// A network of 0 to 5 with a puppet that everybody of them meets, and what came of a search of 0 for 5.
 fn among_liars(script: impl FnMut(Question) -> Reaction + 'static) -> (Cluster, Peer, FindOutcome) {
-    let mut cluster = Cluster::builder().nodes(6).puppets(1).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(6).puppets(1).seed(3).start();
     wire(&mut cluster, &[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]);
     for node in [0, 1, 2] {
         tell(&mut cluster, node, 6);
@@ -713,7 +713,7 @@ fn an_answer_to_another_question_is_none() {
 
 #[test]
 fn nodes_that_cannot_be_are_counted_and_left_out() {
-    let (cluster, keys) = (Cluster::builder().nodes(6).puppets(1).seed(3).build(), [0, 6]);
+    let (cluster, keys) = (Cluster::quiet().nodes(6).puppets(1).seed(3).build(), [0, 6]);
     let [own, liar] = keys.map(|host| cluster.id(host));
     let lies = [
         (own, "203.0.113.1:1"),
@@ -740,7 +740,7 @@ fn nodes_that_cannot_be_are_counted_and_left_out() {
 #[test]
 fn a_wrong_address_of_the_target_costs_one_dial() {
     // The liar is asked first, and says that the target is where it is not.
-    let cluster = Cluster::builder().nodes(6).puppets(1).seed(3).build();
+    let cluster = Cluster::quiet().nodes(6).puppets(1).seed(3).build();
     let target = cluster.id(5);
     for text in ["203.0.113.9:1".to_owned(), cluster.address(6).to_string(), cluster.address(1).to_string()] {
         let lie = told(&cluster, &[(target, &text)]);
@@ -821,7 +821,7 @@ fn the_trace_tells_who_told_of_whom_first() {
 
 #[test]
 fn a_contact_that_does_not_answer_is_no_obstacle() {
-    let mut cluster = Cluster::builder().nodes(4).puppets(1).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(4).puppets(1).seed(3).start();
     wire(&mut cluster, &[(0, 1), (1, 2)]);
     tell(&mut cluster, 0, 4);
     // The puppet greets, and never answers.
@@ -848,7 +848,7 @@ fn a_contact_that_does_not_answer_is_no_obstacle() {
 #[test]
 fn with_a_third_of_the_nodes_dead_searches_stay_quick_and_find_nearly_everyone() {
     const NODES: usize = 200;
-    let mut cluster = Cluster::builder().nodes(NODES).seed(11).link(Link::ms(20).jitter(ms(20))).start();
+    let mut cluster = Cluster::quiet().nodes(NODES).seed(11).link(Link::ms(20).jitter(ms(20))).start();
     cluster.join_all();
     // Connections close for idleness, apart from those with the nearest.
     cluster.drive(20 * 60 * SECOND);

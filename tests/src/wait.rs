@@ -1,6 +1,8 @@
 //! Bounded waits.
 
 use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use pk_driver::Runtime;
@@ -108,4 +110,23 @@ impl<T> Spawned<T> {
             Err(_) => panic!("{what}: its task has panicked"),
         }
     }
+}
+
+/// The outputs of futures that run side by side, on this task.
+pub async fn all<T, F: Future<Output = T>>(futures: impl IntoIterator<Item = F>) -> Vec<T> {
+    let mut running: Vec<(Pin<Box<F>>, Option<T>)> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
+    poll_fn(|cx| {
+        let mut done = true;
+        for (future, output) in &mut running {
+            if output.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(ready) => *output = Some(ready),
+                    Poll::Pending => done = false,
+                }
+            }
+        }
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, output)| output).collect()
 }

@@ -26,7 +26,6 @@ pub struct Watch {
     tasks: AtomicU64,
     tasks_ever: AtomicU64,
     timers: AtomicU64,
-    timers_fired: AtomicU64,
     sockets: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
@@ -42,8 +41,6 @@ pub struct Seen {
     pub tasks_ever: u64,
     /// Timers that are held.
     pub timers: u64,
-    /// Times that a timer fired.
-    pub timers_fired: u64,
     /// Sockets that are held.
     pub sockets: u64,
     /// Datagrams received.
@@ -62,13 +59,12 @@ impl<R> Watched<R> {
 
     /// What there is to see now.
     pub fn seen(&self) -> Seen {
-        let Watch { tasks, tasks_ever, timers, timers_fired, sockets, received, sent, saw_tokio } = &*self.watch;
+        let Watch { tasks, tasks_ever, timers, sockets, received, sent, saw_tokio } = &*self.watch;
         let load = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
         Seen {
             tasks: load(tasks),
             tasks_ever: load(tasks_ever),
             timers: load(timers),
-            timers_fired: load(timers_fired),
             sockets: load(sockets),
             received: load(received),
             sent: load(sent),
@@ -95,8 +91,8 @@ struct WatchedQuinn {
 
 impl quinn::Runtime for WatchedQuinn {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
-        let held = Held::new(&self.watch, |watch| &watch.timers);
-        Box::pin(WatchedTimer { inner: self.inner.new_timer(at), fired: false, held })
+        let _held = Held::new(&self.watch, |watch| &watch.timers);
+        Box::pin(WatchedTimer { inner: self.inner.new_timer(at), _held })
     }
 
     fn spawn(&self, future: BoxFuture<()>) {
@@ -161,23 +157,16 @@ impl Future for WatchedTask {
 #[derive(Debug)]
 struct WatchedTimer {
     inner: Pin<Box<dyn AsyncTimer>>,
-    fired: bool,
-    held: Held,
+    _held: Held,
 }
 
 impl AsyncTimer for WatchedTimer {
     fn reset(mut self: Pin<&mut Self>, at: Instant) {
-        self.fired = false;
         self.inner.as_mut().reset(at);
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let poll = self.inner.as_mut().poll(cx);
-        if poll.is_ready() && !self.fired {
-            self.fired = true;
-            self.held.watch.timers_fired.fetch_add(1, Ordering::SeqCst);
-        }
-        poll
+        self.inner.as_mut().poll(cx)
     }
 }
 

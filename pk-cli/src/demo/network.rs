@@ -1,10 +1,10 @@
 //! The nodes of the demo.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pk_driver::{Node, Runtime, StreamAcceptor};
 use pk_proto::{NodeAddress, SeedNode};
@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::report::{Outcome, Progress};
 use crate::error::{CliError, Result};
-use crate::figures::count;
 use crate::runtime::{sleep, timeout};
+use crate::words::count;
 use crate::{echo, keys, node};
 
 /// Nodes that start at a time.
@@ -75,22 +75,37 @@ impl<R: Runtime + Unpin> Network<R> {
     ///
     /// They do not agree in time.
     pub(super) async fn settle(&self, runtime: &R) -> Result<usize> {
-        let settled = async {
-            loop {
-                let mut ends: BTreeMap<_, usize> = BTreeMap::new();
-                for node in &self.nodes {
-                    for connection in node.connections().await? {
-                        *ends.entry(connection.shared_id).or_default() += 1;
-                    }
-                }
-                if ends.values().all(|ends| *ends == 2) {
-                    return Ok(ends.len());
-                }
-                sleep(runtime, Duration::from_millis(1)).await;
+        until(runtime, async || {
+            let ends = try_join_all(self.nodes.iter().map(Node::connections)).await?;
+            let mut counts: BTreeMap<_, usize> = BTreeMap::new();
+            for end in ends.into_iter().flatten() {
+                *counts.entry(end.shared_id).or_default() += 1;
             }
-        };
-        let late = || CliError::new("Timeout", "nodes do not agree on who is connected with whom");
-        timeout(runtime, SETTLE_TIMEOUT, settled).await.unwrap_or_else(|| Err(late()))
+            Ok(counts.values().all(|ends| *ends == 2).then_some(counts.len()))
+        })
+        .await
+    }
+
+    /// Waits until the other ends agree on every connection of one node.
+    ///
+    /// # Errors
+    ///
+    /// They do not agree in time.
+    pub(super) async fn settle_one(&self, node: &Node<R>, runtime: &R) -> Result<()> {
+        until(runtime, async || {
+            let mut mine: BTreeSet<_> = BTreeSet::new();
+            let mut peers: BTreeSet<_> = BTreeSet::new();
+            for end in node.connections().await? {
+                mine.insert(end.shared_id);
+                peers.insert(end.node);
+            }
+            let others = self.nodes.iter().filter(|other| peers.contains(&other.own_id()));
+            for end in try_join_all(others.map(Node::connections)).await?.into_iter().flatten() {
+                mine.remove(&end.shared_id);
+            }
+            Ok(mine.is_empty().then_some(()))
+        })
+        .await
     }
 
     /// A random partner for every node: each is the partner of exactly one other, and two nodes are never each other's,
@@ -107,4 +122,18 @@ impl<R: Runtime + Unpin> Network<R> {
         }
         Ok(self.nodes.iter().zip(cycle).collect())
     }
+}
+
+/// Looks again and again until there is something, at most for `SETTLE_TIMEOUT`.
+pub(super) async fn until<R: Runtime, T>(runtime: &R, look: impl AsyncFn() -> Result<Option<T>>) -> Result<T> {
+    let seen = async {
+        loop {
+            if let Some(seen) = look().await? {
+                return Ok(seen);
+            }
+            sleep(runtime, Duration::from_millis(1)).await;
+        }
+    };
+    let late = || CliError::new("Timeout", "nodes do not agree on who is connected with whom");
+    timeout(runtime, SETTLE_TIMEOUT, seen).await.unwrap_or_else(|| Err(late()))
 }

@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::error::{CliError, Result};
-use crate::figures::{human, ms};
 use crate::output;
+use crate::words::{human, ms};
 
 /// How a step went: a sentence for people and figures for programs.
 pub(crate) struct Outcome {

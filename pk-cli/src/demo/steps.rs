@@ -9,11 +9,11 @@ use pk_driver::{Node, Runtime};
 use pk_proto::{FindNode, FindOutcome, NodeId, Options};
 use serde_json::json;
 
-use super::network::Network;
+use super::network::{Network, until};
 use super::report::{Outcome, Progress};
 use crate::echo;
 use crate::error::{CliError, Result};
-use crate::figures::{Spread, count, human, ms};
+use crate::words::{Spread, count, human, ms};
 
 /// What happens at a time: enough to keep the machine busy, little enough that times are not those of a queue.
 const JOINS: usize = 8;
@@ -74,11 +74,8 @@ pub(super) async fn find<R: Runtime + Unpin>(
     // One after the other: the times are those of a search, and none loses a connection because another one ends.
     for (node, partner) in pairs {
         let target = partner.own_id();
-        node.disconnect(target).await?;
-        if others_know {
-            node.unset_node(target).await?;
-        }
-        network.settle(runtime).await?;
+        forget(node, partner, others_know, runtime).await?;
+        network.settle_one(node, runtime).await?;
         let outcome = node.find_node(target, FindNode::default()).await?;
         if outcome.found.is_none() {
             let message = format!("{} did not find {target}: {outcome:?}", node.own_id());
@@ -108,6 +105,19 @@ pub(super) async fn find<R: Runtime + Unpin>(
             "calls": calls, "attempts": attempts, "failures": failures,
         }),
     })
+}
+
+/// Ends the connections of two nodes, until both know of it; with `graph` also takes the other out of the first one's graph.
+async fn forget<R: Runtime + Unpin>(node: &Node<R>, other: &Node<R>, graph: bool, runtime: &R) -> Result<()> {
+    node.disconnect(other.own_id()).await?;
+    if graph {
+        node.unset_node(other.own_id()).await?;
+    }
+    until(runtime, async || {
+        let connected = other.connections().await?.iter().any(|end| end.node == node.own_id());
+        Ok((!connected).then_some(()))
+    })
+    .await
 }
 
 /// Everyone pings its partner, one after the other, so that the time is that of the network.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::lines::Printer;
 use crate::error::CliError;
+use crate::words::why_closed;
 
 /// The first line.
 #[derive(Serialize)]
@@ -92,7 +93,7 @@ pub(super) async fn print(mut events: Events, printer: &Printer) {
                 printer.print(&Opened { event, node_id: node, host, port }).await;
             }
             Notice::Event(Event::ConnectionClosed { node, why, .. }) => {
-                let reason = why.to_string();
+                let reason = why_closed(&why);
                 printer.print(&About { event: "connectionClosed", node_id: node, reason }).await;
             }
             Notice::Event(Event::PeerMisbehaved { node, fault, .. }) => {

@@ -1,6 +1,7 @@
 //! The program `pk` as a user runs it: its exit codes, its messages, and several of it talking to each other.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails as a test does")]
 
+mod agent;
 mod demo;
 mod keys;
 mod one_shots;

@@ -33,7 +33,7 @@ impl Ended {
     }
 }
 
-fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pk"));
     command.args(args).env_remove("PK_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -72,7 +72,7 @@ fn read_all(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> 
 }
 
 /// The exit code; `None` if the child had to be killed.
-fn wait(child: &mut Child, limit: Duration) -> Option<Option<i32>> {
+pub(crate) fn wait(child: &mut Child, limit: Duration) -> Option<Option<i32>> {
     let until = Instant::now() + limit;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -85,6 +85,12 @@ fn wait(child: &mut Child, limit: Duration) -> Option<Option<i32>> {
         }
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Sends a signal to a process.
+#[cfg(unix)]
+pub(crate) fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success());
 }
 
 /// A `pk run --stdio` that is driven through its pipes. Killed when dropped.

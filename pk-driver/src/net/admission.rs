@@ -4,15 +4,25 @@
 //! at its address (RFC 9000 section 8.1) gets only the lower half of each cap, and beyond it a Retry, which costs us
 //! nothing; the upper half is for those that came back with the token. A flood of forged packets thus never uses up the
 //! room of the honest, and one network never uses up the room of the others.
+//!
+//! A handshake that failed counts for a while longer: QUIC keeps what it has closed. Else a first packet and one that takes
+//! it back, both forged, would cost us its memory and free its place at once, as often as anybody likes.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::time::Duration;
+
+use pk_proto::Instant;
+
+/// How long QUIC keeps a connection that it has closed: three probe timeouts (RFC 9000 section 10.2), of a second each
+/// as long as no round trip has been measured.
+const LINGER: Duration = Duration::from_secs(3);
 
 /// What to do with an incoming handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// Begin it. It is counted until [`Handshakes::end`].
+    /// Begin it. It is counted until [`Handshakes::succeeded`], or for a while after [`Handshakes::failed`].
     Accept,
     /// Have the peer show that it receives at its address.
     Retry,
@@ -22,13 +32,15 @@ pub(crate) enum Admission {
     RefuseNetwork,
 }
 
-/// Incoming handshakes under way.
+/// Incoming handshakes under way, and those that failed a short while ago.
 #[derive(Debug)]
 pub(crate) struct Handshakes {
     limit: usize,
     network_limit: usize,
     total: usize,
     networks: HashMap<Network, usize>,
+    /// Those that failed, and until when they count; the first ones first.
+    failed: VecDeque<(Instant, Network)>,
 }
 
 /// A /24 of IPv4 or a /48 of IPv6: what one holder of addresses usually has at least.
@@ -52,11 +64,14 @@ impl Network {
 
 impl Handshakes {
     pub(crate) fn new(limit: usize, network_limit: usize) -> Self {
-        Self { limit, network_limit, total: 0, networks: HashMap::new() }
+        Self { limit, network_limit, total: 0, networks: HashMap::new(), failed: VecDeque::new() }
     }
 
     /// Decides about a handshake from an address, validated or not.
-    pub(crate) fn admit(&mut self, network: Network, validated: bool) -> Admission {
+    pub(crate) fn admit(&mut self, network: Network, validated: bool, now: Instant) -> Admission {
+        while let Some((_, network)) = self.failed.pop_front_if(|(until, _)| *until <= now) {
+            self.forget(network);
+        }
         let of_network = self.networks.get(&network).copied().unwrap_or_default();
         if self.total >= self.limit {
             return Admission::RefuseTotal;
@@ -73,8 +88,17 @@ impl Handshakes {
         Admission::Accept
     }
 
-    /// An admitted handshake is over, whatever came of it.
-    pub(crate) fn end(&mut self, network: Network) {
+    /// An admitted handshake became a connection, which others count.
+    pub(crate) fn succeeded(&mut self, network: Network) {
+        self.forget(network);
+    }
+
+    /// An admitted handshake became nothing.
+    pub(crate) fn failed(&mut self, network: Network, now: Instant) {
+        self.failed.push_back((now + LINGER, network));
+    }
+
+    fn forget(&mut self, network: Network) {
         if let Entry::Occupied(mut entry) = self.networks.entry(network) {
             self.total = self.total.saturating_sub(1);
             *entry.get_mut() -= 1;
@@ -83,16 +107,13 @@ impl Handshakes {
             }
         }
     }
-
-    /// How many are under way.
-    pub(crate) fn total(&self) -> usize {
-        self.total
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: Instant = Instant::ORIGIN;
 
     fn network(text: &str) -> Network {
         Network::of(text.parse().unwrap())
@@ -110,40 +131,54 @@ mod tests {
     #[test]
     fn the_forged_get_half_and_the_validated_the_rest() {
         let mut handshakes = Handshakes::new(8, 8);
-        let forged = |handshakes: &mut Handshakes, n: u8| handshakes.admit(network(&format!("10.0.{n}.1")), false);
+        let forged = |handshakes: &mut Handshakes, n: u8| handshakes.admit(network(&format!("10.0.{n}.1")), false, NOW);
         let admitted = (0..100).filter(|n| forged(&mut handshakes, *n) == Admission::Accept).count();
         assert_eq!(admitted, 4);
         assert_eq!(forged(&mut handshakes, 200), Admission::Retry);
         let honest = network("198.51.100.7");
         for _ in 0..4 {
-            assert_eq!(handshakes.admit(honest, true), Admission::Accept);
+            assert_eq!(handshakes.admit(honest, true, NOW), Admission::Accept);
         }
-        assert_eq!(handshakes.admit(honest, true), Admission::RefuseTotal);
-        assert_eq!(handshakes.total(), 8);
+        assert_eq!(handshakes.admit(honest, true, NOW), Admission::RefuseTotal);
+        assert_eq!(handshakes.total, 8);
     }
 
     #[test]
     fn one_network_never_fills_the_room_of_all() {
         let mut handshakes = Handshakes::new(100, 4);
         let (loud, other) = (network("203.0.113.1"), network("198.51.100.1"));
-        let seen: Vec<_> = (0..6).map(|_| handshakes.admit(loud, true)).collect();
+        let seen: Vec<_> = (0..6).map(|_| handshakes.admit(loud, true, NOW)).collect();
         assert_eq!(&seen[..4], &[Admission::Accept; 4]);
         assert_eq!(&seen[4..], &[Admission::RefuseNetwork; 2]);
-        assert_eq!(handshakes.admit(other, false), Admission::Accept);
+        assert_eq!(handshakes.admit(other, false, NOW), Admission::Accept);
     }
 
     #[test]
     fn an_ended_handshake_makes_room_and_leaves_nothing() {
         let mut handshakes = Handshakes::new(2, 2);
         let a = network("203.0.113.1");
-        assert_eq!(handshakes.admit(a, true), Admission::Accept);
-        assert_eq!(handshakes.admit(a, true), Admission::Accept);
-        assert_eq!(handshakes.admit(a, true), Admission::RefuseTotal);
-        handshakes.end(a);
-        assert_eq!(handshakes.admit(a, true), Admission::Accept);
-        handshakes.end(a);
-        handshakes.end(a);
-        handshakes.end(a);
-        assert_eq!((handshakes.total(), handshakes.networks.len()), (0, 0));
+        assert_eq!(handshakes.admit(a, true, NOW), Admission::Accept);
+        assert_eq!(handshakes.admit(a, true, NOW), Admission::Accept);
+        assert_eq!(handshakes.admit(a, true, NOW), Admission::RefuseTotal);
+        handshakes.succeeded(a);
+        assert_eq!(handshakes.admit(a, true, NOW), Admission::Accept);
+        handshakes.succeeded(a);
+        handshakes.succeeded(a);
+        handshakes.succeeded(a);
+        assert_eq!((handshakes.total, handshakes.networks.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_failed_handshake_counts_as_long_as_quic_keeps_it() {
+        let mut handshakes = Handshakes::new(2, 2);
+        let a = network("203.0.113.1");
+        assert_eq!(handshakes.admit(a, true, NOW), Admission::Accept);
+        assert_eq!(handshakes.admit(a, true, NOW), Admission::Accept);
+        handshakes.failed(a, NOW);
+        handshakes.failed(a, NOW + LINGER / 2);
+        assert_eq!(handshakes.admit(a, true, NOW + LINGER / 2), Admission::RefuseTotal);
+        assert_eq!(handshakes.admit(a, true, NOW + LINGER), Admission::Accept);
+        assert_eq!(handshakes.admit(a, true, NOW + LINGER), Admission::RefuseTotal);
+        assert_eq!(handshakes.admit(a, true, NOW + LINGER * 3 / 2), Admission::Accept);
     }
 }

@@ -9,7 +9,7 @@ mod reasons;
 mod streams;
 mod tls;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Waker;
@@ -44,10 +44,11 @@ pub(crate) struct Net {
     accept: BoxFuture<Option<Incoming>>,
     accept_waker: Waker,
     admission: Handshakes,
-    handshakes: HashMap<u64, Handshake>,
-    dials: HashMap<ConnectionId, Dial>,
-    connections: HashMap<ConnectionId, Connection>,
-    streams: HashMap<StreamId, CoreStream>,
+    // What peers make grow is in trees: a hash table would keep the room of its greatest day for good.
+    handshakes: BTreeMap<u64, Handshake>,
+    dials: BTreeMap<ConnectionId, Dial>,
+    connections: BTreeMap<ConnectionId, Connection>,
+    streams: BTreeMap<StreamId, CoreStream>,
     next_handshake: u64,
     next_connection: u64,
     next_stream: u64,
@@ -79,10 +80,10 @@ impl Net {
             transport,
             accept_waker: cx.source(Key::Endpoint),
             admission: Handshakes::new(cx.config.handshake_limit, cx.config.handshake_network_limit),
-            handshakes: HashMap::new(),
-            dials: HashMap::new(),
-            connections: HashMap::new(),
-            streams: HashMap::new(),
+            handshakes: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            streams: BTreeMap::new(),
             next_handshake: 0,
             next_connection: 1,
             next_stream: 1,
@@ -148,7 +149,7 @@ impl Net {
 
     /// Counts what there is.
     pub(crate) fn count(&self, cx: &mut Cx) {
-        cx.metrics.handshakes_pending = self.admission.total() as u64;
+        cx.metrics.handshakes_pending = self.handshakes.len() as u64;
         cx.metrics.dials_pending = self.dials.len() as u64;
         cx.metrics.connections = self.connections.len() as u64;
         cx.metrics.streams = self.streams.len() as u64;

@@ -177,3 +177,30 @@ async fn punches_leave_from_the_port_that_peers_know() {
     let metrics = a.metrics(|metrics| metrics.punches_dropped == 1).await;
     assert_eq!(metrics.punches, 1);
 }
+
+#[tokio::test]
+async fn ipv4_is_ipv4_also_through_an_ipv6_socket() {
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        println!("this machine has no IPv6");
+        return;
+    }
+    let everywhere = |seed| Setup { listen: "[::]:0".parse().unwrap(), ..Setup::new(seed) };
+    let (mut a, mut b, mut c) = (everywhere(1).start().await, everywhere(2).start().await, Rig::start(3).await);
+    let v4 = |rig: &Rig| SocketAddr::from(([127, 0, 0, 1], rig.addr.port()));
+    a.dial(v4(&b), &[b.id]).await;
+    let (ours, theirs) = tokio::join!(a.connected(), b.connected());
+    assert_eq!((ours.remote, theirs.remote, theirs.local), (v4(&b), v4(&a), v4(&b)));
+    c.dial(v4(&b), &[b.id]).await;
+    let (ours, theirs) = tokio::join!(c.connected(), b.connected());
+    assert_eq!((ours.remote, theirs.remote), (v4(&b), c.addr));
+    let v6 = |rig: &Rig| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, rig.addr.port()));
+    a.dial(v6(&b), &[b.id]).await;
+    let (ours, theirs) = tokio::join!(a.connected(), b.connected());
+    assert_eq!((ours.remote, theirs.remote), (v6(&b), v6(&a)));
+
+    let target = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let addr = target.local_addr().unwrap();
+    a.output(Output::Punch { addr, bytes: bytes::Bytes::from_static(&[7; 32]) }).await;
+    let (_, from) = target.recv_from(&mut [0; 64]).await.unwrap();
+    assert_eq!(from, v4(&a));
+}

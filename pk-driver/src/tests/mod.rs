@@ -23,7 +23,7 @@ use crate::identity::create_identity;
 use crate::keys::KeyPair;
 use crate::launch::{Handle, Launch, launch};
 use crate::runtime::{BoxFuture, Runtime};
-use crate::store::MemoryStore;
+use crate::store::{MemoryStore, Store};
 
 /// Longer than anything in these tests takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -139,15 +139,24 @@ pub(crate) struct Rig {
 pub(crate) struct Setup {
     pub(crate) key: KeyPair,
     pub(crate) identity: Identity,
+    pub(crate) listen: SocketAddr,
     pub(crate) streams: usize,
     pub(crate) driver: DriverConfig,
+    pub(crate) store: Box<dyn Store>,
 }
 
 impl Setup {
     pub(crate) fn new(seed: u8) -> Self {
         let key = KeyPair::from_seed(&[seed; 32]);
         let identity = create_identity(&key, crate::clock::unix()).unwrap();
-        Self { key, identity, streams: 100, driver: DriverConfig::default() }
+        Self {
+            key,
+            identity,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            streams: 100,
+            driver: DriverConfig::default(),
+            store: Box::new(MemoryStore::new()),
+        }
     }
 
     pub(crate) async fn start(self) -> Rig {
@@ -156,10 +165,10 @@ impl Setup {
         let config = Launch {
             key: self.key,
             identity: self.identity,
-            listen: "127.0.0.1:0".parse().unwrap(),
+            listen: self.listen,
             streams: self.streams,
             driver: self.driver,
-            store: Box::new(MemoryStore::new()),
+            store: self.store,
         };
         let script = |_, _| Ok(Script { id, outputs: VecDeque::new(), told, timeout: None, credit: 0 });
         let (handle, ready) = launch(TestRuntime, config, script).unwrap();

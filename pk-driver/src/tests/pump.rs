@@ -1,17 +1,20 @@
 //! The pump itself: turns, timers, effects, what the embedder drops, and the end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pk_proto::{
     DisconnectReason, EffectId, Event, Failure, Input, LeaseId, NodeId, Output, Reply, RequestId, StoreOp, StoreRange,
-    Table,
+    StoreRow, Table,
 };
 use tokio::sync::oneshot;
 
 use super::{Rig, Setup, Told};
 use crate::desk::Answer;
 use crate::error::NodeError;
+use crate::store::{Store, StoreError};
 
 #[tokio::test]
 async fn an_idle_pump_does_not_turn() {
@@ -230,4 +233,40 @@ async fn a_peer_that_does_not_answer_does_not_hold_up_the_shutdown() {
     a.shutdown().await;
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// A store that takes its time.
+struct Slow(Arc<AtomicUsize>);
+
+impl Store for Slow {
+    fn apply(&mut self, _: &[StoreOp], _: bool) -> Result<(), StoreError> {
+        std::thread::sleep(Duration::from_millis(20));
+        let count = self.0.fetch_add(1, Ordering::SeqCst);
+        if count == 1 { Err(StoreError("the disk is full".to_owned())) } else { Ok(()) }
+    }
+
+    fn range(&self, _: &StoreRange, _: u64) -> Result<(Vec<StoreRow>, bool), StoreError> {
+        Ok((Vec::new(), false))
+    }
+}
+
+#[tokio::test]
+async fn a_store_on_its_thread_answers_in_order_and_is_closed_at_the_end() {
+    let written = Arc::new(AtomicUsize::new(0));
+    let mut rig = Setup { store: Box::new(Slow(Arc::clone(&written))), ..Setup::new(1) }.start().await;
+    for id in [1, 2, 3] {
+        rig.output(Output::Persist { id: EffectId(id), ops: vec![], durable: true }).await;
+    }
+    let (done, flushed) = oneshot::channel();
+    rig.handle.call(move |desk, cx, _| desk.flush(cx, done)).await.unwrap();
+    flushed.await.unwrap();
+    assert_eq!(written.load(Ordering::SeqCst), 3);
+    let result = |id| if id == 2 { Err("the disk is full".to_owned()) } else { Ok(()) };
+    for id in [1, 2, 3] {
+        assert_eq!(rig.input().await, Input::Persisted { id: EffectId(id), result: result(id) });
+    }
+    // What was wanted before the end is done before the end.
+    rig.output(Output::Persist { id: EffectId(4), ops: vec![], durable: true }).await;
+    rig.shutdown().await;
+    assert_eq!((written.load(Ordering::SeqCst), Arc::strong_count(&written)), (4, 1));
 }

@@ -8,12 +8,12 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::race::{Dialling, Learnt, Race, RaceId, after_signal};
-use super::{ConnectEvent, Connections};
+use super::{ConnectEvent, Connections, TOO_MANY};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
 use crate::error::code;
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
-use crate::io::{DialFailure, Output};
+use crate::io::{DialFailure, Output, Role};
 use crate::timers::Timer;
 
 /// Relays that one race may ask.
@@ -106,9 +106,17 @@ impl Connections {
     /// Begins the next dial of a race, or has a relay asked when there is none, and sets the timer for what comes after;
     /// ends the race if nothing is left.
     fn dial_next(&mut self, cx: &mut Cx, id: RaceId) {
+        let live = self.open().count();
         let Some(race) = self.races.get_mut(&id) else { return };
         if let Some((addr, learnt)) = race.next() {
-            if self.dials.len() >= cx.config.dial_limit {
+            if live >= cx.config.connection_limit {
+                // This does not pass as dials do.
+                let why = DialFailure::Transport(TOO_MANY.to_owned());
+                race.failures.push((NodeAddress::from_socket(addr), why));
+                return self.dial_next(cx, id);
+            }
+            let room = cx.config.dial_limit.min(cx.config.connection_limit - live);
+            if self.dials.len() >= room {
                 race.put_back((addr, learnt));
                 cx.metrics.dials_delayed += 1;
             } else {
@@ -186,9 +194,14 @@ impl Connections {
             self.resolves.remove(effect);
         }
         let winner = result.as_ref().ok().copied();
+        let theirs = winner.and_then(|conn| self.table.get(&conn)).is_some_and(|conn| conn.role == Role::Acceptor);
         for conn in race.dialling.into_keys().filter(|conn| Some(*conn) != winner) {
-            if self.table.contains_key(&conn) {
-                self.close(cx, conn, code::NONE, "");
+            if let Some(connection) = self.table.get_mut(&conn) {
+                connection.race = None;
+                // Where both sides dial, each would close its own for the other's, and none would be left.
+                if !theirs {
+                    self.close(cx, conn, code::NONE, "");
+                }
             } else if let Some(race) = self.dials.get_mut(&conn) {
                 *race = None;
                 cx.output(Output::CancelDial { conn });

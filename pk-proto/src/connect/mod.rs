@@ -27,6 +27,9 @@ use crate::request::ConnectionInfo;
 use crate::time::{Instant, UnixMillis};
 use crate::timers::Timer;
 
+/// What is said of a connection over a limit.
+const TOO_MANY: &str = "too many connections";
+
 /// What happened to connections, for the manager.
 #[derive(Debug)]
 pub(crate) enum ConnectEvent {
@@ -34,6 +37,8 @@ pub(crate) enum ConnectEvent {
     Greet { conn: ConnectionId, node: NodeId, role: Role },
     /// Both sides accepted.
     Opened { conn: ConnectionId, node: NodeId, role: Role },
+    /// The driver was asked to close it: nothing more may be said on it. `Closed` follows.
+    Closing { conn: ConnectionId },
     /// A connection is over; `accepted` if `Opened` was reported.
     Closed { conn: ConnectionId, node: NodeId, accepted: bool, why: DisconnectReason, leases: Vec<LeaseId> },
     /// A race wants this relay to signal; [`Connections::signalled`] is due.
@@ -81,11 +86,16 @@ struct Connection {
     /// We have asked the driver to close it.
     closing: bool,
     leases: BTreeSet<LeaseId>,
-    /// When it closes if nobody uses it.
-    idle_at: Instant,
+    /// When it was last used.
+    used_at: Instant,
 }
 
 impl Connection {
+    /// Accepted by both sides, and not being closed.
+    fn is_live(&self) -> bool {
+        self.accepted && !self.closing
+    }
+
     fn data(&self) -> NodeContactAddressData {
         NodeContactAddressData { mode: self.learnt.mode, connected_time: self.since, scopes: self.learnt.scopes }
     }
@@ -123,9 +133,9 @@ impl Connections {
             Some((code::CONNECTION_SELF, "both ends are the same node"))
         } else if connected.role == Role::Dialler && race.is_none() {
             Some((code::NONE, ""))
-        } else if self.table.len() >= cx.config.connection_limit || self.of(&node) >= cx.config.connections_per_node {
+        } else if self.count() >= cx.config.connection_limit || self.of(&node) >= cx.config.connections_per_node {
             cx.metrics.connections_refused += 1;
-            Some((code::CONNECTION_LIMIT, "too many connections"))
+            Some((code::CONNECTION_LIMIT, TOO_MANY))
         } else {
             None
         };
@@ -142,7 +152,7 @@ impl Connections {
             retired: false,
             closing: false,
             leases: BTreeSet::new(),
-            idle_at: cx.now,
+            used_at: cx.now,
         };
         self.table.insert(conn, connection);
         match refusal {
@@ -161,7 +171,8 @@ impl Connections {
         };
         cx.timers.cancel(Timer::Hello(conn));
         cx.timers.cancel(Timer::Idle(conn));
-        unlist(&mut self.by_node, conn, &connection.shared_id, &connection.chain);
+        unlist(&mut self.by_node, conn, &connection);
+        self.promote(cx, &connection.node);
         for lease in &connection.leases {
             self.leases.remove(lease);
         }
@@ -196,6 +207,7 @@ impl Connections {
         cx.metrics.connections_accepted += 1;
         cx.timers.cancel(Timer::Hello(conn));
         let (node, role, chain) = (connection.node, connection.role, connection.chain.clone());
+        let primary = self.by_node.get(&node).and_then(BTreeSet::first).map(|(_, conn)| *conn);
         for id in &chain {
             self.by_node.entry(*id).or_default().insert((connection.shared_id.clone(), conn));
         }
@@ -205,6 +217,10 @@ impl Connections {
             self.end_race(cx, race, Ok(conn));
         }
         self.touch(cx, conn);
+        // The one that was primary until now lives no longer than the others.
+        if let Some(before) = primary {
+            self.arm(cx, before);
+        }
     }
 
     pub(crate) fn remote_address_changed(&mut self, cx: &mut Cx, conn: ConnectionId, addr: SocketAddr) {
@@ -233,13 +249,27 @@ impl Connections {
 
     /// A connection was used: its idle time begins anew.
     pub(crate) fn touch(&mut self, cx: &mut Cx, conn: ConnectionId) {
-        let primary = self.is_primary(conn);
-        let Some(connection) = self.table.get_mut(&conn) else { return };
-        if !connection.accepted || connection.closing || connection.retired {
-            return;
+        if let Some(connection) = self.table.get_mut(&conn).filter(|connection| !connection.retired) {
+            connection.used_at = cx.now;
+            self.arm(cx, conn);
         }
-        connection.idle_at = cx.now + idle_timeout(cx, &connection.node, primary);
-        cx.timers.set(Timer::Idle(conn), connection.idle_at);
+    }
+
+    /// Sets the idle timer of an accepted connection.
+    fn arm(&self, cx: &mut Cx, conn: ConnectionId) {
+        if let Some(connection) = self.table.get(&conn).filter(|connection| connection.is_live()) {
+            let at = match connection.leases.is_empty() {
+                true => self.idle_at(cx, conn, connection),
+                // The peer does not know of the lease: it has to hear of us before its own patience is over.
+                false => connection.used_at + cx.config.connection_idle_timeout / 2,
+            };
+            cx.timers.set(Timer::Idle(conn), at);
+        }
+    }
+
+    /// When a connection closes if nobody uses it.
+    fn idle_at(&self, cx: &Cx, conn: ConnectionId, connection: &Connection) -> Instant {
+        connection.used_at + idle_timeout(cx, &connection.node, self.is_primary(conn))
     }
 
     /// Whether a lease holds a connection.
@@ -253,6 +283,7 @@ impl Connections {
         let lease = cx.ids.lease();
         connection.leases.insert(lease);
         self.leases.insert(lease, conn);
+        self.touch(cx, conn);
         Some(lease)
     }
 
@@ -266,20 +297,30 @@ impl Connections {
         }
     }
 
-    /// Asks the driver to close a connection; `Disconnected` ends it.
+    /// Asks the driver to close a connection; `Disconnected` ends it. What is being closed carries nothing new.
     pub(crate) fn close(&mut self, cx: &mut Cx, conn: ConnectionId, code: u64, reason: &str) {
-        let Some(connection) = self.table.get_mut(&conn) else { return };
-        if connection.closing {
-            return;
-        }
+        let Some(connection) = self.table.get_mut(&conn).filter(|connection| !connection.closing) else { return };
         connection.closing = true;
-        // What is being closed carries nothing new.
-        unlist(&mut self.by_node, conn, &connection.shared_id, &connection.chain);
+        let (node, race) = (connection.node, connection.race.take());
+        unlist(&mut self.by_node, conn, connection);
         cx.timers.cancel(Timer::Hello(conn));
         cx.timers.cancel(Timer::Idle(conn));
         cx.output(Output::CloseConnection { conn, code, reason: reason.to_owned() });
-        if let Some(race) = connection.race.take() {
-            self.dial_lost(cx, race, conn, DialFailure::Transport(reason.to_owned()));
+        self.events.push_back(ConnectEvent::Closing { conn });
+        self.promote(cx, &node);
+        if let Some(race) = race {
+            let why = match reason {
+                "" => DialFailure::Cancelled,
+                reason => DialFailure::Transport(reason.to_owned()),
+            };
+            self.dial_lost(cx, race, conn, why);
+        }
+    }
+
+    /// One connection with a node is gone: the next one is primary now, and lives longer.
+    fn promote(&self, cx: &mut Cx, node: &NodeId) {
+        if let Some(next) = self.primary(node) {
+            self.arm(cx, next);
         }
     }
 
@@ -308,7 +349,7 @@ impl Connections {
         for conn in conns {
             let Some(connection) = self.table.get_mut(&conn) else { continue };
             if in_use(conn) || !connection.leases.is_empty() {
-                unlist(&mut self.by_node, conn, &connection.shared_id, &connection.chain);
+                unlist(&mut self.by_node, conn, connection);
                 connection.retired = true;
                 cx.timers.set(Timer::Idle(conn), cx.now + RETIREMENT);
             } else {
@@ -334,6 +375,14 @@ impl Connections {
         }
     }
 
+    /// Ends every dial and every connection that the driver has not ended by now.
+    pub(crate) fn abandon(&mut self, cx: &mut Cx) {
+        self.dials.clear();
+        for conn in self.table.keys().copied().collect::<Vec<_>>() {
+            self.disconnected(cx, conn, DisconnectReason::Local);
+        }
+    }
+
     /// Whether no dial and no connection is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.table.is_empty() && self.dials.is_empty()
@@ -356,10 +405,7 @@ impl Connections {
 
     /// What is known of an accepted connection.
     pub(crate) fn info(&self, cx: &Cx, conn: ConnectionId) -> Option<ConnectionInfo> {
-        let connection = self.table.get(&conn)?;
-        if !connection.accepted || connection.closing {
-            return None;
-        }
+        let connection = self.table.get(&conn).filter(|connection| connection.is_live())?;
         Some(ConnectionInfo {
             conn,
             node: connection.node,
@@ -367,7 +413,7 @@ impl Connections {
             data: connection.data(),
             shared_id: connection.shared_id.clone(),
             primary: self.is_primary(conn),
-            idle_in: connection.leases.is_empty().then(|| connection.idle_at.since(cx.now)),
+            idle_in: connection.leases.is_empty().then(|| self.idle_at(cx, conn, connection).since(cx.now)),
         })
     }
 
@@ -381,7 +427,7 @@ impl Connections {
         let mut nodes: Vec<_> = self
             .table
             .values()
-            .filter(|connection| connection.accepted && !connection.closing)
+            .filter(|connection| connection.is_live())
             .map(|connection| (connection.node.distance(target), connection.node))
             .collect();
         nodes.sort_unstable();
@@ -418,28 +464,34 @@ impl Connections {
         Some((connection.address.clone(), connection.data()))
     }
 
-    /// Connections with a node in any state but closing.
+    /// Connections in any state but closing.
+    fn open(&self) -> impl Iterator<Item = &Connection> {
+        self.table.values().filter(|connection| !connection.closing)
+    }
+
+    /// Connections with a node.
     fn of(&self, node: &NodeId) -> usize {
-        self.table.values().filter(|connection| connection.node == *node && !connection.closing).count()
+        self.open().filter(|connection| connection.node == *node).count()
+    }
+
+    /// Connections and dials.
+    fn count(&self) -> usize {
+        self.open().count() + self.dials.len()
     }
 
     /// Writes the gauges of this part.
     pub(crate) fn measure(&self, metrics: &mut crate::metrics::Metrics) {
-        let accepted = self.table.values().filter(|connection| connection.accepted).count();
-        metrics.connections = accepted as u64;
-        metrics.connections_pending = (self.table.len() - accepted + self.dials.len()) as u64;
+        let live = self.table.values().filter(|connection| connection.is_live()).count();
+        metrics.connections = live as u64;
+        metrics.connections_pending = (self.count() - live) as u64;
     }
 }
 
-fn unlist(
-    by_node: &mut BTreeMap<NodeId, BTreeSet<(Bytes, ConnectionId)>>,
-    conn: ConnectionId,
-    shared_id: &Bytes,
-    chain: &[NodeId],
-) {
-    for id in chain {
+/// Takes a connection from those in use.
+fn unlist(by_node: &mut BTreeMap<NodeId, BTreeSet<(Bytes, ConnectionId)>>, conn: ConnectionId, of: &Connection) {
+    for id in &of.chain {
         if let Some(connections) = by_node.get_mut(id) {
-            connections.remove(&(shared_id.clone(), conn));
+            connections.remove(&(of.shared_id.clone(), conn));
             if connections.is_empty() {
                 by_node.remove(id);
             }

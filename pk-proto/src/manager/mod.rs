@@ -29,7 +29,7 @@ use crate::cx::Cx;
 use crate::error::{Failure, RequestError, StartError, code};
 use crate::graph::{Direction, DiversityLimits, NodeContact, NodeGraph, NodeOrder, PendingNodes};
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
-use crate::io::{Event, Identity, Input, Output};
+use crate::io::{DisconnectReason, Event, Identity, Input, Output};
 use crate::metrics::Metrics;
 use crate::request::{ConnectionInfo, Reply, SetNodeOutcome, SetNodeRejection};
 use crate::rpc::{Rpc, RpcEvent};
@@ -56,6 +56,8 @@ pub struct NodeManager {
     connections: Connections,
     rpc: Rpc,
     open: BTreeMap<RequestId, Open>,
+    /// How many of them nobody asked for: parts of others, and what goes on in the background.
+    parts: usize,
     /// Searches that may have something to do.
     awake: BTreeSet<RequestId>,
     recorder: Option<Recorder>,
@@ -123,6 +125,7 @@ impl NodeManager {
             connections: Connections::default(),
             rpc: Rpc::default(),
             open: BTreeMap::new(),
+            parts: 0,
             awake: BTreeSet::new(),
             recorder: None,
         })
@@ -364,6 +367,9 @@ impl NodeManager {
                 self.offer_to_searches(node);
             }
             ConnectEvent::Signal { race, node, relay } => self.signal(race, node, relay),
+            ConnectEvent::Closing { conn } => {
+                self.rpc.connection_closed(&mut self.cx, conn, &DisconnectReason::Local);
+            }
             ConnectEvent::Closed { conn, node, accepted, why, leases } => {
                 for lease in leases {
                     self.cx.event(Event::LeaseLost { lease, node });
@@ -371,10 +377,6 @@ impl NodeManager {
                 self.rpc.connection_closed(&mut self.cx, conn, &why);
                 if accepted {
                     self.cx.event(Event::ConnectionClosed { conn, node, why });
-                }
-                // The next one is primary now, and lives longer.
-                if let Some(conn) = self.connections.primary(&node) {
-                    self.connections.touch(&mut self.cx, conn);
                 }
             }
             ConnectEvent::RaceEnded { node, waiters, result } => {
@@ -468,15 +470,36 @@ impl NodeManager {
     fn idle(&mut self, conn: ConnectionId) {
         if self.connections.is_retired(conn) {
             self.connections.close_idle(&mut self.cx, conn);
-        } else if self.connections.is_leased(conn) || self.rpc.in_use(conn) {
+        } else if self.connections.is_leased(conn) {
+            self.connections.touch(&mut self.cx, conn);
+            self.keep_alive(conn);
+        } else if self.rpc.in_use(conn) {
             self.connections.touch(&mut self.cx, conn);
         } else {
             self.connections.close_idle(&mut self.cx, conn);
         }
     }
 
+    /// What is known of an accepted connection.
+    fn connection_info(&self, conn: ConnectionId) -> Option<ConnectionInfo> {
+        let mut info = self.connections.info(&self.cx, conn)?;
+        self.note_use(&mut info);
+        Some(info)
+    }
+
+    /// Streams are use, too.
+    fn note_use(&self, info: &mut ConnectionInfo) {
+        if self.rpc.in_use(info.conn) {
+            info.idle_in = None;
+        }
+    }
+
     fn stopped(&mut self) {
         if self.phase != Phase::Stopped {
+            self.connections.abandon(&mut self.cx);
+            while let Some(event) = self.connections.poll_event() {
+                self.on_connect(event);
+            }
             self.phase = Phase::Stopped;
             self.cx.timers.clear();
             self.cx.event(Event::Stopped);
@@ -531,7 +554,11 @@ impl NodeManager {
 
     /// The accepted connections, in the order of their numbers.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        self.connections.infos(&self.cx)
+        let mut infos = self.connections.infos(&self.cx);
+        for info in &mut infos {
+            self.note_use(info);
+        }
+        infos
     }
 
     /// The counters, and what there is now.
@@ -539,7 +566,7 @@ impl NodeManager {
         let mut metrics = self.cx.metrics;
         metrics.nodes = self.graph.len() as u64;
         metrics.nodes_pending = self.pending.len() as u64;
-        metrics.requests_open = self.open.len() as u64;
+        metrics.requests_open = self.open_requests() as u64;
         metrics.timers = self.cx.timers.len() as u64;
         self.connections.measure(&mut metrics);
         self.rpc.measure(&mut metrics);

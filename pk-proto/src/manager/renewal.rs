@@ -250,6 +250,7 @@ impl NodeManager {
             let Some(Open { audience, deadline, stage: Stage::Find { lookup, .. } }) = self.open.remove(&id) else {
                 continue;
             };
+            self.parts -= usize::from(audience != Audience::Embedder);
             for stream in lookup.streams() {
                 self.rpc.cancel(&mut self.cx, stream);
             }

@@ -256,7 +256,7 @@ impl NodeManager {
             Phase::Running => {}
             Phase::Stopping | Phase::Stopped => return Err(RequestError::Stopping),
         }
-        if self.open.len() >= self.cx.config.request_limit {
+        if self.open_requests() >= self.cx.config.request_limit {
             return Err(RequestError::TooMany(self.cx.config.request_limit));
         }
         check_options(request.options())?;
@@ -289,7 +289,13 @@ impl NodeManager {
         }
     }
 
+    /// Requests of the embedder that are open.
+    pub(super) fn open_requests(&self) -> usize {
+        self.open.len() - self.parts
+    }
+
     pub(super) fn begin(&mut self, id: RequestId, open: Open) {
+        self.parts += usize::from(open.audience != Audience::Embedder);
         self.cx.timers.set(Timer::Request(id), open.deadline);
         self.open.insert(id, open);
     }
@@ -456,7 +462,7 @@ impl NodeManager {
         let result = match then {
             DialThen::Ping => Ok(Reply::PingNodeAddress(result.is_ok())),
             DialThen::Connect => result.map_err(Failure::Dial).and_then(|conn| {
-                let info = self.connections.info(&self.cx, conn);
+                let info = self.connection_info(conn);
                 info.map(Reply::Connect).ok_or(Failure::ConnectionLost(DisconnectReason::Local))
             }),
         };
@@ -501,6 +507,13 @@ impl NodeManager {
     }
 
     // -- calls
+
+    /// Says something on a connection that a lease holds. Its answer tells nothing new and is for no request.
+    pub(super) fn keep_alive(&mut self, conn: ConnectionId) {
+        let (id, nonce) = (self.cx.ids.request(), self.cx.random_u64(Dice::Calls));
+        let deadline = self.cx.now + self.cx.config.call_timeout;
+        self.rpc.call(&mut self.cx, conn, id, Question::Ping { nonce }, deadline);
+    }
 
     /// A call of this request is over.
     pub(super) fn call_ended(
@@ -599,6 +612,7 @@ impl NodeManager {
     /// Tells the audience of a request that is no longer in the table.
     fn report(&mut self, id: RequestId, audience: Audience, result: Result<Reply, Failure>) {
         self.cx.timers.cancel(Timer::Request(id));
+        self.parts -= usize::from(audience != Audience::Embedder);
         match audience {
             Audience::Embedder => self.cx.event(Event::Done { id, result }),
             Audience::Parent(parent) => self.sync_search_ended(parent, result),

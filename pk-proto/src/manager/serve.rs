@@ -50,7 +50,7 @@ impl NodeManager {
     }
 
     fn active(&self, node: NodeId) -> ActiveNode {
-        let infos = self.connections.with(&node).filter_map(|conn| self.connections.info(&self.cx, conn));
+        let infos = self.connections.with(&node).filter_map(|conn| self.connection_info(conn));
         let connections = infos.take(CONNECTIONS_TOLD).map(|info| ActiveConnection {
             shared_id: info.shared_id,
             address: info.address,

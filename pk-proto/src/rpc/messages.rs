@@ -23,7 +23,7 @@ impl Rpc {
             }
         }
         let Some(stream) = self.streams.get(&id) else { return };
-        if stream.recv.fin && !matches!(stream.purpose, Purpose::Asked | Purpose::Answered) {
+        if stream.recv.is_over() && !matches!(stream.purpose, Purpose::Asked | Purpose::Answered) {
             return self.fail(cx, id, PeerFault::Truncated);
         }
         let conn = stream.conn;
@@ -53,10 +53,10 @@ impl Rpc {
                 self.greet(cx, id, conn, &hello);
             }
             // Nobody is served before the Hello.
-            (Purpose::First, V1::Call { question, .. }) if connection.hello && stream.recv.decoder.buffered() == 0 => {
+            (Purpose::First, V1::Call { question, .. }) if connection.hello => {
                 stream.purpose = Purpose::Asked;
-                if !stream.recv.fin {
-                    stream.recv.credit = 0;
+                if !stream.recv.is_over() {
+                    stream.recv.end();
                     cx.output(Output::StopStream { stream: id, code: code::NONE });
                 }
                 self.events.push_back(RpcEvent::Asked { stream: id, conn, question });
@@ -92,6 +92,7 @@ impl Rpc {
             self.fail(cx, id, PeerFault::Version);
         } else {
             self.events.push_back(RpcEvent::Hello { conn });
+            self.feed_early(cx, conn);
         }
     }
 

@@ -233,7 +233,8 @@ impl Rpc {
             cx.metrics.late_inputs += 1;
             return;
         };
-        let theirs = connection.streams.iter().filter(|stream| !stream.is_ours()).count();
+        let open = connection.streams.iter().chain(&connection.handed_over);
+        let theirs = open.filter(|stream| !stream.is_ours()).count();
         if theirs >= cx.config.streams_per_connection || self.streams.contains_key(&id) {
             cx.metrics.streams_refused += 1;
             cx.output(Output::ResetStream { stream: id, code: code::LIMIT });
@@ -254,7 +255,9 @@ impl Rpc {
         };
         let len = bytes.len() as u64;
         stream.recv.credit = stream.recv.credit.saturating_sub(len);
-        stream.recv.fin |= fin;
+        if fin {
+            stream.recv.end();
+        }
         stream.recv.decoder.push(bytes);
         self.read(cx, id);
     }
@@ -269,10 +272,11 @@ impl Rpc {
 
     /// The peer aborted its direction.
     pub(crate) fn stream_reset(&mut self, cx: &mut Cx, id: StreamId, code: u64) {
-        let Some(stream) = self.streams.get(&id) else {
+        let Some(stream) = self.streams.get_mut(&id) else {
             cx.metrics.late_inputs += 1;
             return;
         };
+        stream.recv.end();
         match stream.purpose {
             // The answer goes out all the same.
             Purpose::Answered | Purpose::Asked => {}
@@ -403,7 +407,7 @@ impl Rpc {
         if stream.send.is_open() {
             cx.output(Output::ResetStream { stream: id, code });
         }
-        if !stream.recv.fin {
+        if !stream.recv.is_over() {
             cx.output(Output::StopStream { stream: id, code });
         }
         Some(stream)

@@ -123,11 +123,20 @@ pub(super) struct RecvHalf {
     pub(super) decoder: FrameDecoder,
     /// Granted, not arrived.
     pub(super) credit: u64,
-    /// The peer has ended its direction.
-    pub(super) fin: bool,
+    over: bool,
 }
 
 impl RecvHalf {
+    /// Nothing comes any more: the peer has ended or aborted its direction, or we have asked it to.
+    pub(super) fn end(&mut self) {
+        self.over = true;
+        self.credit = 0;
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
     /// What this half may cost in memory: what it holds and what may still come.
     pub(super) fn cost(&self) -> u64 {
         self.credit.saturating_add(self.decoder.buffered() as u64)

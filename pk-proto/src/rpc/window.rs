@@ -1,16 +1,14 @@
 //! Credit: what peers may send on a connection, shared among its streams.
 //!
-//! What all streams of a connection hold or may still receive stays under `Config::receive_window`. A stream gets a little
-//! at once, out of one half of the window, and the rest of a message that has announced its length in one grant, so that
-//! two long messages never wait for each other.
+//! A stream gets credit for the header of a message, and then for the rest of it in one grant: never for more than that one
+//! message. So what follows an opening is never read here, but by the application that takes the stream over, and two long
+//! messages never wait for each other. What all streams of a connection hold or may still receive stays under
+//! `Config::receive_window`; who does not fit waits, in order.
 
-use super::{Purpose, Rpc};
+use super::{PerConnection, Purpose, Rpc};
 use crate::cx::Cx;
 use crate::id::{ConnectionId, StreamId};
 use crate::io::Output;
-
-/// Credit of a stream before the length of its first message is known: most questions fit.
-const FIRST_CREDIT: u64 = 1024;
 
 impl Rpc {
     /// Grants what a stream needs next, or lets it wait for the connection's window. `false` if it waits.
@@ -18,17 +16,16 @@ impl Rpc {
         self.account(id);
         let Some(stream) = self.streams.get_mut(&id) else { return true };
         let Some(connection) = self.connections.get_mut(&stream.conn) else { return true };
-        let reads = !stream.recv.fin && !matches!(stream.purpose, Purpose::Asked | Purpose::Answered);
-        let missing = if reads { stream.recv.missing() } else { 0 };
-        if missing == 0 {
+        let answered = matches!(stream.purpose, Purpose::Asked | Purpose::Answered);
+        if stream.recv.is_over() || answered || connection.is_early(id) {
             return true;
         }
-        let first = stream.recv.decoder.buffered() == 0;
-        let (need, window) = match first {
-            true => (missing.max(FIRST_CREDIT), cx.config.receive_window / 2),
-            false => (missing, cx.config.receive_window),
-        };
-        if connection.received.saturating_add(need) > window {
+        let need = stream.recv.missing();
+        if need == 0 {
+            return true;
+        }
+        let first = connection.starved.front().is_none_or(|first| *first == id);
+        if !first || connection.received.saturating_add(need) > cx.config.receive_window {
             if !connection.starved.contains(&id) {
                 connection.starved.push_back(id);
             }
@@ -59,5 +56,21 @@ impl Rpc {
                 connection.starved.retain(|starved| *starved != id);
             }
         }
+    }
+
+    /// The peer said Hello: the streams that it opened before are read from now on.
+    pub(super) fn feed_early(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        let streams = self.connections.get(&conn).map(|connection| connection.streams.clone());
+        for id in streams.into_iter().flatten() {
+            self.grant(cx, id);
+        }
+    }
+}
+
+impl PerConnection {
+    /// Whether a stream has to wait for the Hello. Streams overtake each other: an acceptor that has said Hello may ask on
+    /// the next one, and the question be here first. A dialler does so only once it was greeted.
+    fn is_early(&self, id: StreamId) -> bool {
+        !self.hello && self.control.is_some_and(|control| control != id)
     }
 }

@@ -42,6 +42,15 @@ impl Cluster {
         ClusterBuilder::new()
     }
 
+    /// Settings to start from, for nodes that do nothing of themselves: no refreshing, no retrying, no waiting to write.
+    pub fn quiet() -> ClusterBuilder {
+        Self::builder().config(|config| {
+            config.refresh_delay = Duration::ZERO;
+            config.retry_delay = Duration::ZERO;
+            config.store_delay = Duration::ZERO;
+        })
+    }
+
     // -- nodes
 
     /// How many nodes and puppets there are, running or not.
@@ -99,40 +108,19 @@ impl Cluster {
 
     /// Starts a node that [`build`](ClusterBuilder::build) left, or that was killed, with what its store holds.
     pub fn start_node(&mut self, node: HostId) {
-        let snapshot =
-            Snapshot::from_rows(self.host(node).store.rows().map(|(table, k, v)| (table, k.clone(), v.clone())));
-        match snapshot {
-            Ok(snapshot) => self.start_with(node, snapshot),
-            Err(error) => self.fail(&format!("the store of node {node} cannot be read: {error}")),
-        }
-    }
-
-    /// Starts a node with what it knew when it last ran.
-    pub fn start_with(&mut self, node: HostId, snapshot: Snapshot) {
         let Node { config, recorded, .. } = &self.nodes[node];
         let Some(config) = config.clone() else {
             self.world.start(node, |_| Actor::Puppet(Puppet::default()));
             return;
         };
         let (recorded, mut failure) = (*recorded, None);
-        let made = |Boot { host, seed, now, unix }: Boot<'_>| {
-            let start = Start { config, identity: host.identity.clone(), snapshot, seed, now, unix };
-            let made = match recorded {
-                Some(limit) => NodeManager::start_recorded(start, limit),
-                None => NodeManager::start(start),
-            };
-            made.map_err(|error| failure = Some(error)).map(|node| Actor::Node(Box::new(node))).ok()
+        let made = |boot: Boot<'_>| {
+            let made = revive(config, recorded, &boot).map_err(|error| failure = Some(error));
+            made.map(|node| Actor::Node(Box::new(node))).ok()
         };
         if !self.world.try_start(node, made) {
             self.fail(&format!("node {node} did not start: {failure:?}"));
         }
-    }
-
-    /// What a driver that writes down everything at once would give to the next life of a node.
-    pub fn snapshot(&self, node: HostId) -> Snapshot {
-        let contacts = self.node(node).graph().iter();
-        let contacts = contacts.map(|(node, contact)| (node, contact.clone())).collect();
-        Snapshot { contacts, ..Snapshot::default() }
     }
 
     /// Kills a node and starts it again at once, with what its store holds.
@@ -288,4 +276,17 @@ impl DerefMut for Cluster {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.world
     }
+}
+
+/// A node with what it finds of its earlier life, recorded up to so many bytes.
+fn revive(config: Config, recorded: Option<usize>, boot: &Boot<'_>) -> Result<NodeManager, String> {
+    let Boot { host, seed, now, unix } = *boot;
+    let rows = host.store.rows().map(|(table, key, value)| (table, key.clone(), value.clone()));
+    let snapshot = Snapshot::from_rows(rows).map_err(|error| error.to_string())?;
+    let start = Start { config, identity: host.identity.clone(), snapshot, seed, now, unix };
+    let made = match recorded {
+        Some(limit) => NodeManager::start_recorded(start, limit),
+        None => NodeManager::start(start),
+    };
+    made.map_err(|error| error.to_string())
 }

@@ -9,6 +9,7 @@
 )]
 
 mod bare;
+mod links;
 mod peer;
 pub mod signals;
 
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 pub use bare::{Bare, hello};
+pub use links::*;
 pub use peer::{Peer, Reaction, frame, told};
 use pk_proto::{
     ClosestLists, ContactMode, Event, FindEnd, FindNode, FindOutcome, FindStep, FindStepEnd, Host, NodeAddress,

@@ -45,12 +45,15 @@ pub struct Peer {
     host: HostId,
     heard: usize,
     script: Script,
-    reading: BTreeMap<StreamId, FrameDecoder>,
-    control: BTreeMap<StreamId, ConnectionId>,
-    /// Connections that the puppet has dialled and that nobody has greeted yet.
+    reading: BTreeMap<StreamId, (ConnectionId, FrameDecoder)>,
+    /// Streams on which it was greeted and has not answered.
+    waiting: Vec<StreamId>,
+    /// What it was asked.
     pub asked: Vec<Question>,
     /// Whether it says Hello.
     pub greets: bool,
+    /// Its Hello.
+    pub hello: Bytes,
 }
 
 impl Peer {
@@ -60,9 +63,10 @@ impl Peer {
             heard: 0,
             script: Box::new(script),
             reading: BTreeMap::new(),
-            control: BTreeMap::new(),
+            waiting: Vec::new(),
             asked: Vec::new(),
             greets: true,
+            hello: hello(),
         }
     }
 
@@ -96,21 +100,25 @@ impl Peer {
 
     /// Reacts to what was heard since the last time.
     pub fn react(&mut self, cluster: &mut Cluster) {
+        self.greet(cluster);
         while let Some(input) = cluster.puppet(self.host).heard.get(self.heard).map(|(_, input)| input.clone()) {
             self.heard += 1;
             match input {
                 Input::Connected(connected) if connected.role == Role::Dialler && self.greets => {
-                    let stream = cluster.pull(self.host, |puppet| {
+                    let hello = self.hello.clone();
+                    cluster.pull(self.host, |puppet| {
                         let stream = puppet.open(connected.conn);
-                        puppet.send(stream, hello(), false);
+                        puppet.send(stream, hello, false);
                         puppet.grant(stream, CREDIT);
-                        stream
                     });
-                    self.control.insert(stream, connected.conn);
                 }
-                Input::StreamOpened { stream, .. } => {
-                    self.reading.insert(stream, FrameDecoder::new());
+                Input::StreamOpened { conn, stream } => {
+                    self.reading.insert(stream, (conn, FrameDecoder::new()));
                     cluster.pull(self.host, |puppet| puppet.grant(stream, CREDIT));
+                }
+                Input::Disconnected { conn, .. } => {
+                    self.reading.retain(|_, (of, _)| *of != conn);
+                    self.waiting.retain(|stream| self.reading.contains_key(stream));
                 }
                 Input::StreamData { stream, bytes, .. } => self.read(cluster, stream, bytes),
                 _ => {}
@@ -119,13 +127,11 @@ impl Peer {
     }
 
     fn read(&mut self, cluster: &mut Cluster, stream: StreamId, bytes: Bytes) {
-        let Some(decoder) = self.reading.get_mut(&stream) else { return };
+        let Some((_, decoder)) = self.reading.get_mut(&stream) else { return };
         decoder.push(bytes);
         while let Ok(Some(payload)) = decoder.next() {
             match native::decode(&payload) {
-                Ok(Message::V1(V1::Hello(_))) if self.greets => {
-                    cluster.pull(self.host, |puppet| puppet.send(stream, hello(), false));
-                }
+                Ok(Message::V1(V1::Hello(_))) => self.waiting.push(stream),
                 Ok(Message::V1(V1::Call { question, .. })) => {
                     self.asked.push(question.clone());
                     if let Reaction::Send(bytes) = (self.script)(question) {
@@ -134,6 +140,16 @@ impl Peer {
                 }
                 _ => {}
             }
+        }
+        self.greet(cluster);
+    }
+
+    fn greet(&mut self, cluster: &mut Cluster) {
+        while self.greets
+            && let Some(stream) = self.waiting.pop()
+        {
+            let hello = self.hello.clone();
+            cluster.pull(self.host, |puppet| puppet.send(stream, hello, false));
         }
     }
 

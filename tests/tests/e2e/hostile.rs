@@ -1,1 +1,525 @@
+//! Peers with a proper identity and no manners: each is dropped in bounded time, is counted, and costs bounded memory.
+//!
+//! The victim runs in a process of its own under a counting allocator (`pk-test-node`), so that what is weighed is all that
+//! a node holds and nothing of what the peers hold. What is asserted is the peak of allocated bytes, over that of the same
+//! node before, by peer.
 
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pk_driver::DriverConfig;
+use pk_proto::native::V1;
+use pk_proto::{Config, Options, Question, SeedNode};
+use pk_tests::Rt;
+use pk_tests::certs::Presented;
+use pk_tests::child::{Child, number, whoami};
+use pk_tests::node::{key, shutdown, start};
+use pk_tests::raw;
+use pk_tests::wait::{SOON, all, seen_within, sleep, soon, try_within, within};
+use quinn::{Connection, RecvStream, SendStream, TransportConfig, VarInt};
+use serde_json::Value;
+use smol::future::or;
+
+use crate::NODE;
+
+pk_tests::cases!(
+    a_peer_that_sends_nothing,
+    a_peer_that_opens_a_stream_and_sends_a_byte,
+    a_peer_that_sends_garbage,
+    a_peer_that_announces_a_frame_over_the_limit,
+    a_peer_that_asks_before_it_says_hello,
+    a_peer_that_says_hello_a_byte_at_a_time,
+    a_peer_that_opens_streams_and_is_silent,
+    a_peer_that_sends_without_end,
+    a_peer_that_fills_every_window,
+    a_peer_that_never_reads,
+    a_peer_that_opens_and_resets_streams_without_end,
+    a_peer_that_connects_again_and_again,
+);
+
+pk_tests::cases!(
+    a_flood_of_first_packets,
+    a_flood_of_first_packets_from_many_networks,
+    a_flood_of_first_packets_that_are_taken_back,
+    a_flood_of_junk
+);
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// Peers that attack at a time.
+const PEERS: u64 = 8;
+
+/// What a connection costs beside its streams, during its handshake and after.
+const CONNECTION: u64 = 64 * KIB;
+
+/// What a stream costs beside its bytes.
+const STREAM: u64 = 3 * KIB;
+
+/// Streams that a peer may have open at a time.
+const STREAMS: u64 = 100;
+
+/// What a node keeps for good, such as room in tables, after all of them have gone.
+const LEFT: u64 = 128 * KIB;
+
+/// The times of the victim are short, so that the cases are.
+const SETTINGS: [&str; 6] = [
+    "node",
+    "hello_timeout=1000",
+    "call_timeout=1000",
+    "handshake_timeout=2000",
+    "idle_timeout=5000",
+    "keep_alive=1000",
+];
+
+/// Each of the times above, and what a busy machine adds.
+const DROPPED: Duration = Duration::from_secs(12);
+
+/// A node to attack, in a process of its own.
+struct Victim<R> {
+    runtime: R,
+    child: Child,
+    at: SeedNode,
+    base: Value,
+}
+
+impl<R: Rt> Victim<R> {
+    async fn start(runtime: &R) -> Self {
+        let child = Child::start::<R>(NODE, &SETTINGS);
+        let at = whoami(&child.line(runtime, "start of the victim").await);
+        let mut victim = Self { runtime: runtime.clone(), child, at, base: Value::Null };
+        // What is made when it is first needed does not count.
+        victim.serves().await;
+        victim.base = victim.rests().await;
+        victim.child.ask(runtime, "reset").await;
+        victim
+    }
+
+    async fn metrics(&mut self) -> Value {
+        self.child.ask(&self.runtime, "metrics").await
+    }
+
+    /// Waits until it has no connections, and no tasks for them. Returns its counters then.
+    async fn rests(&mut self) -> Value {
+        let runtime = self.runtime.clone();
+        seen_within(&runtime, DROPPED, "a victim that rests", async || {
+            let metrics = self.metrics().await;
+            // The pump, and quinn's endpoint.
+            let rests = number(&metrics, "/driver/tasks") == 2 && number(&metrics, "/driver/handshakes_pending") == 0;
+            rests.then_some(metrics)
+        })
+        .await
+    }
+
+    /// An honest node is served.
+    async fn serves(&self) {
+        let runtime = &self.runtime;
+        let honest = start(runtime, 2).await;
+        let limits = Options { deadline: None, connect_timeout: Some(SOON) };
+        let connected = soon(runtime, "connect", honest.connect(self.at.node, self.at.address.clone(), limits)).await;
+        connected.unwrap_or_else(|error| panic!("an honest node is not served: {error}"));
+        soon(runtime, "ping", honest.ping_node(self.at.node, limits)).await.unwrap();
+        shutdown(runtime, &[&honest]).await;
+    }
+
+    /// The memory that is over that of the beginning.
+    fn grown(&self, now: &Value, what: &str) -> u64 {
+        number(now, what).saturating_sub(number(&self.base, "/bytes"))
+    }
+}
+
+/// What is expected of an attack by one peer.
+struct Expected {
+    /// The code of the close by the victim.
+    code: u64,
+    /// A counter, and the least that it counts for each peer.
+    counter: (&'static str, u64),
+    /// The most memory for each peer, in bytes, beside [`CONNECTION`].
+    bytes: u64,
+}
+
+/// The code of a connection that broke the protocol.
+const FAULT: u64 = 16;
+
+/// [`PEERS`] peers attack a victim until they are dropped.
+async fn attacked<R: Rt>(
+    runtime: &R,
+    what: &str,
+    transport: fn() -> TransportConfig,
+    attack: impl AsyncFn(&Connection),
+    expected: Expected,
+) {
+    let mut victim = Victim::start(runtime).await;
+    let ends = all((0..PEERS).map(|n| {
+        let presented = Presented::valid(&key(100 + n as u8));
+        let (attack, addr) = (&attack, victim.at.address.socket().unwrap());
+        async move {
+            let endpoint = raw::endpoint(runtime, None);
+            let config = raw::client(Some(&presented), &[raw::NATIVE], transport());
+            let connection = soon(runtime, "dial", raw::dial(&endpoint, config, addr)).await.unwrap();
+            let begun = Instant::now();
+            let ended = or(
+                async {
+                    attack(&connection).await;
+                    // Whatever the attacker has to do is done, and it stays.
+                    connection.closed().await
+                },
+                connection.closed(),
+            );
+            (within(runtime, DROPPED, what, ended).await, begun.elapsed())
+        }
+    }))
+    .await;
+    let slowest = ends.iter().map(|(_, took)| *took).max().unwrap();
+    for (end, _) in &ends {
+        assert_eq!(raw::close_code(end), Some(expected.code), "{what}: {end}");
+    }
+    let after = victim.rests().await;
+    let (name, least) = expected.counter;
+    let counted = number(&after, name) - number(&victim.base, name);
+    let (peak, left) = (victim.grown(&after, "/peak"), victim.grown(&after, "/bytes"));
+    let bound = PEERS * (CONNECTION + expected.bytes);
+    println!(
+        "{}: {what}: dropped within {slowest:?}; {} KiB by peer at the peak, of {} KiB allowed; {} KiB left; {counted} {name}",
+        R::NAME,
+        peak / PEERS / KIB,
+        bound / PEERS / KIB,
+        left / KIB,
+    );
+    assert!(counted >= PEERS * least, "{name} has counted {counted}");
+    assert!(peak <= bound, "{peak} bytes, more than {bound}");
+    assert!(left <= LEFT, "{left} bytes are left");
+    victim.serves().await;
+}
+
+/// The most that our side keeps of what the peer sends: what QUIC lets it send unread, and what the core holds of it.
+fn received() -> u64 {
+    u64::from(DriverConfig::default().receive_window) + Config::default().receive_window
+}
+
+/// A stream with these bytes on it. Both halves have to be kept.
+async fn stream_with(connection: &Connection, bytes: &[u8]) -> Option<(SendStream, RecvStream)> {
+    let (mut send, recv) = connection.open_bi().await.ok()?;
+    send.write_all(bytes).await.ok()?;
+    Some((send, recv))
+}
+
+async fn a_peer_that_sends_nothing<R: Rt>(runtime: R) {
+    let expected = Expected { code: FAULT, counter: ("/core/hello_timeouts", 1), bytes: 0 };
+    attacked(&runtime, "silence", raw::transport, async |_| (), expected).await;
+}
+
+async fn a_peer_that_opens_a_stream_and_sends_a_byte<R: Rt>(runtime: R) {
+    let expected = Expected { code: FAULT, counter: ("/core/hello_timeouts", 1), bytes: 0 };
+    let byte = async |connection: &Connection| {
+        let _open = stream_with(connection, &[0]).await;
+        connection.closed().await;
+    };
+    attacked(&runtime, "a byte", raw::transport, byte, expected).await;
+}
+
+async fn a_peer_that_sends_garbage<R: Rt>(runtime: R) {
+    let expected = Expected { code: FAULT, counter: ("/core/stream_faults", 1), bytes: 16 * KIB };
+    let garbage = async |connection: &Connection| {
+        // The length of a frame that is whole and says nothing.
+        let mut bytes = vec![0xa5; 4096];
+        bytes[..4].copy_from_slice(&1000u32.to_be_bytes());
+        let _open = stream_with(connection, &bytes).await;
+        connection.closed().await;
+    };
+    attacked(&runtime, "garbage", raw::transport, garbage, expected).await;
+}
+
+async fn a_peer_that_announces_a_frame_over_the_limit<R: Rt>(runtime: R) {
+    let expected = Expected { code: FAULT, counter: ("/core/stream_faults", 1), bytes: 0 };
+    let oversized = async |connection: &Connection| {
+        let _open = stream_with(connection, &u32::MAX.to_be_bytes()).await;
+        connection.closed().await;
+    };
+    attacked(&runtime, "an oversized frame", raw::transport, oversized, expected).await;
+}
+
+async fn a_peer_that_asks_before_it_says_hello<R: Rt>(runtime: R) {
+    let expected = Expected { code: FAULT, counter: ("/core/stream_faults", 1), bytes: 20 * STREAM };
+    let asks = async |connection: &Connection| {
+        let mut open = Vec::new();
+        for _ in 0..20 {
+            open.push(stream_with(connection, &ping()).await);
+        }
+        connection.closed().await;
+    };
+    attacked(&runtime, "questions before Hello", raw::transport, asks, expected).await;
+}
+
+async fn a_peer_that_says_hello_a_byte_at_a_time<R: Rt>(runtime: R) {
+    let expected = Expected { code: FAULT, counter: ("/core/hello_timeouts", 1), bytes: 0 };
+    let tasks = runtime.clone();
+    let slowly = async |connection: &Connection| {
+        let Some((mut send, _recv)) = stream_with(connection, &[]).await else { return };
+        for byte in raw::hello() {
+            if send.write_all(&[byte]).await.is_err() {
+                return;
+            }
+            sleep(&tasks, Duration::from_millis(300)).await;
+        }
+    };
+    attacked(&runtime, "a slow Hello", raw::transport, slowly, expected).await;
+}
+
+async fn a_peer_that_opens_streams_and_is_silent<R: Rt>(runtime: R) {
+    let expected = Expected { code: FAULT, counter: ("/core/stream_timeouts", 16), bytes: STREAMS * STREAM };
+    let silent = async |connection: &Connection| {
+        let Ok(_control) = raw::greet(connection).await else { return };
+        let mut open = Vec::new();
+        // As many as it may, and one more as soon as it may.
+        while let Some(stream) = stream_with(connection, &[0, 0]).await {
+            open.push(stream);
+        }
+    };
+    attacked(&runtime, "silent streams", raw::transport, silent, expected).await;
+}
+
+async fn a_peer_that_sends_without_end<R: Rt>(runtime: R) {
+    let expected = Expected { code: FAULT, counter: ("/core/stream_faults", 1), bytes: STREAMS * STREAM + received() };
+    let endless = async |connection: &Connection| {
+        let Ok(_control) = raw::greet(connection).await else { return };
+        // A question, and then more than a question.
+        while let Some((mut send, _recv)) = stream_with(connection, &ping()).await {
+            while send.write_all(&[0xa5; 4096]).await.is_ok() {}
+        }
+    };
+    attacked(&runtime, "endless streams", raw::transport, endless, expected).await;
+}
+
+async fn a_peer_that_fills_every_window<R: Rt>(runtime: R) {
+    let expected =
+        Expected { code: FAULT, counter: ("/core/stream_timeouts", 16), bytes: STREAMS * STREAM + received() };
+    let greedy = async |connection: &Connection| {
+        let Ok(_control) = raw::greet(connection).await else { return };
+        // Whole frames but for their last byte, as many as there are streams, as far as QUIC lets them through.
+        let mut frame = vec![0; 4 + 65_535];
+        frame[..4].copy_from_slice(&65_536u32.to_be_bytes());
+        let streams = Config::default().streams_per_connection - 1;
+        all((0..streams).map(|_| async {
+            let open = stream_with(connection, &frame).await;
+            connection.closed().await;
+            drop(open);
+        }))
+        .await;
+    };
+    attacked(&runtime, "full windows", raw::transport, greedy, expected).await;
+}
+
+async fn a_peer_that_never_reads<R: Rt>(runtime: R) {
+    let expected = Expected { code: FAULT, counter: ("/core/send_overflows", 16), bytes: STREAMS * STREAM };
+    // Room for the Hello of our side, and for next to nothing on any stream.
+    let narrow = || {
+        let mut transport = raw::transport();
+        transport.stream_receive_window(VarInt::from_u32(1)).receive_window(VarInt::from_u32(1));
+        transport
+    };
+    let deaf = async |connection: &Connection| {
+        let mut open = vec![stream_with(connection, &raw::hello()).await];
+        loop {
+            match connection.open_bi().await {
+                Ok((mut send, recv)) => {
+                    if send.write_all(&ping()).await.is_err() || send.finish().is_err() {
+                        continue;
+                    }
+                    open.push(Some((send, recv)));
+                }
+                Err(_) => return,
+            }
+        }
+    };
+    attacked(&runtime, "never reads", narrow, deaf, expected).await;
+}
+
+fn ping() -> Bytes {
+    raw::frame(V1::Call { deadline_ms: 10_000, question: Question::Ping { nonce: 1 } })
+}
+
+/// Each stream ends by the peer's own hand, which is nobody's fault; so it goes on for as long as it likes, and costs us
+/// no more after a while than at once.
+async fn a_peer_that_opens_and_resets_streams_without_end<R: Rt>(runtime: R) {
+    let mut victim = Victim::start(&runtime).await;
+    let endpoint = raw::endpoint(&runtime, None);
+    let config = raw::valid_client(&Presented::valid(&key(100)));
+    let addr = victim.at.address.socket().unwrap();
+    let connection = soon(&runtime, "dial", raw::dial(&endpoint, config, addr)).await.unwrap();
+    let control = soon(&runtime, "greet", raw::greet(&connection)).await.unwrap();
+    let mut streams = 0;
+    let churn = async {
+        while let Some((mut send, mut recv)) = stream_with(&connection, &ping()[..6]).await {
+            let _ = (send.reset(VarInt::from_u32(9)), recv.stop(VarInt::from_u32(9)));
+            streams += 1;
+        }
+    };
+    let dropped = try_within(&runtime, Duration::from_secs(2), churn).await;
+    let during = victim.metrics().await;
+    victim.serves().await;
+    drop((control, connection));
+    let after = victim.rests().await;
+    let (peak, left) = (victim.grown(&after, "/peak"), victim.grown(&after, "/bytes"));
+    println!(
+        "{}: {streams} streams were opened and reset, {}; {} KiB at the peak, {} KiB left",
+        R::NAME,
+        dropped.map_or("the peer stays", |()| "then the peer was dropped"),
+        peak / KIB,
+        left / KIB,
+    );
+    assert!(streams > 500, "only {streams} streams");
+    assert!(number(&during, "/core/streams") <= 101, "{during}");
+    assert!(peak <= 2 * CONNECTION + STREAMS * STREAM, "{peak} bytes");
+    assert!(left <= LEFT, "{left} bytes are left");
+}
+
+async fn a_peer_that_connects_again_and_again<R: Rt>(runtime: R) {
+    let mut victim = Victim::start(&runtime).await;
+    let endpoint = raw::endpoint(&runtime, None);
+    let presented = Presented::valid(&key(100));
+    let addr = victim.at.address.socket().unwrap();
+    let (mut held, mut refused) = (Vec::new(), 0);
+    for _ in 0..20 {
+        let config = raw::valid_client(&presented);
+        let connection = soon(&runtime, "dial", raw::dial(&endpoint, config, addr)).await.unwrap();
+        match soon(&runtime, "greet", raw::greet(&connection)).await {
+            Ok(control) => held.push((connection, control)),
+            Err(_) => {
+                let end = soon(&runtime, "the refusal", connection.closed()).await;
+                assert_eq!(raw::close_code(&end), Some(17), "{end}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((held.len(), refused), (Config::default().connections_per_node, 20 - held.len()));
+    let during = victim.metrics().await;
+    assert_eq!(number(&during, "/core/connections_refused"), refused as u64);
+    drop(held);
+    let after = victim.rests().await;
+    let left = victim.grown(&after, "/bytes");
+    println!("{}: 20 connections of one peer: {} KiB at the peak", R::NAME, victim.grown(&after, "/peak") / KIB);
+    assert!(left <= LEFT, "{left} bytes are left");
+    victim.serves().await;
+}
+
+// -- before there is a peer
+
+/// First packets from these addresses, so many from each, whose senders never answer.
+async fn flooded<R: Rt>(runtime: R, networks: u8, each: usize, pending_bound: u64) {
+    let mut victim = Victim::start(&runtime).await;
+    let addr = victim.at.address.socket().unwrap();
+    let config = raw::valid_client(&Presented::valid(&key(100)));
+    let mut dials = Vec::new();
+    let mut endpoints = Vec::new();
+    for network in 0..networks {
+        let endpoint = raw::deaf_endpoint(&runtime, Ipv4Addr::new(127, 0, network, 1).into());
+        for _ in 0..each {
+            dials.push(endpoint.connect_with(config.clone(), addr, "polykey").unwrap());
+        }
+        endpoints.push(endpoint);
+    }
+    let all = dials.len() as u64;
+    let mut pending = 0;
+    let what = "the victim sees the flood";
+    seen_within(&runtime, SOON, what, async || {
+        let metrics = victim.metrics().await;
+        let now = number(&metrics, "/driver/handshakes_pending");
+        assert!(now <= pending_bound, "{now} handshakes are under way, more than {pending_bound}");
+        pending = pending.max(now);
+        let seen = ["handshakes", "handshakes_retried", "handshakes_refused", "handshakes_refused_network"];
+        let seen: u64 = seen.iter().map(|name| number(&metrics, &format!("/driver/{name}"))).sum();
+        (seen >= all).then_some(())
+    })
+    .await;
+    // An honest node of the loudest network comes in all the same: it answers the Retry.
+    victim.serves().await;
+    seen_within(&runtime, DROPPED, "the victim gives up those that began", async || {
+        let metrics = victim.metrics().await;
+        let now = number(&metrics, "/driver/handshakes_pending");
+        assert!(now <= pending_bound, "{now} handshakes are under way, more than {pending_bound}");
+        (number(&metrics, "/driver/handshakes_timed_out") >= pending_bound).then_some(())
+    })
+    .await;
+    drop((dials, endpoints));
+    let after = victim.rests().await;
+    let (peak, left) = (victim.grown(&after, "/peak"), victim.grown(&after, "/bytes"));
+    let retried = number(&after, "/driver/handshakes_retried");
+    println!(
+        "{}: {all} first packets: {pending} handshakes at a time, {retried} retries; {} KiB at the peak, {} KiB left",
+        R::NAME,
+        peak / KIB,
+        left / KIB
+    );
+    assert_eq!(pending, pending_bound, "the flood was not one");
+    assert!(retried >= all - pending_bound, "{retried} retries");
+    assert!(peak <= (pending_bound + 2) * CONNECTION + MIB, "{peak} bytes");
+    assert!(left <= 4 * LEFT, "{left} bytes are left");
+}
+
+async fn a_flood_of_first_packets<R: Rt>(runtime: R) {
+    let half = DriverConfig::default().handshake_network_limit as u64 / 2;
+    flooded(runtime, 1, 200, half).await;
+}
+
+async fn a_flood_of_first_packets_from_many_networks<R: Rt>(runtime: R) {
+    let half = DriverConfig::default().handshake_limit as u64 / 2;
+    flooded(runtime, 16, 16, half).await;
+}
+
+/// A first packet and a second that closes, both of which may have a forged sender. QUIC keeps what it has closed for a
+/// while, and so do the caps.
+async fn a_flood_of_first_packets_that_are_taken_back<R: Rt>(runtime: R) {
+    let mut victim = Victim::start(&runtime).await;
+    let addr = victim.at.address.socket().unwrap();
+    let config = raw::valid_client(&Presented::valid(&key(100)));
+    let endpoint = raw::deaf_endpoint(&runtime, Ipv4Addr::LOCALHOST.into());
+    let (begun, mut sent, mut tasks) = (Instant::now(), 0u64, 0);
+    while begun.elapsed() < Duration::from_secs(2) {
+        let dials: Vec<_> = (0..20).map(|_| endpoint.connect_with(config.clone(), addr, "polykey").unwrap()).collect();
+        sent += dials.len() as u64;
+        sleep(&runtime, Duration::from_millis(20)).await;
+        drop(dials);
+        tasks = tasks.max(number(&victim.metrics().await, "/driver/tasks"));
+    }
+    victim.serves().await;
+    drop(endpoint);
+    let after = victim.rests().await;
+    let peak = victim.grown(&after, "/peak");
+    println!("{}: {sent} first packets taken back: {tasks} tasks at a time, {} KiB at the peak", R::NAME, peak / KIB);
+    let half = DriverConfig::default().handshake_network_limit as u64 / 2;
+    assert!(sent > 4 * half, "only {sent} packets");
+    // The pump, the endpoint, and one of each handshake.
+    assert!(tasks <= 2 + half, "{tasks} tasks");
+    assert!(peak <= (half + 2) * CONNECTION + MIB, "{peak} bytes");
+}
+
+/// Datagrams that are not QUIC, or only look like it.
+async fn a_flood_of_junk<R: Rt>(runtime: R) {
+    let mut victim = Victim::start(&runtime).await;
+    let addr = victim.at.address.socket().unwrap();
+    let socket = std::net::UdpSocket::bind(pk_tests::socket::loopback()).unwrap();
+    let mut junk = [0u8; 1400];
+    let mut state = 1u64;
+    for n in 0..20_000usize {
+        for byte in &mut junk[..24] {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = (state >> 56) as u8;
+        }
+        if n % 2 == 0 {
+            // A long header of version 1.
+            junk[..5].copy_from_slice(&[0xc0, 0, 0, 0, 1]);
+        }
+        // A full buffer drops it, as any network may.
+        let _ = socket.send_to(&junk[..1 + n % 1400], addr);
+    }
+    victim.serves().await;
+    let after = victim.rests().await;
+    let (peak, left) = (victim.grown(&after, "/peak"), victim.grown(&after, "/bytes"));
+    println!("{}: 20000 datagrams of junk: {} KiB at the peak, {} KiB left", R::NAME, peak / KIB, left / KIB);
+    assert_eq!(number(&after, "/driver/handshakes"), number(&victim.base, "/driver/handshakes") + 1);
+    // The honest node that was served in the end.
+    assert!(peak <= 2 * CONNECTION, "{peak} bytes");
+    assert!(left <= LEFT, "{left} bytes are left");
+}

@@ -1,6 +1,8 @@
-//! Numbers for people and for JSON.
+//! Numbers and reasons in words.
 
 use std::time::Duration;
+
+use pk_proto::DisconnectReason;
 
 /// Milliseconds with three decimals, as JSON has them.
 pub(crate) fn ms(duration: Duration) -> f64 {
@@ -41,6 +43,14 @@ impl Spread {
 /// A count and its noun, in the plural unless it is one.
 pub(crate) fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Why a connection is over. The usual end has neither code nor reason worth telling.
+pub(crate) fn why_closed(why: &DisconnectReason) -> String {
+    match why {
+        DisconnectReason::Peer { code: 0, reason } if reason.is_empty() => "closed by the peer".to_owned(),
+        why => why.to_string(),
+    }
 }
 
 #[cfg(test)]
