@@ -74,7 +74,7 @@ pub use coverage::Coverage;
 pub use host::{Host, TransportConfig};
 pub use identity::{Key, genesis, renew};
 pub use link::Link;
-pub use machine::{GraphView, Machine};
+pub use machine::{GraphView, Machine, StoredView};
 pub use nat::{Dependence, NatConfig, NatCounters, NatId};
 pub use network::Network;
 pub use puppet::{Actor, Puppet};

@@ -552,6 +552,16 @@ impl NodeManager {
         self.graph.get(&node)
     }
 
+    /// Whether a node of the graph has been connected. Others are told to nobody and not kept over restarts.
+    pub fn is_proven(&self, node: NodeId) -> bool {
+        self.graph.contains(&node) && !self.unproven.contains(&node)
+    }
+
+    /// When a bucket was last refreshed.
+    pub fn refreshed_at(&self, bucket: BucketIndex) -> Option<UnixMillis> {
+        self.refreshed.get(&bucket).copied()
+    }
+
     /// The accepted connections, in the order of their numbers.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let mut infos = self.connections.infos(&self.cx);
@@ -568,6 +578,7 @@ impl NodeManager {
         metrics.nodes_pending = self.pending.len() as u64;
         metrics.requests_open = self.open_requests() as u64;
         metrics.timers = self.cx.timers.len() as u64;
+        metrics.unwritten = self.store.unwritten() as u64;
         self.connections.measure(&mut metrics);
         self.rpc.measure(&mut metrics);
         metrics

@@ -120,7 +120,7 @@ impl<M: Machine> World<M> {
         host.begin();
         let addrs = host.addrs.clone();
         self.journal.add(id, now, Entry::Started);
-        self.checkers.started(id, host.caps.clone());
+        self.checkers.started(id, host.caps.clone(), &host.store);
         self.wire.deliver(id, Input::Listening { addrs });
         self.transport.look_around(&mut self.wire);
         self.drain(id);

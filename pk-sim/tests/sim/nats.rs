@@ -127,8 +127,7 @@ fn a_nat_that_forgets_gives_a_new_port_and_the_connection_moves_there() {
     assert!(
         !here.iter().any(|(_, input)| matches!(input, Input::Disconnected { .. } | Input::RemoteAddressChanged { .. }))
     );
-    let closed =
-        world.call(1, |puppet, _| puppet.say(Output::CloseConnection { conn: there, code: 7, reason: "x".into() }));
+    world.call(1, |puppet, _| puppet.say(Output::CloseConnection { conn: there, code: 7, reason: "x".into() }));
     world.drive(SECOND);
     let last = heard(&world, 0, 0).pop().unwrap().1;
     assert!(matches!(last, Input::Disconnected { why: DisconnectReason::Peer { code: 7, .. }, .. }), "{last:?}");
