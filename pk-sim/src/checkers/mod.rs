@@ -4,6 +4,7 @@
 //! catches, and counts how often it has really looked, so that a test can show that it was not vacuous.
 
 mod caps;
+pub(crate) mod convergence;
 mod discipline;
 mod graph;
 mod requests;
