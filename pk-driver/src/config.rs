@@ -9,8 +9,8 @@ use std::time::Duration;
 #[non_exhaustive]
 pub struct DriverConfig {
     // -- incoming handshakes
-    /// Incoming handshakes under way at a time, and those that failed less than 3 s ago, which QUIC still keeps; from half
-    /// of it on, peers have to come back with a token first (Retry). 2 to 65,536; default 256.
+    /// Incoming handshakes under way at a time; from half of it on, peers have to come back with a token first (Retry).
+    /// Four that failed less than 3 s ago, which QUIC still keeps, count as one. 2 to 65,536; default 256.
     pub handshake_limit: usize,
     /// Of these, from one network: a /24 of IPv4 or a /48 of IPv6. 2 to `handshake_limit`; default 64.
     pub handshake_network_limit: usize,

@@ -3,7 +3,7 @@
 //! The embedder lets go of a thing by dropping it; the drop closes a channel, and that wakes the pump under the thing's
 //! key. So nothing has to be sent from a destructor, and nothing can be lost because a queue is full.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::task::{Context, Waker};
@@ -54,8 +54,6 @@ pub(crate) struct Desk {
     events: broadcast::Sender<Event>,
     /// Waits for the node to be ready.
     starter: Option<oneshot::Sender<()>>,
-    /// Wait for so many writes to have ended, the first ones first.
-    flushes: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
 /// Our end of something that the embedder holds the other end of.
@@ -99,7 +97,6 @@ impl Desk {
             next_acceptor: 0,
             events,
             starter: Some(starter),
-            flushes: VecDeque::new(),
         }
     }
 
@@ -167,21 +164,6 @@ impl Desk {
             core.refuse_protocol(name, cx.now);
             self.acceptors.remove(name);
             self.acceptor_names.remove(&id);
-        }
-    }
-
-    /// The embedder wants to know when all writes so far have ended. They end in order.
-    pub(crate) fn flush(&mut self, cx: &Cx, done: oneshot::Sender<()>) {
-        self.flushes.push_back((cx.metrics.writes_begun, done));
-    }
-
-    /// Tells those who wait for writes that have ended.
-    pub(crate) fn flushed(&mut self, cx: &Cx) {
-        let ended = cx.metrics.writes + cx.metrics.writes_failed;
-        while self.flushes.front().is_some_and(|(begun, _)| *begun <= ended) {
-            if let Some((_, done)) = self.flushes.pop_front() {
-                let _ = done.send(());
-            }
         }
     }
 

@@ -23,6 +23,7 @@ mod metrics;
 mod net;
 mod node;
 mod node_config;
+mod node_graph;
 mod pump;
 mod ready;
 mod resolver;

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use pk_proto::{
     BucketIndex, Closest, ClosestLists, ConnectionInfo, FindNode, FindOutcome, Metrics, NodeAddress, NodeContact,
-    NodeContactAddressData, NodeId, NodeManager, Options, Pong, Reply, Request, SeedNode, SetNodeOutcome, Start,
-    Synced,
+    NodeContactAddressData, NodeId, NodeManager, Options, Pong, Reply, Request, SeedNode, SetNode, SetNodeOutcome,
+    Start, Synced,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,7 +27,7 @@ use crate::stream::Stream;
 /// [`ConnectionLease`] has one) the node shuts down in the background; [`shutdown`](Self::shutdown) also waits for it.
 #[derive(Debug)]
 pub struct Node<R> {
-    handle: Handle<NodeManager>,
+    pub(crate) handle: Handle<NodeManager>,
     accept_limit: usize,
     runtime: PhantomData<fn() -> R>,
 }
@@ -312,31 +312,22 @@ impl<R> Node<R> {
         }
     }
 
-    /// Puts a node into the graph on the embedder's word.
+    /// Puts a node into the graph on the embedder's word; `how` says what to do about a full bucket. It is told to nobody
+    /// until a connection proves it.
     pub async fn set_node(
         &self,
         node: NodeId,
         address: NodeAddress,
         data: NodeContactAddressData,
+        how: SetNode,
     ) -> Result<SetNodeOutcome, NodeError> {
-        match self.request(Request::SetNode { node, address, data }).await?.reply {
+        match self.request(Request::SetNode { node, address, data, how }).await?.reply {
             Reply::SetNode(outcome) => Ok(outcome),
             other => unexpected(&other),
         }
     }
 
     // -- the end
-
-    /// Waits until everything that was written before this call is in the store.
-    ///
-    /// # Errors
-    ///
-    /// [`NodeError::Closed`].
-    pub async fn flush(&self) -> Result<(), NodeError> {
-        let (done, flushed) = oneshot::channel();
-        self.handle.call(move |desk, cx, _| desk.flush(cx, done)).await?;
-        flushed.await.map_err(|_| NodeError::Closed)
-    }
 
     /// Stops the node: requests end with `Stopped`, peers see their connections closed, tasks and the socket go. Waits for
     /// it, about a second at most; the shutdown goes on if the future is dropped. Calling it again just waits.
@@ -348,7 +339,7 @@ impl<R> Node<R> {
 
     // -- how
 
-    async fn request(&self, request: Request) -> Result<Answer, NodeError> {
+    pub(crate) async fn request(&self, request: Request) -> Result<Answer, NodeError> {
         let (caller, answer) = oneshot::channel();
         self.handle
             .command(Box::new(move |desk, cx, core| {
@@ -369,7 +360,7 @@ impl<R> Node<R> {
 }
 
 /// The core answers each request with its own kind of reply. Were it not so, the caller is told.
-fn unexpected<T>(reply: &Reply) -> Result<T, NodeError> {
+pub(crate) fn unexpected<T>(reply: &Reply) -> Result<T, NodeError> {
     tracing::error!(?reply, "the core gave a reply of another kind than was asked for");
     Err(NodeError::Unexpected)
 }

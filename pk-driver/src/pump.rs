@@ -281,7 +281,6 @@ impl<C: Core, R: Runtime> Pump<C, R> {
         let Parts { core, cx, net, desk, published, .. } = &mut self.parts;
         net.count(cx);
         desk.count(cx);
-        desk.flushed(cx);
         let mut view = published.view();
         view.own_id = core.own_id();
         view.metrics = cx.metrics;

@@ -14,8 +14,10 @@
 //!
 //! **Streams are bytes with credit both ways.** The driver reads at most what [`ReadCredit`](Output::ReadCredit) granted,
 //! so an unread stream blocks its writer inside QUIC. The core keeps at most `Config::send_window` bytes per stream that
-//! [`StreamSent`](Input::StreamSent) has not confirmed, so a slow reader never fills the driver's memory. A stream is over
-//! for the driver when both directions have ended (FIN, reset or stop, by either side).
+//! [`StreamSent`](Input::StreamSent) has not confirmed, so a slow reader never fills the driver's memory. The end of the
+//! peer's direction needs no credit, nor does a reset, which drops what was not read. Our direction ends with its FIN once
+//! all its bytes are confirmed, with [`ResetStream`](Output::ResetStream) (also after a FIN that is not confirmed), or with
+//! [`StreamStopped`](Input::StreamStopped). A stream is over for the driver when both directions have ended.
 //!
 //! **A driver takes every output**, in order, without waiting for any peer.
 
@@ -47,7 +49,8 @@ pub enum Output {
     CloseConnection { conn: ConnectionId, code: u64, reason: String },
 
     // -- streams
-    /// Open a bidirectional stream. Bytes may be sent at once; `OpenFailed` if it cannot be opened.
+    /// Open a bidirectional stream. Bytes may be sent at once; `OpenFailed` if it cannot be opened. The peer sees nothing of
+    /// it before something is sent on it or on a later one.
     OpenStream { conn: ConnectionId, stream: StreamId },
     /// Append bytes to a stream, and its end if `fin`. `StreamSent` confirms them when QUIC has taken them.
     SendStream { stream: StreamId, bytes: Bytes, fin: bool },
@@ -58,7 +61,8 @@ pub enum Output {
     /// The driver may read this many bytes more from the stream.
     ReadCredit { stream: StreamId, bytes: u64 },
     /// From here on the stream belongs to the embedder: give it `unread` first, then what the peer sends. Report
-    /// `StreamClosed` when it is over; until then the connection counts as used.
+    /// `StreamClosed` when it is over, and nothing else of it, except that what the core has sent is still confirmed; until
+    /// then the connection counts as used. The core has no credit left on it.
     HandOver { conn: ConnectionId, stream: StreamId, node: NodeId, protocol: String, opener: Opener, unread: Bytes },
 
     // -- effects with an answer
@@ -92,7 +96,8 @@ pub enum Output {
 #[non_exhaustive]
 pub enum Input {
     // -- the endpoint
-    /// The endpoint is bound and accepts connections at these addresses. Sent once after start, and again on a change.
+    /// The endpoint is bound and accepts connections at these addresses. Sent once after start, and again on a change, which
+    /// leaves connections as they are.
     Listening { addrs: Vec<SocketAddr> },
     /// The wall clock reads this now. Sent when it was set or has drifted.
     WallClock(UnixMillis),
@@ -119,7 +124,7 @@ pub enum Input {
     StreamReset { stream: StreamId, code: u64 },
     /// The peer asks us to stop sending; the driver has answered with a reset. What the peer sends itself still arrives.
     StreamStopped { stream: StreamId, code: u64 },
-    /// A stream could not be opened. It is over.
+    /// A stream could not be opened. It is over. Late, if its connection has ended before.
     OpenFailed { stream: StreamId },
     /// A stream that was handed over is over.
     StreamClosed { stream: StreamId },
@@ -133,7 +138,7 @@ pub enum Input {
     Loaded { id: EffectId, result: Result<(Vec<StoreRow>, bool), String> },
     /// Answer to `Resolve`. An empty list is a name without addresses.
     Resolved { id: EffectId, result: Result<Vec<SocketAddr>, String> },
-    /// Addresses found for a `Browse`, all on the local network; `done` ends it.
+    /// Addresses found for a `Browse`, all on the local network; `done` ends it, and nothing follows.
     Discovered { id: EffectId, addrs: Vec<SocketAddr>, done: bool },
     /// Answer to `ReplaceIdentity`. `Err`: the old identity is still presented.
     IdentityReplaced { id: EffectId, result: Result<(), String> },
@@ -241,7 +246,8 @@ pub enum DialFailure {
     /// We ended it ourselves.
     #[error("cancelled")]
     Cancelled,
-    /// The peer closed before it accepted us.
+    /// The peer closed before it accepted us: as an input, during the handshake or on dialect `quic`; on `pk/1` the core
+    /// concludes it from a `Disconnected` before the Hello.
     #[error("the peer rejected us with code {code}: {reason}")]
     Rejected { code: u64, reason: String },
     /// The peer's certificate chain does not prove an expected id.

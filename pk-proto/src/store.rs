@@ -177,8 +177,10 @@ pub(crate) struct GraphStore {
     space: NodeGraphSpace,
     held: bool,
     changes: Changes,
-    /// The transaction under way, and what is in it.
-    writing: Option<(EffectId, Changes)>,
+    /// The transaction under way, what is in it, and whether it is durable.
+    writing: Option<(EffectId, Changes, bool)>,
+    /// Something is written that a crash of the machine may undo.
+    loose: bool,
     /// Failed in a row.
     failures: u32,
     /// Requests that wait until everything is written.
@@ -227,6 +229,7 @@ impl GraphStore {
         self.space = self.other_space();
         self.changes.meta = false;
         self.changes.buckets.clear();
+        self.loose = false;
         self.held = false;
         self.rearm(cx);
     }
@@ -243,11 +246,17 @@ impl GraphStore {
 
     /// Changes that are not in the store; while it is being decided which half is in use, that one as well.
     pub(crate) fn unwritten(&self) -> usize {
-        let writing = self.writing.as_ref().map_or(0, |(_, changes)| changes.len());
+        let writing = self.writing.as_ref().map_or(0, |(_, changes, _)| changes.len());
         self.changes.len() + writing + usize::from(self.held)
     }
 
-    /// Writes what has changed, unless a transaction is under way: then it follows that one.
+    /// Whether everything is written, and would survive a crash.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.is_idle() && !self.loose
+    }
+
+    /// Writes what has changed, unless a transaction is under way: then it follows that one. If requests wait for it, it is
+    /// durable, and makes what was written before durable too; so it is due even if nothing has changed.
     pub(crate) fn write(
         &mut self,
         cx: &mut Cx,
@@ -255,7 +264,7 @@ impl GraphStore {
         unproven: &BTreeSet<NodeId>,
         refreshed: &BTreeMap<BucketIndex, UnixMillis>,
     ) {
-        if self.held || self.writing.is_some() || self.changes.is_empty() {
+        if self.held || self.writing.is_some() || (self.changes.is_empty() && self.flushing.is_empty()) {
             return;
         }
         cx.timers.cancel(Timer::Store);
@@ -278,9 +287,9 @@ impl GraphStore {
                 ops.push(refresh_row(*bucket, *at));
             }
         }
-        let id = cx.ids.effect();
-        self.writing = Some((id, changes));
-        cx.output(Output::Persist { id, ops, durable: !self.flushing.is_empty() });
+        let (id, durable) = (cx.ids.effect(), !self.flushing.is_empty());
+        self.writing = Some((id, changes, durable));
+        cx.output(Output::Persist { id, ops, durable });
     }
 
     /// A transaction is over. `None` if it was not one of the graph; else the requests that have waited for it, and how it
@@ -291,9 +300,12 @@ impl GraphStore {
         id: EffectId,
         result: Result<(), String>,
     ) -> Option<(Vec<RequestId>, Result<(), String>)> {
-        let (_, changes) = self.writing.take_if(|(writing, _)| *writing == id)?;
+        let (_, changes, durable) = self.writing.take_if(|(writing, ..)| *writing == id)?;
         match &result {
-            Ok(()) => self.failures = 0,
+            Ok(()) => {
+                self.failures = 0;
+                self.loose = !durable;
+            }
             Err(_) => {
                 cx.metrics.store_failures += 1;
                 self.failures = self.failures.saturating_add(1);
@@ -301,7 +313,7 @@ impl GraphStore {
                 self.arm(cx);
             }
         }
-        let over = result.is_err() || self.changes.is_empty();
+        let over = result.is_err() || self.is_durable();
         Some((if over { core::mem::take(&mut self.flushing) } else { Vec::new() }, result))
     }
 
@@ -320,7 +332,7 @@ impl GraphStore {
 
     /// After a transaction: what has changed in the meantime is written in its turn.
     pub(crate) fn rearm(&mut self, cx: &mut Cx) {
-        if !self.changes.is_empty() {
+        if !self.changes.is_empty() || self.is_flushing() {
             self.arm(cx);
         }
     }
@@ -330,6 +342,8 @@ impl GraphStore {
 mod tests {
     use super::*;
     use crate::address::{ContactMode, NodeContactAddressData, Scopes};
+    use crate::config::Config;
+    use crate::time::Instant;
 
     fn row(op: StoreOp) -> (Table, Bytes, Bytes) {
         match op {
@@ -362,6 +376,62 @@ mod tests {
         assert_eq!(snapshot.contacts[0].0, NodeId::from_bytes([2; 32]));
         assert_eq!(snapshot.refreshed, [(BucketIndex(255), UnixMillis(77))]);
         assert_eq!(Snapshot::from_rows([]), Ok(Snapshot::default()));
+    }
+
+    /// A store that has written its first row, as `durable` says, and the context it did it in.
+    fn written(durable: bool) -> (GraphStore, Cx, NodeGraph) {
+        let own = NodeId::from_bytes([1; 32]);
+        let mut cx = Cx::new(Config::default(), alloc::vec![own], [0; 32], Instant::ORIGIN, UnixMillis(0));
+        let (mut store, graph) = (GraphStore::new(None), NodeGraph::new(own, 20, 5));
+        if durable {
+            store.flush(RequestId(0));
+        }
+        let (id, ops, wanted) = write(&mut store, &mut cx, &graph).unwrap();
+        assert_eq!((ops, wanted), (1, durable));
+        let waiters = if durable { Vec::from([RequestId(0)]) } else { Vec::new() };
+        assert_eq!(store.persisted(&mut cx, id, Ok(())), Some((waiters, Ok(()))));
+        (store, cx, graph)
+    }
+
+    /// Has it write: the effect, how many operations, whether durable.
+    fn write(store: &mut GraphStore, cx: &mut Cx, graph: &NodeGraph) -> Option<(EffectId, usize, bool)> {
+        store.write(cx, graph, &BTreeSet::new(), &BTreeMap::new());
+        match cx.poll_output()? {
+            Output::Persist { id, ops, durable } => Some((id, ops.len(), durable)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_flush_makes_durable_what_was_written_before_it() {
+        let (mut store, mut cx, graph) = written(false);
+        assert!(store.is_idle() && !store.is_durable());
+        assert_eq!(write(&mut store, &mut cx, &graph), None, "nobody waits");
+        store.flush(RequestId(7));
+        let (id, ops, durable) = write(&mut store, &mut cx, &graph).unwrap();
+        assert_eq!((ops, durable), (0, true));
+        // One more comes while it is under way: the same transaction serves both.
+        store.flush(RequestId(8));
+        let served = Some((Vec::from([RequestId(7), RequestId(8)]), Ok(())));
+        assert_eq!(store.persisted(&mut cx, id, Ok(())), served);
+        assert!(store.is_durable());
+
+        let (store, ..) = written(true);
+        assert!(store.is_durable());
+    }
+
+    #[test]
+    fn a_flush_waits_for_a_durable_transaction_after_the_one_under_way() {
+        let (mut store, mut cx, graph) = written(true);
+        store.changed(&mut cx, NodeId::from_bytes([2; 32]));
+        let (loose, _, durable) = write(&mut store, &mut cx, &graph).unwrap();
+        assert!(!durable);
+        store.flush(RequestId(7));
+        assert_eq!(write(&mut store, &mut cx, &graph), None, "one at a time");
+        assert_eq!(store.persisted(&mut cx, loose, Ok(())), Some((Vec::new(), Ok(()))));
+        let (id, ops, durable) = write(&mut store, &mut cx, &graph).unwrap();
+        assert_eq!((ops, durable), (0, true));
+        assert_eq!(store.persisted(&mut cx, id, Ok(())), Some((Vec::from([RequestId(7)]), Ok(()))));
     }
 
     #[test]

@@ -30,8 +30,8 @@ impl Chaos {
             .config(|config| {
                 config.bucket_limit = 3;
                 if tight {
-                    config.request_limit = 40;
-                    config.connection_limit = 6;
+                    config.request_limit = 5;
+                    config.connection_limit = 8;
                     config.connections_per_node = 2;
                     config.streams_per_connection = 2;
                     config.dial_limit = 3;
@@ -46,7 +46,7 @@ impl Chaos {
             cluster.host_mut(node).store.fail_per_mille = 50;
             // Drivers that are slow to tell, so that things end before the machine hears of it.
             cluster.host_mut(node).input_delay = Duration::from_millis(seed % 3 * 7);
-            cluster.host_mut(node).transport.fin_needs_credit = seed % 5 == 0;
+            cluster.host_mut(node).transport.fin_needs_credit = seed.is_multiple_of(5);
             Self::accept(&mut cluster, node);
         }
         Self { cluster, rng: ChaCha8Rng::seed_from_u64(seed), open: Vec::new() }

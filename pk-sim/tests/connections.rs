@@ -72,7 +72,7 @@ fn an_acceptor_gives_a_silent_dialler_its_time_and_no_more() {
     assert_eq!((metrics.connections, metrics.connections_pending, metrics.hello_timeouts), (0, 0, 1));
     let last = cluster.puppet(1).inputs().next_back();
     assert!(matches!(last, Some(Input::Disconnected { why, .. }) if *why == peer(16, "no Hello in time")), "{last:?}");
-    assert_quiet(&cluster, 0, "silent dialler");
+    assert_quiet(&mut cluster, 0, "silent dialler");
     cluster.stop_all();
 }
 
@@ -94,7 +94,7 @@ fn whom_the_acceptor_rejects_never_reports_success() {
     for (node, opened) in [(1, 1), (2, 0)] {
         assert_eq!(count_events(&cluster, node, |event| matches!(event, Event::ConnectionOpened { .. })), opened);
         cluster.drive(SECOND);
-        assert_quiet(&cluster, node, "rejected");
+        assert_quiet(&mut cluster, node, "rejected");
     }
     cluster.stop_all();
 
@@ -119,7 +119,7 @@ fn whom_the_acceptor_rejects_never_reports_success() {
     assert!(matches!(result, Some(Err(Failure::Dial(why))) if why.len() == 1), "{result:?}");
     let told = |event: &Event| matches!(event, Event::PeerMisbehaved { fault: pk_proto::PeerFault::Version, .. });
     assert_eq!(count_events(&cluster, 0, told), 1);
-    assert_quiet(&cluster, 0, "version");
+    assert_quiet(&mut cluster, 0, "version");
     cluster.stop_all();
 }
 
@@ -140,7 +140,7 @@ fn both_ends_being_the_same_node_is_no_connection() {
     let expected = peer(18, "both ends are the same node");
     assert!(matches!(last, Some(Input::Disconnected { why, .. }) if *why == expected), "{last:?}");
     assert_eq!(cluster.node(0).metrics().connections_to_self, 1);
-    assert_quiet(&cluster, 0, "twin");
+    assert_quiet(&mut cluster, 0, "twin");
     cluster.stop_all();
 
     // 1 has a new key since 0 was copied from it: they know each other by different ids, and are one node.
@@ -206,7 +206,7 @@ fn when_both_dial_both_end_with_the_same_primary() {
             cluster.drive(2 * SECOND);
             assert_eq!((ids(&cluster, 0), ids(&cluster, 1)), (vec![], vec![]));
             for node in [0, 1] {
-                assert_quiet(&cluster, node, "after both dialled");
+                assert_quiet(&mut cluster, node, "after both dialled");
             }
             cluster.stop_all();
         }
@@ -234,7 +234,7 @@ fn an_unused_connection_closes_by_its_distance() {
         assert_eq!(closed(&cluster, to), [(opened - ms(10) + lives, ConnectionId(1), DisconnectReason::Local)]);
         let end = closed(&cluster, 0).pop().unwrap();
         assert_eq!(end, (opened + lives, info.conn, peer(0, "idle")));
-        assert_quiet(&cluster, 0, "idle");
+        assert_quiet(&mut cluster, 0, "idle");
         assert!(cluster.node(0).contact(cluster.id(to)).is_some(), "the graph keeps it");
     }
     assert!(buckets.len() >= 3, "different distances: {buckets:?}");
@@ -286,7 +286,7 @@ fn a_lease_keeps_a_connection_open_until_it_is_released() {
     // The peer heard of us last up to half a minute before.
     assert!(ends.len() == 1 && *conn == info.conn && *at <= released + lives && *at >= released + lives - 31 * SECOND);
     assert!(lost(&cluster, 0).is_empty(), "they were released");
-    assert_quiet(&cluster, 0, "released");
+    assert_quiet(&mut cluster, 0, "released");
     cluster.stop_all();
 }
 
@@ -310,7 +310,7 @@ fn a_lease_on_a_connection_that_ends_is_lost_once() {
         for lease in [first, second, third] {
             cluster.call(0, |node, now| node.release(lease, now));
         }
-        assert_quiet(&cluster, 0, "lost");
+        assert_quiet(&mut cluster, 0, "lost");
         cluster.stop_all();
         assert_eq!(lost(&cluster, 0), [first, third]);
     }
@@ -344,7 +344,7 @@ fn an_application_stream_keeps_a_connection_open_on_both_sides() {
     }
     cluster.drive(lives);
     assert!(closed(&cluster, 0)[0].0 >= over + lives - SECOND);
-    assert_quiet(&cluster, 0, "hold");
+    assert_quiet(&mut cluster, 0, "hold");
     cluster.stop_all();
 }
 

@@ -26,7 +26,7 @@ fn disconnect_closes_every_connection_with_a_node() {
     let graceful = |input: &&Input| matches!(input, Input::Disconnected { why, .. } if *why == self::peer(0, ""));
     assert!(ends.len() == 2 && ends.iter().all(graceful), "{ends:?}");
     assert!(cluster.node(0).contact(id).is_some());
-    assert_quiet(&cluster, 0, "disconnect");
+    assert_quiet(&mut cluster, 0, "disconnect");
     cluster.stop_all();
 }
 
@@ -76,7 +76,7 @@ fn a_killed_peer_is_reported_after_the_idle_timeout() {
     let why = vec![(cluster.address(1), DialFailure::TimedOut)];
     assert_eq!(cluster.ask(0, request), Err(Failure::NotFound(why)));
     for node in [0, 2, 3] {
-        assert_quiet(&cluster, node, "killed");
+        assert_quiet(&mut cluster, node, "killed");
     }
     cluster.stop_all();
 }
@@ -116,7 +116,7 @@ fn a_partition_is_survived_if_it_is_short_and_healed_if_it_is_long() {
     for node in [0, 1] {
         let ends = closed(&cluster, node);
         assert!(matches!(&ends[..], [(_, _, DisconnectReason::TimedOut)]), "node {node}: {ends:?}");
-        assert_quiet(&cluster, node, "partition");
+        assert_quiet(&mut cluster, node, "partition");
     }
     let request = ping(&cluster, 1);
     assert!(matches!(cluster.ask(0, request), Err(Failure::NotFound(_))));
@@ -170,7 +170,7 @@ fn stop_closes_everything_gracefully_and_says_so_last() {
     for node in 1..4 {
         let ends = closed(&cluster, node);
         assert!(matches!(&ends[..], [(_, _, why)] if *why == peer(0, "")), "node {node}: {ends:?}");
-        assert_quiet(&cluster, node, "the peer has stopped");
+        assert_quiet(&mut cluster, node, "the peer has stopped");
     }
     cluster.stop_all();
 }
@@ -217,7 +217,7 @@ fn what_a_slow_driver_still_says_of_a_closing_connection_changes_nothing() {
             assert!(matches!(result, Some(Ok(_) | Err(Failure::ConnectionLost(_)))), "{after} ms: {result:?}");
         }
         for node in [0, 1] {
-            assert_quiet(&cluster, node, &format!("{after} ms"));
+            assert_quiet(&mut cluster, node, &format!("{after} ms"));
         }
         cluster.stop_all();
     }

@@ -69,7 +69,7 @@ fn a_chain_is_followed_to_its_end() {
     // Each link takes 10 ms: handshake and Hellos are two round trips, a question is one.
     let elapsed = ms(3 * (40 + 20) + 40);
     assert_eq!(outcome.stats, FindStats { elapsed, attempts: 4, failures: 0, calls: 3, candidates: 4 });
-    assert_quiet(&cluster, 0, "chain");
+    assert_quiet(&mut cluster, 0, "chain");
     cluster.stop_all();
 }
 
@@ -106,7 +106,7 @@ fn cycles_end() {
         contacted.sort_unstable();
         assert_eq!(contacted, [1, 2, 3, 4, 5], "everybody once");
         assert_eq!((outcome.stats.attempts, outcome.stats.calls, outcome.stats.candidates), (5, 5, 5));
-        assert_quiet(&cluster, 0, "cycle");
+        assert_quiet(&mut cluster, 0, "cycle");
         cluster.stop_all();
     }
 }
@@ -124,7 +124,7 @@ fn a_shortcut_is_taken() {
     assert_eq!(outcome.stats.elapsed, ms(60 + 40));
     // What the search had begun beside it is called off, or is a connection like any other.
     cluster.drive(SECOND);
-    assert_quiet(&cluster, 0, "shortcut");
+    assert_quiet(&mut cluster, 0, "shortcut");
     cluster.stop_all();
 }
 
@@ -141,7 +141,7 @@ fn offline_nodes_are_passed_by() {
     assert!(outcome.stats.elapsed < SECOND, "{outcome:?}");
     assert_eq!(outcome.stats.failures, 0, "nobody waits for the dead");
     cluster.drive(ms(100));
-    assert_quiet(&cluster, 0, "the dials of dead nodes are called off");
+    assert_quiet(&mut cluster, 0, "the dials of dead nodes are called off");
     let metrics = cluster.node(0).metrics();
     assert_eq!((metrics.connections, metrics.dial_failures), (2, 0), "{metrics:?}");
 
@@ -169,7 +169,7 @@ fn a_search_for_oneself_asks_everybody_it_hears_of() {
     let contacted: BTreeSet<_> = steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();
     assert_eq!(contacted, BTreeSet::from([1, 2, 3, 4, 5, 6]));
     assert_eq!(cluster.node(0).graph().len(), 6, "and knows them all now");
-    assert_quiet(&cluster, 0, "own id");
+    assert_quiet(&mut cluster, 0, "own id");
     cluster.stop_all();
 }
 
@@ -269,7 +269,7 @@ fn only_stalled_contacts_let_more_be_contacted() {
         assert_eq!(running, 10, "all the dead are waited for at the end: {outcome:?}");
         // Ten dead ones cost their stalls and one timeout, not ten timeouts.
         assert!(outcome.stats.elapsed <= 15 * SECOND + ms(10 * 500 / concurrency as u64 + 500), "{outcome:?}");
-        assert_quiet(&cluster, 0, "stalled");
+        assert_quiet(&mut cluster, 0, "stalled");
         cluster.stop_all();
     }
 }
@@ -307,7 +307,7 @@ fn a_target_that_connects_to_us_ends_a_search() {
     assert_eq!((outcome.ended, outcome.stats.attempts), (FindEnd::Connected, 1));
     assert!(outcome.stats.elapsed < 3 * SECOND);
     cluster.drive(SECOND);
-    assert_quiet(&cluster, 0, "the dead dial is called off");
+    assert_quiet(&mut cluster, 0, "the dead dial is called off");
     cluster.stop_all();
 }
 
@@ -325,7 +325,7 @@ fn a_deadline_ends_a_search_with_what_it_has() {
     let pending: Vec<_> = outcome.trace.iter().filter(|step| step.end == FindStepEnd::Pending).collect();
     assert_eq!(pending.len(), 2, "{outcome:?}");
     cluster.drive(ms(10));
-    assert_quiet(&cluster, 0, "deadline");
+    assert_quiet(&mut cluster, 0, "deadline");
     cluster.stop_all();
 }
 
@@ -387,7 +387,7 @@ fn not_found_says_why_the_dials_of_the_target_failed() {
         }
         other => panic!("{other:?}"),
     }
-    assert_quiet(&cluster, 0, "failures");
+    assert_quiet(&mut cluster, 0, "failures");
     cluster.stop_all();
 }
 
@@ -426,7 +426,7 @@ fn a_dead_first_address_costs_one_delay() {
     assert_eq!(outcome.found.map(|(address, _)| address), Some(cluster.address(1)));
     assert_eq!(cluster.node(0).metrics().dials, 2);
     cluster.drive(ms(1));
-    assert_quiet(&cluster, 0, "the winner cancels the rest");
+    assert_quiet(&mut cluster, 0, "the winner cancels the rest");
     cluster.stop_all();
 }
 
@@ -481,7 +481,7 @@ fn a_race_goes_on_while_anybody_waits_and_no_longer() {
         cluster.cancel(0, id);
         cluster.drive(ms(1));
     }
-    assert_quiet(&cluster, 0, "nobody waits");
+    assert_quiet(&mut cluster, 0, "nobody waits");
     cluster.stop_all();
 }
 
@@ -775,10 +775,10 @@ fn cancelling_in_every_stage_leaves_nothing_behind() {
         let metrics = cluster.node(0).metrics();
         assert_eq!((metrics.requests_open, metrics.timers), (0, metrics.connections), "after {after} ms: {metrics:?}");
         cluster.drive(ms(1));
-        assert_quiet(&cluster, 0, &format!("after {after} ms"));
+        assert_quiet(&mut cluster, 0, &format!("after {after} ms"));
         cluster.drive(SECOND);
         for node in 0..4 {
-            assert_quiet(&cluster, node, &format!("after {after} ms"));
+            assert_quiet(&mut cluster, node, &format!("after {after} ms"));
         }
         cluster.stop_all();
     }

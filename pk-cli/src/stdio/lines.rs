@@ -31,7 +31,7 @@ pub(crate) fn read() -> std::io::Result<(mpsc::Receiver<Line>, mpsc::Receiver<Li
             };
             let Some(line) = line else { continue };
             let queue = if line.tag.is_some() { &tagged } else { &in_order };
-            // Nobody reads an untagged line after `quit`, but a tagged one may still be answered, and the other way round.
+            // Both are closed at the end of the session.
             if queue.blocking_send(line).is_err() && in_order.is_closed() && tagged.is_closed() {
                 break;
             }

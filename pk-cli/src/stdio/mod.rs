@@ -9,10 +9,11 @@ mod events;
 mod lines;
 mod perform;
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join4, select};
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use pk_driver::{Node, Runtime};
 use serde::Serialize;
 use serde_json::Value;
@@ -20,14 +21,14 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::args::RunArgs;
 use crate::error::{CliError, Result};
-use crate::runtime::timeout;
+use crate::runtime::{sleep, timeout};
 use crate::{echo, run, shape, signal};
 use command::{Command, Line};
 use lines::Printer;
 
 /// Tagged commands that run at a time; further ones wait.
 const CONCURRENCY: usize = 256;
-/// Answers that nobody reads do not hold up the end for longer.
+/// What nobody reads holds up the end for so long, and a little more.
 const PRINT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs until `quit`, the end of stdin, a signal, or until nobody reads stdout any more.
@@ -35,7 +36,8 @@ pub(crate) async fn run<R: Runtime + Unpin>(args: RunArgs, runtime: R) -> Result
     let (printer, printed) = Printer::start()?;
     let result = serve(args, &runtime, &printer, printed.clone()).await;
     if let Err(error) = &result {
-        printer.print(&events::Fatal { event: "fatal", error: error.json() }).await;
+        let fatal = events::Fatal { event: "fatal", error: error.json() };
+        timeout(&runtime, PRINT_TIMEOUT, printer.print(&fatal)).await;
     }
     drop(printer);
     timeout(&runtime, PRINT_TIMEOUT, printed).await;
@@ -63,9 +65,8 @@ async fn serve<R: Runtime + Unpin>(
     };
     let session = Session { node: &node, printer, quit: &quit };
     let work = async {
-        let in_order = queue(in_order).take_until(stopping.clone()).for_each(|line| session.answer(line));
-        let tagged =
-            queue(tagged).take_until(stopping.clone()).for_each_concurrent(CONCURRENCY, |line| session.answer(line));
+        let in_order = queue(in_order, stopping.clone()).for_each(|line| session.answer(line));
+        let tagged = queue(tagged, stopping.clone()).for_each_concurrent(CONCURRENCY, |line| session.answer(line));
         join(in_order, tagged).await;
         ended.notify_one();
     };
@@ -78,13 +79,27 @@ async fn serve<R: Runtime + Unpin>(
         events::print_joined(printer, result).await;
     });
     let joining = select(Box::pin(joining), stopping.clone());
-    join(join4(work, shutdown, joining, echo::serve(echo)), events::print(told, printer)).await;
-    printer.print(&events::Stopped { event: "stopped" }).await;
+    let all = join(join4(work, shutdown, joining, echo::serve(echo)), events::print(told, printer));
+    // Whoever does not read the answers does not hold up the end.
+    let late = async {
+        stopping.clone().await;
+        node.shutdown().await;
+        sleep(runtime, PRINT_TIMEOUT).await;
+    };
+    select(pin!(all), pin!(late)).await;
+    timeout(runtime, PRINT_TIMEOUT, printer.print(&events::Stopped { event: "stopped" })).await;
     Ok(())
 }
 
-fn queue(lines: mpsc::Receiver<Line>) -> impl stream::Stream<Item = Line> {
-    stream::unfold(lines, async |mut lines| lines.recv().await.map(|line| (line, lines)))
+/// The lines that have been read until `stopping`: each gets its answer, if only that the node was stopped.
+fn queue(mut lines: mpsc::Receiver<Line>, stopping: impl Future<Output = ()> + Unpin) -> impl Stream<Item = Line> {
+    let mut stopping = stopping.fuse();
+    stream::poll_fn(move |cx| {
+        if stopping.poll_unpin(cx).is_ready() {
+            lines.close();
+        }
+        lines.poll_recv(cx)
+    })
 }
 
 struct Session<'a, R> {

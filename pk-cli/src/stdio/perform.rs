@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pk_driver::{Node, Runtime};
 use pk_proto::{
     ActiveConnection, ActiveNode, ClosestLists, ConnectionInfo, ContactMode, Distance, Failure, FindNode, NodeContact,
-    NodeContactAddressData, NodeId, Options, SetNodeOutcome,
+    NodeContactAddressData, NodeId, Options, SetNode, SetNodeOutcome,
 };
 use serde_json::{Map, Value, json};
 
@@ -62,7 +62,7 @@ pub(super) async fn perform<R: Runtime + Unpin>(node: &Node<R>, command: Command
         Command::Connections => Ok(node.connections().await?.iter().map(shape::connection).collect()),
         Command::SetNode { node: target, address, scopes } => {
             let data = NodeContactAddressData { mode: ContactMode::Direct, connected_time: pk_driver::now(), scopes };
-            match node.set_node(target, address, data).await? {
+            match node.set_node(target, address, data, SetNode::default()).await? {
                 SetNodeOutcome::Rejected(why) => {
                     Err(CliError::new("Rejected", format!("the node was rejected: {why}")))
                 }

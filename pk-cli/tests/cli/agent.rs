@@ -1,5 +1,4 @@
 //! `pk run` for people.
-#![cfg(unix)]
 
 use std::io::{BufRead, BufReader};
 use std::sync::mpsc;

@@ -88,7 +88,6 @@ pub(crate) fn wait(child: &mut Child, limit: Duration) -> Option<Option<i32>> {
 }
 
 /// Sends a signal to a process.
-#[cfg(unix)]
 pub(crate) fn signal(pid: u32, name: &str) {
     assert!(Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success());
 }

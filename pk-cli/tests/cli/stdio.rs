@@ -1,10 +1,10 @@
 //! Several `pk run --stdio`, driven through their pipes.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-#[cfg(unix)]
-use crate::process::signal;
-use crate::process::{Agent, pk};
+use crate::process::{Agent, LIMIT, command, pk, signal, wait};
 
 const NOBODY: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
 const SEED: &str = "0101010101010101010101010101010101010101010101010101010101010101";
@@ -155,7 +155,6 @@ fn quit_ends_what_is_under_way_at_once() {
     a.ended();
 }
 
-#[cfg(unix)]
 #[test]
 fn a_signal_ends_it_cleanly_and_peers_are_told() {
     for (name, runtime) in [("TERM", "tokio"), ("INT", "smol")] {
@@ -169,6 +168,21 @@ fn a_signal_ends_it_cleanly_and_peers_are_told() {
         assert_eq!(closed["reason"], "closed by the peer");
         b.end();
     }
+}
+
+#[test]
+fn a_reader_that_does_not_read_holds_up_no_signal() {
+    use std::io::Write;
+    use std::process::Stdio;
+
+    let mut child = command(&["run", "--stdio"]).stdin(Stdio::piped()).spawn().unwrap();
+    // More answers than the pipe and the queue hold, while stdout stays unread. Its writer ends with the node.
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || while writeln!(stdin, "#x {}", "dance".repeat(100)).is_ok() {});
+    std::thread::sleep(Duration::from_secs(1));
+    signal(child.id(), "TERM");
+    assert_eq!(wait(&mut child, LIMIT), Some(Some(0)));
+    writer.join().unwrap();
 }
 
 #[test]

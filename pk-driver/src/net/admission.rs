@@ -6,7 +6,8 @@
 //! room of the honest, and one network never uses up the room of the others.
 //!
 //! A handshake that failed counts for a while longer: QUIC keeps what it has closed. Else a first packet and one that takes
-//! it back, both forged, would cost us its memory and free its place at once, as often as anybody likes.
+//! it back, both forged, would cost us its memory and free its place at once, as often as anybody likes. It counts less than
+//! one under way, since honest peers that race their dials take many of them back.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -18,6 +19,11 @@ use pk_proto::Instant;
 /// How long QUIC keeps a connection that it has closed: three probe timeouts (RFC 9000 section 10.2), of a second each
 /// as long as no round trip has been measured.
 const LINGER: Duration = Duration::from_secs(3);
+
+/// What a handshake under way counts, and what one that failed. Only while nothing is under way does QUIC thus keep four
+/// times as many as the caps say.
+const UNDER_WAY: usize = 4;
+const FAILED: usize = 1;
 
 /// What to do with an incoming handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +41,7 @@ pub(crate) enum Admission {
 /// Incoming handshakes under way, and those that failed a short while ago.
 #[derive(Debug)]
 pub(crate) struct Handshakes {
+    // All of these in units: see [`UNDER_WAY`].
     limit: usize,
     network_limit: usize,
     total: usize,
@@ -64,44 +71,52 @@ impl Network {
 
 impl Handshakes {
     pub(crate) fn new(limit: usize, network_limit: usize) -> Self {
-        Self { limit, network_limit, total: 0, networks: HashMap::new(), failed: VecDeque::new() }
+        Self {
+            limit: limit * UNDER_WAY,
+            network_limit: network_limit * UNDER_WAY,
+            total: 0,
+            networks: HashMap::new(),
+            failed: VecDeque::new(),
+        }
     }
 
     /// Decides about a handshake from an address, validated or not.
     pub(crate) fn admit(&mut self, network: Network, validated: bool, now: Instant) -> Admission {
         while let Some((_, network)) = self.failed.pop_front_if(|(until, _)| *until <= now) {
-            self.forget(network);
+            self.uncount(network, FAILED);
         }
-        let of_network = self.networks.get(&network).copied().unwrap_or_default();
-        if self.total >= self.limit {
+        let total = self.total + UNDER_WAY;
+        let of_network = self.networks.get(&network).copied().unwrap_or_default() + UNDER_WAY;
+        if total > self.limit {
             return Admission::RefuseTotal;
         }
-        if of_network >= self.network_limit {
+        if of_network > self.network_limit {
             return Admission::RefuseNetwork;
         }
-        let crowded = self.total >= self.limit.div_ceil(2) || of_network >= self.network_limit.div_ceil(2);
+        let crowded = total > self.limit.div_ceil(2) || of_network > self.network_limit.div_ceil(2);
         if crowded && !validated {
             return Admission::Retry;
         }
-        self.total += 1;
-        *self.networks.entry(network).or_default() += 1;
+        self.total = total;
+        self.networks.insert(network, of_network);
         Admission::Accept
     }
 
     /// An admitted handshake became a connection, which others count.
     pub(crate) fn succeeded(&mut self, network: Network) {
-        self.forget(network);
+        self.uncount(network, UNDER_WAY);
     }
 
     /// An admitted handshake became nothing.
     pub(crate) fn failed(&mut self, network: Network, now: Instant) {
+        self.uncount(network, UNDER_WAY - FAILED);
         self.failed.push_back((now + LINGER, network));
     }
 
-    fn forget(&mut self, network: Network) {
+    fn uncount(&mut self, network: Network, units: usize) {
         if let Entry::Occupied(mut entry) = self.networks.entry(network) {
-            self.total = self.total.saturating_sub(1);
-            *entry.get_mut() -= 1;
+            self.total = self.total.saturating_sub(units);
+            *entry.get_mut() = entry.get().saturating_sub(units);
             if *entry.get() == 0 {
                 entry.remove();
             }
@@ -140,7 +155,7 @@ mod tests {
             assert_eq!(handshakes.admit(honest, true, NOW), Admission::Accept);
         }
         assert_eq!(handshakes.admit(honest, true, NOW), Admission::RefuseTotal);
-        assert_eq!(handshakes.total, 8);
+        assert_eq!(handshakes.total, 8 * UNDER_WAY);
     }
 
     #[test]
@@ -169,16 +184,28 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_handshake_counts_as_long_as_quic_keeps_it() {
-        let mut handshakes = Handshakes::new(2, 2);
-        let a = network("203.0.113.1");
-        assert_eq!(handshakes.admit(a, true, NOW), Admission::Accept);
-        assert_eq!(handshakes.admit(a, true, NOW), Admission::Accept);
-        handshakes.failed(a, NOW);
-        handshakes.failed(a, NOW + LINGER / 2);
-        assert_eq!(handshakes.admit(a, true, NOW + LINGER / 2), Admission::RefuseTotal);
-        assert_eq!(handshakes.admit(a, true, NOW + LINGER), Admission::Accept);
-        assert_eq!(handshakes.admit(a, true, NOW + LINGER), Admission::RefuseTotal);
-        assert_eq!(handshakes.admit(a, true, NOW + LINGER * 3 / 2), Admission::Accept);
+    fn a_failed_handshake_counts_a_little_as_long_as_quic_keeps_it() {
+        let mut handshakes = Handshakes::new(8, 4);
+        let (a, now) = (network("203.0.113.1"), NOW + LINGER / 2);
+        let fail = |handshakes: &mut Handshakes, now| {
+            let admission = handshakes.admit(a, true, now);
+            if admission == Admission::Accept {
+                handshakes.failed(a, now);
+            }
+            admission
+        };
+        // The last one has to find room to be under way.
+        let most = 4 * UNDER_WAY - (UNDER_WAY - FAILED);
+        for i in 0..most {
+            assert_eq!(fail(&mut handshakes, if i == 0 { NOW } else { now }), Admission::Accept, "{i}");
+        }
+        assert_eq!(fail(&mut handshakes, now), Admission::RefuseNetwork);
+        assert_eq!(handshakes.admit(network("198.51.100.1"), true, now), Admission::Accept, "others have room");
+        assert_eq!(fail(&mut handshakes, NOW + LINGER), Admission::Accept, "one is forgotten");
+        assert_eq!(fail(&mut handshakes, NOW + LINGER), Admission::RefuseNetwork);
+        for _ in 0..4 {
+            assert_eq!(handshakes.admit(a, true, now + LINGER * 2), Admission::Accept, "all are forgotten");
+        }
+        assert_eq!(handshakes.failed.len(), 0);
     }
 }

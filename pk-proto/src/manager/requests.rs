@@ -157,7 +157,7 @@ impl NodeManager {
             }
             Request::Flush { .. } => {
                 self.begin(id, Open { audience, deadline, stage: Stage::Flush });
-                if self.store.is_idle() {
+                if self.store.is_durable() {
                     self.end(id, Ok(Reply::Flush));
                 } else {
                     self.store.flush(id);
@@ -571,6 +571,8 @@ impl NodeManager {
     pub(super) fn request_deadline(&mut self, id: RequestId) {
         match self.open.get(&id).map(|open| &open.stage) {
             Some(Stage::Find { .. }) => self.search_ended(id, FindEnd::Deadline),
+            // The network is joined; what the search has found by now is not lost.
+            Some(Stage::Sync(Sync { search: Some(search), .. })) => self.search_ended(*search, FindEnd::Deadline),
             Some(_) => self.end(id, Err(Failure::DeadlineExceeded)),
             None => {}
         }

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use super::NodeManager;
 use super::requests::{Audience, Open, Stage, Then, outcome};
-use crate::address::NodeAddress;
+use crate::address::{Host, NodeAddress};
 use crate::connect::Goal;
 use crate::error::{Failure, SeedFailure};
 use crate::id::{NodeId, RequestId};
@@ -89,7 +89,8 @@ impl NodeManager {
                 self.sync_search(id);
             }
             Some(failures) => {
-                let failed = seeds.into_iter().map(|seed| (seed, SeedFailure::Dial(failures.clone())));
+                let failed =
+                    seeds.iter().map(|seed| (seed.clone(), SeedFailure::Dial(of_seed(seed, &seeds, &failures))));
                 sync.failed.extend(failed);
             }
         }
@@ -142,4 +143,19 @@ impl NodeManager {
         };
         self.end(id, Ok(Reply::SyncNodeGraph(synced)));
     }
+}
+
+/// What of the failures of a node concerns one of its seeds: that of its address; for a name, those of addresses that no
+/// other seed has.
+fn of_seed(
+    seed: &SeedNode,
+    all: &[SeedNode],
+    failures: &[(NodeAddress, DialFailure)],
+) -> Vec<(NodeAddress, DialFailure)> {
+    let is_name = matches!(seed.address.host, Host::Name(_));
+    let concerns = |address: &NodeAddress| {
+        *address == seed.address || is_name && all.iter().all(|other| other.address != *address)
+    };
+    let own: Vec<_> = failures.iter().filter(|(address, _)| concerns(address)).cloned().collect();
+    if own.is_empty() { failures.to_vec() } else { own }
 }

@@ -1,5 +1,6 @@
 //! One machine without a world: a test gives it inputs by hand and looks at its outputs.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct Bare {
     pub now: Instant,
     /// What it said since the last [`take`](Self::take).
     pub outputs: Vec<Output>,
+    /// What may be read of each stream.
+    pub credit: BTreeMap<StreamId, u64>,
     odd: u64,
 }
 
@@ -36,11 +39,14 @@ impl Bare {
     /// A machine that does not listen yet.
     pub fn starting(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
+        // A machine that does nothing of itself.
+        config.refresh_delay = Duration::ZERO;
+        config.retry_delay = Duration::ZERO;
         change(&mut config);
         let key = Key::numbered(77, 0);
         let (identity, now) = (genesis(&key, UNIX), Instant::from_micros(1));
         let node = NodeManager::new(config, &identity, Snapshot::default(), [7; 32], now, UNIX).unwrap();
-        Self { node, now, outputs: Vec::new(), odd: 1 }
+        Self { node, now, outputs: Vec::new(), credit: BTreeMap::new(), odd: 1 }
     }
 
     /// The id of somebody else.
@@ -60,7 +66,12 @@ impl Bare {
     }
 
     pub fn drain(&mut self) {
-        self.outputs.extend(std::iter::from_fn(|| self.node.poll_output()));
+        while let Some(output) = self.node.poll_output() {
+            if let Output::ReadCredit { stream, bytes } = &output {
+                *self.credit.entry(*stream).or_default() += bytes;
+            }
+            self.outputs.push(output);
+        }
     }
 
     /// What it said since the last time.
@@ -106,7 +117,7 @@ impl Bare {
         let conn = ConnectionId(self.odd());
         self.connected(conn, Role::Acceptor, peer, "198.51.100.1:1314".parse().unwrap(), 9);
         let control = self.opened(conn);
-        self.data(control, &hello(), false);
+        self.feed(control, &hello(), false);
         let opened = |output: &Output| matches!(output, Output::Event(Event::ConnectionOpened { .. }));
         assert!(self.take().iter().any(opened));
         conn
@@ -121,6 +132,25 @@ impl Bare {
 
     pub fn data(&mut self, stream: StreamId, bytes: &[u8], fin: bool) {
         self.input(Input::StreamData { stream, bytes: Bytes::copy_from_slice(bytes), fin });
+    }
+
+    /// Has a stream read as its credit allows, as a driver does; gives what was left unread.
+    pub fn feed<'a>(&mut self, stream: StreamId, mut bytes: &'a [u8], fin: bool) -> &'a [u8] {
+        while self.credit.get(&stream).is_some_and(|credit| *credit > 0) {
+            let credit = self.credit.get_mut(&stream).unwrap();
+            let length = bytes.len().min(*credit as usize);
+            *credit -= length as u64;
+            let (now, later) = bytes.split_at(length);
+            bytes = later;
+            if now.is_empty() {
+                if fin {
+                    self.data(stream, now, true);
+                }
+                break;
+            }
+            self.data(stream, now, false);
+        }
+        bytes
     }
 
     /// How a request ended, if that was said since the last [`take`](Self::take).

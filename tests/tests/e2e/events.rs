@@ -1,7 +1,7 @@
 //! Events, and listeners that do not listen.
 
 use pk_driver::Notice;
-use pk_proto::{Event, NodeId, Options};
+use pk_proto::{Event, NodeId, Options, SetNode};
 use pk_tests::Rt;
 use pk_tests::node::{address, connect, heard_of, shutdown, start, start_with};
 use pk_tests::wait::soon;
@@ -19,7 +19,7 @@ async fn a_slow_listener_is_told_what_it_lost_and_stops_nobody<R: Rt>(runtime: R
         let mut id = [0; 32];
         id[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
         id[31] = 1;
-        let set = a.set_node(NodeId::from_bytes(id), address(&b), heard_of());
+        let set = a.set_node(NodeId::from_bytes(id), address(&b), heard_of(), SetNode::default());
         soon(&runtime, "set", set).await.unwrap();
     }
     let added = a.metrics().await.unwrap().nodes;

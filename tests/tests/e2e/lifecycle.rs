@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pk_driver::{Node, NodeError, Notice, StreamError};
 use pk_proto::io::DisconnectReason;
-use pk_proto::{BucketIndex, ClosestLists, Event, Failure, FindNode, NodeId, Options};
+use pk_proto::{BucketIndex, ClosestLists, Event, Failure, FindNode, NodeId, Options, SetNode};
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
 use pk_tests::node::{address, connect, echo, heard_of, key, options, seed, shutdown, socket, start};
@@ -104,7 +104,7 @@ async fn a_node_that_has_stopped_refuses_with_typed_errors<R: Rt>(runtime: R) {
     closed(&runtime, "accept", a.accept_streams("x")).await;
     closed(&runtime, "ask for the closest", a.ask_closest(them, them, lists, options)).await;
     closed(&runtime, "join", a.sync_node_graph(vec![seed(&b)], true, options)).await;
-    closed(&runtime, "set", a.set_node(them, at, heard_of())).await;
+    closed(&runtime, "set", a.set_node(them, at, heard_of(), SetNode::default())).await;
     closed(&runtime, "unset", a.unset_node(them)).await;
     closed(&runtime, "disconnect", a.disconnect(them)).await;
     closed(&runtime, "bucket", a.bucket(BucketIndex(255))).await;
@@ -131,7 +131,7 @@ async fn what_is_under_way_ends_with_the_node<R: Rt>(runtime: R) {
     let hole = BlackHole::open();
     let nobody = key(9).node_id();
     let limits = options(Duration::from_secs(60), Duration::from_secs(60));
-    soon(&runtime, "set", a.set_node(nobody, hole.address(), heard_of())).await.unwrap();
+    soon(&runtime, "set", a.set_node(nobody, hole.address(), heard_of(), SetNode::default())).await.unwrap();
     let requests = {
         let (node, address) = (a.clone(), hole.address());
         let connect = spawn(&runtime, async move { node.connect(nobody, address, limits).await.map(drop) });
@@ -176,7 +176,7 @@ async fn a_dropped_request_is_cancelled<R: Rt>(runtime: R) {
     let hole = BlackHole::open();
     let nobody = key(9).node_id();
     let limits = options(Duration::from_secs(60), Duration::from_secs(60));
-    soon(&runtime, "set", a.set_node(nobody, hole.address(), heard_of())).await.unwrap();
+    soon(&runtime, "set", a.set_node(nobody, hole.address(), heard_of(), SetNode::default())).await.unwrap();
     let open = async || a.metrics().await.unwrap().requests_open;
 
     let mut connect = Box::pin(a.connect(nobody, hole.address(), limits));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pk_driver::{Node, NodeError, Notice};
-use pk_proto::{DialFailure, Event, Failure, FindEnd, NodeAddress, NodeId, Options};
+use pk_proto::{DialFailure, Event, Failure, FindEnd, NodeAddress, NodeId, Options, SetNode};
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
 use pk_tests::node::{address, connect, find, heard_of, key, options, shutdown, start, start_with};
@@ -68,7 +68,7 @@ async fn never_succeeds<R: Rt>(runtime: &R, node: &Node<R>, target: NodeId, addr
     };
     let there = soon(runtime, "ping the address", node.ping_node_address(target, address.clone(), limits)).await;
     assert!(!there.unwrap(), "it answers no ping");
-    soon(runtime, "set", node.set_node(target, address.clone(), heard_of())).await.unwrap();
+    soon(runtime, "set", node.set_node(target, address.clone(), heard_of(), SetNode::default())).await.unwrap();
     let found = soon(runtime, "find", node.find_node(target, find(limits))).await.unwrap();
     assert_eq!((found.found, found.ended), (None, FindEnd::Exhausted));
     let ping = soon(runtime, "ping", node.ping_node(target, limits)).await;

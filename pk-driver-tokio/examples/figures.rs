@@ -1,6 +1,6 @@
-//! What things cost. `cargo test --release -p pk-driver-tokio --test figures -- --ignored --nocapture`
+//! What things cost: `cargo run --release -p pk-driver-tokio --example figures`
 
-#![allow(clippy::unwrap_used, reason = "the helpers belong to tests, too")]
+#![allow(clippy::unwrap_used, reason = "figures of a program that has nothing to rescue")]
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,8 @@ fn cpu() -> u64 {
     (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()) * 10
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "figures, not promises"]
-async fn figures() {
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
     let (a, b) = (start(1).await, start(2).await);
     let (id, address) = (b.own_id(), b.local_addrs()[0]);
     a.connect(id, address.into(), Options::default()).await.unwrap();

@@ -1,0 +1,321 @@
+//! Joining the network.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::*;
+use pk_proto::{
+    DialFailure, Event, Failure, FindEnd, NodeId, Options, Reply, Request, RequestError, SeedFailure, SeedNode, Synced,
+};
+use pk_sim::{Cluster, HostId, Link};
+
+fn sync(seeds: &[SeedNode], blocking: bool) -> Request {
+    Request::SyncNodeGraph { seeds: seeds.to_vec(), blocking, options: NO }
+}
+
+fn synced(result: Result<Reply, Failure>) -> Synced {
+    match result {
+        Ok(Reply::SyncNodeGraph(synced)) => synced,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn seed(node: NodeId, text: &str) -> SeedNode {
+    SeedNode { node, address: address(text) }
+}
+
+/// A network of 8 that has joined through 0, and 8, which has not.
+fn network() -> Cluster {
+    let mut cluster = Cluster::quiet().nodes(9).seed(3).start();
+    for node in 1..8 {
+        let seeds = [cluster.seed_node(0)];
+        synced(cluster.ask(node, sync(&seeds, true)));
+    }
+    cluster
+}
+
+fn known(cluster: &Cluster, node: HostId) -> BTreeSet<HostId> {
+    cluster.node(node).graph().iter().map(|(id, _)| cluster.number(id).unwrap()).collect()
+}
+
+#[test]
+fn one_live_seed_is_enough_to_meet_everybody() {
+    let mut cluster = network();
+    let seeds = [cluster.seed_node(3)];
+    let begun = cluster.now();
+    let joined = synced(cluster.ask(8, sync(&seeds, true)));
+    assert_eq!((joined.seeds, joined.failed), (vec![cluster.id(3)], vec![]));
+    let search = joined.search.unwrap();
+    assert_consistent(&search);
+    assert_eq!((search.ended, search.found), (FindEnd::Exhausted, None));
+    assert_eq!(known(&cluster, 8), (0..8).collect());
+    assert!(cluster.now().since(begun) < SECOND);
+    // And is met by everybody.
+    for node in 0..8 {
+        assert!(known(&cluster, node).contains(&8), "{node}");
+    }
+    assert_quiet(&mut cluster, 8, "joined");
+    cluster.stop_all();
+}
+
+#[test]
+fn a_dead_seed_among_three_holds_nobody_up() {
+    let mut cluster = network();
+    let seeds = [0, 1, 2].map(|node| cluster.seed_node(node));
+    cluster.kill(1);
+    let begun = cluster.now();
+    let joined = synced(cluster.ask(8, sync(&seeds, true)));
+    let reached: BTreeSet<_> = joined.seeds.iter().map(|id| cluster.number(*id).unwrap()).collect();
+    assert_eq!(reached, BTreeSet::from([0, 2]));
+    assert_eq!(known(&cluster, 8), (0..8).filter(|node| *node != 1).collect());
+    // The search for the own id is over when the dials of the dead one are: it is one of those to be asked.
+    assert!(cluster.now().since(begun) <= 16 * SECOND);
+    let failed: Vec<_> = joined.failed.iter().map(|(seed, _)| seed.node).collect();
+    assert_eq!(failed, [cluster.id(1)]);
+    cluster.stop_all();
+
+    // In the background it is over with the first that is connected.
+    let mut cluster = network();
+    let seeds = [0, 1, 2].map(|node| cluster.seed_node(node));
+    cluster.kill(1);
+    cluster.network_mut().set_link(8, 2, Link::ms(5));
+    let begun = cluster.now();
+    let joined = synced(cluster.ask(8, sync(&seeds, false)));
+    assert_eq!(cluster.now().since(begun), ms(20));
+    assert_eq!((joined.seeds, joined.search), (vec![cluster.id(2)], None));
+    let late: BTreeSet<_> = joined
+        .failed
+        .into_iter()
+        .map(|(seed, why)| (cluster.number(seed.node).unwrap(), why))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|(node, why)| {
+            assert_eq!(why, SeedFailure::NotWaitedFor);
+            node
+        })
+        .collect();
+    assert_eq!(late, BTreeSet::from([0, 1]));
+    // The search goes on.
+    assert_eq!(cluster.node(8).metrics().requests_open, 1);
+    cluster.drive(20 * SECOND);
+    assert_eq!(known(&cluster, 8), (0..8).filter(|node| *node != 1).collect());
+    assert_eq!(count_events(&cluster, 8, |event| matches!(event, Event::Done { .. })), 1);
+    assert_quiet(&mut cluster, 8, "in the background");
+    cluster.stop_all();
+}
+
+#[test]
+fn when_no_seed_answers_one_error_names_each_cause() {
+    for blocking in [true, false] {
+        let mut cluster = Cluster::quiet().nodes(4).puppets(1).seed(3).build();
+        for node in [0, 2, 3] {
+            cluster.start_node(node);
+        }
+        cluster.drive(Duration::ZERO);
+        cluster.host_mut(2).refuse = Some((17, "full".to_owned()));
+        cluster.network_mut().set_unreachable("198.51.100.1".parse().unwrap());
+        let [own, dead, full] = [0, 1, 2].map(|node| cluster.seed_node(node));
+        let other = SeedNode { node: nobody(1), address: cluster.address(3) };
+        let nowhere = seed(nobody(2), "198.51.100.1:1");
+        let unknown = seed(nobody(3), "missing.example.org:1314");
+        let seeds = [own, dead, full, other, nowhere, unknown];
+        let begun = cluster.now();
+        let result = cluster.ask(0, sync(&seeds, blocking));
+        assert_eq!(cluster.now().since(begun), 15 * SECOND, "the patience for the silent one");
+        let failure = result.unwrap_err();
+        let text = failure.to_string();
+        let Failure::NoSeedReached(failed) = failure else { panic!("{failure:?}") };
+        assert_eq!(failed.len(), seeds.len());
+        for (i, seed) in seeds.iter().enumerate() {
+            let (_, why) = failed.iter().find(|(failed, _)| failed == seed).unwrap();
+            let expected: &dyn Fn(&DialFailure) -> bool = match i {
+                0 => {
+                    assert_eq!(*why, SeedFailure::OwnNode);
+                    continue;
+                }
+                1 => &|why| *why == DialFailure::TimedOut,
+                2 => &|why| matches!(why, DialFailure::Rejected { code: 17, .. }),
+                3 => &|why| matches!(why, DialFailure::Certificate(_)),
+                4 => &|why| matches!(why, DialFailure::Transport(_)),
+                _ => &|why| matches!(why, DialFailure::Resolve(_)),
+            };
+            let SeedFailure::Dial(dials) = why else { panic!("{seed}: {why:?}") };
+            assert_eq!(dials.len(), 1, "{seed}");
+            assert!(dials[0].0 == seed.address && expected(&dials[0].1), "{seed}: {dials:?}");
+        }
+        assert!(text.starts_with("no seed node could be reached: "), "{text}");
+        for seed in &seeds {
+            assert!(text.contains(&seed.to_string()), "{text}");
+        }
+        for cause in ["it is this node itself", "timed out", "full", "network unreachable", "no such host"] {
+            assert!(text.contains(cause), "{cause}: {text}");
+        }
+        assert_quiet(&mut cluster, 0, "no seed");
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_no_obstacle_beside_one_that_does() {
+    let mut cluster = network();
+    let named = named(&mut cluster, 4);
+    cluster.host_mut(8).resolve_delay = SECOND;
+    let id = cluster.id(4);
+    // The same node by two names, of which one is wrong, and another by a name without addresses.
+    cluster.network_mut().set_name("empty.example.org", Ok(vec![]));
+    let seeds = [
+        seed(id, "missing.example.org:1314"),
+        SeedNode { node: id, address: named },
+        seed(cluster.id(5), "empty.example.org:1314"),
+    ];
+    let begun = cluster.now();
+    let joined = synced(cluster.ask(8, sync(&seeds, true)));
+    assert_eq!(joined.seeds, [id]);
+    let [(failed, SeedFailure::Dial(why))] = &joined.failed[..] else { panic!("{:?}", joined.failed) };
+    assert_eq!((failed, why.len()), (&seeds[2], 1));
+    assert!(matches!(&why[0].1, DialFailure::Resolve(why) if why == "the name has no address"), "{why:?}");
+    assert!(cluster.now().since(begun) < 2 * SECOND);
+    assert_eq!(known(&cluster, 8), (0..8).collect());
+    cluster.stop_all();
+}
+
+#[test]
+fn all_addresses_of_a_name_are_tried() {
+    let mut cluster = network();
+    let real = match cluster.address(2).host {
+        pk_proto::Host::Ip(ip) => ip,
+        other => panic!("{other}"),
+    };
+    let dead = ["198.51.100.1", "198.51.100.2"].map(|text| text.parse().unwrap());
+    cluster.network_mut().set_name("seeds.example.org", Ok(vec![dead[0], dead[1], real]));
+    let seeds = [seed(cluster.id(2), "seeds.example.org:1314")];
+    let begun = cluster.now();
+    let joined = synced(cluster.ask(8, sync(&seeds, false)));
+    assert_eq!(joined.seeds, [cluster.id(2)]);
+    // 20 ms for the name, two delays for the dead, two round trips for the third.
+    assert_eq!(cluster.now().since(begun), ms(20 + 2 * 250 + 40));
+    assert_eq!(cluster.node(8).metrics().dials, 3);
+    cluster.stop_all();
+}
+
+#[test]
+fn several_addresses_of_one_seed_race_each_other() {
+    let mut cluster = network();
+    let id = cluster.id(2);
+    let seeds = [seed(id, "198.51.100.1:1"), cluster.seed_node(2), seed(id, "198.51.100.2:1")];
+    let begun = cluster.now();
+    let joined = synced(cluster.ask(8, sync(&seeds, false)));
+    assert_eq!((joined.seeds, joined.failed), (vec![id], vec![]));
+    assert_eq!(cluster.now().since(begun), ms(250 + 40));
+    cluster.stop_all();
+
+    // All in vain: each address is named with its own failure, once.
+    let mut cluster = network();
+    let id = cluster.id(2);
+    cluster.network_mut().set_unreachable("198.51.100.1".parse().unwrap());
+    let seeds = [seed(id, "198.51.100.1:1"), seed(id, "198.51.100.2:1")];
+    let Err(Failure::NoSeedReached(failed)) = cluster.ask(8, sync(&seeds, true)) else { panic!("reached") };
+    let unreachable = DialFailure::Transport("network unreachable".into());
+    let expected = [(0, unreachable), (1, DialFailure::TimedOut)]
+        .map(|(i, why)| (seeds[i].clone(), SeedFailure::Dial(vec![(seeds[i].address.clone(), why)])));
+    assert_eq!(failed, expected);
+    cluster.stop_all();
+}
+
+#[test]
+fn the_own_id_among_the_seeds_is_told_and_left_out() {
+    let mut cluster = network();
+    let seeds = [cluster.seed_node(8), cluster.seed_node(0)];
+    let joined = synced(cluster.ask(8, sync(&seeds, true)));
+    assert_eq!(joined.seeds, [cluster.id(0)]);
+    assert_eq!(joined.failed, [(seeds[0].clone(), SeedFailure::OwnNode)]);
+    cluster.stop_all();
+}
+
+#[test]
+fn a_seed_that_is_connected_is_not_dialled() {
+    let mut cluster = network();
+    connect(&mut cluster, 8, 0);
+    let dials = cluster.node(8).metrics().dials;
+    let seeds = [seed(cluster.id(0), "198.51.100.1:1")];
+    let joined = synced(cluster.ask(8, sync(&seeds, false)));
+    assert_eq!((joined.seeds, cluster.node(8).metrics().dials), (vec![cluster.id(0)], dials));
+    cluster.drive(SECOND);
+    assert_eq!(known(&cluster, 8), (0..8).collect());
+    cluster.stop_all();
+}
+
+#[test]
+fn without_seeds_the_graph_is_where_to_start() {
+    let mut cluster = network();
+    assert_eq!(cluster.try_request(8, sync(&[], true)), Err(RequestError::NoSeeds));
+    tell(&mut cluster, 8, 6);
+    let joined = synced(cluster.ask(8, sync(&[], true)));
+    assert_eq!((joined.seeds, joined.failed), (vec![], vec![]));
+    assert_eq!(joined.search.unwrap().ended, FindEnd::Exhausted);
+    assert_eq!(known(&cluster, 8), (0..8).collect());
+    let joined = synced(cluster.ask(8, sync(&[], false)));
+    assert_eq!((joined.seeds, joined.failed, joined.search), (vec![], vec![], None));
+    cluster.drive(SECOND);
+    assert_quiet(&mut cluster, 8, "no seeds");
+    cluster.stop_all();
+}
+
+#[test]
+fn a_join_is_cancelled_with_all_its_parts() {
+    // While it dials, while it searches.
+    for after in [0, 5, 100, 3000] {
+        let mut cluster = network();
+        cluster.kill(5);
+        let seeds = [cluster.seed_node(0), cluster.seed_node(5), seed(nobody(1), "missing.example.org:1")];
+        let id = cluster.request(8, sync(&seeds, true));
+        cluster.drive(ms(after));
+        assert_eq!(cluster.done(8, id), None, "5 is waited for");
+        cluster.cancel(8, id);
+        assert_eq!(cluster.done(8, id), Some(&Err(Failure::Cancelled)));
+        assert_eq!(cluster.node(8).metrics().requests_open, 0);
+        cluster.drive(ms(50));
+        assert_quiet(&mut cluster, 8, &format!("after {after} ms"));
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn a_deadline_ends_a_join_that_has_begun_to_search() {
+    let mut cluster = network();
+    cluster.kill(5);
+    let seeds = vec![cluster.seed_node(0)];
+    let options = Options { deadline: Some(2 * SECOND), ..NO };
+    let begun = cluster.now();
+    let result = cluster.ask(8, Request::SyncNodeGraph { seeds, blocking: true, options });
+    assert_eq!(cluster.now().since(begun), 2 * SECOND);
+    // What it has found is not lost with it.
+    let joined = synced(result);
+    assert_eq!(
+        (joined.seeds, joined.search.map(|search| search.ended)),
+        (vec![cluster.id(0)], Some(FindEnd::Deadline))
+    );
+    assert_eq!(known(&cluster, 8), (0..8).filter(|node| *node != 5).collect());
+    cluster.drive(ms(20));
+    assert_quiet(&mut cluster, 8, "deadline");
+    cluster.stop_all();
+}
+
+#[test]
+fn two_joins_at_once_share_their_dials() {
+    let mut cluster = network();
+    let seeds = [cluster.seed_node(0)];
+    let first = cluster.request(8, sync(&seeds, true));
+    let second = cluster.request(8, sync(&seeds, true));
+    for id in [first, second] {
+        let joined = synced(cluster.await_done(8, id));
+        assert_eq!(joined.seeds, [cluster.id(0)]);
+        assert!(joined.search.is_some());
+    }
+    let metrics = cluster.node(8).metrics();
+    assert_eq!((metrics.dials, metrics.connections), (8, 8), "each node once");
+    cluster.stop_all();
+}
