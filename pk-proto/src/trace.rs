@@ -210,7 +210,8 @@ impl<'a> Replay<'a> {
         if *version != VERSION {
             return Err(ReplayError::Version(*version));
         }
-        let start = record(&mut rest).ok_or(ReplayError::Damaged(0))?;
+        let start = record(&mut rest).map_err(|Oversized| ReplayError::Damaged(0))?;
+        let start = start.ok_or(ReplayError::Damaged(0))?;
         let start: Start = postcard::from_bytes(start).map_err(|_| ReplayError::Damaged(0))?;
         let machine = NodeManager::start(start)?;
         Ok(Self { rest, machine, waiting: VecDeque::new(), taken: Taken::default(), record: 0 })
@@ -218,7 +219,8 @@ impl<'a> Replay<'a> {
 
     /// Replays one call. Gives the call and every output that it caused; `None` at the end.
     pub fn step(&mut self) -> Result<Option<Step>, ReplayError> {
-        let Some(bytes) = record(&mut self.rest) else { return Ok(None) };
+        let next = record(&mut self.rest).map_err(|Oversized| ReplayError::Damaged(self.record + 1))?;
+        let Some(bytes) = next else { return Ok(None) };
         self.record += 1;
         let Record { now, taken, digest, call }: Record =
             postcard::from_bytes(bytes).map_err(|_| ReplayError::Damaged(self.record))?;
@@ -255,11 +257,14 @@ pub struct Step {
     pub outputs: Vec<Output>,
 }
 
+/// The length of a record that nobody wrote.
+struct Oversized;
+
 /// The next whole record.
-fn record<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let (len, after) = rest.split_first_chunk::<4>()?;
-    let len = usize::try_from(u32::from_be_bytes(*len)).ok().filter(|len| *len <= MAX_RECORD)?;
-    let (record, after) = after.split_at_checked(len)?;
+fn record<'a>(rest: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Oversized> {
+    let Some((len, after)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+    let len = usize::try_from(u32::from_be_bytes(*len)).ok().filter(|len| *len <= MAX_RECORD).ok_or(Oversized)?;
+    let Some((record, after)) = after.split_at_checked(len) else { return Ok(None) };
     *rest = after;
-    Some(record)
+    Ok(Some(record))
 }

@@ -184,7 +184,8 @@ fn with(mut request: Request, new: Options) -> Request {
 
 #[test]
 fn settings_outside_their_ranges_make_no_node() {
-    let cases: [(&str, fn(&mut Config)); 4] = [
+    type Change = fn(&mut Config);
+    let cases: [(&str, Change); 4] = [
         ("request_limit", |config| config.request_limit = 0),
         ("find_candidate_limit", |config| config.find_candidate_limit = config.bucket_limit - 1),
         ("receive_window", |config| config.receive_window = 128 * 1024 - 1),

@@ -347,6 +347,42 @@ fn asked(bare: &Bare) -> StreamId {
 }
 
 #[test]
+fn what_the_transport_has_not_taken_is_taken_back() {
+    let peer = Bare::peer(0);
+    let ends = |bare: &mut Bare| {
+        let ends = bare.take().into_iter().filter_map(|output| match output {
+            Output::ResetStream { stream, code } => Some((stream, "reset", code)),
+            Output::StopStream { stream, code } => Some((stream, "stop", code)),
+            _ => None,
+        });
+        ends.collect::<Vec<_>>()
+    };
+    // A question that is cancelled before and after it has left.
+    for confirmed in [false, true] {
+        let mut bare = Bare::new(|_| {});
+        bare.accept(peer);
+        let id = bare.request(Request::PingNode { target: peer, options: NO });
+        let stream = asked(&bare);
+        if confirmed {
+            bare.input(Input::StreamSent { stream, bytes: 1 << 20 });
+        }
+        bare.take();
+        bare.node.cancel(id, bare.now);
+        let stop = (stream, "stop", 0);
+        assert_eq!(ends(&mut bare), if confirmed { vec![stop] } else { vec![(stream, "reset", 0), stop] });
+    }
+    // An answer that nobody reads.
+    let mut bare = Bare::new(|_| {});
+    let conn = bare.accept(peer);
+    let stream = bare.opened(conn);
+    bare.feed(stream, &message(V1::Call { deadline_ms: 1000, question: Question::Ping { nonce: 5 } }), true);
+    bare.take();
+    bare.pass(15 * SECOND);
+    assert_eq!(ends(&mut bare), [(stream, "reset", 7)]);
+    assert_eq!((bare.node.metrics().send_overflows, bare.node.metrics().streams), (1, 1));
+}
+
+#[test]
 fn a_stream_that_the_transport_refuses_fails_its_call() {
     let mut bare = Bare::new(|_| {});
     let target = Bare::peer(0);
@@ -423,7 +459,7 @@ fn answers_are_sent_as_the_window_opens() {
         bare.feed(control, &hello(), false);
         for port in 1..5 {
             let address = common::address(&format!("203.0.113.{}:{port}", i + 1));
-            bare.request(Request::SetNode { node: *peer, address, data });
+            bare.request(Request::SetNode { node: *peer, address, data, how: pk_proto::SetNode::default() });
         }
     }
     let conn = bare.accept(Bare::peer(0));

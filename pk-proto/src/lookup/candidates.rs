@@ -20,6 +20,8 @@ pub(super) struct Candidate {
     pub(super) addresses: Vec<NodeAddress>,
     /// Connected nodes that are connected with it, and can signal.
     pub(super) relays: Vec<NodeId>,
+    /// It was asked on a connection that was dead already.
+    pub(super) was_lost: bool,
     pub(super) state: State,
 }
 
@@ -64,6 +66,7 @@ impl Candidates {
             told_by,
             addresses: Vec::new(),
             relays: Vec::new(),
+            was_lost: false,
             state: State::Known,
         });
         let mut news = if known { News::None } else { News::Node };

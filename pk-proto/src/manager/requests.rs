@@ -532,6 +532,7 @@ impl NodeManager {
                     Ok(Answered { answer: Answer::Closest(closest), .. }) => {
                         lookup.answered(cx, stream, closest, teller.as_ref());
                     }
+                    Err(Failure::ConnectionLost(_)) => lookup.lost(cx, stream),
                     Ok(_) | Err(_) => lookup.not_answered(cx, stream),
                 }
                 self.awake.insert(id);

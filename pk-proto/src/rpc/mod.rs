@@ -404,7 +404,7 @@ impl Rpc {
     /// Ends both directions of a stream as far as they are open.
     fn abort(&mut self, cx: &mut Cx, id: StreamId, code: u64) -> Option<Stream> {
         let stream = self.forget(cx, id)?;
-        if stream.send.is_open() {
+        if !stream.send.is_done() {
             cx.output(Output::ResetStream { stream: id, code });
         }
         if !stream.recv.is_over() {

@@ -71,12 +71,7 @@ impl SendHalf {
         self.fin = Fin::Aborted;
     }
 
-    /// Whether our direction still needs a reset to end.
-    pub(super) fn is_open(&self) -> bool {
-        matches!(self.fin, Fin::Open | Fin::Queued)
-    }
-
-    /// Whether everything including the end is with the transport.
+    /// Whether our direction has ended: aborted, or everything including the end is with the transport.
     pub(super) fn is_done(&self) -> bool {
         match self.fin {
             Fin::Sent => self.unconfirmed == 0,

@@ -134,23 +134,22 @@ impl Bare {
         self.input(Input::StreamData { stream, bytes: Bytes::copy_from_slice(bytes), fin });
     }
 
-    /// Has a stream read as its credit allows, as a driver does; gives what was left unread.
+    /// Has a stream read as its credit allows, as a driver does, the end with the last bytes; gives what was left unread.
     pub fn feed<'a>(&mut self, stream: StreamId, mut bytes: &'a [u8], fin: bool) -> &'a [u8] {
-        while self.credit.get(&stream).is_some_and(|credit| *credit > 0) {
-            let credit = self.credit.get_mut(&stream).unwrap();
+        loop {
+            let credit = self.credit.entry(stream).or_default();
             let length = bytes.len().min(*credit as usize);
             *credit -= length as u64;
             let (now, later) = bytes.split_at(length);
             bytes = later;
-            if now.is_empty() {
-                if fin {
-                    self.data(stream, now, true);
-                }
-                break;
+            let last = fin && bytes.is_empty();
+            if last || length > 0 {
+                self.data(stream, now, last);
             }
-            self.data(stream, now, false);
+            if last || length == 0 {
+                return bytes;
+            }
         }
-        bytes
     }
 
     /// How a request ended, if that was said since the last [`take`](Self::take).

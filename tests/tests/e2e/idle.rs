@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_secs(20);
 /// For 20 s nothing but QUIC's keep-alives:
 ///
 /// - three nodes, each connected to both others, that have no timer due;
-/// - one node with a timer due each second: of a connection whose idle time is over, and which is leased.
+/// - one node with a timer due each second: of a connection whose idle time is over, and which a stream uses.
 async fn an_idle_node_turns_no_more_than_it_must<R: Rt>(runtime: R) {
     let work = slot();
     let often = |config: &mut NodeConfig| {
@@ -46,7 +46,10 @@ async fn an_idle_node_turns_no_more_than_it_must<R: Rt>(runtime: R) {
     .await;
     let idle = start_with(&Watched::new(runtime.clone()), 5, often).await;
     connect(&ticking, &idle).await;
-    let lease = soon(&runtime, "acquire", ticking.acquire_connection(idle.own_id(), Options::default())).await.unwrap();
+    let mut acceptor = idle.accept_streams("held/1").await.unwrap();
+    let opened = ticking.open_stream(idle.own_id(), "held/1", Options::default());
+    let ours = soon(&runtime, "open a stream", opened).await.unwrap();
+    let theirs = soon(&runtime, "accept", acceptor.accept()).await.unwrap();
     // What the handshakes leave to do: the path's MTU, new connection ids.
     sleep(&runtime, Duration::from_secs(1)).await;
     let ticks_before = ticking.metrics().await.unwrap().timeouts;
@@ -76,7 +79,7 @@ async fn an_idle_node_turns_no_more_than_it_must<R: Rt>(runtime: R) {
     // A turn for each. One more for the question how many timers there were before, which the node had answered before
     // its turn was counted.
     assert!(turns <= ticks + 1, "{turns} turns for {ticks} timers");
-    drop(lease);
+    drop((ours, theirs));
     for node in nodes.iter().map(|(node, _)| node).chain([&ticking, &idle]) {
         soon(&runtime, "shutdown", node.shutdown()).await;
     }

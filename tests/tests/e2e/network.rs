@@ -151,9 +151,14 @@ async fn a_lease_holds_a_connection<R: Rt>(runtime: R) {
 }
 
 async fn nodes_that_dial_each_other_at_once_agree_on_a_primary<R: Rt>(runtime: R) {
-    const ROUNDS: usize = 12;
+    const ROUNDS: usize = 20;
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     let mut doubled = 0;
+    // Nothing is on its way any more, on either side.
+    let quiet = async |node: &Node<R>| {
+        let (core, driver) = (node.metrics().await.unwrap(), node.driver_metrics());
+        core.connections_pending == 0 && driver.handshakes_pending == 0 && driver.dials_pending == 0
+    };
     for _ in 0..ROUNDS {
         let (from_a, from_b) = soon(
             &runtime,
@@ -175,7 +180,9 @@ async fn nodes_that_dial_each_other_at_once_agree_on_a_primary<R: Rt>(runtime: R
                 chosen.map(|one| one.shared_id.clone()).collect()
             };
             connections = of_a.len();
-            !of_a.is_empty()
+            quiet(&a).await
+                && quiet(&b).await
+                && !of_a.is_empty()
                 && names(&of_a, false) == names(&of_b, false)
                 && names(&of_a, true) == names(&of_b, true)
                 && names(&of_a, true).len() == 1
@@ -197,8 +204,13 @@ async fn nodes_that_dial_each_other_at_once_agree_on_a_primary<R: Rt>(runtime: R
         };
         let why = soon(&runtime, "the close", closed).await;
         assert!(matches!(why, DisconnectReason::Peer { code: 0, .. }), "{why}");
-        until(&runtime, "the end of all", async || b.connections().await.unwrap().is_empty()).await;
-        until(&runtime, "the end of all", async || a.connections().await.unwrap().is_empty()).await;
+        until(&runtime, "the end of all", async || {
+            quiet(&a).await
+                && quiet(&b).await
+                && a.connections().await.unwrap().is_empty()
+                && b.connections().await.unwrap().is_empty()
+        })
+        .await;
     }
     println!("{}: two connections in {doubled} of {ROUNDS} rounds", R::NAME);
     shutdown(&runtime, &[&a, &b]).await;

@@ -1,0 +1,332 @@
+//! What a node holds in memory: little when idle, and never more than its caps, whatever a peer does.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::net::SocketAddr;
+
+use common::*;
+use pk_proto::native::{self, Message, V1};
+use pk_proto::{
+    ActiveConnection, ActiveNode, Answer, Closest, ClosestLists, ConnectionId, DisconnectReason, Event, FindNode,
+    Input, MAX_FRAME, NodeContact, NodeContactAddressData, NodeId, Output, Question, Request, Role, Scopes, StreamId,
+    UnixMillis,
+};
+
+const KIB: u64 = 1024;
+
+/// Does something, and gives how many bytes more are held after it, and at most were meanwhile.
+fn measured<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
+    let mut result = None;
+    let info = allocation_counter::measure(|| result = Some(work()));
+    (result.unwrap(), u64::try_from(info.bytes_current).unwrap_or(0), info.bytes_max)
+}
+
+fn message(message: V1) -> Vec<u8> {
+    native::encode(&Message::V1(message)).unwrap().to_vec()
+}
+
+fn call(question: Question) -> Vec<u8> {
+    message(V1::Call { deadline_ms: 1000, question })
+}
+
+/// Forgets what was said; what is left of it is the test's.
+fn quiet(bare: &mut Bare) {
+    bare.take();
+    bare.outputs.shrink_to_fit();
+    bare.credit.clear();
+}
+
+fn id(number: u64) -> NodeId {
+    let mut bytes = [0xa5; 32];
+    bytes[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    NodeId::from_bytes(bytes)
+}
+
+fn data() -> NodeContactAddressData {
+    NodeContactAddressData {
+        mode: pk_proto::ContactMode::Direct,
+        connected_time: UnixMillis(1),
+        scopes: Scopes::GLOBAL,
+    }
+}
+
+#[test]
+fn an_idle_node_is_small() {
+    let (mut bare, empty, _) = measured(|| {
+        let mut bare = Bare::new(|_| {});
+        quiet(&mut bare);
+        bare
+    });
+    println!("a node that knows nobody: {empty} bytes of heap");
+    assert!(empty <= 4 * KIB, "{empty}");
+
+    let ((), connected, _) = measured(|| {
+        for number in 0..100 {
+            let conn = ConnectionId(bare.odd());
+            let remote = SocketAddr::from(([198, 51, 100, number as u8], 1));
+            bare.connected(conn, Role::Acceptor, id(number), remote, number as u8);
+            let control = bare.opened(conn);
+            bare.feed(control, &hello(), false);
+            bare.take();
+            // The transport takes our Hello.
+            bare.input(Input::StreamSent { stream: control, bytes: 100 });
+        }
+        quiet(&mut bare);
+    });
+    println!("100 connections, their nodes in the graph: {} bytes each", connected / 100);
+    assert!(connected <= 100 * 3 * KIB, "{connected}");
+
+    // Closed again, they leave nothing but the graph, and queues with room for a few outputs.
+    let nodes = bare.node.graph().len() as u64;
+    let (again, graph, _) = measured(|| bare.node.graph().clone());
+    assert_eq!(again.len() as u64, nodes);
+    println!("a graph of {nodes}: {} bytes each", graph / nodes);
+    drop(again);
+    let (mut bare, rest, _) = measured(|| {
+        let mut bare = Bare::new(|_| {});
+        for number in 0..100 {
+            let conn = ConnectionId(bare.odd());
+            let remote = SocketAddr::from(([198, 51, 100, number as u8], 1));
+            bare.connected(conn, Role::Acceptor, id(number), remote, number as u8);
+            let control = bare.opened(conn);
+            bare.feed(control, &hello(), false);
+            bare.take();
+            bare.input(Input::Disconnected { conn, why: DisconnectReason::TimedOut });
+            bare.take();
+        }
+        quiet(&mut bare);
+        bare
+    });
+    assert_eq!((bare.node.connections().len(), bare.node.metrics().timers, bare.take().len()), (0, 0, 0));
+    assert!(rest <= empty + graph + 12 * KIB, "{rest}: {empty} and {graph}");
+}
+
+#[test]
+fn long_messages_are_held_within_the_receive_window() {
+    for window in [128 * KIB, 256 * KIB, 1024 * KIB] {
+        let mut bare = Bare::new(|config| config.receive_window = window);
+        let conn = bare.accept(Bare::peer(0));
+        quiet(&mut bare);
+        let frame = frame(MAX_FRAME as u32, &vec![0xff; MAX_FRAME]);
+        // Every stream brings as much as it may, and none its last byte.
+        let (mut streams, held, most) = measured(|| {
+            let mut streams: Vec<(StreamId, usize)> = (0..99).map(|_| (bare.opened(conn), 0)).collect();
+            for _ in 0..4 {
+                for (stream, at) in &mut streams {
+                    let rest = bare.feed(*stream, &frame[*at..frame.len() - 1], false).len();
+                    *at = frame.len() - 1 - rest;
+                    bare.take();
+                }
+            }
+            quiet(&mut bare);
+            streams
+        });
+        let metrics = bare.node.metrics();
+        println!("window {window}: {held} bytes held, {most} at most, {} by its own account", metrics.receive_bytes);
+        assert!(metrics.receive_bytes <= window && metrics.receive_bytes > window / 2, "{metrics:?}");
+        // What is put together grows by doubling; a stream costs something beside; the test has one message in its hand.
+        assert!(most <= 2 * window + 99 * KIB + 2 * MAX_FRAME as u64, "{most}");
+        assert!(held <= window + window / 2 + 99 * KIB, "{held}");
+        streams.clear();
+        // It times out, and is gone.
+        let before = bare.node.metrics().connections;
+        bare.pass(16 * SECOND);
+        let closed = bare.take().into_iter().any(|output| matches!(output, Output::CloseConnection { .. }));
+        assert!(before == 1 && closed);
+        assert_eq!((bare.node.metrics().receive_bytes, bare.node.metrics().streams), (0, 0));
+    }
+}
+
+#[test]
+fn streams_without_end_cost_no_more_than_their_limit() {
+    let (mut bare, base, _) = measured(|| {
+        let mut bare = Bare::new(|config| config.fault_limit = 1_000_000);
+        bare.accept(Bare::peer(0));
+        quiet(&mut bare);
+        bare
+    });
+    let conn = bare.node.connections()[0].conn;
+    let mut levels = Vec::new();
+    for round in 0..5 {
+        let ((), held, most) = measured(|| {
+            for _ in 0..2000 {
+                bare.opened(conn);
+                bare.take();
+            }
+            quiet(&mut bare);
+        });
+        if round > 0 {
+            assert!(held <= KIB, "round {round}: {held}");
+        }
+        levels.push((held, most));
+    }
+    println!("99 streams: {} bytes each; then {:?}", levels[0].0 / 99, &levels[1..]);
+    assert!(levels[0].0 <= 99 * KIB && base < 16 * KIB, "{levels:?}");
+    assert_eq!((bare.node.metrics().streams, bare.node.metrics().streams_refused), (100, 10_000 - 99));
+}
+
+#[test]
+fn answers_that_nobody_reads_are_held_once_per_stream_and_dropped_in_their_time() {
+    let mut bare = Bare::new(|config| config.send_window = 1024);
+    // A graph with long contacts, so that answers are as long as they get.
+    for number in 0..60 {
+        for host in 0..5u8 {
+            let address = format!("[2001:db8:{number:x}::{host}]:1").parse().unwrap();
+            bare.request(Request::SetNode { node: id(number), address, data: data() });
+        }
+        let conn = ConnectionId(bare.odd());
+        bare.connected(conn, Role::Acceptor, id(number), "[2001:db8::1]:7".parse().unwrap(), number as u8);
+        let control = bare.opened(conn);
+        bare.feed(control, &hello(), false);
+    }
+    let conn = bare.accept(Bare::peer(0));
+    quiet(&mut bare);
+    let before = bare.node.metrics();
+    let lists = ClosestLists { local: true, active: true };
+    let question = call(Question::Closest { target: Bare::peer(9), lists });
+    let ((), held, most) = measured(|| {
+        for _ in 0..99 {
+            let stream = bare.opened(conn);
+            bare.feed(stream, &question, true);
+            bare.take();
+        }
+        quiet(&mut bare);
+    });
+    let metrics = bare.node.metrics();
+    let answer = (metrics.send_bytes - before.send_bytes) / 99;
+    println!("an answer of {answer} bytes: {} held by each stream, {most} at most", held / 99);
+    assert!(metrics.answers == 99 && answer > 2 * KIB, "{metrics:?}");
+    assert!(held <= 99 * (answer + KIB), "{held}");
+    assert!(most <= held + 64 * KIB, "{most}");
+    bare.pass(16 * SECOND);
+    quiet(&mut bare);
+    assert_eq!(bare.node.metrics().send_bytes, before.send_bytes / 61 * 60, "with their connection, and its Hello");
+}
+
+#[test]
+fn a_flood_of_questions_leaves_nothing_behind() {
+    let mut bare = Bare::new(|_| {});
+    let conn = bare.accept(Bare::peer(0));
+    let question = call(Question::Ping { nonce: 1 });
+    let mut flood = |count: usize| {
+        for _ in 0..count {
+            let stream = bare.opened(conn);
+            bare.feed(stream, &question, true);
+            let sent: u64 = bare
+                .take()
+                .into_iter()
+                .map(|output| match output {
+                    Output::SendStream { bytes, .. } => bytes.len() as u64,
+                    _ => 0,
+                })
+                .sum();
+            bare.input(Input::StreamSent { stream, bytes: sent });
+            bare.credit.clear();
+        }
+        quiet(&mut bare);
+        bare.node.metrics()
+    };
+    flood(100);
+    let (metrics, held, most) = measured(|| flood(20_000));
+    println!("20,000 questions: {held} bytes more, {most} at most");
+    assert!(held <= KIB && most <= 16 * KIB, "{held}, {most}");
+    assert_eq!((metrics.answers, metrics.streams, metrics.late_inputs), (20_100, 1, 0));
+}
+
+#[test]
+fn connections_without_end_cost_no_more_than_their_limit() {
+    let mut bare = Bare::new(|config| config.connection_limit = 50);
+    let flood = |bare: &mut Bare, count: u64, greet: bool| {
+        for number in 0..count {
+            let conn = ConnectionId(bare.odd());
+            let remote = SocketAddr::from(([198, 51, 100, 7], 1 + (number % 60_000) as u16));
+            bare.connected(conn, Role::Acceptor, id(number), remote, number as u8);
+            if greet {
+                let control = bare.opened(conn);
+                bare.feed(control, &hello(), false);
+            }
+            let closed = bare.take().into_iter().any(|output| matches!(output, Output::CloseConnection { .. }));
+            bare.credit.clear();
+            if closed {
+                bare.input(Input::Disconnected { conn, why: DisconnectReason::Local });
+                bare.take();
+            }
+        }
+        quiet(bare);
+    };
+    flood(&mut bare, 100, false);
+    let ((), held, most) = measured(|| flood(&mut bare, 5000, true));
+    println!("5,000 connections over the limit: {held} bytes more, {most} at most");
+    assert!(held <= KIB && most <= 16 * KIB, "{held}, {most}");
+    let metrics = bare.node.metrics();
+    assert_eq!((metrics.connections_pending, metrics.connections_refused), (50, 5050));
+    // Those that never greet make room.
+    bare.pass(11 * SECOND);
+    assert_eq!(bare.node.metrics().hello_timeouts, 50);
+}
+
+#[test]
+fn a_search_among_liars_is_bounded() {
+    // Everybody tells of twenty new nodes with as many addresses as fit, for ever.
+    let mut bare = Bare::new(|_| {});
+    let peer = Bare::peer(0);
+    let conn = bare.accept(peer);
+    quiet(&mut bare);
+    let find = FindNode { limit: Some(1024), concurrency: Some(64), ..FindNode::default() };
+    let mut next = 0;
+    let mut lies = || {
+        let local = (0..20).map(|_| {
+            next += 1;
+            let contact: NodeContact =
+                (0..8u8).map(|i| (format!("[2001:db8:{:x}::{i}]:1", next % 65_536).parse().unwrap(), data())).collect();
+            (id(next), contact)
+        });
+        let local: Vec<_> = local.collect();
+        let active = local.iter().map(|(node, _)| {
+            let connections = (0..8u8).map(|i| ActiveConnection {
+                shared_id: vec![i; 32].into(),
+                address: format!("203.0.113.{i}:1").parse().unwrap(),
+                primary: i == 0,
+                idle_in_ms: None,
+            });
+            ActiveNode { node: *node, connections: connections.collect() }
+        });
+        let active = active.collect();
+        message(V1::Answer(Answer::Closest(Closest { local, active })))
+    };
+    let mut answers = 0;
+    let (request, held, most) = measured(|| {
+        let request = bare.request(Request::FindNode { target: id(0), find });
+        let mut queue = bare.take();
+        while answers < 400 {
+            let Some(output) = queue.pop() else { break };
+            match output {
+                // Whoever is dialled answers at once, and lies.
+                Output::Dial { conn, expect, addr, .. } => {
+                    let peer = *expect.first().unwrap();
+                    bare.connected(conn, Role::Dialler, peer, addr, 1);
+                }
+                Output::OpenStream { stream, conn: of } => {
+                    let greeting = of != conn && bare.node.connections().iter().all(|info| info.conn != of);
+                    let bytes = if greeting { hello().to_vec() } else { lies() };
+                    answers += usize::from(!greeting);
+                    bare.feed(stream, &bytes, !greeting);
+                }
+                Output::Event(Event::Done { .. }) => break,
+                _ => {}
+            }
+            queue.extend(bare.take());
+        }
+        drop(queue);
+        quiet(&mut bare);
+        request
+    });
+    let metrics = bare.node.metrics();
+    println!("{answers} lies of 40 nodes: {held} bytes held, {most} at most, {} connections", metrics.connections);
+    assert!(answers >= 20, "{answers}");
+    // 256 candidates with 10 addresses, and the connections.
+    assert!(held <= 256 * 10 * 100 + metrics.connections * 4 * KIB, "{held}");
+    assert!(most <= held + 512 * KIB, "{most}");
+    bare.node.cancel(request, bare.now);
+}
