@@ -50,6 +50,8 @@ pub struct NodeManager {
     collections: Collections,
     /// When each bucket was last refreshed.
     refreshed: BTreeMap<BucketIndex, UnixMillis>,
+    /// Buckets whose refresh after a join has not begun.
+    owed: BTreeSet<BucketIndex>,
     store: GraphStore,
     signalling: Signalling,
     browses: BTreeMap<EffectId, RequestId>,
@@ -119,6 +121,7 @@ impl NodeManager {
             pending: PendingNodes::default(),
             collections: Collections::new(),
             refreshed: snapshot.refreshed.into_iter().collect(),
+            owed: BTreeSet::new(),
             store: GraphStore::new(snapshot.meta.as_ref()),
             signalling: Signalling::default(),
             browses: BTreeMap::new(),
