@@ -41,6 +41,8 @@ metrics! {
     requests_open,
     /// Timers that are armed.
     timers,
+    /// Changes of the graph that are not in the store.
+    unwritten,
 
     // -- what has happened
     /// Requests that were begun.

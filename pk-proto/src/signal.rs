@@ -115,13 +115,13 @@ const PUNCHES: usize = 64;
 /// Addresses that are being punched at.
 #[derive(Debug, Default)]
 pub(crate) struct Punches {
-    /// How many datagrams each has had.
-    sent: BTreeMap<SocketAddr, usize>,
+    /// For whom, and how many datagrams each has had.
+    sent: BTreeMap<SocketAddr, (NodeId, usize)>,
 }
 
 impl Punches {
-    /// Begins to punch at an address; `Ok(false)` if that is under way. The caller sends the first datagram.
-    pub(crate) fn begin(&mut self, addr: SocketAddr) -> Result<bool, Refusal> {
+    /// Begins to punch at an address for a node; `Ok(false)` if that is under way. The caller sends the first datagram.
+    pub(crate) fn begin(&mut self, addr: SocketAddr, node: NodeId) -> Result<bool, Refusal> {
         if self.sent.contains_key(&addr) {
             return Ok(false);
         }
@@ -130,13 +130,13 @@ impl Punches {
         if same_host >= PER_HOST || self.sent.len() >= PUNCHES {
             return Err(Refusal::Busy);
         }
-        self.sent.insert(addr, 0);
+        self.sent.insert(addr, (node, 0));
         Ok(true)
     }
 
     /// A datagram was sent: how long until the next one; `None` at the end.
     pub(crate) fn sent(&mut self, addr: &SocketAddr) -> Option<Duration> {
-        let sent = self.sent.get_mut(addr)?;
+        let (_, sent) = self.sent.get_mut(addr)?;
         let wait = WAITS_MS.get(*sent).map(|ms| Duration::from_millis(*ms));
         *sent += 1;
         if wait.is_none() {
@@ -145,14 +145,17 @@ impl Punches {
         wait
     }
 
-    /// Whether an address is being punched at.
-    pub(crate) fn is_active(&self, addr: &SocketAddr) -> bool {
-        self.sent.contains_key(addr)
+    /// Whether an address is being punched at for a node, by any of its ids.
+    pub(crate) fn is_for(&self, ids: &[NodeId]) -> bool {
+        self.sent.values().any(|(node, _)| ids.contains(node))
     }
 
-    /// Nothing needs to be punched any more there.
-    pub(crate) fn end(&mut self, addr: &SocketAddr) -> bool {
-        self.sent.remove(addr).is_some()
+    /// Nothing needs to be punched any more for a node: where that was.
+    pub(crate) fn end(&mut self, ids: &[NodeId]) -> Vec<SocketAddr> {
+        let over: Vec<_> =
+            self.sent.iter().filter(|(_, (node, _))| ids.contains(node)).map(|(addr, _)| *addr).collect();
+        self.sent.retain(|_, (node, _)| !ids.contains(node));
+        over
     }
 }
 
@@ -215,11 +218,13 @@ mod tests {
     fn punches_last_fifteen_seconds_and_are_few() {
         let mut punches = Punches::default();
         let addr = |port| SocketAddr::from(([10, 0, 0, 1], port));
-        assert_eq!([1, 2, 3, 4].map(|port| punches.begin(addr(port)).is_ok()), [true, true, true, false]);
-        assert_eq!(punches.begin(addr(1)), Ok(false));
+        let mut begin = |port: u16| punches.begin(addr(port), id(port as u8));
+        assert_eq!([1, 2, 3, 4].map(|port| begin(port).is_ok()), [true, true, true, false]);
+        assert_eq!(begin(1), Ok(false));
         let waits: Duration = core::iter::from_fn(|| punches.sent(&addr(1))).sum();
         assert_eq!(waits, Duration::from_secs(15));
-        assert_eq!(punches.begin(addr(4)), Ok(true));
-        assert!(punches.end(&addr(4)) && !punches.end(&addr(4)));
+        assert_eq!(punches.begin(addr(4), id(4)), Ok(true));
+        assert!(punches.is_for(&[id(9), id(4)]) && !punches.is_for(&[id(1)]), "over, or never begun");
+        assert_eq!((punches.end(&[id(4), id(9)]), punches.end(&[id(4)])), (alloc::vec![addr(4)], alloc::vec![]));
     }
 }

@@ -157,7 +157,11 @@ struct Changes {
 
 impl Changes {
     fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.len() == 0
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.meta) + self.nodes.len() + self.buckets.len()
     }
 
     fn merge(&mut self, other: Self) {
@@ -251,6 +255,12 @@ impl GraphStore {
     /// Whether nothing is left to write and nothing is being written.
     pub(crate) fn is_idle(&self) -> bool {
         self.changes.is_empty() && self.writing.is_none()
+    }
+
+    /// Changes that are not in the store; while it is being decided which half is in use, that one as well.
+    pub(crate) fn unwritten(&self) -> usize {
+        let writing = self.writing.as_ref().map_or(0, |(_, changes, _)| changes.len());
+        self.changes.len() + writing + usize::from(self.held)
     }
 
     /// Whether everything is written, and would survive a crash.

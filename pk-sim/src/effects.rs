@@ -6,6 +6,7 @@ use pk_proto::{Input, NodeId, Output};
 
 use crate::HostId;
 use crate::app::AppStream;
+use crate::network::Network;
 use crate::store::Job;
 use crate::transport::{StreamAction, Transport};
 use crate::wire::{Happening, Wire};
@@ -115,15 +116,23 @@ fn await_store(wire: &mut Wire, host: HostId) {
     wire.schedule(wire.now + delay, Happening::Store { host, life });
 }
 
-fn punch(wire: &mut Wire, host: HostId, addr: SocketAddr) {
-    let Some(route) = wire.network.route(&wire.hosts[host].addrs, addr) else { return };
-    if !wire.passes(host, route.to) {
-        return;
-    }
-    let link = wire.network.link(host, route.to);
+fn punch(wire: &mut Wire, host: HostId, to: SocketAddr) {
+    let Some(local) = Network::source(&wire.hosts[host].addrs, to) else { return };
+    let Some(from) = wire.network.leave(wire.now, host, local, to) else { return };
+    let link = wire.network.link(host, wire.network.owner(to).unwrap_or(host));
     for delay in link.datagram(&mut wire.dice.links) {
-        wire.schedule(wire.now + delay, Happening::Punched { host: route.to, from: route.source });
+        wire.schedule(wire.now + delay, Happening::Punched { by: host, from, to });
     }
+}
+
+/// A punch datagram reaches its address. Returns whether anybody took it.
+pub(crate) fn punched(wire: &mut Wire, by: HostId, from: SocketAddr, to: SocketAddr) -> bool {
+    let Some((host, _)) = wire.network.enter(wire.now, from, to) else { return false };
+    let arrives = wire.passes(by, host);
+    if arrives {
+        *wire.hosts[host].punches.entry(from).or_default() += 1;
+    }
+    arrives
 }
 
 /// Tells one host's browses for a node what another host on its local network advertises.

@@ -1,6 +1,6 @@
 //! What the simulator drives: anything that speaks the vocabulary of [`pk_proto::io`].
 
-use pk_proto::{BucketIndex, Input, Instant, Metrics, NodeContact, NodeId, NodeManager, Output};
+use pk_proto::{BucketIndex, Input, Instant, Metrics, NodeContact, NodeId, NodeManager, Output, UnixMillis};
 
 /// A state machine without IO, driven as [`NodeManager`] is: call, drain the outputs, look at the timeout.
 pub trait Machine {
@@ -26,6 +26,22 @@ pub trait Machine {
         let _ = (probe, limit);
         None
     }
+
+    /// What should be in the store. `None`: nothing, or not all of it is written.
+    fn stored_view(&self) -> Option<StoredView<'_>> {
+        None
+    }
+}
+
+/// What a node should find in its store when it starts again.
+#[derive(Debug, Clone)]
+pub struct StoredView<'a> {
+    /// Who it is.
+    pub own: NodeId,
+    /// The nodes that are kept, in the order of their ids.
+    pub contacts: Vec<(NodeId, &'a NodeContact)>,
+    /// When each bucket was last refreshed.
+    pub refreshed: Vec<(BucketIndex, UnixMillis)>,
 }
 
 /// A node's graph as its getters show it.
@@ -67,5 +83,16 @@ impl Machine for NodeManager {
             buckets: occupied.map(|index| (index, self.bucket(index))).collect(),
             closest: self.closest_nodes(probe, limit).into_iter().map(|(node, _)| node).collect(),
         })
+    }
+
+    fn stored_view(&self) -> Option<StoredView<'_>> {
+        if self.metrics().unwritten > 0 {
+            return None;
+        }
+        let mut contacts: Vec<_> = self.graph().iter().filter(|(node, _)| self.is_proven(*node)).collect();
+        contacts.sort_unstable_by_key(|(node, _)| *node);
+        let all = (0..=u8::MAX).map(BucketIndex);
+        let refreshed = all.filter_map(|bucket| Some((bucket, self.refreshed_at(bucket)?))).collect();
+        Some(StoredView { own: self.own_id(), contacts, refreshed })
     }
 }

@@ -1,11 +1,14 @@
-//! Who can reach whom, where, and over which link. NATs will stand in [`Network::route`], the one place that turns an address
-//! into a host and says what source address that host sees.
+//! Who can reach whom, where, and over which link. [`Network::leave`] and [`Network::enter`] are the one place that turns an
+//! address into a host and says what source address that host sees; NATs stand there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use pk_proto::Instant;
 
 use crate::HostId;
 use crate::link::Link;
+use crate::nat::{Behind, Nat, NatConfig, NatCounters, NatId, path_possible};
 
 /// Addresses, links, partitions and names.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +20,9 @@ pub struct Network {
     addresses: BTreeMap<SocketAddr, HostId>,
     names: BTreeMap<String, Result<Vec<IpAddr>, String>>,
     unreachable: BTreeSet<IpAddr>,
+    nats: Vec<Nat>,
+    /// Hosts that are behind a NAT.
+    behind: BTreeMap<HostId, NatId>,
 }
 
 /// Where a packet to an address ends up.
@@ -82,11 +88,103 @@ impl Network {
         self.names.get(name).cloned().unwrap_or_else(|| Err("no such host".to_owned()))
     }
 
-    /// Where a packet from one of `sources` to `addr` ends up; `None` if nobody is there.
+    // -- NATs
+
+    /// What a NAT has done.
+    pub fn nat_counters(&self, nat: NatId) -> NatCounters {
+        self.nats[nat].counters
+    }
+
+    /// A NAT's address in the wide world.
+    pub fn nat_ip(&self, nat: NatId) -> IpAddr {
+        self.nats[nat].ip
+    }
+
+    /// A NAT loses its memory, as by being switched off and on: what goes out from now on gets new ports.
+    pub fn reboot_nat(&mut self, nat: NatId) {
+        self.nats[nat].reboot();
+    }
+
+    /// Whether two hosts that know each other through a third one, in the wide world, can connect: by the rules, not by trying.
+    pub fn direct_path_possible(&self, a: HostId, b: HostId) -> bool {
+        let shared = self.behind.get(&a).filter(|nat| self.behind.get(&b) == Some(*nat));
+        let reach = shared.is_none_or(|nat| self.nats[*nat].config.hairpinning);
+        reach && path_possible(self.seen_as(a), self.seen_as(b))
+    }
+
+    fn seen_as(&self, host: HostId) -> Behind {
+        let Some(nat) = self.behind.get(&host).map(|nat| &self.nats[*nat]) else { return Behind::NOTHING };
+        let inner = nat.inside.iter().find(|(_, inside)| **inside == host).map(|(inner, _)| *inner);
+        Behind { consistent: inner.is_some_and(|inner| nat.is_consistent(inner)), filtering: nat.config.filtering }
+    }
+
+    /// Each NAT in a /24 of its own, as hosts of the wide world are.
+    pub(crate) fn add_nat(&mut self, config: NatConfig) -> NatId {
+        let [.., middle, low] = self.nats.len().to_be_bytes();
+        self.nats.push(Nat::new(config, IpAddr::V4(Ipv4Addr::new(60, middle, low, 1))));
+        self.nats.len() - 1
+    }
+
+    /// Puts a host with this port behind a NAT. Gives its address there.
+    pub(crate) fn put_behind(&mut self, host: HostId, port: u16, id: NatId) -> SocketAddr {
+        let nat = &mut self.nats[id];
+        let [.., middle, low] = id.to_be_bytes();
+        let place = u8::try_from(nat.inside.len() + 2).unwrap_or(u8::MAX);
+        let inner = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, middle, low, place)), port);
+        nat.inside.insert(inner, host);
+        self.behind.insert(host, id);
+        self.addresses.insert(inner, host);
+        inner
+    }
+
+    /// Whether packets of a host to an address pass a NAT.
+    pub(crate) fn passes_nat(&self, host: HostId, to: SocketAddr) -> bool {
+        let outer = self.nats.iter().any(|nat| nat.ip == to.ip());
+        outer || self.behind.get(&host).is_some_and(|nat| !self.nats[*nat].inside.contains_key(&to))
+    }
+
+    /// A packet of a host leaves for an address: the source address that is seen there. `None` if there is no way.
+    pub(crate) fn leave(&mut self, now: Instant, host: HostId, from: SocketAddr, to: SocketAddr) -> Option<SocketAddr> {
+        let nat = self.behind.get(&host).map(|nat| &mut self.nats[*nat]);
+        match nat {
+            Some(nat) if nat.inside.contains_key(&to) => Some(from),
+            Some(nat) if nat.ip == to.ip() && !nat.config.hairpinning => None,
+            Some(nat) => Some(nat.outbound(now, from, to)),
+            None => Some(from),
+        }
+    }
+
+    /// A packet that has left reaches its address: the host there, and its own name for the address.
+    pub(crate) fn enter(&mut self, now: Instant, from: SocketAddr, to: SocketAddr) -> Option<(HostId, SocketAddr)> {
+        if let Some(nat) = self.nats.iter_mut().find(|nat| nat.ip == to.ip()) {
+            let inner = nat.inbound(now, to.port(), from)?;
+            return Some((*nat.inside.get(&inner)?, inner));
+        }
+        let host = *self.addresses.get(&to)?;
+        // What is behind a NAT has its inner address for its neighbours only.
+        let neighbours = self.behind.get(&host).is_none_or(|nat| self.nats[*nat].inside.contains_key(&from));
+        neighbours.then_some((host, to))
+    }
+
+    /// Whose an address is, if anybody's, whether packets get there or not.
+    pub(crate) fn owner(&self, addr: SocketAddr) -> Option<HostId> {
+        match self.nats.iter().find(|nat| nat.ip == addr.ip()) {
+            Some(nat) => nat.owner(addr.port()),
+            None => self.addresses.get(&addr).copied(),
+        }
+    }
+
+    /// The source address of a packet, of those that a host has.
+    pub(crate) fn source(sources: &[SocketAddr], to: SocketAddr) -> Option<SocketAddr> {
+        sources.iter().find(|source| source.is_ipv4() == to.is_ipv4()).copied()
+    }
+
+    /// Where a packet from one of `sources` to `addr` ends up where no NAT is on the way; `None` if nobody is there.
     pub(crate) fn route(&self, sources: &[SocketAddr], addr: SocketAddr) -> Option<Route> {
         let to = *self.addresses.get(&addr)?;
-        let source = *sources.iter().find(|source| source.is_ipv4() == addr.is_ipv4())?;
-        Some(Route { to, source })
+        let source = Self::source(sources, addr)?;
+        let neighbours = self.behind.get(&to).is_none_or(|nat| self.nats[*nat].inside.contains_key(&source));
+        neighbours.then_some(Route { to, source })
     }
 }
 

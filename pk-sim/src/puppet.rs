@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use pk_proto::{Connected, ConnectionId, EffectId, Input, Instant, NodeId, NodeManager, Output, StreamId};
 
-use crate::machine::{GraphView, Machine};
+use crate::machine::{GraphView, Machine, StoredView};
 
 /// A machine that a test moves: for peers that misbehave, and for tests of the simulator itself.
 #[derive(Debug, Default)]
@@ -170,5 +170,9 @@ impl Machine for Actor {
 
     fn graph_view(&self, probe: NodeId, limit: usize) -> Option<GraphView<'_>> {
         self.machine().graph_view(probe, limit)
+    }
+
+    fn stored_view(&self) -> Option<StoredView<'_>> {
+        self.machine().stored_view()
     }
 }

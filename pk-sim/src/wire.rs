@@ -29,8 +29,12 @@ pub(crate) enum Happening {
     Store { host: HostId, life: u32 },
     /// A browse is over.
     BrowseEnd { host: HostId, life: u32, id: EffectId },
-    /// A punch datagram reaches a host.
-    Punched { host: HostId, from: SocketAddr },
+    /// A packet of a connection behind a NAT is sent again.
+    Resend(Arrival),
+    /// An end of a connection behind a NAT says that it lives, and looks whether it has heard as much.
+    Beat { serial: u64, side: Side },
+    /// A punch datagram of a host reaches an address.
+    Punched { by: HostId, from: SocketAddr, to: SocketAddr },
 }
 
 /// The surroundings of all machines.

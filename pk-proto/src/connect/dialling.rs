@@ -128,10 +128,10 @@ impl Connections {
                 cx.output(Output::Dial { conn, addr, expect, deadline });
             }
             race.next_at = cx.now + cx.config.dial_delay;
-        } else if !race.signalling
-            && let Some(relay) = race.relays.pop_front()
-        {
-            race.signalling = true;
+        } else if let Some(relay) = race.relays.pop_front() {
+            race.signalling += 1;
+            // One that is silent does not hold up the next one for long.
+            race.next_at = cx.now + cx.config.find_stall_delay;
             self.events.push_back(ConnectEvent::Signal { race: id, node: race.node, relay });
         }
         set_next(cx, id, race);
@@ -139,6 +139,11 @@ impl Connections {
             let failures = core::mem::take(&mut race.failures);
             self.end_race(cx, id, Err(failures));
         }
+    }
+
+    /// Whether a race is under way.
+    pub(crate) fn is_racing(&self, id: RaceId) -> bool {
+        self.races.contains_key(&id)
     }
 
     /// What came of asking a relay: where the node is, which is dialled after `delay`, or why not.
@@ -150,7 +155,7 @@ impl Connections {
         delay: Duration,
     ) {
         let Some(race) = self.races.get_mut(&id) else { return };
-        race.signalling = false;
+        race.signalling = race.signalling.saturating_sub(1);
         match result {
             Ok(address) => {
                 if race.signalled(&address) {
@@ -158,7 +163,12 @@ impl Connections {
                     race.next_at = cx.now + delay;
                 }
             }
-            Err(failure) => race.failures.push(failure),
+            Err(failure) => {
+                race.failures.push(failure);
+                if race.signalling == 0 && !race.has_address() {
+                    race.next_at = cx.now;
+                }
+            }
         }
         if race.is_lost() {
             self.dial_next(cx, id);

@@ -125,6 +125,8 @@ impl Connections {
         let learnt = dialled.map(|dial| dial.learnt);
         let node = connected.leaf;
         let chain = if connected.chain.is_empty() { alloc::vec![node] } else { connected.chain };
+        // A relay has told it where we are: it dials back.
+        let called = self.races.values().any(|race| race.called && chain.contains(&race.node));
         let own = chain.iter().any(|id| cx.is_own(id));
         let refusal = if own {
             cx.metrics.connections_to_self += 1;
@@ -144,7 +146,7 @@ impl Connections {
             address: NodeAddress::from_socket(connected.remote),
             since: cx.unix(),
             shared_id: connected.shared_id,
-            learnt: learnt.unwrap_or(incoming),
+            learnt: learnt.unwrap_or(if called { Learnt::SIGNALLED } else { incoming }),
             race,
             accepted: false,
             retired: false,
@@ -451,10 +453,9 @@ impl Connections {
         self.table.get(&conn).map(|connection| connection.node)
     }
 
-    /// The ids that the peer of a connection had before its newest one.
-    pub(crate) fn former(&self, conn: ConnectionId) -> Vec<NodeId> {
-        let chain = self.table.get(&conn).map(|connection| connection.chain.as_slice()).unwrap_or_default();
-        chain.iter().skip(1).copied().collect()
+    /// Every id that the peer of a connection proved, the newest first.
+    pub(crate) fn chain(&self, conn: ConnectionId) -> Vec<NodeId> {
+        self.table.get(&conn).map(|connection| connection.chain.clone()).unwrap_or_default()
     }
 
     /// Where an accepted connection leads, and what the graph should know of it.

@@ -46,8 +46,10 @@ pub(super) struct Race {
     pub(super) failures: Vec<(NodeAddress, DialFailure)>,
     /// Nodes that can signal, to be asked when the addresses are used up.
     pub(super) relays: VecDeque<NodeId>,
-    /// A relay has been asked.
-    pub(super) signalling: bool,
+    /// Relays that have been asked and have not answered.
+    pub(super) signalling: usize,
+    /// A relay has told the node where we are.
+    pub(super) called: bool,
     /// Not begun yet, in order.
     waiting: VecDeque<(SocketAddr, Learnt)>,
     /// Every address that was ever taken in, so that none is dialled twice.
@@ -74,7 +76,8 @@ impl Race {
             resolving: BTreeMap::new(),
             failures: Vec::new(),
             relays: VecDeque::new(),
-            signalling: false,
+            signalling: 0,
+            called: false,
             waiting: VecDeque::new(),
             seen: BTreeSet::new(),
             limit,
@@ -141,6 +144,7 @@ impl Race {
     /// A relay has told the node, which punches towards us: this address is next, also if it was dialled in vain before.
     /// One that is being dialled needs no second dial. Returns whether there is something new to dial.
     pub(super) fn signalled(&mut self, address: &NodeAddress) -> bool {
+        self.called = true;
         let Some(socket) = address.socket().filter(is_dialable) else { return false };
         if let Some(dial) = self.dialling.values_mut().find(|dial| dial.addr == socket) {
             dial.learnt = Learnt::SIGNALLED;
@@ -153,7 +157,12 @@ impl Race {
 
     /// Whether addresses wait to be dialled, or relays to be asked.
     pub(super) fn has_next(&self) -> bool {
-        !self.waiting.is_empty() || (!self.relays.is_empty() && !self.signalling)
+        !self.waiting.is_empty() || !self.relays.is_empty()
+    }
+
+    /// Whether addresses wait to be dialled.
+    pub(super) fn has_address(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// What has failed, once it is over for `why` before all of it has.
@@ -173,7 +182,7 @@ impl Race {
 
     /// Whether nothing is left that could succeed.
     pub(super) fn is_lost(&self) -> bool {
-        !self.has_next() && !self.signalling && self.dialling.is_empty() && self.resolving.is_empty()
+        !self.has_next() && self.signalling == 0 && self.dialling.is_empty() && self.resolving.is_empty()
     }
 }
 

@@ -7,12 +7,14 @@ use super::diversity::Prefix;
 use crate::address::{Host, NodeAddress, NodeContactAddressData};
 use crate::id::{BucketIndex, NodeId};
 
-/// A node that a connection has proven and that its bucket has no room for.
+/// A node that its bucket has no room for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PendingNode {
     pub(crate) node: NodeId,
     pub(crate) address: NodeAddress,
     pub(crate) data: NodeContactAddressData,
+    /// A connection has proven it; else the embedder has told of it.
+    pub(crate) proven: bool,
 }
 
 impl PendingNode {
@@ -34,10 +36,13 @@ pub(crate) struct PendingNodes {
 }
 
 impl PendingNodes {
-    /// Takes in a node; the newest proof of one node wins. Over `limit` nodes of the bucket, the oldest one of the network
+    /// Takes in a node; the newest proof of one node wins, and any proof over what was only told. Over `limit` nodes of the bucket, the oldest one of the network
     /// that has most leaves. Returns the one that left, which may be this one.
     pub(crate) fn add(&mut self, index: BucketIndex, pending: PendingNode, limit: usize) -> Option<PendingNode> {
         let bucket = self.buckets.entry(index).or_default();
+        if !pending.proven && bucket.iter().any(|known| known.node == pending.node && known.proven) {
+            return None;
+        }
         bucket.retain(|known| known.node != pending.node);
         bucket.push(pending);
         if bucket.len() <= limit {
@@ -110,6 +115,7 @@ mod tests {
                 connected_time: UnixMillis(u64::from(node)),
                 scopes: Scopes::GLOBAL,
             },
+            proven: true,
         }
     }
 
@@ -133,6 +139,7 @@ mod tests {
         list.add(BUCKET, pending(1, "8.8.1.1:1"), 3);
         list.add(BUCKET, pending(2, "8.8.2.1:1"), 3);
         list.add(BUCKET, pending(1, "8.8.3.1:1"), 3);
+        list.add(BUCKET, PendingNode { proven: false, ..pending(1, "8.8.4.1:1") }, 3);
         assert_eq!(list.pop(BUCKET), Some(pending(1, "8.8.3.1:1")));
         list.remove(BUCKET, &NodeId::from_bytes([2; 32]));
         assert_eq!((list.len(), list.clear(BUCKET)), (0, 0));

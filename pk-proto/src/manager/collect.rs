@@ -51,7 +51,7 @@ impl NodeManager {
     pub(super) fn proven(&mut self, node: NodeId, address: NodeAddress, data: NodeContactAddressData) {
         let outcome = self.set_in_graph(node, address.clone(), data);
         if outcome == SetNodeOutcome::Rejected(SetNodeRejection::BucketFull) {
-            self.wait_for_room(PendingNode { node, address, data }, None, self.cx.config.connect_timeout);
+            self.wait_for_room(PendingNode { node, address, data, proven: true }, None, self.cx.config.connect_timeout);
         }
     }
 
@@ -77,8 +77,7 @@ impl NodeManager {
                     let stage = Stage::WaitForRoom { node };
                     self.begin(id, Open { audience: Audience::Embedder, deadline, stage });
                 }
-                self.unproven.insert(node);
-                self.wait_for_room(PendingNode { node, address, data }, waiter, timeout);
+                self.wait_for_room(PendingNode { node, address, data, proven: false }, waiter, timeout);
                 if how.block {
                     return;
                 }
@@ -109,9 +108,8 @@ impl NodeManager {
     /// Puts a node on the pending list of its bucket and has the bucket collected.
     fn wait_for_room(&mut self, pending: PendingNode, waiter: Option<RequestId>, timeout: Duration) {
         let Some(bucket) = self.cx.own().bucket_index(&pending.node) else { return };
-        if let Some(dropped) = self.pending.add(bucket, pending, self.cx.config.pending_limit) {
+        if self.pending.add(bucket, pending, self.cx.config.pending_limit).is_some() {
             self.cx.metrics.pending_dropped += 1;
-            self.forget_unproven(&dropped.node);
         }
         let now = self.cx.now;
         let interval = self.cx.config.collect_interval;
@@ -186,8 +184,10 @@ impl NodeManager {
         while self.graph.bucket_len(bucket) < self.cx.config.bucket_limit
             && let Some(pending) = self.pending.pop(bucket)
         {
-            if !matches!(self.set_in_graph(pending.node, pending.address, pending.data), SetNodeOutcome::Added) {
-                self.forget_unproven(&pending.node);
+            let outcome = self.set_in_graph(pending.node, pending.address, pending.data);
+            if outcome == SetNodeOutcome::Added && !pending.proven && self.connections.primary(&pending.node).is_none()
+            {
+                self.unproven.insert(pending.node);
             }
         }
     }
@@ -213,10 +213,7 @@ impl NodeManager {
             core::mem::take(&mut rounds.wanted)
         });
         if !again {
-            while let Some(dropped) = self.pending.pop(bucket) {
-                self.cx.metrics.pending_dropped += 1;
-                self.forget_unproven(&dropped.node);
-            }
+            self.cx.metrics.pending_dropped += self.pending.clear(bucket) as u64;
         }
         for waiter in collect.waiters {
             if let Some(Open { stage: Stage::WaitForRoom { node }, .. }) = self.open.get(&waiter) {
@@ -238,13 +235,6 @@ impl NodeManager {
             } else {
                 self.cx.timers.set(Timer::Collect(bucket), due);
             }
-        }
-    }
-
-    /// A node that never was in the graph, or is not any more, is not listed as unproven either.
-    fn forget_unproven(&mut self, node: &NodeId) {
-        if !self.graph.contains(node) {
-            self.unproven.remove(node);
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct NodeManager {
     collections: Collections,
     /// When each bucket was last refreshed.
     refreshed: BTreeMap<BucketIndex, UnixMillis>,
+    /// Buckets whose refresh after a join has not begun.
+    owed: BTreeSet<BucketIndex>,
     store: GraphStore,
     signalling: Signalling,
     browses: BTreeMap<EffectId, RequestId>,
@@ -121,6 +123,7 @@ impl NodeManager {
             pending: PendingNodes::default(),
             collections: Collections::new(),
             refreshed: snapshot.refreshed.into_iter().collect(),
+            owed: BTreeSet::new(),
             store: GraphStore::new(snapshot.meta.as_ref()),
             signalling: Signalling::default(),
             browses: BTreeMap::new(),
@@ -268,7 +271,7 @@ impl NodeManager {
             Input::WallClock(unix) => cx.set_unix(unix),
 
             Input::Connected(connected) => {
-                let incoming = self.incoming(&connected.remote);
+                let incoming = self.incoming(&connected.chain);
                 self.connections.connected(&mut self.cx, connected, incoming);
             }
             Input::DialFailed { conn, why } => connections.dial_failed(cx, conn, why),
@@ -364,10 +367,11 @@ impl NodeManager {
                     self.store.changed(&mut self.cx, node);
                 }
                 // A node that has renewed its key is one node: by its newest id.
-                for former in self.connections.former(conn) {
-                    self.remove_from_graph(&former);
+                let chain = self.connections.chain(conn);
+                for former in chain.iter().skip(1) {
+                    self.remove_from_graph(former);
                 }
-                self.punched(&address);
+                self.punched(&chain);
                 self.proven(node, address.clone(), data);
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
@@ -570,6 +574,16 @@ impl NodeManager {
         self.graph.get(&node)
     }
 
+    /// Whether a node of the graph has been connected. Others are told to nobody and not kept over restarts.
+    pub fn is_proven(&self, node: NodeId) -> bool {
+        self.graph.contains(&node) && !self.unproven.contains(&node)
+    }
+
+    /// When a bucket was last refreshed.
+    pub fn refreshed_at(&self, bucket: BucketIndex) -> Option<UnixMillis> {
+        self.refreshed.get(&bucket).copied()
+    }
+
     /// The accepted connections, in the order of their numbers.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let mut infos = self.connections.infos(&self.cx);
@@ -586,6 +600,7 @@ impl NodeManager {
         metrics.nodes_pending = self.pending.len() as u64;
         metrics.requests_open = self.open_requests() as u64;
         metrics.timers = self.cx.timers.len() as u64;
+        metrics.unwritten = self.store.unwritten() as u64;
         self.connections.measure(&mut metrics);
         self.rpc.measure(&mut metrics);
         metrics

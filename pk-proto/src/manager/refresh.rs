@@ -71,7 +71,10 @@ impl NodeManager {
             return;
         }
         let at = self.cx.now + self.jittered();
-        self.set_refresh(bucket, at, false);
+        // What a join owes to a bucket is more than the one node that has come.
+        if !self.owed.contains(&bucket) {
+            self.set_refresh(bucket, at, false);
+        }
         self.arm_useful();
     }
 
@@ -110,6 +113,7 @@ impl NodeManager {
     /// The timer of a bucket has fired.
     pub(super) fn refresh_due(&mut self, bucket: BucketIndex) {
         if bucket.0 < self.nearest_bucket() {
+            self.owed.remove(&bucket);
             return;
         }
         let running = self.open.values().filter(|open| open.audience == Audience::Refresh).count();
@@ -140,6 +144,7 @@ impl NodeManager {
     /// A bucket is being refreshed now; the next time is one delay away.
     pub(super) fn mark_refreshed(&mut self, bucket: BucketIndex) {
         let unix = self.cx.unix();
+        self.owed.remove(&bucket);
         self.refreshed.insert(bucket, unix);
         self.store.refreshed(&mut self.cx, bucket);
         if !self.cx.config.refresh_delay.is_zero() {
@@ -155,6 +160,7 @@ impl NodeManager {
         }
         for (step, index) in (self.nearest_bucket()..=255).rev().enumerate() {
             let delay = JOIN_STEP * u32::try_from(step + 1).unwrap_or(u32::MAX);
+            self.owed.insert(BucketIndex(index));
             self.set_refresh(BucketIndex(index), self.cx.now + delay, true);
         }
     }

@@ -231,6 +231,7 @@ impl NodeManager {
         }
         self.collections.clear();
         self.refreshed.clear();
+        self.owed.clear();
         for index in 0..=255 {
             self.cx.timers.cancel(Timer::Refresh(BucketIndex(index)));
             self.cx.timers.cancel(Timer::Collect(BucketIndex(index)));

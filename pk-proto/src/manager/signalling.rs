@@ -66,6 +66,9 @@ impl NodeManager {
     }
 
     fn ask_relay(&mut self, race: RaceId, relay: NodeId, request: SignalRequest) {
+        if !self.connections.is_racing(race) {
+            return;
+        }
         let Some((conn, (address, _))) =
             self.connections.primary(&relay).and_then(|conn| Some((conn, self.connections.address(conn)?)))
         else {
@@ -73,10 +76,12 @@ impl NodeManager {
         };
         let id = self.cx.ids.request();
         let deadline = self.cx.now + self.cx.config.call_timeout;
-        let asked = self.rpc.call(&mut self.cx, conn, id, Question::Signal(request), deadline);
-        if let Some(stream) = asked {
-            self.cx.metrics.signals_sent += 1;
-            self.signalling.asked.insert(stream, (race, address));
+        match self.rpc.call(&mut self.cx, conn, id, Question::Signal(request), deadline) {
+            Some(stream) => {
+                self.cx.metrics.signals_sent += 1;
+                self.signalling.asked.insert(stream, (race, address));
+            }
+            None => self.not_signalled(race, relay, "the connection to it was lost"),
         }
     }
 
@@ -205,7 +210,7 @@ impl NodeManager {
         if self.connections.primary(source).is_some() {
             return Ok(());
         }
-        if self.signalling.punches.begin(addr)? {
+        if self.signalling.punches.begin(addr, *source)? {
             self.cx.metrics.punches += 1;
             self.punch_next(addr);
             self.dial_back(*source, address.clone());
@@ -237,16 +242,14 @@ impl NodeManager {
         self.connections.dial_only(&mut self.cx, id, goal);
     }
 
-    /// How the peer of an incoming connection has come here: signalled, if we punch at its address.
-    pub(super) fn incoming(&self, addr: &SocketAddr) -> Learnt {
-        if self.signalling.punches.is_active(addr) { Learnt::SIGNALLED } else { Learnt::DIRECT }
+    /// How the peer of an incoming connection has come here: signalled, if we punch for it.
+    pub(super) fn incoming(&self, ids: &[NodeId]) -> Learnt {
+        if self.signalling.punches.is_for(ids) { Learnt::SIGNALLED } else { Learnt::DIRECT }
     }
 
-    /// A connection was accepted: there is no need to punch there any more.
-    pub(super) fn punched(&mut self, address: &NodeAddress) {
-        if let Some(addr) = address.socket()
-            && self.signalling.punches.end(&addr)
-        {
+    /// A connection with a node was accepted: there is no need to punch for it any more.
+    pub(super) fn punched(&mut self, ids: &[NodeId]) {
+        for addr in self.signalling.punches.end(ids) {
             self.cx.timers.cancel(Timer::Punch(addr));
         }
     }

@@ -4,9 +4,11 @@
 //! catches, and counts how often it has really looked, so that a test can show that it was not vacuous.
 
 mod caps;
+pub(crate) mod convergence;
 mod discipline;
 mod graph;
 mod requests;
+mod stored;
 mod timers;
 mod windows;
 
@@ -17,8 +19,10 @@ use pk_proto::{Config, Event, Input, Instant, NodeId, Output, RequestId};
 use crate::HostId;
 use crate::dice::Die;
 use crate::machine::Machine;
+use crate::store::Store;
 use discipline::Discipline;
 use requests::Requests;
+use stored::Stored;
 use windows::Windows;
 
 /// The graph is looked at after every drain that may have changed it, and after every so many others.
@@ -59,6 +63,8 @@ pub struct CheckCounters {
     pub grants: u64,
     /// Nodes of graphs whose place was checked.
     pub nodes: u64,
+    /// Nodes of graphs that were held against what was written.
+    pub stored: u64,
     /// Searches in graphs that were held against a brute-force one.
     pub searches: u64,
     /// Timers that were seen to make progress.
@@ -83,6 +89,9 @@ struct OfHost {
     windows: Windows,
     discipline: Discipline,
     graph_changed: bool,
+    stored: Stored,
+    /// Something was written, or found at the start.
+    written: bool,
     drains: u64,
 }
 
@@ -92,8 +101,9 @@ impl Checkers {
     }
 
     /// A machine begins its life.
-    pub(crate) fn started(&mut self, host: HostId, config: Option<Config>) {
-        self.hosts[host] = OfHost { config, ..OfHost::default() };
+    pub(crate) fn started(&mut self, host: HostId, config: Option<Config>, store: &Store) {
+        let stored = Stored::new(store.rows().map(|(table, key, value)| (table, key.clone(), value.clone())));
+        self.hosts[host] = OfHost { config, stored, written: true, ..OfHost::default() };
     }
 
     /// A request was accepted.
@@ -106,6 +116,7 @@ impl Checkers {
         let of = &mut self.hosts[host];
         self.counters.inputs += 1;
         of.graph_changed |= matches!(input, Input::Connected(_));
+        of.written |= of.stored.input(input);
         of.discipline.input(input)?;
         of.windows.input(input);
         Ok(())
@@ -121,6 +132,7 @@ impl Checkers {
             of.requests.event(event)?;
         }
         of.discipline.output(output)?;
+        of.stored.output(output);
         if let Some(config) = &of.config {
             of.windows.output(output, config, &mut self.counters)?;
         }
@@ -135,6 +147,11 @@ impl Checkers {
         let Some(config) = &of.config else { return Ok(()) };
         if let Some(metrics) = machine.gauges() {
             self.counters.gauges += caps::check(&metrics, &of.discipline.held(), config)?;
+        }
+        if std::mem::take(&mut of.written) || of.drains.is_multiple_of(GRAPH_INTERVAL) {
+            if let Some(view) = machine.stored_view() {
+                self.counters.stored += of.stored.check(&view)?;
+            }
         }
         if std::mem::take(&mut of.graph_changed) || of.drains.is_multiple_of(GRAPH_INTERVAL) {
             let probe = NodeId::from_bytes(die.bytes());

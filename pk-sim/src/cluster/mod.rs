@@ -13,6 +13,7 @@ use pk_proto::{
 };
 
 use crate::HostId;
+use crate::checkers::convergence;
 use crate::puppet::{Actor, Puppet};
 use crate::world::{Boot, World};
 
@@ -256,6 +257,16 @@ impl Cluster {
         }
         self.drive(Duration::from_secs(60));
         self.finish();
+    }
+
+    /// Checks that every running node knows the nearest other ones, and somebody in every bucket that has running nodes: to be
+    /// called after calm. Returns how many pairs were looked at.
+    pub fn assert_converged(&self) -> u64 {
+        let running: Vec<_> = (0..self.nodes.len()).filter_map(|node| self.machine(node)).collect();
+        let limit = running.iter().map(|node| node.config().bucket_limit).min().unwrap_or(1);
+        let known = |node: &NodeManager| node.graph().iter().map(|(id, _)| id).collect();
+        let nodes: Vec<_> = running.into_iter().map(|node| (node.own_id(), known(node))).collect();
+        convergence::check(&nodes, limit).unwrap_or_else(|violation| self.fail(&violation.to_string()))
     }
 
     /// The events of a node since an earlier look at `events(node).len()`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pk_proto::cert::Verified;
-use pk_proto::{ConnectionId, Dialect, Identity, Instant, NodeId, StreamId};
+use pk_proto::{ConnectionId, Dialect, Identity, Input, Instant, NodeId, StreamId};
 
 use super::half::Half;
 use super::{DIALLER, Packet, StreamKey};
@@ -31,6 +31,16 @@ pub(crate) struct Arrival {
     pub(crate) packet: Packet,
     /// How often it was held back.
     pub(crate) tries: u32,
+    /// On its way through NATs: where it comes from and goes to, as the far end sees it, and when it was sent.
+    pub(crate) path: Option<Path>,
+}
+
+/// The way of a packet outside of NATs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Path {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) sent: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +131,10 @@ pub(crate) struct Connection {
     pub(crate) dialect: Dialect,
     pub(crate) shared_id: Bytes,
     pub(crate) began: Instant,
+    /// Its packets pass a NAT, so that each has to find its way.
+    pub(crate) translated: bool,
+    /// A first packet has reached the acceptor.
+    pub(crate) bound: bool,
     /// The dialler has sent the last message of its handshake, which makes the acceptor's end.
     pub(crate) finished: bool,
     /// What the acceptor proved to a dialler that waits for HANDSHAKE_DONE.
@@ -138,10 +152,13 @@ impl Connection {
     /// Sends a message from one end to the other.
     pub(crate) fn send(&self, wire: &mut Wire, from: Side, packet: Packet) {
         let to = 1 - from;
+        if self.translated {
+            return self.transmit(wire, Arrival { serial: self.serial, to, packet, tries: 0, path: None });
+        }
         let link = wire.network.link(self.ends[from].host, self.ends[to].host);
         let wait = self.wait(wire, &packet);
         let delay = link.reliable(&mut wire.dice.links, wait);
-        let arrival = Arrival { serial: self.serial, to, packet, tries: 0 };
+        let arrival = Arrival { serial: self.serial, to, packet, tries: 0, path: None };
         wire.schedule(wire.now + delay, Happening::Arrive(arrival));
     }
 
@@ -151,10 +168,60 @@ impl Connection {
         wire.schedule(wire.now + wait.min(MAX_WAIT), Happening::Arrive(arrival));
     }
 
+    /// Sends a packet from behind a NAT, or to one.
+    pub(crate) fn transmit(&self, wire: &mut Wire, mut arrival: Arrival) {
+        let end = &self.ends[1 - arrival.to];
+        let Some(from) = wire.network.leave(wire.now, end.host, end.local, end.remote) else {
+            return self.transmit_again(wire, wire.now, arrival);
+        };
+        arrival.path = Some(Path { from, to: end.remote, sent: wire.now });
+        let link = wire.network.link(end.host, wire.network.owner(end.remote).unwrap_or(end.host));
+        let wait = self.wait(wire, &arrival.packet);
+        let delay = link.reliable(&mut wire.dice.links, wait);
+        wire.schedule(wire.now + delay, Happening::Arrive(arrival));
+    }
+
+    /// A packet arrives where NATs are on the way. Returns whether it gets to its end: NATs let it through, and its end knows
+    /// it. An acceptor takes first packets from anywhere, and follows its peer to another address (RFC 9000 section 9); a
+    /// dialler hears nobody but whom it dialled.
+    pub(crate) fn find_way(&mut self, wire: &mut Wire, to: Side, path: Path) -> bool {
+        let Some((host, local)) = wire.network.enter(wire.now, path.from, path.to) else { return false };
+        if !wire.passes(self.ends[1 - to].host, host) {
+            return false;
+        }
+        if to == DIALLER {
+            return self.ends[to].host == host && self.ends[to].remote == path.from;
+        }
+        let end = &mut self.ends[to];
+        if !self.bound {
+            self.bound = true;
+            (end.host, end.local, end.remote) = (host, local, path.from);
+        }
+        if end.host != host {
+            return false;
+        }
+        if end.remote != path.from {
+            end.remote = path.from;
+            if let (EndState::Open, Some(conn)) = (end.state, end.number) {
+                wire.deliver(host, Input::RemoteAddressChanged { conn, addr: path.from });
+            }
+        }
+        true
+    }
+
+    /// Has a packet sent again that was sent then and did not arrive. Handshakes wait longer and longer (RFC 9002 section
+    /// 6.2.1).
+    pub(crate) fn transmit_again(&self, wire: &mut Wire, sent: Instant, mut arrival: Arrival) {
+        let wait = self.wait(wire, &arrival.packet) * (1 << arrival.tries.min(8));
+        let wait = if matches!(arrival.packet, Packet::Handshake(_)) { wait } else { wait.min(MAX_WAIT) };
+        arrival.tries += 1;
+        wire.schedule(sent + wait, Happening::Resend(arrival));
+    }
+
     /// Whether a message has to wait for the end of the handshake at this end.
     pub(crate) fn holds(&self, to: Side, packet: &Packet) -> bool {
         let early = matches!(self.ends[to].state, EndState::Absent | EndState::Handshaking | EndState::AwaitingDone);
-        early && !matches!(packet, Packet::Handshake(_) | Packet::Close { .. })
+        early && !matches!(packet, Packet::Handshake(_) | Packet::Close { .. } | Packet::Alive { .. })
     }
 
     /// Looks whether an end can hear its peer, and sets its idle timeout if it cannot.
@@ -176,7 +243,8 @@ impl Connection {
             let round_trip = 2 * wire.network.link(end.host, peer.host).latency;
             wire.schedule(wire.now + keep_alive + round_trip, Happening::Forgotten { serial: self.serial, side });
         }
-        if end.deaf.is_none() {
+        // Behind a NAT keep-alives are really sent, since nobody knows in advance whether they arrive.
+        if end.deaf.is_none() && !self.translated {
             // Keep-alives were heard until now; only what they would have said is simulated.
             let beats = wire.now.since(self.began).as_micros() / keep_alive.as_micros().max(1);
             let beat = self.began + keep_alive * u32::try_from(beats).unwrap_or(u32::MAX);

@@ -16,6 +16,7 @@ use super::connection::{Connection, End, EndState};
 use super::{ACCEPTOR, DIALLER, Packet, Transport};
 use crate::HostId;
 use crate::identity::{judge_client, judge_server};
+use crate::network::Network;
 use crate::wire::{Happening, Wire};
 
 /// A step of a handshake.
@@ -53,8 +54,10 @@ impl Transport {
             wire.deliver(host, Input::DialFailed { conn, why });
             return;
         }
-        let route = wire.network.route(&here.addrs, addr);
-        let local = route.map_or(addr, |route| route.source);
+        let translated = wire.network.passes_nat(host, addr);
+        let source = Network::source(&here.addrs, addr).filter(|_| translated);
+        let route = wire.network.route(&here.addrs, addr).filter(|_| !translated);
+        let local = route.map(|route| route.source).or(source).unwrap_or(addr);
         let mut dialler = End::new(host, here.life, EndState::Handshaking, local, addr);
         dialler.number = Some(conn);
         dialler.identity = here.identity.clone();
@@ -68,11 +71,13 @@ impl Transport {
             dialect: Dialect::Native,
             shared_id: Bytes::new(),
             began: wire.now,
+            translated,
+            bound: false,
             finished: false,
             proven: None,
             streams: std::collections::BTreeMap::new(),
         };
-        if route.is_some() {
+        if route.is_some() || source.is_some() {
             connection.send(wire, DIALLER, Packet::Handshake(Box::new(Handshake::Initial)));
         }
         wire.schedule(deadline, Happening::DialDeadline { serial });
@@ -177,8 +182,12 @@ impl Transport {
         let connected = Connected { conn, role, dialect, leaf, chain, asked, remote, local, shared_id };
         wire.deliver(host, Input::Connected(connected));
         connection.listen(wire, side);
+        if connection.translated {
+            let keep_alive = wire.hosts[host].transport.keep_alive;
+            wire.schedule(wire.now + keep_alive, Happening::Beat { serial, side });
+        }
         for packet in held {
-            self.arrive(wire, super::Arrival { serial, to: side, packet, tries: 0 });
+            self.take_in(wire, serial, side, packet);
         }
     }
 }

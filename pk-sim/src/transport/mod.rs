@@ -14,7 +14,7 @@ use pk_proto::{ConnectionId, DisconnectReason, Input, StreamId};
 
 use crate::HostId;
 use crate::app::{AppAction, AppStream};
-use crate::wire::Wire;
+use crate::wire::{Happening, Wire};
 use connection::{Connection, EndState};
 use half::Piece;
 use handshake::Handshake;
@@ -40,6 +40,10 @@ pub(crate) enum Packet {
     },
     /// A stream that the receiver opened is over at its peer: another may be opened.
     StreamOver,
+    /// The sender lives, and asks for an answer or gives it. Sent where NATs are on the way only, and only once.
+    Alive {
+        answer: bool,
+    },
     /// The sender's address has changed.
     Moved {
         addr: std::net::SocketAddr,
@@ -151,19 +155,55 @@ impl Transport {
         }
     }
 
-    /// A message reaches an end.
+    /// A message reaches an end, or what is before it.
     pub(crate) fn arrive(&mut self, wire: &mut Wire, arrival: Arrival) {
-        let Arrival { serial, to, packet, tries } = arrival;
+        let (serial, to) = (arrival.serial, arrival.to);
         let Some(connection) = self.connections.get_mut(&serial) else { return };
-        let (from_host, host) = (connection.ends[1 - to].host, connection.ends[to].host);
-        if !wire.passes(from_host, host) {
-            // Nobody is left to send again what a dead process has sent.
-            if connection.ends[1 - to].state != EndState::Gone {
-                self.counters.retransmissions += 1;
-                connection.send_again(wire, Arrival { serial, to, packet, tries: tries + 1 });
+        let arrives = match arrival.path {
+            Some(path) => connection.find_way(wire, to, path),
+            None => wire.passes(connection.ends[1 - to].host, connection.ends[to].host),
+        };
+        if arrives {
+            return self.take_in(wire, serial, to, arrival.packet);
+        }
+        // Nobody is left to send again what a dead process has sent.
+        if connection.ends[1 - to].state != EndState::Gone && !matches!(arrival.packet, Packet::Alive { .. }) {
+            self.counters.retransmissions += 1;
+            match arrival.path {
+                Some(path) => connection.transmit_again(wire, path.sent, arrival),
+                None => connection.send_again(wire, Arrival { tries: arrival.tries + 1, ..arrival }),
             }
+        }
+    }
+
+    /// A packet is sent again.
+    pub(crate) fn resend(&mut self, wire: &mut Wire, arrival: Arrival) {
+        let Some(connection) = self.connections.get(&arrival.serial) else { return };
+        if connection.ends[1 - arrival.to].state != EndState::Gone {
+            connection.transmit(wire, arrival);
+        }
+    }
+
+    /// An end says that it lives, and looks whether it has heard as much.
+    pub(crate) fn beat(&mut self, wire: &mut Wire, serial: u64, side: Side) {
+        let Some(connection) = self.connections.get(&serial) else { return };
+        let [end, peer] = [&connection.ends[side], &connection.ends[1 - side]];
+        if end.state != EndState::Open {
             return;
         }
+        let (ours, theirs) = (wire.hosts[end.host].transport, wire.hosts[peer.host].transport);
+        if wire.now.since(end.heard) >= ours.idle_timeout.min(theirs.idle_timeout) {
+            self.counters.idle_timeouts += 1;
+            return self.lost(wire, serial, side, DisconnectReason::TimedOut);
+        }
+        connection.send(wire, side, Packet::Alive { answer: false });
+        wire.schedule(wire.now + ours.keep_alive.min(theirs.keep_alive), Happening::Beat { serial, side });
+    }
+
+    /// An end gets a message.
+    fn take_in(&mut self, wire: &mut Wire, serial: u64, to: Side, packet: Packet) {
+        let Some(connection) = self.connections.get_mut(&serial) else { return };
+        let host = connection.ends[to].host;
         connection.ends[to].heard = wire.now;
         if connection.holds(to, &packet) {
             connection.ends[to].held.push(packet);
@@ -173,6 +213,8 @@ impl Transport {
             Packet::Handshake(step) => self.handshake(wire, serial, *step),
             Packet::Close { why } => self.closed(wire, serial, to, why),
             Packet::Stream { key, frame } => self.frame(wire, serial, to, key, frame),
+            Packet::Alive { answer: false } => connection.send(wire, to, Packet::Alive { answer: true }),
+            Packet::Alive { answer: true } => {}
             Packet::StreamOver => connection.ends[to].open = connection.ends[to].open.saturating_sub(1),
             Packet::Moved { addr } => {
                 connection.ends[to].remote = addr;

@@ -14,6 +14,7 @@ use crate::coverage::Coverage;
 use crate::host::Host;
 use crate::journal::{Entry, Journal};
 use crate::machine::Machine;
+use crate::nat::{NatConfig, NatId};
 use crate::network::Network;
 use crate::transport::{Transport, TransportCounters};
 use crate::wire::Wire;
@@ -119,7 +120,7 @@ impl<M: Machine> World<M> {
         host.begin();
         let addrs = host.addrs.clone();
         self.journal.add(id, now, Entry::Started);
-        self.checkers.started(id, host.caps.clone());
+        self.checkers.started(id, host.caps.clone(), &host.store);
         self.wire.deliver(id, Input::Listening { addrs });
         self.transport.look_around(&mut self.wire);
         self.drain(id);
@@ -238,6 +239,23 @@ impl<M: Machine> World<M> {
     pub fn heal(&mut self) {
         self.wire.network.heal();
         self.transport.look_around(&mut self.wire);
+    }
+
+    /// Adds a NAT with an address of its own in the wide world.
+    pub fn add_nat(&mut self, config: NatConfig) -> NatId {
+        self.wire.network.add_nat(config)
+    }
+
+    /// Puts a host behind a NAT: it has an address there, with the port that it had, and no other one any more. To be done
+    /// before the host is started.
+    pub fn put_behind(&mut self, id: HostId, nat: NatId) {
+        if self.machines[id].is_some() {
+            self.fail(&format!("host {id} runs already"));
+        }
+        let before = std::mem::take(&mut self.wire.hosts[id].addrs);
+        before.iter().for_each(|addr| self.wire.network.remove_address(*addr));
+        let port = before.first().map_or(1314, std::net::SocketAddr::port);
+        self.wire.hosts[id].addrs = vec![self.wire.network.put_behind(id, port, nat)];
     }
 
     /// Gives a host other addresses: its machine hears that it listens there, its peers that it has moved.

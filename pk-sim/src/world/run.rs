@@ -123,11 +123,10 @@ impl<M: Machine> World<M> {
             Happening::DialDeadline { serial } => transport.dial_deadline(wire, serial),
             Happening::Idle { serial, side, since } => transport.idle(wire, serial, side, since),
             Happening::Forgotten { serial, side } => transport.forgotten(wire, serial, side),
-            Happening::Punched { host, from } => {
-                if wire.hosts[host].listening {
-                    transport.counters.punches_arrived += 1;
-                    *wire.hosts[host].punches.entry(from).or_default() += 1;
-                }
+            Happening::Resend(arrival) => transport.resend(wire, arrival),
+            Happening::Beat { serial, side } => transport.beat(wire, serial, side),
+            Happening::Punched { by, from, to } => {
+                transport.counters.punches_arrived += u64::from(effects::punched(wire, by, from, to));
             }
         }
     }

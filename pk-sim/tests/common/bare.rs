@@ -91,6 +91,13 @@ impl Bare {
         self.now = end;
     }
 
+    /// The machine sleeps, and fires what has become due only when it wakes up.
+    pub fn suspend(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.node.handle_timeout(self.now);
+        self.drain();
+    }
+
     /// A number of the driver's.
     pub fn odd(&mut self) -> u64 {
         self.odd += 2;

@@ -11,6 +11,7 @@
 mod bare;
 mod links;
 mod peer;
+pub mod signals;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

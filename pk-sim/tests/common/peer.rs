@@ -81,6 +81,11 @@ impl Peer {
         })
     }
 
+    /// The puppet's host.
+    pub fn host(&self) -> HostId {
+        self.host
+    }
+
     /// Lets time pass, while the puppet reacts to whatever it hears.
     pub fn drive(&mut self, cluster: &mut Cluster, time: Duration) {
         let end = cluster.now() + time;

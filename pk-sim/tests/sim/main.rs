@@ -4,6 +4,7 @@
 mod checks;
 mod effects;
 mod handshakes;
+mod nats;
 mod nodes;
 mod streams;
 

@@ -1,0 +1,562 @@
+//! Full buckets, in virtual time: who stays, who waits, who comes in (DESIGN section 4).
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use pk_proto::{
+    BucketIndex, Config, ContactMode, Event, Failure, NodeAddress, NodeContactAddressData, NodeId, Options, Reply,
+    Request, RequestId, Scopes, SetNode, SetNodeOutcome, SetNodeRejection, UnixMillis,
+};
+use pk_sim::{Cluster, HostId, Key};
+
+const FAR: BucketIndex = BucketIndex(255);
+/// Room in a bucket of node 0.
+const ROOM: usize = 3;
+
+/// Node 0, and nodes of its farthest bucket: `members` fill it, in the order of their connections, `others` are there too.
+struct Full {
+    cluster: Cluster,
+    members: Vec<HostId>,
+    others: Vec<HostId>,
+}
+
+/// A seed under which at least so many of the other nodes are in the farthest bucket of node 0.
+fn seed_with(count: usize, wanted: usize) -> u64 {
+    let id = |seed, node| Key::numbered(seed, node).id();
+    let far = |seed| {
+        (1..count as u64).filter(|node| id(seed, 0).bucket_index(&id(seed, *node)) == Some(FAR)).count() >= wanted
+    };
+    (0..).find(|seed| far(*seed)).unwrap()
+}
+
+fn far_nodes(cluster: &Cluster) -> Vec<HostId> {
+    let own = cluster.id(0);
+    (1..cluster.len()).filter(|node| own.bucket_index(&cluster.id(*node)) == Some(FAR)).collect()
+}
+
+fn full_with(change: impl FnOnce(&mut Config)) -> Full {
+    let others = 5;
+    let seed = seed_with(10, ROOM + others);
+    let mut cluster = Cluster::quiet()
+        .nodes(10)
+        .seed(seed)
+        .config_of(0, |config| {
+            config.bucket_limit = ROOM;
+            change(config);
+        })
+        .start();
+    let far = far_nodes(&cluster);
+    let (members, others) = (far[..ROOM].to_vec(), far[ROOM..ROOM + others].to_vec());
+    for member in &members {
+        connect(&mut cluster, 0, *member);
+        cluster.drive(SECOND);
+    }
+    assert_eq!(cluster.node(0).bucket(FAR).len(), ROOM);
+    Full { cluster, members, others }
+}
+
+fn full() -> Full {
+    full_with(|_| {})
+}
+
+impl Full {
+    /// Whether node 0 has a node in its graph.
+    fn has(&self, node: HostId) -> bool {
+        self.cluster.node(0).contact(self.cluster.id(node)).is_some()
+    }
+
+    fn has_all(&self, nodes: &[HostId]) -> bool {
+        nodes.iter().all(|node| self.has(*node))
+    }
+
+    /// Ends every connection of node 0 and forgets none of its nodes.
+    fn disconnect(&mut self) {
+        for member in self.members.clone() {
+            let peer = self.cluster.id(member);
+            self.cluster.call(0, |node, now| node.disconnect(peer, now));
+        }
+        self.cluster.drive(SECOND);
+        assert_eq!(self.cluster.node(0).connections().len(), 0);
+    }
+
+    /// The embedder puts a node into the graph of node 0.
+    fn set(&mut self, node: HostId, how: SetNode) -> RequestId {
+        let request = set_node(&self.cluster, node, how);
+        self.cluster.request(0, request)
+    }
+
+    fn outcome(&self, request: RequestId) -> Option<SetNodeOutcome> {
+        match self.cluster.done(0, request)? {
+            Ok(Reply::SetNode(outcome)) => Some(*outcome),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn dials(&self) -> u64 {
+        self.cluster.node(0).metrics().dials
+    }
+}
+
+fn set_node(cluster: &Cluster, node: HostId, how: SetNode) -> Request {
+    let data = data(cluster, Scopes::GLOBAL);
+    Request::SetNode { node: cluster.id(node), address: cluster.address(node), data, how }
+}
+
+const BLOCK: SetNode = SetNode { block: true, force: false, options: NO };
+const FORCE: SetNode = SetNode { block: false, force: true, options: NO };
+const FULL: SetNodeOutcome = SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
+
+// -- who stays
+
+#[test]
+fn a_full_bucket_keeps_nodes_that_are_connected_and_asks_them_nothing() {
+    let mut full = full();
+    let dials = full.dials();
+    connect(&mut full.cluster, full.others[0], 0);
+    full.cluster.drive(30 * SECOND);
+    assert!(full.has_all(&full.members.clone()) && !full.has(full.others[0]));
+    let metrics = full.cluster.node(0).metrics();
+    assert_eq!((metrics.collections, metrics.pending_dropped, metrics.nodes_dead, metrics.nodes_pending), (1, 1, 0, 0));
+    assert_eq!((full.dials(), metrics.calls), (dials, 0), "a live connection answers at once");
+    full.cluster.stop_all();
+}
+
+#[test]
+fn a_full_bucket_keeps_nodes_that_answer_a_dial() {
+    let mut full = full();
+    full.disconnect();
+    let (dials, calls) = (full.dials(), full.cluster.node(0).metrics().calls);
+    connect(&mut full.cluster, full.others[0], 0);
+    full.cluster.drive(30 * SECOND);
+    assert!(full.has_all(&full.members.clone()) && !full.has(full.others[0]));
+    let metrics = full.cluster.node(0).metrics();
+    assert_eq!((metrics.collections, metrics.pending_dropped, metrics.nodes_dead), (1, 1, 0));
+    // Each once, at the address where it was, and nobody was asked for anybody: a probe is not a search.
+    assert_eq!((full.dials() - dials, metrics.calls), (ROOM as u64, calls));
+    full.cluster.stop_all();
+}
+
+#[test]
+fn a_dead_node_leaves_and_the_one_that_waits_comes_in() {
+    for dead in 0..ROOM {
+        let mut full = full();
+        full.disconnect();
+        full.cluster.kill(full.members[dead]);
+        connect(&mut full.cluster, full.others[0], 0);
+        full.cluster.drive(30 * SECOND);
+        for (place, member) in full.members.clone().into_iter().enumerate() {
+            assert_eq!(full.has(member), place != dead);
+        }
+        assert!(full.has(full.others[0]));
+        let metrics = full.cluster.node(0).metrics();
+        assert_eq!((metrics.nodes_dead, metrics.pending_dropped, metrics.nodes_pending), (1, 0, 0));
+        let node = full.cluster.id(full.others[0]);
+        assert_eq!(count_events(&full.cluster, 0, |event| *event == Event::NodeAdded { node }), 1);
+        assert!(full.cluster.node(0).is_proven(node));
+        full.cluster.stop_all();
+    }
+}
+
+/// As many come in as there is room, the newest first; for the rest there is none.
+#[test]
+fn all_that_wait_share_the_room_and_the_newest_come_first() {
+    let mut full = full();
+    full.disconnect();
+    full.cluster.kill(full.members[0]);
+    full.cluster.kill(full.members[2]);
+    for other in full.others.clone() {
+        connect(&mut full.cluster, other, 0);
+        full.cluster.drive(ms(100));
+    }
+    assert_eq!(full.cluster.node(0).metrics().nodes_pending, 5);
+    full.cluster.drive(120 * SECOND);
+    let bucket: Vec<_> = full.cluster.node(0).bucket(FAR).into_iter().map(|(node, _)| node).collect();
+    let mut expected: Vec<_> =
+        [full.members[1], full.others[4], full.others[3]].map(|node| full.cluster.id(node)).into();
+    expected.sort_unstable();
+    assert_eq!(bucket, expected);
+    assert_eq!(full.cluster.node(0).metrics().nodes_pending, 0);
+    full.cluster.stop_all();
+}
+
+/// The least recently connected one first, and no more of them than have to go.
+#[test]
+fn who_was_connected_longest_ago_is_probed_first_and_nobody_in_vain() {
+    let mut full = full_with(|config| config.find_concurrency = 1);
+    full.disconnect();
+    full.cluster.kill(full.members[0]);
+    let dials = full.dials();
+    connect(&mut full.cluster, full.others[0], 0);
+    full.cluster.drive(30 * SECOND);
+    assert!(full.has(full.others[0]) && !full.has(full.members[0]));
+    assert_eq!(full.dials() - dials, 1, "the first one was dead, so the others are left alone");
+    full.cluster.stop_all();
+}
+
+#[test]
+fn probes_are_dials_of_known_addresses_and_few_at_a_time() {
+    for concurrency in [1, 2, 3] {
+        let mut full = full_with(|config| config.find_concurrency = concurrency);
+        full.disconnect();
+        for member in full.members.clone() {
+            full.cluster.kill(member);
+        }
+        let calls = full.cluster.node(0).metrics().calls;
+        let request = full.set(full.others[0], BLOCK);
+        let mut most = 0;
+        while full.outcome(request).is_none() {
+            full.cluster.step();
+            most = most.max(full.cluster.node(0).metrics().connections_pending);
+        }
+        assert_eq!(full.outcome(request), Some(SetNodeOutcome::Added));
+        assert_eq!((most, full.cluster.node(0).metrics().calls), (concurrency as u64, calls));
+        full.cluster.stop_all();
+    }
+}
+
+// -- force and block
+
+#[test]
+fn force_takes_the_place_of_the_oldest_at_once() {
+    let mut full = full();
+    let oldest = full.cluster.id(full.members[0]);
+    let request = full.set(full.others[0], FORCE);
+    assert_eq!(full.outcome(request), Some(SetNodeOutcome::Replaced(oldest)));
+    assert!(full.has(full.others[0]) && !full.has(full.members[0]));
+    let metrics = full.cluster.node(0).metrics();
+    assert_eq!((metrics.collections, metrics.nodes_pending, metrics.nodes), (0, 0, ROOM as u64));
+    // Where there is room, force is nothing special.
+    let known = full.set(full.others[0], FORCE);
+    assert_eq!(full.outcome(known), Some(SetNodeOutcome::Updated));
+    let gone = full.cluster.id(full.members[1]);
+    full.cluster.call(0, |node, now| node.unset_node(gone, now));
+    let added = full.set(full.members[1], FORCE);
+    assert_eq!(full.outcome(added), Some(SetNodeOutcome::Added));
+    full.cluster.stop_all();
+}
+
+#[test]
+fn who_does_not_block_is_told_at_once_that_the_node_waits() {
+    let mut full = full();
+    full.disconnect();
+    full.cluster.kill(full.members[1]);
+    let begun = full.cluster.now();
+    let request = full.set(full.others[0], SetNode::default());
+    assert_eq!((full.outcome(request), full.cluster.now()), (Some(SetNodeOutcome::Pending), begun));
+    assert_eq!(full.cluster.node(0).metrics().nodes_pending, 1);
+    full.cluster.drive(20 * SECOND);
+    assert!(full.has(full.others[0]) && !full.has(full.members[1]));
+    assert!(!full.cluster.node(0).is_proven(full.cluster.id(full.others[0])), "nobody has connected it");
+    full.cluster.stop_all();
+}
+
+#[test]
+fn who_blocks_is_told_at_the_end_of_the_round_what_came_of_it() {
+    // Everybody answers.
+    let mut full = full();
+    full.disconnect();
+    let request = full.set(full.others[0], BLOCK);
+    assert_eq!(full.outcome(request), None);
+    full.cluster.drive(SECOND);
+    assert_eq!(full.outcome(request), Some(FULL));
+    assert!(!full.has(full.others[0]));
+
+    // One does not: as soon as that is known.
+    let mut full = full_dead();
+    let timeout = Options { connect_timeout: Some(4 * SECOND), deadline: None };
+    let begun = full.cluster.now();
+    let request = full.set(full.others[0], SetNode { options: timeout, ..BLOCK });
+    let reply = full.cluster.await_done(0, request);
+    assert_eq!(reply, Ok(Reply::SetNode(SetNodeOutcome::Added)));
+    assert_eq!(full.cluster.now().since(begun), 4 * SECOND, "each probe has the time that was given");
+    full.cluster.stop_all();
+}
+
+/// A full bucket without connections, the second node of it dead.
+fn full_dead() -> Full {
+    let mut full = full();
+    full.disconnect();
+    full.cluster.kill(full.members[1]);
+    full
+}
+
+#[test]
+fn a_blocked_request_ends_early_and_leaves_its_node_waiting() {
+    for cancel in [false, true] {
+        let mut full = full_dead();
+        let request = full.set(full.others[0], SetNode { options: by(2 * SECOND), ..BLOCK });
+        full.cluster.drive(SECOND);
+        if cancel {
+            full.cluster.cancel(0, request);
+        }
+        full.cluster.drive(SECOND);
+        let expected = if cancel { Failure::Cancelled } else { Failure::DeadlineExceeded };
+        assert_eq!(full.cluster.done(0, request), Some(&Err(expected)));
+        full.cluster.drive(20 * SECOND);
+        assert!(full.has(full.others[0]), "the round went on");
+        full.cluster.stop_all();
+    }
+    let mut full = full_dead();
+    let request = full.set(full.others[0], BLOCK);
+    full.cluster.drive(SECOND);
+    full.cluster.stop(0);
+    assert_eq!(full.cluster.done(0, request), Some(&Err(Failure::Stopped)));
+    full.cluster.stop_all();
+}
+
+/// However many want one: one goes on, one waits, and everybody is told at the end of theirs.
+#[test]
+fn one_round_is_active_and_one_waits() {
+    let mut full = full_dead();
+    let first = full.set(full.others[0], BLOCK);
+    full.cluster.drive(SECOND);
+    let more: Vec<_> = full.others[1..].to_vec().into_iter().map(|node| full.set(node, BLOCK)).collect();
+    assert_eq!(full.cluster.node(0).metrics().collections, 1);
+    full.cluster.drive(SECOND);
+    assert_eq!(full.cluster.node(0).metrics().collections, 1);
+    assert!(full.cluster.await_done(0, first).is_ok());
+    for request in &more {
+        assert!(full.cluster.await_done(0, *request).is_ok());
+    }
+    assert_eq!(full.cluster.node(0).metrics().collections, 2);
+    // One place became free; the newest of those who waited at that moment has it.
+    let outcomes: Vec<_> =
+        std::iter::once(&first).chain(&more).map(|request| full.outcome(*request).unwrap()).collect();
+    assert_eq!(outcomes, [FULL, FULL, FULL, FULL, SetNodeOutcome::Added], "{outcomes:?}");
+    full.cluster.drive(300 * SECOND);
+    assert_eq!(full.cluster.node(0).metrics().collections, 2);
+    assert_eq!(full.cluster.node(0).metrics().nodes_pending, 0);
+    full.cluster.stop_all();
+}
+
+/// Peers that keep coming have a bucket probed once in a while, not each of them.
+#[test]
+fn peers_alone_begin_no_more_than_a_round_in_each_interval() {
+    let mut full = full();
+    full.disconnect();
+    let begun = full.cluster.now();
+    let dials = full.dials();
+    for round in 0..100 {
+        let other = full.others[round % full.others.len()];
+        connect(&mut full.cluster, other, 0);
+        full.cluster.drive(2 * SECOND);
+        let peer = full.cluster.id(0);
+        full.cluster.call(other, |node, now| node.disconnect(peer, now));
+        for member in full.members.clone() {
+            let peer = full.cluster.id(member);
+            full.cluster.call(0, |node, now| node.disconnect(peer, now));
+        }
+        full.cluster.drive(SECOND);
+    }
+    let elapsed = full.cluster.now().since(begun).as_secs();
+    let metrics = full.cluster.node(0).metrics();
+    assert!((4..=1 + elapsed / 60).contains(&metrics.collections), "{} in {elapsed} s", metrics.collections);
+    assert!(full.dials() - dials <= metrics.collections * ROOM as u64);
+    assert!(full.has_all(&full.members.clone()));
+    full.cluster.stop_all();
+}
+
+// -- one node
+
+#[test]
+fn updates_of_one_node_do_not_conflict() {
+    let mut cluster = Cluster::quiet().nodes(2).start();
+    let node = cluster.id(1);
+    let at = |port: u16, time: u64| {
+        let address: NodeAddress = format!("8.8.8.8:{port}").parse().unwrap();
+        let connected_time = UnixMillis(time);
+        (address, NodeContactAddressData { mode: ContactMode::Direct, connected_time, scopes: Scopes::GLOBAL })
+    };
+    let requests: Vec<_> = [(1, 10), (2, 30), (1, 20), (3, 5)]
+        .map(|(port, time)| {
+            let (address, data) = at(port, time);
+            cluster.request(0, Request::SetNode { node, address, data, how: SetNode::default() })
+        })
+        .into();
+    let outcomes: Vec<_> = requests.iter().map(|request| cluster.done(0, *request).unwrap().clone().unwrap()).collect();
+    let updated = Reply::SetNode(SetNodeOutcome::Updated);
+    assert_eq!(outcomes, [Reply::SetNode(SetNodeOutcome::Added), updated.clone(), updated.clone(), updated]);
+    let contact: Vec<_> = cluster.node(0).contact(node).unwrap().iter().cloned().collect();
+    assert_eq!(contact, [at(2, 30), at(1, 20), at(3, 5)]);
+    cluster.stop_all();
+}
+
+#[test]
+fn a_node_that_waits_waits_once_with_its_newest_address() {
+    let mut full = full_dead();
+    let node = full.cluster.id(full.others[0]);
+    let first = full.set(full.others[0], BLOCK);
+    let newer: NodeAddress = "9.9.9.9:9".parse().unwrap();
+    let data = data(&full.cluster, Scopes::GLOBAL);
+    let second = full.cluster.request(0, Request::SetNode { node, address: newer.clone(), data, how: BLOCK });
+    assert_eq!(full.cluster.node(0).metrics().nodes_pending, 1);
+    for request in [first, second] {
+        assert_eq!(full.cluster.await_done(0, request), Ok(Reply::SetNode(SetNodeOutcome::Added)));
+    }
+    let contact: Vec<_> = full.cluster.node(0).contact(node).unwrap().iter().cloned().collect();
+    assert_eq!(contact, [(newer, data)]);
+    full.cluster.stop_all();
+}
+
+#[test]
+fn a_node_that_is_unset_does_not_come_in_any_more() {
+    let mut full = full_dead();
+    let request = full.set(full.others[0], BLOCK);
+    let node = full.cluster.id(full.others[0]);
+    full.cluster.drive(SECOND);
+    assert!(!full.cluster.call(0, |machine, now| machine.unset_node(node, now)));
+    assert_eq!(full.cluster.node(0).metrics().nodes_pending, 0);
+    assert!(full.cluster.await_done(0, request).is_ok());
+    full.cluster.drive(60 * SECOND);
+    assert_eq!((full.outcome(request), full.has(full.others[0])), (Some(FULL), false));
+    full.cluster.stop_all();
+}
+
+/// An unproven node that waits becomes a proven one by a connection, and no proof is lost by the embedder's word.
+#[test]
+fn a_proof_counts_for_a_node_that_waits_whoever_said_so_first() {
+    for proof_first in [false, true] {
+        let mut full = full_dead();
+        if proof_first {
+            connect(&mut full.cluster, full.others[0], 0);
+            full.set(full.others[0], SetNode::default());
+        } else {
+            full.set(full.others[0], SetNode::default());
+            connect(&mut full.cluster, full.others[0], 0);
+        }
+        full.cluster.drive(60 * SECOND);
+        let node = full.cluster.id(full.others[0]);
+        assert!(full.has(full.others[0]) && full.cluster.node(0).is_proven(node), "{proof_first}");
+        full.cluster.stop_all();
+    }
+}
+
+#[test]
+fn the_own_id_is_rejected() {
+    let mut cluster = Cluster::quiet().nodes(2).start();
+    for how in [SetNode::default(), BLOCK, FORCE] {
+        let request = set_node(&cluster, 0, how);
+        let rejected = Ok(Reply::SetNode(SetNodeOutcome::Rejected(SetNodeRejection::OwnNode)));
+        assert_eq!(cluster.ask(0, request), rejected);
+    }
+    assert_eq!(cluster.node(0).metrics().nodes, 0);
+    cluster.stop_all();
+}
+
+// -- diversity
+
+fn set_at(bare: &mut Bare, node: NodeId, at: &str, how: SetNode) -> SetNodeOutcome {
+    set_at_time(bare, node, at, 5, how)
+}
+
+fn set_at_time(bare: &mut Bare, node: NodeId, at: &str, time: u64, how: SetNode) -> SetNodeOutcome {
+    let data =
+        NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(time), scopes: Scopes::GLOBAL };
+    let request = bare.request(Request::SetNode { node, address: at.parse().unwrap(), data, how });
+    match bare.done(request) {
+        Some(Ok(Reply::SetNode(outcome))) => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Ids in a bucket of a node.
+fn ids_in(own: NodeId, bucket: u8, count: u8) -> Vec<NodeId> {
+    let id = |low: u8| {
+        let mut bytes = *own.as_bytes();
+        bytes[31 - usize::from(bucket / 8)] ^= 1 << (bucket % 8);
+        bytes[31] ^= if bucket >= 8 { low } else { 0 };
+        NodeId::from_bytes(bytes)
+    };
+    (0..count).map(id).collect()
+}
+
+const DIVERSITY: SetNodeOutcome = SetNodeOutcome::Rejected(SetNodeRejection::Diversity);
+
+#[test]
+fn two_nodes_of_one_network_are_in_a_bucket_and_ten_in_the_graph() {
+    for (network, other) in [("8.8.8", "8.8.9"), ("2606:4700:1", "2606:4700:2")] {
+        let at = |network: &str, n: u8| {
+            if network.contains(':') { format!("[{network}:{n:x}::1]:1") } else { format!("{network}.{n}:1") }
+        };
+        let mut bare = Bare::new(|_| {});
+        let own = bare.node.own_id();
+        let mut admitted = 0;
+        for bucket in [255, 254, 253, 252, 251, 250] {
+            let ids = ids_in(own, bucket, 4);
+            for (n, id) in ids.iter().enumerate().take(3) {
+                let outcome = set_at(&mut bare, *id, &at(network, n as u8), SetNode::default());
+                let room = n < 2 && admitted < 10;
+                assert_eq!(outcome, if room { SetNodeOutcome::Added } else { DIVERSITY }, "{bucket} {n}");
+                admitted += u8::from(room);
+            }
+            // Force is for full buckets.
+            assert_eq!(set_at(&mut bare, ids[3], &at(network, 9), FORCE), DIVERSITY);
+            assert_eq!(set_at(&mut bare, ids[3], &at(other, bucket), SetNode::default()), SetNodeOutcome::Added);
+        }
+        let metrics = bare.node.metrics();
+        assert_eq!((admitted, metrics.nodes, metrics.diversity_refused), (10, 16, 14));
+        // Who leaves makes room.
+        let (leaves, comes) = (ids_in(own, 255, 4)[0], ids_in(own, 255, 4)[2]);
+        assert!(bare.node.unset_node(leaves, bare.now));
+        assert_eq!(set_at(&mut bare, comes, &at(network, 7), SetNode::default()), SetNodeOutcome::Added);
+    }
+}
+
+/// A second address counts as well: nobody gets more room by moving.
+#[test]
+fn an_address_in_a_network_that_is_full_is_not_stored_for_a_known_node_either() {
+    let mut bare = Bare::new(|_| {});
+    let ids = ids_in(bare.node.own_id(), 255, 3);
+    for (id, at) in ids.iter().zip(["8.8.8.1:1", "8.8.8.2:1", "9.9.9.9:1"]) {
+        assert_eq!(set_at(&mut bare, *id, at, SetNode::default()), SetNodeOutcome::Added);
+    }
+    assert_eq!(set_at(&mut bare, ids[2], "8.8.8.3:1", SetNode::default()), DIVERSITY);
+    assert_eq!(set_at(&mut bare, ids[0], "8.8.8.3:1", SetNode::default()), SetNodeOutcome::Updated);
+    assert_eq!(bare.node.contact(ids[2]).unwrap().len(), 1);
+}
+
+#[test]
+fn private_networks_are_not_limited_and_the_limits_can_be_set() {
+    for (at, limits, expected) in [
+        ("10.0.0", (2, 10), 20),
+        ("192.168.1", (2, 10), 20),
+        ("8.8.8", (0, 0), 20),
+        ("8.8.8", (5, 7), 5),
+        ("8.8.8", (0, 7), 7),
+    ] {
+        let mut bare = Bare::new(|config| {
+            (config.bucket_prefix_limit, config.graph_prefix_limit) = limits;
+        });
+        let ids = ids_in(bare.node.own_id(), 255, 20);
+        for (n, id) in ids.into_iter().enumerate() {
+            set_at(&mut bare, id, &format!("{at}.{n}:1"), SetNode::default());
+        }
+        assert_eq!(bare.node.metrics().nodes, expected, "{at} {limits:?}");
+    }
+}
+
+/// A node that waits and is of a network that is full when there is room is dropped, and the next one comes in.
+#[test]
+fn diversity_holds_for_those_who_wait_as_well() {
+    let mut bare = Bare::new(|config| {
+        config.bucket_limit = 3;
+        config.find_concurrency = 1;
+        config.retry_delay = Duration::ZERO;
+        config.refresh_delay = Duration::ZERO;
+    });
+    let ids = ids_in(bare.node.own_id(), 255, 5);
+    for (id, (at, time)) in ids.iter().zip([("8.8.8.1:1", 5), ("8.8.8.2:1", 5), ("9.9.9.9:1", 1)]) {
+        assert_eq!(set_at_time(&mut bare, *id, at, time, SetNode::default()), SetNodeOutcome::Added);
+    }
+    assert_eq!(set_at(&mut bare, ids[3], "7.7.7.7:1", SetNode::default()), SetNodeOutcome::Pending);
+    assert_eq!(set_at(&mut bare, ids[4], "8.8.8.3:1", SetNode::default()), SetNodeOutcome::Pending);
+    // Nobody answers. The one that is not of the full network is the oldest.
+    bare.pass(16 * SECOND);
+    let metrics = bare.node.metrics();
+    assert_eq!((metrics.nodes_dead, metrics.diversity_refused, metrics.nodes_pending), (1, 1, 0));
+    assert!(bare.node.contact(ids[3]).is_some() && bare.node.contact(ids[4]).is_none());
+    assert!(bare.node.contact(ids[0]).is_some() && bare.node.contact(ids[2]).is_none());
+}

@@ -1,0 +1,59 @@
+//! Puppets that signal: calls of theirs, and what they sign.
+
+use pk_proto::native::{self, Message, V1};
+use pk_proto::signal::{relay_bytes, request_bytes};
+use pk_proto::{
+    Answer, ConnectionId, FrameDecoder, NodeAddress, NodeId, PunchRequest, Question, SignalRequest, UnixMillis,
+};
+use pk_sim::{Cluster, HostId, Key};
+
+use super::{Peer, SECOND};
+
+/// A request to signal, as its source signs it.
+pub fn request(key: &Key, target: NodeId, expires: UnixMillis, nonce: u8) -> SignalRequest {
+    let nonce = [nonce; 16];
+    let signature = key.sign(&request_bytes(&key.id(), &target, expires, &nonce));
+    SignalRequest { target, expires, nonce, signature }
+}
+
+/// What a relay passes on, as it signs it.
+pub fn punch(relay: &Key, source: NodeId, address: NodeAddress, request: SignalRequest) -> PunchRequest {
+    let relay_signature = relay.sign(&relay_bytes(&source, &address, &request));
+    PunchRequest { source, address, request, relay_signature }
+}
+
+/// The time on a host's clock, and so many seconds more.
+pub fn in_seconds(cluster: &Cluster, host: HostId, seconds: i64) -> UnixMillis {
+    UnixMillis(cluster.unix(host).0.saturating_add_signed(1000 * seconds))
+}
+
+impl Peer {
+    /// Asks questions at once, each on a stream of its own; gives the answers that come within a second.
+    pub fn ask(&mut self, cluster: &mut Cluster, conn: ConnectionId, questions: Vec<Question>) -> Vec<Option<Answer>> {
+        let streams: Vec<_> = questions
+            .into_iter()
+            .map(|question| {
+                let call = native::encode(&Message::V1(V1::Call { deadline_ms: 5000, question })).unwrap();
+                let stream = self.send(cluster, conn, call, true);
+                cluster.pull(self.host(), |puppet| puppet.grant(stream, 1 << 20));
+                stream
+            })
+            .collect();
+        self.drive(cluster, SECOND);
+        let answers = streams.into_iter().map(|stream| {
+            let mut decoder = FrameDecoder::new();
+            decoder.push(cluster.puppet(self.host()).read(stream).0.into());
+            match decoder.next().unwrap().map(|payload| native::decode(&payload).unwrap()) {
+                Some(Message::V1(V1::Answer(answer))) => Some(answer),
+                None => None,
+                Some(other) => panic!("{other:?}"),
+            }
+        });
+        answers.collect()
+    }
+
+    /// Asks one question.
+    pub fn ask_one(&mut self, cluster: &mut Cluster, conn: ConnectionId, question: Question) -> Option<Answer> {
+        self.ask(cluster, conn, vec![question]).remove(0)
+    }
+}

@@ -1,0 +1,460 @@
+//! Keeping the graph fresh, in virtual time: refreshing, retrying, joining (DESIGN section 4).
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use common::*;
+use pk_proto::native::{self, Message, V1};
+use pk_proto::{
+    BucketIndex, Config, ContactMode, Instant, NodeContactAddressData, NodeId, Options, Output, Question, Reply,
+    Request, RequestError, Scopes, SetNode, UnixMillis,
+};
+use pk_sim::{Cluster, HostId};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const BUCKETS: std::ops::RangeInclusive<u8> = 0..=255;
+
+/// When each bucket of a machine is refreshed next, as long from now.
+fn timers(bare: &Bare) -> BTreeMap<u8, Duration> {
+    BUCKETS.filter_map(|index| Some((index, bare.node.refresh_at(BucketIndex(index))?.since(bare.now)))).collect()
+}
+
+/// An id in a bucket of a machine.
+fn id_in(bare: &Bare, bucket: u8) -> NodeId {
+    let mut bytes = *bare.node.own_id().as_bytes();
+    bytes[31 - usize::from(bucket / 8)] ^= 1 << (bucket % 8);
+    NodeId::from_bytes(bytes)
+}
+
+/// A machine is told of a node in a bucket.
+fn learn(bare: &mut Bare, bucket: u8) {
+    let data =
+        NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(5), scopes: Scopes::GLOBAL };
+    let (node, address) = (id_in(bare, bucket), format!("77.0.{bucket}.1:1").parse().unwrap());
+    bare.request(Request::SetNode { node, address, data, how: SetNode::default() });
+}
+
+/// A machine that retries nothing, with a node in each of these buckets.
+fn knowing(buckets: impl IntoIterator<Item = u8>, change: impl FnOnce(&mut Config)) -> Bare {
+    let mut bare = Bare::new(|config| {
+        config.retry_delay = Duration::ZERO;
+        config.refresh_delay = HOUR;
+        change(config);
+    });
+    buckets.into_iter().for_each(|bucket| learn(&mut bare, bucket));
+    bare
+}
+
+/// How many refreshes were begun.
+fn refreshes(bare: &Bare) -> u64 {
+    bare.node.metrics().refreshes
+}
+
+// -- timers
+
+#[test]
+fn only_buckets_from_the_nearest_neighbour_on_are_refreshed() {
+    let mut bare = knowing([], |_| {});
+    assert_eq!(timers(&bare).keys().copied().collect::<Vec<_>>(), [255], "nobody is known");
+    for nearest in [255, 254, 250, 240] {
+        learn(&mut bare, nearest);
+        assert_eq!(timers(&bare).into_keys().collect::<Vec<_>>(), (nearest..=255).collect::<Vec<_>>());
+    }
+    // A nearest neighbour that leaves takes its buckets with it: their timers fire for nothing.
+    bare.node.unset_node(id_in(&bare, 240), bare.now);
+    bare.pass(3 * HOUR);
+    let refreshed: Vec<_> = BUCKETS.filter(|index| bare.node.refreshed_at(BucketIndex(*index)).is_some()).collect();
+    assert_eq!(refreshed, (250..=255).collect::<Vec<_>>());
+}
+
+#[test]
+fn jitter_is_a_quarter_of_the_delay_either_way_and_can_be_set() {
+    for (jitter, least, most) in [(500, 2700, 4500), (0, 3600, 3600), (1000, 1800, 5400)] {
+        let mut drawn = Vec::new();
+        let mut bare = knowing([255], |config| config.refresh_jitter = jitter);
+        for _ in 0..400 {
+            learn(&mut bare, 255);
+            drawn.push(timers(&bare)[&255].as_secs());
+        }
+        let (min, max) = (*drawn.iter().min().unwrap(), *drawn.iter().max().unwrap());
+        assert!(least <= min && max <= most, "{jitter}: {min} to {max}");
+        // Both ends are reached, nearly.
+        let width = most - least;
+        assert!(min <= least + width / 20 && max >= most - width / 20, "{jitter}: {min} to {max}");
+        let below = drawn.iter().filter(|drawn| **drawn < 3600).count();
+        assert!(jitter == 0 || (150..250).contains(&below), "{below} of 400 are early");
+    }
+}
+
+#[test]
+fn a_delay_of_nothing_is_never() {
+    let mut bare = knowing(240..=255, |config| config.refresh_delay = Duration::ZERO);
+    assert_eq!(timers(&bare).len(), 0);
+    bare.pass(24 * HOUR);
+    assert_eq!(refreshes(&bare), 0);
+    // Who asks for one gets one.
+    bare.request(Request::RefreshBucket { bucket: BucketIndex(255), options: Options::default() });
+    bare.pass(HOUR);
+    assert_eq!((refreshes(&bare), timers(&bare).len()), (1, 0));
+}
+
+#[test]
+fn a_node_that_comes_or_is_updated_resets_the_timer_of_its_bucket_and_of_no_other() {
+    let mut bare = knowing([255, 254], |_| {});
+    bare.pass(2000 * SECOND);
+    let before = timers(&bare);
+    learn(&mut bare, 254);
+    let after = timers(&bare);
+    assert_eq!(after[&255], before[&255]);
+    assert!(after[&254] >= 2700 * SECOND, "{after:?}");
+    // By a connection as well.
+    let peer =
+        (0..).map(Bare::peer).find(|peer| bare.node.own_id().bucket_index(peer) == Some(BucketIndex(255))).unwrap();
+    bare.accept(peer);
+    assert!(timers(&bare)[&255] >= 2700 * SECOND);
+}
+
+#[test]
+fn a_bucket_that_nobody_touches_is_refreshed_again_and_again() {
+    let mut bare = knowing([255], |_| {});
+    bare.pass(24 * HOUR);
+    assert!((20..=30).contains(&refreshes(&bare)), "{}", refreshes(&bare));
+}
+
+#[test]
+fn the_delay_of_a_bucket_can_be_set_and_lazily() {
+    let mut bare = knowing([255], |_| {});
+    let bucket = BucketIndex(255);
+    let set = |bare: &mut Bare, seconds, lazy| {
+        bare.node.set_refresh_delay(bucket, seconds * SECOND, lazy, bare.now).unwrap();
+        timers(bare)[&255].as_secs()
+    };
+    assert_eq!(set(&mut bare, 100, false), 100);
+    assert_eq!(set(&mut bare, 200, true), 100, "it is due earlier");
+    assert_eq!(set(&mut bare, 50, true), 50);
+    assert_eq!(set(&mut bare, 200, false), 200);
+    bare.pass(199 * SECOND);
+    assert_eq!(refreshes(&bare), 0);
+    bare.pass(SECOND);
+    assert_eq!(refreshes(&bare), 1);
+    // A bucket without a timer gets one, and it is of no use if the bucket is not.
+    bare.node.set_refresh_delay(BucketIndex(3), SECOND, true, bare.now).unwrap();
+    assert!(timers(&bare).contains_key(&3));
+    bare.pass(SECOND);
+    assert_eq!((refreshes(&bare), timers(&bare).contains_key(&3)), (1, false));
+    let day = Duration::from_secs(86_400);
+    let range = RequestError::Option { name: "delay", range: "0 to 30 days" };
+    assert_eq!(bare.node.set_refresh_delay(bucket, 31 * day, false, bare.now), Err(range));
+    assert_eq!(bare.node.set_refresh_delay(bucket, 30 * day, false, bare.now), Ok(()));
+    bare.node.stop(bare.now);
+    assert_eq!(bare.node.set_refresh_delay(bucket, SECOND, false, bare.now), Err(RequestError::Stopping));
+    let mut early = Bare::starting(|_| {});
+    assert_eq!(early.node.set_refresh_delay(bucket, SECOND, false, early.now), Err(RequestError::NotReady));
+}
+
+/// Everything that a machine has asked since it last was looked at: for nodes closest to which ids.
+fn asked(bare: &mut Bare) -> Vec<NodeId> {
+    let sent = bare.take().into_iter().filter_map(|output| match output {
+        Output::SendStream { bytes, .. } => native::decode(bytes.get(4..)?).ok(),
+        _ => None,
+    });
+    sent.filter_map(|message| match message {
+        Message::V1(V1::Call { question: Question::Closest { target, .. }, .. }) => Some(target),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn a_refresh_looks_for_a_random_id_of_its_bucket() {
+    let mut bare = knowing([], |_| {});
+    let peer = Bare::peer(0);
+    bare.accept(peer);
+    let own = bare.node.own_id();
+    for index in BUCKETS {
+        let mut targets = BTreeSet::new();
+        for _ in 0..3 {
+            bare.take();
+            let bucket = BucketIndex(index);
+            let id = bare.request(Request::RefreshBucket { bucket, options: Options::default() });
+            let asked = asked(&mut bare);
+            assert_eq!(asked.len(), 1, "{index}");
+            assert_eq!(own.bucket_index(&asked[0]), Some(bucket));
+            targets.extend(asked);
+            bare.node.cancel(id, bare.now);
+        }
+        // Bucket 0 has one id, bucket 1 has two.
+        assert!(targets.len() == 3 || index < 4, "{index}");
+    }
+}
+
+// -- no storm
+
+/// The most searches that a machine has under way, and how many refreshes it has begun, second by second.
+fn watch(bare: &mut Bare, seconds: u32) -> (u64, Vec<u64>) {
+    let mut most = bare.node.metrics().requests_open;
+    let mut begun = vec![refreshes(bare)];
+    for _ in 0..seconds {
+        bare.pass(SECOND);
+        most = most.max(bare.node.metrics().requests_open);
+        begun.push(refreshes(bare));
+    }
+    (most, begun)
+}
+
+#[test]
+fn refreshes_are_spread_over_the_delay_from_the_start_on() {
+    for seed in 0..5 {
+        let mut bare = knowing(200 + seed..=255, |_| {});
+        let (most, begun) = watch(&mut bare, 3600);
+        assert!(most <= 2, "{most} at a time");
+        let each: Vec<_> = begun.chunks(600).map(|part| part[part.len() - 1] - part[0]).collect();
+        assert!(each.iter().all(|count| *count <= 25), "{each:?} in ten minutes each, of {} in all", begun[3600]);
+    }
+}
+
+#[test]
+fn after_a_night_of_suspension_there_is_no_storm() {
+    let mut bare = knowing(226..=255, |_| {});
+    bare.suspend(8 * HOUR);
+    assert!(refreshes(&bare) <= 2, "{}", refreshes(&bare));
+    let (most, begun) = watch(&mut bare, 600);
+    assert!(most <= 2, "{most} at a time");
+    let fastest = begun.windows(11).map(|ten| ten[10] - ten[0]).max().unwrap();
+    assert!(fastest <= 4, "{fastest} in ten seconds");
+    assert_eq!(begun[600], 30, "but all of them soon");
+    // And then once an hour again.
+    let (_, begun) = watch(&mut bare, 1800);
+    assert_eq!(begun[1800], 30);
+}
+
+// -- restarts
+
+fn refreshed(cluster: &Cluster, node: HostId) -> BTreeMap<u8, UnixMillis> {
+    BUCKETS.filter_map(|index| Some((index, cluster.node(node).refreshed_at(BucketIndex(index))?))).collect()
+}
+
+fn due(cluster: &Cluster, node: HostId) -> BTreeMap<u8, Duration> {
+    let due = |index| Some(cluster.node(node).refresh_at(BucketIndex(index))?.since(cluster.now()));
+    BUCKETS.filter_map(|index| Some((index, due(index)?))).collect()
+}
+
+#[test]
+fn what_was_refreshed_is_remembered_over_a_restart() {
+    let mut cluster = Cluster::builder().nodes(12).seed(4).start();
+    cluster.join_all();
+    cluster.drive(2 * HOUR);
+    let (before, timers) = (refreshed(&cluster, 5), due(&cluster, 5));
+    assert!(before.len() > 2, "{before:?}");
+    cluster.stop(5);
+    cluster.restart(5);
+    cluster.drive(Duration::ZERO);
+    assert_eq!(refreshed(&cluster, 5), before);
+    let after = due(&cluster, 5);
+    assert_eq!(after.keys().collect::<Vec<_>>(), timers.keys().collect::<Vec<_>>());
+    let now = cluster.unix(5).0;
+    for (bucket, due) in &after {
+        let age = Duration::from_millis(now - before[bucket].0);
+        // Where the last one is known, the next is one delay after it, or soon if that is over.
+        let (least, most) = (2700 * SECOND, 4500 * SECOND);
+        assert!(age + *due >= least && (*due <= 360 * SECOND || age + *due <= most), "{bucket}: {age:?} + {due:?}");
+    }
+    cluster.stop_all();
+}
+
+#[test]
+fn a_wall_clock_that_has_gone_back_stops_no_refreshing() {
+    let mut cluster = Cluster::builder().nodes(6).seed(4).start();
+    cluster.join_all();
+    cluster.drive(HOUR);
+    cluster.stop(2);
+    cluster.host_mut(2).clock_skew = -20 * 86_400_000;
+    cluster.host_mut(2).identity = {
+        // A certificate that was valid then, too.
+        let key = pk_sim::Key::numbered(4, 2);
+        pk_sim::genesis(&key, UnixMillis(cluster.unix(2).0 - 86_400_000))
+    };
+    cluster.restart(2);
+    cluster.drive(2 * HOUR);
+    let now = cluster.unix(2);
+    assert!(due(&cluster, 2).values().all(|due| *due <= 2 * HOUR));
+    let fresh = refreshed(&cluster, 2).values().filter(|at| **at <= now).count();
+    assert!(fresh >= 2, "{:?} at {now:?}", refreshed(&cluster, 2));
+    cluster.stop_all();
+}
+
+#[test]
+fn restarts_double_no_timer() {
+    let mut cluster = Cluster::builder().nodes(12).seed(4).config(|config| config.retry_delay = Duration::ZERO).start();
+    cluster.join_all();
+    let expected = due(&cluster, 5).len() as u64;
+    for _ in 0..5 {
+        cluster.stop(5);
+        cluster.restart(5);
+        cluster.drive(60 * SECOND);
+        assert_eq!(due(&cluster, 5).len() as u64, expected);
+        let metrics = cluster.node(5).metrics();
+        // Besides: one for each connection.
+        assert_eq!(metrics.timers, expected + metrics.connections, "{metrics:?}");
+    }
+    let begun = cluster.now();
+    cluster.drive(2 * HOUR);
+    let refreshes = cluster.node(5).metrics().refreshes;
+    assert!(refreshes <= 4 * expected, "{refreshes} in {:?}", cluster.now().since(begun));
+    cluster.stop_all();
+}
+
+// -- joining
+
+/// The useful buckets of a node that have been refreshed since.
+fn refreshed_since(cluster: &Cluster, node: HostId, since: UnixMillis) -> BTreeSet<u8> {
+    refreshed(cluster, node).into_iter().filter(|(_, at)| *at >= since).map(|(bucket, _)| bucket).collect()
+}
+
+fn useful(cluster: &Cluster, node: HostId) -> BTreeSet<u8> {
+    let nearest = cluster.node(node).graph().buckets().next().unwrap().0.0;
+    (nearest..=255).collect()
+}
+
+/// What a join has to see to: every bucket from that of the nearest node on was refreshed.
+fn check_join(useful: &BTreeSet<u8>, refreshed: &BTreeSet<u8>) -> Result<(), String> {
+    let missing: Vec<_> = useful.difference(refreshed).collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("not refreshed: {missing:?}")) }
+}
+
+#[test]
+fn a_join_refreshes_every_bucket_beyond_the_nearest_node_blocking_or_not() {
+    for blocking in [true, false] {
+        let mut cluster = Cluster::builder().nodes(30).seed(2).start();
+        cluster.join_all();
+        cluster.drive(60 * SECOND);
+        // One that was away from the beginning.
+        let late = 29;
+        cluster.kill(late);
+        cluster.host_mut(late).store = pk_sim::Store::default();
+        cluster.start_node(late);
+        cluster.drive(Duration::ZERO);
+        let since = cluster.unix(late);
+        let request =
+            Request::SyncNodeGraph { seeds: vec![cluster.seed_node(0)], blocking, options: Options::default() };
+        assert!(matches!(cluster.ask(late, request), Ok(Reply::SyncNodeGraph(_))));
+        cluster.drive(60 * SECOND);
+        let (useful, refreshed) = (useful(&cluster, late), refreshed_since(&cluster, late, since));
+        assert!(useful.len() > 3, "{useful:?}");
+        check_join(&useful, &refreshed).unwrap();
+        // The defect of the reference: from the farthest node that was found on, which is the last bucket alone.
+        let farthest = *useful.last().unwrap();
+        let planted = refreshed.into_iter().filter(|bucket| *bucket >= farthest).collect();
+        assert!(check_join(&useful, &planted).is_err());
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn a_network_converges_after_everybody_has_joined() {
+    let mut cluster = Cluster::builder().nodes(40).seed(9).config(|config| config.bucket_limit = 5).start();
+    cluster.join_all();
+    cluster.drive(120 * SECOND);
+    assert_eq!(cluster.assert_converged(), 40 * 39);
+    assert!(cluster.check_counters().stored > 1000);
+    cluster.stop_all();
+}
+
+// -- retrying
+
+/// When a node has begun to look for a connection to the farther half of all ids: `refreshes` counts them as well.
+fn retries(cluster: &mut Cluster, node: HostId, time: Duration) -> Vec<Instant> {
+    let end = cluster.now() + time;
+    let mut before = cluster.node(node).metrics().refreshes;
+    let mut times = Vec::new();
+    while cluster.step_by(end) {
+        let refreshes = cluster.node(node).metrics().refreshes;
+        times.extend((before < refreshes).then(|| cluster.now()));
+        before = refreshes;
+    }
+    times
+}
+
+/// Nodes that retry and do not refresh.
+fn retrying(nodes: usize) -> Cluster {
+    let mut cluster = Cluster::quiet().nodes(nodes).seed(6).config(|config| config.retry_delay = 45 * SECOND).start();
+    cluster.join_all();
+    cluster
+}
+
+fn reaches_far(cluster: &Cluster, node: HostId) -> bool {
+    let own = cluster.id(node);
+    let far = |peer| own.bucket_index(&peer) == Some(BucketIndex(255));
+    cluster.node(node).connections().iter().any(|info| far(info.node))
+}
+
+#[test]
+fn who_is_connected_to_the_farther_half_does_not_retry() {
+    let mut cluster = retrying(8);
+    // Held, so that it does not close.
+    let far = (1..8).find(|node| cluster.id(0).bucket_index(&cluster.id(*node)) == Some(BucketIndex(255))).unwrap();
+    acquire(&mut cluster, 0, far);
+    cluster.drive(SECOND);
+    assert!(reaches_far(&cluster, 0));
+    assert_eq!(retries(&mut cluster, 0, 600 * SECOND), []);
+    cluster.stop_all();
+}
+
+#[test]
+fn who_is_isolated_retries_every_forty_five_seconds() {
+    let mut cluster = retrying(8);
+    let others: Vec<_> = (1..8).collect();
+    cluster.partition(&[&[0], &others]);
+    cluster.drive_until(|cluster| cluster.node(0).connections().is_empty(), 60 * SECOND);
+    let times = retries(&mut cluster, 0, 600 * SECOND);
+    assert!(times.len() >= 8, "{times:?}");
+    let gaps: Vec<_> = times.windows(2).map(|pair| pair[1].since(pair[0]).as_secs()).collect();
+    // A search that is still under way is not doubled.
+    assert!(gaps.iter().all(|gap| gap % 45 == 0 && *gap > 0), "{gaps:?}");
+    assert!(gaps.contains(&45), "{gaps:?}");
+    cluster.stop_all();
+}
+
+#[test]
+fn nobody_known_is_nobody_to_retry_and_a_delay_of_nothing_is_never() {
+    let mut cluster = Cluster::quiet().nodes(2).config(|config| config.retry_delay = 45 * SECOND).start();
+    assert_eq!(retries(&mut cluster, 0, 600 * SECOND), []);
+    tell(&mut cluster, 0, 1);
+    assert!(!retries(&mut cluster, 0, 600 * SECOND).is_empty());
+    cluster.stop_all();
+    let mut cluster = Cluster::quiet().nodes(2).start();
+    tell(&mut cluster, 0, 1);
+    assert_eq!(retries(&mut cluster, 0, 600 * SECOND), []);
+    cluster.stop_all();
+}
+
+/// One node alone, and two halves: the network is whole again soon after the cuts are mended.
+#[test]
+fn retrying_heals_a_partition() {
+    let mut cluster = retrying(12);
+    let others: Vec<_> = (1..12).collect();
+    cluster.partition(&[&[0], &others]);
+    cluster.drive(300 * SECOND);
+    assert!(!reaches_far(&cluster, 0));
+    cluster.heal();
+    let healed = cluster.drive_until(|cluster| reaches_far(cluster, 0), 120 * SECOND);
+    assert!(healed);
+    cluster.stop_all();
+
+    // Halves of a network that has lost its connections and its memory of the others.
+    let mut cluster = retrying(12);
+    let halves: [Vec<HostId>; 2] = [(0..6).collect(), (6..12).collect()];
+    cluster.partition(&[&halves[0], &halves[1]]);
+    cluster.drive(HOUR);
+    cluster.heal();
+    cluster.drive(10 * 60 * SECOND);
+    assert_eq!(cluster.assert_converged(), 12 * 11);
+    for node in 0..12 {
+        let target = cluster.id((node + 6) % 12);
+        assert!(find(&mut cluster, node, target).found.is_some());
+    }
+    cluster.stop_all();
+}

@@ -1,0 +1,559 @@
+//! Connections through a relay, in virtual time: signalling, punching, NATs (DESIGN section 5).
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::signals::{in_seconds, punch, request};
+use common::{Peer, Reaction, SECOND, assert_consistent, find, find_with, ms};
+use pk_proto::{
+    ActiveConnection, ActiveNode, Answer, Closest, ContactMode, DialFailure, FindEnd, FindNode, FindOutcome,
+    FindStepEnd, NodeAddress, NodeId, Question, Refusal, SignalRequest,
+};
+use pk_sim::{Cluster, Dependence, HostId, Key, NatConfig};
+
+const RELAY: HostId = 0;
+const SOURCE: HostId = 1;
+const TARGET: HostId = 2;
+
+const CONE: NatConfig = NatConfig::new(Dependence::Nothing, Dependence::AddressAndPort);
+const SYMMETRIC: NatConfig = NatConfig::new(Dependence::AddressAndPort, Dependence::AddressAndPort);
+
+/// A relay in the wide world, and two nodes that are connected to it and know nobody else, each behind what it says.
+fn around_a_relay(seed: u64, source: Option<NatConfig>, target: Option<NatConfig>) -> Cluster {
+    let mut cluster = Cluster::builder().nodes(3).seed(seed).build();
+    for (node, nat) in [(SOURCE, source), (TARGET, target)] {
+        if let Some(config) = nat {
+            let nat = cluster.add_nat(config);
+            cluster.put_behind(node, nat);
+        }
+    }
+    (0..3).for_each(|node| cluster.start_node(node));
+    cluster.drive(Duration::ZERO);
+    for node in [SOURCE, TARGET] {
+        cluster.connect(node, RELAY).unwrap();
+    }
+    cluster.drive(SECOND);
+    cluster
+}
+
+/// How the contact of a node in a search ended.
+fn step(outcome: &FindOutcome, node: NodeId) -> &FindStepEnd {
+    &outcome.trace.iter().rev().find(|step| step.node == node).unwrap().end
+}
+
+fn failures(outcome: &FindOutcome, node: NodeId) -> Vec<DialFailure> {
+    match step(outcome, node) {
+        FindStepEnd::Unreachable(failures) => failures.iter().map(|(_, why)| why.clone()).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How a node says that its connection with another one was made.
+fn mode(cluster: &Cluster, node: HostId, with: HostId) -> ContactMode {
+    let peer = cluster.id(with);
+    let connections = cluster.node(node).connections();
+    connections.iter().find(|info| info.node == peer && info.primary).unwrap().data.mode
+}
+
+// -- NATs
+
+/// Every kind of NAT on both sides, with and without port preservation, and none: what connects is what can.
+#[test]
+fn a_search_through_a_relay_succeeds_where_the_rules_of_nats_say_so() {
+    let sides: Vec<_> = std::iter::once(None).chain(NatConfig::all().into_iter().map(Some)).collect();
+    let (mut direct, mut signalled, mut impossible) = (0, 0, 0);
+    for source in &sides {
+        for target in &sides {
+            let mut cluster = around_a_relay(7, *source, *target);
+            let possible = cluster.network().direct_path_possible(SOURCE, TARGET);
+            let id = cluster.id(TARGET);
+            let outcome = find(&mut cluster, SOURCE, id);
+            let what = format!("{source:?} → {target:?}: {outcome:?}");
+            assert_eq!(outcome.found.is_some(), possible, "{what}");
+            assert_consistent(&outcome);
+            // Who lets everybody in is reached without help.
+            let open = target.is_none_or(|nat| {
+                nat.filtering == Dependence::Nothing && (nat.mapping == Dependence::Nothing || nat.preserve_ports)
+            });
+            if possible {
+                let expected = if open { ContactMode::Direct } else { ContactMode::Signal };
+                cluster.drive(SECOND);
+                let modes = [mode(&cluster, SOURCE, TARGET), mode(&cluster, TARGET, SOURCE)];
+                assert_eq!(modes, [expected; 2], "{what}");
+                assert!(outcome.stats.elapsed < 4 * SECOND, "{what}");
+                *(if open { &mut direct } else { &mut signalled }) += 1;
+            } else {
+                assert_eq!(outcome.ended, FindEnd::Exhausted, "{what}");
+                assert!(outcome.stats.elapsed < 16 * SECOND, "{what}");
+                assert!(failures(&outcome, id).contains(&DialFailure::TimedOutAfterSignal), "{what}");
+                impossible += 1;
+            }
+        }
+    }
+    assert_eq!((direct, signalled, impossible), (95, 182, 84));
+}
+
+#[test]
+fn two_nodes_that_only_share_a_relay_connect_through_it_in_both_directions() {
+    for (from, to) in [(SOURCE, TARGET), (TARGET, SOURCE)] {
+        let mut cluster = around_a_relay(1, Some(CONE), Some(CONE));
+        let target = cluster.id(to);
+        let outcome = find(&mut cluster, from, target);
+        let (address, data) = outcome.found.clone().unwrap();
+        assert_eq!((address.port, data.mode), (40_000, ContactMode::Signal), "{outcome:?}");
+        let metrics = [RELAY, from, to].map(|node| cluster.node(node).metrics());
+        assert_eq!(
+            metrics.map(|of| (of.signals_relayed, of.signals_sent, of.punches)),
+            [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+        );
+        // Both have it in their graphs as it was made.
+        cluster.drive(SECOND);
+        for (node, other) in [(from, to), (to, from)] {
+            let contact = cluster.node(node).contact(cluster.id(other)).unwrap();
+            assert!(contact.iter().all(|(_, data)| data.mode == ContactMode::Signal), "{contact:?}");
+        }
+        cluster.stop_all();
+    }
+}
+
+/// The NAT of the target gives each peer another port, so that only its own packets get through: it has to dial.
+#[test]
+fn a_target_behind_a_symmetric_nat_dials_back() {
+    let mut cluster = around_a_relay(1, None, Some(SYMMETRIC));
+    let target = cluster.id(TARGET);
+    let outcome = find(&mut cluster, SOURCE, target);
+    let (address, data) = outcome.found.unwrap();
+    assert_ne!(address.port, 40_000, "not where the relay sees it");
+    assert_eq!(data.mode, ContactMode::Signal);
+    cluster.drive(SECOND);
+    assert_eq!([mode(&cluster, SOURCE, TARGET), mode(&cluster, TARGET, SOURCE)], [ContactMode::Signal; 2]);
+    assert_eq!(cluster.node(TARGET).metrics().punches, 1);
+    cluster.stop_all();
+}
+
+// -- relays
+
+/// A search of node 0, which is connected to a puppet that says it is connected to the target.
+struct Claimed {
+    cluster: Cluster,
+    relay: Peer,
+    target: NodeId,
+}
+
+/// Node 0 and the puppet 1, which tells of a target at an address where nobody is, and treats signals as told.
+fn claimed(signal: impl Fn(&SignalRequest) -> Reaction + 'static) -> Claimed {
+    let mut cluster = Cluster::builder().nodes(1).puppets(1).seed(3).start();
+    let target = common::nobody(0);
+    let mut relay = Peer::new(1, move |question| match question {
+        Question::Signal(request) => signal(&request),
+        Question::Closest { .. } => Reaction::answer(Answer::Closest(active(target, "77.0.0.1:7"))),
+        _ => Reaction::Silence,
+    });
+    relay.connect(&mut cluster, 0);
+    Claimed { cluster, relay, target }
+}
+
+fn active(node: NodeId, at: &str) -> Closest {
+    let address: NodeAddress = at.parse().unwrap();
+    let shared_id = vec![1; 32].into();
+    let connection = ActiveConnection { shared_id, address, primary: true, idle_in_ms: None };
+    Closest { local: Vec::new(), active: vec![ActiveNode { node, connections: vec![connection] }] }
+}
+
+impl Claimed {
+    fn search(&mut self) -> FindOutcome {
+        let id =
+            self.cluster.request(0, pk_proto::Request::FindNode { target: self.target, find: FindNode::default() });
+        for _ in 0..60 {
+            self.relay.drive(&mut self.cluster, SECOND);
+            if let Some(result) = self.cluster.done(0, id) {
+                return match result.clone() {
+                    Ok(pk_proto::Reply::FindNode(outcome)) => outcome,
+                    other => panic!("{other:?}"),
+                };
+            }
+        }
+        panic!("the search has not ended");
+    }
+
+    fn signals(&self) -> usize {
+        self.relay.asked.iter().filter(|question| matches!(question, Question::Signal(_))).count()
+    }
+}
+
+#[test]
+fn without_a_relay_nobody_is_asked_to_signal() {
+    let mut cluster = Cluster::builder().nodes(3).start();
+    cluster.connect(SOURCE, RELAY).unwrap();
+    let target = cluster.id(TARGET);
+    let outcome = find(&mut cluster, SOURCE, target);
+    assert_eq!((outcome.ended, outcome.stats.attempts), (FindEnd::Exhausted, 0));
+    assert_eq!(cluster.node(SOURCE).metrics().signals_sent, 0);
+    cluster.stop_all();
+}
+
+#[test]
+fn a_relay_that_has_lost_the_target_says_so() {
+    let mut claimed = claimed(|_| Reaction::answer(Answer::Refused(Refusal::NotConnected)));
+    let outcome = claimed.search();
+    assert_eq!(outcome.ended, FindEnd::Exhausted);
+    let failures = failures(&outcome, claimed.target);
+    let lost = DialFailure::Signal(Refusal::NotConnected.to_string());
+    assert!(failures.contains(&lost) && failures.contains(&DialFailure::TimedOut), "{failures:?}");
+    assert_eq!(claimed.signals(), 1);
+}
+
+/// The relay never answers, another one does, and others have to be asked as well: neither waits for the first.
+#[test]
+fn a_silent_relay_holds_up_neither_the_search_nor_another_relay() {
+    let mut cluster = Cluster::builder().nodes(4).puppets(1).seed(2).build();
+    let [source, relay, target, other, silent] = [0, 1, 2, 3, 4];
+    for node in [source, target] {
+        let nat = cluster.add_nat(CONE);
+        cluster.put_behind(node, nat);
+    }
+    (0..5).for_each(|node| cluster.start_node(node));
+    cluster.drive(Duration::ZERO);
+    cluster.connect(target, relay).unwrap();
+    cluster.connect(other, relay).unwrap();
+    let id = cluster.id(target);
+    let mut puppet = Peer::new(silent, move |question| match question {
+        Question::Closest { .. } => Reaction::answer(Answer::Closest(active(id, "77.0.0.1:7"))),
+        _ => Reaction::Silence,
+    });
+    // The puppet is the first to tell of the target, the relay comes a little later.
+    let (address, node) = (cluster.host(silent).addrs()[0].into(), cluster.id(silent));
+    let connect = pk_proto::Request::Connect { target: node, address, options: pk_proto::Options::default() };
+    cluster.request(source, connect);
+    puppet.drive(&mut cluster, SECOND);
+    let slow = pk_sim::Link::ms(100);
+    cluster.network_mut().set_link(source, relay, slow);
+    let connect = pk_proto::Request::Connect {
+        target: cluster.id(relay),
+        address: cluster.address(relay),
+        options: pk_proto::Options::default(),
+    };
+    cluster.request(source, connect);
+    puppet.drive(&mut cluster, 2 * SECOND);
+    let begun = cluster.now();
+    let search = cluster.request(source, pk_proto::Request::FindNode { target: id, find: FindNode::default() });
+    while cluster.done(source, search).is_none() {
+        puppet.drive(&mut cluster, ms(10));
+        assert!(cluster.now().since(begun) < 4 * SECOND, "{:?}", puppet.asked);
+    }
+    let Some(Ok(pk_proto::Reply::FindNode(outcome))) = cluster.done(source, search).cloned() else { panic!() };
+    assert!(outcome.found.is_some(), "{outcome:?}");
+    assert!(puppet.asked.iter().any(|question| matches!(question, Question::Signal(_))), "it was asked first");
+    assert!(matches!(step(&outcome, cluster.id(other)), FindStepEnd::Answered { .. } | FindStepEnd::Pending));
+}
+
+/// Relays in the hands of the test are asked once each by one search, however often they tell of the target.
+#[test]
+fn a_relay_is_asked_once_by_a_search() {
+    for reaction in [Reaction::answer(Answer::Refused(Refusal::Busy)), Reaction::Silence] {
+        let mut claimed = claimed(move |_| reaction.clone());
+        let outcome = claimed.search();
+        assert!(outcome.found.is_none());
+        assert_eq!(claimed.signals(), 1);
+        assert!(outcome.stats.elapsed < 16 * SECOND, "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_search_without_the_strategy_asks_no_relay() {
+    for (direct, signal) in [(true, false), (false, true)] {
+        let mut cluster = around_a_relay(1, Some(CONE), Some(CONE));
+        let strategies = Some(pk_proto::Strategies { direct, signal, mdns: false });
+        let target = cluster.id(TARGET);
+        let outcome = find_with(&mut cluster, SOURCE, target, FindNode { strategies, ..FindNode::default() });
+        assert_eq!(outcome.found.is_some(), signal);
+        assert_eq!(cluster.node(SOURCE).metrics().signals_sent, u64::from(signal));
+    }
+}
+
+// -- the relay in us
+
+/// Node 0 between puppets: the first ones ask, the last one is asked for and answers nothing.
+struct Between {
+    cluster: Cluster,
+    seed: u64,
+    /// The puppets that ask, and the numbers of their connections.
+    sources: Vec<(Peer, pk_proto::ConnectionId)>,
+    target: NodeId,
+    target_host: HostId,
+}
+
+fn between(sources: usize) -> Between {
+    let seed = 5;
+    let mut cluster = Cluster::builder().nodes(1).puppets(sources + 1).seed(seed).start();
+    let connect = |cluster: &mut Cluster, host| {
+        let mut peer = Peer::honest(host);
+        let conn = peer.connect(cluster, 0);
+        (peer, conn)
+    };
+    let sources: Vec<_> = (1..=sources).map(|host| connect(&mut cluster, host)).collect();
+    let target_host = sources.len() + 1;
+    drop(connect(&mut cluster, target_host));
+    let target = cluster.id(target_host);
+    Between { cluster, seed, sources, target, target_host }
+}
+
+impl Between {
+    fn key(&self, source: usize) -> Key {
+        Key::numbered(self.seed, self.sources[source].0.host() as u64)
+    }
+
+    fn signed(&self, source: usize, seconds: i64, nonce: u8) -> SignalRequest {
+        request(&self.key(source), self.target, in_seconds(&self.cluster, 0, seconds), nonce)
+    }
+
+    fn ask(&mut self, source: usize, requests: Vec<SignalRequest>) -> Vec<Answer> {
+        let (peer, conn) = &mut self.sources[source];
+        let questions = requests.into_iter().map(Question::Signal).collect();
+        peer.ask(&mut self.cluster, *conn, questions).into_iter().map(Option::unwrap).collect()
+    }
+
+    fn ask_one(&mut self, source: usize, request: SignalRequest) -> Answer {
+        self.ask(source, vec![request]).remove(0)
+    }
+
+    /// Calls that the target was given.
+    fn forwarded(&self) -> usize {
+        let opened = |input: &&pk_proto::Input| matches!(input, pk_proto::Input::StreamOpened { .. });
+        self.cluster.puppet(self.target_host).inputs().filter(opened).count()
+    }
+}
+
+fn is_signalled(answer: &Answer) -> bool {
+    matches!(answer, Answer::Signalled { .. })
+}
+
+#[test]
+fn a_relay_passes_on_what_is_fresh_and_genuine_and_says_where_the_target_is() {
+    let mut between = between(1);
+    let request = between.signed(0, 120, 1);
+    let address = between.cluster.address(between.target_host);
+    assert_eq!(between.ask_one(0, request), Answer::Signalled { address });
+    assert_eq!(between.forwarded(), 1);
+    let metrics = between.cluster.node(0).metrics();
+    assert_eq!((metrics.signals_relayed, metrics.signals_refused), (1, 0));
+}
+
+#[test]
+fn a_relay_refuses_what_is_replayed_expired_foreign_or_changed() {
+    let mut between = between(2);
+    let fresh = between.signed(0, 120, 1);
+    assert!(is_signalled(&between.ask_one(0, fresh.clone())));
+    let flipped = |mut request: SignalRequest, change: fn(&mut SignalRequest)| {
+        change(&mut request);
+        request
+    };
+    let gone = common::nobody(3);
+    let cases = vec![
+        (0, fresh.clone(), Refusal::Replayed),
+        // Somebody else's, genuine otherwise.
+        (1, between.signed(0, 120, 2), Refusal::Signature),
+        (0, between.signed(0, -1, 3), Refusal::Expired),
+        (0, between.signed(0, 260, 4), Refusal::Expired),
+        (0, flipped(between.signed(0, 120, 5), |request| request.nonce[0] ^= 1), Refusal::Signature),
+        (0, flipped(between.signed(0, 120, 6), |request| request.expires.0 += 1), Refusal::Signature),
+        (0, flipped(between.signed(0, 120, 7), |request| request.signature.0[40] ^= 1), Refusal::Signature),
+        (0, request(&between.key(0), gone, in_seconds(&between.cluster, 0, 120), 8), Refusal::NotConnected),
+        // For the relay itself.
+        (
+            0,
+            request(&between.key(0), between.cluster.id(0), in_seconds(&between.cluster, 0, 120), 9),
+            Refusal::NotConnected,
+        ),
+    ];
+    let count = cases.len() as u64;
+    for (source, request, refusal) in cases {
+        assert_eq!(between.ask_one(source, request), Answer::Refused(refusal));
+    }
+    let metrics = between.cluster.node(0).metrics();
+    assert_eq!((metrics.signals_relayed, metrics.signals_refused, between.forwarded()), (1, count, 1));
+    // What was refused for its signature has not used up the nonce.
+    let second = between.signed(0, 120, 5);
+    assert!(is_signalled(&between.ask_one(0, second)));
+}
+
+#[test]
+fn a_relay_takes_twenty_signals_of_a_source_at_once_and_ten_a_second() {
+    let mut between = between(1);
+    let burst: Vec<_> = (0..30).map(|nonce| between.signed(0, 120, nonce)).collect();
+    let answers = between.ask(0, burst);
+    assert_eq!(answers.iter().filter(|answer| is_signalled(answer)).count(), 20);
+    assert_eq!(answers.iter().filter(|answer| **answer == Answer::Refused(Refusal::RateLimited)).count(), 10);
+    // A second has passed since.
+    let more: Vec<_> = (30..60).map(|nonce| between.signed(0, 120, nonce)).collect();
+    let answers = between.ask(0, more);
+    assert!((10..=11).contains(&answers.iter().filter(|answer| is_signalled(answer)).count()), "{answers:?}");
+    assert!(between.cluster.node(0).metrics().signals_refused >= 29);
+}
+
+#[test]
+fn many_sources_together_do_not_get_more_to_one_target() {
+    let mut between = between(4);
+    let mut passed = 0;
+    for source in 0..4 {
+        let requests: Vec<_> = (0..10).map(|nonce| between.signed(source, 120, nonce)).collect();
+        let answers = between.ask(source, requests);
+        passed += answers.iter().filter(|answer| is_signalled(answer)).count();
+    }
+    // Twenty, and ten for each second that has passed; each alone would have had all of its own.
+    assert_eq!(passed, 40, "the seconds between them are enough");
+    let mut between = common_burst(4);
+    passed = between.forwarded();
+    assert_eq!(passed, 20);
+    let metrics = between.cluster.node(0).metrics();
+    assert_eq!((metrics.signals_relayed, metrics.signals_refused), (20, 20));
+    between.cluster.drive(SECOND);
+}
+
+/// Ten signals of every source, all at one moment.
+fn common_burst(sources: usize) -> Between {
+    let mut between = between(sources);
+    for source in 0..sources {
+        for nonce in 0..10 {
+            let question = Question::Signal(between.signed(source, 120, nonce));
+            let call = pk_proto::native::encode(&pk_proto::native::Message::V1(pk_proto::native::V1::Call {
+                deadline_ms: 5000,
+                question,
+            }));
+            let (peer, conn) = &mut between.sources[source];
+            peer.send(&mut between.cluster, *conn, call.unwrap(), true);
+        }
+    }
+    between.cluster.drive(SECOND);
+    between
+}
+
+// -- the target in us
+
+/// Node 0, told to punch by the puppet 1, for the puppet 2.
+struct Told {
+    cluster: Cluster,
+    relay: Peer,
+    conn: pk_proto::ConnectionId,
+    keys: [Key; 3],
+}
+
+fn told() -> Told {
+    let seed = 6;
+    let mut cluster = Cluster::builder().nodes(1).puppets(2).seed(seed).start();
+    let mut relay = Peer::honest(1);
+    let conn = relay.connect(&mut cluster, 0);
+    Told { cluster, relay, conn, keys: [0, 1, 2].map(|host| Key::numbered(seed, host)) }
+}
+
+impl Told {
+    fn request(&self, source: &Key, nonce: u8) -> SignalRequest {
+        request(source, self.keys[0].id(), in_seconds(&self.cluster, 0, 120), nonce)
+    }
+
+    /// The puppet 2 wants us, from this address.
+    fn punch(&self, nonce: u8, at: &str) -> pk_proto::PunchRequest {
+        let [_, relay, source] = &self.keys;
+        punch(relay, source.id(), at.parse().unwrap(), self.request(source, nonce))
+    }
+
+    fn ask(&mut self, punches: Vec<pk_proto::PunchRequest>) -> Vec<Answer> {
+        let questions = punches.into_iter().map(|punch| Question::Punch(Box::new(punch))).collect();
+        self.relay.ask(&mut self.cluster, self.conn, questions).into_iter().map(Option::unwrap).collect()
+    }
+
+    fn ask_one(&mut self, punch: pk_proto::PunchRequest) -> Answer {
+        self.ask(vec![punch]).remove(0)
+    }
+
+    fn datagrams(&self) -> u64 {
+        self.cluster.coverage().count("Output::Punch")
+    }
+}
+
+#[test]
+fn a_target_punches_for_fifteen_seconds_and_dials_back() {
+    let mut told = told();
+    let request = told.punch(1, "77.0.0.1:7");
+    assert_eq!(told.ask_one(request), Answer::Punching);
+    let metrics = told.cluster.node(0).metrics();
+    assert_eq!((metrics.punches, metrics.dials), (1, 1));
+    told.cluster.drive(13 * SECOND);
+    assert_eq!(told.datagrams(), 8);
+    told.cluster.drive(2 * SECOND);
+    assert_eq!(told.datagrams(), 9);
+    told.cluster.drive(60 * SECOND);
+    assert_eq!(told.datagrams(), 9);
+    assert_eq!(told.cluster.node(0).metrics().connections_pending, 0);
+}
+
+#[test]
+fn punching_ends_when_the_source_is_connected() {
+    let mut told = told();
+    // The source comes from another port than the relay sees, as behind a symmetric NAT.
+    let request = told.punch(1, "22.0.0.1:7");
+    assert_eq!(told.ask_one(request), Answer::Punching);
+    let sent = told.datagrams();
+    Peer::honest(2).connect(&mut told.cluster, 0);
+    told.cluster.drive(20 * SECOND);
+    assert!(told.datagrams() <= sent + 2, "{} {sent}", told.datagrams());
+    assert_eq!(mode(&told.cluster, 0, 2), ContactMode::Signal);
+    // Nor does it begin for who is connected.
+    let again = told.punch(2, "22.0.0.1:8");
+    let sent = told.datagrams();
+    assert_eq!(told.ask_one(again), Answer::Punching);
+    assert_eq!(told.datagrams(), sent);
+}
+
+#[test]
+fn a_target_refuses_what_is_replayed_expired_foreign_or_changed() {
+    let mut told = told();
+    let at = |text: &str| -> NodeAddress { text.parse().unwrap() };
+    let good = told.punch(1, "77.0.0.1:7");
+    assert_eq!(told.ask_one(good.clone()), Answer::Punching);
+    let [own, relay, source] = told.keys.clone();
+    let expired = request(&source, own.id(), in_seconds(&told.cluster, 0, -1), 2);
+    let mut changed = told.punch(3, "77.0.0.1:7");
+    changed.address = at("77.0.0.2:7");
+    let mut spoilt = told.punch(4, "77.0.0.1:7");
+    spoilt.request.nonce[0] ^= 1;
+    let foreign_relay = punch(&source, source.id(), at("77.0.0.1:7"), told.request(&source, 5));
+    let foreign_source = punch(&relay, source.id(), at("77.0.0.1:7"), told.request(&relay, 6));
+    let in_seconds = in_seconds(&told.cluster, 0, 120);
+    let other_target = punch(&relay, source.id(), at("77.0.0.1:7"), request(&source, relay.id(), in_seconds, 7));
+    let ourselves = punch(&relay, own.id(), at("77.0.0.1:7"), told.request(&own, 8));
+    let cases = [
+        (good, Refusal::Replayed),
+        (punch(&relay, source.id(), at("77.0.0.1:7"), expired), Refusal::Expired),
+        (changed, Refusal::Signature),
+        (spoilt, Refusal::Signature),
+        (foreign_relay, Refusal::Signature),
+        (foreign_source, Refusal::Signature),
+        (other_target, Refusal::NotTarget),
+        (ourselves, Refusal::NotTarget),
+    ];
+    let count = cases.len() as u64;
+    for (request, refusal) in cases {
+        assert_eq!(told.ask_one(request), Answer::Refused(refusal));
+    }
+    let metrics = told.cluster.node(0).metrics();
+    assert_eq!((metrics.punches, metrics.punches_refused), (1, count));
+}
+
+#[test]
+fn at_most_three_punchings_go_to_one_host_and_the_same_address_only_once() {
+    let mut told = told();
+    let ports = [1, 2, 3, 4, 1, 2, 5];
+    let requests: Vec<_> =
+        ports.iter().zip(0..).map(|(port, nonce)| told.punch(nonce, &format!("77.0.0.1:{port}"))).collect();
+    let answers = told.ask(requests);
+    let (yes, busy) = (Answer::Punching, Answer::Refused(Refusal::Busy));
+    let expected = [&yes, &yes, &yes, &busy, &yes, &yes, &busy];
+    assert_eq!(answers.iter().collect::<Vec<_>>(), expected);
+    told.cluster.drive(60 * SECOND);
+    assert_eq!(told.datagrams(), 3 * 9);
+    let metrics = told.cluster.node(0).metrics();
+    assert_eq!((metrics.punches, metrics.punches_refused, metrics.dials), (3, 2, 3));
+}
