@@ -106,9 +106,11 @@ async fn seeds_that_fail_are_each_named<R: Rt>(runtime: R) {
     let joined = b.sync_node_graph(vec![silent.clone(), unknown.clone(), itself.clone()], true, limits);
     let error = soon(&runtime, "a join in vain", joined).await.unwrap_err().to_string();
     assert!(error.contains("no seed node could be reached"), "{error}");
-    for (what, seed) in [("timed out", &silent), ("cannot resolve", &unknown), ("itself", &itself)] {
+    for (what, seed) in [("timed out", &silent), ("", &unknown), ("itself", &itself)] {
         assert!(error.contains(what) && error.contains(&seed.to_string()), "{seed} and {what:?} are not in: {error}");
     }
+    // On a machine whose resolver is not there either, it is no quicker than the other.
+    assert!(error.contains("cannot resolve") || error.matches("timed out").count() == 2, "{error}");
     assert_eq!(b.metrics().await.unwrap().requests_open, 0);
     shutdown(&runtime, &[&b]).await;
 }
