@@ -902,3 +902,20 @@ fn with_a_third_of_the_nodes_dead_searches_stay_quick_and_find_nearly_everyone()
     assert!(p(95) < 3 * SECOND, "{:?}", p(95));
     cluster.stop_all();
 }
+
+#[test]
+fn a_contact_whose_connection_was_dead_already_is_dialled_again() {
+    let mut cluster = Cluster::builder().nodes(3).seed(11).start();
+    cluster.connect(0, 1).unwrap();
+    cluster.connect(1, 2).unwrap();
+    cluster.drive(Duration::from_secs(1));
+    let (id, target) = (cluster.id(0), cluster.id(2));
+    assert!(cluster.node(0).contact(target).is_none());
+    // The close is on its way when the question is asked on the connection that it ends.
+    assert_eq!(cluster.call(1, |node, now| node.disconnect(id, now)), 1);
+    let outcome = find(&mut cluster, 0, target);
+    assert_eq!(outcome.ended, FindEnd::Connected, "{outcome:?}");
+    let ends: Vec<_> = outcome.trace.iter().filter(|step| step.node == cluster.id(1)).map(|step| &step.end).collect();
+    assert!(matches!(ends[..], [FindStepEnd::NoAnswer, FindStepEnd::Answered { .. }]), "{outcome:?}");
+    cluster.stop_all();
+}

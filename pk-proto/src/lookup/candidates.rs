@@ -16,6 +16,8 @@ pub(super) struct Candidate {
     pub(super) told_by: Option<NodeId>,
     /// Where it may be, in the order in which we were told.
     pub(super) addresses: Vec<NodeAddress>,
+    /// It was asked on a connection that was dead already.
+    pub(super) was_lost: bool,
     pub(super) state: State,
 }
 
@@ -58,6 +60,7 @@ impl Candidates {
             node,
             told_by,
             addresses: Vec::new(),
+            was_lost: false,
             state: State::Known,
         });
         let mut news = if known { News::None } else { News::Node };

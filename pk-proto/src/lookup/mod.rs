@@ -215,6 +215,15 @@ impl Lookup {
         }
     }
 
+    /// The connection with a contact ended before its answer came. It may have been dead when the question was asked, which
+    /// says nothing about the node: it gets another chance, once.
+    pub(crate) fn lost(&mut self, cx: &mut Cx, stream: StreamId) {
+        let Some(node) = self.calls.remove(&stream) else { return };
+        let again = self.candidates.get_mut(&node).is_some_and(|known| !core::mem::replace(&mut known.was_lost, true));
+        let state = if again { State::Known } else { State::Done };
+        self.end_step(cx, &node, state, FindStepEnd::NoAnswer);
+    }
+
     /// A contact was connected, but could not be asked any more.
     pub(crate) fn not_asked(&mut self, cx: &mut Cx, node: &NodeId) {
         self.end_step(cx, node, State::Done, FindStepEnd::NoAnswer);

@@ -454,6 +454,7 @@ impl NodeManager {
             Stage::Find { lookup, .. } => {
                 match result {
                     Ok(Answered { answer: Answer::Closest(closest), .. }) => lookup.answered(cx, stream, closest),
+                    Err(Failure::ConnectionLost(_)) => lookup.lost(cx, stream),
                     Ok(_) | Err(_) => lookup.not_answered(cx, stream),
                 }
                 self.awake.insert(id);
