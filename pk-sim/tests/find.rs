@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use common::*;
 use pk_proto::{
-    Answer, Closest, ConnectionId, ContactMode, DialFailure, Event, Failure, FindEnd, FindNode, FindOutcome, FindStats,
-    FindStepEnd, FrameFault, Input, Instant, NodeContact, NodeContactAddressData, NodeId, Options, Output, PeerFault,
-    Question, Reply, Request, Role, Scopes, UnixMillis,
+    ActiveConnection, ActiveNode, Answer, Closest, ConnectionId, ContactMode, DialFailure, Event, Failure, FindEnd,
+    FindNode, FindOutcome, FindStats, FindStepEnd, FrameFault, Input, Instant, NodeContact, NodeContactAddressData,
+    NodeId, Options, Output, PeerFault, Question, Reply, Request, Role, Scopes, UnixMillis,
 };
 use pk_sim::{Cluster, HostId, Link};
 
@@ -749,6 +749,26 @@ fn a_wrong_address_of_the_target_costs_one_dial() {
         assert!(outcome.stats.elapsed < SECOND, "{text}: {:?}", outcome.stats);
         cluster.stop_all();
     }
+}
+
+#[test]
+fn one_liar_cannot_use_up_the_addresses_of_the_target() {
+    // As many as one answer takes: eight in each list.
+    let cluster = Cluster::builder().nodes(6).puppets(1).seed(3).build();
+    let known = data(&cluster, Scopes::GLOBAL);
+    let target = cluster.id(5);
+    let place = |i: u8| address(&format!("203.0.113.{i}:1"));
+    let contact: NodeContact = (0..8).map(|i| (place(i), known)).collect();
+    let connection =
+        |i: u8| ActiveConnection { shared_id: vec![i].into(), address: place(i), primary: i == 8, idle_in_ms: None };
+    let active = vec![ActiveNode { node: target, connections: (8..16).map(connection).collect() }];
+    let lie = Closest { local: vec![(target, contact)], active };
+    let (mut cluster, _, outcome) = among_liars(move |_| Reaction::answer(Answer::Closest(lie.clone())));
+    assert_eq!(outcome.found.map(|(address, _)| address), Some(cluster.address(5)));
+    // The lies are dialled first, and the truth after them.
+    assert!(outcome.stats.elapsed < 4 * SECOND, "{:?}", outcome.stats);
+    assert_eq!(cluster.node(0).metrics().told_unusable, 16 - 5, "half of what a race takes");
+    cluster.stop_all();
 }
 
 // -- cancel

@@ -103,7 +103,7 @@ impl Candidates {
 
 /// Whether an address that a peer told of can be somebody's: unicast, with a port, without a zone (a zone means something
 /// on the peer's own machine only).
-pub(crate) fn usable(address: &NodeAddress) -> bool {
+pub(super) fn usable(address: &NodeAddress) -> bool {
     let host_ok = match &address.host {
         Host::Ip(ip) => {
             let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());

@@ -13,8 +13,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-pub(crate) use self::candidates::usable;
-use self::candidates::{Candidates, News};
+use self::candidates::{Candidates, News, usable};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
 use crate::graph::NodeContact;
@@ -180,23 +179,28 @@ impl Lookup {
         let Some(node) = self.calls.remove(&stream) else { return };
         let told = closest.local.len() + closest.active.len();
         let before = self.stats.candidates;
-        let local = closest.local.into_iter().map(|(id, contact)| {
-            let addresses: Vec<_> = contact.iter().map(|(address, _)| address.clone()).collect();
-            (id, addresses)
-        });
-        let active = closest.active.into_iter().map(|active| {
-            let addresses: Vec<_> = active.connections.into_iter().map(|connection| connection.address).collect();
-            (active.node, addresses)
-        });
-        for (id, mut addresses) in local.chain(active) {
-            let told = addresses.len();
-            addresses.retain(usable);
-            addresses.truncate(self.told_limit);
-            cx.metrics.told_unusable += (told - addresses.len()) as u64;
-            if cx.is_own(&id) || addresses.is_empty() {
+        // Connections first: where somebody is counts for more than where it was.
+        let mut addresses: BTreeMap<NodeId, Vec<NodeAddress>> = BTreeMap::new();
+        for active in closest.active {
+            let seen = active.connections.into_iter().map(|connection| connection.address);
+            addresses.entry(active.node).or_default().extend(seen);
+        }
+        for (id, contact) in closest.local {
+            addresses.entry(id).or_default().extend(contact.iter().map(|(address, _)| address.clone()));
+        }
+        for (id, told) in addresses {
+            let mut kept = Vec::new();
+            for address in told {
+                if !usable(&address) || kept.len() >= self.told_limit {
+                    cx.metrics.told_unusable += 1;
+                } else if !kept.contains(&address) {
+                    kept.push(address);
+                }
+            }
+            if cx.is_own(&id) || kept.is_empty() {
                 cx.metrics.told_unusable += 1;
             } else {
-                self.learn(id, Some(node), addresses);
+                self.learn(id, Some(node), kept);
             }
         }
         let new = self.stats.candidates - before;
