@@ -136,8 +136,8 @@ pub(crate) struct RunArgs {
     pub(crate) seed_nodes: Vec<SeedNode>,
     /// Take commands from stdin and answer in JSON lines on stdout, until `quit` or the end of stdin.
     ///
-    /// The commands: connect ID HOST PORT, disconnect ID, findNode ID, ping ID, closest ID [VIA], active ID [VIA], graph,
-    /// connections, setnode ID HOST PORT [SCOPE], unsetnode ID, stream ID TEXT, quit. One that begins with `#tag ` runs
+    /// The commands: connect ID HOST PORT, disconnect ID, findNode ID, ping ID, closest ID (VIA), active ID (VIA), graph,
+    /// connections, setnode ID HOST PORT (SCOPE), unsetnode ID, stream ID TEXT, quit. One that begins with `#tag ` runs
     /// beside the others and its answer has the tag. Without --dir or --seed the node has a new key that is not kept.
     #[arg(long)]
     pub(crate) stdio: bool,
