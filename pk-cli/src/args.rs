@@ -121,8 +121,8 @@ pub(crate) struct RunArgs {
     /// The folder of the node, made by `pk keygen`.
     #[arg(long, value_name = "DIR", required_unless_present = "stdio")]
     pub(crate) dir: Option<PathBuf>,
-    /// The UDP address to listen on; port 0 takes any free one. [default: [::]:1314, which takes IPv4 too; with --stdio
-    /// 127.0.0.1:0]
+    /// The UDP address to listen on; port 0 takes any free one. (default: `[::]:1314`, which takes IPv4 too; with --stdio
+    /// 127.0.0.1:0)
     #[arg(long, value_name = "ADDR", value_parser = listen_address, conflicts_with_all = ["host", "port"])]
     listen: Option<SocketAddr>,
     /// The IP address to listen on: the first half of --listen.
@@ -136,22 +136,22 @@ pub(crate) struct RunArgs {
     pub(crate) seed_nodes: Vec<SeedNode>,
     /// Take commands from stdin and answer in JSON lines on stdout, until `quit` or the end of stdin.
     ///
-    /// The commands: connect ID HOST PORT, disconnect ID, findNode ID, ping ID, closest ID [VIA], active ID [VIA], graph,
-    /// connections, setnode ID HOST PORT [SCOPE], unsetnode ID, stream ID TEXT, quit. One that begins with `#tag ` runs
+    /// The commands: connect ID HOST PORT, disconnect ID, findNode ID, ping ID, closest ID (VIA), active ID (VIA), graph,
+    /// connections, setnode ID HOST PORT (SCOPE), unsetnode ID, stream ID TEXT, quit. One that begins with `#tag ` runs
     /// beside the others and its answer has the tag. Without --dir or --seed the node has a new key that is not kept.
     #[arg(long)]
     pub(crate) stdio: bool,
     /// The private key, as 64 hex digits, in place of --dir. It is visible to other users of this machine: for tests.
     #[arg(long, value_name = "HEX", value_parser = seed_bytes, conflicts_with = "dir", requires = "stdio")]
     pub(crate) seed: Option<KeySeed>,
-    /// How long connecting to a node may take, in milliseconds: up to 3600000. [default: 15000]
+    /// How long connecting to a node may take, in milliseconds: up to 3600000. (default: 15000)
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     connect_timeout: Option<u64>,
-    /// A silent connection ends after this many milliseconds: 1000 to 600000. [default: 30000]
+    /// A silent connection ends after this many milliseconds: 1000 to 600000. (default: 30000)
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1000..=600_000))]
     keepalive_timeout: Option<u64>,
-    /// A quiet connection sends a packet every so many milliseconds: from 500 to half of --keepalive-timeout. [default:
-    /// 10000, but at most a third of --keepalive-timeout]
+    /// A quiet connection sends a packet every so many milliseconds: from 500 to half of --keepalive-timeout. (default:
+    /// 10000, but at most a third of --keepalive-timeout)
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(500..=300_000))]
     keepalive_interval: Option<u64>,
     #[command(flatten)]

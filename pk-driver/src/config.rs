@@ -6,7 +6,8 @@ use pk_proto::cert::DEFAULT_LIFETIME_SECONDS;
 
 /// The settings of the driver. Start from [`DriverConfig::default`]; [`Node::start`](crate::Node::start) validates.
 ///
-/// What one connection may cost in memory: `receive_window`, `send_window`, and about 50 KiB of QUIC's own.
+/// What one connection may cost in memory: `receive_window`, `send_window`, the core's `receive_window`, about 50 KiB of
+/// QUIC's own, and 2 to 3 KiB for each open stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DriverConfig {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use common::*;
 use pk_proto::{
-    Answer, Closest, ConnectionId, ContactMode, DialFailure, Event, Failure, FindEnd, FindNode, FindOutcome, FindStats,
-    FindStepEnd, FrameFault, Input, Instant, NodeContact, NodeContactAddressData, NodeId, Options, Output, PeerFault,
-    Question, Reply, Request, Role, Scopes, SetNode, UnixMillis,
+    ActiveConnection, ActiveNode, Answer, Closest, ConnectionId, ContactMode, DialFailure, Event, Failure, FindEnd,
+    FindNode, FindOutcome, FindStats, FindStepEnd, FrameFault, Input, Instant, NodeContact, NodeContactAddressData,
+    NodeId, Options, Output, PeerFault, Question, Reply, Request, Role, Scopes, SetNode, UnixMillis,
 };
 use pk_sim::{Cluster, HostId, Link};
 
@@ -751,6 +751,26 @@ fn a_wrong_address_of_the_target_costs_one_dial() {
     }
 }
 
+#[test]
+fn one_liar_cannot_use_up_the_addresses_of_the_target() {
+    // As many as one answer takes: eight in each list.
+    let cluster = Cluster::builder().nodes(6).puppets(1).seed(3).build();
+    let known = data(&cluster, Scopes::GLOBAL);
+    let target = cluster.id(5);
+    let place = |i: u8| address(&format!("203.0.113.{i}:1"));
+    let contact: NodeContact = (0..8).map(|i| (place(i), known)).collect();
+    let connection =
+        |i: u8| ActiveConnection { shared_id: vec![i].into(), address: place(i), primary: i == 8, idle_in_ms: None };
+    let active = vec![ActiveNode { node: target, connections: (8..16).map(connection).collect() }];
+    let lie = Closest { local: vec![(target, contact)], active };
+    let (mut cluster, _, outcome) = among_liars(move |_| Reaction::answer(Answer::Closest(lie.clone())));
+    assert_eq!(outcome.found.map(|(address, _)| address), Some(cluster.address(5)));
+    // The lies are dialled first, and the truth after them.
+    assert!(outcome.stats.elapsed < 4 * SECOND, "{:?}", outcome.stats);
+    assert_eq!(cluster.node(0).metrics().told_unusable, 16 - 5, "half of what a race takes");
+    cluster.stop_all();
+}
+
 // -- cancel
 
 #[test]
@@ -880,5 +900,22 @@ fn with_a_third_of_the_nodes_dead_searches_stay_quick_and_find_nearly_everyone()
     assert!(times.len() >= 100 && failures > 0, "the dead are met: {failures}");
     assert!(found * 100 >= 99 * times.len(), "recall: {found} of {}", times.len());
     assert!(p(95) < 3 * SECOND, "{:?}", p(95));
+    cluster.stop_all();
+}
+
+#[test]
+fn a_contact_whose_connection_was_dead_already_is_dialled_again() {
+    let mut cluster = Cluster::builder().nodes(3).seed(11).start();
+    cluster.connect(0, 1).unwrap();
+    cluster.connect(1, 2).unwrap();
+    cluster.drive(Duration::from_secs(1));
+    let (id, target) = (cluster.id(0), cluster.id(2));
+    assert!(cluster.node(0).contact(target).is_none());
+    // The close is on its way when the question is asked on the connection that it ends.
+    assert_eq!(cluster.call(1, |node, now| node.disconnect(id, now)), 1);
+    let outcome = find(&mut cluster, 0, target);
+    assert_eq!(outcome.ended, FindEnd::Connected, "{outcome:?}");
+    let ends: Vec<_> = outcome.trace.iter().filter(|step| step.node == cluster.id(1)).map(|step| &step.end).collect();
+    assert!(matches!(ends[..], [FindStepEnd::NoAnswer, FindStepEnd::Answered { .. }]), "{outcome:?}");
     cluster.stop_all();
 }

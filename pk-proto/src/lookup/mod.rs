@@ -208,23 +208,30 @@ impl Lookup {
         let Some(node) = self.calls.remove(&stream) else { return };
         let told = closest.local.len() + closest.active.len();
         let before = self.stats.candidates;
-        let local = closest.local.into_iter().map(|(id, contact)| {
-            let addresses: Vec<_> = contact.iter().map(|(address, _)| address.clone()).collect();
-            (id, addresses, None)
-        });
-        let active = closest.active.into_iter().map(|active| {
-            let addresses: Vec<_> = active.connections.into_iter().map(|connection| connection.address).collect();
-            (active.node, addresses, Some(node))
-        });
-        for (id, mut addresses, relay) in local.chain(active) {
-            let told = addresses.len();
-            addresses.retain(|address| cx.believes(address, teller));
-            addresses.truncate(self.told_limit);
-            cx.metrics.told_unusable += (told - addresses.len()) as u64;
-            if cx.is_own(&id) || (addresses.is_empty() && relay.is_none()) {
+        // Connections first: where somebody is counts for more than where it was.
+        let mut candidates: BTreeMap<NodeId, (Vec<NodeAddress>, Option<NodeId>)> = BTreeMap::new();
+        for active in closest.active {
+            let (addresses, relay) = candidates.entry(active.node).or_default();
+            addresses.extend(active.connections.into_iter().map(|connection| connection.address));
+            *relay = Some(node);
+        }
+        for (id, contact) in closest.local {
+            let (addresses, _) = candidates.entry(id).or_default();
+            addresses.extend(contact.iter().map(|(address, _)| address.clone()));
+        }
+        for (id, (told, relay)) in candidates {
+            let mut kept = Vec::new();
+            for address in told {
+                if !cx.believes(&address, teller) || kept.len() >= self.told_limit {
+                    cx.metrics.told_unusable += 1;
+                } else if !kept.contains(&address) {
+                    kept.push(address);
+                }
+            }
+            if cx.is_own(&id) || (kept.is_empty() && relay.is_none()) {
                 cx.metrics.told_unusable += 1;
             } else {
-                self.learn(id, Some(node), addresses, relay);
+                self.learn(id, Some(node), kept, relay);
             }
         }
         let new = self.stats.candidates - before;

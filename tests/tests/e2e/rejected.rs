@@ -8,8 +8,7 @@ use pk_tests::Rt;
 use pk_tests::certs::Presented;
 use pk_tests::node::{address, connect, find, heard_of, key, options, shutdown, start, start_with};
 use pk_tests::raw::{self, NATIVE};
-use pk_tests::wait::sleep;
-use pk_tests::wait::{soon, spawn};
+use pk_tests::wait::{SOON, sleep, soon, spawn};
 
 pk_tests::cases!(
     an_acceptor_that_closes_has_not_accepted,
@@ -55,9 +54,15 @@ fn acceptor<R: Rt>(runtime: &R, presented: &Presented, refuse: bool, then: Then)
 }
 
 /// Tries every way to connect to a node, none of which may succeed, and returns why the dial failed.
-async fn never_succeeds<R: Rt>(runtime: &R, node: &Node<R>, target: NodeId, address: NodeAddress) -> DialFailure {
+async fn never_succeeds<R: Rt>(
+    runtime: &R,
+    node: &Node<R>,
+    target: NodeId,
+    address: NodeAddress,
+    patience: Duration,
+) -> DialFailure {
     let mut events = node.events();
-    let limits = options(Duration::from_secs(8), Duration::from_millis(1500));
+    let limits = options(2 * patience, patience);
     let connected = soon(runtime, "connect", node.connect(target, address.clone(), limits)).await;
     let why = match connected {
         Err(NodeError::Failure(Failure::Dial(failures))) => match failures.as_slice() {
@@ -92,14 +97,14 @@ async fn never_succeeds<R: Rt>(runtime: &R, node: &Node<R>, target: NodeId, addr
 async fn an_acceptor_that_closes_has_not_accepted<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let address = acceptor(&runtime, &Presented::valid(&key(2)), false, Then::Close);
-    let why = never_succeeds(&runtime, &node, key(2).node_id(), address).await;
+    let why = never_succeeds(&runtime, &node, key(2).node_id(), address, SOON / 2).await;
     assert_eq!(why, DialFailure::Rejected { code: 99, reason: "not you".to_owned() });
 }
 
 async fn an_acceptor_that_refuses_our_certificate_has_not_accepted<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let address = acceptor(&runtime, &Presented::valid(&key(2)), true, Then::Nothing);
-    let why = never_succeeds(&runtime, &node, key(2).node_id(), address).await;
+    let why = never_succeeds(&runtime, &node, key(2).node_id(), address, SOON / 2).await;
     // The dialler's part of TLS 1.3 is over by then: the alert comes to what seems to be a connection.
     assert!(!matches!(why, DialFailure::TimedOut | DialFailure::Cancelled), "the refusal is told: {why}");
 }
@@ -107,14 +112,14 @@ async fn an_acceptor_that_refuses_our_certificate_has_not_accepted<R: Rt>(runtim
 async fn an_acceptor_that_never_says_hello_has_not_accepted<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let address = acceptor(&runtime, &Presented::valid(&key(2)), false, Then::Nothing);
-    let why = never_succeeds(&runtime, &node, key(2).node_id(), address).await;
+    let why = never_succeeds(&runtime, &node, key(2).node_id(), address, Duration::from_millis(500)).await;
     assert_eq!(why, DialFailure::TimedOut);
 }
 
 async fn an_acceptor_that_says_something_else_has_not_accepted<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let address = acceptor(&runtime, &Presented::valid(&key(2)), false, Then::Garbage);
-    let why = never_succeeds(&runtime, &node, key(2).node_id(), address).await;
+    let why = never_succeeds(&runtime, &node, key(2).node_id(), address, SOON / 2).await;
     assert!(matches!(why, DialFailure::Transport(_)), "{why}");
 }
 
@@ -122,7 +127,7 @@ async fn an_acceptor_that_is_full_has_not_accepted<R: Rt>(runtime: R) {
     let full = start_with(&runtime, 1, |config| config.core.connection_limit = 1).await;
     let (first, second) = (start(&runtime, 2).await, start(&runtime, 3).await);
     connect(&runtime, &first, &full).await;
-    let why = never_succeeds(&runtime, &second, full.own_id(), address(&full)).await;
+    let why = never_succeeds(&runtime, &second, full.own_id(), address(&full), SOON / 2).await;
     assert_eq!(why, DialFailure::Rejected { code: 17, reason: "too many connections".to_owned() });
     assert!(full.metrics().await.unwrap().connections_refused > 0);
     soon(&runtime, "the first is served", first.ping_node(full.own_id(), Options::default())).await.unwrap();
