@@ -113,8 +113,8 @@ impl Lookup {
 
     /// A candidate that we know of ourselves, from the graph or by a live connection.
     pub(crate) fn offer(&mut self, node: NodeId, contact: Option<&NodeContact>) {
-        let addresses = contact.into_iter().flat_map(NodeContact::iter).map(|(address, _)| address.clone());
-        self.learn(node, None, addresses, None);
+        let known = contact.into_iter().flat_map(NodeContact::iter);
+        self.learn(node, None, known.map(|(address, data)| (address.clone(), Learnt::known(data))), None);
     }
 
     /// What to do next; call again until it says `Wait` or `End`.
@@ -179,7 +179,7 @@ impl Lookup {
             self.begin(cx, target);
             self.stats.attempts += 1;
         }
-        Goal { learnt: Learnt::LOCAL, ..Goal::direct(target, addresses, self.connect_timeout) }
+        Goal::at(target, addresses, Learnt::LOCAL, self.connect_timeout)
     }
 
     /// The question to a contact is on its way.
@@ -231,7 +231,7 @@ impl Lookup {
             if cx.is_own(&id) || (kept.is_empty() && relay.is_none()) {
                 cx.metrics.told_unusable += 1;
             } else {
-                self.learn(id, Some(node), kept, relay);
+                self.learn(id, Some(node), kept.into_iter().map(|address| (address, Learnt::DIRECT)), relay);
             }
         }
         let new = self.stats.candidates - before;
@@ -311,7 +311,7 @@ impl Lookup {
         &mut self,
         node: NodeId,
         told_by: Option<NodeId>,
-        addresses: impl IntoIterator<Item = NodeAddress>,
+        addresses: impl IntoIterator<Item = (NodeAddress, Learnt)>,
         relay: Option<NodeId>,
     ) {
         match self.candidates.add(node, told_by, addresses, relay) {
@@ -323,7 +323,7 @@ impl Lookup {
     }
 
     fn dial(&self, node: NodeId, primary: impl Fn(&NodeId) -> Option<ConnectionId>) -> Next {
-        let mut goal = Goal::direct(node, Vec::new(), self.connect_timeout);
+        let mut goal = Goal::at(node, [], Learnt::DIRECT, self.connect_timeout);
         if let Some(candidate) = self.candidates.get(&node) {
             if self.strategies.direct {
                 goal.addresses.clone_from(&candidate.addresses);

@@ -13,7 +13,7 @@ use super::NodeManager;
 use super::open::{Audience, Open, Stage};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::connect::Goal;
-use crate::graph::{Direction, NodeContact, NodeOrder, PendingNode};
+use crate::graph::{Direction, NodeOrder, PendingNode};
 use crate::id::{BucketIndex, NodeId, RequestId};
 use crate::io::Event;
 use crate::request::{Reply, SetNode, SetNodeOutcome, SetNodeRejection};
@@ -98,10 +98,21 @@ impl NodeManager {
         let Some(oldest) = oldest.first().map(|(oldest, _)| *oldest) else {
             return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
         };
-        self.remove_from_graph(&oldest);
+        let Some(before) = self.graph.unset(&oldest) else {
+            return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
+        };
         match self.set_in_graph(node, address, data) {
-            SetNodeOutcome::Added => SetNodeOutcome::Replaced(oldest),
-            other => other,
+            SetNodeOutcome::Added => {
+                self.left_graph(&oldest);
+                SetNodeOutcome::Replaced(oldest)
+            }
+            refused => {
+                // Nobody leaves for a node that does not come in.
+                for (address, data) in before.iter() {
+                    self.graph.set(oldest, address.clone(), *data);
+                }
+                refused
+            }
         }
     }
 
@@ -168,13 +179,12 @@ impl NodeManager {
             if self.connections.primary(&node).is_some() {
                 continue;
             }
-            let contact = self.graph.get(&node).into_iter().flat_map(NodeContact::iter);
-            let addresses: Vec<_> = contact.map(|(address, _)| address.clone()).collect();
+            let goal = self.graph.get(&node).map(|contact| Goal::known(node, contact, timeout));
             if let Some(Open { stage: Stage::Collect(collect), .. }) = self.open.get_mut(&id)
-                && !addresses.is_empty()
+                && let Some(goal) = goal
             {
                 collect.probing.insert(node);
-                self.connections.dial(&mut self.cx, id, Goal::direct(node, addresses, timeout));
+                self.connections.dial(&mut self.cx, id, goal);
             }
         }
     }

@@ -449,11 +449,16 @@ impl NodeManager {
     fn remove_from_graph(&mut self, node: &NodeId) -> bool {
         let there = self.graph.unset(node).is_some();
         if there {
-            self.unproven.remove(node);
-            self.store.changed(&mut self.cx, *node);
-            self.cx.event(Event::NodeRemoved { node: *node });
+            self.left_graph(node);
         }
         there
+    }
+
+    /// Says that a node is no longer in the graph.
+    fn left_graph(&mut self, node: &NodeId) {
+        self.unproven.remove(node);
+        self.store.changed(&mut self.cx, *node);
+        self.cx.event(Event::NodeRemoved { node: *node });
     }
 
     /// Writes what has changed in the graph.

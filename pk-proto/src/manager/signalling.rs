@@ -238,7 +238,7 @@ impl NodeManager {
         let timeout = self.cx.config.connect_timeout;
         let stage = Stage::Dial { then: DialThen::Connect };
         self.begin(id, Open { audience: Audience::Nobody, deadline: self.cx.now + timeout, stage });
-        let goal = Goal { learnt: Learnt::SIGNALLED, ..Goal::direct(source, alloc::vec![address], timeout) };
+        let goal = Goal::at(source, [address], Learnt::SIGNALLED, timeout);
         self.connections.dial_only(&mut self.cx, id, goal);
     }
 

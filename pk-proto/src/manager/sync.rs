@@ -8,7 +8,7 @@ use super::NodeManager;
 use super::open::{Audience, Open, Stage, Then};
 use super::search::outcome;
 use crate::address::{Host, NodeAddress};
-use crate::connect::Goal;
+use crate::connect::{Goal, Learnt};
 use crate::error::{Failure, SeedFailure};
 use crate::id::{NodeId, RequestId};
 use crate::io::DialFailure;
@@ -64,7 +64,7 @@ impl NodeManager {
             }
         }
         for (node, addresses) in dials {
-            self.connections.dial(&mut self.cx, id, Goal::direct(node, addresses, timeout));
+            self.connections.dial(&mut self.cx, id, Goal::at(node, addresses, Learnt::DIRECT, timeout));
         }
         for node in live {
             self.sync_seed_ended(id, node, None);
