@@ -101,19 +101,17 @@ impl NodeManager {
         let Some(before) = self.graph.unset(&oldest) else {
             return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
         };
-        match self.set_in_graph(node, address, data) {
-            SetNodeOutcome::Added => {
-                self.left_graph(&oldest);
-                SetNodeOutcome::Replaced(oldest)
-            }
-            refused => {
-                // Nobody leaves for a node that does not come in.
-                for (address, data) in before.iter() {
-                    self.graph.set(oldest, address.clone(), *data);
-                }
-                refused
+        let outcome = self.graph.set(node, address, data);
+        if outcome == SetNodeOutcome::Added {
+            self.left_graph(&oldest);
+        } else {
+            // Nobody leaves for a node that does not come in.
+            for (address, data) in before.iter() {
+                self.graph.set(oldest, address.clone(), *data);
             }
         }
+        self.was_set(node, outcome);
+        if outcome == SetNodeOutcome::Added { SetNodeOutcome::Replaced(oldest) } else { outcome }
     }
 
     /// Puts a node on the pending list of its bucket and has the bucket collected.
