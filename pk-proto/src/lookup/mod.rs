@@ -18,7 +18,7 @@ use crate::address::NodeAddress;
 use crate::connect::{Goal, Learnt};
 use crate::cx::Cx;
 use crate::graph::NodeContact;
-use crate::id::{ConnectionId, EffectId, NodeId, RequestId, StreamId};
+use crate::id::{BucketIndex, ConnectionId, EffectId, NodeId, RequestId, StreamId};
 use crate::io::DialFailure;
 use crate::request::{Closest, FindEnd, FindNode, FindOutcome, FindStats, FindStep, FindStepEnd, Strategies};
 use crate::time::Instant;
@@ -66,6 +66,17 @@ pub(crate) struct Lookup {
     limited: bool,
     stats: FindStats,
     trace: Vec<FindStep>,
+}
+
+/// What it takes to ask a candidate, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Cost {
+    /// A question on a live connection.
+    Connected,
+    /// A node that we are connected with is connected with it now, and can signal.
+    Signalled,
+    /// A dial of addresses where it was once.
+    Dialled,
 }
 
 /// Where a candidate stands.
@@ -131,22 +142,33 @@ impl Lookup {
             return Next::Wait;
         }
         self.limited = false;
-        let mut choice = None;
+        // Of candidates that are about as close (in one bucket of the target), the one that costs least is first.
+        let mut choice: Option<((BucketIndex, Cost), NodeId, Option<ConnectionId>)> = None;
         for (node, candidate) in self.candidates.closest(self.closest) {
+            let class = self.target.bucket_index(&node).unwrap_or(BucketIndex(0));
+            if choice.as_ref().is_some_and(|((best, cost), ..)| class > *best || *cost == Cost::Connected) {
+                break;
+            }
             if candidate.state != State::Known {
                 continue;
             }
-            // A live connection is free.
             let conn = primary(&node);
             let direct = self.strategies.direct && !candidate.addresses.is_empty();
             let signal = self.strategies.signal && candidate.relays.iter().any(|relay| primary(relay).is_some());
-            if conn.is_some() || (self.stats.attempts < self.limit && (direct || signal)) {
-                choice = Some((node, conn));
-                break;
+            let cost = match (conn, signal, direct) {
+                // A live connection is free.
+                (Some(_), ..) => Cost::Connected,
+                (None, true, _) => Cost::Signalled,
+                (None, false, true) => Cost::Dialled,
+                (None, false, false) => continue,
+            };
+            if cost != Cost::Connected && self.stats.attempts >= self.limit {
+                self.limited = true;
+            } else if choice.as_ref().is_none_or(|(best, ..)| (class, cost) < *best) {
+                choice = Some(((class, cost), node, conn));
             }
-            self.limited |= direct || signal;
         }
-        match choice {
+        match choice.map(|(_, node, conn)| (node, conn)) {
             Some((node, Some(conn))) => {
                 self.begin(cx, node);
                 Next::Ask { node, conn }
