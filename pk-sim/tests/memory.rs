@@ -98,6 +98,7 @@ fn an_idle_node_is_small() {
         quiet(&mut bare);
         bare
     });
+    println!("{:?} {:?}", bare.node.metrics(), bare.node.poll_timeout());
     assert_eq!((bare.node.connections().len(), bare.node.metrics().timers, bare.take().len()), (0, 0, 0));
     assert!(rest <= empty + graph + 12 * KIB, "{rest}: {empty} and {graph}");
 }
