@@ -115,9 +115,7 @@ impl NodeManager {
             DiversityLimits { per_bucket: config.bucket_prefix_limit, per_table: config.graph_prefix_limit };
         let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit).with_diversity(diversity);
         for (node, contact) in snapshot.contacts {
-            for (address, data) in contact.iter() {
-                graph.set(node, address.clone(), *data);
-            }
+            graph.restore(node, &contact);
         }
         Ok(Self {
             cx: Cx::new(config, own.chain, seed, now, unix),
@@ -243,6 +241,7 @@ impl NodeManager {
             self.store.forget();
         }
         self.phase = Phase::Stopping;
+        self.store.finish();
         self.stop_requests();
         self.advertise(&[]);
         self.connections.stop(&mut self.cx);
@@ -352,7 +351,11 @@ impl NodeManager {
                 break;
             }
         }
-        if self.phase == Phase::Stopping && self.connections.is_empty() && self.store.is_idle() && !self.is_renewing() {
+        if self.phase == Phase::Stopping
+            && self.connections.is_empty()
+            && self.store.is_durable()
+            && !self.is_renewing()
+        {
             self.stopped();
         }
     }
@@ -466,7 +469,7 @@ impl NodeManager {
                 self.pending.remove(bucket, former);
             }
             if self.is_proven(*former) {
-                known.extend(self.graph.get(former).into_iter().flat_map(|contact| contact.iter().cloned()));
+                known.extend(self.graph.get(former).into_iter().flat_map(|contact| contact.iter().rev().cloned()));
             }
             self.remove_from_graph(former);
         }
