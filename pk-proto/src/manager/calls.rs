@@ -32,7 +32,7 @@ impl NodeManager {
         match self.connections.primary(&target) {
             Some(conn) => self.dial_request_ended(id, then, Ok(conn)),
             None => {
-                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout).urgent();
                 self.connections.dial_only(&mut self.cx, id, goal);
             }
         }

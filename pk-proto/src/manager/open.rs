@@ -42,6 +42,13 @@ pub(super) enum Audience {
     Retry,
 }
 
+impl Audience {
+    /// Whether the embedder waits for it.
+    pub(super) fn is_awaited(self) -> bool {
+        matches!(self, Self::Embedder | Self::Parent(_))
+    }
+}
+
 /// How far a request has come.
 #[derive(Debug)]
 pub(super) enum Stage {

@@ -56,9 +56,12 @@ impl NodeManager {
     pub(super) fn advance_search(&mut self, id: RequestId) {
         loop {
             let Self { cx, connections, rpc, open, .. } = self;
-            let Some(Open { deadline, stage: Stage::Find { lookup, .. }, .. }) = open.get_mut(&id) else { return };
+            let Some(Open { deadline, audience, stage: Stage::Find { lookup, .. } }) = open.get_mut(&id) else {
+                return;
+            };
             match lookup.next(cx, |node| connections.primary(node)) {
                 Next::Wait => return,
+                Next::Dial(goal) if audience.is_awaited() => connections.dial(cx, id, goal.urgent()),
                 Next::Dial(goal) => connections.dial(cx, id, goal),
                 Next::Ask { node, conn } => ask_closest(cx, rpc, id, lookup, node, conn, *deadline),
                 Next::End(end) => return self.search_ended(id, end),
