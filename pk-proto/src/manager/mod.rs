@@ -36,7 +36,7 @@ use crate::graph::{DiversityLimits, NodeGraph, PendingNodes};
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{DisconnectReason, Event, Identity, Input, Output};
 use crate::request::{ConnectionInfo, Reply, SetNodeOutcome, SetNodeRejection};
-use crate::rpc::{Rpc, RpcEvent};
+use crate::rpc::{ExchangeStep, Refusal, Rpc, RpcEvent};
 use crate::store::{GraphStore, Snapshot};
 use crate::time::{Instant, UnixMillis};
 use crate::timers::Timer;
@@ -362,8 +362,8 @@ impl NodeManager {
             ConnectEvent::Greet { conn, .. } if self.phase == Phase::Stopping => {
                 self.connections.close(&mut self.cx, conn, code::NONE, "stopping");
             }
-            ConnectEvent::Greet { conn, node, role } => {
-                self.rpc.connection_opened(&mut self.cx, conn, node, role);
+            ConnectEvent::Greet { conn, node, role, dialect } => {
+                self.rpc.connection_opened(&mut self.cx, conn, node, role, dialect);
             }
             ConnectEvent::Opened { conn, node, role } => {
                 let Some((address, data)) = self.connections.address(conn) else { return };
@@ -414,6 +414,12 @@ impl NodeManager {
                 self.connections.touch(&mut self.cx, conn);
                 let answer = self.serve(conn, &question);
                 self.rpc.answer(&mut self.cx, stream, answer);
+            }
+            RpcEvent::Exchange { stream, conn, step } => {
+                self.connections.touch(&mut self.cx, conn);
+                if let ExchangeStep::Begun(_) = step {
+                    self.rpc.exchange_refuse(&mut self.cx, stream, Refusal::Denied);
+                }
             }
             RpcEvent::Opened { request, result } => self.stream_opened(request, result),
             RpcEvent::Fault { conn, node, fault, fatal } => {
