@@ -34,6 +34,8 @@ pub(super) enum Audience {
     Parent(RequestId),
     /// It goes on in the background.
     Nobody,
+    /// It is the search of a join that is over for its request; buckets are refreshed after it.
+    Join,
     /// It refreshes a bucket in the background.
     Refresh,
     /// It looks for a connection to the farther half of all ids; then the own id is looked for.
@@ -159,7 +161,8 @@ impl NodeManager {
             Audience::Embedder => self.cx.event(Event::Done { id, result }),
             Audience::Parent(parent) => self.sync_search_ended(parent, result),
             Audience::Retry if self.phase == Phase::Running => self.search_for_self(Audience::Nobody),
-            Audience::Retry | Audience::Nobody | Audience::Refresh => {}
+            Audience::Join if self.phase == Phase::Running => self.refresh_after_join(),
+            Audience::Retry | Audience::Join | Audience::Nobody | Audience::Refresh => {}
         }
     }
 }

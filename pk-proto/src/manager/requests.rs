@@ -1,6 +1,7 @@
 //! Requests: the entry points, from the call to what it begins. How a request ends is in `open`.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::NodeManager;
 use super::open::{Audience, DialThen, Open, Stage, Then};
@@ -8,6 +9,7 @@ use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::error::{Failure, RequestError};
 use crate::id::{BucketIndex, NodeId, RequestId};
+use crate::io::Identity;
 use crate::request::{FindNode, Options, Reply, Request, SetNode};
 use crate::seed_node::SeedNode;
 use crate::time::Instant;
@@ -144,6 +146,21 @@ impl NodeManager {
         now: Instant,
     ) -> Result<RequestId, RequestError> {
         self.request(Request::RefreshBucket { bucket, options }, now)
+    }
+
+    /// Asks the local network where a node is (specification: queryMDNS).
+    pub fn query_mdns(
+        &mut self,
+        target: NodeId,
+        timeout: Option<Duration>,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
+        self.request(Request::QueryMdns { target, timeout }, now)
+    }
+
+    /// Becomes another key, or presents another certificate of the same one (DESIGN section 7, key renewal).
+    pub fn renew(&mut self, identity: Identity, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::Renew { identity }, now)
     }
 
     /// Writes everything that is not written yet, durably.
