@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::NodeManager;
-use super::requests::{Audience, Open, Stage};
+use super::open::{Audience, Open, Stage};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::connect::Goal;
 use crate::graph::{Direction, NodeContact, NodeOrder, PendingNode};

@@ -1,14 +1,19 @@
-//! The node: entry points and routing, nothing else. What a request goes through is in [`requests`], what we answer to
-//! peers in [`serve`].
+//! The node: entry points and routing, nothing else. Requests are begun in [`requests`] and
+//! ended in [`open`]; what we answer to peers is in [`serve`], getters are in [`getters`].
 //!
 //! Every entry moves the clock, hands the matter to the part that owns it, and then settles: the parts' events are drained
 //! and passed on until nothing moves any more. Parts never see each other.
 
+mod calls;
+mod checks;
 mod collect;
+mod getters;
 mod local;
+mod open;
 mod refresh;
 mod renewal;
 mod requests;
+mod search;
 mod serve;
 mod signalling;
 mod sync;
@@ -18,8 +23,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use self::collect::Collections;
+use self::open::Open;
 pub(crate) use self::renewal::RETIREMENT;
-use self::requests::Open;
 use self::signalling::Signalling;
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::cert;
@@ -27,10 +32,9 @@ use crate::config::Config;
 use crate::connect::{ConnectEvent, Connections};
 use crate::cx::Cx;
 use crate::error::{Failure, RequestError, StartError, code};
-use crate::graph::{Direction, DiversityLimits, NodeContact, NodeGraph, NodeOrder, PendingNodes};
+use crate::graph::{DiversityLimits, NodeGraph, PendingNodes};
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{DisconnectReason, Event, Identity, Input, Output};
-use crate::metrics::Metrics;
 use crate::request::{ConnectionInfo, Reply, SetNodeOutcome, SetNodeRejection};
 use crate::rpc::{Rpc, RpcEvent};
 use crate::store::{GraphStore, Snapshot};
@@ -213,7 +217,7 @@ impl NodeManager {
     /// The name is not 1 to 64 printable ASCII characters, or `Config::protocol_limit` are accepted already.
     pub fn accept_protocol(&mut self, protocol: String, now: Instant) -> Result<(), RequestError> {
         self.enter(now, || Call::AcceptProtocol(protocol.clone()));
-        requests::check_protocol(&protocol)?;
+        checks::check_protocol(&protocol)?;
         if self.rpc.accept_protocol(&self.cx, protocol) {
             Ok(())
         } else {
@@ -544,75 +548,5 @@ impl NodeManager {
     /// nothing to wait for.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.cx.timers.next()
-    }
-}
-
-/// D. Getters.
-impl NodeManager {
-    /// The id of our newest key.
-    pub fn own_id(&self) -> NodeId {
-        self.cx.own()
-    }
-
-    /// The graph: buckets, exact closest nodes, sorted listings.
-    pub fn graph(&self) -> &NodeGraph {
-        &self.graph
-    }
-
-    /// The nodes of one bucket, in the order of their ids (specification: getBucket).
-    pub fn bucket(&self, index: BucketIndex) -> Vec<(NodeId, &NodeContact)> {
-        self.graph.bucket_sorted(index, NodeOrder::NodeId, Direction::Ascending)
-    }
-
-    /// The nodes of the graph closest to a target, nearest first; exact.
-    pub fn closest_nodes(&self, target: NodeId, limit: usize) -> Vec<(NodeId, &NodeContact)> {
-        self.graph.closest(&target, limit)
-    }
-
-    /// What is known of a node.
-    pub fn contact(&self, node: NodeId) -> Option<&NodeContact> {
-        self.graph.get(&node)
-    }
-
-    /// Whether a node of the graph has been connected. Others are told to nobody and not kept over restarts.
-    pub fn is_proven(&self, node: NodeId) -> bool {
-        self.graph.contains(&node) && !self.unproven.contains(&node)
-    }
-
-    /// When a bucket was last refreshed.
-    pub fn refreshed_at(&self, bucket: BucketIndex) -> Option<UnixMillis> {
-        self.refreshed.get(&bucket).copied()
-    }
-
-    /// The accepted connections, in the order of their numbers.
-    pub fn connections(&self) -> Vec<ConnectionInfo> {
-        let mut infos = self.connections.infos(&self.cx);
-        for info in &mut infos {
-            self.note_use(info);
-        }
-        infos
-    }
-
-    /// The counters, and what there is now.
-    pub fn metrics(&self) -> Metrics {
-        let mut metrics = self.cx.metrics;
-        metrics.nodes = self.graph.len() as u64;
-        metrics.nodes_pending = self.pending.len() as u64;
-        metrics.requests_open = self.open_requests() as u64;
-        metrics.timers = self.cx.timers.len() as u64;
-        metrics.unwritten = self.store.unwritten() as u64;
-        self.connections.measure(&mut metrics);
-        self.rpc.measure(&mut metrics);
-        metrics
-    }
-
-    /// The settings it was made with.
-    pub fn config(&self) -> &Config {
-        &self.cx.config
-    }
-
-    /// Whether [`Event::Stopped`] has been emitted: nothing follows any more.
-    pub fn is_stopped(&self) -> bool {
-        self.phase == Phase::Stopped
     }
 }

@@ -11,7 +11,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::requests::{Audience, Open, Stage, Then};
+use super::open::{Audience, Open, Stage, Then};
 use super::{NodeManager, Phase};
 use crate::cert;
 use crate::error::{Failure, RequestError};

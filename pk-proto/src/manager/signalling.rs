@@ -8,7 +8,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::NodeManager;
-use super::requests::{Audience, DialThen, Open, Stage};
+use super::open::{Audience, DialThen, Open, Stage};
 use crate::address::NodeAddress;
 use crate::connect::{Goal, Learnt, RaceId};
 use crate::cx::Dice;

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::NodeManager;
-use super::requests::{Audience, Open, Stage, Then, outcome};
+use super::open::{Audience, Open, Stage, Then};
+use super::search::outcome;
 use crate::address::{Host, NodeAddress};
 use crate::connect::Goal;
 use crate::error::{Failure, SeedFailure};
