@@ -7,7 +7,7 @@ use pk_proto::{DialFailure, Dialect, Role};
 use pk_proto::{Input, Output};
 
 use super::tls::presenting;
-use super::{Rig, Setup};
+use super::Setup;
 
 fn speaking(mut setup: Setup, dialects: &[Dialect]) -> Setup {
     setup.driver.dialects = dialects.to_vec();
