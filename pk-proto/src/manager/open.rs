@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::NodeManager;
 use super::Phase;
@@ -50,7 +51,7 @@ pub(super) enum Stage {
     /// Dialling the one address that was given.
     Dial { then: DialThen },
     /// Waiting for an answer.
-    Call { stream: StreamId, then: CallThen },
+    Call { stream: StreamId, then: CallThen, again: Option<Again> },
     /// Waiting for the peer to accept a stream.
     OpenStream { stream: StreamId },
     /// Joining the network.
@@ -72,10 +73,25 @@ pub(super) enum Stage {
 pub(super) enum Then {
     Report,
     ReportRefresh,
-    Ping,
+    Ping { asked: Asked },
     Acquire,
     OpenStream { protocol: String },
-    AskClosest { target: NodeId, lists: ClosestLists },
+    AskClosest { target: NodeId, lists: ClosestLists, asked: Asked },
+}
+
+/// Whether a question was asked before, on a connection that ended before its answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Never,
+    Once,
+}
+
+/// A question that can be asked again: whom, how, and what.
+#[derive(Debug)]
+pub(super) struct Again {
+    pub(super) node: NodeId,
+    pub(super) connect_timeout: Duration,
+    pub(super) then: Then,
 }
 
 /// How a request goes on once its search is over.
