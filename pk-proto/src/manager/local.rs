@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 
 use super::NodeManager;
-use super::requests::{Open, Stage};
+use super::open::{Open, Stage};
 use crate::address::NodeAddress;
 use crate::id::{EffectId, NodeId, RequestId};
 use crate::io::Output;

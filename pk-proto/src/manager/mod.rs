@@ -1,14 +1,19 @@
-//! The node: entry points and routing, nothing else. What a request goes through is in [`requests`], what we answer to
-//! peers in [`serve`].
+//! The node: entry points and routing, nothing else. Requests are begun in [`requests`] and
+//! ended in [`open`]; what we answer to peers is in [`serve`], getters are in [`getters`].
 //!
 //! Every entry moves the clock, hands the matter to the part that owns it, and then settles: the parts' events are drained
 //! and passed on until nothing moves any more. Parts never see each other.
 
+mod calls;
+mod checks;
 mod collect;
+mod getters;
 mod local;
+mod open;
 mod refresh;
 mod renewal;
 mod requests;
+mod search;
 mod serve;
 mod signalling;
 mod sync;
@@ -18,8 +23,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use self::collect::Collections;
+use self::open::Open;
 pub(crate) use self::renewal::RETIREMENT;
-use self::requests::Open;
 use self::signalling::Signalling;
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::cert;
@@ -27,12 +32,11 @@ use crate::config::Config;
 use crate::connect::{ConnectEvent, Connections};
 use crate::cx::Cx;
 use crate::error::{Failure, RequestError, StartError, code};
-use crate::graph::{Direction, DiversityLimits, NodeContact, NodeGraph, NodeOrder, PendingNodes};
+use crate::graph::{DiversityLimits, NodeGraph, PendingNodes};
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{DisconnectReason, Event, Identity, Input, Output};
-use crate::metrics::Metrics;
 use crate::request::{ConnectionInfo, Reply, SetNodeOutcome, SetNodeRejection};
-use crate::rpc::{Rpc, RpcEvent};
+use crate::rpc::{ExchangeStep, Refusal, Rpc, RpcEvent};
 use crate::store::{GraphStore, Snapshot};
 use crate::time::{Instant, UnixMillis};
 use crate::timers::Timer;
@@ -213,7 +217,7 @@ impl NodeManager {
     /// The name is not 1 to 64 printable ASCII characters, or `Config::protocol_limit` are accepted already.
     pub fn accept_protocol(&mut self, protocol: String, now: Instant) -> Result<(), RequestError> {
         self.enter(now, || Call::AcceptProtocol(protocol.clone()));
-        requests::check_protocol(&protocol)?;
+        checks::check_protocol(&protocol)?;
         if self.rpc.accept_protocol(&self.cx, protocol) {
             Ok(())
         } else {
@@ -271,7 +275,7 @@ impl NodeManager {
             Input::WallClock(unix) => cx.set_unix(unix),
 
             Input::Connected(connected) => {
-                let incoming = self.incoming(&connected.chain);
+                let incoming = self.incoming(&connected);
                 self.connections.connected(&mut self.cx, connected, incoming);
             }
             Input::DialFailed { conn, why } => connections.dial_failed(cx, conn, why),
@@ -358,23 +362,30 @@ impl NodeManager {
             ConnectEvent::Greet { conn, .. } if self.phase == Phase::Stopping => {
                 self.connections.close(&mut self.cx, conn, code::NONE, "stopping");
             }
-            ConnectEvent::Greet { conn, node, role } => {
-                self.rpc.connection_opened(&mut self.cx, conn, node, role);
+            ConnectEvent::Greet { conn, node, role, dialect } => {
+                self.rpc.connection_opened(&mut self.cx, conn, node, role, dialect);
             }
             ConnectEvent::Opened { conn, node, role } => {
                 let Some((address, data)) = self.connections.address(conn) else { return };
                 if self.unproven.remove(&node) {
                     self.store.changed(&mut self.cx, node);
                 }
-                // A node that has renewed its key is one node: by its newest id.
                 let chain = self.connections.chain(conn);
-                for former in chain.iter().skip(1) {
-                    self.remove_from_graph(former);
-                }
+                let former = self.leave_former(&chain);
                 self.punched(&chain);
                 self.proven(node, address.clone(), data);
+                if self.graph.contains(&node) {
+                    for (address, data) in former {
+                        self.set_in_graph(node, address, data);
+                    }
+                }
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
+            }
+            ConnectEvent::Moved { conn, node } => {
+                if let Some((address, data)) = self.connections.address(conn) {
+                    self.proven(node, address, data);
+                }
             }
             ConnectEvent::Signal { race, node, relay } => self.signal(race, node, relay),
             ConnectEvent::Closing { conn } => {
@@ -411,6 +422,12 @@ impl NodeManager {
                 let answer = self.serve(conn, &question);
                 self.rpc.answer(&mut self.cx, stream, answer);
             }
+            RpcEvent::Exchange { stream, conn, step } => {
+                self.connections.touch(&mut self.cx, conn);
+                if let ExchangeStep::Begun(_) = step {
+                    self.rpc.exchange_refuse(&mut self.cx, stream, Refusal::Denied);
+                }
+            }
             RpcEvent::Opened { request, result } => self.stream_opened(request, result),
             RpcEvent::Fault { conn, node, fault, fatal } => {
                 self.cx.event(Event::PeerMisbehaved { conn, node, fault });
@@ -424,6 +441,12 @@ impl NodeManager {
     /// Puts a node into the graph and says so.
     fn set_in_graph(&mut self, node: NodeId, address: NodeAddress, data: NodeContactAddressData) -> SetNodeOutcome {
         let outcome = self.graph.set(node, address, data);
+        self.was_set(node, outcome);
+        outcome
+    }
+
+    /// Says and counts what became of a node that was to be put into the graph.
+    fn was_set(&mut self, node: NodeId, outcome: SetNodeOutcome) {
         match outcome {
             SetNodeOutcome::Rejected(SetNodeRejection::BucketFull) => self.cx.metrics.bucket_full += 1,
             SetNodeOutcome::Rejected(SetNodeRejection::Diversity) => self.cx.metrics.diversity_refused += 1,
@@ -438,18 +461,38 @@ impl NodeManager {
                 }
             }
         }
-        outcome
+    }
+
+    /// A node that has renewed its key is one node, by its newest id: takes its former ids out. Gives where it was known to
+    /// be, if a connection had proven it there.
+    fn leave_former(&mut self, chain: &[NodeId]) -> Vec<(NodeAddress, NodeContactAddressData)> {
+        let mut known = Vec::new();
+        for former in chain.iter().skip(1) {
+            if let Some(bucket) = self.cx.own().bucket_index(former) {
+                self.pending.remove(bucket, former);
+            }
+            if self.is_proven(*former) {
+                known.extend(self.graph.get(former).into_iter().flat_map(|contact| contact.iter().cloned()));
+            }
+            self.remove_from_graph(former);
+        }
+        known
     }
 
     /// Takes a node out of the graph and says so; returns whether it was there.
     fn remove_from_graph(&mut self, node: &NodeId) -> bool {
         let there = self.graph.unset(node).is_some();
         if there {
-            self.unproven.remove(node);
-            self.store.changed(&mut self.cx, *node);
-            self.cx.event(Event::NodeRemoved { node: *node });
+            self.left_graph(node);
         }
         there
+    }
+
+    /// Says that a node is no longer in the graph.
+    fn left_graph(&mut self, node: &NodeId) {
+        self.unproven.remove(node);
+        self.store.changed(&mut self.cx, *node);
+        self.cx.event(Event::NodeRemoved { node: *node });
     }
 
     /// Writes what has changed in the graph.
@@ -522,7 +565,11 @@ impl NodeManager {
             while let Some(event) = self.connections.poll_event() {
                 self.on_connect(event);
             }
+            // A renewal whose outcome nobody has told us.
             self.phase = Phase::Stopped;
+            while let Some(id) = self.open.keys().next().copied() {
+                self.end(id, Err(Failure::Stopped));
+            }
             self.cx.timers.clear();
             self.cx.event(Event::Stopped);
         }
@@ -544,75 +591,5 @@ impl NodeManager {
     /// nothing to wait for.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.cx.timers.next()
-    }
-}
-
-/// D. Getters.
-impl NodeManager {
-    /// The id of our newest key.
-    pub fn own_id(&self) -> NodeId {
-        self.cx.own()
-    }
-
-    /// The graph: buckets, exact closest nodes, sorted listings.
-    pub fn graph(&self) -> &NodeGraph {
-        &self.graph
-    }
-
-    /// The nodes of one bucket, in the order of their ids (specification: getBucket).
-    pub fn bucket(&self, index: BucketIndex) -> Vec<(NodeId, &NodeContact)> {
-        self.graph.bucket_sorted(index, NodeOrder::NodeId, Direction::Ascending)
-    }
-
-    /// The nodes of the graph closest to a target, nearest first; exact.
-    pub fn closest_nodes(&self, target: NodeId, limit: usize) -> Vec<(NodeId, &NodeContact)> {
-        self.graph.closest(&target, limit)
-    }
-
-    /// What is known of a node.
-    pub fn contact(&self, node: NodeId) -> Option<&NodeContact> {
-        self.graph.get(&node)
-    }
-
-    /// Whether a node of the graph has been connected. Others are told to nobody and not kept over restarts.
-    pub fn is_proven(&self, node: NodeId) -> bool {
-        self.graph.contains(&node) && !self.unproven.contains(&node)
-    }
-
-    /// When a bucket was last refreshed.
-    pub fn refreshed_at(&self, bucket: BucketIndex) -> Option<UnixMillis> {
-        self.refreshed.get(&bucket).copied()
-    }
-
-    /// The accepted connections, in the order of their numbers.
-    pub fn connections(&self) -> Vec<ConnectionInfo> {
-        let mut infos = self.connections.infos(&self.cx);
-        for info in &mut infos {
-            self.note_use(info);
-        }
-        infos
-    }
-
-    /// The counters, and what there is now.
-    pub fn metrics(&self) -> Metrics {
-        let mut metrics = self.cx.metrics;
-        metrics.nodes = self.graph.len() as u64;
-        metrics.nodes_pending = self.pending.len() as u64;
-        metrics.requests_open = self.open_requests() as u64;
-        metrics.timers = self.cx.timers.len() as u64;
-        metrics.unwritten = self.store.unwritten() as u64;
-        self.connections.measure(&mut metrics);
-        self.rpc.measure(&mut metrics);
-        metrics
-    }
-
-    /// The settings it was made with.
-    pub fn config(&self) -> &Config {
-        &self.cx.config
-    }
-
-    /// Whether [`Event::Stopped`] has been emitted: nothing follows any more.
-    pub fn is_stopped(&self) -> bool {
-        self.phase == Phase::Stopped
     }
 }

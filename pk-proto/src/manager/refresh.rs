@@ -7,7 +7,7 @@
 
 use core::time::Duration;
 
-use super::requests::{Audience, Then};
+use super::open::{Audience, Then};
 use super::{NodeManager, Phase};
 use crate::cx::Dice;
 use crate::error::RequestError;

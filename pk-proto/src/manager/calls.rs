@@ -1,0 +1,154 @@
+//! What requests wait for: dials and calls, and what their ends mean to whoever waits.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::NodeManager;
+use super::open::{Audience, CallThen, DialThen, Open, Stage};
+use super::search::ask_closest;
+use crate::address::NodeAddress;
+use crate::connect::{Goal, Learnt};
+use crate::cx::Dice;
+use crate::error::Failure;
+use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
+use crate::io::{DialFailure, DisconnectReason};
+use crate::request::{Pong, Reply};
+use crate::rpc::{Answer, Answered, Question};
+use crate::time::Instant;
+
+impl NodeManager {
+    // -- dials
+
+    pub(super) fn dial_request(
+        &mut self,
+        id: RequestId,
+        deadline: Instant,
+        timeout: Duration,
+        target: NodeId,
+        address: NodeAddress,
+        then: DialThen,
+    ) {
+        self.begin(id, Open { audience: Audience::Embedder, deadline, stage: Stage::Dial { then } });
+        match self.connections.primary(&target) {
+            Some(conn) => self.dial_request_ended(id, then, Ok(conn)),
+            None => {
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
+                self.connections.dial_only(&mut self.cx, id, goal);
+            }
+        }
+    }
+
+    fn dial_request_ended(
+        &mut self,
+        id: RequestId,
+        then: DialThen,
+        result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
+    ) {
+        let result = match then {
+            DialThen::Ping => Ok(Reply::PingNodeAddress(result.is_ok())),
+            DialThen::Connect => result.map_err(Failure::Dial).and_then(|conn| {
+                let info = self.connection_info(conn);
+                info.map(Reply::Connect).ok_or(Failure::ConnectionLost(DisconnectReason::Local))
+            }),
+        };
+        self.end(id, result);
+    }
+
+    /// A dial race that this request waits for is over.
+    pub(super) fn race_ended(
+        &mut self,
+        id: RequestId,
+        node: NodeId,
+        result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
+    ) {
+        let Self { cx, rpc, open, .. } = self;
+        let Some(Open { deadline, stage, .. }) = open.get_mut(&id) else { return };
+        match stage {
+            Stage::Find { lookup, .. } => {
+                match result {
+                    // Whoever is found is not asked any more.
+                    Ok(_) if *lookup.target() == node => {}
+                    Ok(conn) if lookup.is_dialling(&node) => {
+                        ask_closest(cx, rpc, id, lookup, node, conn, *deadline);
+                    }
+                    Ok(_) => {}
+                    Err(failures) => lookup.dial_failed(cx, &node, failures),
+                }
+                self.awake.insert(id);
+            }
+            Stage::Dial { then, .. } => {
+                let then = *then;
+                self.dial_request_ended(id, then, result);
+            }
+            Stage::Sync(_) => self.sync_seed_ended(id, node, result.err()),
+            Stage::Collect(_) => self.probe_ended(id, &node, result.is_ok()),
+            Stage::Call { .. }
+            | Stage::OpenStream { .. }
+            | Stage::WaitForRoom { .. }
+            | Stage::Renew(_)
+            | Stage::QueryMdns { .. }
+            | Stage::Flush => {}
+        }
+    }
+
+    // -- calls
+
+    /// Says something on a connection that a lease holds. Its answer tells nothing new and is for no request.
+    pub(super) fn keep_alive(&mut self, conn: ConnectionId) {
+        let (id, nonce) = (self.cx.ids.request(), self.cx.random_u64(Dice::Calls));
+        let deadline = self.cx.now + self.cx.config.call_timeout;
+        self.rpc.call(&mut self.cx, conn, id, Question::Ping { nonce }, deadline);
+    }
+
+    /// A call of this request is over.
+    pub(super) fn call_ended(
+        &mut self,
+        id: RequestId,
+        conn: ConnectionId,
+        stream: StreamId,
+        result: Result<Answered, Failure>,
+    ) {
+        let teller = self.connections.address(conn).map(|(address, _)| address);
+        let Self { cx, open, .. } = self;
+        let Some(Open { stage, .. }) = open.get_mut(&id) else { return };
+        match stage {
+            Stage::Find { lookup, .. } => {
+                match result {
+                    Ok(Answered { answer: Answer::Closest(closest), .. }) => {
+                        lookup.answered(cx, stream, closest, teller.as_ref());
+                    }
+                    Err(Failure::ConnectionLost(_)) => lookup.lost(cx, stream),
+                    Ok(_) | Err(_) => lookup.not_answered(cx, stream),
+                }
+                self.awake.insert(id);
+            }
+            Stage::Call { then, .. } => {
+                let result = match (then, result) {
+                    (_, Err(failure)) => Err(failure),
+                    (_, Ok(Answered { answer: Answer::Refused(refusal), .. })) => Err(Failure::Refused(refusal)),
+                    (
+                        CallThen::Pong { nonce, address, data },
+                        Ok(Answered { answer: Answer::Pong { nonce: echo }, rtt }),
+                    ) if echo == *nonce => Ok(Reply::PingNode(Pong { address: address.clone(), data: *data, rtt })),
+                    (CallThen::Closest, Ok(Answered { answer: Answer::Closest(closest), .. })) => {
+                        Ok(Reply::AskClosest(closest))
+                    }
+                    _ => Err(Failure::Peer(crate::error::PeerFault::Unexpected)),
+                };
+                self.end(id, result);
+            }
+            Stage::Dial { .. }
+            | Stage::OpenStream { .. }
+            | Stage::Sync(_)
+            | Stage::WaitForRoom { .. }
+            | Stage::Collect(_)
+            | Stage::Renew(_)
+            | Stage::QueryMdns { .. }
+            | Stage::Flush => {}
+        }
+    }
+
+    pub(super) fn stream_opened(&mut self, id: RequestId, result: Result<StreamId, Failure>) {
+        self.end(id, result.map(Reply::OpenStream));
+    }
+}

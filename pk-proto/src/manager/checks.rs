@@ -1,0 +1,78 @@
+//! What a request must be to be begun at all.
+
+use core::time::Duration;
+
+use super::{NodeManager, Phase};
+use crate::error::RequestError;
+use crate::request::{Options, Request};
+use crate::rpc::is_protocol_name;
+
+impl NodeManager {
+    pub(super) fn check(&self, request: &Request) -> Result<(), RequestError> {
+        match self.phase {
+            Phase::Starting => return Err(RequestError::NotReady),
+            Phase::Running => {}
+            Phase::Stopping | Phase::Stopped => return Err(RequestError::Stopping),
+        }
+        if self.open_requests() >= self.cx.config.request_limit {
+            return Err(RequestError::TooMany(self.cx.config.request_limit));
+        }
+        check_options(request.options())?;
+        match request {
+            Request::FindNode { find, .. } => {
+                check_mdns_timeout(find.mdns_timeout)?;
+                check_range("concurrency", find.concurrency, 1..=64, "1 to 64")?;
+                check_range("limit", find.limit, 0..=1024, "0 to 1024")
+            }
+            Request::PingNode { target, .. }
+            | Request::PingNodeAddress { target, .. }
+            | Request::Connect { target, .. }
+            | Request::AcquireConnection { target, .. }
+            | Request::AskClosest { via: target, .. }
+                if self.cx.is_own(target) =>
+            {
+                Err(RequestError::OwnNode)
+            }
+            Request::OpenStream { target, protocol, .. } => match self.cx.is_own(target) {
+                true => Err(RequestError::OwnNode),
+                false => check_protocol(protocol),
+            },
+            Request::Renew { identity } => self.check_renewal(identity).map(drop),
+            Request::QueryMdns { timeout, .. } => check_mdns_timeout(*timeout),
+            Request::SyncNodeGraph { seeds, .. }
+                if seeds.is_empty() && self.graph.is_empty() && self.connections.is_empty() =>
+            {
+                Err(RequestError::NoSeeds)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(super) fn check_protocol(protocol: &str) -> Result<(), RequestError> {
+    if is_protocol_name(protocol) { Ok(()) } else { Err(RequestError::Protocol) }
+}
+
+fn check_options(options: Options) -> Result<(), RequestError> {
+    const MS: Duration = Duration::from_millis(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+    check_range("deadline", options.deadline, MS..=24 * HOUR, "1 ms to 24 h")?;
+    check_range("connect_timeout", options.connect_timeout, MS..=HOUR, "1 ms to 1 h")
+}
+
+fn check_mdns_timeout(timeout: Option<Duration>) -> Result<(), RequestError> {
+    let range = Duration::from_millis(1)..=Duration::from_secs(3600);
+    check_range("mdns_timeout", timeout, range, "1 ms to 1 h")
+}
+
+fn check_range<T: PartialOrd>(
+    name: &'static str,
+    value: Option<T>,
+    allowed: core::ops::RangeInclusive<T>,
+    range: &'static str,
+) -> Result<(), RequestError> {
+    match value {
+        Some(value) if !allowed.contains(&value) => Err(RequestError::Option { name, range }),
+        _ => Ok(()),
+    }
+}
