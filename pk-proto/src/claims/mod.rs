@@ -15,6 +15,7 @@
 mod chain;
 mod claim;
 mod digest;
+pub(crate) mod gestalt;
 mod id;
 pub(crate) mod json;
 mod signed;
@@ -23,6 +24,7 @@ mod token;
 pub use chain::{ChainFault, ChainFaultKind, ChainHead, ChainVerifier};
 pub use claim::{Claim, ClaimContent, ClaimFault, ClaimLinkNode, MAX_TYP_LEN};
 pub use digest::{Digest, DigestAlgorithm, ParseDigestError};
+pub use gestalt::{Gestalt, GestaltLink, GestaltProof};
 pub use id::{ClaimId, ParseClaimIdError};
 pub use json::{JsonFault, MAX_JSON_DEPTH, MAX_JSON_INTEGER};
 pub use signed::{FullySigned, HalfSigned, SignedFault, UnsignedClaim};
