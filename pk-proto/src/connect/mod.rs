@@ -21,7 +21,7 @@ use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::cx::Cx;
 use crate::error::code;
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
-use crate::io::{Connected, DialFailure, DisconnectReason, Output, Role};
+use crate::io::{Connected, DialFailure, Dialect, DisconnectReason, Output, Role};
 use crate::manager::RETIREMENT;
 use crate::request::ConnectionInfo;
 use crate::time::{Instant, UnixMillis};
@@ -34,9 +34,11 @@ const TOO_MANY: &str = "too many connections";
 #[derive(Debug)]
 pub(crate) enum ConnectEvent {
     /// A handshake is done: greet the peer.
-    Greet { conn: ConnectionId, node: NodeId, role: Role },
+    Greet { conn: ConnectionId, node: NodeId, role: Role, dialect: Dialect },
     /// Both sides accepted.
     Opened { conn: ConnectionId, node: NodeId, role: Role },
+    /// An accepted connection leads elsewhere now.
+    Moved { conn: ConnectionId, node: NodeId },
     /// The driver was asked to close it: nothing more may be said on it. `Closed` follows.
     Closing { conn: ConnectionId },
     /// A connection is over; `accepted` if `Opened` was reported.
@@ -159,7 +161,8 @@ impl Connections {
             Some((code, reason)) => self.close(cx, conn, code, reason),
             None => {
                 cx.timers.set(Timer::Hello(conn), cx.now + cx.config.hello_timeout);
-                self.events.push_back(ConnectEvent::Greet { conn, node, role: connected.role });
+                let (role, dialect) = (connected.role, connected.dialect);
+                self.events.push_back(ConnectEvent::Greet { conn, node, role, dialect });
             }
         }
     }
@@ -225,7 +228,12 @@ impl Connections {
 
     pub(crate) fn remote_address_changed(&mut self, cx: &mut Cx, conn: ConnectionId, addr: SocketAddr) {
         match self.table.get_mut(&conn) {
-            Some(connection) => connection.address = NodeAddress::from_socket(addr),
+            Some(connection) => {
+                connection.address = NodeAddress::from_socket(addr);
+                if connection.is_live() {
+                    self.events.push_back(ConnectEvent::Moved { conn, node: connection.node });
+                }
+            }
             None => cx.metrics.late_inputs += 1,
         }
     }

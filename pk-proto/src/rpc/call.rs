@@ -106,6 +106,9 @@ pub enum Refusal {
     /// No more work of this kind now.
     #[error("busy")]
     Busy,
+    /// Its policy does not allow it.
+    #[error("it is not allowed")]
+    Denied,
 }
 
 /// Whether this can name an application protocol: 1 to 64 printable ASCII characters.

@@ -32,6 +32,9 @@ pub const MAX_SHARED_ID: usize = 64;
 /// Bytes of [`Hello::agent`], at most.
 pub const MAX_AGENT: usize = 64;
 
+/// Bytes of a token in an exchange, at most.
+pub const MAX_TOKEN: usize = 60 * 1024;
+
 /// What one frame says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -62,6 +65,18 @@ pub enum V1 {
     },
     /// The answer to `Open`: all that follows, in both directions, belongs to the application.
     Accepted,
+    /// The first message of an exchange (DESIGN section 6), only to a node with [`Hello::EXCHANGE`].
+    Exchange {
+        /// How long the initiator waits, in milliseconds.
+        deadline_ms: u32,
+        /// Its half-signed claim; at most [`MAX_TOKEN`] bytes.
+        token: Bytes,
+    },
+    /// A further message of an exchange, of either side.
+    Token {
+        /// A claim; at most [`MAX_TOKEN`] bytes.
+        token: Bytes,
+    },
 }
 
 /// Who a node is and what it can do.
@@ -76,6 +91,11 @@ pub struct Hello {
     pub features: u64,
     /// Names the software, for people; at most [`MAX_AGENT`] bytes.
     pub agent: String,
+}
+
+impl Hello {
+    /// The extension of claims: `Exchange` and `Token`.
+    pub const EXCHANGE: u64 = 1;
 }
 
 /// The frame, with its header, that says `message`.
@@ -207,7 +227,14 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
         }
         wire::V1::Open { protocol } => V1::Open { protocol: protocol.into() },
         wire::V1::Accepted => V1::Accepted,
+        wire::V1::Exchange { deadline_ms, token } => V1::Exchange { deadline_ms, token: read_token(&token)? },
+        wire::V1::Token { token } => V1::Token { token: read_token(&token)? },
     }))
+}
+
+fn read_token(token: &wire::Octets<'_>) -> Result<Bytes, FrameFault> {
+    allow(token.0.len() <= MAX_TOKEN)?;
+    Ok(Bytes::copy_from_slice(token.0))
 }
 
 fn read_signal(signal: &wire::Signal<'_>) -> Result<SignalRequest, FrameFault> {
@@ -288,7 +315,16 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
             wire::V1::Open { protocol }
         }
         V1::Accepted => wire::V1::Accepted,
+        V1::Exchange { deadline_ms, token } => {
+            wire::V1::Exchange { deadline_ms: *deadline_ms, token: write_token(token)? }
+        }
+        V1::Token { token } => wire::V1::Token { token: write_token(token)? },
     }))
+}
+
+fn write_token(token: &[u8]) -> Result<wire::Octets<'_>, FrameFault> {
+    allow(token.len() <= MAX_TOKEN)?;
+    Ok(wire::Octets(token))
 }
 
 fn write_signal(signal: &SignalRequest) -> wire::Signal<'_> {

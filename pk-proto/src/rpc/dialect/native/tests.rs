@@ -141,6 +141,12 @@ fn golden() -> Vec<(Message, &'static str)> {
         (answer(Answer::Punching), "00000003000203"),
         (answer(Answer::Refused(Refusal::NotConnected)), "0000000400020400"),
         (answer(Answer::Refused(Refusal::Busy)), "0000000400020407"),
+        (answer(Answer::Refused(Refusal::Denied)), "0000000400020408"),
+        (
+            v1(V1::Exchange { deadline_ms: 15_000, token: Bytes::from_static(b"{\"payload\":\"e30\"}") }),
+            "0000001600059875117b227061796c6f6164223a22653330227d",
+        ),
+        (v1(V1::Token { token: Bytes::from_static(b"{}") }), "000000050006027b7d"),
     ]
 }
 
@@ -190,7 +196,7 @@ fn a_kind_that_is_new_is_unknown_and_not_malformed() {
         (&[1][..], Unknown),
         (&[0xff, 0xff, 0xff, 0xff, 0x0f], Unknown),
         (&[1, 2, 3], Unknown),
-        (&[0, 5], Unknown),
+        (&[0, 7], Unknown),
         (&[0, 0x7f, 9, 9], Unknown),
         (&[0, 1, 0, 4], Unknown),
         (&[0, 1, 0x98, 0x75, 0x80, 0x01, 1], Unknown),

@@ -20,7 +20,7 @@ use crate::id::NodeId;
 /// How many variants there are at each level at which a new one makes a message unknown and not malformed.
 pub(super) mod kinds {
     pub(in super::super) const VERSIONS: u32 = 1;
-    pub(in super::super) const V1: u32 = 5;
+    pub(in super::super) const V1: u32 = 7;
     pub(in super::super) const V1_CALL: u32 = 1;
     pub(in super::super) const V1_ANSWER: u32 = 2;
     pub(in super::super) const QUESTIONS: u32 = 4;
@@ -57,6 +57,13 @@ pub(super) enum V1<'a> {
         protocol: &'a str,
     },
     Accepted,
+    Exchange {
+        deadline_ms: u32,
+        token: Octets<'a>,
+    },
+    Token {
+        token: Octets<'a>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,7 +120,7 @@ pub(super) enum Answer<'a> {
 pub(super) mod refusals {
     use crate::rpc::call::Refusal;
 
-    const ALL: [Refusal; 8] = [
+    const ALL: [Refusal; 9] = [
         Refusal::NotConnected,
         Refusal::RateLimited,
         Refusal::Signature,
@@ -122,6 +129,7 @@ pub(super) mod refusals {
         Refusal::NotTarget,
         Refusal::Address,
         Refusal::Busy,
+        Refusal::Denied,
     ];
 
     pub(in super::super) fn read(number: u8) -> Option<Refusal> {
