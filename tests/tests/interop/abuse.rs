@@ -110,7 +110,7 @@ impl<R: Rt> Plague<R> {
     }
 
     /// A good call still works, on the same connection; and nothing is left of the bad ones.
-    async fn is_well(self, runtime: &R) {
+    async fn ends_well(self, runtime: &R) {
         let end = self.call(runtime, "a good call", &good()).await;
         assert!(matches!(&end, End::Results(results) if !results.is_empty()), "{end:?}");
         until(runtime, "no stream is left", async || self.node.driver_metrics().streams == 0).await;
@@ -177,7 +177,7 @@ async fn a_request_may_come_in_any_pieces<R: Rt>(runtime: R) {
         let end = plague.call(&runtime, "after spaces", &[space.as_bytes(), &good].concat()).await;
         assert!(matches!(&end, End::Results(results) if !results.is_empty()), "{end:?}");
     }
-    plague.is_well(&runtime).await;
+    plague.ends_well(&runtime).await;
 }
 
 async fn what_is_no_request_is_refused<R: Rt>(runtime: R) {
@@ -223,7 +223,7 @@ async fn what_is_no_request_is_refused<R: Rt>(runtime: R) {
         println!("{}: {what}: {end:?}", R::NAME);
         assert!(matches!(end, End::Error(_) | End::Reset(_)), "{what}: {end:?}");
     }
-    plague.is_well(&runtime).await;
+    plague.ends_well(&runtime).await;
 }
 
 async fn a_wrong_request_is_told_what_is_wrong<R: Rt>(runtime: R) {
@@ -301,7 +301,7 @@ async fn a_wrong_request_is_told_what_is_wrong<R: Rt>(runtime: R) {
         // Whatever becomes of it, it ends.
         plague.call(&runtime, "a timeout", request.to_string().as_bytes()).await;
     }
-    plague.is_well(&runtime).await;
+    plague.ends_well(&runtime).await;
 }
 
 async fn a_message_of_a_megabyte_is_refused<R: Rt>(runtime: R) {
@@ -326,7 +326,7 @@ async fn a_message_of_a_megabyte_is_refused<R: Rt>(runtime: R) {
         println!("{}: {what}: {end:?}, stopped early: {stopped}", R::NAME);
         assert!(matches!(end, End::Error(_) | End::Reset(_)), "{what}: {end:?}");
     }
-    plague.is_well(&runtime).await;
+    plague.ends_well(&runtime).await;
 }
 
 async fn silence_ends_with_a_reset<R: Rt>(runtime: R) {
@@ -348,7 +348,7 @@ async fn silence_ends_with_a_reset<R: Rt>(runtime: R) {
     for end in &ends {
         assert!(matches!(end, End::Reset(7)), "timed out: {end:?}");
     }
-    plague.is_well(&runtime).await;
+    plague.ends_well(&runtime).await;
 }
 
 async fn a_stream_may_be_given_up_at_any_point<R: Rt>(runtime: R) {
@@ -385,7 +385,7 @@ async fn a_stream_may_be_given_up_at_any_point<R: Rt>(runtime: R) {
         }
     }
     println!("{}: {ends} half-closed calls were answered", R::NAME);
-    plague.is_well(&runtime).await;
+    plague.ends_well(&runtime).await;
 }
 
 async fn who_goes_on_and_on_is_closed<R: Rt>(runtime: R) {

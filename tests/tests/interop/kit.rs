@@ -64,6 +64,9 @@ pub(crate) fn run<R: Rt, F: Future<Output = ()> + 'static>(limit: Duration, name
 /// The reference, installed once for this target directory.
 fn polykey() -> Option<&'static Polykey> {
     static POLYKEY: OnceLock<Option<Polykey>> = OnceLock::new();
+    if env::var("PK_INTEROP").is_ok_and(|value| value == "off") {
+        return None;
+    }
     let install = || match Polykey::install(Path::new(env!("CARGO_TARGET_TMPDIR")).join("polykey")) {
         Ok(polykey) => Some(polykey),
         Err(error) => {
