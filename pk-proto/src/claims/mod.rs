@@ -18,6 +18,7 @@ mod digest;
 pub(crate) mod gestalt;
 mod id;
 pub(crate) mod json;
+pub(crate) mod rows;
 mod signed;
 mod token;
 

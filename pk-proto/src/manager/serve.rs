@@ -17,6 +17,7 @@ impl NodeManager {
         match question {
             Question::Signal(request) => self.relay(conn, request),
             Question::Punch(punch) => self.punch(conn, punch),
+            Question::Claims { .. } => Answer::Refused(crate::rpc::Refusal::Busy),
             Question::Ping { nonce } => Answer::Pong { nonce: *nonce },
             Question::Closest { target, lists } => {
                 let asker = self.connections.node(conn);

@@ -20,7 +20,7 @@ use alloc::string::String;
 
 use bytes::Bytes;
 
-pub use call::{Answer, PunchRequest, Question, Refusal, SignalRequest, is_protocol_name};
+pub use call::{Answer, ClaimsPage, PunchRequest, Question, Refusal, SignalRequest, is_protocol_name};
 pub use dialect::native;
 pub use frame::{FrameDecoder, FrameFault, MAX_FRAME, encode_frame};
 
