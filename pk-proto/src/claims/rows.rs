@@ -10,8 +10,8 @@ use super::id::ClaimId;
 use crate::io::{StoreOp, StoreRange, Table};
 use crate::store::{SnapshotError, decode, encode};
 
-/// The row of a claim of our chain.
-pub(crate) fn claim_row(claim: &Claim) -> StoreOp {
+/// How a claim of the own sigchain is stored, for whoever fills a store from elsewhere. Its place in the chain is not checked.
+pub fn claim_row(claim: &Claim) -> StoreOp {
     let key = Bytes::copy_from_slice(claim.id().as_bytes());
     StoreOp::Put { table: Table::Claims, key, value: encode(&claim.token().to_json()) }
 }
