@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pk_proto::Dialect;
 use pk_proto::cert::DEFAULT_LIFETIME_SECONDS;
 
 /// The settings of the driver. Start from [`DriverConfig::default`]; [`Node::start`](crate::Node::start) validates.
@@ -23,6 +24,9 @@ pub struct DriverConfig {
     pub incoming_limit: usize,
 
     // -- connections (QUIC transport parameters)
+    /// What is spoken with peers, the preferred one first; where both ends speak both, the acceptor's preference decides. At
+    /// least one, none twice; default `pk/1` and then `quic`, by which nodes of Polykey 1.x are reached.
+    pub dialects: Vec<Dialect>,
     /// A silent connection ends after this. 1 s to 10 min; default 30 s, as in the reference.
     pub idle_timeout: Duration,
     /// A quiet connection sends a packet this often, so that it does not fall silent. 500 ms to half of
@@ -99,6 +103,7 @@ impl Default for DriverConfig {
             handshake_network_limit: 64,
             handshake_timeout: Duration::from_secs(15),
             incoming_limit: 256,
+            dialects: vec![Dialect::Native, Dialect::Polykey],
             idle_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(10),
             stream_window: 64 * 1024,
@@ -145,6 +150,11 @@ impl DriverConfig {
         count("handshake_network_limit", self.handshake_network_limit, 2, self.handshake_limit)?;
         time("handshake_timeout", self.handshake_timeout, SECOND, 5 * MINUTE)?;
         count("incoming_limit", self.incoming_limit, 1, 65_536)?;
+        if self.dialects.is_empty()
+            || (1..).zip(&self.dialects).any(|(n, one)| self.dialects.iter().skip(n).any(|other| other == one))
+        {
+            return Err(DriverConfigError::Dialects(self.dialects.clone()));
+        }
         time("idle_timeout", self.idle_timeout, SECOND, 10 * MINUTE)?;
         time("keep_alive", self.keep_alive, SECOND / 2, self.idle_timeout / 2)?;
         bytes("stream_window", self.stream_window, 16 * 1024, 64 * 1024)?;
@@ -177,6 +187,9 @@ pub enum DriverConfigError {
         /// Its greatest value.
         max: usize,
     },
+    /// Not at least one dialect, each once.
+    #[error("dialects is {0:?}; it must be one or more, none twice")]
+    Dialects(Vec<Dialect>),
     /// A duration.
     #[error("{name} is {value:?}; it must be {min:?} to {max:?}")]
     Time {
@@ -202,5 +215,11 @@ mod tests {
         assert_eq!(config.validate().unwrap_err().to_string(), "stream_window is 1048576; it must be 16384 to 65536");
         let config = DriverConfig { keep_alive: Duration::from_secs(20), ..DriverConfig::default() };
         assert_eq!(config.validate().unwrap_err().to_string(), "keep_alive is 20s; it must be 500ms to 15s");
+        for dialects in [vec![], vec![Dialect::Native, Dialect::Polykey, Dialect::Native]] {
+            let config = DriverConfig { dialects: dialects.clone(), ..DriverConfig::default() };
+            assert_eq!(config.validate(), Err(DriverConfigError::Dialects(dialects)));
+        }
+        let config = DriverConfig { dialects: vec![Dialect::Polykey], ..DriverConfig::default() };
+        assert_eq!(config.validate(), Ok(()));
     }
 }

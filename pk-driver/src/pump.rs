@@ -260,7 +260,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             let newest = Certificate::parse(newest).map_err(|fault| fault.to_string())?;
             let key = cx.keys.get(&newest.node_id());
             let key = key.ok_or_else(|| format!("there is no private key of {}", newest.node_id()))?;
-            net.replace_identity(identity, key);
+            net.replace_identity(cx, identity, key);
             Ok(())
         };
         let result = replace();
@@ -278,7 +278,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
         while let Some(key) = self.parts.cx.deadlines.pop_due(now) {
             let Parts { cx, net, resolver, mdns, .. } = &mut self.parts;
             match key {
-                Key::Dial(conn) => net.dial_timed_out(cx, conn),
+                Key::Dial(conn) => net.dial_due(cx, conn),
                 Key::Handshake(id) => net.handshake_timed_out(cx, id),
                 Key::Resolve(id) => resolver.timed_out(cx, id),
                 Key::Browse(id) => mdns.end_browse(cx, id),

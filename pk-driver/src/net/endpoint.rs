@@ -11,6 +11,7 @@ use quinn::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::cids::Cids;
 use super::punch::PunchSocket;
 use crate::config::DriverConfig;
 use crate::error::StartError;
@@ -30,13 +31,15 @@ const INCOMING_BUFFER_TOTAL: u64 = 1024 * 1024;
 pub(super) fn bind(
     listen: SocketAddr,
     server: ServerConfig,
+    cids: &Cids,
     tasks: &Tasks,
 ) -> Result<(Endpoint, Arc<PunchSocket>, SocketAddr), StartError> {
     let bind = || {
         let socket = tasks.wrap_udp_socket(socket(listen)?)?;
-        let socket = Arc::new(PunchSocket::new(socket)?);
+        let socket = Arc::new(PunchSocket::new(socket, cids.clone())?);
+        let cids = cids.clone();
         let mut config = EndpointConfig::default();
-        config.supported_versions(vec![QUIC_V1]);
+        config.supported_versions(vec![QUIC_V1]).cid_generator(move || cids.generator());
         let shared = Arc::clone(&socket) as _;
         let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), shared, Arc::new(tasks.clone()))?;
         let bound = endpoint.local_addr()?;

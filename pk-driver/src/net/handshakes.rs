@@ -5,19 +5,22 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use pk_proto::{Connected, ConnectionId, DialFailure, Dialect, Input, Instant, NodeId, Role};
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{Connecting, Incoming};
+use quinn::{Connecting, ConnectionError, Incoming};
 
 use super::admission::{Admission, Network};
+use super::cids::Watch;
 use super::connections::Connection;
 use super::endpoint::{self, canonical};
 use super::reasons::dial_failure;
 use super::tls::{SERVER_NAME, Verdict};
 use super::{Net, accept};
 use crate::cx::{Cx, Key};
+use crate::runtime::BoxFuture;
 
 /// Connection attempts that are looked at before other sources get their turn.
 /// Beginning one takes a few hundred microseconds.
@@ -26,18 +29,37 @@ const INCOMING_STEPS: usize = 8;
 /// The label of the TLS exporter that names a connection equally on both ends.
 const EXPORTER: &[u8] = b"EXPORTER-pk-conn";
 
+/// Between two looks whether a peer has confirmed a handshake: a part of the round trip, within bounds.
+const LOOKS_PER_ROUND_TRIP: u32 = 4;
+const SHORTEST_LOOK: Duration = Duration::from_millis(1);
+const LONGEST_LOOK: Duration = Duration::from_millis(50);
+
 /// A handshake that we began.
 pub(super) struct Dial {
-    connecting: Connecting,
+    stage: Stage,
     verdict: Verdict,
+    watch: Option<Watch>,
     waker: Waker,
     deadline: Instant,
+}
+
+/// How far a dial has come.
+enum Stage {
+    Handshake(Connecting),
+    /// Our part of the handshake is done; on dialect `quic` nothing else will tell us that the peer has accepted us, and quinn
+    /// does not tell when it has, so that we look again and again.
+    Confirmation {
+        quinn: quinn::Connection,
+        closed: BoxFuture<ConnectionError>,
+        look: Instant,
+    },
 }
 
 /// A handshake that a peer began.
 pub(super) struct Handshake {
     connecting: Connecting,
     verdict: Verdict,
+    watch: Option<Watch>,
     waker: Waker,
     deadline: Instant,
     network: Network,
@@ -57,14 +79,15 @@ impl Net {
     ) {
         let started = self.tls.client(expect.into_iter().collect()).and_then(|(tls, verdict)| {
             let config = endpoint::client(&self.transport, tls);
-            let connecting = self.endpoint.connect_with(config, addr, SERVER_NAME);
-            connecting.map(|connecting| (connecting, verdict)).map_err(|error| error.to_string())
+            let (connecting, watch) = self.cids.watch(|| self.endpoint.connect_with(config, addr, SERVER_NAME));
+            connecting.map(|connecting| (connecting, verdict, watch)).map_err(|error| error.to_string())
         });
         match started {
-            Ok((connecting, verdict)) => {
+            Ok((connecting, verdict, watch)) => {
                 let waker = cx.source(Key::Dial(conn));
                 cx.deadlines.set(deadline, Key::Dial(conn));
-                self.dials.insert(conn, Dial { connecting, verdict, waker, deadline });
+                let stage = Stage::Handshake(connecting);
+                self.dials.insert(conn, Dial { stage, verdict, watch, waker, deadline });
             }
             Err(error) => cx.input(Input::DialFailed { conn, why: DialFailure::Transport(error) }),
         }
@@ -75,27 +98,37 @@ impl Net {
         self.end_dial(cx, conn, DialFailure::Cancelled);
     }
 
-    /// The deadline of a dial has passed.
-    pub(crate) fn dial_timed_out(&mut self, cx: &mut Cx, conn: ConnectionId) {
-        self.end_dial(cx, conn, DialFailure::TimedOut);
+    /// The deadline of a dial has passed, or it is time to look at it.
+    pub(crate) fn dial_due(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        match self.dials.get(&conn) {
+            Some(dial) if cx.now < dial.deadline => self.poll_dial(cx, conn),
+            _ => self.end_dial(cx, conn, DialFailure::TimedOut),
+        }
     }
 
     fn end_dial(&mut self, cx: &mut Cx, conn: ConnectionId, why: DialFailure) {
-        if let Some(dial) = self.dials.remove(&conn) {
-            cx.deadlines.cancel(dial.deadline, Key::Dial(conn));
+        if self.take_dial(cx, conn).is_some() {
             cx.input(Input::DialFailed { conn, why });
         }
     }
 
+    fn take_dial(&mut self, cx: &mut Cx, conn: ConnectionId) -> Option<Dial> {
+        let dial = self.dials.remove(&conn)?;
+        cx.deadlines.cancel(dial.deadline, Key::Dial(conn));
+        if let Stage::Confirmation { look, .. } = dial.stage {
+            cx.deadlines.cancel(look, Key::Dial(conn));
+        }
+        Some(dial)
+    }
+
     pub(crate) fn poll_dial(&mut self, cx: &mut Cx, conn: ConnectionId) {
         let Some(dial) = self.dials.get_mut(&conn) else { return };
-        let mut context = Context::from_waker(&dial.waker);
-        let Poll::Ready(result) = Pin::new(&mut dial.connecting).poll(&mut context) else { return };
-        let Some(Dial { verdict, deadline, .. }) = self.dials.remove(&conn) else { return };
-        cx.deadlines.cancel(deadline, Key::Dial(conn));
-        let result = result
-            .map_err(|error| dial_failure(error, &verdict))
-            .and_then(|quinn| self.connected(cx, conn, Role::Dialler, quinn, &verdict).map_err(DialFailure::Transport));
+        let Poll::Ready(result) = dial.poll(cx, conn) else { return };
+        let Some(Dial { verdict, watch, .. }) = self.take_dial(cx, conn) else { return };
+        let result = result.map_err(|error| dial_failure(error, &verdict)).and_then(|quinn| {
+            let connected = self.connected(cx, conn, Role::Dialler, quinn, &verdict, watch.as_ref());
+            connected.map_err(DialFailure::Transport)
+        });
         if let Err(why) = result {
             cx.input(Input::DialFailed { conn, why });
         }
@@ -154,13 +187,14 @@ impl Net {
         let Ok((tls, verdict)) = self.tls.server() else { return false };
         let mut server = self.server.clone();
         server.crypto = tls;
-        let Ok(connecting) = incoming.accept_with(Arc::new(server)) else { return false };
+        let (connecting, watch) = self.cids.watch(|| incoming.accept_with(Arc::new(server)));
+        let Ok(connecting) = connecting else { return false };
         let id = self.next_handshake;
         self.next_handshake += 1;
         let deadline = cx.now + cx.config.handshake_timeout;
         cx.deadlines.set(deadline, Key::Handshake(id));
         let waker = cx.source(Key::Handshake(id));
-        self.handshakes.insert(id, Handshake { connecting, verdict, waker, deadline, network });
+        self.handshakes.insert(id, Handshake { connecting, verdict, watch, waker, deadline, network });
         true
     }
 
@@ -176,12 +210,12 @@ impl Net {
         let Some(handshake) = self.handshakes.get_mut(&id) else { return };
         let mut context = Context::from_waker(&handshake.waker);
         let Poll::Ready(result) = Pin::new(&mut handshake.connecting).poll(&mut context) else { return };
-        let Some(Handshake { verdict, deadline, network, .. }) = self.handshakes.remove(&id) else { return };
+        let Some(Handshake { verdict, watch, deadline, network, .. }) = self.handshakes.remove(&id) else { return };
         cx.deadlines.cancel(deadline, Key::Handshake(id));
         let conn = ConnectionId(self.next_connection);
         let result = result
             .map_err(|error| error.to_string())
-            .and_then(|quinn| self.connected(cx, conn, Role::Acceptor, quinn, &verdict));
+            .and_then(|quinn| self.connected(cx, conn, Role::Acceptor, quinn, &verdict, watch.as_ref()));
         match result {
             Ok(()) => {
                 self.next_connection += 2;
@@ -205,17 +239,16 @@ impl Net {
         role: Role,
         quinn: quinn::Connection,
         verdict: &Verdict,
+        watch: Option<&Watch>,
     ) -> Result<(), String> {
         let Some(Ok(verified)) = verdict.get() else {
             return Err("the handshake ended without a verdict about the peer".to_owned());
         };
-        let data = quinn.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
-        let dialect = data.and_then(|data| Dialect::from_alpn(data.protocol.as_deref().unwrap_or_default()));
-        let dialect = dialect.ok_or("no application protocol was negotiated")?;
-        let mut shared_id = [0; 32];
-        quinn
-            .export_keying_material(&mut shared_id, EXPORTER, b"")
-            .map_err(|_| "the connection has no exporter".to_owned())?;
+        let dialect = dialect(&quinn).ok_or("no application protocol was negotiated")?;
+        let shared_id = match dialect {
+            Dialect::Native => exported(&quinn).ok_or("the connection has no exporter")?,
+            Dialect::Polykey => watch.and_then(Watch::name).ok_or("the connection has no name")?,
+        };
         let local_ip = quinn.local_ip().unwrap_or_else(|| self.bound.ip());
         cx.input(Input::Connected(Connected {
             conn,
@@ -226,9 +259,57 @@ impl Net {
             asked: verified.asked,
             remote: canonical(quinn.remote_address()),
             local: canonical(SocketAddr::new(local_ip, self.bound.port())),
-            shared_id: Bytes::copy_from_slice(&shared_id),
+            shared_id,
         }));
         self.connections.insert(conn, Connection::new(cx, conn, quinn));
         Ok(())
     }
+}
+
+impl Dial {
+    /// The connection, when the peer has accepted us as far as the handshake shows.
+    fn poll(&mut self, cx: &mut Cx, conn: ConnectionId) -> Poll<Result<quinn::Connection, ConnectionError>> {
+        let mut context = Context::from_waker(&self.waker);
+        if let Stage::Handshake(connecting) = &mut self.stage {
+            let quinn = match Pin::new(connecting).poll(&mut context) {
+                Poll::Ready(Ok(quinn)) => quinn,
+                other => return other,
+            };
+            if dialect(&quinn) != Some(Dialect::Polykey) {
+                // Its Hello tells.
+                return Poll::Ready(Ok(quinn));
+            }
+            let closed = closed(&quinn);
+            self.stage = Stage::Confirmation { quinn, closed, look: cx.now };
+        }
+        let Stage::Confirmation { quinn, closed, look } = &mut self.stage else { return Poll::Pending };
+        if let Poll::Ready(error) = closed.as_mut().poll(&mut context) {
+            return Poll::Ready(Err(error));
+        }
+        if quinn.stats().frame_rx.handshake_done > 0 {
+            return Poll::Ready(Ok(quinn.clone()));
+        }
+        cx.deadlines.cancel(*look, Key::Dial(conn));
+        *look = cx.now + (quinn.rtt() / LOOKS_PER_ROUND_TRIP).clamp(SHORTEST_LOOK, LONGEST_LOOK);
+        cx.deadlines.set(*look, Key::Dial(conn));
+        Poll::Pending
+    }
+}
+
+/// The dialect that was negotiated.
+fn dialect(quinn: &quinn::Connection) -> Option<Dialect> {
+    let data = quinn.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    Dialect::from_alpn(&data.protocol?)
+}
+
+/// The name of a connection on `pk/1`.
+fn exported(quinn: &quinn::Connection) -> Option<Bytes> {
+    let mut name = [0; 32];
+    quinn.export_keying_material(&mut name, EXPORTER, b"").ok()?;
+    Some(Bytes::copy_from_slice(&name))
+}
+
+fn closed(quinn: &quinn::Connection) -> BoxFuture<ConnectionError> {
+    let quinn = quinn.clone();
+    Box::pin(async move { quinn.closed().await })
 }

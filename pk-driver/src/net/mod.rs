@@ -1,6 +1,7 @@
 //! The network: the endpoint, handshakes in both directions, connections and their streams.
 
 mod admission;
+mod cids;
 mod connections;
 mod endpoint;
 mod handshakes;
@@ -19,6 +20,7 @@ use pk_proto::{ConnectionId, Identity, Input, StreamId};
 use quinn::{Incoming, VarInt};
 
 use self::admission::Handshakes;
+use self::cids::Cids;
 use self::connections::Connection;
 use self::handshakes::{Dial, Handshake};
 use self::punch::PunchSocket;
@@ -35,6 +37,7 @@ use crate::tasks::Tasks;
 pub(crate) struct Net {
     endpoint: quinn::Endpoint,
     socket: Arc<PunchSocket>,
+    cids: Cids,
     bound: SocketAddr,
     tls: Tls,
     /// Everything about incoming connections but TLS.
@@ -64,16 +67,18 @@ impl Net {
         streams: usize,
         tasks: &Tasks,
     ) -> Result<Self, StartError> {
-        let tls = Tls::new(identity, key);
+        let tls = Tls::new(identity, key, &cx.config.dialects);
+        let cids = Cids::default();
         let transport = endpoint::transport(&cx.config, streams);
         // The endpoint asks for a TLS configuration, though every handshake is accepted with one of its own.
         let (server_tls, _) = tls.server().map_err(StartError::Tls)?;
         let server = endpoint::server(&cx.config, &transport, server_tls);
-        let (endpoint, socket, bound) = endpoint::bind(listen, server.clone(), tasks)?;
+        let (endpoint, socket, bound) = endpoint::bind(listen, server.clone(), &cids, tasks)?;
         Ok(Self {
             accept: accept(&endpoint),
             endpoint,
             socket,
+            cids,
             bound: endpoint::canonical(bound),
             tls,
             server,
@@ -96,8 +101,8 @@ impl Net {
     }
 
     /// Presents another identity from now on; connections stay.
-    pub(crate) fn replace_identity(&mut self, identity: &Identity, key: &KeyPair) {
-        self.tls = Tls::new(identity, key);
+    pub(crate) fn replace_identity(&mut self, cx: &Cx, identity: &Identity, key: &KeyPair) {
+        self.tls = Tls::new(identity, key, &cx.config.dialects);
     }
 
     /// Sends one datagram, now or not at all.

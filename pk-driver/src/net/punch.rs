@@ -1,6 +1,7 @@
 //! The endpoint's socket, shared so that punch datagrams leave from the port that peers know.
 //!
-//! The only file that knows quinn's socket traits, which change with its next major version. Only sending is added: what
+//! The only file that knows quinn's socket traits, which change with its next major version. Only sending is added, and
+//! looking at what is sent: what
 //! comes in and is not QUIC is dropped by quinn, and a fixed bit that peers may grease tells nothing.
 
 use std::io;
@@ -12,17 +13,21 @@ use std::task::{Context, Poll};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
+use super::cids::Cids;
+
 /// A socket of the runtime that quinn and the pump share.
 #[derive(Debug)]
 pub(crate) struct PunchSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     ipv6: bool,
+    /// Is shown what QUIC sends.
+    cids: Cids,
 }
 
 impl PunchSocket {
-    pub(crate) fn new(inner: Arc<dyn AsyncUdpSocket>) -> io::Result<Self> {
+    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, cids: Cids) -> io::Result<Self> {
         let ipv6 = inner.local_addr()?.is_ipv6();
-        Ok(Self { inner, ipv6 })
+        Ok(Self { inner, ipv6, cids })
     }
 
     /// Sends one datagram now or not at all.
@@ -46,6 +51,7 @@ impl AsyncUdpSocket for PunchSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.cids.sent(transmit);
         self.inner.try_send(transmit)
     }
 

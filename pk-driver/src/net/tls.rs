@@ -23,9 +23,6 @@ use rustls::{
 
 use crate::keys::KeyPair;
 
-/// The dialects that are offered and accepted, the preferred one first: the acceptor's order decides.
-const DIALECTS: [Dialect; 1] = [Dialect::Native];
-
 /// What `connect_with` wants to be told. It goes nowhere, since SNI is off.
 pub(crate) const SERVER_NAME: &str = "polykey";
 
@@ -54,11 +51,13 @@ impl Verdict {
 pub(crate) struct Tls {
     provider: Arc<CryptoProvider>,
     identity: Arc<Presented>,
+    /// The names of the dialects, the preferred one first: the acceptor's order decides.
+    alpn: Vec<Vec<u8>>,
 }
 
 impl Tls {
-    /// `key` has to be the key of the first certificate.
-    pub(crate) fn new(identity: &Identity, key: &KeyPair) -> Self {
+    /// `key` has to be the key of the first certificate. `dialects` are offered and accepted.
+    pub(crate) fn new(identity: &Identity, key: &KeyPair, dialects: &[Dialect]) -> Self {
         let mut provider = default_provider();
         // AES-128-GCM has to stay: QUIC protects its first packets with it (RFC 9001 section 5.2).
         provider.cipher_suites = vec![
@@ -69,7 +68,8 @@ impl Tls {
         provider.kx_groups = vec![kx_group::X25519, kx_group::SECP256R1];
         let chain = identity.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let key = Arc::new(CertifiedKey::new(chain, Arc::new(TlsKey(key.clone()))));
-        Self { provider: Arc::new(provider), identity: Arc::new(Presented(key)) }
+        let alpn = dialects.iter().map(|dialect| dialect.alpn().to_vec()).collect();
+        Self { provider: Arc::new(provider), identity: Arc::new(Presented(key)), alpn }
     }
 
     /// For one handshake that we begin, with a node that proves one of `expect`.
@@ -82,7 +82,7 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_client_cert_resolver(Arc::clone(&self.identity) as _);
-        config.alpn_protocols = alpn();
+        config.alpn_protocols = self.alpn.clone();
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.enable_sni = false;
@@ -98,16 +98,12 @@ impl Tls {
             .map_err(text)?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&self.identity) as _);
-        config.alpn_protocols = alpn();
+        config.alpn_protocols = self.alpn.clone();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
         Ok((Arc::new(QuicServerConfig::try_from(config).map_err(text)?), verdict))
     }
-}
-
-fn alpn() -> Vec<Vec<u8>> {
-    DIALECTS.iter().map(|dialect| dialect.alpn().to_vec()).collect()
 }
 
 fn text(error: impl std::fmt::Display) -> String {

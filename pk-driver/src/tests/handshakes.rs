@@ -41,7 +41,7 @@ impl AsyncUdpSocket for Deaf {
 }
 
 /// Begins handshakes and never goes on with them.
-struct Flood {
+pub(super) struct Flood {
     endpoint: quinn::Endpoint,
     attempts: Vec<quinn::Connecting>,
 }
@@ -53,7 +53,7 @@ impl fmt::Debug for Flood {
 }
 
 impl Flood {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let runtime: Arc<dyn quinn::Runtime> = Arc::new(quinn::TokioRuntime);
         let socket = runtime.wrap_udp_socket(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
         let config = quinn::EndpointConfig::default();
@@ -61,14 +61,14 @@ impl Flood {
         Self { endpoint: endpoint.unwrap(), attempts: Vec::new() }
     }
 
-    fn begin(&mut self, addr: SocketAddr, count: usize) {
+    pub(super) fn begin(&mut self, addr: SocketAddr, count: usize) {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        tls.alpn_protocols = vec![b"pk/1".to_vec()];
+        tls.alpn_protocols = vec![b"pk/1".to_vec(), b"quic".to_vec()];
         let tls = Arc::new(quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap());
         for _ in 0..count {
             let config = quinn::ClientConfig::new(Arc::clone(&tls) as _);

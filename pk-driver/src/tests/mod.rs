@@ -1,5 +1,6 @@
 //! Pumps with a scripted core: what the driver makes of the world, input by input.
 
+mod dialects;
 mod handshakes;
 #[cfg(feature = "mdns")]
 mod mdns;

@@ -10,7 +10,7 @@ use crate::identity::create_identity;
 use crate::keys::KeyPair;
 
 /// A node with certificates from the vectors of the reference, and the key of a seed.
-fn presenting(seed: u8, names: &[&str]) -> Setup {
+pub(super) fn presenting(seed: u8, names: &[&str]) -> Setup {
     let vectors = include_str!("../../../pk-proto/tests/vectors/certificates.json");
     let chain = names.iter().map(|name| {
         // The vectors are one certificate after the other; no JSON reader is needed to find one.

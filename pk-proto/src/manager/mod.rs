@@ -5,9 +5,11 @@
 //! and passed on until nothing moves any more. Parts never see each other.
 
 mod calls;
+mod chain_data;
 mod checks;
 mod collect;
 mod getters;
+mod loads;
 mod local;
 mod open;
 mod refresh;
@@ -23,6 +25,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use self::collect::Collections;
+use self::loads::Reader;
 use self::open::Open;
 pub(crate) use self::renewal::RETIREMENT;
 use self::signalling::Signalling;
@@ -36,7 +39,7 @@ use crate::graph::{DiversityLimits, NodeGraph, PendingNodes};
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{DisconnectReason, Event, Identity, Input, Output};
 use crate::request::{ConnectionInfo, Reply, SetNodeOutcome, SetNodeRejection};
-use crate::rpc::{Rpc, RpcEvent};
+use crate::rpc::{ExchangeStep, Refusal, Rpc, RpcEvent};
 use crate::store::{GraphStore, Snapshot};
 use crate::time::{Instant, UnixMillis};
 use crate::timers::Timer;
@@ -59,6 +62,10 @@ pub struct NodeManager {
     store: GraphStore,
     signalling: Signalling,
     browses: BTreeMap<EffectId, RequestId>,
+    /// Reads under way, and who waits for them.
+    loads: BTreeMap<EffectId, Reader>,
+    /// Links being written, and for which request.
+    linking: BTreeMap<EffectId, RequestId>,
     /// Where the local network is told that we listen.
     advertised: Option<u16>,
     connections: Connections,
@@ -129,6 +136,8 @@ impl NodeManager {
             store: GraphStore::new(snapshot.meta.as_ref()),
             signalling: Signalling::default(),
             browses: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            linking: BTreeMap::new(),
             advertised: None,
             connections: Connections::default(),
             rpc: Rpc::default(),
@@ -307,8 +316,11 @@ impl NodeManager {
             }
             Input::Discovered { id, addrs, done } => self.discovered(id, &addrs, done),
 
-            // An answer to an effect that this machine has not asked for.
-            Input::Loaded { .. } => cx.metrics.late_inputs += 1,
+            Input::Loaded { id, result } => {
+                if !self.loaded(id, result) {
+                    self.cx.metrics.late_inputs += 1;
+                }
+            }
         }
         self.settle();
     }
@@ -328,6 +340,7 @@ impl NodeManager {
                 Timer::Idle(conn) => self.idle(conn),
                 Timer::Stream(stream) => rpc.timed_out(cx, stream),
                 Timer::Stall(id, node) => self.stalled(id, &node),
+                Timer::Verify(id) => self.chain_verify(id),
                 Timer::Collect(bucket) => self.collect_due(bucket),
                 Timer::Refresh(bucket) => self.refresh_due(bucket),
                 Timer::Retry => self.retry_due(),
@@ -354,6 +367,7 @@ impl NodeManager {
         if self.phase == Phase::Stopping
             && self.connections.is_empty()
             && self.store.is_durable()
+            && self.linking.is_empty()
             && !self.is_renewing()
         {
             self.stopped();
@@ -365,8 +379,8 @@ impl NodeManager {
             ConnectEvent::Greet { conn, .. } if self.phase == Phase::Stopping => {
                 self.connections.close(&mut self.cx, conn, code::NONE, "stopping");
             }
-            ConnectEvent::Greet { conn, node, role } => {
-                self.rpc.connection_opened(&mut self.cx, conn, node, role);
+            ConnectEvent::Greet { conn, node, role, dialect } => {
+                self.rpc.connection_opened(&mut self.cx, conn, node, role, dialect);
             }
             ConnectEvent::Opened { conn, node, role } => {
                 let Some((address, data)) = self.connections.address(conn) else { return };
@@ -422,8 +436,13 @@ impl NodeManager {
             }
             RpcEvent::Asked { stream, conn, question } => {
                 self.connections.touch(&mut self.cx, conn);
-                let answer = self.serve(conn, &question);
-                self.rpc.answer(&mut self.cx, stream, answer);
+                self.serve(conn, stream, &question);
+            }
+            RpcEvent::Exchange { stream, conn, step } => {
+                self.connections.touch(&mut self.cx, conn);
+                if let ExchangeStep::Begun(_) = step {
+                    self.rpc.exchange_refuse(&mut self.cx, stream, Refusal::Denied);
+                }
             }
             RpcEvent::Opened { request, result } => self.stream_opened(request, result),
             RpcEvent::Fault { conn, node, fault, fatal } => {
@@ -501,6 +520,9 @@ impl NodeManager {
     fn persisted(&mut self, id: EffectId, result: Result<(), String>) {
         if self.renewal_persisted(id, &result) {
             self.write_if_awaited();
+            return;
+        }
+        if self.links_persisted(id, &result) {
             return;
         }
         let Some((flushed, result)) = self.store.persisted(&mut self.cx, id, result) else {

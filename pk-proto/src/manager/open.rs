@@ -1,14 +1,19 @@
 //! The table of open requests: what each waits for, who is told of its end, and the end itself.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::NodeManager;
 use super::Phase;
+use super::chain_data::Chain;
 use super::collect::Collect;
+use super::loads::Reading;
 use super::renewal::Renewal;
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
+use crate::claims::Claim;
 use crate::error::Failure;
 use crate::id::{EffectId, NodeId, RequestId, StreamId};
 use crate::io::Event;
@@ -57,7 +62,7 @@ pub(super) enum Stage {
     /// Dialling the one address that was given.
     Dial { then: DialThen },
     /// Waiting for an answer.
-    Call { stream: StreamId, then: CallThen },
+    Call { stream: StreamId, then: CallThen, again: Option<Again> },
     /// Waiting for the peer to accept a stream.
     OpenStream { stream: StreamId },
     /// Joining the network.
@@ -70,6 +75,10 @@ pub(super) enum Stage {
     Renew(Renewal),
     /// Asking the local network.
     QueryMdns { effect: EffectId, found: Vec<NodeAddress> },
+    /// Reading and verifying a chain.
+    ChainData(Box<Chain>),
+    /// Reading from the store.
+    Reading(Reading),
     /// Waiting for the store.
     Flush,
 }
@@ -79,10 +88,26 @@ pub(super) enum Stage {
 pub(super) enum Then {
     Report,
     ReportRefresh,
-    Ping,
+    Ping { asked: Asked },
     Acquire,
     OpenStream { protocol: String },
-    AskClosest { target: NodeId, lists: ClosestLists },
+    AskClosest { target: NodeId, lists: ClosestLists, asked: Asked },
+    ChainData { since: Option<Box<Claim>> },
+}
+
+/// Whether a question was asked before, on a connection that ended before its answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Never,
+    Once,
+}
+
+/// A question that can be asked again: whom, how, and what.
+#[derive(Debug)]
+pub(super) struct Again {
+    pub(super) node: NodeId,
+    pub(super) connect_timeout: Duration,
+    pub(super) then: Then,
 }
 
 /// How a request goes on once its search is over.
@@ -155,7 +180,13 @@ impl NodeManager {
             }
             Stage::Collect(collect) => self.round_ended(collect),
             Stage::QueryMdns { effect, .. } => self.end_browse(effect),
-            Stage::Dial { .. } | Stage::WaitForRoom { .. } | Stage::Renew(_) | Stage::Flush => {}
+            Stage::ChainData(chain) => {
+                self.cx.timers.cancel(Timer::Verify(id));
+                if let Some(stream) = chain.stream() {
+                    self.rpc.cancel(&mut self.cx, stream);
+                }
+            }
+            Stage::Reading(_) | Stage::Dial { .. } | Stage::WaitForRoom { .. } | Stage::Renew(_) | Stage::Flush => {}
         }
         self.report(id, open.audience, result);
     }
