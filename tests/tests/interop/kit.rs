@@ -11,7 +11,7 @@ use pk_proto::{ConnectionInfo, NodeId, Options};
 use pk_tests::Rt;
 use pk_tests::case::run_alone;
 use pk_tests::node::{connections_with, socket};
-use pk_tests::wait::{soon, within};
+use pk_tests::wait::{soon, until, within};
 use serde_json::{Value, json};
 
 /// No case takes longer but for those that say so.
@@ -99,9 +99,10 @@ pub(crate) async fn ask_in_vain<R: Runtime>(runtime: &R, peer: &Peer, what: &str
 /// Our node dials theirs.
 pub(crate) async fn dial<R: Runtime>(runtime: &R, ours: &Node<R>, theirs: &Peer) -> ConnectionInfo {
     let connected = ours.connect(theirs.node_id(), theirs.seed().address, Options::default());
-    soon(runtime, "we dial a Polykey node", connected)
-        .await
-        .unwrap_or_else(|error| panic!("we do not connect: {error}"))
+    let connected = soon(runtime, "we dial a Polykey node", connected).await;
+    let connected = connected.unwrap_or_else(|error| panic!("we do not connect: {error}"));
+    knows(runtime, theirs, ours.own_id()).await;
+    connected
 }
 
 /// Their node dials ours. Returns the name that it gives the connection.
@@ -113,7 +114,13 @@ pub(crate) async fn dialled<R: Runtime>(runtime: &R, theirs: &Peer, ours: &Node<
 
 /// One node of theirs dials another.
 pub(crate) async fn introduce<R: Runtime>(runtime: &R, from: &Peer, to: &Peer) {
-    ask(runtime, from, "connect", target(to.node_id(), to.addr())).await;
+    ask(runtime, from, "connect", target(to.node_id(), to.reached())).await;
+    knows(runtime, to, from.node_id()).await;
+}
+
+/// Waits until their node has a connection: it goes on to judge the dialler after the handshake.
+async fn knows<R: Runtime>(runtime: &R, theirs: &Peer, node: NodeId) {
+    until(runtime, "they have it too", async || !their_connections(runtime, theirs, node).await.is_empty()).await;
 }
 
 /// Where a node of ours is reached on this machine by IPv4.
