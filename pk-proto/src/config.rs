@@ -91,6 +91,14 @@ pub struct Config {
     /// Application protocols that may be registered. 0 to 4096; default 64.
     pub protocol_limit: usize,
 
+    // -- claims
+    /// Claims of one chain that are taken of a peer in one request. 1 to 10,000,000; default 65,536.
+    pub chain_claim_limit: usize,
+    /// Bytes of the tokens of one chain that are taken of a peer in one request. 64 KiB to 16 GiB; default 64 MiB.
+    pub chain_byte_limit: u64,
+    /// Questions of peers for claims that wait for the store at a time. 1 to 4096; default 64.
+    pub claims_serve_limit: usize,
+
     // -- end
     /// `stop` ends by force after this. 0 to 1 min; default 1 s.
     pub stop_timeout: Duration,
@@ -144,6 +152,9 @@ impl Default for Config {
             send_queue_limit: 256 * 1024,
             fault_limit: 16,
             protocol_limit: 64,
+            chain_claim_limit: 65_536,
+            chain_byte_limit: 64 * 1024 * 1024,
+            claims_serve_limit: 64,
             stop_timeout: Duration::from_secs(1),
         }
     }
@@ -202,6 +213,9 @@ impl Config {
         bytes("send_queue_limit", self.send_queue_limit, 64 * 1024, 64 * 1024 * 1024)?;
         count("fault_limit", self.fault_limit as usize, 1, 1_000_000)?;
         count("protocol_limit", self.protocol_limit, 0, 4096)?;
+        count("chain_claim_limit", self.chain_claim_limit, 1, 10_000_000)?;
+        bytes("chain_byte_limit", self.chain_byte_limit, 64 * 1024, 16 * 1024 * 1024 * 1024)?;
+        count("claims_serve_limit", self.claims_serve_limit, 1, 4096)?;
         time("stop_timeout", self.stop_timeout, Duration::ZERO, MINUTE)
     }
 }

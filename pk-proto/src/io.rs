@@ -32,6 +32,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Hostname, NodeAddress};
+use crate::claims::Claim;
 use crate::error::{Failure, PeerFault};
 use crate::id::{ConnectionId, EffectId, LeaseId, NodeId, RequestId, StreamId};
 use crate::request::Reply;
@@ -164,6 +165,9 @@ pub enum Event {
     NodeRemoved { node: NodeId },
     /// This node has another key, and another id, from now on; it stays reachable under its old ones.
     IdentityRenewed { old: NodeId, new: NodeId },
+    /// The next claims of a chain that was asked for, in its order, each verified in its place; they follow those of the event
+    /// before. At most 64 KiB of tokens, or one claim.
+    ChainData { id: RequestId, claims: Vec<Claim> },
     /// A peer broke the protocol. What it touched was dropped; `metrics()` counts every one, this tells of it.
     PeerMisbehaved { conn: ConnectionId, node: NodeId, fault: PeerFault },
     /// The machine has stopped. The last output.

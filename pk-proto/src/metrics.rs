@@ -69,6 +69,12 @@ metrics! {
     refreshes,
     /// Timers that fired.
     timeouts,
+    /// Claims that were told to peers.
+    claims_served,
+    /// Claims of peers that were verified.
+    claims_verified,
+    /// Signatures of claims that were checked.
+    signature_checks,
 
     // -- what was refused or dropped
     /// Inputs about something that is over or was never there.
@@ -109,6 +115,10 @@ metrics! {
     signals_refused,
     /// Addresses not punched at.
     punches_refused,
+    /// Questions for claims that were refused because of `claims_serve_limit`.
+    claims_refused,
+    /// Chains of peers that did not end well.
+    chain_faults,
     /// Writes that failed; those of the graph are tried again.
     store_failures,
 }

@@ -18,6 +18,7 @@ mod digest;
 pub(crate) mod gestalt;
 mod id;
 pub(crate) mod json;
+pub(crate) mod rows;
 mod signed;
 mod token;
 
@@ -27,5 +28,6 @@ pub use digest::{Digest, DigestAlgorithm, ParseDigestError};
 pub use gestalt::{Gestalt, GestaltLink, GestaltProof};
 pub use id::{ClaimId, ParseClaimIdError};
 pub use json::{JsonFault, MAX_JSON_DEPTH, MAX_JSON_INTEGER};
+pub use rows::claim_row;
 pub use signed::{FullySigned, HalfSigned, SignedFault, UnsignedClaim};
 pub use token::{MAX_SIGNATURES, MAX_TOKEN_LEN, SignatureEncoded, Token, TokenEncoded, TokenFault, TokenSignature};

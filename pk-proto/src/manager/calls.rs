@@ -87,6 +87,8 @@ impl NodeManager {
             | Stage::WaitForRoom { .. }
             | Stage::Renew(_)
             | Stage::QueryMdns { .. }
+            | Stage::ChainData(_)
+            | Stage::Reading(_)
             | Stage::Flush => {}
         }
     }
@@ -141,6 +143,7 @@ impl NodeManager {
                 };
                 self.end(id, result);
             }
+            Stage::ChainData(_) => self.chain_page(id, result),
             Stage::Dial { .. }
             | Stage::OpenStream { .. }
             | Stage::Sync(_)
@@ -148,6 +151,7 @@ impl NodeManager {
             | Stage::Collect(_)
             | Stage::Renew(_)
             | Stage::QueryMdns { .. }
+            | Stage::Reading(_)
             | Stage::Flush => {}
         }
     }

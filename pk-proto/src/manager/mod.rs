@@ -5,9 +5,11 @@
 //! and passed on until nothing moves any more. Parts never see each other.
 
 mod calls;
+mod chain_data;
 mod checks;
 mod collect;
 mod getters;
+mod loads;
 mod local;
 mod open;
 mod refresh;
@@ -23,6 +25,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use self::collect::Collections;
+use self::loads::Reader;
 use self::open::Open;
 pub(crate) use self::renewal::RETIREMENT;
 use self::signalling::Signalling;
@@ -59,6 +62,10 @@ pub struct NodeManager {
     store: GraphStore,
     signalling: Signalling,
     browses: BTreeMap<EffectId, RequestId>,
+    /// Reads under way, and who waits for them.
+    loads: BTreeMap<EffectId, Reader>,
+    /// Links being written, and for which request.
+    linking: BTreeMap<EffectId, RequestId>,
     /// Where the local network is told that we listen.
     advertised: Option<u16>,
     connections: Connections,
@@ -131,6 +138,8 @@ impl NodeManager {
             store: GraphStore::new(snapshot.meta.as_ref()),
             signalling: Signalling::default(),
             browses: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            linking: BTreeMap::new(),
             advertised: None,
             connections: Connections::default(),
             rpc: Rpc::default(),
@@ -308,8 +317,11 @@ impl NodeManager {
             }
             Input::Discovered { id, addrs, done } => self.discovered(id, &addrs, done),
 
-            // An answer to an effect that this machine has not asked for.
-            Input::Loaded { .. } => cx.metrics.late_inputs += 1,
+            Input::Loaded { id, result } => {
+                if !self.loaded(id, result) {
+                    self.cx.metrics.late_inputs += 1;
+                }
+            }
         }
         self.settle();
     }
@@ -329,6 +341,7 @@ impl NodeManager {
                 Timer::Idle(conn) => self.idle(conn),
                 Timer::Stream(stream) => rpc.timed_out(cx, stream),
                 Timer::Stall(id, node) => self.stalled(id, &node),
+                Timer::Verify(id) => self.chain_verify(id),
                 Timer::Collect(bucket) => self.collect_due(bucket),
                 Timer::Refresh(bucket) => self.refresh_due(bucket),
                 Timer::Retry => self.retry_due(),
@@ -352,7 +365,12 @@ impl NodeManager {
                 break;
             }
         }
-        if self.phase == Phase::Stopping && self.connections.is_empty() && self.store.is_idle() && !self.is_renewing() {
+        if self.phase == Phase::Stopping
+            && self.connections.is_empty()
+            && self.store.is_idle()
+            && self.linking.is_empty()
+            && !self.is_renewing()
+        {
             self.stopped();
         }
     }
@@ -419,8 +437,7 @@ impl NodeManager {
             }
             RpcEvent::Asked { stream, conn, question } => {
                 self.connections.touch(&mut self.cx, conn);
-                let answer = self.serve(conn, &question);
-                self.rpc.answer(&mut self.cx, stream, answer);
+                self.serve(conn, stream, &question);
             }
             RpcEvent::Exchange { stream, conn, step } => {
                 self.connections.touch(&mut self.cx, conn);
@@ -504,6 +521,9 @@ impl NodeManager {
     fn persisted(&mut self, id: EffectId, result: Result<(), String>) {
         if self.renewal_persisted(id, &result) {
             self.write_if_awaited();
+            return;
+        }
+        if self.links_persisted(id, &result) {
             return;
         }
         let Some((flushed, result)) = self.store.persisted(&mut self.cx, id, result) else {

@@ -1,15 +1,19 @@
 //! The table of open requests: what each waits for, who is told of its end, and the end itself.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::NodeManager;
 use super::Phase;
+use super::chain_data::Chain;
 use super::collect::Collect;
+use super::loads::Reading;
 use super::renewal::Renewal;
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
+use crate::claims::Claim;
 use crate::error::Failure;
 use crate::id::{EffectId, NodeId, RequestId, StreamId};
 use crate::io::Event;
@@ -64,6 +68,10 @@ pub(super) enum Stage {
     Renew(Renewal),
     /// Asking the local network.
     QueryMdns { effect: EffectId, found: Vec<NodeAddress> },
+    /// Reading and verifying a chain.
+    ChainData(Box<Chain>),
+    /// Reading from the store.
+    Reading(Reading),
     /// Waiting for the store.
     Flush,
 }
@@ -77,6 +85,7 @@ pub(super) enum Then {
     Acquire,
     OpenStream { protocol: String },
     AskClosest { target: NodeId, lists: ClosestLists, asked: Asked },
+    ChainData { since: Option<Box<Claim>> },
 }
 
 /// Whether a question was asked before, on a connection that ended before its answer came.
@@ -164,7 +173,13 @@ impl NodeManager {
             }
             Stage::Collect(collect) => self.round_ended(collect),
             Stage::QueryMdns { effect, .. } => self.end_browse(effect),
-            Stage::Dial { .. } | Stage::WaitForRoom { .. } | Stage::Renew(_) | Stage::Flush => {}
+            Stage::ChainData(chain) => {
+                self.cx.timers.cancel(Timer::Verify(id));
+                if let Some(stream) = chain.stream() {
+                    self.rpc.cancel(&mut self.cx, stream);
+                }
+            }
+            Stage::Reading(_) | Stage::Dial { .. } | Stage::WaitForRoom { .. } | Stage::Renew(_) | Stage::Flush => {}
         }
         self.report(id, open.audience, result);
     }

@@ -15,6 +15,7 @@ use core::time::Duration;
 use super::open::{Audience, Open, Stage, Then};
 use super::{NodeManager, Phase};
 use crate::cert;
+use crate::claims::gestalt;
 use crate::error::{Failure, RequestError};
 use crate::graph::{DiversityLimits, NodeGraph, PendingNode};
 use crate::id::{BucketIndex, EffectId, NodeId, RequestId};
@@ -99,6 +100,9 @@ impl NodeManager {
         for (node, contact) in graph.iter().filter(|(node, _)| !self.unproven.contains(node)) {
             ops.push(contact_row(space, &node, contact));
             written.insert(node);
+        }
+        if let [new, old, ..] = chain {
+            ops.extend(gestalt::renewal_rows(new, old));
         }
         ops.push(meta_row(&StoreMeta { owner, space }));
         (ops, written)

@@ -32,6 +32,7 @@ pub struct World<M> {
     armed: Vec<Option<Instant>>,
     events: Vec<Vec<(Instant, Event)>>,
     done: BTreeMap<(HostId, RequestId), Result<Reply, Failure>>,
+    dials: Vec<Vec<(Instant, SocketAddr)>>,
     checkers: Checkers,
     journal: Journal,
     coverage: Coverage,
@@ -79,6 +80,7 @@ impl<M: Machine> World<M> {
             armed: Vec::new(),
             events: Vec::new(),
             done: BTreeMap::new(),
+            dials: Vec::new(),
             checkers: Checkers::default(),
             journal: Journal::default(),
             coverage: Coverage::default(),
@@ -98,6 +100,7 @@ impl<M: Machine> World<M> {
         self.machines.push(None);
         self.armed.push(None);
         self.events.push(Vec::new());
+        self.dials.push(Vec::new());
         self.checkers.add_host();
         id
     }
@@ -297,6 +300,11 @@ impl<M: Machine> World<M> {
     /// How a request ended; `None` while it is open.
     pub fn done(&self, id: HostId, request: RequestId) -> Option<&Result<Reply, Failure>> {
         self.done.get(&(id, request))
+    }
+
+    /// Where the machine of a host has dialled, in all its lives.
+    pub fn dials(&self, id: HostId) -> &[(Instant, SocketAddr)] {
+        &self.dials[id]
     }
 
     /// Every stream that the machine of a host handed over.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::address::ContactMode;
+use crate::claims::ClaimId;
 use crate::rpc::Refusal;
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -147,6 +148,22 @@ fn golden() -> Vec<(Message, &'static str)> {
             "0000001600059875117b227061796c6f6164223a22653330227d",
         ),
         (v1(V1::Token { token: Bytes::from_static(b"{}") }), "000000050006027b7d"),
+        (call(Question::Claims { after: None, max_bytes: 49_152 }), "00000009000198750400808003"),
+        (
+            call(Question::Claims { after: Some(ClaimId::from_bytes([0x66; 16])), max_bytes: 0 }),
+            "000000170001987504016666666666666666666666666666666600",
+        ),
+        (answer(Answer::Claims(ClaimsPage::default())), "000000050002050000"),
+        (
+            answer(Answer::Claims(ClaimsPage {
+                claims: vec![
+                    (ClaimId::from_bytes([0x66; 16]), Bytes::from_static(b"{}")),
+                    (ClaimId::from_bytes([0x67; 16]), Bytes::new()),
+                ],
+                more: true,
+            })),
+            "000000290002050266666666666666666666666666666666027b7d676767676767676767676767676767670001",
+        ),
     ]
 }
 
@@ -198,9 +215,9 @@ fn a_kind_that_is_new_is_unknown_and_not_malformed() {
         (&[1, 2, 3], Unknown),
         (&[0, 7], Unknown),
         (&[0, 0x7f, 9, 9], Unknown),
-        (&[0, 1, 0, 4], Unknown),
+        (&[0, 1, 0, 5], Unknown),
         (&[0, 1, 0x98, 0x75, 0x80, 0x01, 1], Unknown),
-        (&[0, 2, 5], Unknown),
+        (&[0, 2, 6], Unknown),
         (&[0, 2, 0xff, 0xff, 0xff, 0xff, 0x0f], Unknown),
         // not the only encoding of the tag, or over 32 bits
         (&[0x81, 0x00], Malformed),
