@@ -1,5 +1,6 @@
 //! `pk demo`: a whole network in one process, over QUIC on loopback.
 
+mod life;
 mod network;
 mod report;
 mod steps;
@@ -39,20 +40,30 @@ struct Demo<R> {
 
 impl<R: Runtime + Unpin> Demo<R> {
     async fn run(&self, nodes: usize) -> Result<()> {
-        let mut network = Network::default();
+        let mut network = Network::new()?;
         self.step("start", nodes, async |progress| network.start(nodes, &self.runtime, &progress).await).await?;
         let echoes = network.serve_echoes();
         let work = async {
-            let worked = self.work(&network).await;
+            let worked = self.work(&mut network).await;
             // Whatever failed before: everything is closed, and the echoes end with it.
-            let closed =
-                self.step("shutdown", nodes, async |progress| steps::shutdown(&network, &progress).await).await;
+            let all = network.all().count();
+            let closed = self.step("shutdown", all, async |progress| steps::shutdown(&network, &progress).await).await;
             worked.and(closed)
         };
         join(work, echoes).await.0
     }
 
-    async fn work(&self, network: &Network<R>) -> Result<()> {
+    async fn work(&self, network: &mut Network<R>) -> Result<()> {
+        let runtime = &self.runtime;
+        self.together(network).await?;
+        self.step("signal", 1, async |progress| life::signal(network, runtime, &progress).await).await?;
+        self.step("mdns", 1, async |progress| life::mdns(network, runtime, &progress).await).await?;
+        self.step("restart", 1, async |progress| life::restart(network, runtime, &progress).await).await?;
+        self.step("renew", 1, async |progress| life::renew(network, runtime, &progress).await).await
+    }
+
+    /// The steps that all nodes take.
+    async fn together(&self, network: &Network<R>) -> Result<()> {
         let nodes = network.nodes.len();
         self.step("join", nodes - 1, async |progress| steps::join(network, &self.runtime, &progress).await).await?;
         let pairs = network.pairs()?;

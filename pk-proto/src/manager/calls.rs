@@ -1,7 +1,6 @@
 //! What requests wait for: dials and calls, and what their ends mean to whoever waits.
 
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use super::NodeManager;
 use super::open::{Again, Audience, CallThen, DialThen, Open, Stage};
