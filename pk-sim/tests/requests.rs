@@ -171,6 +171,7 @@ fn with(mut request: Request, new: Options) -> Request {
         Request::PingNode { options, .. }
         | Request::PingNodeAddress { options, .. }
         | Request::Connect { options, .. }
+        | Request::ConnectThrough { options, .. }
         | Request::AcquireConnection { options, .. }
         | Request::OpenStream { options, .. }
         | Request::AskClosest { options, .. }

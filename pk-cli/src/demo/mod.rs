@@ -1,5 +1,6 @@
 //! `pk demo`: a whole network in one process, over QUIC on loopback.
 
+mod life;
 mod network;
 mod polykey;
 mod report;
@@ -43,14 +44,14 @@ impl<R: Runtime + Unpin> Demo<R> {
     async fn run(&self, nodes: usize, interop: bool) -> Result<()> {
         // First of all: it may be that it cannot be had.
         let polykey = if interop { Some(self.install().await?) } else { None };
-        let mut network = Network::default();
+        let mut network = Network::new()?;
         self.step("start", nodes, async |progress| network.start(nodes, &self.runtime, &progress).await).await?;
         let echoes = network.serve_echoes();
         let work = async {
-            let worked = self.work(&network, polykey.as_ref()).await;
+            let worked = self.work(&mut network, polykey.as_ref()).await;
             // Whatever failed before: everything is closed, and the echoes end with it.
-            let closed =
-                self.step("shutdown", nodes, async |progress| steps::shutdown(&network, &progress).await).await;
+            let all = network.all().count();
+            let closed = self.step("shutdown", all, async |progress| steps::shutdown(&network, &progress).await).await;
             worked.and(closed)
         };
         join(work, echoes).await.0
@@ -67,21 +68,27 @@ impl<R: Runtime + Unpin> Demo<R> {
         installed.ok_or_else(|| CliError::new("Interop", "nothing was installed"))
     }
 
-    async fn work(&self, network: &Network<R>, polykey: Option<&Polykey>) -> Result<()> {
+    async fn work(&self, network: &mut Network<R>, polykey: Option<&Polykey>) -> Result<()> {
+        let runtime = &self.runtime;
+        self.together(network).await?;
+        if let Some(polykey) = polykey {
+            let meet = async |progress| polykey::meet(network, polykey, &progress).await;
+            self.step("polykey", network.nodes.len() + 1, meet).await?;
+        }
+        self.step("signal", 1, async |progress| life::signal(network, runtime, &progress).await).await?;
+        self.step("mdns", 1, async |progress| life::mdns(network, runtime, &progress).await).await?;
+        self.step("restart", 1, async |progress| life::restart(network, runtime, &progress).await).await?;
+        self.step("renew", 1, async |progress| life::renew(network, runtime, &progress).await).await
+    }
+
+    /// The steps that all nodes take.
+    async fn together(&self, network: &Network<R>) -> Result<()> {
         let nodes = network.nodes.len();
         self.step("join", nodes - 1, async |progress| steps::join(network, &self.runtime, &progress).await).await?;
         let pairs = network.pairs()?;
         self.step("find", nodes, async |progress| steps::find(network, &pairs, &self.runtime, &progress).await).await?;
         self.step("ping", nodes, async |progress| steps::ping(network, &pairs, &progress).await).await?;
-        self.step("stream", nodes, async |progress| steps::stream(network, &pairs, &progress).await).await?;
-        // Last, since the others know how many connections there are.
-        match polykey {
-            Some(polykey) => {
-                let meet = async |progress| polykey::meet(network, polykey, &progress).await;
-                self.step("polykey", nodes + 1, meet).await
-            }
-            None => Ok(()),
-        }
+        self.step("stream", nodes, async |progress| steps::stream(network, &pairs, &progress).await).await
     }
 
     async fn step(

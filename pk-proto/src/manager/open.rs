@@ -14,6 +14,7 @@ use super::renewal::Renewal;
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::claims::Claim;
+use crate::connect::Goal;
 use crate::error::Failure;
 use crate::id::{EffectId, NodeId, RequestId, StreamId};
 use crate::io::Event;
@@ -88,11 +89,25 @@ pub(super) enum Stage {
 pub(super) enum Then {
     Report,
     ReportRefresh,
-    Ping { asked: Asked },
+    Ping {
+        asked: Asked,
+    },
     Acquire,
-    OpenStream { protocol: String },
-    AskClosest { target: NodeId, lists: ClosestLists, asked: Asked },
-    ChainData { since: Option<Box<Claim>> },
+    /// Of the relay that it names.
+    ConnectThrough {
+        goal: Goal,
+    },
+    OpenStream {
+        protocol: String,
+    },
+    AskClosest {
+        target: NodeId,
+        lists: ClosestLists,
+        asked: Asked,
+    },
+    ChainData {
+        since: Option<Box<Claim>>,
+    },
 }
 
 /// Whether a question was asked before, on a connection that ended before its answer came.

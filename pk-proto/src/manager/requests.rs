@@ -9,6 +9,7 @@ use super::open::{Asked, Audience, DialThen, Open, Stage, Then};
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::claims::Claim;
+use crate::connect::{Goal, Learnt};
 use crate::error::{Failure, RequestError};
 use crate::id::{BucketIndex, NodeId, RequestId};
 use crate::io::Identity;
@@ -48,10 +49,19 @@ impl NodeManager {
                 self.search_then(id, deadline, via, options, Then::AskClosest { target, lists, asked: Asked::Never });
             }
             Request::PingNodeAddress { target, address, .. } => {
-                self.dial_request(id, deadline, timeout, target, address, DialThen::Ping);
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
+                self.dial_request(id, deadline, goal, DialThen::Ping);
             }
             Request::Connect { target, address, .. } => {
-                self.dial_request(id, deadline, timeout, target, address, DialThen::Connect);
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
+                self.dial_request(id, deadline, goal, DialThen::Connect);
+            }
+            Request::ConnectThrough { target, relay, options } => {
+                let goal = Goal { relays: alloc::vec![relay], ..Goal::at(target, [], Learnt::SIGNALLED, timeout) };
+                match self.connections.primary(&target) {
+                    Some(_) => self.dial_request(id, deadline, goal, DialThen::Connect),
+                    None => self.search_then(id, deadline, relay, options, Then::ConnectThrough { goal }),
+                }
             }
             Request::SyncNodeGraph { seeds, blocking, .. } => {
                 self.begin(id, Open { audience, deadline, stage: Stage::Sync(Sync::new(blocking, timeout)) });

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::NodeManager;
-use super::open::{After, Again, Asked, Audience, CallThen, Open, Stage, Then};
+use super::open::{After, Again, Asked, Audience, CallThen, DialThen, Open, Stage, Then};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::connect::Connections;
 use crate::cx::Dice;
@@ -147,6 +147,10 @@ impl NodeManager {
             Then::OpenStream { protocol } => {
                 let stream = self.rpc.open_protocol(cx, conn, id, protocol, call_deadline);
                 stream.map(|stream| Stage::OpenStream { stream })
+            }
+            Then::ConnectThrough { goal } => {
+                self.connections.dial_only(cx, id, goal);
+                Some(Stage::Dial { then: DialThen::Connect })
             }
             Then::ChainData { since } => self.chain_begin(id, conn, since),
             Then::Acquire => {
