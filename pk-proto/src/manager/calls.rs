@@ -87,6 +87,9 @@ impl NodeManager {
             | Stage::WaitForRoom { .. }
             | Stage::Renew(_)
             | Stage::QueryMdns { .. }
+            | Stage::ClaimNode(_)
+            | Stage::AddClaim(_)
+            | Stage::AllowClaim
             | Stage::Flush => {}
         }
     }
@@ -137,6 +140,7 @@ impl NodeManager {
                 };
                 self.end(id, result);
             }
+            Stage::AddClaim(_) => self.own_answered(id, result),
             Stage::Dial { .. }
             | Stage::OpenStream { .. }
             | Stage::Sync(_)
@@ -144,6 +148,8 @@ impl NodeManager {
             | Stage::Collect(_)
             | Stage::Renew(_)
             | Stage::QueryMdns { .. }
+            | Stage::ClaimNode(_)
+            | Stage::AllowClaim
             | Stage::Flush => {}
         }
     }

@@ -37,6 +37,16 @@ impl NodeManager {
                 true => Err(RequestError::OwnNode),
                 false => check_protocol(protocol),
             },
+            Request::ClaimNode { target, .. } => match self.cx.is_own(target) {
+                true => Err(RequestError::OwnNode),
+                false => self.check_claims(),
+            },
+            Request::AddClaim { content, .. } => self.check_claim(content),
+            Request::ClaimNetwork { target, content, .. } => match self.cx.is_own(target) {
+                true => Err(RequestError::OwnNode),
+                false => self.check_claim(content),
+            },
+            Request::AllowClaim { allowed, .. } => self.check_allow(*allowed),
             Request::Renew { identity } => self.check_renewal(identity).map(drop),
             Request::QueryMdns { timeout, .. } => check_mdns_timeout(*timeout),
             Request::SyncNodeGraph { seeds, .. }

@@ -6,6 +6,7 @@
 
 mod calls;
 mod checks;
+mod claims;
 mod collect;
 mod getters;
 mod local;
@@ -22,6 +23,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use self::claims::Claims;
+pub use self::claims::ExchangeInfo;
 use self::collect::Collections;
 use self::open::Open;
 pub(crate) use self::renewal::RETIREMENT;
@@ -36,7 +39,7 @@ use crate::graph::{DiversityLimits, NodeGraph, PendingNodes};
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{DisconnectReason, Event, Identity, Input, Output};
 use crate::request::{ConnectionInfo, Reply, SetNodeOutcome, SetNodeRejection};
-use crate::rpc::{ExchangeStep, Refusal, Rpc, RpcEvent};
+use crate::rpc::{Rpc, RpcEvent};
 use crate::store::{GraphStore, Snapshot};
 use crate::time::{Instant, UnixMillis};
 use crate::timers::Timer;
@@ -57,6 +60,7 @@ pub struct NodeManager {
     /// Buckets whose refresh after a join has not begun.
     owed: BTreeSet<BucketIndex>,
     store: GraphStore,
+    claims: Claims,
     signalling: Signalling,
     browses: BTreeMap<EffectId, RequestId>,
     /// Where the local network is told that we listen.
@@ -103,7 +107,7 @@ impl NodeManager {
 
     /// As [`new`](Self::new), from one value.
     pub fn start(start: Start) -> Result<Self, StartError> {
-        let Start { config, identity, snapshot, seed, now, unix } = start;
+        let Start { config, identity, mut snapshot, seed, now, unix } = start;
         config.validate()?;
         let own = cert::verify_client(&identity.chain, unix.as_secs())?;
         if let Some(meta) = snapshot.meta
@@ -113,6 +117,7 @@ impl NodeManager {
         }
         let diversity =
             DiversityLimits { per_bucket: config.bucket_prefix_limit, per_table: config.graph_prefix_limit };
+        let claims = Claims::new(&mut snapshot);
         let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit).with_diversity(diversity);
         for (node, contact) in snapshot.contacts {
             for (address, data) in contact.iter() {
@@ -129,6 +134,7 @@ impl NodeManager {
             refreshed: snapshot.refreshed.into_iter().collect(),
             owed: BTreeSet::new(),
             store: GraphStore::new(snapshot.meta.as_ref()),
+            claims,
             signalling: Signalling::default(),
             browses: BTreeMap::new(),
             advertised: None,
@@ -167,6 +173,7 @@ impl NodeManager {
             Call::AcceptProtocol(protocol) => drop(self.accept_protocol(protocol, now)),
             Call::RefuseProtocol(protocol) => self.refuse_protocol(&protocol, now),
             Call::SetRefreshDelay { bucket, delay, lazy } => drop(self.set_refresh_delay(bucket, delay, lazy, now)),
+            Call::AnswerClaim { ask, sign } => self.answer_claim(ask, sign, now),
             Call::ResetBuckets => self.reset_buckets(now),
             Call::Stop => self.stop(now),
         }
@@ -269,6 +276,7 @@ impl NodeManager {
                     self.phase = Phase::Running;
                     cx.event(Event::Ready { addrs: addrs.clone() });
                     self.advertise(&addrs);
+                    self.tell_of_doubts();
                     self.start_refreshing();
                 }
             }
@@ -297,7 +305,7 @@ impl NodeManager {
 
             Input::Persisted { id, result } => self.persisted(id, result),
             Input::Signed { id, result } => {
-                if !self.signal_signed(id, result) {
+                if !self.claim_signed(id, &result) && !self.signal_signed(id, result) {
                     self.cx.metrics.late_inputs += 1;
                 }
             }
@@ -308,8 +316,11 @@ impl NodeManager {
             }
             Input::Discovered { id, addrs, done } => self.discovered(id, &addrs, done),
 
-            // An answer to an effect that this machine has not asked for.
-            Input::Loaded { .. } => cx.metrics.late_inputs += 1,
+            Input::Loaded { id, result } => {
+                if !self.claim_loaded(id, &result) {
+                    self.cx.metrics.late_inputs += 1;
+                }
+            }
         }
         self.settle();
     }
@@ -333,6 +344,9 @@ impl NodeManager {
                 Timer::Refresh(bucket) => self.refresh_due(bucket),
                 Timer::Retry => self.retry_due(),
                 Timer::Punch(addr) => self.punch_next(addr),
+                Timer::ClaimRetry(id) => self.claim_retry(id),
+                Timer::ClaimResume(claim) => self.resume(claim),
+                Timer::Ask(ask) => self.decided(ask, false),
                 Timer::Store => self.write_graph(),
             }
             self.settle();
@@ -352,7 +366,12 @@ impl NodeManager {
                 break;
             }
         }
-        if self.phase == Phase::Stopping && self.connections.is_empty() && self.store.is_idle() && !self.is_renewing() {
+        if self.phase == Phase::Stopping
+            && self.connections.is_empty()
+            && self.store.is_idle()
+            && self.claims.is_idle()
+            && !self.is_renewing()
+        {
             self.stopped();
         }
     }
@@ -379,6 +398,7 @@ impl NodeManager {
                 self.proven(node, address.clone(), data);
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
+                self.resume_with(&chain);
             }
             ConnectEvent::Signal { race, node, relay } => self.signal(race, node, relay),
             ConnectEvent::Closing { conn } => {
@@ -412,14 +432,13 @@ impl NodeManager {
             }
             RpcEvent::Asked { stream, conn, question } => {
                 self.connections.touch(&mut self.cx, conn);
-                let answer = self.serve(conn, &question);
-                self.rpc.answer(&mut self.cx, stream, answer);
+                if let Some(answer) = self.serve(stream, conn, &question) {
+                    self.rpc.answer(&mut self.cx, stream, answer);
+                }
             }
             RpcEvent::Exchange { stream, conn, step } => {
                 self.connections.touch(&mut self.cx, conn);
-                if let ExchangeStep::Begun(_) = step {
-                    self.rpc.exchange_refuse(&mut self.cx, stream, Refusal::Denied);
-                }
+                self.exchange(stream, conn, step);
             }
             RpcEvent::Opened { request, result } => self.stream_opened(request, result),
             RpcEvent::Fault { conn, node, fault, fatal } => {
@@ -469,6 +488,9 @@ impl NodeManager {
 
     /// A transaction is over.
     fn persisted(&mut self, id: EffectId, result: Result<(), String>) {
+        if self.claim_persisted(id, &result) {
+            return;
+        }
         if self.renewal_persisted(id, &result) {
             self.write_if_awaited();
             return;

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::address::NodeAddress;
@@ -29,6 +30,8 @@ pub enum Question {
     Signal(SignalRequest),
     /// From a relay: punch towards `source`, who asked for it.
     Punch(Box<PunchRequest>),
+    /// Sign a claim about a network: the JSON text of its token.
+    SignClaim(Bytes),
 }
 
 /// What a node that wants to connect to another one asks of a relay.
@@ -76,6 +79,8 @@ pub enum Answer {
     Punching,
     /// To any question: no.
     Refused(Refusal),
+    /// To `SignClaim`: the token with the signature.
+    SignedClaim(Bytes),
 }
 
 /// Why a peer does not do what it was asked for.
@@ -109,6 +114,12 @@ pub enum Refusal {
     /// Its policy does not allow it.
     #[error("it is not allowed")]
     Denied,
+    /// Another claim came first; to be tried again.
+    #[error("another claim came first")]
+    Stale,
+    /// It is not a claim that is signed here: of another type, or about another node.
+    #[error("it does not sign such a claim")]
+    Claim,
 }
 
 /// Whether this can name an application protocol: 1 to 64 printable ASCII characters.

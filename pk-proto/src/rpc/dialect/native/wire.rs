@@ -23,8 +23,8 @@ pub(super) mod kinds {
     pub(in super::super) const V1: u32 = 7;
     pub(in super::super) const V1_CALL: u32 = 1;
     pub(in super::super) const V1_ANSWER: u32 = 2;
-    pub(in super::super) const QUESTIONS: u32 = 4;
-    pub(in super::super) const ANSWERS: u32 = 5;
+    pub(in super::super) const QUESTIONS: u32 = 5;
+    pub(in super::super) const ANSWERS: u32 = 6;
 }
 
 /// Nodes in one list of an answer.
@@ -85,6 +85,9 @@ pub(super) enum Question<'a> {
         request: Signal<'a>,
         relay_signature: Octets<'a>,
     },
+    SignClaim {
+        token: Octets<'a>,
+    },
 }
 
 /// The signature has 64 bytes.
@@ -114,13 +117,16 @@ pub(super) enum Answer<'a> {
     Punching,
     /// A number of [`refusals`].
     Refused(u8),
+    SignedClaim {
+        token: Octets<'a>,
+    },
 }
 
 /// The numbers of refusals. They may be appended to.
 pub(super) mod refusals {
     use crate::rpc::call::Refusal;
 
-    const ALL: [Refusal; 9] = [
+    const ALL: [Refusal; 11] = [
         Refusal::NotConnected,
         Refusal::RateLimited,
         Refusal::Signature,
@@ -130,6 +136,8 @@ pub(super) mod refusals {
         Refusal::Address,
         Refusal::Busy,
         Refusal::Denied,
+        Refusal::Stale,
+        Refusal::Claim,
     ];
 
     pub(in super::super) fn read(number: u8) -> Option<Refusal> {
