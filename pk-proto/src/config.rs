@@ -115,6 +115,12 @@ pub struct Config {
     pub open_exchange_limit: usize,
     /// Nodes on the allow-list. 0 to 1,000,000; default 65536.
     pub allow_list_limit: usize,
+    /// Claims of one chain that are taken of a peer in one request. 1 to 10,000,000; default 65,536.
+    pub chain_claim_limit: usize,
+    /// Bytes of the tokens of one chain that are taken of a peer in one request. 64 KiB to 16 GiB; default 64 MiB.
+    pub chain_byte_limit: u64,
+    /// Questions of peers for claims that wait for the store at a time. 1 to 4096; default 64.
+    pub claims_serve_limit: usize,
 
     // -- end
     /// `stop` ends by force after this. 0 to 1 min; default 1 s.
@@ -178,6 +184,9 @@ impl Default for Config {
             exchanges_per_peer: 8,
             open_exchange_limit: 1024,
             allow_list_limit: 65_536,
+            chain_claim_limit: 65_536,
+            chain_byte_limit: 64 * 1024 * 1024,
+            claims_serve_limit: 64,
             stop_timeout: Duration::from_secs(1),
         }
     }
@@ -246,6 +255,9 @@ impl Config {
         count("exchanges_per_peer", self.exchanges_per_peer, 1, 1024)?;
         count("open_exchange_limit", self.open_exchange_limit, 1, 65_536)?;
         count("allow_list_limit", self.allow_list_limit, 0, 1_000_000)?;
+        count("chain_claim_limit", self.chain_claim_limit, 1, 10_000_000)?;
+        bytes("chain_byte_limit", self.chain_byte_limit, 64 * 1024, 16 * 1024 * 1024 * 1024)?;
+        count("claims_serve_limit", self.claims_serve_limit, 1, 4096)?;
         time("stop_timeout", self.stop_timeout, Duration::ZERO, MINUTE)
     }
 }

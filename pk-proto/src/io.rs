@@ -166,6 +166,9 @@ pub enum Event {
     NodeRemoved { node: NodeId },
     /// This node has another key, and another id, from now on; it stays reachable under its old ones.
     IdentityRenewed { old: NodeId, new: NodeId },
+    /// The next claims of a chain that was asked for, in its order, each verified in its place; they follow those of the event
+    /// before. At most 64 KiB of tokens, or one claim.
+    ChainData { id: RequestId, claims: Vec<Claim> },
     /// A peer broke the protocol. What it touched was dropped; `metrics()` counts every one, this tells of it.
     PeerMisbehaved { conn: ConnectionId, node: NodeId, fault: PeerFault },
     /// A claim is in our chain, durably. Of a link, `node` is the other one.

@@ -77,6 +77,12 @@ metrics! {
     refreshes,
     /// Timers that fired.
     timeouts,
+    /// Claims that were told to peers.
+    claims_served,
+    /// Claims of peers that were verified.
+    claims_verified,
+    /// Signatures of claims that were checked.
+    signature_checks,
 
     // -- what was refused or dropped
     /// Inputs about something that is over or was never there.
@@ -117,8 +123,8 @@ metrics! {
     signals_refused,
     /// Addresses not punched at.
     punches_refused,
-    /// Peers that asked for a signature and did not get it, because of the policy or a limit.
-    claims_refused,
+    /// Peers that asked for a signature and did not get it: the policy, a limit, or what they wanted signed.
+    signatures_refused,
     /// Claims that another one had overtaken before they were appended; they are made again.
     claims_stale,
     /// Peers that broke the rules of an exchange of claims.
@@ -127,6 +133,10 @@ metrics! {
     signing_failures,
     /// Exchanges that we had agreed to and that are forgotten, because their peer has begun so many.
     exchanges_forgotten,
+    /// Questions for claims that were refused because of `claims_serve_limit`.
+    claims_refused,
+    /// Chains of peers that did not end well.
+    chain_faults,
     /// Writes that failed; those of the graph are tried again.
     store_failures,
 }

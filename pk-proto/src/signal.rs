@@ -68,13 +68,14 @@ impl SignalGuard {
         if self.nonces.insert((request.expires, *source, request.nonce)) { Ok(()) } else { Err(Refusal::Replayed) }
     }
 
-    /// Takes one signal out of the buckets of its source and of its target.
-    pub(crate) fn allow(&mut self, now: Instant, source: &NodeId, target: &NodeId) -> Result<(), Refusal> {
-        if self.sources.take(now, source) && self.targets.take(now, target) {
-            Ok(())
-        } else {
-            Err(Refusal::RateLimited)
-        }
+    /// Takes one signal out of the bucket of whom it comes from.
+    pub(crate) fn allow_source(&mut self, now: Instant, source: &NodeId) -> Result<(), Refusal> {
+        if self.sources.take(now, source) { Ok(()) } else { Err(Refusal::RateLimited) }
+    }
+
+    /// Takes one signal out of the bucket of whom it is about.
+    pub(crate) fn allow_target(&mut self, now: Instant, target: &NodeId) -> Result<(), Refusal> {
+        if self.targets.take(now, target) { Ok(()) } else { Err(Refusal::RateLimited) }
     }
 }
 
@@ -198,7 +199,7 @@ mod tests {
             source[..8].copy_from_slice(&n.to_be_bytes());
             let source = NodeId::from_bytes(source);
             let _ = guard.fresh(UnixMillis(0), &source, &request(100, 0));
-            let _ = guard.allow(Instant::ORIGIN, &source, &source);
+            let _ = guard.allow_source(Instant::ORIGIN, &source);
         }
         assert_eq!(guard.nonces.len(), MEMORY);
         assert_eq!(guard.sources.full_at.len(), MEMORY);

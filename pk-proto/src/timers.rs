@@ -28,6 +28,8 @@ pub(crate) enum Timer {
     Stream(StreamId),
     /// A contact of a search has been silent for so long that another may start beside it.
     Stall(RequestId, NodeId),
+    /// The rest of a chain is verified.
+    Verify(RequestId),
     /// The next garbage collection of a bucket may begin.
     Collect(BucketIndex),
     /// A bucket is refreshed.

@@ -4,12 +4,14 @@
 //! not, it is *stale*, and whoever wanted it drafts another one. While a transaction is under way nothing is drafted, because
 //! the head is about to be another one: that wait is for the store alone, never for a peer.
 
-use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::gestalt::link_rows;
+use super::rows::{claim_row, claims_range};
 use super::{ChainHead, Claim, ClaimContent, ClaimFault, ClaimId, ClaimLinkNode, UnsignedClaim};
 use crate::cx::Cx;
 use crate::id::{EffectId, NodeId};
@@ -69,10 +71,14 @@ impl Sigchain {
             && claim.prev_digest() == head.map(|head| &head.digest)
     }
 
-    /// Writes a claim that [`fits`](Self::fits) and the new head, with what else is to be true from then on.
+    /// Writes a claim that [`fits`](Self::fits), the new head, and the link if it is one, with what else is to be true from
+    /// then on: in one transaction.
     pub(crate) fn append(&mut self, cx: &mut Cx, claim: &Claim, with: Vec<StoreOp>) -> EffectId {
         let head = ChainHead::of(claim, cx.config.claim_digest);
         let mut ops = alloc::vec![claim_row(claim), head_row(&head)];
+        if let (Some(link), Some(owner)) = (claim.link(), claim.token().signatures().first()) {
+            ops.extend(link_rows(&owner.signer(), link, claim.id()));
+        }
         ops.extend(with);
         let effect = cx.ids.effect();
         self.appending = Some((effect, head, Appended { claim: claim.id(), link: claim.link().copied() }));
@@ -170,20 +176,9 @@ fn answered_key(issuer: &NodeId, claim: &ClaimId) -> Bytes {
     [&issuer.as_bytes()[..], claim.as_bytes()].concat().into()
 }
 
-/// The row of a claim of our chain: the JSON text of its token.
-fn claim_row(claim: &Claim) -> StoreOp {
-    let key = Bytes::copy_from_slice(claim.id().as_bytes());
-    StoreOp::Put { table: Table::Claims, key, value: encode(&claim.token().to_json()) }
-}
-
-/// The JSON text of a claim's token in its row.
-pub(crate) fn read_claim_row(value: &[u8]) -> Result<String, SnapshotError> {
-    decode(Table::Claims, value)
-}
-
 /// Where the row of one claim of our chain is.
 pub(crate) fn claim_range(claim: &ClaimId) -> StoreRange {
-    one(Table::Claims, claim.as_bytes())
+    claims_range(Bound::Included(*claim), Bound::Included(*claim), false)
 }
 
 /// Asks for one row.

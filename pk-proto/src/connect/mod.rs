@@ -37,6 +37,8 @@ pub(crate) enum ConnectEvent {
     Greet { conn: ConnectionId, node: NodeId, role: Role, dialect: Dialect },
     /// Both sides accepted.
     Opened { conn: ConnectionId, node: NodeId, role: Role },
+    /// An accepted connection leads elsewhere now.
+    Moved { conn: ConnectionId, node: NodeId },
     /// The driver was asked to close it: nothing more may be said on it. `Closed` follows.
     Closing { conn: ConnectionId },
     /// A connection is over; `accepted` if `Opened` was reported.
@@ -226,7 +228,12 @@ impl Connections {
 
     pub(crate) fn remote_address_changed(&mut self, cx: &mut Cx, conn: ConnectionId, addr: SocketAddr) {
         match self.table.get_mut(&conn) {
-            Some(connection) => connection.address = NodeAddress::from_socket(addr),
+            Some(connection) => {
+                connection.address = NodeAddress::from_socket(addr);
+                if connection.is_live() {
+                    self.events.push_back(ConnectEvent::Moved { conn, node: connection.node });
+                }
+            }
             None => cx.metrics.late_inputs += 1,
         }
     }

@@ -7,7 +7,7 @@ use super::NodeManager;
 use super::open::{Audience, CallThen, DialThen, Open, Stage};
 use super::search::ask_closest;
 use crate::address::NodeAddress;
-use crate::connect::Goal;
+use crate::connect::{Goal, Learnt};
 use crate::cx::Dice;
 use crate::error::Failure;
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
@@ -32,7 +32,7 @@ impl NodeManager {
         match self.connections.primary(&target) {
             Some(conn) => self.dial_request_ended(id, then, Ok(conn)),
             None => {
-                let goal = Goal::direct(target, alloc::vec![address], timeout);
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
                 self.connections.dial_only(&mut self.cx, id, goal);
             }
         }
@@ -90,6 +90,8 @@ impl NodeManager {
             | Stage::ClaimNode(_)
             | Stage::AddClaim(_)
             | Stage::AllowClaim
+            | Stage::ChainData(_)
+            | Stage::Reading(_)
             | Stage::Flush => {}
         }
     }
@@ -141,6 +143,7 @@ impl NodeManager {
                 self.end(id, result);
             }
             Stage::AddClaim(_) => self.own_answered(id, result),
+            Stage::ChainData(_) => self.chain_page(id, result),
             Stage::Dial { .. }
             | Stage::OpenStream { .. }
             | Stage::Sync(_)
@@ -150,6 +153,7 @@ impl NodeManager {
             | Stage::QueryMdns { .. }
             | Stage::ClaimNode(_)
             | Stage::AllowClaim
+            | Stage::Reading(_)
             | Stage::Flush => {}
         }
     }

@@ -5,10 +5,12 @@
 //! and passed on until nothing moves any more. Parts never see each other.
 
 mod calls;
+mod chain_data;
 mod checks;
 mod claims;
 mod collect;
 mod getters;
+mod loads;
 mod local;
 mod open;
 mod refresh;
@@ -26,6 +28,7 @@ use alloc::vec::Vec;
 use self::claims::Claims;
 pub use self::claims::ExchangeInfo;
 use self::collect::Collections;
+use self::loads::Reader;
 use self::open::Open;
 pub(crate) use self::renewal::RETIREMENT;
 use self::signalling::Signalling;
@@ -63,6 +66,10 @@ pub struct NodeManager {
     claims: Claims,
     signalling: Signalling,
     browses: BTreeMap<EffectId, RequestId>,
+    /// Reads under way, and who waits for them.
+    loads: BTreeMap<EffectId, Reader>,
+    /// Links being written, and for which request.
+    linking: BTreeMap<EffectId, RequestId>,
     /// Where the local network is told that we listen.
     advertised: Option<u16>,
     connections: Connections,
@@ -137,6 +144,8 @@ impl NodeManager {
             claims,
             signalling: Signalling::default(),
             browses: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            linking: BTreeMap::new(),
             advertised: None,
             connections: Connections::default(),
             rpc: Rpc::default(),
@@ -283,7 +292,7 @@ impl NodeManager {
             Input::WallClock(unix) => cx.set_unix(unix),
 
             Input::Connected(connected) => {
-                let incoming = self.incoming(&connected.chain);
+                let incoming = self.incoming(&connected);
                 self.connections.connected(&mut self.cx, connected, incoming);
             }
             Input::DialFailed { conn, why } => connections.dial_failed(cx, conn, why),
@@ -317,7 +326,7 @@ impl NodeManager {
             Input::Discovered { id, addrs, done } => self.discovered(id, &addrs, done),
 
             Input::Loaded { id, result } => {
-                if !self.claim_loaded(id, &result) {
+                if !self.claim_loaded(id, &result) && !self.loaded(id, result) {
                     self.cx.metrics.late_inputs += 1;
                 }
             }
@@ -340,6 +349,7 @@ impl NodeManager {
                 Timer::Idle(conn) => self.idle(conn),
                 Timer::Stream(stream) => rpc.timed_out(cx, stream),
                 Timer::Stall(id, node) => self.stalled(id, &node),
+                Timer::Verify(id) => self.chain_verify(id),
                 Timer::Collect(bucket) => self.collect_due(bucket),
                 Timer::Refresh(bucket) => self.refresh_due(bucket),
                 Timer::Retry => self.retry_due(),
@@ -370,6 +380,7 @@ impl NodeManager {
             && self.connections.is_empty()
             && self.store.is_idle()
             && self.claims.is_idle()
+            && self.linking.is_empty()
             && !self.is_renewing()
         {
             self.stopped();
@@ -389,16 +400,23 @@ impl NodeManager {
                 if self.unproven.remove(&node) {
                     self.store.changed(&mut self.cx, node);
                 }
-                // A node that has renewed its key is one node: by its newest id.
                 let chain = self.connections.chain(conn);
-                for former in chain.iter().skip(1) {
-                    self.remove_from_graph(former);
-                }
+                let former = self.leave_former(&chain);
                 self.punched(&chain);
                 self.proven(node, address.clone(), data);
+                if self.graph.contains(&node) {
+                    for (address, data) in former {
+                        self.set_in_graph(node, address, data);
+                    }
+                }
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
                 self.resume_with(&chain);
+            }
+            ConnectEvent::Moved { conn, node } => {
+                if let Some((address, data)) = self.connections.address(conn) {
+                    self.proven(node, address, data);
+                }
             }
             ConnectEvent::Signal { race, node, relay } => self.signal(race, node, relay),
             ConnectEvent::Closing { conn } => {
@@ -432,9 +450,7 @@ impl NodeManager {
             }
             RpcEvent::Asked { stream, conn, question } => {
                 self.connections.touch(&mut self.cx, conn);
-                if let Some(answer) = self.serve(stream, conn, &question) {
-                    self.rpc.answer(&mut self.cx, stream, answer);
-                }
+                self.serve(conn, stream, &question);
             }
             RpcEvent::Exchange { stream, conn, step } => {
                 self.connections.touch(&mut self.cx, conn);
@@ -453,6 +469,12 @@ impl NodeManager {
     /// Puts a node into the graph and says so.
     fn set_in_graph(&mut self, node: NodeId, address: NodeAddress, data: NodeContactAddressData) -> SetNodeOutcome {
         let outcome = self.graph.set(node, address, data);
+        self.was_set(node, outcome);
+        outcome
+    }
+
+    /// Says and counts what became of a node that was to be put into the graph.
+    fn was_set(&mut self, node: NodeId, outcome: SetNodeOutcome) {
         match outcome {
             SetNodeOutcome::Rejected(SetNodeRejection::BucketFull) => self.cx.metrics.bucket_full += 1,
             SetNodeOutcome::Rejected(SetNodeRejection::Diversity) => self.cx.metrics.diversity_refused += 1,
@@ -467,18 +489,38 @@ impl NodeManager {
                 }
             }
         }
-        outcome
+    }
+
+    /// A node that has renewed its key is one node, by its newest id: takes its former ids out. Gives where it was known to
+    /// be, if a connection had proven it there.
+    fn leave_former(&mut self, chain: &[NodeId]) -> Vec<(NodeAddress, NodeContactAddressData)> {
+        let mut known = Vec::new();
+        for former in chain.iter().skip(1) {
+            if let Some(bucket) = self.cx.own().bucket_index(former) {
+                self.pending.remove(bucket, former);
+            }
+            if self.is_proven(*former) {
+                known.extend(self.graph.get(former).into_iter().flat_map(|contact| contact.iter().cloned()));
+            }
+            self.remove_from_graph(former);
+        }
+        known
     }
 
     /// Takes a node out of the graph and says so; returns whether it was there.
     fn remove_from_graph(&mut self, node: &NodeId) -> bool {
         let there = self.graph.unset(node).is_some();
         if there {
-            self.unproven.remove(node);
-            self.store.changed(&mut self.cx, *node);
-            self.cx.event(Event::NodeRemoved { node: *node });
+            self.left_graph(node);
         }
         there
+    }
+
+    /// Says that a node is no longer in the graph.
+    fn left_graph(&mut self, node: &NodeId) {
+        self.unproven.remove(node);
+        self.store.changed(&mut self.cx, *node);
+        self.cx.event(Event::NodeRemoved { node: *node });
     }
 
     /// Writes what has changed in the graph.
@@ -493,6 +535,9 @@ impl NodeManager {
         }
         if self.renewal_persisted(id, &result) {
             self.write_if_awaited();
+            return;
+        }
+        if self.links_persisted(id, &result) {
             return;
         }
         let Some((flushed, result)) = self.store.persisted(&mut self.cx, id, result) else {
@@ -554,7 +599,11 @@ impl NodeManager {
             while let Some(event) = self.connections.poll_event() {
                 self.on_connect(event);
             }
+            // A renewal whose outcome nobody has told us.
             self.phase = Phase::Stopped;
+            while let Some(id) = self.open.keys().next().copied() {
+                self.end(id, Err(Failure::Stopped));
+            }
             self.cx.timers.clear();
             self.cx.event(Event::Stopped);
         }

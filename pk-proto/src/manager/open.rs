@@ -1,16 +1,19 @@
 //! The table of open requests: what each waits for, who is told of its end, and the end itself.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::NodeManager;
 use super::Phase;
+use super::chain_data::Chain;
 use super::claims::{ClaimNode, Claiming, OwnClaim};
 use super::collect::Collect;
+use super::loads::Reading;
 use super::renewal::Renewal;
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
-use crate::claims::ClaimContent;
+use crate::claims::{Claim, ClaimContent};
 use crate::error::Failure;
 use crate::id::{EffectId, NodeId, RequestId, StreamId};
 use crate::io::Event;
@@ -36,6 +39,8 @@ pub(super) enum Audience {
     Parent(RequestId),
     /// It goes on in the background.
     Nobody,
+    /// It is the search of a join that is over for its request; buckets are refreshed after it.
+    Join,
     /// It refreshes a bucket in the background.
     Refresh,
     /// It looks for a connection to the farther half of all ids; then the own id is looked for.
@@ -69,6 +74,10 @@ pub(super) enum Stage {
     AddClaim(OwnClaim),
     /// Waiting for the allow-list to be written.
     AllowClaim,
+    /// Reading and verifying a chain.
+    ChainData(Box<Chain>),
+    /// Reading from the store.
+    Reading(Reading),
     /// Waiting for the store.
     Flush,
 }
@@ -84,6 +93,7 @@ pub(super) enum Then {
     AskClosest { target: NodeId, lists: ClosestLists },
     ClaimNode(Claiming),
     ClaimNetwork { content: ClaimContent },
+    ChainData { since: Option<Box<Claim>> },
 }
 
 /// How a request goes on once its search is over.
@@ -166,7 +176,18 @@ impl NodeManager {
                     self.rpc.cancel(&mut self.cx, stream);
                 }
             }
-            Stage::Dial { .. } | Stage::WaitForRoom { .. } | Stage::Renew(_) | Stage::AllowClaim | Stage::Flush => {}
+            Stage::ChainData(chain) => {
+                self.cx.timers.cancel(Timer::Verify(id));
+                if let Some(stream) = chain.stream() {
+                    self.rpc.cancel(&mut self.cx, stream);
+                }
+            }
+            Stage::Reading(_)
+            | Stage::Dial { .. }
+            | Stage::WaitForRoom { .. }
+            | Stage::Renew(_)
+            | Stage::AllowClaim
+            | Stage::Flush => {}
         }
         self.report(id, open.audience, result);
     }
@@ -179,7 +200,8 @@ impl NodeManager {
             Audience::Embedder => self.cx.event(Event::Done { id, result }),
             Audience::Parent(parent) => self.sync_search_ended(parent, result),
             Audience::Retry if self.phase == Phase::Running => self.search_for_self(Audience::Nobody),
-            Audience::Retry | Audience::Nobody | Audience::Refresh => {}
+            Audience::Join if self.phase == Phase::Running => self.refresh_after_join(),
+            Audience::Retry | Audience::Join | Audience::Nobody | Audience::Refresh => {}
         }
     }
 }

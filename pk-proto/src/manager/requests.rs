@@ -1,15 +1,19 @@
 //! Requests: the entry points, from the call to what it begins. How a request ends is in `open`.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::NodeManager;
 use super::claims::{Claiming, standing};
 use super::open::{Audience, DialThen, Open, Stage, Then, is_persisting};
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
+use crate::claims::Claim;
 use crate::error::{Failure, RequestError};
 use crate::id::{BucketIndex, NodeId, RequestId};
-use crate::request::{FindNode, Options, Reply, Request, SetNode};
+use crate::io::Identity;
+use crate::request::{ClaimsQuery, FindNode, GestaltQuery, Options, Reply, Request, SetNode};
 use crate::seed_node::SeedNode;
 use crate::time::Instant;
 use crate::trace::Call;
@@ -79,6 +83,11 @@ impl NodeManager {
                 let stage = Stage::QueryMdns { effect, found: Vec::new() };
                 self.begin(id, Open { audience, deadline: deadline.max(self.cx.now + timeout * 2), stage });
             }
+            Request::RequestChainData { target, since, options } => {
+                self.search_then(id, deadline, target, options, Then::ChainData { since });
+            }
+            Request::Claims { query, .. } => self.claims_request(id, deadline, query),
+            Request::Gestalt { node, query, .. } => self.gestalt_request(id, deadline, node, query),
             Request::Flush { .. } => {
                 self.begin(id, Open { audience, deadline, stage: Stage::Flush });
                 if self.store.is_durable() {
@@ -171,6 +180,48 @@ impl NodeManager {
     /// Takes a node off the allow-list of the claim policy, durably.
     pub fn disallow_claim(&mut self, node: NodeId, options: Options, now: Instant) -> Result<RequestId, RequestError> {
         self.request(Request::AllowClaim { node, allowed: false, options }, now)
+    }
+
+    /// Asks the local network where a node is (specification: queryMDNS).
+    pub fn query_mdns(
+        &mut self,
+        target: NodeId,
+        timeout: Option<Duration>,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
+        self.request(Request::QueryMdns { target, timeout }, now)
+    }
+
+    /// Becomes another key, or presents another certificate of the same one (DESIGN section 7, key renewal).
+    pub fn renew(&mut self, identity: Identity, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::Renew { identity }, now)
+    }
+
+    /// Reads and verifies the sigchain of a node, behind the last claim of it that is known (specification: requestChainData).
+    pub fn request_chain_data(
+        &mut self,
+        target: NodeId,
+        since: Option<Claim>,
+        options: Options,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
+        self.request(Request::RequestChainData { target, since: since.map(Box::new), options }, now)
+    }
+
+    /// Reads claims of the own sigchain.
+    pub fn claims(&mut self, query: ClaimsQuery, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::Claims { query, options }, now)
+    }
+
+    /// Reads which nodes are linked with one.
+    pub fn gestalt(
+        &mut self,
+        node: NodeId,
+        query: GestaltQuery,
+        options: Options,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
+        self.request(Request::Gestalt { node, query, options }, now)
     }
 
     /// Writes everything that is not written yet, durably.

@@ -149,6 +149,7 @@ impl NodeManager {
                 let stream = self.rpc.open_protocol(cx, conn, id, protocol, call_deadline);
                 stream.map(|stream| Stage::OpenStream { stream })
             }
+            Then::ChainData { since } => self.chain_begin(id, conn, since),
             Then::Acquire => {
                 let lease = self.connections.acquire(cx, conn);
                 if let Some((lease, connection)) = lease.zip(self.connections.info(cx, conn)) {

@@ -12,13 +12,11 @@ const LIST_LIMIT: usize = 20;
 const CONNECTIONS_TOLD: usize = 4;
 
 impl NodeManager {
-    /// The answer to a question that came on a connection; `None` if it is given later.
-    pub(super) fn serve(&mut self, stream: StreamId, conn: ConnectionId, question: &Question) -> Option<Answer> {
-        Some(match question {
-            Question::SignClaim(token) => {
-                self.network_asked(stream, conn, token);
-                return None;
-            }
+    /// Answers a question that came on a connection, or sees to it that it is answered later.
+    pub(super) fn serve(&mut self, conn: ConnectionId, stream: StreamId, question: &Question) {
+        let answer = match question {
+            Question::Claims { after, max_bytes } => return self.serve_claims(stream, *after, *max_bytes),
+            Question::SignClaim(token) => return self.network_asked(stream, conn, token),
             Question::Signal(request) => self.relay(conn, request),
             Question::Punch(punch) => self.punch(conn, punch),
             Question::Ping { nonce } => Answer::Pong { nonce: *nonce },
@@ -26,7 +24,8 @@ impl NodeManager {
                 let asker = self.connections.node(conn);
                 Answer::Closest(self.closest_for(asker.as_ref(), target, *lists))
             }
-        })
+        };
+        self.rpc.answer(&mut self.cx, stream, answer);
     }
 
     /// The nodes closest to a target that may be told to `asker`: proven ones, by their global addresses, without itself.
@@ -46,15 +45,17 @@ impl NodeManager {
                 .collect();
         }
         if lists.active {
-            let nodes = self.connections.closest(target, LIST_LIMIT + 1);
-            let nodes = nodes.into_iter().filter(|node| told(node)).take(LIST_LIMIT);
-            closest.active = nodes.map(|node| self.active(node)).collect();
+            let nodes = self.connections.closest(target, 2 * LIST_LIMIT);
+            let nodes = nodes.into_iter().filter(|node| told(node)).map(|node| self.active(node));
+            closest.active = nodes.filter(|node| !node.connections.is_empty()).take(LIST_LIMIT).collect();
         }
         closest
     }
 
+    /// The connections with a node that may be told: not those over the local network.
     fn active(&self, node: NodeId) -> ActiveNode {
         let infos = self.connections.with(&node).filter_map(|conn| self.connection_info(conn));
+        let infos = infos.filter(|info| info.data.scopes.global);
         let connections = infos.take(CONNECTIONS_TOLD).map(|info| ActiveConnection {
             shared_id: info.shared_id,
             address: info.address,

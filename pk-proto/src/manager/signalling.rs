@@ -13,8 +13,9 @@ use crate::address::NodeAddress;
 use crate::connect::{Goal, Learnt, RaceId};
 use crate::cx::Dice;
 use crate::error::Failure;
+use crate::graph::NodeContact;
 use crate::id::{ConnectionId, EffectId, NodeId, StreamId};
-use crate::io::{DialFailure, Output, Signature};
+use crate::io::{Connected, DialFailure, Output, Signature};
 use crate::rpc::{Answer, Answered, PunchRequest, Question, Refusal, SignalRequest};
 use crate::signal::{Punches, SignalGuard, VALIDITY, relay_bytes, request_bytes};
 use crate::signature::verify;
@@ -157,12 +158,20 @@ impl NodeManager {
 
     fn try_relay(&mut self, conn: ConnectionId, request: &SignalRequest) -> Result<NodeAddress, Refusal> {
         let source = self.connections.node(conn).ok_or(Refusal::NotConnected)?;
-        let (seen_at, _) = self.connections.address(conn).ok_or(Refusal::NotConnected)?;
-        let target = self.connections.primary(&request.target).ok_or(Refusal::NotConnected)?;
-        let (address, _) = self.connections.address(target).ok_or(Refusal::NotConnected)?;
+        let (seen_at, seen) = self.connections.address(conn).ok_or(Refusal::NotConnected)?;
+        // Addresses of the local network are told to nobody.
+        if !seen.scopes.global {
+            return Err(Refusal::Address);
+        }
+        let targets = self.connections.with(&request.target).filter_map(|target| {
+            let (address, data) = self.connections.address(target)?;
+            data.scopes.global.then_some((target, address))
+        });
+        let (target, address) = { targets }.next().ok_or(Refusal::NotConnected)?;
         let unix = self.cx.unix();
         // Cheap limits before dear signatures; a nonce is spent only by a request that is genuine.
-        self.signalling.relayed.allow(self.cx.now, &source, &request.target)?;
+        self.signalling.relayed.allow_source(self.cx.now, &source)?;
+        self.signalling.relayed.allow_target(self.cx.now, &request.target)?;
         let bytes = request_bytes(&source, &request.target, request.expires, &request.nonce);
         verify(&source, &bytes, &request.signature.0).map_err(|_| Refusal::Signature)?;
         self.signalling.relayed.fresh(unix, &source, request)?;
@@ -201,11 +210,13 @@ impl NodeManager {
         let addr = address.socket().filter(|_| self.cx.believes(address, Some(&relay_at)));
         let addr = addr.ok_or(Refusal::Address)?;
         let unix = self.cx.unix();
-        self.signalling.targeted.allow(self.cx.now, &relay, source)?;
+        self.signalling.targeted.allow_source(self.cx.now, &relay)?;
         let bytes = relay_bytes(source, address, request);
         verify(&relay, &bytes, &relay_signature.0).map_err(|_| Refusal::Signature)?;
         let bytes = request_bytes(source, &request.target, request.expires, &request.nonce);
         verify(source, &bytes, &request.signature.0).map_err(|_| Refusal::Signature)?;
+        // Only what a source has said itself counts against it.
+        self.signalling.targeted.allow_target(self.cx.now, source)?;
         self.signalling.targeted.fresh(unix, source, request)?;
         if self.connections.primary(source).is_some() {
             return Ok(());
@@ -238,13 +249,20 @@ impl NodeManager {
         let timeout = self.cx.config.connect_timeout;
         let stage = Stage::Dial { then: DialThen::Connect };
         self.begin(id, Open { audience: Audience::Nobody, deadline: self.cx.now + timeout, stage });
-        let goal = Goal { learnt: Learnt::SIGNALLED, ..Goal::direct(source, alloc::vec![address], timeout) };
+        let goal = Goal::at(source, [address], Learnt::SIGNALLED, timeout);
         self.connections.dial_only(&mut self.cx, id, goal);
     }
 
-    /// How the peer of an incoming connection has come here: signalled, if we punch for it.
-    pub(super) fn incoming(&self, ids: &[NodeId]) -> Learnt {
-        if self.signalling.punches.is_for(ids) { Learnt::SIGNALLED } else { Learnt::DIRECT }
+    /// How the peer of an incoming connection has come here: signalled, if we punch for it; from the local network, if we
+    /// know its address from there and from nowhere else.
+    pub(super) fn incoming(&self, connected: &Connected) -> Learnt {
+        if self.signalling.punches.is_for(&connected.chain) {
+            return Learnt::SIGNALLED;
+        }
+        let remote = NodeAddress::from_socket(connected.remote);
+        let known = self.graph.get(&connected.leaf).into_iter().flat_map(NodeContact::iter);
+        let known = known.filter(|(address, _)| *address == remote).map(|(_, data)| Learnt::known(data)).next();
+        known.unwrap_or(Learnt::DIRECT)
     }
 
     /// A connection with a node was accepted: there is no need to punch for it any more.

@@ -8,7 +8,7 @@ use super::NodeManager;
 use super::open::{Audience, Open, Stage, Then};
 use super::search::outcome;
 use crate::address::{Host, NodeAddress};
-use crate::connect::Goal;
+use crate::connect::{Goal, Learnt};
 use crate::error::{Failure, SeedFailure};
 use crate::id::{NodeId, RequestId};
 use crate::io::DialFailure;
@@ -64,7 +64,7 @@ impl NodeManager {
             }
         }
         for (node, addresses) in dials {
-            self.connections.dial(&mut self.cx, id, Goal::direct(node, addresses, timeout));
+            self.connections.dial(&mut self.cx, id, Goal::at(node, addresses, Learnt::DIRECT, timeout));
         }
         for node in live {
             self.sync_seed_ended(id, node, None);
@@ -106,11 +106,11 @@ impl NodeManager {
         }
         let search = self.cx.ids.request();
         let deadline = *deadline;
-        let audience = if sync.blocking { Audience::Parent(id) } else { Audience::Nobody };
+        let audience = if sync.blocking { Audience::Parent(id) } else { Audience::Join };
         sync.search = sync.blocking.then_some(search);
         let own = self.cx.own();
         self.search(search, audience, deadline, own, &FindNode::default(), Then::Report);
-        if audience == Audience::Nobody {
+        if audience == Audience::Join {
             self.sync_done(id);
         }
     }
@@ -120,6 +120,7 @@ impl NodeManager {
         let Some(Open { stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
         sync.search = None;
         sync.outcome = outcome(result);
+        self.refresh_after_join();
         self.sync_done(id);
     }
 
@@ -133,7 +134,6 @@ impl NodeManager {
     }
 
     fn sync_done(&mut self, id: RequestId) {
-        self.refresh_after_join();
         let Some(Open { stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
         let late = core::mem::take(&mut sync.waiting).into_values().flatten();
         sync.failed.extend(late.map(|seed| (seed, SeedFailure::NotWaitedFor)));

@@ -1,11 +1,13 @@
 //! What nodes ask each other, in whatever dialect.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::address::NodeAddress;
+use crate::claims::ClaimId;
 use crate::id::NodeId;
 use crate::io::Signature;
 use crate::request::{Closest, ClosestLists};
@@ -30,6 +32,13 @@ pub enum Question {
     Signal(SignalRequest),
     /// From a relay: punch towards `source`, who asked for it.
     Punch(Box<PunchRequest>),
+    /// The next claims of its chain.
+    Claims {
+        /// Those behind this one; all if `None`.
+        after: Option<ClaimId>,
+        /// Bytes of tokens in the answer, at most; but one claim is told whatever its length.
+        max_bytes: u32,
+    },
     /// Sign a claim about a network: the JSON text of its token.
     SignClaim(Bytes),
 }
@@ -77,10 +86,21 @@ pub enum Answer {
     },
     /// To `Punch`: datagrams are on their way.
     Punching,
+    /// To `Claims`.
+    Claims(ClaimsPage),
     /// To any question: no.
     Refused(Refusal),
     /// To `SignClaim`: the token with the signature.
     SignedClaim(Bytes),
+}
+
+/// Some claims of a chain, in its order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClaimsPage {
+    /// The id of each, and the JSON text of its token, as it is stored.
+    pub claims: Vec<(ClaimId, Bytes)>,
+    /// Whether the chain has more behind them.
+    pub more: bool,
 }
 
 /// Why a peer does not do what it was asked for.

@@ -46,7 +46,7 @@ impl Rpc {
         let lost = Failure::ConnectionLost(DisconnectReason::Local);
         let Some(connection) = self.connections.get(&conn) else { return Err(lost) };
         let dialect = connection.dialect;
-        if !self.speaks_claims(conn) {
+        if !self.speaks_exchanges(conn) {
             return Err(Failure::Unsupported);
         }
         let first = codec::exchange(dialect, token, deadline.since(cx.now));
@@ -98,10 +98,10 @@ impl Rpc {
         self.fault(cx, conn, fault);
     }
 
-    /// Whether the peer of a connection knows of claims.
-    pub(crate) fn speaks_claims(&self, conn: ConnectionId) -> bool {
+    /// Whether the peer of a connection signs claims: exchanges, and those about networks.
+    pub(crate) fn speaks_exchanges(&self, conn: ConnectionId) -> bool {
         let connection = self.connections.get(&conn);
-        connection.is_some_and(|of| of.dialect != Dialect::Native || of.features & Hello::EXCHANGE != 0)
+        connection.is_some_and(|of| of.dialect == Dialect::Polykey || of.features & Hello::EXCHANGE != 0)
     }
 
     /// Ends an exchange of ours whose peer broke its rules; it fails, and the fault follows.

@@ -16,7 +16,7 @@ use crate::timers::Timer;
 /// The version of the native dialect that this node speaks, the only one so far.
 const VERSION: u16 = 1;
 /// The extensions of it that this node speaks.
-const FEATURES: u64 = Hello::EXCHANGE;
+const FEATURES: u64 = Hello::EXCHANGE | Hello::CLAIMS;
 
 impl Rpc {
     /// Takes every whole message out of a stream, then grants what the next one needs.

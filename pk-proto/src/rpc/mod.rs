@@ -20,7 +20,7 @@ use alloc::string::String;
 
 use bytes::Bytes;
 
-pub use call::{Answer, PunchRequest, Question, Refusal, SignalRequest, is_protocol_name};
+pub use call::{Answer, ClaimsPage, PunchRequest, Question, Refusal, SignalRequest, is_protocol_name};
 pub use dialect::native;
 pub use frame::{FrameDecoder, FrameFault, MAX_FRAME, encode_frame};
 
@@ -28,6 +28,7 @@ use self::calls::Call;
 use self::codec::Form;
 pub(crate) use self::exchange::ExchangeStep;
 use self::messages::our_hello;
+use self::native::Hello;
 use self::stream::{RecvHalf, SendHalf};
 use crate::cx::Cx;
 use crate::error::{Failure, PeerFault, code};
@@ -176,6 +177,18 @@ impl Rpc {
                 self.report_failure(cx, id, &stream, Failure::ConnectionLost(why.clone()));
             }
         }
+    }
+
+    /// What a connection speaks; `None` if it is gone.
+    pub(crate) fn dialect(&self, conn: ConnectionId) -> Option<Dialect> {
+        self.connections.get(&conn).map(|connection| connection.dialect)
+    }
+
+    /// Whether the peer can be asked for claims.
+    pub(crate) fn speaks_claims(&self, conn: ConnectionId) -> bool {
+        self.connections.get(&conn).is_some_and(|connection| {
+            connection.dialect == Dialect::Polykey || connection.features & Hello::CLAIMS != 0
+        })
     }
 
     /// Whether anybody uses the connection: calls under way, or streams of applications.

@@ -2,8 +2,6 @@
 
 use alloc::vec::Vec;
 
-use bytes::Bytes;
-
 use super::{Agreed, NodeManager, Waits};
 use crate::claims::exchange::{Responder, Theirs, content, sent};
 use crate::claims::sigchain::{Answered, claim_range};
@@ -12,7 +10,7 @@ use crate::claims::{
 };
 use crate::error::{Failure, PeerFault};
 use crate::id::{AskId, ConnectionId, NodeId, StreamId};
-use crate::io::{Signature, StoreOp};
+use crate::io::{Signature, StoreOp, StoreRow};
 use crate::manager::Phase;
 use crate::rpc::Refusal;
 
@@ -113,7 +111,7 @@ impl NodeManager {
 
     // -- what comes back
 
-    pub(super) fn handling_loaded(&mut self, stream: StreamId, row: Result<Option<Bytes>, Failure>) {
+    pub(super) fn handling_loaded(&mut self, stream: StreamId, row: Result<Option<StoreRow>, Failure>) {
         let Some(Handling { conn, node, ask, state }) = self.claims.handling.remove(&stream) else { return };
         let Ok(row) = row else { return self.refuse_exchange(stream, Refusal::Busy) };
         let state = match (state, row) {
@@ -123,7 +121,7 @@ impl NodeManager {
                     .insert(stream, Handling { conn, node, ask, state: Responder::Deciding { theirs } });
                 return self.handling_decide(stream);
             }
-            (Responder::LookingUp { theirs }, Some(row)) => {
+            (Responder::LookingUp { theirs }, Some((_, row))) => {
                 let Ok(Answered { signature, mine }) = Answered::read(&row) else {
                     return self.refuse_exchange(stream, Refusal::Busy);
                 };
@@ -336,7 +334,7 @@ impl NodeManager {
     }
 
     fn refuse_exchange(&mut self, stream: StreamId, refusal: Refusal) {
-        self.cx.metrics.claims_refused += 1;
+        self.cx.metrics.signatures_refused += 1;
         self.rpc.exchange_refuse(&mut self.cx, stream, refusal);
     }
 

@@ -13,8 +13,6 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use bytes::Bytes;
-
 use self::handle::Handling;
 use self::network::NetworkClaim;
 pub(super) use self::node::{ClaimNode, Claiming, standing};
@@ -23,6 +21,7 @@ pub use self::view::ExchangeInfo;
 use super::open::{Audience, Open, Stage, Then};
 use super::{NodeManager, Phase};
 use crate::claims::exchange::{Sides, ToSign};
+use crate::claims::rows::read_claim_row;
 use crate::claims::sigchain::{self, Appended, Sigchain, allow_row};
 use crate::claims::{Claim, ClaimId, OpenExchange, Verdict};
 use crate::error::{Failure, RequestError};
@@ -211,7 +210,7 @@ impl NodeManager {
     pub(super) fn claim_loaded(&mut self, id: EffectId, result: &Result<(Vec<StoreRow>, bool), String>) -> bool {
         let Some(waits) = self.claims.effects.remove(&id) else { return false };
         let row = match result {
-            Ok((rows, _)) => Ok(rows.first().map(|(_, value)| value.clone())),
+            Ok((rows, _)) => Ok(rows.first().cloned()),
             Err(why) => Err(Failure::Store(why.clone())),
         };
         match waits {
@@ -392,9 +391,10 @@ impl NodeManager {
     }
 
     /// The claim in a row of our chain.
-    fn claim_of(row: Option<Bytes>) -> Result<Claim, Failure> {
+    fn claim_of(row: Option<StoreRow>) -> Result<Claim, Failure> {
         let damaged = || Failure::Store("a claim of our chain cannot be read".into());
-        let json = sigchain::read_claim_row(&row.ok_or_else(damaged)?).map_err(|_| damaged())?;
+        let (key, value) = row.ok_or_else(damaged)?;
+        let (_, json) = read_claim_row(&key, &value).map_err(|_| damaged())?;
         Claim::parse(json.as_bytes()).map_err(|_| damaged())
     }
 }

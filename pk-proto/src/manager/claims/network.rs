@@ -99,7 +99,7 @@ impl NodeManager {
     }
 
     fn network_refuse(&mut self, stream: StreamId, refusal: Refusal) {
-        self.cx.metrics.claims_refused += 1;
+        self.cx.metrics.signatures_refused += 1;
         self.rpc.answer(&mut self.cx, stream, Answer::Refused(refusal));
     }
 }

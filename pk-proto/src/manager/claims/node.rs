@@ -11,7 +11,7 @@ use crate::claims::{Claim, ClaimContent, ClaimId, ClaimLinkNode, ClaimStep, Exch
 use crate::cx::Dice;
 use crate::error::{Failure, PeerFault};
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
-use crate::io::{DisconnectReason, Event, Signature};
+use crate::io::{DisconnectReason, Event, Signature, StoreRow};
 use crate::manager::Phase;
 use crate::manager::open::{Audience, Open, Stage, Then};
 use crate::request::{FindNode, Options, Reply};
@@ -146,7 +146,7 @@ impl NodeManager {
         }
     }
 
-    pub(super) fn node_loaded(&mut self, id: RequestId, row: Result<Option<Bytes>, Failure>) {
+    pub(super) fn node_loaded(&mut self, id: RequestId, row: Result<Option<StoreRow>, Failure>) {
         let claim = row.and_then(Self::claim_of);
         let loaded = claim.and_then(|claim| {
             let damaged = |_| Failure::Store("a claim of our chain is not signed by us".into());

@@ -135,7 +135,7 @@ impl NodeManager {
     }
 
     fn own_ask(&mut self, id: RequestId, conn: ConnectionId, question: Question) -> Result<StreamId, Failure> {
-        if !self.rpc.speaks_claims(conn) {
+        if !self.rpc.speaks_exchanges(conn) {
             return Err(Failure::Unsupported);
         }
         let deadline = self.open.get(&id).map_or(self.cx.now, |open| open.deadline);

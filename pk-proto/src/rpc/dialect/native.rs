@@ -14,9 +14,10 @@ use core::net::IpAddr;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::super::call::{Answer, PunchRequest, Question, SignalRequest, is_protocol_name};
+use super::super::call::{Answer, ClaimsPage, PunchRequest, Question, SignalRequest, is_protocol_name};
 use super::super::frame::{FrameFault, MAX_FRAME, encode_frame};
 use crate::address::{Host, Hostname, NodeAddress, NodeContactAddressData, Scopes};
+use crate::claims::{ClaimId, MAX_TOKEN_LEN};
 use crate::graph::NodeContact;
 use crate::id::NodeId;
 use crate::io::Signature;
@@ -32,8 +33,10 @@ pub const MAX_SHARED_ID: usize = 64;
 /// Bytes of [`Hello::agent`], at most.
 pub const MAX_AGENT: usize = 64;
 
-/// Bytes of a token in an exchange, at most.
-pub const MAX_TOKEN: usize = 60 * 1024;
+/// Bytes of a token, at most.
+pub const MAX_TOKEN: usize = MAX_TOKEN_LEN;
+/// Claims in one answer, at most.
+pub const MAX_CLAIMS: usize = wire::CLAIMS;
 
 /// What one frame says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,8 +97,10 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// The extension of claims: `Exchange` and `Token`.
+    /// The extension of claims: `Exchange` and `Token`, and the question `SignClaim`.
     pub const EXCHANGE: u64 = 1;
+    /// The extension of chains: the question `Claims`.
+    pub const CLAIMS: u64 = 2;
 }
 
 /// The frame, with its header, that says `message`.
@@ -210,6 +215,9 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
                         relay_signature: read_signature(&relay_signature)?,
                     }))
                 }
+                wire::Question::Claims { after, max_bytes } => {
+                    Question::Claims { after: after.map(ClaimId::from_bytes), max_bytes }
+                }
             };
             V1::Call { deadline_ms, question }
         }
@@ -226,6 +234,11 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
         wire::V1::Answer(wire::Answer::SignedClaim { token }) => V1::Answer(Answer::SignedClaim(read_token(&token)?)),
         wire::V1::Answer(wire::Answer::Refused(number)) => {
             V1::Answer(Answer::Refused(wire::refusals::read(number).ok_or(FrameFault::Unknown)?))
+        }
+        wire::V1::Answer(wire::Answer::Claims { claims, more }) => {
+            let read = |claim: wire::Claim<'_>| Ok((ClaimId::from_bytes(claim.id), read_token(&claim.token)?));
+            let claims = claims.0.into_iter().map(read).collect::<Result<_, _>>()?;
+            V1::Answer(Answer::Claims(ClaimsPage { claims, more }))
         }
         wire::V1::Open { protocol } => V1::Open { protocol: protocol.into() },
         wire::V1::Accepted => V1::Accepted,
@@ -298,6 +311,9 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
                     request: write_signal(&punch.request),
                     relay_signature: wire::Octets(&punch.relay_signature.0),
                 },
+                Question::Claims { after, max_bytes } => {
+                    wire::Question::Claims { after: after.map(|id| *id.as_bytes()), max_bytes: *max_bytes }
+                }
             };
             wire::V1::Call { deadline_ms: *deadline_ms, question }
         }
@@ -316,6 +332,10 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
         V1::Answer(Answer::Refused(refusal)) => {
             wire::V1::Answer(wire::Answer::Refused(wire::refusals::write(*refusal)))
         }
+        V1::Answer(Answer::Claims(ClaimsPage { claims, more })) => wire::V1::Answer(wire::Answer::Claims {
+            claims: list(claims, |(id, token)| Ok(wire::Claim { id: *id.as_bytes(), token: write_token(token)? }))?,
+            more: *more,
+        }),
         V1::Open { protocol } => {
             allow(is_protocol_name(protocol))?;
             wire::V1::Open { protocol }
