@@ -75,6 +75,9 @@ impl NodeManager {
             | Stage::WaitForRoom { .. }
             | Stage::Renew(_)
             | Stage::QueryMdns { .. }
+            | Stage::ClaimNode(_)
+            | Stage::AddClaim(_)
+            | Stage::AllowClaim
             | Stage::ChainData(_)
             | Stage::Reading(_)
             | Stage::Flush => {}
@@ -131,6 +134,7 @@ impl NodeManager {
                 };
                 self.end(id, result);
             }
+            Stage::AddClaim(_) => self.own_answered(id, result),
             Stage::ChainData(_) => self.chain_page(id, result),
             Stage::Dial { .. }
             | Stage::OpenStream { .. }
@@ -139,6 +143,8 @@ impl NodeManager {
             | Stage::Collect(_)
             | Stage::Renew(_)
             | Stage::QueryMdns { .. }
+            | Stage::ClaimNode(_)
+            | Stage::AllowClaim
             | Stage::Reading(_)
             | Stage::Flush => {}
         }
