@@ -12,6 +12,7 @@ use core::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::claims::{ChainHead, OpenExchange, sigchain};
 use crate::cx::Cx;
 use crate::graph::{NodeContact, NodeGraph};
 use crate::id::{BucketIndex, EffectId, NodeId, RequestId};
@@ -44,6 +45,12 @@ pub struct Snapshot {
     pub contacts: Vec<(NodeId, NodeContact)>,
     /// When each bucket was last refreshed.
     pub refreshed: Vec<(BucketIndex, UnixMillis)>,
+    /// Where the node's chain of claims ends; `None` if it has none.
+    pub chain: Option<ChainHead>,
+    /// Exchanges of claims that are not finished.
+    pub exchanges: Vec<OpenExchange>,
+    /// Who may have claims signed.
+    pub allowed: Vec<NodeId>,
 }
 
 impl Snapshot {
@@ -79,12 +86,10 @@ impl Snapshot {
                     [bucket] => snapshot.refreshed.push((BucketIndex(bucket), decode(table, &value)?)),
                     _ => return Err(SnapshotError::Corrupt(table)),
                 },
-                Table::ClaimHead
-                | Table::Exchanges
-                | Table::AllowList
-                | Table::Claims
-                | Table::Answered
-                | Table::Gestalt => {}
+                Table::ClaimHead => snapshot.chain = Some(sigchain::read_head(&key, &value)?),
+                Table::Exchanges => snapshot.exchanges.push(OpenExchange::read(&key, &value)?),
+                Table::AllowList => snapshot.allowed.push(sigchain::read_allow_row(&key, &value)?),
+                Table::Claims | Table::Answered | Table::Gestalt => {}
             }
         }
         match snapshot.meta {

@@ -68,8 +68,8 @@ names! { INPUTS, input_name, Input:
 }
 
 names! { EVENTS, event_name, Event:
-    Ready Done ConnectionOpened ConnectionClosed LeaseLost NodeAdded NodeRemoved IdentityRenewed ChainData
-    PeerMisbehaved Stopped, else "Event::(new)"
+    Ready Done ConnectionOpened ConnectionClosed LeaseLost NodeAdded NodeRemoved IdentityRenewed PeerMisbehaved
+    ChainData ClaimAdded ClaimAsked ClaimInDoubt ClaimSettled Stopped, else "Event::(new)"
 }
 
 #[cfg(test)]

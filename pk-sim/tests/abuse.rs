@@ -241,7 +241,8 @@ fn a_relay_cannot_make_us_dial_or_punch_at_our_own_network() {
                 }
                 Question::Signal(_) => Answer::Signalled { address: address(at) },
                 Question::Ping { nonce } => Answer::Pong { nonce },
-                Question::Punch(_) | Question::Claims { .. } => Answer::Refused(pk_proto::Refusal::Busy),
+                Question::Punch(_) => Answer::Punching,
+                _ => Answer::Refused(pk_proto::Refusal::Busy),
             })
         });
         liar.connect(&mut cluster, 0);

@@ -2,16 +2,16 @@
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeSet;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::race::{Dialling, Learnt, Race, RaceId, after_signal};
-use super::{ConnectEvent, Connections, TOO_MANY};
+use super::{ConnectEvent, Connections};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
-use crate::error::code;
+use crate::error::ConnectionErrorReason;
 use crate::graph::NodeContact;
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
 use crate::io::{DialFailure, Output, Role};
@@ -132,7 +132,7 @@ impl Connections {
         if let Some((addr, learnt)) = race.next() {
             if live >= cx.config.connection_limit {
                 // This does not pass as dials do.
-                let why = DialFailure::Transport(TOO_MANY.to_owned());
+                let why = DialFailure::Transport(ConnectionErrorReason::TooMany.to_string());
                 race.failures.push((NodeAddress::from_socket(addr), why));
                 return self.dial_next(cx, id);
             }
@@ -222,7 +222,7 @@ impl Connections {
                 connection.race = None;
                 // Where both sides dial, each would close its own for the other's, and none would be left.
                 if !theirs {
-                    self.close(cx, conn, code::NONE, "");
+                    self.close(cx, conn, ConnectionErrorReason::NotNeeded);
                 }
             } else if let Some(race) = self.dials.get_mut(&conn) {
                 *race = None;

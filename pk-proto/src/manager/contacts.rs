@@ -80,6 +80,9 @@ impl NodeManager {
 
     /// A transaction is over.
     pub(super) fn persisted(&mut self, id: EffectId, result: Result<(), String>) {
+        if self.claim_persisted(id, &result) {
+            return;
+        }
         if self.renewal_persisted(id, &result) {
             self.write_if_awaited();
             return;

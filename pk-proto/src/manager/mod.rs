@@ -7,6 +7,7 @@
 mod calls;
 mod chain_data;
 mod checks;
+mod claims;
 mod collect;
 mod contacts;
 mod getters;
@@ -25,6 +26,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use self::claims::Claims;
+pub use self::claims::ExchangeInfo;
 use self::collect::Collections;
 use self::loads::Reader;
 use self::open::Open;
@@ -34,12 +37,12 @@ use crate::cert;
 use crate::config::Config;
 use crate::connect::{ConnectEvent, Connections};
 use crate::cx::Cx;
-use crate::error::{Failure, RequestError, StartError, code};
+use crate::error::{ConnectionErrorReason, Failure, RequestError, StartError};
 use crate::graph::{DiversityLimits, NodeGraph, PendingNodes};
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{DisconnectReason, Event, Identity, Input, Output};
 use crate::request::ConnectionInfo;
-use crate::rpc::{ExchangeStep, Refusal, Rpc, RpcEvent};
+use crate::rpc::{Rpc, RpcEvent};
 use crate::store::{GraphStore, Snapshot};
 use crate::time::{Instant, UnixMillis};
 use crate::timers::Timer;
@@ -60,6 +63,7 @@ pub struct NodeManager {
     /// Buckets whose refresh after a join has not begun.
     owed: BTreeSet<BucketIndex>,
     store: GraphStore,
+    claims: Claims,
     signalling: Signalling,
     browses: BTreeMap<EffectId, RequestId>,
     /// Reads under way, and who waits for them.
@@ -110,7 +114,7 @@ impl NodeManager {
 
     /// As [`new`](Self::new), from one value.
     pub fn start(start: Start) -> Result<Self, StartError> {
-        let Start { config, identity, snapshot, seed, now, unix } = start;
+        let Start { config, identity, mut snapshot, seed, now, unix } = start;
         config.validate()?;
         let own = cert::verify_client(&identity.chain, unix.as_secs())?;
         if let Some(meta) = snapshot.meta
@@ -120,6 +124,7 @@ impl NodeManager {
         }
         let diversity =
             DiversityLimits { per_bucket: config.bucket_prefix_limit, per_table: config.graph_prefix_limit };
+        let claims = Claims::new(&mut snapshot);
         let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit).with_diversity(diversity);
         for (node, contact) in snapshot.contacts {
             graph.restore(node, &contact);
@@ -134,6 +139,7 @@ impl NodeManager {
             refreshed: snapshot.refreshed.into_iter().collect(),
             owed: BTreeSet::new(),
             store: GraphStore::new(snapshot.meta.as_ref()),
+            claims,
             signalling: Signalling::default(),
             browses: BTreeMap::new(),
             loads: BTreeMap::new(),
@@ -174,6 +180,7 @@ impl NodeManager {
             Call::AcceptProtocol(protocol) => drop(self.accept_protocol(protocol, now)),
             Call::RefuseProtocol(protocol) => self.refuse_protocol(&protocol, now),
             Call::SetRefreshDelay { bucket, delay, lazy } => drop(self.set_refresh_delay(bucket, delay, lazy, now)),
+            Call::AnswerClaim { ask, sign } => self.answer_claim(ask, sign, now),
             Call::ResetBuckets => self.reset_buckets(now),
             Call::Stop => self.stop(now),
         }
@@ -277,6 +284,7 @@ impl NodeManager {
                     self.phase = Phase::Running;
                     cx.event(Event::Ready { addrs: addrs.clone() });
                     self.advertise(&addrs);
+                    self.tell_of_doubts();
                     self.start_refreshing();
                 }
             }
@@ -305,7 +313,7 @@ impl NodeManager {
 
             Input::Persisted { id, result } => self.persisted(id, result),
             Input::Signed { id, result } => {
-                if !self.signal_signed(id, result) {
+                if !self.claim_signed(id, &result) && !self.signal_signed(id, result) {
                     self.cx.metrics.late_inputs += 1;
                 }
             }
@@ -317,7 +325,7 @@ impl NodeManager {
             Input::Discovered { id, addrs, done } => self.discovered(id, &addrs, done),
 
             Input::Loaded { id, result } => {
-                if !self.loaded(id, result) {
+                if !self.claim_loaded(id, &result) && !self.loaded(id, result) {
                     self.cx.metrics.late_inputs += 1;
                 }
             }
@@ -345,6 +353,9 @@ impl NodeManager {
                 Timer::Refresh(bucket) => self.refresh_due(bucket),
                 Timer::Retry => self.retry_due(),
                 Timer::Punch(addr) => self.punch_next(addr),
+                Timer::ClaimRetry(id) => self.claim_retry(id),
+                Timer::ClaimResume(claim) => self.resume(claim),
+                Timer::Ask(ask) => self.decided(ask, false),
                 Timer::Store => self.write_graph(),
             }
             self.settle();
@@ -367,6 +378,7 @@ impl NodeManager {
         if self.phase == Phase::Stopping
             && self.connections.is_empty()
             && self.store.is_durable()
+            && self.claims.is_idle()
             && self.linking.is_empty()
             && !self.is_renewing()
         {
@@ -377,7 +389,7 @@ impl NodeManager {
     fn on_connect(&mut self, event: ConnectEvent) {
         match event {
             ConnectEvent::Greet { conn, .. } if self.phase == Phase::Stopping => {
-                self.connections.close(&mut self.cx, conn, code::NONE, "stopping");
+                self.connections.close(&mut self.cx, conn, ConnectionErrorReason::Stopping);
             }
             ConnectEvent::Greet { conn, node, role, dialect } => {
                 self.rpc.connection_opened(&mut self.cx, conn, node, role, dialect);
@@ -398,6 +410,7 @@ impl NodeManager {
                 }
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
+                self.resume_with(&chain);
             }
             ConnectEvent::Moved { conn, node } => {
                 if let Some((address, data)) = self.connections.address(conn) {
@@ -440,15 +453,13 @@ impl NodeManager {
             }
             RpcEvent::Exchange { stream, conn, step } => {
                 self.connections.touch(&mut self.cx, conn);
-                if let ExchangeStep::Begun(_) = step {
-                    self.rpc.exchange_refuse(&mut self.cx, stream, Refusal::Denied);
-                }
+                self.exchange(stream, conn, step);
             }
             RpcEvent::Opened { request, result } => self.stream_opened(request, result),
             RpcEvent::Fault { conn, node, fault, fatal } => {
                 self.cx.event(Event::PeerMisbehaved { conn, node, fault });
                 if fatal {
-                    self.connections.close(&mut self.cx, conn, code::CONNECTION_FAULT, "protocol fault");
+                    self.connections.close(&mut self.cx, conn, ConnectionErrorReason::Fault);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::NodeManager;
-use super::open::{After, Again, Asked, Audience, CallThen, Open, Stage, Then};
+use super::open::{After, Again, Asked, Audience, CallThen, DialThen, Open, Stage, Then};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::connect::Connections;
 use crate::cx::Dice;
@@ -106,8 +106,13 @@ impl NodeManager {
         let next = match (then, connection) {
             (Then::Report, _) => After::End(Ok(Reply::FindNode(outcome))),
             (Then::ReportRefresh, _) => After::End(Ok(Reply::RefreshBucket(outcome))),
-            (_, None) if end == FindEnd::Deadline => After::End(Err(Failure::DeadlineExceeded)),
-            (_, None) => After::End(Err(Failure::NotFound(failures))),
+            (then, None) => {
+                let failure = match end {
+                    FindEnd::Deadline => Failure::DeadlineExceeded,
+                    _ => Failure::NotFound(failures),
+                };
+                After::End(self.not_found(open.audience, &then, failure))
+            }
             (then, Some(connection)) => {
                 let again = again(target, connect_timeout, &then);
                 self.with_connection(id, open.deadline, then, again, connection)
@@ -131,10 +136,15 @@ impl NodeManager {
         again: Option<Again>,
         (conn, address, data): (ConnectionId, NodeAddress, NodeContactAddressData),
     ) -> After {
+        let then = match then {
+            Then::ClaimNode(claiming) => return After::Wait(self.node_begin(id, conn, claiming)),
+            Then::ClaimNetwork { content } => return After::Wait(self.own_begin(id, content, Some(conn))),
+            then => then,
+        };
         let cx = &mut self.cx;
         let call_deadline = deadline.min(cx.now + cx.config.call_timeout);
         let stage = match then {
-            Then::Report | Then::ReportRefresh => None,
+            Then::Report | Then::ReportRefresh | Then::ClaimNode(_) | Then::ClaimNetwork { .. } => None,
             Then::Ping { .. } => {
                 let nonce = cx.random_u64(Dice::Calls);
                 let stream = self.rpc.call(cx, conn, id, Question::Ping { nonce }, call_deadline);
@@ -147,6 +157,10 @@ impl NodeManager {
             Then::OpenStream { protocol } => {
                 let stream = self.rpc.open_protocol(cx, conn, id, protocol, call_deadline);
                 stream.map(|stream| Stage::OpenStream { stream })
+            }
+            Then::ConnectThrough { goal } => {
+                self.connections.dial_only(cx, id, goal);
+                Some(Stage::Dial { then: DialThen::Connect })
             }
             Then::ChainData { since } => self.chain_begin(id, conn, since),
             Then::Acquire => {

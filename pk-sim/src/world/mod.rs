@@ -33,6 +33,12 @@ pub struct World<M> {
     events: Vec<Vec<(Instant, Event)>>,
     done: BTreeMap<(HostId, RequestId), Result<Reply, Failure>>,
     dials: Vec<Vec<(Instant, SocketAddr)>>,
+    /// Inputs and outputs of each machine, in all its lives.
+    words: Vec<u64>,
+    /// After how many of them a process dies.
+    doom: Vec<Option<u64>>,
+    /// The machines that died so.
+    corpses: Vec<Option<M>>,
     checkers: Checkers,
     journal: Journal,
     coverage: Coverage,
@@ -81,6 +87,9 @@ impl<M: Machine> World<M> {
             events: Vec::new(),
             done: BTreeMap::new(),
             dials: Vec::new(),
+            words: Vec::new(),
+            doom: Vec::new(),
+            corpses: Vec::new(),
             checkers: Checkers::default(),
             journal: Journal::default(),
             coverage: Coverage::default(),
@@ -101,6 +110,9 @@ impl<M: Machine> World<M> {
         self.armed.push(None);
         self.events.push(Vec::new());
         self.dials.push(Vec::new());
+        self.words.push(0);
+        self.doom.push(None);
+        self.corpses.push(None);
         self.checkers.add_host();
         id
     }
@@ -140,6 +152,23 @@ impl<M: Machine> World<M> {
         hosts[id].store.crash(&mut dice.stores);
         self.transport.crash(&mut self.wire, id);
         self.done.retain(|(host, _), _| *host != id);
+    }
+
+    /// Kills the process of a host once its machine has been given and has given so many words more, inputs and outputs: in
+    /// the middle of whatever it is doing. What it was is in [`corpse`](Self::corpse) then.
+    pub fn kill_after(&mut self, id: HostId, words: u64) {
+        self.doom[id] = Some(self.words[id] + words);
+        self.corpses[id] = None;
+    }
+
+    /// The machine that [`kill_after`](Self::kill_after) has killed last, as it was then.
+    pub fn corpse(&self, id: HostId) -> Option<&M> {
+        self.corpses[id].as_ref()
+    }
+
+    /// How many inputs and outputs the machine of a host has been given and has given, in all its lives.
+    pub fn words(&self, id: HostId) -> u64 {
+        self.words[id]
     }
 
     /// How many hosts there are.

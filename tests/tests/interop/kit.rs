@@ -1,19 +1,17 @@
 //! What the cases work with: nodes of the reference beside ours.
 
-use std::env;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use pk_driver::{Node, Runtime};
-use pk_interop::{InstallError, Peer, PeerError, Polykey, RemoteError, Settings};
+use pk_interop::{Peer, PeerError, Polykey, RemoteError, Settings, for_tests};
 use pk_proto::{ConnectionInfo, NodeId, Options};
 use pk_tests::Rt;
 use pk_tests::case::run_alone;
 use pk_tests::node::{connections_with, socket};
-use pk_tests::wait::{soon, within};
+use pk_tests::wait::{soon, until, within};
 use serde_json::{Value, json};
 
 /// No case takes longer but for those that say so.
@@ -61,33 +59,14 @@ pub(crate) fn run<R: Rt, F: Future<Output = ()> + 'static>(limit: Duration, name
     }
 }
 
-/// The reference, installed once for this target directory.
-fn polykey() -> Option<&'static Polykey> {
-    static POLYKEY: OnceLock<Option<Polykey>> = OnceLock::new();
-    if env::var("PK_INTEROP").is_ok_and(|value| value == "off") {
-        return None;
-    }
-    let install = || match Polykey::install(Path::new(env!("CARGO_TARGET_TMPDIR")).join("polykey")) {
-        Ok(polykey) => Some(polykey),
-        Err(error) => {
-            skip(&error);
-            None
-        }
-    };
-    POLYKEY.get_or_init(install).as_ref()
+/// Where the reference is installed, once for this target directory.
+pub(crate) fn package() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("pk-interop")
 }
 
-/// Says that nothing is tested, as loudly as the harness of Rust allows; or does not accept it.
-fn skip(error: &InstallError) {
-    let required =
-        env::var("PK_INTEROP").is_ok_and(|value| value == "required") || env::var("CI").is_ok_and(|ci| ci == "true");
-    assert!(!required, "the reference is required here: {error}");
-    // Not by `eprintln`, which is heard only where a test fails.
-    let _ = writeln!(
-        std::io::stderr(),
-        "\n***\n*** NOTHING IS TESTED AGAINST REAL POLYKEY NODES: {error}\n*** Install Node.js 20 or later and npm; \
-         PK_INTEROP=required makes this an error.\n***"
-    );
+fn polykey() -> Option<&'static Polykey> {
+    static POLYKEY: OnceLock<Option<Polykey>> = OnceLock::new();
+    POLYKEY.get_or_init(|| for_tests(package())).as_ref()
 }
 
 /// Starts a node of the reference.
@@ -120,9 +99,10 @@ pub(crate) async fn ask_in_vain<R: Runtime>(runtime: &R, peer: &Peer, what: &str
 /// Our node dials theirs.
 pub(crate) async fn dial<R: Runtime>(runtime: &R, ours: &Node<R>, theirs: &Peer) -> ConnectionInfo {
     let connected = ours.connect(theirs.node_id(), theirs.seed().address, Options::default());
-    soon(runtime, "we dial a Polykey node", connected)
-        .await
-        .unwrap_or_else(|error| panic!("we do not connect: {error}"))
+    let connected = soon(runtime, "we dial a Polykey node", connected).await;
+    let connected = connected.unwrap_or_else(|error| panic!("we do not connect: {error}"));
+    knows(runtime, theirs, ours.own_id()).await;
+    connected
 }
 
 /// Their node dials ours. Returns the name that it gives the connection.
@@ -134,7 +114,13 @@ pub(crate) async fn dialled<R: Runtime>(runtime: &R, theirs: &Peer, ours: &Node<
 
 /// One node of theirs dials another.
 pub(crate) async fn introduce<R: Runtime>(runtime: &R, from: &Peer, to: &Peer) {
-    ask(runtime, from, "connect", target(to.node_id(), to.addr())).await;
+    ask(runtime, from, "connect", target(to.node_id(), to.reached())).await;
+    knows(runtime, to, from.node_id()).await;
+}
+
+/// Waits until their node has a connection: it goes on to judge the dialler after the handshake.
+async fn knows<R: Runtime>(runtime: &R, theirs: &Peer, node: NodeId) {
+    until(runtime, "they have it too", async || !their_connections(runtime, theirs, node).await.is_empty()).await;
 }
 
 /// Where a node of ours is reached on this machine by IPv4.

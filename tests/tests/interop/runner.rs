@@ -4,7 +4,6 @@ use std::env;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,16 +12,12 @@ use pk_tests::Rt;
 use pk_tests::wait::{seen_within, within};
 use serde_json::json;
 
-use crate::kit::{PATIENCE, ask, ask_in_vain, theirs};
+use crate::kit::{PATIENCE, ask, ask_in_vain, package, theirs};
 
 long_cases!(
     a_node_ends_in_a_panic_too within Duration::from_secs(120),
     a_node_ends_when_its_starter_is_gone within Duration::from_secs(120),
 );
-
-fn package() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("polykey")
-}
 
 /// What nodes of this process have on disk.
 fn folders() -> usize {

@@ -12,7 +12,7 @@ use pk_tests::wait::{until, within};
 use serde_json::{Value, json};
 
 use crate::kit::{
-    PATIENCE, ask, ask_in_vain, dial, dialled, introduce, list, our_connections, start_theirs, target, text, theirs,
+    PATIENCE, ask, ask_in_vain, dial, dialled, introduce, list, our_connections, start_theirs, text, theirs,
 };
 
 cases!(
@@ -29,11 +29,6 @@ async fn dual<R: Rt>(runtime: &R, polykey: &Polykey) -> Peer {
     start_theirs(runtime, polykey, Settings { host: IpAddr::V6(Ipv6Addr::UNSPECIFIED), ..Settings::default() }).await
 }
 
-/// Where a node of theirs is reached by IPv4.
-fn v4(peer: &Peer) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], peer.addr().port()))
-}
-
 /// Our node has `relay` signal `peer`, and connects.
 async fn we_signal<R: Rt>(runtime: &R, ours: &Node<R>, peer: &Peer) {
     let only = Strategies { direct: false, signal: true, mdns: false };
@@ -41,7 +36,7 @@ async fn we_signal<R: Rt>(runtime: &R, ours: &Node<R>, peer: &Peer) {
     let found = within(runtime, PATIENCE, "we search", ours.find_node(peer.node_id(), find)).await.unwrap();
     assert_eq!(found.ended, FindEnd::Connected, "{found:?}");
     let (address, data) = found.found.expect("it is connected");
-    assert_eq!((address.to_string(), data.mode), (v4(peer).to_string(), ContactMode::Signal));
+    assert_eq!((address.to_string(), data.mode), (peer.reached().to_string(), ContactMode::Signal));
 }
 
 async fn we_are_the_source<R: Rt>(runtime: R, polykey: Polykey) {
@@ -95,7 +90,7 @@ async fn we_are_the_target<R: Rt>(runtime: R, polykey: Polykey) {
 async fn a_dual_stack_relay_of_theirs<R: Rt>(runtime: R, polykey: Polykey) {
     let (relay, peer, ours) =
         (dual(&runtime, &polykey).await, theirs(&runtime, &polykey).await, start(&runtime, 1).await);
-    ask(&runtime, &peer, "connect", target(relay.node_id(), v4(&relay))).await;
+    introduce(&runtime, &peer, &relay).await;
     dial(&runtime, &ours, &relay).await;
     // It tells of addresses as its socket sees them.
     let active = ask(&runtime, &relay, "connections", json!({})).await;
