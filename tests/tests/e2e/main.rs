@@ -3,8 +3,10 @@
 
 mod answers;
 mod certificates;
+mod closing;
 mod config;
 mod events;
+mod graph;
 mod hostile;
 mod idle;
 mod killed;
