@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pk_driver::{Fault, Faults, FaultyStore, KeyStore, NodeConfig, NodeError, create_identity_for, now};
+use pk_driver::{Access, Fault, Faults, FaultyStore, KeyStore, NodeConfig, NodeError, create_identity_for, now};
 use pk_proto::cert::Certificate;
 use pk_proto::{Event, Failure, FindEnd, FindNode, Options};
 use pk_tests::Rt;
@@ -166,7 +166,7 @@ async fn a_renewal_that_fails_leaves_the_old_key_and_no_other<R: Rt>(runtime: R)
     let old = a.own_id();
     // The disk is full; and it is not, but says so.
     for fault in [Fault::Fail, Fault::DoneButFails] {
-        faults.next(fault);
+        faults.next(Access::Write, fault);
         let error = soon(&runtime, "renewal", a.renew()).await.unwrap_err();
         assert!(matches!(error, NodeError::Failure(Failure::Store(_))), "{error}");
         assert_eq!((a.own_id(), present_key(dir.path())), (old, old));
