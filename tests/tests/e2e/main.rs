@@ -13,6 +13,7 @@ mod killed;
 mod leaks;
 mod lifecycle;
 mod mixed;
+mod names;
 mod network;
 mod rejected;
 mod signal;
