@@ -251,6 +251,20 @@ impl<R> Node<R> {
         }
     }
 
+    /// Finds the node `relay` and connects to `target` through it, which signals, if there is no live connection to the
+    /// node.
+    pub async fn connect_through(
+        &self,
+        target: NodeId,
+        relay: NodeId,
+        options: Options,
+    ) -> Result<ConnectionInfo, NodeError> {
+        match self.request(Request::ConnectThrough { target, relay, options }).await?.reply {
+            Reply::Connect(connection) => Ok(connection),
+            other => unexpected(&other),
+        }
+    }
+
     /// Finds a node and keeps its connection from being closed for idleness as long as the lease is held.
     pub async fn acquire_connection(&self, target: NodeId, options: Options) -> Result<ConnectionLease<R>, NodeError> {
         let answer = self.request(Request::AcquireConnection { target, options }).await?;

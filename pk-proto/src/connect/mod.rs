@@ -21,7 +21,7 @@ use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::cx::Cx;
 use crate::error::code;
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
-use crate::io::{Connected, DialFailure, DisconnectReason, Output, Role};
+use crate::io::{Connected, DialFailure, Dialect, DisconnectReason, Output, Role};
 use crate::manager::RETIREMENT;
 use crate::request::ConnectionInfo;
 use crate::time::{Instant, UnixMillis};
@@ -34,7 +34,7 @@ const TOO_MANY: &str = "too many connections";
 #[derive(Debug)]
 pub(crate) enum ConnectEvent {
     /// A handshake is done: greet the peer.
-    Greet { conn: ConnectionId, node: NodeId, role: Role },
+    Greet { conn: ConnectionId, node: NodeId, role: Role, dialect: Dialect },
     /// Both sides accepted.
     Opened { conn: ConnectionId, node: NodeId, role: Role },
     /// An accepted connection leads elsewhere now.
@@ -161,7 +161,8 @@ impl Connections {
             Some((code, reason)) => self.close(cx, conn, code, reason),
             None => {
                 cx.timers.set(Timer::Hello(conn), cx.now + cx.config.hello_timeout);
-                self.events.push_back(ConnectEvent::Greet { conn, node, role: connected.role });
+                let (role, dialect) = (connected.role, connected.dialect);
+                self.events.push_back(ConnectEvent::Greet { conn, node, role, dialect });
             }
         }
     }

@@ -1,69 +1,91 @@
 //! From bytes to messages, and what each means on the stream on which it came.
 
-use super::native::{self, Hello, Message, V1};
-use super::{Answered, Purpose, Rpc, RpcEvent};
-use crate::cx::Cx;
-use crate::error::{PeerFault, code};
-use crate::id::{ConnectionId, StreamId};
-use crate::io::{Opener, Output};
-use crate::timers::Timer;
 use alloc::string::String;
+use core::time::Duration;
+
+use super::call::{Answer, Question};
+use super::codec::{self, Said};
+use super::native::Hello;
+use super::{ExchangeStep, Purpose, Rpc, RpcEvent};
+use crate::cx::Cx;
+use crate::error::{Failure, PeerFault, code};
+use crate::id::{ConnectionId, StreamId};
+use crate::io::{Dialect, Opener, Output};
+use crate::timers::Timer;
 
 /// The version of the native dialect that this node speaks, the only one so far.
 const VERSION: u16 = 1;
+/// The extensions of it that this node speaks.
+const FEATURES: u64 = Hello::EXCHANGE | Hello::CLAIMS;
 
 impl Rpc {
     /// Takes every whole message out of a stream, then grants what the next one needs.
     pub(super) fn read(&mut self, cx: &mut Cx, id: StreamId) {
-        while let Some(stream) = self.streams.get_mut(&id) {
-            match stream.recv.decoder.next().and_then(|frame| frame.map(|frame| native::decode(&frame)).transpose()) {
-                Ok(Some(message)) => self.message(cx, id, message),
+        while let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.purpose.reads()) {
+            let form = stream.form;
+            let message = stream.recv.decoder.next();
+            match message.and_then(|message| message.map(|message| codec::read(&message, form)).transpose()) {
+                Ok(Some(said)) => self.message(cx, id, said),
                 Ok(None) => break,
-                Err(fault) => return self.fail(cx, id, PeerFault::Frame(fault)),
+                Err(fault) => return self.fail(cx, id, fault),
             }
         }
         let Some(stream) = self.streams.get(&id) else { return };
-        if stream.recv.is_over() && !matches!(stream.purpose, Purpose::Asked | Purpose::Answered) {
-            return self.fail(cx, id, PeerFault::Truncated);
-        }
         let conn = stream.conn;
+        if stream.recv.is_over() {
+            self.read_to_the_end(cx, id);
+        }
         self.grant(cx, id);
         self.feed(cx, conn);
     }
 
+    /// The peer's direction has ended, and there is no whole message left in it.
+    fn read_to_the_end(&mut self, cx: &mut Cx, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        match stream.purpose {
+            Purpose::Asked | Purpose::Answered => self.end_if_over(cx, id),
+            Purpose::Exchange { .. } if stream.recv.decoder.buffered() == 0 => {
+                let (conn, step) = (stream.conn, ExchangeStep::Finished);
+                self.events.push_back(RpcEvent::Exchange { stream: id, conn, step });
+                self.end_if_over(cx, id);
+            }
+            _ => self.fail(cx, id, PeerFault::Truncated),
+        }
+    }
+
     /// Handles one message. What is not expected on this stream is a fault.
-    fn message(&mut self, cx: &mut Cx, id: StreamId, message: Message) {
+    fn message(&mut self, cx: &mut Cx, id: StreamId, said: Said) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let conn = stream.conn;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
-        let Message::V1(message) = message;
-        match (&stream.purpose, message) {
-            (Purpose::Control, V1::Hello(hello)) if !connection.hello => {
+        match (&stream.purpose, said) {
+            (Purpose::Control, Said::Hello(hello)) if !connection.hello => {
                 connection.hello = true;
                 self.greet(cx, id, conn, &hello);
             }
-            (Purpose::First, V1::Hello(hello)) if !connection.hello => {
+            (Purpose::First, Said::Hello(hello)) if !connection.hello => {
                 connection.hello = true;
                 connection.control = Some(id);
                 stream.purpose = Purpose::Control;
                 cx.timers.cancel(Timer::Stream(id));
-                if let Ok(bytes) = native::encode(&Message::V1(V1::Hello(our_hello()))) {
+                if let Some(bytes) = codec::hello(our_hello()) {
                     self.send(cx, id, bytes, false);
                 }
                 self.greet(cx, id, conn, &hello);
             }
             // Nobody is served before the Hello.
-            (Purpose::First, V1::Call { question, .. }) if connection.hello => {
-                stream.purpose = Purpose::Asked;
-                if !stream.recv.is_over() {
-                    stream.recv.end();
-                    cx.output(Output::StopStream { stream: id, code: code::NONE });
-                }
-                self.events.push_back(RpcEvent::Asked { stream: id, conn, question });
+            (Purpose::First, Said::Call { question, form, timeout }) if connection.hello => {
+                stream.form = form;
+                self.asked(cx, id, question, timeout);
             }
-            (Purpose::First, V1::Open { protocol }) if connection.hello => {
+            (Purpose::First, Said::Exchange { token, form, timeout }) if connection.hello => {
+                (stream.purpose, stream.form) = (Purpose::Exchange { ours: false }, form);
+                set_patience(cx, id, timeout);
+                self.events.push_back(RpcEvent::Exchange { stream: id, conn, step: ExchangeStep::Begun(token) });
+            }
+            (Purpose::First, Said::Open { protocol }) if connection.hello => {
                 if self.protocols.contains(&protocol) {
-                    if let Ok(bytes) = native::encode(&Message::V1(V1::Accepted)) {
+                    if let Some(bytes) = codec::accepted() {
                         self.send(cx, id, bytes, false);
                     }
                     self.hand_over(cx, id, protocol, Opener::Peer);
@@ -72,13 +94,20 @@ impl Rpc {
                     self.abort(cx, id, code::UNSUPPORTED);
                 }
             }
-            (Purpose::Call { request, begun }, V1::Answer(answer)) => {
-                let answered = Answered { answer, rtt: cx.now.since(*begun) };
-                let event = RpcEvent::Answered { request: *request, conn, stream: id, result: Ok(answered) };
-                self.events.push_back(event);
+            (Purpose::Call { call }, Said::Answer(answer)) => {
+                let call = *call;
+                self.part_answered(call, answer);
+                self.part_ended(cx, call, id, None);
                 self.abort(cx, id, code::NONE);
             }
-            (Purpose::Open { request, protocol }, V1::Accepted) => {
+            (Purpose::Exchange { .. }, Said::Token(token)) => {
+                self.exchange_heard(cx, id);
+                self.events.push_back(RpcEvent::Exchange { stream: id, conn, step: ExchangeStep::Token(token) });
+            }
+            (Purpose::Exchange { ours: true }, Said::Answer(Answer::Refused(refusal))) => {
+                self.give_up(cx, id, code::NONE, Failure::Refused(refusal));
+            }
+            (Purpose::Open { request, protocol }, Said::Accepted) => {
                 let (request, protocol) = (*request, protocol.clone());
                 self.hand_over(cx, id, protocol, Opener::Us(request));
                 self.events.push_back(RpcEvent::Opened { request, result: Ok(id) });
@@ -89,11 +118,34 @@ impl Rpc {
 
     fn greet(&mut self, cx: &mut Cx, id: StreamId, conn: ConnectionId, hello: &Hello) {
         if hello.version_min > VERSION || hello.version_max < VERSION {
-            self.fail(cx, id, PeerFault::Version);
-        } else {
-            self.events.push_back(RpcEvent::Hello { conn });
-            self.feed_early(cx, conn);
+            return self.fail(cx, id, PeerFault::Version);
         }
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.features = hello.features;
+        }
+        self.events.push_back(RpcEvent::Hello { conn });
+        self.feed_early(cx, conn);
+    }
+
+    /// A question of the peer is whole.
+    fn asked(&mut self, cx: &mut Cx, id: StreamId, question: Question, timeout: Option<Duration>) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let conn = stream.conn;
+        stream.purpose = Purpose::Asked;
+        set_patience(cx, id, timeout);
+        self.stop_reading(cx, id);
+        self.events.push_back(RpcEvent::Asked { stream: id, conn, question });
+    }
+
+    /// Nothing more is read of a stream of the peer.
+    pub(super) fn stop_reading(&mut self, cx: &mut Cx, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let dialect = self.connections.get(&stream.conn).map(|connection| connection.dialect);
+        if dialect == Some(Dialect::Native) && !stream.recv.is_over() {
+            stream.recv.end();
+            cx.output(Output::StopStream { stream: id, code: code::NONE });
+        }
+        self.end_if_over(cx, id);
     }
 
     fn hand_over(&mut self, cx: &mut Cx, id: StreamId, protocol: String, opener: Opener) {
@@ -107,8 +159,14 @@ impl Rpc {
     }
 }
 
+/// A peer that asks waits for as long as it says, but no longer than any call may take.
+fn set_patience(cx: &mut Cx, id: StreamId, timeout: Option<Duration>) {
+    let most = cx.config.call_timeout;
+    cx.timers.set(Timer::Stream(id), cx.now + timeout.map_or(most, |timeout| timeout.min(most)));
+}
+
 /// What we say first on every connection.
 pub(super) fn our_hello() -> Hello {
     let agent = concat!("pk/", env!("CARGO_PKG_VERSION")).into();
-    Hello { version_min: VERSION, version_max: VERSION, features: 0, agent }
+    Hello { version_min: VERSION, version_max: VERSION, features: FEATURES, agent }
 }

@@ -1,10 +1,15 @@
 //! Streams and the calls on them, above the dialects and below everything else.
 //!
-//! Each stream has one purpose ([`Purpose`]), fixed by its first message. This file holds the table and its ends; what comes
-//! in is read in [`messages`], what may come in is decided in [`window`], what goes out waits in [`stream`].
+//! Each stream has one purpose ([`Purpose`]), fixed by its first message. This file holds the table and its ends; what is
+//! asked and answered is in [`calls`], what takes several messages each way in [`exchange`]; what comes in is read in
+//! [`messages`], what may come in is decided in [`window`], what goes out waits in [`stream`]. All of them see only what
+//! [`codec`] shows of the dialect of a connection.
 
 mod call;
+mod calls;
+mod codec;
 mod dialect;
+mod exchange;
 mod frame;
 mod messages;
 mod stream;
@@ -15,18 +20,20 @@ use alloc::string::String;
 
 use bytes::Bytes;
 
-pub use call::{Answer, PunchRequest, Question, Refusal, SignalRequest, is_protocol_name};
+pub use call::{Answer, ClaimsPage, PunchRequest, Question, Refusal, SignalRequest, is_protocol_name};
 pub use dialect::native;
 pub use frame::{FrameDecoder, FrameFault, MAX_FRAME, encode_frame};
 
+use self::calls::Call;
+use self::codec::Form;
+pub(crate) use self::exchange::ExchangeStep;
 use self::messages::our_hello;
-use self::native::{Message, V1};
+use self::native::Hello;
 use self::stream::{RecvHalf, SendHalf};
 use crate::cx::Cx;
 use crate::error::{Failure, PeerFault, code};
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
-use crate::io::{DisconnectReason, Output, Role};
-use crate::time::Instant;
+use crate::io::{Dialect, DisconnectReason, Output, Role};
 use crate::timers::Timer;
 
 /// What happened on streams, for the manager.
@@ -36,8 +43,10 @@ pub(crate) enum RpcEvent {
     Hello { conn: ConnectionId },
     /// A call of ours ended.
     Answered { request: RequestId, conn: ConnectionId, stream: StreamId, result: Result<Answered, Failure> },
-    /// A peer asks; [`Rpc::answer`] is due, now.
+    /// A peer asks; [`Rpc::answer`] is due, now or later. Whoever is late, or answers one that has gone, says nothing.
     Asked { stream: StreamId, conn: ConnectionId, question: Question },
+    /// The peer's part in an exchange has come further.
+    Exchange { stream: StreamId, conn: ConnectionId, step: ExchangeStep },
     /// A stream of an application was accepted by the peer and handed over, or not.
     Opened { request: RequestId, result: Result<StreamId, Failure> },
     /// A peer broke the protocol. The stream is gone already; `fatal` if the connection should go too.
@@ -56,6 +65,8 @@ pub(crate) struct Answered {
 pub(crate) struct Rpc {
     connections: BTreeMap<ConnectionId, PerConnection>,
     streams: BTreeMap<StreamId, Stream>,
+    /// Questions of ours, by the first of their streams.
+    calls: BTreeMap<StreamId, Call>,
     protocols: BTreeSet<String>,
     events: VecDeque<RpcEvent>,
 }
@@ -64,6 +75,7 @@ pub(crate) struct Rpc {
 #[derive(Debug)]
 struct PerConnection {
     node: NodeId,
+    dialect: Dialect,
     streams: BTreeSet<StreamId>,
     control: Option<StreamId>,
     /// Streams of applications, no longer in `streams`.
@@ -73,6 +85,8 @@ struct PerConnection {
     /// Streams that wait for credit, in the order in which they began to.
     starved: VecDeque<StreamId>,
     hello: bool,
+    /// The extensions that the peer speaks.
+    features: u64,
     faults: u32,
 }
 
@@ -80,6 +94,8 @@ struct PerConnection {
 struct Stream {
     conn: ConnectionId,
     purpose: Purpose,
+    /// How what comes on it is read.
+    form: Form,
     send: SendHalf,
     recv: RecvHalf,
     /// What of `recv` is in the sum of the connection.
@@ -87,8 +103,8 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(conn: ConnectionId, purpose: Purpose) -> Self {
-        Self { conn, purpose, send: SendHalf::default(), recv: RecvHalf::default(), cost: 0 }
+    fn new(conn: ConnectionId, dialect: Dialect, purpose: Purpose, form: Form) -> Self {
+        Self { conn, purpose, form, send: SendHalf::default(), recv: RecvHalf::new(dialect), cost: 0 }
     }
 }
 
@@ -97,37 +113,55 @@ impl Stream {
 enum Purpose {
     /// Hellos, in both directions; stays open as long as the connection.
     Control,
-    /// Ours: waits for the answer to a question.
-    Call { request: RequestId, begun: Instant },
+    /// Ours: waits for the answer to a question, or a part of it.
+    Call { call: StreamId },
     /// Ours: waits for the peer to accept a protocol.
     Open { request: RequestId, protocol: String },
     /// Theirs: the first message is not whole yet.
     First,
-    /// Theirs: the manager is about to answer.
+    /// Theirs: waits for our answer.
     Asked,
     /// Theirs: answered; the answer is on its way.
     Answered,
+    /// An exchange of `ours` or theirs.
+    Exchange { ours: bool },
+}
+
+impl Purpose {
+    /// Whether another message may come.
+    fn reads(&self) -> bool {
+        !matches!(self, Self::Asked | Self::Answered)
+    }
 }
 
 impl Rpc {
     // -- connections
 
     /// A handshake is done. The dialler opens the control stream and says Hello first.
-    pub(crate) fn connection_opened(&mut self, cx: &mut Cx, conn: ConnectionId, node: NodeId, role: Role) {
+    pub(crate) fn connection_opened(
+        &mut self,
+        cx: &mut Cx,
+        conn: ConnectionId,
+        node: NodeId,
+        role: Role,
+        dialect: Dialect,
+    ) {
         let connection = PerConnection {
             node,
+            dialect,
             streams: BTreeSet::new(),
             control: None,
             handed_over: BTreeSet::new(),
             received: 0,
             starved: VecDeque::new(),
             hello: false,
+            features: 0,
             faults: 0,
         };
         self.connections.insert(conn, connection);
         if role == Role::Dialler {
-            let hello = Message::V1(V1::Hello(our_hello()));
-            let control = self.open(cx, conn, Purpose::Control, &hello, false);
+            let hello = codec::hello(our_hello());
+            let control = hello.and_then(|hello| self.open(cx, conn, |_| Purpose::Control, None, hello, false));
             if let Some(connection) = self.connections.get_mut(&conn) {
                 connection.control = control;
             }
@@ -140,9 +174,21 @@ impl Rpc {
         for id in connection.streams {
             cx.timers.cancel(Timer::Stream(id));
             if let Some(stream) = self.streams.remove(&id) {
-                self.report_failure(id, &stream, Failure::ConnectionLost(why.clone()));
+                self.report_failure(cx, id, &stream, Failure::ConnectionLost(why.clone()));
             }
         }
+    }
+
+    /// What a connection speaks; `None` if it is gone.
+    pub(crate) fn dialect(&self, conn: ConnectionId) -> Option<Dialect> {
+        self.connections.get(&conn).map(|connection| connection.dialect)
+    }
+
+    /// Whether the peer can be asked for claims.
+    pub(crate) fn speaks_claims(&self, conn: ConnectionId) -> bool {
+        self.connections.get(&conn).is_some_and(|connection| {
+            connection.dialect == Dialect::Polykey || connection.features & Hello::CLAIMS != 0
+        })
     }
 
     /// Whether anybody uses the connection: calls under way, or streams of applications.
@@ -151,64 +197,6 @@ impl Rpc {
             let control = connection.control.is_some_and(|control| connection.streams.contains(&control));
             !connection.handed_over.is_empty() || connection.streams.len() > usize::from(control)
         })
-    }
-
-    // -- calls and streams of ours
-
-    /// Asks a question; ends with `RpcEvent::Answered` by `deadline`, unless cancelled.
-    pub(crate) fn call(
-        &mut self,
-        cx: &mut Cx,
-        conn: ConnectionId,
-        request: RequestId,
-        question: Question,
-        deadline: Instant,
-    ) -> Option<StreamId> {
-        cx.metrics.calls += 1;
-        let deadline_ms = u32::try_from(deadline.since(cx.now).as_millis()).unwrap_or(u32::MAX);
-        let message = Message::V1(V1::Call { deadline_ms, question });
-        let stream = self.open(cx, conn, Purpose::Call { request, begun: cx.now }, &message, true)?;
-        cx.timers.set(Timer::Stream(stream), deadline);
-        Some(stream)
-    }
-
-    /// Opens a stream of an application protocol; ends with `RpcEvent::Opened` by `deadline`, unless cancelled.
-    pub(crate) fn open_protocol(
-        &mut self,
-        cx: &mut Cx,
-        conn: ConnectionId,
-        request: RequestId,
-        protocol: String,
-        deadline: Instant,
-    ) -> Option<StreamId> {
-        let message = Message::V1(V1::Open { protocol: protocol.clone() });
-        let stream = self.open(cx, conn, Purpose::Open { request, protocol }, &message, false)?;
-        cx.timers.set(Timer::Stream(stream), deadline);
-        Some(stream)
-    }
-
-    /// Gives up a call or an opening; no event follows.
-    pub(crate) fn cancel(&mut self, cx: &mut Cx, stream: StreamId) {
-        self.abort(cx, stream, code::NONE);
-    }
-
-    /// Answers a question of a peer.
-    pub(crate) fn answer(&mut self, cx: &mut Cx, stream: StreamId, answer: Answer) {
-        let Some(open) = self.streams.get_mut(&stream) else { return };
-        if !matches!(open.purpose, Purpose::Asked) {
-            return;
-        }
-        open.purpose = Purpose::Answered;
-        cx.metrics.answers += 1;
-        cx.timers.set(Timer::Stream(stream), cx.now + cx.config.call_timeout);
-        let answer = match answer {
-            Answer::Closest(closest) => Answer::Closest(native::fit(closest)),
-            answer => answer,
-        };
-        match native::encode(&Message::V1(V1::Answer(answer))) {
-            Ok(bytes) => self.send(cx, stream, bytes, true),
-            Err(_) => drop(self.abort(cx, stream, code::MESSAGE_TOO_LONG)),
-        }
     }
 
     // -- application protocols
@@ -243,7 +231,8 @@ impl Rpc {
             return;
         }
         connection.streams.insert(id);
-        self.streams.insert(id, Stream::new(conn, Purpose::First));
+        let (dialect, form) = (connection.dialect, codec::first_form(connection.dialect));
+        self.streams.insert(id, Stream::new(conn, dialect, Purpose::First, form));
         cx.timers.set(Timer::Stream(id), cx.now + cx.config.call_timeout);
         self.grant(cx, id);
     }
@@ -258,16 +247,16 @@ impl Rpc {
         if fin {
             stream.recv.end();
         }
-        stream.recv.decoder.push(bytes);
+        if stream.purpose.reads() {
+            stream.recv.decoder.push(bytes);
+        }
         self.read(cx, id);
     }
 
     pub(crate) fn stream_sent(&mut self, cx: &mut Cx, id: StreamId, bytes: u64) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.send.confirm(cx, id, bytes);
-        if matches!(stream.purpose, Purpose::Answered) && stream.send.is_done() {
-            self.forget(cx, id);
-        }
+        self.end_if_over(cx, id);
     }
 
     /// The peer aborted its direction.
@@ -279,7 +268,7 @@ impl Rpc {
         stream.recv.end();
         match stream.purpose {
             // The answer goes out all the same.
-            Purpose::Answered | Purpose::Asked => {}
+            Purpose::Answered | Purpose::Asked => self.end_if_over(cx, id),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
             _ => self.give_up(cx, id, code::NONE, aborted(code)),
         }
@@ -294,15 +283,18 @@ impl Rpc {
         stream.send.abort();
         match stream.purpose {
             Purpose::Call { .. } | Purpose::Asked => {}
-            Purpose::Answered => drop(self.forget(cx, id)),
+            Purpose::Exchange { .. } if code == code::NONE => self.end_if_over(cx, id),
+            Purpose::Answered => self.end_if_over(cx, id),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
-            Purpose::First | Purpose::Open { .. } => self.give_up(cx, id, code::NONE, aborted(code)),
+            Purpose::First | Purpose::Open { .. } | Purpose::Exchange { .. } => {
+                self.give_up(cx, id, code::NONE, aborted(code))
+            }
         }
     }
 
     pub(crate) fn open_failed(&mut self, cx: &mut Cx, id: StreamId) {
         if let Some(stream) = self.forget(cx, id) {
-            self.report_failure(id, &stream, Failure::Aborted(code::LIMIT));
+            self.report_failure(cx, id, &stream, Failure::Aborted(code::LIMIT));
         }
     }
 
@@ -323,7 +315,7 @@ impl Rpc {
         let Some(stream) = self.streams.get(&id) else { return };
         let conn = stream.conn;
         match stream.purpose {
-            Purpose::Call { .. } | Purpose::Open { .. } => {
+            Purpose::Call { .. } | Purpose::Open { .. } | Purpose::Exchange { .. } => {
                 cx.metrics.call_timeouts += 1;
                 self.give_up(cx, id, code::TIMED_OUT, Failure::DeadlineExceeded);
             }
@@ -332,7 +324,11 @@ impl Rpc {
                 self.abort(cx, id, code::TIMED_OUT);
                 self.fault(cx, conn, PeerFault::Truncated);
             }
-            Purpose::Answered | Purpose::Asked => {
+            Purpose::Asked => {
+                cx.metrics.answers_late += 1;
+                self.abort(cx, id, code::TIMED_OUT);
+            }
+            Purpose::Answered => {
                 cx.metrics.send_overflows += 1;
                 self.abort(cx, id, code::TIMED_OUT);
                 self.fault(cx, conn, PeerFault::NotReading);
@@ -354,20 +350,23 @@ impl Rpc {
 
     // -- inside
 
-    /// Opens a stream of ours with its first message. `None` if the connection is gone.
+    /// Opens a stream of ours, whose purpose may depend on its number, with its first message. `None` if the connection is
+    /// gone.
     fn open(
         &mut self,
         cx: &mut Cx,
         conn: ConnectionId,
-        purpose: Purpose,
-        message: &Message,
+        purpose: impl FnOnce(StreamId) -> Purpose,
+        form: Option<Form>,
+        bytes: Bytes,
         fin: bool,
     ) -> Option<StreamId> {
-        let bytes = native::encode(message).ok()?;
         let connection = self.connections.get_mut(&conn)?;
         let id = cx.ids.stream();
         connection.streams.insert(id);
-        self.streams.insert(id, Stream::new(conn, purpose));
+        let dialect = connection.dialect;
+        let form = form.unwrap_or(codec::first_form(dialect));
+        self.streams.insert(id, Stream::new(conn, dialect, purpose(id), form));
         cx.output(Output::OpenStream { conn, stream: id });
         self.send(cx, id, bytes, fin);
         self.grant(cx, id);
@@ -379,14 +378,23 @@ impl Rpc {
         let conn = stream.conn;
         if stream.send.send(cx, id, bytes, fin).is_err() {
             cx.metrics.send_overflows += 1;
-            self.abort(cx, id, code::LIMIT);
+            self.give_up(cx, id, code::LIMIT, Failure::Aborted(code::LIMIT));
             self.fault(cx, conn, PeerFault::NotReading);
-        } else if stream.send.is_done() && matches!(stream.purpose, Purpose::Answered) {
-            self.forget(cx, id);
+        } else {
+            self.end_if_over(cx, id);
         }
     }
 
     // -- ends
+
+    /// Forgets a stream on which everything is said, by us and by the peer.
+    fn end_if_over(&mut self, cx: &mut Cx, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let over = stream.send.is_done() && stream.recv.is_over();
+        if over && matches!(stream.purpose, Purpose::Answered | Purpose::Exchange { .. }) {
+            self.forget(cx, id);
+        }
+    }
 
     /// Drops a stream that needs no reset any more.
     fn forget(&mut self, cx: &mut Cx, id: StreamId) -> Option<Stream> {
@@ -416,7 +424,7 @@ impl Rpc {
     /// Ends a stream and fails what waits for it.
     fn give_up(&mut self, cx: &mut Cx, id: StreamId, code: u64, failure: Failure) {
         if let Some(stream) = self.abort(cx, id, code) {
-            self.report_failure(id, &stream, failure);
+            self.report_failure(cx, id, &stream, failure);
         }
     }
 
@@ -452,15 +460,18 @@ impl Rpc {
         self.events.push_back(RpcEvent::Fault { conn, node, fault, fatal });
     }
 
-    fn report_failure(&mut self, id: StreamId, stream: &Stream, failure: Failure) {
-        let result = match stream.purpose {
-            Purpose::Call { request, .. } => {
-                RpcEvent::Answered { request, conn: stream.conn, stream: id, result: Err(failure) }
+    fn report_failure(&mut self, cx: &Cx, id: StreamId, stream: &Stream, failure: Failure) {
+        match stream.purpose {
+            Purpose::Call { call } => self.part_ended(cx, call, id, Some(failure)),
+            Purpose::Open { request, .. } => {
+                self.events.push_back(RpcEvent::Opened { request, result: Err(failure) });
             }
-            Purpose::Open { request, .. } => RpcEvent::Opened { request, result: Err(failure) },
-            Purpose::Control | Purpose::First | Purpose::Asked | Purpose::Answered => return,
-        };
-        self.events.push_back(result);
+            Purpose::Exchange { .. } => {
+                let step = ExchangeStep::Failed(failure);
+                self.events.push_back(RpcEvent::Exchange { stream: id, conn: stream.conn, step });
+            }
+            Purpose::Control | Purpose::First | Purpose::Asked | Purpose::Answered => {}
+        }
     }
 
     fn node_of(&self, id: StreamId) -> Option<NodeId> {

@@ -4,10 +4,10 @@ use alloc::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::frame::FrameDecoder;
+use super::codec::Decoder;
 use crate::cx::Cx;
 use crate::id::StreamId;
-use crate::io::Output;
+use crate::io::{Dialect, Output};
 
 /// Our direction: a queue behind a window of bytes that the transport has not confirmed.
 #[derive(Debug, Default)]
@@ -113,15 +113,19 @@ impl SendHalf {
 }
 
 /// The peer's direction: what it may still send, and what has come of a message that is not whole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RecvHalf {
-    pub(super) decoder: FrameDecoder,
+    pub(super) decoder: Decoder,
     /// Granted, not arrived.
     pub(super) credit: u64,
     over: bool,
 }
 
 impl RecvHalf {
+    pub(super) fn new(dialect: Dialect) -> Self {
+        Self { decoder: Decoder::new(dialect), credit: 0, over: false }
+    }
+
     /// Nothing comes any more: the peer has ended or aborted its direction, or we have asked it to.
     pub(super) fn end(&mut self) {
         self.over = true;

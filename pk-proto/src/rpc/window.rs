@@ -5,7 +5,7 @@
 //! messages never wait for each other. What all streams of a connection hold or may still receive stays under
 //! `Config::receive_window`; who does not fit waits, in order.
 
-use super::{PerConnection, Purpose, Rpc};
+use super::{PerConnection, Rpc};
 use crate::cx::Cx;
 use crate::id::{ConnectionId, StreamId};
 use crate::io::Output;
@@ -16,8 +16,7 @@ impl Rpc {
         self.account(id);
         let Some(stream) = self.streams.get_mut(&id) else { return true };
         let Some(connection) = self.connections.get_mut(&stream.conn) else { return true };
-        let answered = matches!(stream.purpose, Purpose::Asked | Purpose::Answered);
-        if stream.recv.is_over() || answered || connection.is_early(id) {
+        if stream.recv.is_over() || !stream.purpose.reads() || connection.is_early(id) {
             return true;
         }
         let need = stream.recv.missing();

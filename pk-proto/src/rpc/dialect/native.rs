@@ -14,9 +14,10 @@ use core::net::IpAddr;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::super::call::{Answer, PunchRequest, Question, SignalRequest, is_protocol_name};
+use super::super::call::{Answer, ClaimsPage, PunchRequest, Question, SignalRequest, is_protocol_name};
 use super::super::frame::{FrameFault, MAX_FRAME, encode_frame};
 use crate::address::{Host, Hostname, NodeAddress, NodeContactAddressData, Scopes};
+use crate::claims::{ClaimId, MAX_TOKEN_LEN};
 use crate::graph::NodeContact;
 use crate::id::NodeId;
 use crate::io::Signature;
@@ -31,6 +32,11 @@ pub const MAX_PER_NODE: usize = wire::PER_NODE;
 pub const MAX_SHARED_ID: usize = 64;
 /// Bytes of [`Hello::agent`], at most.
 pub const MAX_AGENT: usize = 64;
+
+/// Bytes of a token, at most.
+pub const MAX_TOKEN: usize = MAX_TOKEN_LEN;
+/// Claims in one answer, at most.
+pub const MAX_CLAIMS: usize = wire::CLAIMS;
 
 /// What one frame says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +68,18 @@ pub enum V1 {
     },
     /// The answer to `Open`: all that follows, in both directions, belongs to the application.
     Accepted,
+    /// The first message of an exchange (DESIGN section 6), only to a node with [`Hello::EXCHANGE`].
+    Exchange {
+        /// How long the initiator waits, in milliseconds.
+        deadline_ms: u32,
+        /// Its half-signed claim; at most [`MAX_TOKEN`] bytes.
+        token: Bytes,
+    },
+    /// A further message of an exchange, of either side.
+    Token {
+        /// A claim; at most [`MAX_TOKEN`] bytes.
+        token: Bytes,
+    },
 }
 
 /// Who a node is and what it can do.
@@ -76,6 +94,13 @@ pub struct Hello {
     pub features: u64,
     /// Names the software, for people; at most [`MAX_AGENT`] bytes.
     pub agent: String,
+}
+
+impl Hello {
+    /// The extension of claims: `Exchange` and `Token`, and the question `SignClaim`.
+    pub const EXCHANGE: u64 = 1;
+    /// The extension of chains: the question `Claims`.
+    pub const CLAIMS: u64 = 2;
 }
 
 /// The frame, with its header, that says `message`.
@@ -181,6 +206,7 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
                     Question::Closest { target, lists: ClosestLists { local, active } }
                 }
                 wire::Question::Signal(signal) => Question::Signal(read_signal(&signal)?),
+                wire::Question::SignClaim { token } => Question::SignClaim(read_token(&token)?),
                 wire::Question::Punch { source, address, request, relay_signature } => {
                     Question::Punch(Box::new(PunchRequest {
                         source,
@@ -188,6 +214,9 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
                         request: read_signal(&request)?,
                         relay_signature: read_signature(&relay_signature)?,
                     }))
+                }
+                wire::Question::Claims { after, max_bytes } => {
+                    Question::Claims { after: after.map(ClaimId::from_bytes), max_bytes }
                 }
             };
             V1::Call { deadline_ms, question }
@@ -202,12 +231,25 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
             V1::Answer(Answer::Signalled { address: read_address(&address)? })
         }
         wire::V1::Answer(wire::Answer::Punching) => V1::Answer(Answer::Punching),
+        wire::V1::Answer(wire::Answer::SignedClaim { token }) => V1::Answer(Answer::SignedClaim(read_token(&token)?)),
         wire::V1::Answer(wire::Answer::Refused(number)) => {
             V1::Answer(Answer::Refused(wire::refusals::read(number).ok_or(FrameFault::Unknown)?))
         }
+        wire::V1::Answer(wire::Answer::Claims { claims, more }) => {
+            let read = |claim: wire::Claim<'_>| Ok((ClaimId::from_bytes(claim.id), read_token(&claim.token)?));
+            let claims = claims.0.into_iter().map(read).collect::<Result<_, _>>()?;
+            V1::Answer(Answer::Claims(ClaimsPage { claims, more }))
+        }
         wire::V1::Open { protocol } => V1::Open { protocol: protocol.into() },
         wire::V1::Accepted => V1::Accepted,
+        wire::V1::Exchange { deadline_ms, token } => V1::Exchange { deadline_ms, token: read_token(&token)? },
+        wire::V1::Token { token } => V1::Token { token: read_token(&token)? },
     }))
+}
+
+fn read_token(token: &wire::Octets<'_>) -> Result<Bytes, FrameFault> {
+    allow(token.0.len() <= MAX_TOKEN)?;
+    Ok(Bytes::copy_from_slice(token.0))
 }
 
 fn read_signal(signal: &wire::Signal<'_>) -> Result<SignalRequest, FrameFault> {
@@ -262,12 +304,16 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
                     wire::Question::Closest { target: *target, local: *local, active: *active }
                 }
                 Question::Signal(signal) => wire::Question::Signal(write_signal(signal)),
+                Question::SignClaim(token) => wire::Question::SignClaim { token: write_token(token)? },
                 Question::Punch(punch) => wire::Question::Punch {
                     source: punch.source,
                     address: write_address(&punch.address)?,
                     request: write_signal(&punch.request),
                     relay_signature: wire::Octets(&punch.relay_signature.0),
                 },
+                Question::Claims { after, max_bytes } => {
+                    wire::Question::Claims { after: after.map(|id| *id.as_bytes()), max_bytes: *max_bytes }
+                }
             };
             wire::V1::Call { deadline_ms: *deadline_ms, question }
         }
@@ -280,15 +326,31 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
             wire::V1::Answer(wire::Answer::Signalled { address: write_address(address)? })
         }
         V1::Answer(Answer::Punching) => wire::V1::Answer(wire::Answer::Punching),
+        V1::Answer(Answer::SignedClaim(token)) => {
+            wire::V1::Answer(wire::Answer::SignedClaim { token: write_token(token)? })
+        }
         V1::Answer(Answer::Refused(refusal)) => {
             wire::V1::Answer(wire::Answer::Refused(wire::refusals::write(*refusal)))
         }
+        V1::Answer(Answer::Claims(ClaimsPage { claims, more })) => wire::V1::Answer(wire::Answer::Claims {
+            claims: list(claims, |(id, token)| Ok(wire::Claim { id: *id.as_bytes(), token: write_token(token)? }))?,
+            more: *more,
+        }),
         V1::Open { protocol } => {
             allow(is_protocol_name(protocol))?;
             wire::V1::Open { protocol }
         }
         V1::Accepted => wire::V1::Accepted,
+        V1::Exchange { deadline_ms, token } => {
+            wire::V1::Exchange { deadline_ms: *deadline_ms, token: write_token(token)? }
+        }
+        V1::Token { token } => wire::V1::Token { token: write_token(token)? },
     }))
+}
+
+fn write_token(token: &[u8]) -> Result<wire::Octets<'_>, FrameFault> {
+    allow(token.len() <= MAX_TOKEN)?;
+    Ok(wire::Octets(token))
 }
 
 fn write_signal(signal: &SignalRequest) -> wire::Signal<'_> {

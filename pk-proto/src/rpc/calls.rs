@@ -1,0 +1,135 @@
+//! Questions and their answers, ours and theirs, and streams that we open for applications.
+
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+
+use super::call::{Answer, Question};
+use super::{Answered, Purpose, Rpc, RpcEvent, codec};
+use crate::cx::Cx;
+use crate::error::{Failure, code};
+use crate::id::{ConnectionId, RequestId, StreamId};
+use crate::time::Instant;
+use crate::timers::Timer;
+
+/// A question of ours that is not answered yet. A dialect may need several streams for it.
+#[derive(Debug)]
+pub(super) struct Call {
+    request: RequestId,
+    conn: ConnectionId,
+    begun: Instant,
+    /// The streams that have not ended.
+    parts: BTreeSet<StreamId>,
+    /// What was answered so far.
+    answer: Option<Answer>,
+    /// Why the first part that failed did.
+    failure: Option<Failure>,
+}
+
+impl Rpc {
+    // -- ours
+
+    /// Asks a question; ends with `RpcEvent::Answered` by `deadline`, unless cancelled. `None` if the connection is gone.
+    pub(crate) fn call(
+        &mut self,
+        cx: &mut Cx,
+        conn: ConnectionId,
+        request: RequestId,
+        question: Question,
+        deadline: Instant,
+    ) -> Option<StreamId> {
+        cx.metrics.calls += 1;
+        let dialect = self.connections.get(&conn)?.dialect;
+        let mut first = None;
+        for (bytes, form) in codec::question(dialect, question, deadline.since(cx.now)) {
+            let purpose = |stream| Purpose::Call { call: first.unwrap_or(stream) };
+            let stream = self.open(cx, conn, purpose, Some(form), bytes, true)?;
+            cx.timers.set(Timer::Stream(stream), deadline);
+            let first = *first.get_or_insert(stream);
+            let call = self.calls.entry(first).or_insert_with(|| Call {
+                request,
+                conn,
+                begun: cx.now,
+                parts: BTreeSet::new(),
+                answer: None,
+                failure: None,
+            });
+            call.parts.insert(stream);
+        }
+        first
+    }
+
+    /// Opens a stream of an application protocol; ends with `RpcEvent::Opened` by `deadline`, unless cancelled.
+    pub(crate) fn open_protocol(
+        &mut self,
+        cx: &mut Cx,
+        conn: ConnectionId,
+        request: RequestId,
+        protocol: String,
+        deadline: Instant,
+    ) -> Option<StreamId> {
+        let bytes = codec::open(&protocol)?;
+        let stream = self.open(cx, conn, |_| Purpose::Open { request, protocol }, None, bytes, false)?;
+        cx.timers.set(Timer::Stream(stream), deadline);
+        Some(stream)
+    }
+
+    /// Gives up a call, an opening or an exchange; no event follows.
+    pub(crate) fn cancel(&mut self, cx: &mut Cx, stream: StreamId) {
+        match self.calls.remove(&stream) {
+            Some(call) => call.parts.into_iter().for_each(|part| drop(self.abort(cx, part, code::NONE))),
+            None => drop(self.abort(cx, stream, code::NONE)),
+        }
+    }
+
+    /// What a peer says to a question of ours, or to a part of it.
+    pub(super) fn part_answered(&mut self, call: StreamId, answer: Answer) {
+        if let Some(call) = self.calls.get_mut(&call) {
+            match (&mut call.answer, answer) {
+                (Some(Answer::Closest(known)), Answer::Closest(more)) => {
+                    known.local.extend(more.local);
+                    known.active.extend(more.active);
+                }
+                (known, answer) => *known = Some(answer),
+            }
+        }
+    }
+
+    /// A stream of a question of ours has ended. What some of its parts have answered is an answer.
+    pub(super) fn part_ended(&mut self, cx: &Cx, call: StreamId, part: StreamId, failure: Option<Failure>) {
+        let Some(open) = self.calls.get_mut(&call) else { return };
+        open.parts.remove(&part);
+        open.failure = open.failure.take().or(failure);
+        if open.parts.is_empty()
+            && let Some(Call { request, conn, begun, answer, failure, .. }) = self.calls.remove(&call)
+        {
+            let result = match (answer, failure) {
+                (Some(answer), _) => Ok(Answered { answer, rtt: cx.now.since(begun) }),
+                (None, failure) => Err(failure.unwrap_or(Failure::Aborted(code::NONE))),
+            };
+            self.events.push_back(RpcEvent::Answered { request, conn, stream: call, result });
+        }
+    }
+
+    // -- theirs
+
+    /// Answers a question of a peer. Nothing happens if the peer does not wait for it any more.
+    pub(crate) fn answer(&mut self, cx: &mut Cx, stream: StreamId, answer: Answer) {
+        let Some(open) = self.streams.get_mut(&stream) else { return };
+        if !matches!(open.purpose, Purpose::Asked) {
+            return;
+        }
+        cx.metrics.answers += 1;
+        self.answer_last(cx, stream, answer);
+    }
+
+    /// Says the last thing on a stream of the peer.
+    pub(super) fn answer_last(&mut self, cx: &mut Cx, stream: StreamId, answer: Answer) {
+        let Some(open) = self.streams.get_mut(&stream) else { return };
+        open.purpose = Purpose::Answered;
+        cx.timers.set(Timer::Stream(stream), cx.now + cx.config.call_timeout);
+        match codec::answer(open.form, answer) {
+            Ok(bytes) => self.send(cx, stream, bytes, true),
+            Err(_) => drop(self.abort(cx, stream, code::MESSAGE_TOO_LONG)),
+        }
+    }
+}
