@@ -290,7 +290,11 @@ impl Connections {
             Ok(addrs) if addrs.is_empty() => {
                 race.failures.push((address, DialFailure::Resolve("the name has no address".to_owned())));
             }
-            Ok(addrs) => race.add_sockets(addrs, learnt),
+            Ok(addrs) => {
+                // Whoever is told of failures knows the name.
+                race.failures.push((address, DialFailure::LeadsTo(addrs.clone())));
+                race.add_sockets(addrs, learnt);
+            }
             Err(why) => race.failures.push((address, DialFailure::Resolve(why))),
         }
         if race.dialling.is_empty() {
