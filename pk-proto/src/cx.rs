@@ -26,13 +26,15 @@ pub(crate) enum Dice {
     Refresh,
     /// Nonces of signals, and the bytes of punches.
     Signals,
+    /// When exchanges of claims begin again.
+    Claims,
 }
 
 /// Signature checks of one call into the machine, so that none takes longer than a few milliseconds (DESIGN section 3, rule 8).
 const CHECKS: usize = 64;
 
 /// How many parts draw.
-const DICE: u8 = 3;
+const DICE: u8 = 4;
 
 /// The context of one call into the machine.
 #[derive(Debug)]
@@ -128,11 +130,12 @@ impl Cx {
     }
 
     pub(crate) fn random_u64(&mut self, part: Dice) -> u64 {
-        let [calls, refresh, signals] = &mut self.dice;
+        let [calls, refresh, signals, claims] = &mut self.dice;
         match part {
             Dice::Calls => calls.next_u64(),
             Dice::Refresh => refresh.next_u64(),
             Dice::Signals => signals.next_u64(),
+            Dice::Claims => claims.next_u64(),
         }
     }
 

@@ -10,7 +10,7 @@ use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{NodeAddress, NodeContactAddressData};
-use crate::claims::{ChainFault, Claim, ClaimId, Gestalt};
+use crate::claims::{ChainFault, Claim, ClaimContent, ClaimId, Gestalt};
 use crate::graph::NodeContact;
 use crate::id::{BucketIndex, ConnectionId, LeaseId, NodeId, StreamId};
 use crate::io::{DialFailure, Identity};
@@ -112,6 +112,16 @@ pub enum Request {
         /// Deadlines.
         options: Options,
     },
+    /// Find the node `relay` and connect through it: it signals, and both ends punch. Nothing is done if there is a live
+    /// connection to the node.
+    ConnectThrough {
+        /// Whom; nobody else is accepted.
+        target: NodeId,
+        /// Who signals.
+        relay: NodeId,
+        /// Deadlines.
+        options: Options,
+    },
     /// Find a node and keep its connection from being closed for idleness until `release`.
     AcquireConnection {
         /// Whom.
@@ -170,6 +180,40 @@ pub enum Request {
     Renew {
         /// The new certificate, issued by the present key, before the present chain.
         identity: Identity,
+    },
+    /// Cross-sign a claim with a node: both get one into their own chain that says they belong together (specification:
+    /// claimNode). Not given up once ours is being written.
+    ClaimNode {
+        /// With whom.
+        target: NodeId,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Append a claim of another type to our chain, signed by us.
+    AddClaim {
+        /// What it says.
+        content: ClaimContent,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Append a claim about a network to our chain, `ClaimNetworkAccess` or `ClaimNetworkAuthority`, signed by us and by
+    /// the node that it belongs to.
+    ClaimNetwork {
+        /// Who signs it besides us.
+        target: NodeId,
+        /// What it says.
+        content: ClaimContent,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Put a node on the allow-list of the claim policy, or take it off.
+    AllowClaim {
+        /// Whom, by any id that its certificates prove.
+        node: NodeId,
+        /// On, or off.
+        allowed: bool,
+        /// Deadlines.
+        options: Options,
     },
     /// Ask the local network where a node is.
     QueryMdns {
@@ -260,11 +304,16 @@ impl Request {
             Self::PingNode { options, .. }
             | Self::PingNodeAddress { options, .. }
             | Self::Connect { options, .. }
+            | Self::ConnectThrough { options, .. }
             | Self::AcquireConnection { options, .. }
             | Self::OpenStream { options, .. }
             | Self::AskClosest { options, .. }
             | Self::SyncNodeGraph { options, .. }
             | Self::RefreshBucket { options, .. }
+            | Self::ClaimNode { options, .. }
+            | Self::AddClaim { options, .. }
+            | Self::ClaimNetwork { options, .. }
+            | Self::AllowClaim { options, .. }
             | Self::RequestChainData { options, .. }
             | Self::Claims { options, .. }
             | Self::Gestalt { options, .. }
@@ -311,6 +360,14 @@ pub enum Reply {
         /// Who it is; the same if only the certificate is another one.
         new: NodeId,
     },
+    /// Both nodes have their claim; this is ours.
+    ClaimNode(ClaimId),
+    /// The claim is in our chain.
+    AddClaim(ClaimId),
+    /// The claim is in our chain, with the signature of the node behind ours.
+    ClaimNetwork(Claim),
+    /// The allow-list is written.
+    AllowClaim,
     /// Where the local network says the node is.
     QueryMdns(Vec<NodeAddress>),
     /// The chain was read to its end, or to where it is not one any more.

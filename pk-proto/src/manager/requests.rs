@@ -5,10 +5,12 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::NodeManager;
-use super::open::{Audience, DialThen, Open, Stage, Then};
+use super::claims::{Claiming, standing};
+use super::open::{Asked, Audience, DialThen, Open, Stage, Then, is_persisting};
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::claims::Claim;
+use crate::connect::{Goal, Learnt};
 use crate::error::{Failure, RequestError};
 use crate::id::{BucketIndex, NodeId, RequestId};
 use crate::io::Identity;
@@ -36,7 +38,7 @@ impl NodeManager {
         match request {
             Request::FindNode { target, find } => self.search(id, audience, deadline, target, &find, Then::Report),
             Request::PingNode { target, options } => {
-                self.search_then(id, deadline, target, options, Then::Ping);
+                self.search_then(id, deadline, target, options, Then::Ping { asked: Asked::Never });
             }
             Request::AcquireConnection { target, options } => {
                 self.search_then(id, deadline, target, options, Then::Acquire);
@@ -45,17 +47,26 @@ impl NodeManager {
                 self.search_then(id, deadline, target, options, Then::OpenStream { protocol });
             }
             Request::AskClosest { via, target, lists, options } => {
-                self.search_then(id, deadline, via, options, Then::AskClosest { target, lists });
+                self.search_then(id, deadline, via, options, Then::AskClosest { target, lists, asked: Asked::Never });
             }
             Request::PingNodeAddress { target, address, .. } => {
-                self.dial_request(id, deadline, timeout, target, address, DialThen::Ping);
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
+                self.dial_request(id, deadline, goal, DialThen::Ping);
             }
             Request::Connect { target, address, .. } => {
-                self.dial_request(id, deadline, timeout, target, address, DialThen::Connect);
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
+                self.dial_request(id, deadline, goal, DialThen::Connect);
+            }
+            Request::ConnectThrough { target, relay, options } => {
+                let goal = Goal { relays: alloc::vec![relay], ..Goal::at(target, [], Learnt::SIGNALLED, timeout) };
+                match self.connections.primary(&target) {
+                    Some(_) => self.dial_request(id, deadline, goal, DialThen::Connect),
+                    None => self.search_then(id, deadline, relay, options, Then::ConnectThrough { goal }),
+                }
             }
             Request::SyncNodeGraph { seeds, blocking, .. } => {
-                self.begin(id, Open { audience, deadline, stage: Stage::Sync(Sync::new(blocking)) });
-                self.sync_begin(id, seeds, timeout);
+                self.begin(id, Open { audience, deadline, stage: Stage::Sync(Sync::new(blocking, timeout)) });
+                self.sync_begin(id, seeds);
             }
             Request::SetNode { node, address, data, how } => {
                 self.set_node_request(id, deadline, node, address, data, how);
@@ -64,6 +75,17 @@ impl NodeManager {
                 self.mark_refreshed(bucket);
                 self.refresh(id, audience, deadline, bucket, &FindNode { options, ..FindNode::default() });
             }
+            Request::ClaimNode { target, options } => {
+                self.search_then(id, deadline, target, options, Then::ClaimNode(Claiming::new(target, options)));
+            }
+            Request::AddClaim { content, .. } => {
+                let stage = self.own_begin(id, content, None);
+                self.begin(id, Open { audience, deadline, stage });
+            }
+            Request::ClaimNetwork { target, content, options } => {
+                self.search_then(id, deadline, target, options, Then::ClaimNetwork { content });
+            }
+            Request::AllowClaim { node, allowed, .. } => self.allow_begin(id, deadline, node, allowed),
             Request::Renew { identity } => self.renew_begin(id, deadline, identity),
             Request::QueryMdns { target, timeout } => {
                 let timeout = timeout.unwrap_or(self.cx.config.mdns_timeout);
@@ -155,6 +177,21 @@ impl NodeManager {
         self.request(Request::RefreshBucket { bucket, options }, now)
     }
 
+    /// Cross-signs a claim with a node: both get one into their own chain (specification: claimNode).
+    pub fn claim_node(&mut self, target: NodeId, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::ClaimNode { target, options }, now)
+    }
+
+    /// Puts a node on the allow-list of the claim policy, durably.
+    pub fn allow_claim(&mut self, node: NodeId, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::AllowClaim { node, allowed: true, options }, now)
+    }
+
+    /// Takes a node off the allow-list of the claim policy, durably.
+    pub fn disallow_claim(&mut self, node: NodeId, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::AllowClaim { node, allowed: false, options }, now)
+    }
+
     /// Asks the local network where a node is (specification: queryMDNS).
     pub fn query_mdns(
         &mut self,
@@ -205,8 +242,13 @@ impl NodeManager {
     /// Ends a request early; its `Event::Done` says `Cancelled`. Nothing happens if it is over already.
     pub fn cancel(&mut self, id: RequestId, now: Instant) {
         self.enter(now, || Call::Cancel(id));
-        // A renewal that has begun is not given up: its true outcome is reported.
-        let ends = |open: &Open| open.audience == Audience::Embedder && !matches!(open.stage, Stage::Renew(_));
+        // Past the point of no return of a renewal or a claim its true outcome is reported.
+        let ends = |open: &Open| {
+            open.audience == Audience::Embedder
+                && !matches!(open.stage, Stage::Renew(_))
+                && !is_persisting(&open.stage)
+                && standing(&open.stage).is_none()
+        };
         if self.open.get(&id).is_some_and(ends) {
             self.end(id, Err(Failure::Cancelled));
             self.settle();

@@ -16,6 +16,7 @@ impl NodeManager {
     pub(super) fn serve(&mut self, conn: ConnectionId, stream: StreamId, question: &Question) {
         let answer = match question {
             Question::Claims { after, max_bytes } => return self.serve_claims(stream, *after, *max_bytes),
+            Question::SignClaim(token) => return self.network_asked(stream, conn, token),
             Question::Signal(request) => self.relay(conn, request),
             Question::Punch(punch) => self.punch(conn, punch),
             Question::Ping { nonce } => Answer::Pong { nonce: *nonce },

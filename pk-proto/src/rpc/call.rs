@@ -39,6 +39,8 @@ pub enum Question {
         /// Bytes of tokens in the answer, at most; but one claim is told whatever its length.
         max_bytes: u32,
     },
+    /// Sign a claim about a network: the JSON text of its token.
+    SignClaim(Bytes),
 }
 
 /// What a node that wants to connect to another one asks of a relay.
@@ -88,6 +90,8 @@ pub enum Answer {
     Claims(ClaimsPage),
     /// To any question: no.
     Refused(Refusal),
+    /// To `SignClaim`: the token with the signature.
+    SignedClaim(Bytes),
 }
 
 /// Some claims of a chain, in its order.
@@ -130,6 +134,12 @@ pub enum Refusal {
     /// Its policy does not allow it.
     #[error("it is not allowed")]
     Denied,
+    /// Another claim came first; to be tried again.
+    #[error("another claim came first")]
+    Stale,
+    /// It is not a claim that is signed here: of another type, or about another node.
+    #[error("it does not sign such a claim")]
+    Claim,
 }
 
 /// Whether this can name an application protocol: 1 to 64 printable ASCII characters.

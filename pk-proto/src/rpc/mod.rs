@@ -378,7 +378,7 @@ impl Rpc {
         let conn = stream.conn;
         if stream.send.send(cx, id, bytes, fin).is_err() {
             cx.metrics.send_overflows += 1;
-            self.abort(cx, id, code::LIMIT);
+            self.give_up(cx, id, code::LIMIT, Failure::Aborted(code::LIMIT));
             self.fault(cx, conn, PeerFault::NotReading);
         } else {
             self.end_if_over(cx, id);

@@ -97,7 +97,7 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// The extension of claims: `Exchange` and `Token`.
+    /// The extension of claims: `Exchange` and `Token`, and the question `SignClaim`.
     pub const EXCHANGE: u64 = 1;
     /// The extension of chains: the question `Claims`.
     pub const CLAIMS: u64 = 2;
@@ -206,6 +206,7 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
                     Question::Closest { target, lists: ClosestLists { local, active } }
                 }
                 wire::Question::Signal(signal) => Question::Signal(read_signal(&signal)?),
+                wire::Question::SignClaim { token } => Question::SignClaim(read_token(&token)?),
                 wire::Question::Punch { source, address, request, relay_signature } => {
                     Question::Punch(Box::new(PunchRequest {
                         source,
@@ -230,6 +231,7 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
             V1::Answer(Answer::Signalled { address: read_address(&address)? })
         }
         wire::V1::Answer(wire::Answer::Punching) => V1::Answer(Answer::Punching),
+        wire::V1::Answer(wire::Answer::SignedClaim { token }) => V1::Answer(Answer::SignedClaim(read_token(&token)?)),
         wire::V1::Answer(wire::Answer::Refused(number)) => {
             V1::Answer(Answer::Refused(wire::refusals::read(number).ok_or(FrameFault::Unknown)?))
         }
@@ -302,6 +304,7 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
                     wire::Question::Closest { target: *target, local: *local, active: *active }
                 }
                 Question::Signal(signal) => wire::Question::Signal(write_signal(signal)),
+                Question::SignClaim(token) => wire::Question::SignClaim { token: write_token(token)? },
                 Question::Punch(punch) => wire::Question::Punch {
                     source: punch.source,
                     address: write_address(&punch.address)?,
@@ -323,6 +326,9 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
             wire::V1::Answer(wire::Answer::Signalled { address: write_address(address)? })
         }
         V1::Answer(Answer::Punching) => wire::V1::Answer(wire::Answer::Punching),
+        V1::Answer(Answer::SignedClaim(token)) => {
+            wire::V1::Answer(wire::Answer::SignedClaim { token: write_token(token)? })
+        }
         V1::Answer(Answer::Refused(refusal)) => {
             wire::V1::Answer(wire::Answer::Refused(wire::refusals::write(*refusal)))
         }

@@ -143,6 +143,10 @@ fn golden() -> Vec<(Message, &'static str)> {
         (answer(Answer::Refused(Refusal::NotConnected)), "0000000400020400"),
         (answer(Answer::Refused(Refusal::Busy)), "0000000400020407"),
         (answer(Answer::Refused(Refusal::Denied)), "0000000400020408"),
+        (answer(Answer::Refused(Refusal::Stale)), "0000000400020409"),
+        (answer(Answer::Refused(Refusal::Claim)), "000000040002040a"),
+        (call(Question::SignClaim(Bytes::from_static(b"{}"))), "000000080001987505027b7d"),
+        (answer(Answer::SignedClaim(Bytes::from_static(b"{}"))), "00000006000206027b7d"),
         (
             v1(V1::Exchange { deadline_ms: 15_000, token: Bytes::from_static(b"{\"payload\":\"e30\"}") }),
             "0000001600059875117b227061796c6f6164223a22653330227d",
@@ -215,9 +219,9 @@ fn a_kind_that_is_new_is_unknown_and_not_malformed() {
         (&[1, 2, 3], Unknown),
         (&[0, 7], Unknown),
         (&[0, 0x7f, 9, 9], Unknown),
-        (&[0, 1, 0, 5], Unknown),
+        (&[0, 1, 0, 6], Unknown),
         (&[0, 1, 0x98, 0x75, 0x80, 0x01, 1], Unknown),
-        (&[0, 2, 6], Unknown),
+        (&[0, 2, 7], Unknown),
         (&[0, 2, 0xff, 0xff, 0xff, 0xff, 0x0f], Unknown),
         // not the only encoding of the tag, or over 32 bits
         (&[0x81, 0x00], Malformed),

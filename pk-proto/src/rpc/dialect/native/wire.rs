@@ -23,8 +23,8 @@ pub(super) mod kinds {
     pub(in super::super) const V1: u32 = 7;
     pub(in super::super) const V1_CALL: u32 = 1;
     pub(in super::super) const V1_ANSWER: u32 = 2;
-    pub(in super::super) const QUESTIONS: u32 = 5;
-    pub(in super::super) const ANSWERS: u32 = 6;
+    pub(in super::super) const QUESTIONS: u32 = 6;
+    pub(in super::super) const ANSWERS: u32 = 7;
 }
 
 /// Nodes in one list of an answer.
@@ -91,6 +91,9 @@ pub(super) enum Question<'a> {
         after: Option<[u8; 16]>,
         max_bytes: u32,
     },
+    SignClaim {
+        token: Octets<'a>,
+    },
 }
 
 /// The signature has 64 bytes.
@@ -124,13 +127,16 @@ pub(super) enum Answer<'a> {
         claims: List<Claim<'a>, CLAIMS>,
         more: bool,
     },
+    SignedClaim {
+        token: Octets<'a>,
+    },
 }
 
 /// The numbers of refusals. They may be appended to.
 pub(super) mod refusals {
     use crate::rpc::call::Refusal;
 
-    const ALL: [Refusal; 9] = [
+    const ALL: [Refusal; 11] = [
         Refusal::NotConnected,
         Refusal::RateLimited,
         Refusal::Signature,
@@ -140,6 +146,8 @@ pub(super) mod refusals {
         Refusal::Address,
         Refusal::Busy,
         Refusal::Denied,
+        Refusal::Stale,
+        Refusal::Claim,
     ];
 
     pub(in super::super) fn read(number: u8) -> Option<Refusal> {
