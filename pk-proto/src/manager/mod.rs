@@ -40,7 +40,7 @@ use crate::cx::Cx;
 use crate::error::{Failure, RequestError, StartError, code};
 use crate::graph::{DiversityLimits, NodeGraph, PendingNodes};
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
-use crate::io::{DisconnectReason, Event, Identity, Input, Output};
+use crate::io::{DisconnectReason, Event, Identity, Input, Output, StoreOp};
 use crate::request::{ConnectionInfo, Reply, SetNodeOutcome, SetNodeRejection};
 use crate::rpc::{Rpc, RpcEvent};
 use crate::store::{GraphStore, Snapshot};
@@ -526,6 +526,12 @@ impl NodeManager {
     /// Writes what has changed in the graph.
     fn write_graph(&mut self) {
         self.store.write(&mut self.cx, &self.graph, &self.unproven, &self.refreshed);
+    }
+
+    /// Writes rows, in a store that knows whose it is.
+    fn persist(&mut self, id: EffectId, mut ops: Vec<StoreOp>, durable: bool) {
+        ops.extend(self.store.missing_meta(self.cx.own()));
+        self.cx.output(Output::Persist { id, ops, durable });
     }
 
     /// A transaction is over.
