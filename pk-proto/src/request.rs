@@ -112,6 +112,16 @@ pub enum Request {
         /// Deadlines.
         options: Options,
     },
+    /// Find the node `relay` and connect through it: it signals, and both ends punch. Nothing is done if there is a live
+    /// connection to the node.
+    ConnectThrough {
+        /// Whom; nobody else is accepted.
+        target: NodeId,
+        /// Who signals.
+        relay: NodeId,
+        /// Deadlines.
+        options: Options,
+    },
     /// Find a node and keep its connection from being closed for idleness until `release`.
     AcquireConnection {
         /// Whom.
@@ -294,6 +304,7 @@ impl Request {
             Self::PingNode { options, .. }
             | Self::PingNodeAddress { options, .. }
             | Self::Connect { options, .. }
+            | Self::ConnectThrough { options, .. }
             | Self::AcquireConnection { options, .. }
             | Self::OpenStream { options, .. }
             | Self::AskClosest { options, .. }

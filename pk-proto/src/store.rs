@@ -190,6 +190,10 @@ pub(crate) struct GraphStore {
     failures: u32,
     /// Requests that wait until everything is written.
     flushing: Vec<RequestId>,
+    /// The node stops: what is written now is the last, and has to survive.
+    last: bool,
+    /// Changes that were given up.
+    forgotten: usize,
 }
 
 impl GraphStore {
@@ -254,9 +258,15 @@ impl GraphStore {
         self.rearm(cx);
     }
 
-    /// What has changed is not worth writing.
+    /// What has changed is not worth writing, or there is no time for it.
     pub(crate) fn forget(&mut self) {
-        self.changes = Changes::default();
+        self.forgotten += core::mem::take(&mut self.changes).len();
+        self.loose = false;
+    }
+
+    /// The node stops: from now on everything is written durably.
+    pub(crate) fn finish(&mut self) {
+        self.last = true;
     }
 
     /// A request waits until everything is written.
@@ -265,14 +275,14 @@ impl GraphStore {
     }
 
     /// Whether nothing is left to write and nothing is being written.
-    pub(crate) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.changes.is_empty() && self.writing.is_none()
     }
 
     /// Changes that are not in the store; while it is being decided which half is in use, that one as well.
     pub(crate) fn unwritten(&self) -> usize {
         let writing = self.writing.as_ref().map_or(0, |(_, changes, _)| changes.len());
-        self.changes.len() + writing + usize::from(self.held)
+        self.changes.len() + writing + usize::from(self.held) + self.forgotten
     }
 
     /// Whether everything is written, and would survive a crash.
@@ -289,7 +299,8 @@ impl GraphStore {
         unproven: &BTreeSet<NodeId>,
         refreshed: &BTreeMap<BucketIndex, UnixMillis>,
     ) {
-        if self.held || self.writing.is_some() || (self.changes.is_empty() && self.flushing.is_empty()) {
+        let wanted = !self.changes.is_empty() || !self.flushing.is_empty() || (self.last && self.loose);
+        if self.held || self.writing.is_some() || !wanted {
             return;
         }
         cx.timers.cancel(Timer::Store);
@@ -312,7 +323,7 @@ impl GraphStore {
                 ops.push(refresh_row(*bucket, *at));
             }
         }
-        let (id, durable) = (cx.ids.effect(), !self.flushing.is_empty());
+        let (id, durable) = (cx.ids.effect(), self.last || !self.flushing.is_empty());
         self.writing = Some((id, changes, durable));
         cx.output(Output::Persist { id, ops, durable });
     }

@@ -395,6 +395,8 @@ fn a_stream_that_the_transport_refuses_fails_its_call() {
     let stream = asked(&bare);
     bare.input(Input::OpenFailed { stream });
     assert_eq!(bare.done(open), Some(Err(Failure::Aborted(8))));
+    // What the connection has changed in the graph is written.
+    bare.pass(SECOND);
     assert_eq!((bare.node.metrics().streams, bare.node.metrics().timers), (1, 1));
 }
 

@@ -98,8 +98,10 @@ fn a_dead_seed_among_three_holds_nobody_up() {
         })
         .collect();
     assert_eq!(late, BTreeSet::from([0, 1]));
-    // The search goes on.
-    assert_eq!(cluster.node(8).metrics().requests_open, 1);
+    // The search goes on, and is nobody's request.
+    let metrics = cluster.node(8).metrics();
+    assert_eq!(metrics.requests_open, 0);
+    assert!(metrics.timers > metrics.connections + 1, "{metrics:?}");
     cluster.drive(20 * SECOND);
     assert_eq!(known(&cluster, 8), (0..8).filter(|node| *node != 1).collect());
     assert_eq!(count_events(&cluster, 8, |event| matches!(event, Event::Done { .. })), 1);
@@ -318,4 +320,19 @@ fn two_joins_at_once_share_their_dials() {
     let metrics = cluster.node(8).metrics();
     assert_eq!((metrics.dials, metrics.connections), (8, 8), "each node once");
     cluster.stop_all();
+}
+
+#[test]
+fn the_patience_for_a_dial_is_that_of_the_join_for_its_search_too() {
+    let mut cluster = network();
+    cluster.kill(5);
+    let seeds = [cluster.seed_node(0)];
+    let options = Options { deadline: None, connect_timeout: Some(SECOND) };
+    let begun = cluster.now();
+    let request = Request::SyncNodeGraph { seeds: seeds.to_vec(), blocking: true, options };
+    let joined = synced(cluster.ask(8, request));
+    let search = joined.search.unwrap();
+    assert_eq!((search.ended, search.stats.failures), (FindEnd::Exhausted, 1));
+    let took = cluster.now().since(begun);
+    assert!((SECOND..2 * SECOND).contains(&took), "{took:?}");
 }

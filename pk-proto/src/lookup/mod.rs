@@ -122,6 +122,11 @@ impl Lookup {
         &self.target
     }
 
+    /// How long each dial may take.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
     /// A candidate that we know of ourselves, from the graph or by a live connection.
     pub(crate) fn offer(&mut self, node: NodeId, contact: Option<&NodeContact>) {
         let known = contact.into_iter().flat_map(NodeContact::iter);

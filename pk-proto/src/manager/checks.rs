@@ -33,6 +33,9 @@ impl NodeManager {
             {
                 Err(RequestError::OwnNode)
             }
+            Request::ConnectThrough { target, relay, .. } if self.cx.is_own(target) || self.cx.is_own(relay) => {
+                Err(RequestError::OwnNode)
+            }
             Request::OpenStream { target, protocol, .. } => match self.cx.is_own(target) {
                 true => Err(RequestError::OwnNode),
                 false => check_protocol(protocol),

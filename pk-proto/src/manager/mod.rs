@@ -9,6 +9,7 @@ mod chain_data;
 mod checks;
 mod claims;
 mod collect;
+mod contacts;
 mod getters;
 mod loads;
 mod local;
@@ -32,7 +33,6 @@ use self::loads::Reader;
 use self::open::Open;
 pub(crate) use self::renewal::RETIREMENT;
 use self::signalling::Signalling;
-use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::cert;
 use crate::config::Config;
 use crate::connect::{ConnectEvent, Connections};
@@ -40,8 +40,8 @@ use crate::cx::Cx;
 use crate::error::{Failure, RequestError, StartError, code};
 use crate::graph::{DiversityLimits, NodeGraph, PendingNodes};
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
-use crate::io::{DisconnectReason, Event, Identity, Input, Output, StoreOp};
-use crate::request::{ConnectionInfo, Reply, SetNodeOutcome, SetNodeRejection};
+use crate::io::{DisconnectReason, Event, Identity, Input, Output};
+use crate::request::ConnectionInfo;
 use crate::rpc::{Rpc, RpcEvent};
 use crate::store::{GraphStore, Snapshot};
 use crate::time::{Instant, UnixMillis};
@@ -127,9 +127,7 @@ impl NodeManager {
         let claims = Claims::new(&mut snapshot);
         let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit).with_diversity(diversity);
         for (node, contact) in snapshot.contacts {
-            for (address, data) in contact.iter() {
-                graph.set(node, address.clone(), *data);
-            }
+            graph.restore(node, &contact);
         }
         Ok(Self {
             cx: Cx::new(config, own.chain, seed, now, unix),
@@ -259,6 +257,7 @@ impl NodeManager {
             self.store.forget();
         }
         self.phase = Phase::Stopping;
+        self.store.finish();
         self.stop_requests();
         self.advertise(&[]);
         self.connections.stop(&mut self.cx);
@@ -378,7 +377,7 @@ impl NodeManager {
         }
         if self.phase == Phase::Stopping
             && self.connections.is_empty()
-            && self.store.is_idle()
+            && self.store.is_durable()
             && self.claims.is_idle()
             && self.linking.is_empty()
             && !self.is_renewing()
@@ -464,111 +463,6 @@ impl NodeManager {
                 }
             }
         }
-    }
-
-    /// Puts a node into the graph and says so.
-    fn set_in_graph(&mut self, node: NodeId, address: NodeAddress, data: NodeContactAddressData) -> SetNodeOutcome {
-        let outcome = self.graph.set(node, address, data);
-        self.was_set(node, outcome);
-        outcome
-    }
-
-    /// Says and counts what became of a node that was to be put into the graph.
-    fn was_set(&mut self, node: NodeId, outcome: SetNodeOutcome) {
-        match outcome {
-            SetNodeOutcome::Rejected(SetNodeRejection::BucketFull) => self.cx.metrics.bucket_full += 1,
-            SetNodeOutcome::Rejected(SetNodeRejection::Diversity) => self.cx.metrics.diversity_refused += 1,
-            SetNodeOutcome::Rejected(_) => {}
-            SetNodeOutcome::Added | SetNodeOutcome::Updated | SetNodeOutcome::Replaced(_) | SetNodeOutcome::Pending => {
-                if outcome == SetNodeOutcome::Added {
-                    self.cx.event(Event::NodeAdded { node });
-                }
-                self.store.changed(&mut self.cx, node);
-                if let Some(bucket) = self.cx.own().bucket_index(&node) {
-                    self.bucket_touched(bucket);
-                }
-            }
-        }
-    }
-
-    /// A node that has renewed its key is one node, by its newest id: takes its former ids out. Gives where it was known to
-    /// be, if a connection had proven it there.
-    fn leave_former(&mut self, chain: &[NodeId]) -> Vec<(NodeAddress, NodeContactAddressData)> {
-        let mut known = Vec::new();
-        for former in chain.iter().skip(1) {
-            if let Some(bucket) = self.cx.own().bucket_index(former) {
-                self.pending.remove(bucket, former);
-            }
-            if self.is_proven(*former) {
-                known.extend(self.graph.get(former).into_iter().flat_map(|contact| contact.iter().cloned()));
-            }
-            self.remove_from_graph(former);
-        }
-        known
-    }
-
-    /// Takes a node out of the graph and says so; returns whether it was there.
-    fn remove_from_graph(&mut self, node: &NodeId) -> bool {
-        let there = self.graph.unset(node).is_some();
-        if there {
-            self.left_graph(node);
-        }
-        there
-    }
-
-    /// Says that a node is no longer in the graph.
-    fn left_graph(&mut self, node: &NodeId) {
-        self.unproven.remove(node);
-        self.store.changed(&mut self.cx, *node);
-        self.cx.event(Event::NodeRemoved { node: *node });
-    }
-
-    /// Writes what has changed in the graph.
-    fn write_graph(&mut self) {
-        self.store.write(&mut self.cx, &self.graph, &self.unproven, &self.refreshed);
-    }
-
-    /// Writes rows, in a store that knows whose it is.
-    fn persist(&mut self, id: EffectId, mut ops: Vec<StoreOp>, durable: bool) {
-        ops.extend(self.store.missing_meta(self.cx.own()));
-        self.cx.output(Output::Persist { id, ops, durable });
-    }
-
-    /// A transaction is over.
-    fn persisted(&mut self, id: EffectId, result: Result<(), String>) {
-        if self.claim_persisted(id, &result) {
-            return;
-        }
-        if self.renewal_persisted(id, &result) {
-            self.write_if_awaited();
-            return;
-        }
-        if self.links_persisted(id, &result) {
-            return;
-        }
-        let Some((flushed, result)) = self.store.persisted(&mut self.cx, id, result) else {
-            self.cx.metrics.late_inputs += 1;
-            return;
-        };
-        for request in flushed {
-            self.end(request, result.clone().map(|()| Reply::Flush).map_err(Failure::Store));
-        }
-        if result.is_err() && self.phase == Phase::Stopping {
-            // There is no time to wait for better.
-            self.store.forget();
-        }
-        if !self.write_if_awaited() {
-            self.store.rearm(&mut self.cx);
-        }
-    }
-
-    /// Writes what has changed in the graph, if anybody waits for it.
-    fn write_if_awaited(&mut self) -> bool {
-        let awaited = self.store.is_flushing() || self.phase == Phase::Stopping;
-        if awaited {
-            self.write_graph();
-        }
-        awaited
     }
 
     /// The idle time of a connection is over.

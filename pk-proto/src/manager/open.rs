@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::NodeManager;
 use super::Phase;
@@ -14,6 +15,7 @@ use super::renewal::Renewal;
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::claims::{Claim, ClaimContent};
+use crate::connect::Goal;
 use crate::error::Failure;
 use crate::id::{EffectId, NodeId, RequestId, StreamId};
 use crate::io::Event;
@@ -47,6 +49,13 @@ pub(super) enum Audience {
     Retry,
 }
 
+impl Audience {
+    /// Whether the embedder waits for it.
+    pub(super) fn is_awaited(self) -> bool {
+        matches!(self, Self::Embedder | Self::Parent(_))
+    }
+}
+
 /// How far a request has come.
 #[derive(Debug)]
 pub(super) enum Stage {
@@ -55,7 +64,7 @@ pub(super) enum Stage {
     /// Dialling the one address that was given.
     Dial { then: DialThen },
     /// Waiting for an answer.
-    Call { stream: StreamId, then: CallThen },
+    Call { stream: StreamId, then: CallThen, again: Option<Again> },
     /// Waiting for the peer to accept a stream.
     OpenStream { stream: StreamId },
     /// Joining the network.
@@ -87,13 +96,44 @@ pub(super) enum Stage {
 pub(super) enum Then {
     Report,
     ReportRefresh,
-    Ping,
+    Ping {
+        asked: Asked,
+    },
     Acquire,
-    OpenStream { protocol: String },
-    AskClosest { target: NodeId, lists: ClosestLists },
+    /// Of the relay that it names.
+    ConnectThrough {
+        goal: Goal,
+    },
+    OpenStream {
+        protocol: String,
+    },
+    AskClosest {
+        target: NodeId,
+        lists: ClosestLists,
+        asked: Asked,
+    },
+    ChainData {
+        since: Option<Box<Claim>>,
+    },
     ClaimNode(Claiming),
-    ClaimNetwork { content: ClaimContent },
-    ChainData { since: Option<Box<Claim>> },
+    ClaimNetwork {
+        content: ClaimContent,
+    },
+}
+
+/// Whether a question was asked before, on a connection that ended before its answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Never,
+    Once,
+}
+
+/// A question that can be asked again: whom, how, and what.
+#[derive(Debug)]
+pub(super) struct Again {
+    pub(super) node: NodeId,
+    pub(super) connect_timeout: Duration,
+    pub(super) then: Then,
 }
 
 /// How a request goes on once its search is over.

@@ -116,9 +116,7 @@ impl NodeManager {
         let mut nodes: Vec<_> = self.graph.iter().collect();
         nodes.sort_by_key(|(node, contact)| (core::cmp::Reverse(contact.connected_time()), *node));
         for (node, contact) in nodes {
-            for (address, data) in contact.iter() {
-                graph.set(node, address.clone(), *data);
-            }
+            graph.restore(node, contact);
         }
         graph
     }

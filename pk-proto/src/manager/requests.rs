@@ -6,10 +6,11 @@ use core::time::Duration;
 
 use super::NodeManager;
 use super::claims::{Claiming, standing};
-use super::open::{Audience, DialThen, Open, Stage, Then, is_persisting};
+use super::open::{Asked, Audience, DialThen, Open, Stage, Then, is_persisting};
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::claims::Claim;
+use crate::connect::{Goal, Learnt};
 use crate::error::{Failure, RequestError};
 use crate::id::{BucketIndex, NodeId, RequestId};
 use crate::io::Identity;
@@ -37,7 +38,7 @@ impl NodeManager {
         match request {
             Request::FindNode { target, find } => self.search(id, audience, deadline, target, &find, Then::Report),
             Request::PingNode { target, options } => {
-                self.search_then(id, deadline, target, options, Then::Ping);
+                self.search_then(id, deadline, target, options, Then::Ping { asked: Asked::Never });
             }
             Request::AcquireConnection { target, options } => {
                 self.search_then(id, deadline, target, options, Then::Acquire);
@@ -46,17 +47,26 @@ impl NodeManager {
                 self.search_then(id, deadline, target, options, Then::OpenStream { protocol });
             }
             Request::AskClosest { via, target, lists, options } => {
-                self.search_then(id, deadline, via, options, Then::AskClosest { target, lists });
+                self.search_then(id, deadline, via, options, Then::AskClosest { target, lists, asked: Asked::Never });
             }
             Request::PingNodeAddress { target, address, .. } => {
-                self.dial_request(id, deadline, timeout, target, address, DialThen::Ping);
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
+                self.dial_request(id, deadline, goal, DialThen::Ping);
             }
             Request::Connect { target, address, .. } => {
-                self.dial_request(id, deadline, timeout, target, address, DialThen::Connect);
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
+                self.dial_request(id, deadline, goal, DialThen::Connect);
+            }
+            Request::ConnectThrough { target, relay, options } => {
+                let goal = Goal { relays: alloc::vec![relay], ..Goal::at(target, [], Learnt::SIGNALLED, timeout) };
+                match self.connections.primary(&target) {
+                    Some(_) => self.dial_request(id, deadline, goal, DialThen::Connect),
+                    None => self.search_then(id, deadline, relay, options, Then::ConnectThrough { goal }),
+                }
             }
             Request::SyncNodeGraph { seeds, blocking, .. } => {
-                self.begin(id, Open { audience, deadline, stage: Stage::Sync(Sync::new(blocking)) });
-                self.sync_begin(id, seeds, timeout);
+                self.begin(id, Open { audience, deadline, stage: Stage::Sync(Sync::new(blocking, timeout)) });
+                self.sync_begin(id, seeds);
             }
             Request::SetNode { node, address, data, how } => {
                 self.set_node_request(id, deadline, node, address, data, how);

@@ -32,6 +32,7 @@ pub struct World<M> {
     armed: Vec<Option<Instant>>,
     events: Vec<Vec<(Instant, Event)>>,
     done: BTreeMap<(HostId, RequestId), Result<Reply, Failure>>,
+    dials: Vec<Vec<(Instant, SocketAddr)>>,
     /// Inputs and outputs of each machine, in all its lives.
     words: Vec<u64>,
     /// After how many of them a process dies.
@@ -85,6 +86,7 @@ impl<M: Machine> World<M> {
             armed: Vec::new(),
             events: Vec::new(),
             done: BTreeMap::new(),
+            dials: Vec::new(),
             words: Vec::new(),
             doom: Vec::new(),
             corpses: Vec::new(),
@@ -107,6 +109,7 @@ impl<M: Machine> World<M> {
         self.machines.push(None);
         self.armed.push(None);
         self.events.push(Vec::new());
+        self.dials.push(Vec::new());
         self.words.push(0);
         self.doom.push(None);
         self.corpses.push(None);
@@ -326,6 +329,11 @@ impl<M: Machine> World<M> {
     /// How a request ended; `None` while it is open.
     pub fn done(&self, id: HostId, request: RequestId) -> Option<&Result<Reply, Failure>> {
         self.done.get(&(id, request))
+    }
+
+    /// Where the machine of a host has dialled, in all its lives.
+    pub fn dials(&self, id: HostId) -> &[(Instant, SocketAddr)] {
+        &self.dials[id]
     }
 
     /// Every stream that the machine of a host handed over.

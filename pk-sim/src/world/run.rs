@@ -230,6 +230,9 @@ impl<M: Machine> World<M> {
                 _ => {}
             }
         }
+        if let Output::Dial { addr, .. } = &output {
+            self.dials[id].push((self.wire.now, *addr));
+        }
         effects::perform(&mut self.wire, &mut self.transport, id, output);
     }
 
