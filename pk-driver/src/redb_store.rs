@@ -22,7 +22,7 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, StorageError, TableDefinition, TableError};
 
 use self::gate::{Gate, Gated};
-use crate::files::{Temporary, create_folder, folder};
+use crate::files::{Temporary, create_folder, folder, sweep};
 use crate::store::{Store, StoreError};
 
 /// The version of the layout of tables that this program writes, and the newest it reads. What is in the rows is the core's,
@@ -113,6 +113,11 @@ impl RedbStore {
             create(&path)?;
         }
         let open = open(&path)?;
+        // The file is locked now: whoever was making it has been killed, or will find that it is there.
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Err(error) = sweep(folder(&path), |of| Some(of) == name) {
+            tracing::debug!(%error, "what a killed process left of a store stays");
+        }
         Ok(Self { path, open: Some(open), loose: Vec::new(), loose_bytes: 0 })
     }
 
@@ -279,8 +284,8 @@ fn create(path: &Path) -> Result<(), StoreOpenError> {
         made().map_err(io::Error::other)?;
         // redb has brought what it wrote down to the disk.
         match temporary.name() {
-            // Somebody was quicker; that one is as good.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // Somebody was quicker, and may have swept ours away; that one is as good.
+            Err(_) if path.try_exists()? => Ok(()),
             named => named,
         }
     };

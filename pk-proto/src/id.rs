@@ -10,7 +10,7 @@ use data_encoding_macro::new_encoding;
 use serde::{Deserialize, Serialize};
 
 /// RFC 4648 base32hex, lower case, no padding; trailing bits must be zero (WIRE.md section 1).
-const BASE32HEX: Encoding = new_encoding! { symbols: "0123456789abcdefghijklmnopqrstuv", };
+pub(crate) const BASE32HEX: Encoding = new_encoding! { symbols: "0123456789abcdefghijklmnopqrstuv", };
 const BASE32HEX_UPPER: Encoding = new_encoding! { symbols: "0123456789ABCDEFGHIJKLMNOPQRSTUV", };
 
 /// A node *is* its Ed25519 public key: these are its 32 bytes (WIRE.md section 1).
@@ -156,6 +156,16 @@ impl fmt::Debug for Distance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
     }
+}
+
+/// The layout of ids that sort by time, of certificates and of claims (WIRE.md section 1): big-endian unix seconds (36 bits),
+/// fraction of the second in 1/4096 (12), `0111`, sequence number (12), `10`, tail (62). What does not fit is cut off.
+pub(crate) const fn sortable(unix_millis: u64, seq: u16, tail: u64) -> u128 {
+    let seconds = (unix_millis / 1000) as u128 & 0xf_ffff_ffff;
+    let fraction = (unix_millis % 1000 * 4096 / 1000) as u128;
+    let seq = (seq & 0xfff) as u128;
+    let tail = (tail & (u64::MAX >> 2)) as u128;
+    seconds << 92 | fraction << 80 | 0b0111 << 76 | seq << 64 | 0b10 << 62 | tail
 }
 
 /// The number of a bucket: floor(log2(distance)), 0 (one possible id) to 255 (the farther half of all ids).

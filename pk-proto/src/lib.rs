@@ -97,6 +97,7 @@ extern crate std;
 
 mod address;
 pub mod cert;
+pub mod claims;
 mod config;
 mod connect;
 mod cx;

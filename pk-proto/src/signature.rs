@@ -17,15 +17,46 @@ use crate::NodeId;
 ///
 /// Which part of the rule is broken.
 pub fn verify(key: &NodeId, message: &[u8], signature: &[u8; 64]) -> Result<(), SignatureFault> {
-    let point = VerifyingKey::from_bytes(key.as_bytes()).map_err(|_| SignatureFault::NotAKey)?;
-    // `from_bytes` reduces the y coordinate and ignores the sign of x = 0, so that one point would have several ids.
-    if point.to_edwards().compress().as_bytes() != key.as_bytes() {
-        return Err(SignatureFault::NonCanonicalKey);
+    Key::new(key)?.verify(message, signature)
+}
+
+/// The key of a node, which is canonical and not weak: for more than one signature of the same node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key(VerifyingKey);
+
+impl Key {
+    pub(crate) fn new(id: &NodeId) -> Result<Self, SignatureFault> {
+        let point = VerifyingKey::from_bytes(id.as_bytes()).map_err(|_| SignatureFault::NotAKey)?;
+        if !is_canonical(id.as_bytes()) {
+            return Err(SignatureFault::NonCanonicalKey);
+        }
+        if point.is_weak() {
+            return Err(SignatureFault::WeakKey);
+        }
+        Ok(Self(point))
     }
-    if point.is_weak() {
-        return Err(SignatureFault::WeakKey);
+
+    pub(crate) fn verify(&self, message: &[u8], signature: &[u8; 64]) -> Result<(), SignatureFault> {
+        self.0.verify_strict(message, &Signature::from_bytes(signature)).map_err(|_| SignatureFault::Mismatch)
     }
-    point.verify_strict(message, &Signature::from_bytes(signature)).map_err(|_| SignatureFault::Mismatch)
+}
+
+/// Whether these bytes are how their point is encoded. Reading a point reduces the y coordinate modulo p = 2^255 - 19, and
+/// ignores the sign where x = 0, which is where y is 1 or -1; so that one point would have several ids.
+fn is_canonical(bytes: &[u8; 32]) -> bool {
+    const fn little_endian(low: u8, middle: u8, high: u8) -> [u8; 32] {
+        let mut bytes = [middle; 32];
+        bytes[0] = low;
+        bytes[31] = high;
+        bytes
+    }
+    const P: [u8; 32] = little_endian(0xed, 0xff, 0x7f);
+    const ONE_WITH_SIGN: [u8; 32] = little_endian(1, 0, 0x80);
+    const MINUS_ONE_WITH_SIGN: [u8; 32] = little_endian(0xec, 0xff, 0xff);
+    let mut y = *bytes;
+    let [.., high] = &mut y;
+    *high &= 0x7f;
+    y.iter().rev().lt(P.iter().rev()) && *bytes != ONE_WITH_SIGN && *bytes != MINUS_ONE_WITH_SIGN
 }
 
 /// Why a signature is not valid.
@@ -75,6 +106,27 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(verify(&id, b"message", &flipped), Err(SignatureFault::Mismatch), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn canonical_is_what_a_point_is_encoded_as() {
+        let mut cases: Vec<[u8; 32]> = Vec::new();
+        for low in 0..=u8::MAX {
+            for (middle, high) in [(0, 0), (0, 0x80), (0xff, 0x7f), (0xff, 0xff)] {
+                let mut bytes = [middle; 32];
+                (bytes[0], bytes[31]) = (low, high);
+                cases.push(bytes);
+                cases.push(SigningKey::from_bytes(&bytes).verifying_key().to_bytes());
+            }
+        }
+        let (mut canonical, mut other) = (0, 0);
+        for bytes in cases {
+            let Ok(point) = VerifyingKey::from_bytes(&bytes) else { continue };
+            let expected = point.to_edwards().compress().as_bytes() == &bytes;
+            assert_eq!(is_canonical(&bytes), expected, "{bytes:?}");
+            *(if expected { &mut canonical } else { &mut other }) += 1;
+        }
+        assert!(canonical > 1000 && other >= 20, "{canonical} {other}");
     }
 
     /// The 12 cases of "Taming the many EdDSAs" (Chalkias, Garillot, Nikolaenko; github.com/novifinancial/ed25519-speccheck).

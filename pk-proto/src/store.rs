@@ -114,14 +114,14 @@ pub enum SnapshotError {
     NoMeta,
 }
 
-fn encode<T: Serialize>(value: &T) -> Bytes {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
     // Plain data in memory: there is nothing in it that postcard cannot write.
     let mut row = alloc::vec![FORMAT];
     row.extend(postcard::to_allocvec(value).unwrap_or_default());
     row.into()
 }
 
-fn decode<T: for<'de> Deserialize<'de>>(table: Table, value: &[u8]) -> Result<T, SnapshotError> {
+pub(crate) fn decode<T: for<'de> Deserialize<'de>>(table: Table, value: &[u8]) -> Result<T, SnapshotError> {
     match value.split_first() {
         Some((&FORMAT, rest)) => match postcard::take_from_bytes(rest) {
             Ok((value, [])) => Ok(value),

@@ -498,3 +498,32 @@ fn a_timeout_that_is_late_fires_everything_that_was_due_in_order() {
     assert_eq!(done, [ids[1], ids[2], ids[0]]);
     assert_eq!(bare.node.poll_timeout(), None);
 }
+
+// -- asked again
+
+#[test]
+fn a_question_is_asked_again_once_if_the_peer_was_closing_the_connection() {
+    let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
+    let target = cluster.id(1);
+    let questions = [
+        Request::PingNode { target, options: NO },
+        Request::AskClosest { via: target, target, lists: LISTS, options: NO },
+    ];
+    for question in questions {
+        // The close is on its way when the question is asked.
+        cluster.connect(0, 1).unwrap();
+        let own = cluster.id(0);
+        assert_eq!(cluster.call(1, |node, now| node.disconnect(own, now)), 1);
+        let asked = cluster.request(0, question.clone());
+        let done = cluster.await_done(0, asked);
+        assert!(matches!(done, Ok(Reply::PingNode(_) | Reply::AskClosest(_))), "{question:?}: {done:?}");
+        assert_eq!(cluster.node(0).connections().len(), 1, "a new one");
+        // Whoever closes it itself wants no other one.
+        let asked = cluster.request(0, question.clone());
+        assert_eq!(cluster.call(0, |node, now| node.disconnect(target, now)), 1);
+        let lost = Err(Failure::ConnectionLost(pk_proto::DisconnectReason::Local));
+        assert_eq!(cluster.await_done(0, asked), lost, "{question:?}");
+        assert_eq!(cluster.node(0).connections().len(), 0);
+    }
+    assert_quiet(&mut cluster, 0, "asked");
+}

@@ -319,3 +319,18 @@ fn two_joins_at_once_share_their_dials() {
     assert_eq!((metrics.dials, metrics.connections), (8, 8), "each node once");
     cluster.stop_all();
 }
+
+#[test]
+fn the_patience_for_a_dial_is_that_of_the_join_for_its_search_too() {
+    let mut cluster = network();
+    cluster.kill(5);
+    let seeds = [cluster.seed_node(0)];
+    let options = Options { deadline: None, connect_timeout: Some(SECOND) };
+    let begun = cluster.now();
+    let request = Request::SyncNodeGraph { seeds: seeds.to_vec(), blocking: true, options };
+    let joined = synced(cluster.ask(8, request));
+    let search = joined.search.unwrap();
+    assert_eq!((search.ended, search.stats.failures), (FindEnd::Exhausted, 1));
+    let took = cluster.now().since(begun);
+    assert!((SECOND..2 * SECOND).contains(&took), "{took:?}");
+}

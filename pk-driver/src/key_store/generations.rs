@@ -17,7 +17,7 @@ use pk_proto::cert::Certificate;
 use pk_proto::{Identity, NodeId, UnixMillis};
 
 use super::{KeyStore, KeyStoreError, read_chain, read_key};
-use crate::files::sync_folder;
+use crate::files::{remove, sweep, sync_folder};
 use crate::identity::IdentityError;
 use crate::keys::KeyPair;
 
@@ -25,14 +25,18 @@ impl KeyStore {
     /// As [`load_or_create`](Self::load_or_create), for a store that belongs to `owner`: its key becomes the present one if
     /// it was waiting, and whatever else was waiting goes. `None` is a store that belongs to nobody yet.
     ///
-    /// Blocks on the disk.
+    /// For who has the folder to itself: what killed processes have left half-written goes, too. Blocks on the disk.
     ///
     /// # Errors
     ///
     /// Any [`KeyStoreError`]; [`KeyStoreError::Missing`] if the owner's key and its successors' are not here, and then nothing was
     /// changed.
     pub fn load_for(&self, owner: Option<NodeId>, now: UnixMillis) -> Result<(KeyPair, Identity), KeyStoreError> {
-        let Some(owner) = owner else { return self.load_or_create(now) };
+        let Some(owner) = owner else {
+            let loaded = self.load_or_create(now)?;
+            self.sweep()?;
+            return Ok(loaded);
+        };
         self.finish_activation()?;
         let present = self.load_key()?.map(|key| key.node_id());
         if present != Some(owner) {
@@ -48,8 +52,15 @@ impl KeyStore {
             for waiting in self.waiting()? {
                 self.forget(waiting)?;
             }
+            self.sweep()?;
         }
         Ok(loaded)
+    }
+
+    fn sweep(&self) -> Result<(), KeyStoreError> {
+        let folder = self.folder();
+        let ours = |name: &str| [".key", ".crt"].iter().any(|extension| name.ends_with(extension));
+        sweep(&folder, ours).map_err(|error| io_error(&folder, error))
     }
 
     /// Writes the next generation, which waits.
@@ -77,9 +88,9 @@ impl KeyStore {
     /// Removes a generation that waits.
     pub(crate) fn forget(&self, id: NodeId) -> Result<(), KeyStoreError> {
         // The key first: without its certificates it would be taken for a former one.
-        remove(&self.path_of(id, "key"))?;
+        self.remove(id, "key")?;
         self.sync()?;
-        remove(&self.path_of(id, "crt"))?;
+        self.remove(id, "crt")?;
         self.sync()
     }
 
@@ -125,6 +136,11 @@ impl KeyStore {
         self.folder().join(format!("{id}.{extension}"))
     }
 
+    fn remove(&self, id: NodeId, extension: &str) -> Result<(), KeyStoreError> {
+        let path = self.path_of(id, extension);
+        remove(&path).map_err(|error| io_error(&path, error))
+    }
+
     fn sync(&self) -> Result<(), KeyStoreError> {
         let folder = self.folder();
         sync_folder(&folder).map_err(|error| io_error(&folder, error))
@@ -133,13 +149,6 @@ impl KeyStore {
 
 fn rename(from: &Path, to: &Path) -> Result<(), KeyStoreError> {
     fs::rename(from, to).map_err(|error| io_error(from, error))
-}
-
-fn remove(path: &Path) -> Result<(), KeyStoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path, error)),
-        _ => Ok(()),
-    }
 }
 
 fn io_error(path: &Path, source: io::Error) -> KeyStoreError {
@@ -200,6 +209,9 @@ mod tests {
     #[test]
     fn a_renewal_that_was_not_done_leaves_nothing() {
         let old = waiting();
+        // Killed in the midst of a file.
+        std::mem::forget(old.store.write(&old.store.path_of(old.next.node_id(), "key"), "half a k").unwrap());
+        assert_eq!(names(&old).len(), 5);
         let (key, _) = old.store.load_for(Some(old.key.node_id()), NOW).unwrap();
         assert_eq!(key.node_id(), old.key.node_id());
         assert_eq!(names(&old), ["node.crt", "node.key"]);

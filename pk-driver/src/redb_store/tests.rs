@@ -98,6 +98,36 @@ fn what_is_durable_survives_a_crash_and_the_rest_is_whole_or_not_there() {
 }
 
 #[test]
+fn what_a_killed_process_left_of_a_store_is_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (temporary, _file) = Temporary::create(&path(&dir)).unwrap();
+    std::mem::forget(temporary);
+    drop(RedbStore::open(path(&dir)).unwrap());
+    let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["store.redb"]);
+}
+
+#[test]
+fn many_that_make_one_store_at_once_make_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = path(&dir);
+    std::thread::scope(|scope| {
+        let open = || match RedbStore::open(&path) {
+            Ok(mut store) => {
+                store.apply(&[put(Table::Meta, "a", "1")], true).unwrap();
+                true
+            }
+            Err(StoreOpenError::InUse { .. }) => false,
+            Err(error) => panic!("{error}"),
+        };
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+        assert!(threads.into_iter().map(|thread| thread.join().unwrap()).any(|opened| opened));
+    });
+    assert_eq!(rows(&path).len(), 1);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn much_that_is_loose_is_made_durable() {
     let dir = tempfile::tempdir().unwrap();
     let path = path(&dir);

@@ -6,8 +6,8 @@ use data_encoding::BASE64URL_NOPAD;
 use pk_proto::{DialFailure, Dialect, Role};
 use pk_proto::{Input, Output};
 
+use super::Setup;
 use super::tls::presenting;
-use super::{Rig, Setup};
 
 fn speaking(mut setup: Setup, dialects: &[Dialect]) -> Setup {
     setup.driver.dialects = dialects.to_vec();

@@ -2,9 +2,9 @@
 
 use core::fmt;
 
+use crate::id::sortable;
+
 /// The serial number of a certificate: 128 bits that sort by time (WIRE.md section 1).
-///
-/// Big-endian: unix seconds (36 bits), fraction of the second in 1/4096 (12), `0111`, sequence number (12), `10`, tail (62).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CertId([u8; 16]);
 
@@ -14,11 +14,7 @@ impl CertId {
     /// `seq` orders ids of the same 1/4096 second and is 0 otherwise; its low 12 bits are used. `tail` is random, which makes ids of
     /// different issuers differ; its low 62 bits are used.
     pub const fn new(unix_millis: u64, seq: u16, tail: u64) -> Self {
-        let seconds = (unix_millis / 1000) as u128 & 0xf_ffff_ffff;
-        let fraction = (unix_millis % 1000 * 4096 / 1000) as u128;
-        let seq = (seq & 0xfff) as u128;
-        let tail = (tail & (u64::MAX >> 2)) as u128;
-        Self((seconds << 92 | fraction << 80 | 0b0111 << 76 | seq << 64 | 0b10 << 62 | tail).to_be_bytes())
+        Self(sortable(unix_millis, seq, tail).to_be_bytes())
     }
 
     /// The id with these big-endian bytes, of whatever time.

@@ -12,6 +12,7 @@ use super::{ConnectEvent, Connections, TOO_MANY};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
 use crate::error::code;
+use crate::graph::NodeContact;
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
 use crate::io::{DialFailure, Output, Role};
 use crate::timers::Timer;
@@ -23,17 +24,29 @@ const MAX_RELAYS: usize = 3;
 #[derive(Debug, Clone)]
 pub(crate) struct Goal {
     pub(crate) node: NodeId,
-    pub(crate) addresses: Vec<NodeAddress>,
-    pub(crate) learnt: Learnt,
+    /// Where it may be, and how each address was learnt.
+    pub(crate) addresses: Vec<(NodeAddress, Learnt)>,
     /// Connected nodes that may signal; asked one after the other when the addresses are used up.
     pub(crate) relays: Vec<NodeId>,
     pub(crate) timeout: Duration,
 }
 
 impl Goal {
-    /// A node at addresses from the graph, a peer, or the embedder.
-    pub(crate) fn direct(node: NodeId, addresses: Vec<NodeAddress>, timeout: Duration) -> Self {
-        Self { node, addresses, learnt: Learnt::DIRECT, relays: Vec::new(), timeout }
+    /// A node at addresses that were all learnt in one way.
+    pub(crate) fn at(
+        node: NodeId,
+        addresses: impl IntoIterator<Item = NodeAddress>,
+        learnt: Learnt,
+        timeout: Duration,
+    ) -> Self {
+        let addresses = addresses.into_iter().map(|address| (address, learnt)).collect();
+        Self { node, addresses, relays: Vec::new(), timeout }
+    }
+
+    /// A node at the addresses that the graph has of it.
+    pub(crate) fn known(node: NodeId, contact: &NodeContact, timeout: Duration) -> Self {
+        let addresses = contact.iter().map(|(address, data)| (address.clone(), Learnt::known(data))).collect();
+        Self { node, addresses, relays: Vec::new(), timeout }
     }
 }
 
@@ -88,10 +101,10 @@ impl Connections {
                 race.relays.push_back(relay);
             }
         }
-        for (name, address) in race.add(goal.addresses, goal.learnt) {
+        for (name, address, learnt) in race.add(goal.addresses) {
             let effect = cx.ids.effect();
             let port = address.port;
-            race.resolving.insert(effect, address);
+            race.resolving.insert(effect, (address, learnt));
             self.resolves.insert(effect, id);
             cx.output(Output::Resolve { id: effect, name, port });
         }
@@ -263,12 +276,12 @@ impl Connections {
             return;
         };
         let Some(race) = self.races.get_mut(&id) else { return };
-        let Some(address) = race.resolving.remove(&effect) else { return };
+        let Some((address, learnt)) = race.resolving.remove(&effect) else { return };
         match result {
             Ok(addrs) if addrs.is_empty() => {
                 race.failures.push((address, DialFailure::Resolve("the name has no address".to_owned())));
             }
-            Ok(addrs) => race.add_sockets(addrs, Learnt::DIRECT),
+            Ok(addrs) => race.add_sockets(addrs, learnt),
             Err(why) => race.failures.push((address, DialFailure::Resolve(why))),
         }
         if race.dialling.is_empty() {

@@ -37,6 +37,8 @@ pub(crate) enum ConnectEvent {
     Greet { conn: ConnectionId, node: NodeId, role: Role, dialect: Dialect },
     /// Both sides accepted.
     Opened { conn: ConnectionId, node: NodeId, role: Role },
+    /// An accepted connection leads elsewhere now.
+    Moved { conn: ConnectionId, node: NodeId },
     /// The driver was asked to close it: nothing more may be said on it. `Closed` follows.
     Closing { conn: ConnectionId },
     /// A connection is over; `accepted` if `Opened` was reported.
@@ -74,6 +76,7 @@ struct Connection {
     node: NodeId,
     chain: Vec<NodeId>,
     role: Role,
+    dialect: Dialect,
     address: NodeAddress,
     since: UnixMillis,
     shared_id: Bytes,
@@ -143,6 +146,7 @@ impl Connections {
             node,
             chain,
             role: connected.role,
+            dialect: connected.dialect,
             address: NodeAddress::from_socket(connected.remote),
             since: cx.unix(),
             shared_id: connected.shared_id,
@@ -226,7 +230,12 @@ impl Connections {
 
     pub(crate) fn remote_address_changed(&mut self, cx: &mut Cx, conn: ConnectionId, addr: SocketAddr) {
         match self.table.get_mut(&conn) {
-            Some(connection) => connection.address = NodeAddress::from_socket(addr),
+            Some(connection) => {
+                connection.address = NodeAddress::from_socket(addr);
+                if connection.is_live() {
+                    self.events.push_back(ConnectEvent::Moved { conn, node: connection.node });
+                }
+            }
             None => cx.metrics.late_inputs += 1,
         }
     }
@@ -452,6 +461,11 @@ impl Connections {
     /// Whose a connection is, by its newest id.
     pub(crate) fn node(&self, conn: ConnectionId) -> Option<NodeId> {
         self.table.get(&conn).map(|connection| connection.node)
+    }
+
+    /// What is spoken on a connection.
+    pub(crate) fn dialect(&self, conn: ConnectionId) -> Option<Dialect> {
+        self.table.get(&conn).map(|connection| connection.dialect)
     }
 
     /// Every id that the peer of a connection proved, the newest first.

@@ -4,7 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use crate::address::{ContactMode, Host, Hostname, NodeAddress, Scopes};
+use crate::address::{ContactMode, Host, Hostname, NodeAddress, NodeContactAddressData, Scopes};
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
 use crate::io::DialFailure;
 use crate::time::Instant;
@@ -27,6 +27,11 @@ impl Learnt {
     pub(crate) const SIGNALLED: Self = Self { mode: ContactMode::Signal, scopes: Scopes::GLOBAL };
     /// From the local network.
     pub(crate) const LOCAL: Self = Self { mode: ContactMode::Direct, scopes: Scopes::LOCAL };
+
+    /// From the graph: dialled, but learnt as it was. An address of the local network stays one.
+    pub(crate) fn known(data: &NodeContactAddressData) -> Self {
+        Self { mode: ContactMode::Direct, scopes: data.scopes }
+    }
 }
 
 /// One race under way.
@@ -41,7 +46,7 @@ pub(super) struct Race {
     /// Dials under way.
     pub(super) dialling: BTreeMap<ConnectionId, Dialling>,
     /// Names being resolved.
-    pub(super) resolving: BTreeMap<EffectId, NodeAddress>,
+    pub(super) resolving: BTreeMap<EffectId, (NodeAddress, Learnt)>,
     /// What has failed so far.
     pub(super) failures: Vec<(NodeAddress, DialFailure)>,
     /// Nodes that can signal, to be asked when the addresses are used up.
@@ -88,16 +93,15 @@ impl Race {
     /// cannot be dialled has failed.
     pub(super) fn add(
         &mut self,
-        addresses: impl IntoIterator<Item = NodeAddress>,
-        learnt: Learnt,
-    ) -> Vec<(Hostname, NodeAddress)> {
+        addresses: impl IntoIterator<Item = (NodeAddress, Learnt)>,
+    ) -> Vec<(Hostname, NodeAddress, Learnt)> {
         let mut names = Vec::new();
-        for address in addresses {
+        for (address, learnt) in addresses {
             match (&address.host, address.socket()) {
                 (Host::Name(name), _) => {
-                    let known = self.resolving.values().any(|known| *known == address);
+                    let known = self.resolving.values().any(|(known, _)| *known == address);
                     if !known && self.resolving.len() + names.len() < self.limit {
-                        names.push((name.clone(), address));
+                        names.push((name.clone(), address, learnt));
                     }
                 }
                 (_, Some(socket)) => self.add_sockets([socket], learnt),
@@ -171,7 +175,7 @@ impl Race {
         let sockets = dialling.chain(self.waiting.iter().copied());
         let open =
             sockets.map(|(socket, learnt)| (NodeAddress::from_socket(socket), after_signal(learnt, why.clone())));
-        let names = self.resolving.values().cloned().map(|address| (address, why.clone()));
+        let names = self.resolving.values().map(|(address, _)| (address.clone(), why.clone()));
         self.failures.iter().cloned().chain(open).chain(names).collect()
     }
 
@@ -207,7 +211,7 @@ mod tests {
 
     fn race(addresses: &[&str]) -> Race {
         let mut race = Race::new(NodeId::from_bytes([1; 32]), Instant::ORIGIN, 4);
-        race.add(addresses.iter().map(|address| address.parse().unwrap()), Learnt::DIRECT);
+        race.add(addresses.iter().map(|address| (address.parse().unwrap(), Learnt::DIRECT)));
         race
     }
 

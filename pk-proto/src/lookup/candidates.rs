@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::State;
 use crate::address::NodeAddress;
+use crate::connect::Learnt;
 use crate::id::{Distance, NodeId};
 
 /// Relays remembered for one candidate.
@@ -16,8 +17,8 @@ pub(super) struct Candidate {
     node: NodeId,
     /// Who told of it first; `None` if we knew it ourselves.
     pub(super) told_by: Option<NodeId>,
-    /// Where it may be, in the order in which we were told.
-    pub(super) addresses: Vec<NodeAddress>,
+    /// Where it may be, in the order in which we were told, and how we know.
+    pub(super) addresses: Vec<(NodeAddress, Learnt)>,
     /// Connected nodes that are connected with it, and can signal.
     pub(super) relays: Vec<NodeId>,
     /// It was asked on a connection that was dead already.
@@ -56,7 +57,7 @@ impl Candidates {
         &mut self,
         node: NodeId,
         told_by: Option<NodeId>,
-        addresses: impl IntoIterator<Item = NodeAddress>,
+        addresses: impl IntoIterator<Item = (NodeAddress, Learnt)>,
         relay: Option<NodeId>,
     ) -> News {
         let distance = self.target.distance(&node);
@@ -72,7 +73,8 @@ impl Candidates {
         let mut news = if known { News::None } else { News::Node };
         let mut new_way = false;
         for address in addresses {
-            if candidate.addresses.len() < self.address_limit && !candidate.addresses.contains(&address) {
+            let known = candidate.addresses.iter().any(|(known, _)| *known == address.0);
+            if candidate.addresses.len() < self.address_limit && !known {
                 candidate.addresses.push(address);
                 new_way = true;
             }
@@ -129,8 +131,8 @@ mod tests {
         NodeId::from_bytes(bytes)
     }
 
-    fn address(text: &str) -> [NodeAddress; 1] {
-        [text.parse().unwrap()]
+    fn address(text: &str) -> [(NodeAddress, Learnt); 1] {
+        [(text.parse().unwrap(), Learnt::DIRECT)]
     }
 
     fn nodes(candidates: &Candidates, count: usize) -> Vec<NodeId> {

@@ -18,7 +18,7 @@ use crate::address::NodeAddress;
 use crate::connect::{Goal, Learnt};
 use crate::cx::Cx;
 use crate::graph::NodeContact;
-use crate::id::{ConnectionId, EffectId, NodeId, RequestId, StreamId};
+use crate::id::{BucketIndex, ConnectionId, EffectId, NodeId, RequestId, StreamId};
 use crate::io::DialFailure;
 use crate::request::{Closest, FindEnd, FindNode, FindOutcome, FindStats, FindStep, FindStepEnd, Strategies};
 use crate::time::Instant;
@@ -68,6 +68,17 @@ pub(crate) struct Lookup {
     trace: Vec<FindStep>,
 }
 
+/// What it takes to ask a candidate, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Cost {
+    /// A question on a live connection.
+    Connected,
+    /// A node that we are connected with is connected with it now, and can signal.
+    Signalled,
+    /// A dial of addresses where it was once.
+    Dialled,
+}
+
 /// Where a candidate stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -111,10 +122,15 @@ impl Lookup {
         &self.target
     }
 
+    /// How long each dial may take.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
     /// A candidate that we know of ourselves, from the graph or by a live connection.
     pub(crate) fn offer(&mut self, node: NodeId, contact: Option<&NodeContact>) {
-        let addresses = contact.into_iter().flat_map(NodeContact::iter).map(|(address, _)| address.clone());
-        self.learn(node, None, addresses, None);
+        let known = contact.into_iter().flat_map(NodeContact::iter);
+        self.learn(node, None, known.map(|(address, data)| (address.clone(), Learnt::known(data))), None);
     }
 
     /// What to do next; call again until it says `Wait` or `End`.
@@ -131,22 +147,33 @@ impl Lookup {
             return Next::Wait;
         }
         self.limited = false;
-        let mut choice = None;
+        // Of candidates that are about as close (in one bucket of the target), the one that costs least is first.
+        let mut choice: Option<((BucketIndex, Cost), NodeId, Option<ConnectionId>)> = None;
         for (node, candidate) in self.candidates.closest(self.closest) {
+            let class = self.target.bucket_index(&node).unwrap_or(BucketIndex(0));
+            if choice.as_ref().is_some_and(|((best, cost), ..)| class > *best || *cost == Cost::Connected) {
+                break;
+            }
             if candidate.state != State::Known {
                 continue;
             }
-            // A live connection is free.
             let conn = primary(&node);
             let direct = self.strategies.direct && !candidate.addresses.is_empty();
             let signal = self.strategies.signal && candidate.relays.iter().any(|relay| primary(relay).is_some());
-            if conn.is_some() || (self.stats.attempts < self.limit && (direct || signal)) {
-                choice = Some((node, conn));
-                break;
+            let cost = match (conn, signal, direct) {
+                // A live connection is free.
+                (Some(_), ..) => Cost::Connected,
+                (None, true, _) => Cost::Signalled,
+                (None, false, true) => Cost::Dialled,
+                (None, false, false) => continue,
+            };
+            if cost != Cost::Connected && self.stats.attempts >= self.limit {
+                self.limited = true;
+            } else if choice.as_ref().is_none_or(|(best, ..)| (class, cost) < *best) {
+                choice = Some(((class, cost), node, conn));
             }
-            self.limited |= direct || signal;
         }
-        match choice {
+        match choice.map(|(_, node, conn)| (node, conn)) {
             Some((node, Some(conn))) => {
                 self.begin(cx, node);
                 Next::Ask { node, conn }
@@ -179,7 +206,7 @@ impl Lookup {
             self.begin(cx, target);
             self.stats.attempts += 1;
         }
-        Goal { learnt: Learnt::LOCAL, ..Goal::direct(target, addresses, self.connect_timeout) }
+        Goal::at(target, addresses, Learnt::LOCAL, self.connect_timeout)
     }
 
     /// The question to a contact is on its way.
@@ -231,7 +258,7 @@ impl Lookup {
             if cx.is_own(&id) || (kept.is_empty() && relay.is_none()) {
                 cx.metrics.told_unusable += 1;
             } else {
-                self.learn(id, Some(node), kept, relay);
+                self.learn(id, Some(node), kept.into_iter().map(|address| (address, Learnt::DIRECT)), relay);
             }
         }
         let new = self.stats.candidates - before;
@@ -311,7 +338,7 @@ impl Lookup {
         &mut self,
         node: NodeId,
         told_by: Option<NodeId>,
-        addresses: impl IntoIterator<Item = NodeAddress>,
+        addresses: impl IntoIterator<Item = (NodeAddress, Learnt)>,
         relay: Option<NodeId>,
     ) {
         match self.candidates.add(node, told_by, addresses, relay) {
@@ -323,7 +350,7 @@ impl Lookup {
     }
 
     fn dial(&self, node: NodeId, primary: impl Fn(&NodeId) -> Option<ConnectionId>) -> Next {
-        let mut goal = Goal::direct(node, Vec::new(), self.connect_timeout);
+        let mut goal = Goal::at(node, [], Learnt::DIRECT, self.connect_timeout);
         if let Some(candidate) = self.candidates.get(&node) {
             if self.strategies.direct {
                 goal.addresses.clone_from(&candidate.addresses);

@@ -4,15 +4,15 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::NodeManager;
-use super::open::{Audience, CallThen, DialThen, Open, Stage};
+use super::open::{Again, Audience, CallThen, DialThen, Open, Stage};
 use super::search::ask_closest;
 use crate::address::NodeAddress;
-use crate::connect::Goal;
+use crate::connect::{Goal, Learnt};
 use crate::cx::Dice;
-use crate::error::Failure;
+use crate::error::{Failure, code};
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
 use crate::io::{DialFailure, DisconnectReason};
-use crate::request::{Pong, Reply};
+use crate::request::{FindNode, Options, Pong, Reply};
 use crate::rpc::{Answer, Answered, Question};
 use crate::time::Instant;
 
@@ -32,7 +32,7 @@ impl NodeManager {
         match self.connections.primary(&target) {
             Some(conn) => self.dial_request_ended(id, then, Ok(conn)),
             None => {
-                let goal = Goal::direct(target, alloc::vec![address], timeout);
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
                 self.connections.dial_only(&mut self.cx, id, goal);
             }
         }
@@ -122,6 +122,10 @@ impl NodeManager {
                 }
                 self.awake.insert(id);
             }
+            Stage::Call { again: again @ Some(_), .. } if was_idle(&result) => {
+                let again = again.take();
+                self.ask_again(id, again);
+            }
             Stage::Call { then, .. } => {
                 let result = match (then, result) {
                     (_, Err(failure)) => Err(failure),
@@ -148,7 +152,29 @@ impl NodeManager {
         }
     }
 
+    /// The connection of a question ended before its answer came. It was asked over one that the peer was closing, which says
+    /// nothing about the peer: it gets another chance, once.
+    fn ask_again(&mut self, id: RequestId, again: Option<Again>) {
+        let Some((Open { audience, deadline, .. }, Again { node, connect_timeout, then })) =
+            self.open.remove(&id).zip(again)
+        else {
+            return;
+        };
+        self.parts -= usize::from(audience != Audience::Embedder);
+        let options = Options { deadline: None, connect_timeout: Some(connect_timeout) };
+        let find = FindNode { options, ..FindNode::default() };
+        self.search(id, audience, deadline, node, &find, then);
+    }
+
     pub(super) fn stream_opened(&mut self, id: RequestId, result: Result<StreamId, Failure>) {
         self.end(id, result.map(Reply::OpenStream));
     }
+}
+
+/// Whether a call was lost with a connection that the peer had no more use for, or had forgotten.
+fn was_idle(result: &Result<Answered, Failure>) -> bool {
+    matches!(
+        result,
+        Err(Failure::ConnectionLost(DisconnectReason::Peer { code: code::NONE, .. } | DisconnectReason::Reset))
+    )
 }

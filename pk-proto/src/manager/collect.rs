@@ -13,7 +13,7 @@ use super::NodeManager;
 use super::open::{Audience, Open, Stage};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::connect::Goal;
-use crate::graph::{Direction, NodeContact, NodeOrder, PendingNode};
+use crate::graph::{Direction, NodeOrder, PendingNode};
 use crate::id::{BucketIndex, NodeId, RequestId};
 use crate::io::Event;
 use crate::request::{Reply, SetNode, SetNodeOutcome, SetNodeRejection};
@@ -41,6 +41,8 @@ pub(super) struct Collect {
     probing: BTreeSet<NodeId>,
     /// Requests that end with this round.
     waiters: Vec<RequestId>,
+    /// Its bucket is another one by now.
+    abandoned: bool,
 }
 
 /// The rounds of all buckets that have had one.
@@ -98,11 +100,20 @@ impl NodeManager {
         let Some(oldest) = oldest.first().map(|(oldest, _)| *oldest) else {
             return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
         };
-        self.remove_from_graph(&oldest);
-        match self.set_in_graph(node, address, data) {
-            SetNodeOutcome::Added => SetNodeOutcome::Replaced(oldest),
-            other => other,
+        let Some(before) = self.graph.unset(&oldest) else {
+            return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
+        };
+        let outcome = self.graph.set(node, address, data);
+        if outcome == SetNodeOutcome::Added {
+            self.left_graph(&oldest);
+        } else {
+            // Nobody leaves for a node that does not come in.
+            for (address, data) in before.iter() {
+                self.graph.set(oldest, address.clone(), *data);
+            }
         }
+        self.was_set(node, outcome);
+        if outcome == SetNodeOutcome::Added { SetNodeOutcome::Replaced(oldest) } else { outcome }
     }
 
     /// Puts a node on the pending list of its bucket and has the bucket collected.
@@ -127,7 +138,7 @@ impl NodeManager {
 
     /// The next round of a bucket may begin.
     pub(super) fn collect_due(&mut self, bucket: BucketIndex) {
-        if self.pending.has(bucket) && self.collections.get(&bucket).is_some_and(|rounds| !rounds.active) {
+        if self.pending.has(bucket) && self.collections.get(&bucket).is_none_or(|rounds| !rounds.active) {
             self.begin_round(bucket, self.cx.config.connect_timeout);
         }
     }
@@ -145,7 +156,7 @@ impl NodeManager {
         let id = self.cx.ids.request();
         // Probes end by themselves; this only bounds the whole.
         let deadline = self.cx.now + timeout * u32::try_from(queue.len() + 1).unwrap_or(u32::MAX);
-        let collect = Collect { bucket, timeout, queue, probing: BTreeSet::new(), waiters };
+        let collect = Collect { bucket, timeout, queue, probing: BTreeSet::new(), waiters, abandoned: false };
         self.begin(id, Open { audience: Audience::Nobody, deadline, stage: Stage::Collect(collect) });
         self.advance_round(id);
     }
@@ -168,19 +179,18 @@ impl NodeManager {
             if self.connections.primary(&node).is_some() {
                 continue;
             }
-            let contact = self.graph.get(&node).into_iter().flat_map(NodeContact::iter);
-            let addresses: Vec<_> = contact.map(|(address, _)| address.clone()).collect();
+            let goal = self.graph.get(&node).map(|contact| Goal::known(node, contact, timeout));
             if let Some(Open { stage: Stage::Collect(collect), .. }) = self.open.get_mut(&id)
-                && !addresses.is_empty()
+                && let Some(goal) = goal
             {
                 collect.probing.insert(node);
-                self.connections.dial(&mut self.cx, id, Goal::direct(node, addresses, timeout));
+                self.connections.dial(&mut self.cx, id, goal);
             }
         }
     }
 
     /// Nodes that wait take the room that there is.
-    fn fill(&mut self, bucket: BucketIndex) {
+    pub(super) fn fill(&mut self, bucket: BucketIndex) {
         while self.graph.bucket_len(bucket) < self.cx.config.bucket_limit
             && let Some(pending) = self.pending.pop(bucket)
         {
@@ -206,6 +216,9 @@ impl NodeManager {
 
     /// A round is over: what still waits is dropped, unless it came while the round went on; its waiters are told.
     pub(super) fn round_ended(&mut self, collect: Collect) {
+        if collect.abandoned {
+            return;
+        }
         let bucket = collect.bucket;
         self.fill(bucket);
         let again = self.collections.get_mut(&bucket).is_some_and(|rounds| {
@@ -215,18 +228,11 @@ impl NodeManager {
         if !again {
             self.cx.metrics.pending_dropped += self.pending.clear(bucket) as u64;
         }
-        for waiter in collect.waiters {
-            if let Some(Open { stage: Stage::WaitForRoom { node }, .. }) = self.open.get(&waiter) {
-                let outcome = match self.graph.contains(node) {
-                    true => SetNodeOutcome::Added,
-                    false => SetNodeOutcome::Rejected(SetNodeRejection::BucketFull),
-                };
-                self.end(waiter, Ok(Reply::SetNode(outcome)));
-            }
-        }
+        self.tell_waiters(collect.waiters);
         if again {
-            let blocked = self.collections.get(&bucket).is_some_and(|rounds| !rounds.waiting.is_empty());
-            let due = self.collections.get(&bucket).and_then(|rounds| rounds.begun);
+            let rounds = self.collections.get(&bucket);
+            let blocked = rounds.is_some_and(|rounds| !rounds.waiting.is_empty());
+            let due = rounds.and_then(|rounds| rounds.begun);
             let due = due.map_or(self.cx.now, |begun| begun + self.cx.config.collect_interval);
             if self.phase != super::Phase::Running {
                 self.pending.clear(bucket);
@@ -234,6 +240,37 @@ impl NodeManager {
                 self.begin_round(bucket, self.cx.config.connect_timeout);
             } else {
                 self.cx.timers.set(Timer::Collect(bucket), due);
+            }
+        }
+    }
+
+    /// Ends every round, since buckets change their places; gives the requests that wait for one, to be told afterwards.
+    pub(super) fn abandon_rounds(&mut self) -> Vec<RequestId> {
+        let rounds: Vec<_> =
+            self.open.iter().filter(|(_, open)| matches!(open.stage, Stage::Collect(_))).map(|(id, _)| *id).collect();
+        let mut waiters = Vec::new();
+        for id in rounds {
+            if let Some(Open { stage: Stage::Collect(collect), .. }) = self.open.get_mut(&id) {
+                waiters.append(&mut collect.waiters);
+                // Nothing of its bucket is left for its end to do.
+                self.collections.remove(&collect.bucket).into_iter().for_each(|rounds| waiters.extend(rounds.waiting));
+                collect.abandoned = true;
+            }
+            self.end(id, Err(crate::error::Failure::Cancelled));
+        }
+        self.collections.clear();
+        waiters
+    }
+
+    /// Ends the requests that have waited for room.
+    pub(super) fn tell_waiters(&mut self, waiters: Vec<RequestId>) {
+        for waiter in waiters {
+            if let Some(Open { stage: Stage::WaitForRoom { node }, .. }) = self.open.get(&waiter) {
+                let outcome = match self.graph.contains(node) {
+                    true => SetNodeOutcome::Added,
+                    false => SetNodeOutcome::Rejected(SetNodeRejection::BucketFull),
+                };
+                self.end(waiter, Ok(Reply::SetNode(outcome)));
             }
         }
     }

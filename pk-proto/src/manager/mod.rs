@@ -275,7 +275,7 @@ impl NodeManager {
             Input::WallClock(unix) => cx.set_unix(unix),
 
             Input::Connected(connected) => {
-                let incoming = self.incoming(&connected.chain);
+                let incoming = self.incoming(&connected);
                 self.connections.connected(&mut self.cx, connected, incoming);
             }
             Input::DialFailed { conn, why } => connections.dial_failed(cx, conn, why),
@@ -370,15 +370,22 @@ impl NodeManager {
                 if self.unproven.remove(&node) {
                     self.store.changed(&mut self.cx, node);
                 }
-                // A node that has renewed its key is one node: by its newest id.
                 let chain = self.connections.chain(conn);
-                for former in chain.iter().skip(1) {
-                    self.remove_from_graph(former);
-                }
+                let former = self.leave_former(&chain);
                 self.punched(&chain);
                 self.proven(node, address.clone(), data);
+                if self.graph.contains(&node) {
+                    for (address, data) in former {
+                        self.set_in_graph(node, address, data);
+                    }
+                }
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
+            }
+            ConnectEvent::Moved { conn, node } => {
+                if let Some((address, data)) = self.connections.address(conn) {
+                    self.proven(node, address, data);
+                }
             }
             ConnectEvent::Signal { race, node, relay } => self.signal(race, node, relay),
             ConnectEvent::Closing { conn } => {
@@ -434,6 +441,12 @@ impl NodeManager {
     /// Puts a node into the graph and says so.
     fn set_in_graph(&mut self, node: NodeId, address: NodeAddress, data: NodeContactAddressData) -> SetNodeOutcome {
         let outcome = self.graph.set(node, address, data);
+        self.was_set(node, outcome);
+        outcome
+    }
+
+    /// Says and counts what became of a node that was to be put into the graph.
+    fn was_set(&mut self, node: NodeId, outcome: SetNodeOutcome) {
         match outcome {
             SetNodeOutcome::Rejected(SetNodeRejection::BucketFull) => self.cx.metrics.bucket_full += 1,
             SetNodeOutcome::Rejected(SetNodeRejection::Diversity) => self.cx.metrics.diversity_refused += 1,
@@ -448,18 +461,38 @@ impl NodeManager {
                 }
             }
         }
-        outcome
+    }
+
+    /// A node that has renewed its key is one node, by its newest id: takes its former ids out. Gives where it was known to
+    /// be, if a connection had proven it there.
+    fn leave_former(&mut self, chain: &[NodeId]) -> Vec<(NodeAddress, NodeContactAddressData)> {
+        let mut known = Vec::new();
+        for former in chain.iter().skip(1) {
+            if let Some(bucket) = self.cx.own().bucket_index(former) {
+                self.pending.remove(bucket, former);
+            }
+            if self.is_proven(*former) {
+                known.extend(self.graph.get(former).into_iter().flat_map(|contact| contact.iter().cloned()));
+            }
+            self.remove_from_graph(former);
+        }
+        known
     }
 
     /// Takes a node out of the graph and says so; returns whether it was there.
     fn remove_from_graph(&mut self, node: &NodeId) -> bool {
         let there = self.graph.unset(node).is_some();
         if there {
-            self.unproven.remove(node);
-            self.store.changed(&mut self.cx, *node);
-            self.cx.event(Event::NodeRemoved { node: *node });
+            self.left_graph(node);
         }
         there
+    }
+
+    /// Says that a node is no longer in the graph.
+    fn left_graph(&mut self, node: &NodeId) {
+        self.unproven.remove(node);
+        self.store.changed(&mut self.cx, *node);
+        self.cx.event(Event::NodeRemoved { node: *node });
     }
 
     /// Writes what has changed in the graph.
@@ -532,7 +565,11 @@ impl NodeManager {
             while let Some(event) = self.connections.poll_event() {
                 self.on_connect(event);
             }
+            // A renewal whose outcome nobody has told us.
             self.phase = Phase::Stopped;
+            while let Some(id) = self.open.keys().next().copied() {
+                self.end(id, Err(Failure::Stopped));
+            }
             self.cx.timers.clear();
             self.cx.event(Event::Stopped);
         }

@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::NodeManager;
 use super::Phase;
@@ -34,6 +35,8 @@ pub(super) enum Audience {
     Parent(RequestId),
     /// It goes on in the background.
     Nobody,
+    /// It is the search of a join that is over for its request; buckets are refreshed after it.
+    Join,
     /// It refreshes a bucket in the background.
     Refresh,
     /// It looks for a connection to the farther half of all ids; then the own id is looked for.
@@ -48,7 +51,7 @@ pub(super) enum Stage {
     /// Dialling the one address that was given.
     Dial { then: DialThen },
     /// Waiting for an answer.
-    Call { stream: StreamId, then: CallThen },
+    Call { stream: StreamId, then: CallThen, again: Option<Again> },
     /// Waiting for the peer to accept a stream.
     OpenStream { stream: StreamId },
     /// Joining the network.
@@ -70,10 +73,25 @@ pub(super) enum Stage {
 pub(super) enum Then {
     Report,
     ReportRefresh,
-    Ping,
+    Ping { asked: Asked },
     Acquire,
     OpenStream { protocol: String },
-    AskClosest { target: NodeId, lists: ClosestLists },
+    AskClosest { target: NodeId, lists: ClosestLists, asked: Asked },
+}
+
+/// Whether a question was asked before, on a connection that ended before its answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Never,
+    Once,
+}
+
+/// A question that can be asked again: whom, how, and what.
+#[derive(Debug)]
+pub(super) struct Again {
+    pub(super) node: NodeId,
+    pub(super) connect_timeout: Duration,
+    pub(super) then: Then,
 }
 
 /// How a request goes on once its search is over.
@@ -159,7 +177,8 @@ impl NodeManager {
             Audience::Embedder => self.cx.event(Event::Done { id, result }),
             Audience::Parent(parent) => self.sync_search_ended(parent, result),
             Audience::Retry if self.phase == Phase::Running => self.search_for_self(Audience::Nobody),
-            Audience::Retry | Audience::Nobody | Audience::Refresh => {}
+            Audience::Join if self.phase == Phase::Running => self.refresh_after_join(),
+            Audience::Retry | Audience::Join | Audience::Nobody | Audience::Refresh => {}
         }
     }
 }

@@ -7,6 +7,7 @@
 //!    new id is searched, which dials the nearest nodes again.
 //! 4. Buckets, pending lists and refresh timers are those of the new id; rounds end; searches for ourselves begin anew.
 
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -31,6 +32,8 @@ pub(super) struct Renewal {
     identity: Identity,
     /// The ids of the new chain, newest first.
     chain: Vec<NodeId>,
+    /// The nodes that the transaction has written.
+    written: BTreeSet<NodeId>,
     /// The effect that is waited for.
     effect: EffectId,
     step: Step,
@@ -68,32 +71,37 @@ impl NodeManager {
     pub(super) fn renew_begin(&mut self, id: RequestId, deadline: crate::time::Instant, identity: Identity) {
         let Ok(chain) = self.check_renewal(&identity) else { return };
         let effect = self.cx.ids.effect();
+        let mut written = BTreeSet::new();
         let step = if chain == self.cx.own_chain() {
             self.cx.output(Output::ReplaceIdentity { id: effect, identity: identity.clone() });
             Step::Replacing
         } else {
-            let ops = self.renewal_ops(&chain);
+            let ops;
+            (ops, written) = self.renewal_ops(&chain);
             self.store.hold(true);
             self.cx.output(Output::Persist { id: effect, ops, durable: true });
             Step::Writing
         };
-        let stage = Stage::Renew(Renewal { identity, chain, effect, step });
+        let stage = Stage::Renew(Renewal { identity, chain, written, effect, step });
         self.begin(id, Open { audience: Audience::Embedder, deadline, stage });
         // Past its beginning a renewal is not given up: its true outcome is reported, whenever that is.
         self.cx.timers.cancel(Timer::Request(id));
     }
 
-    /// The transaction: the other half of the graph, and whose it is.
-    fn renewal_ops(&self, chain: &[NodeId]) -> Vec<StoreOp> {
+    /// The transaction: the other half of the graph, and whose it is; and the nodes in it.
+    fn renewal_ops(&self, chain: &[NodeId]) -> (Vec<StoreOp>, BTreeSet<NodeId>) {
         let space = self.store.other_space();
         let owner = chain.first().copied().unwrap_or(self.cx.own());
         let graph = self.graph_of(owner);
         let mut ops =
             alloc::vec![StoreOp::Clear { table: Table::Contacts(space) }, StoreOp::Clear { table: Table::Refresh }];
-        let proven = graph.iter().filter(|(node, _)| !self.unproven.contains(node));
-        ops.extend(proven.map(|(node, contact)| contact_row(space, &node, contact)));
+        let mut written = BTreeSet::new();
+        for (node, contact) in graph.iter().filter(|(node, _)| !self.unproven.contains(node)) {
+            ops.push(contact_row(space, &node, contact));
+            written.insert(node);
+        }
         ops.push(meta_row(&StoreMeta { owner, space }));
-        ops
+        (ops, written)
     }
 
     /// Our graph as another id sees it: the most recently connected nodes of each bucket.
@@ -150,14 +158,14 @@ impl NodeManager {
         if renewal.step != Step::Replacing {
             return false;
         }
-        let chain = renewal.chain.clone();
+        let (chain, written) = (renewal.chain.clone(), renewal.written.clone());
         let other_key = chain != self.cx.own_chain();
         match result {
             Ok(()) => {
                 let old = self.cx.own();
                 let new = chain.first().copied().unwrap_or(old);
                 if other_key {
-                    self.switch_to(chain);
+                    self.switch_to(chain, &written);
                 }
                 self.end(id, Ok(Reply::Renew { old, new }));
                 self.write_if_awaited();
@@ -189,16 +197,16 @@ impl NodeManager {
     }
 
     /// From here on we are another node.
-    fn switch_to(&mut self, chain: Vec<NodeId>) {
+    fn switch_to(&mut self, chain: Vec<NodeId>, written: &BTreeSet<NodeId>) {
         let old = self.cx.own();
         let new = chain.first().copied().unwrap_or(old);
-        let rounds: Vec<_> =
-            self.open.iter().filter(|(_, open)| matches!(open.stage, Stage::Collect(_))).map(|(id, _)| *id).collect();
-        for id in rounds {
-            self.end(id, Err(Failure::Cancelled));
-        }
         self.cx.set_own(chain);
         self.rebuild_graph(new);
+        // Who has found room only now is not in the transaction.
+        let missing: Vec<_> = self.graph.iter().map(|(node, _)| node).filter(|node| !written.contains(node)).collect();
+        for node in missing {
+            self.store.changed(&mut self.cx, node);
+        }
         self.store.switched(&mut self.cx);
 
         let Self { cx, connections, rpc, .. } = self;
@@ -214,6 +222,8 @@ impl NodeManager {
     /// Puts every node into the bucket where the own id has it now (specification: resetBuckets). Nodes that a bucket has no
     /// room for leave, the least recently connected first.
     pub(super) fn rebuild_graph(&mut self, own: NodeId) {
+        let waiters = self.abandon_rounds();
+        let other = own != self.graph.own();
         let graph = self.graph_of(own);
         let before = core::mem::replace(&mut self.graph, graph);
         for (node, _) in before.iter() {
@@ -226,22 +236,28 @@ impl NodeManager {
         let pending: Vec<PendingNode> = self.pending.drain().collect();
         for waiting in pending {
             if let Some(bucket) = own.bucket_index(&waiting.node) {
-                self.pending.add(bucket, waiting, self.cx.config.pending_limit);
+                let dropped = self.pending.add(bucket, waiting, self.cx.config.pending_limit);
+                self.cx.metrics.pending_dropped += u64::from(dropped.is_some());
             }
         }
-        self.collections.clear();
-        self.refreshed.clear();
-        self.owed.clear();
-        for index in 0..=255 {
-            self.cx.timers.cancel(Timer::Refresh(BucketIndex(index)));
-            self.cx.timers.cancel(Timer::Collect(BucketIndex(index)));
-            // What waits for room gets its round.
-            if self.pending.has(BucketIndex(index)) {
-                self.collections.entry(BucketIndex(index)).or_default();
-                self.cx.timers.set(Timer::Collect(BucketIndex(index)), self.cx.now + self.cx.config.collect_interval);
+        if other {
+            // The buckets are other ones: when the old ones were refreshed says nothing of them.
+            self.refreshed.clear();
+            self.owed.clear();
+        }
+        for bucket in (0..=255).map(BucketIndex) {
+            if other {
+                self.cx.timers.cancel(Timer::Refresh(bucket));
+            }
+            self.cx.timers.cancel(Timer::Collect(bucket));
+            // What waits comes in where there is room now; the rest gets its round.
+            self.fill(bucket);
+            if self.pending.has(bucket) {
+                self.cx.timers.set(Timer::Collect(bucket), self.cx.now + self.cx.config.collect_interval);
             }
         }
         self.arm_useful();
+        self.tell_waiters(waiters);
     }
 
     fn restart_self_searches(&mut self, old: NodeId, new: NodeId) {

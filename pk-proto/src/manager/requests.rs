@@ -1,13 +1,15 @@
 //! Requests: the entry points, from the call to what it begins. How a request ends is in `open`.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::NodeManager;
-use super::open::{Audience, DialThen, Open, Stage, Then};
+use super::open::{Asked, Audience, DialThen, Open, Stage, Then};
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::error::{Failure, RequestError};
 use crate::id::{BucketIndex, NodeId, RequestId};
+use crate::io::Identity;
 use crate::request::{FindNode, Options, Reply, Request, SetNode};
 use crate::seed_node::SeedNode;
 use crate::time::Instant;
@@ -32,7 +34,7 @@ impl NodeManager {
         match request {
             Request::FindNode { target, find } => self.search(id, audience, deadline, target, &find, Then::Report),
             Request::PingNode { target, options } => {
-                self.search_then(id, deadline, target, options, Then::Ping);
+                self.search_then(id, deadline, target, options, Then::Ping { asked: Asked::Never });
             }
             Request::AcquireConnection { target, options } => {
                 self.search_then(id, deadline, target, options, Then::Acquire);
@@ -41,7 +43,7 @@ impl NodeManager {
                 self.search_then(id, deadline, target, options, Then::OpenStream { protocol });
             }
             Request::AskClosest { via, target, lists, options } => {
-                self.search_then(id, deadline, via, options, Then::AskClosest { target, lists });
+                self.search_then(id, deadline, via, options, Then::AskClosest { target, lists, asked: Asked::Never });
             }
             Request::PingNodeAddress { target, address, .. } => {
                 self.dial_request(id, deadline, timeout, target, address, DialThen::Ping);
@@ -50,8 +52,8 @@ impl NodeManager {
                 self.dial_request(id, deadline, timeout, target, address, DialThen::Connect);
             }
             Request::SyncNodeGraph { seeds, blocking, .. } => {
-                self.begin(id, Open { audience, deadline, stage: Stage::Sync(Sync::new(blocking)) });
-                self.sync_begin(id, seeds, timeout);
+                self.begin(id, Open { audience, deadline, stage: Stage::Sync(Sync::new(blocking, timeout)) });
+                self.sync_begin(id, seeds);
             }
             Request::SetNode { node, address, data, how } => {
                 self.set_node_request(id, deadline, node, address, data, how);
@@ -144,6 +146,21 @@ impl NodeManager {
         now: Instant,
     ) -> Result<RequestId, RequestError> {
         self.request(Request::RefreshBucket { bucket, options }, now)
+    }
+
+    /// Asks the local network where a node is (specification: queryMDNS).
+    pub fn query_mdns(
+        &mut self,
+        target: NodeId,
+        timeout: Option<Duration>,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
+        self.request(Request::QueryMdns { target, timeout }, now)
+    }
+
+    /// Becomes another key, or presents another certificate of the same one (DESIGN section 7, key renewal).
+    pub fn renew(&mut self, identity: Identity, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::Renew { identity }, now)
     }
 
     /// Writes everything that is not written yet, durably.

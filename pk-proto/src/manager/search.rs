@@ -1,7 +1,9 @@
 //! Searches, and what goes on from them once their node is connected.
 
+use core::time::Duration;
+
 use super::NodeManager;
-use super::open::{After, Audience, CallThen, Open, Stage, Then};
+use super::open::{After, Again, Asked, Audience, CallThen, Open, Stage, Then};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::connect::Connections;
 use crate::cx::Dice;
@@ -93,7 +95,7 @@ impl NodeManager {
         self.connections.leave(&mut self.cx, id);
         self.end_browse_of(&lookup);
         let target = *lookup.target();
-        let failures = lookup.target_failures();
+        let (failures, connect_timeout) = (lookup.target_failures(), lookup.connect_timeout());
         let mut outcome = lookup.finish(&mut self.cx, end);
         let connection = found(&self.connections, &target);
         outcome.found = connection.as_ref().map(|(_, address, data)| (address.clone(), *data));
@@ -103,7 +105,10 @@ impl NodeManager {
             (Then::ReportRefresh, _) => After::End(Ok(Reply::RefreshBucket(outcome))),
             (_, None) if end == FindEnd::Deadline => After::End(Err(Failure::DeadlineExceeded)),
             (_, None) => After::End(Err(Failure::NotFound(failures))),
-            (then, Some(connection)) => self.with_connection(id, open.deadline, then, connection),
+            (then, Some(connection)) => {
+                let again = again(target, connect_timeout, &then);
+                self.with_connection(id, open.deadline, then, again, connection)
+            }
         };
         match next {
             After::Wait(stage) => {
@@ -120,25 +125,26 @@ impl NodeManager {
         id: RequestId,
         deadline: Instant,
         then: Then,
+        again: Option<Again>,
         (conn, address, data): (ConnectionId, NodeAddress, NodeContactAddressData),
     ) -> After {
         let cx = &mut self.cx;
         let call_deadline = deadline.min(cx.now + cx.config.call_timeout);
         let stage = match then {
             Then::Report | Then::ReportRefresh => None,
-            Then::Ping => {
+            Then::Ping { .. } => {
                 let nonce = cx.random_u64(Dice::Calls);
                 let stream = self.rpc.call(cx, conn, id, Question::Ping { nonce }, call_deadline);
-                stream.map(|stream| Stage::Call { stream, then: CallThen::Pong { nonce, address, data } })
+                stream.map(|stream| Stage::Call { stream, then: CallThen::Pong { nonce, address, data }, again })
             }
-            Then::AskClosest { target, lists } => {
+            Then::AskClosest { target, lists, .. } => {
                 let stream = self.rpc.call(cx, conn, id, Question::Closest { target, lists }, call_deadline);
-                stream.map(|stream| Stage::Call { stream, then: CallThen::Closest })
+                stream.map(|stream| Stage::Call { stream, then: CallThen::Closest, again })
             }
-            Then::OpenStream { protocol } => {
-                let stream = self.rpc.open_protocol(cx, conn, id, protocol, call_deadline);
-                stream.map(|stream| Stage::OpenStream { stream })
-            }
+            Then::OpenStream { protocol } => match self.rpc.open_protocol(cx, conn, id, protocol, call_deadline) {
+                Ok(stream) => Some(Stage::OpenStream { stream }),
+                Err(failure) => return After::End(Err(failure)),
+            },
             Then::Acquire => {
                 let lease = self.connections.acquire(cx, conn);
                 if let Some((lease, connection)) = lease.zip(self.connections.info(cx, conn)) {
@@ -168,6 +174,17 @@ pub(super) fn ask_closest(
         Some(stream) => lookup.asked(node, stream),
         None => lookup.not_asked(cx, &node),
     }
+}
+
+/// How a question is asked again if its connection ends before the answer comes; once.
+fn again(node: NodeId, connect_timeout: Duration, then: &Then) -> Option<Again> {
+    let asked = Asked::Once;
+    let then = match *then {
+        Then::Ping { asked: Asked::Never } => Then::Ping { asked },
+        Then::AskClosest { target, lists, asked: Asked::Never } => Then::AskClosest { target, lists, asked },
+        _ => return None,
+    };
+    Some(Again { node, connect_timeout, then })
 }
 
 /// The connection in use with a node.

@@ -42,15 +42,17 @@ impl NodeManager {
                 .collect();
         }
         if lists.active {
-            let nodes = self.connections.closest(target, LIST_LIMIT + 1);
-            let nodes = nodes.into_iter().filter(|node| told(node)).take(LIST_LIMIT);
-            closest.active = nodes.map(|node| self.active(node)).collect();
+            let nodes = self.connections.closest(target, 2 * LIST_LIMIT);
+            let nodes = nodes.into_iter().filter(|node| told(node)).map(|node| self.active(node));
+            closest.active = nodes.filter(|node| !node.connections.is_empty()).take(LIST_LIMIT).collect();
         }
         closest
     }
 
+    /// The connections with a node that may be told: not those over the local network.
     fn active(&self, node: NodeId) -> ActiveNode {
         let infos = self.connections.with(&node).filter_map(|conn| self.connection_info(conn));
+        let infos = infos.filter(|info| info.data.scopes.global);
         let connections = infos.take(CONNECTIONS_TOLD).map(|info| ActiveConnection {
             shared_id: info.shared_id,
             address: info.address,

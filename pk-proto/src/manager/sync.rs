@@ -8,17 +8,19 @@ use super::NodeManager;
 use super::open::{Audience, Open, Stage, Then};
 use super::search::outcome;
 use crate::address::{Host, NodeAddress};
-use crate::connect::Goal;
+use crate::connect::{Goal, Learnt};
 use crate::error::{Failure, SeedFailure};
 use crate::id::{NodeId, RequestId};
 use crate::io::DialFailure;
-use crate::request::{FindNode, FindOutcome, Reply, Synced};
+use crate::request::{FindNode, FindOutcome, Options, Reply, Synced};
 use crate::seed_node::SeedNode;
 
 /// A join under way.
 #[derive(Debug)]
 pub(super) struct Sync {
     blocking: bool,
+    /// For every dial, of the seeds and of the search.
+    connect_timeout: Duration,
     /// Seeds that are being dialled.
     waiting: BTreeMap<NodeId, Vec<SeedNode>>,
     reached: Vec<NodeId>,
@@ -29,9 +31,10 @@ pub(super) struct Sync {
 }
 
 impl Sync {
-    pub(super) fn new(blocking: bool) -> Self {
+    pub(super) fn new(blocking: bool, connect_timeout: Duration) -> Self {
         Self {
             blocking,
+            connect_timeout,
             waiting: BTreeMap::new(),
             reached: Vec::new(),
             failed: Vec::new(),
@@ -43,9 +46,10 @@ impl Sync {
 
 impl NodeManager {
     /// Dials every seed. Seeds of one node are its addresses and race each other.
-    pub(super) fn sync_begin(&mut self, id: RequestId, seeds: Vec<SeedNode>, timeout: Duration) {
+    pub(super) fn sync_begin(&mut self, id: RequestId, seeds: Vec<SeedNode>) {
         let none = seeds.is_empty();
         let Some(Open { stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
+        let timeout = sync.connect_timeout;
         for seed in seeds {
             if self.cx.is_own(&seed.node) {
                 sync.failed.push((seed, SeedFailure::OwnNode));
@@ -64,7 +68,7 @@ impl NodeManager {
             }
         }
         for (node, addresses) in dials {
-            self.connections.dial(&mut self.cx, id, Goal::direct(node, addresses, timeout));
+            self.connections.dial(&mut self.cx, id, Goal::at(node, addresses, Learnt::DIRECT, timeout));
         }
         for node in live {
             self.sync_seed_ended(id, node, None);
@@ -106,11 +110,13 @@ impl NodeManager {
         }
         let search = self.cx.ids.request();
         let deadline = *deadline;
-        let audience = if sync.blocking { Audience::Parent(id) } else { Audience::Nobody };
+        let options = Options { deadline: None, connect_timeout: Some(sync.connect_timeout) };
+        let audience = if sync.blocking { Audience::Parent(id) } else { Audience::Join };
         sync.search = sync.blocking.then_some(search);
         let own = self.cx.own();
-        self.search(search, audience, deadline, own, &FindNode::default(), Then::Report);
-        if audience == Audience::Nobody {
+        let find = FindNode { options, ..FindNode::default() };
+        self.search(search, audience, deadline, own, &find, Then::Report);
+        if audience == Audience::Join {
             self.sync_done(id);
         }
     }
@@ -120,6 +126,7 @@ impl NodeManager {
         let Some(Open { stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
         sync.search = None;
         sync.outcome = outcome(result);
+        self.refresh_after_join();
         self.sync_done(id);
     }
 
@@ -133,7 +140,6 @@ impl NodeManager {
     }
 
     fn sync_done(&mut self, id: RequestId) {
-        self.refresh_after_join();
         let Some(Open { stage: Stage::Sync(sync), .. }) = self.open.get_mut(&id) else { return };
         let late = core::mem::take(&mut sync.waiting).into_values().flatten();
         sync.failed.extend(late.map(|seed| (seed, SeedFailure::NotWaitedFor)));

@@ -3,11 +3,15 @@
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 
+use bytes::Bytes;
+
 use super::call::{Answer, Question};
+use super::polykey::PARTS_LIMIT;
 use super::{Answered, Purpose, Rpc, RpcEvent, codec};
 use crate::cx::Cx;
-use crate::error::{Failure, code};
+use crate::error::{Failure, PeerFault, code};
 use crate::id::{ConnectionId, RequestId, StreamId};
+use crate::io::DisconnectReason;
 use crate::time::Instant;
 use crate::timers::Timer;
 
@@ -19,8 +23,12 @@ pub(super) struct Call {
     begun: Instant,
     /// The streams that have not ended.
     parts: BTreeSet<StreamId>,
-    /// What was answered so far.
+    /// What was answered so far, or is if no part fails.
     answer: Option<Answer>,
+    /// A part has ended well, or has said something.
+    answered: bool,
+    /// Messages of the answer.
+    messages: u32,
     /// Why the first part that failed did.
     failure: Option<Failure>,
 }
@@ -28,7 +36,8 @@ pub(super) struct Call {
 impl Rpc {
     // -- ours
 
-    /// Asks a question; ends with `RpcEvent::Answered` by `deadline`, unless cancelled. `None` if the connection is gone.
+    /// Asks a question; ends with `RpcEvent::Answered` by `deadline`, unless cancelled. `None` if the connection is gone, or
+    /// has no way to ask it.
     pub(crate) fn call(
         &mut self,
         cx: &mut Cx,
@@ -38,9 +47,10 @@ impl Rpc {
         deadline: Instant,
     ) -> Option<StreamId> {
         cx.metrics.calls += 1;
-        let dialect = self.connections.get(&conn)?.dialect;
+        let connection = self.connections.get(&conn)?;
+        let calls = codec::calls(connection.dialect, connection.features, question, deadline.since(cx.now));
         let mut first = None;
-        for (bytes, form) in codec::question(dialect, question, deadline.since(cx.now)) {
+        for (bytes, form) in calls.parts {
             let purpose = |stream| Purpose::Call { call: first.unwrap_or(stream) };
             let stream = self.open(cx, conn, purpose, Some(form), bytes, true)?;
             cx.timers.set(Timer::Stream(stream), deadline);
@@ -50,7 +60,9 @@ impl Rpc {
                 conn,
                 begun: cx.now,
                 parts: BTreeSet::new(),
-                answer: None,
+                answer: calls.otherwise.clone(),
+                answered: false,
+                messages: 0,
                 failure: None,
             });
             call.parts.insert(stream);
@@ -58,7 +70,11 @@ impl Rpc {
         first
     }
 
-    /// Opens a stream of an application protocol; ends with `RpcEvent::Opened` by `deadline`, unless cancelled.
+    /// Opens a stream of an application protocol; ends with `RpcEvent::Opened` by `deadline`, unless cancelled. On Polykey 1.x
+    /// such a stream is the embedder's at once: its first message is the call.
+    ///
+    /// # Errors
+    /// The connection is gone, or has no such streams. Nothing was sent.
     pub(crate) fn open_protocol(
         &mut self,
         cx: &mut Cx,
@@ -66,11 +82,22 @@ impl Rpc {
         request: RequestId,
         protocol: String,
         deadline: Instant,
-    ) -> Option<StreamId> {
-        let bytes = codec::open(&protocol)?;
-        let stream = self.open(cx, conn, |_| Purpose::Open { request, protocol }, None, bytes, false)?;
-        cx.timers.set(Timer::Stream(stream), deadline);
-        Some(stream)
+    ) -> Result<StreamId, Failure> {
+        let lost = Failure::ConnectionLost(DisconnectReason::Local);
+        let Some(connection) = self.connections.get(&conn) else { return Err(lost) };
+        match codec::open(connection.dialect, &protocol)? {
+            Some(bytes) => {
+                let purpose = |_| Purpose::Open { request, protocol };
+                let stream = self.open(cx, conn, purpose, None, bytes, false).ok_or(lost)?;
+                cx.timers.set(Timer::Stream(stream), deadline);
+                Ok(stream)
+            }
+            None => {
+                let stream = self.open(cx, conn, |_| Purpose::Ended, None, Bytes::new(), false).ok_or(lost)?;
+                self.opened(cx, stream, request, protocol);
+                Ok(stream)
+            }
+        }
     }
 
     /// Gives up a call, an opening or an exchange; no event follows.
@@ -82,27 +109,37 @@ impl Rpc {
     }
 
     /// What a peer says to a question of ours, or to a part of it.
-    pub(super) fn part_answered(&mut self, call: StreamId, answer: Answer) {
-        if let Some(call) = self.calls.get_mut(&call) {
-            match (&mut call.answer, answer) {
-                (Some(Answer::Closest(known)), Answer::Closest(more)) => {
-                    known.local.extend(more.local);
-                    known.active.extend(more.active);
-                }
-                (known, answer) => *known = Some(answer),
-            }
+    ///
+    /// # Errors
+    /// It says more than anybody may.
+    pub(super) fn part_answered(&mut self, call: StreamId, answer: Option<Answer>) -> Result<(), PeerFault> {
+        let Some(call) = self.calls.get_mut(&call) else { return Ok(()) };
+        call.messages += 1;
+        if call.messages > PARTS_LIMIT {
+            return Err(PeerFault::TooMuch);
         }
+        match (&mut call.answer, answer) {
+            (Some(Answer::Closest(known)), Some(Answer::Closest(more))) => {
+                known.local.extend(more.local);
+                known.active.extend(more.active);
+            }
+            (known, Some(answer)) => *known = Some(answer),
+            (_, None) => {}
+        }
+        call.answered = true;
+        Ok(())
     }
 
     /// A stream of a question of ours has ended. What some of its parts have answered is an answer.
     pub(super) fn part_ended(&mut self, cx: &Cx, call: StreamId, part: StreamId, failure: Option<Failure>) {
         let Some(open) = self.calls.get_mut(&call) else { return };
         open.parts.remove(&part);
+        open.answered |= failure.is_none();
         open.failure = open.failure.take().or(failure);
         if open.parts.is_empty()
-            && let Some(Call { request, conn, begun, answer, failure, .. }) = self.calls.remove(&call)
+            && let Some(Call { request, conn, begun, answer, answered, failure, .. }) = self.calls.remove(&call)
         {
-            let result = match (answer, failure) {
+            let result = match (answer.filter(|_| answered), failure) {
                 (Some(answer), _) => Ok(Answered { answer, rtt: cx.now.since(begun) }),
                 (None, failure) => Err(failure.unwrap_or(Failure::Aborted(code::NONE))),
             };
@@ -124,12 +161,18 @@ impl Rpc {
 
     /// Says the last thing on a stream of the peer.
     pub(super) fn answer_last(&mut self, cx: &mut Cx, stream: StreamId, answer: Answer) {
-        let Some(open) = self.streams.get_mut(&stream) else { return };
-        open.purpose = Purpose::Answered;
-        cx.timers.set(Timer::Stream(stream), cx.now + cx.config.call_timeout);
-        match codec::answer(open.form, answer) {
-            Ok(bytes) => self.send(cx, stream, bytes, true),
+        let Some(form) = self.streams.get(&stream).map(|stream| stream.form) else { return };
+        match codec::answer(form, answer, cx.unix()) {
+            Ok(bytes) => self.answer_with(cx, stream, bytes),
             Err(_) => drop(self.abort(cx, stream, code::MESSAGE_TOO_LONG)),
+        }
+    }
+
+    pub(super) fn answer_with(&mut self, cx: &mut Cx, stream: StreamId, bytes: Bytes) {
+        if let Some(open) = self.streams.get_mut(&stream) {
+            open.purpose = Purpose::Answered;
+            cx.timers.set(Timer::Stream(stream), cx.now + cx.config.call_timeout);
+            self.send(cx, stream, bytes, true);
         }
     }
 }

@@ -96,14 +96,15 @@ impl ClusterBuilder {
             let key = Key::numbered(self.seed, index as u64);
             let config = self.each.get(&index).unwrap_or(&self.config).clone();
             let config = (index < self.nodes).then_some(config);
-            nodes.push(Node { id: key.id(), config: config.clone(), recorded: self.recorded });
             // A day before the world begins, so that clocks may differ.
             let identity = genesis(&key, UnixMillis(EPOCH - 86_400_000));
+            let identities = BTreeMap::from([(key.id(), identity.clone())]);
+            nodes.push(Node { id: key.id(), identities, config: config.clone(), recorded: self.recorded });
             let mut host = Host::new(vec![address(index)], key, identity);
             host.caps = config;
             world.add_host(host);
         }
-        Cluster { world, nodes }
+        Cluster { world, nodes, seed: self.seed }
     }
 
     /// Builds the nodes, starts them all, and waits until they are ready.

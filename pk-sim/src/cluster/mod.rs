@@ -1,14 +1,16 @@
 //! Many real nodes on one network.
 
 mod builder;
+mod renewal;
 
 pub use builder::ClusterBuilder;
 
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use pk_proto::{
-    Config, Event, Failure, Instant, NodeAddress, NodeId, NodeManager, Options, Reply, Request, RequestError,
+    Config, Event, Failure, Identity, Instant, NodeAddress, NodeId, NodeManager, Options, Reply, Request, RequestError,
     RequestId, SeedNode, Snapshot, Start,
 };
 
@@ -26,11 +28,15 @@ const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Cluster {
     world: World<Actor>,
     nodes: Vec<Node>,
+    seed: u64,
 }
 
 #[derive(Debug)]
 struct Node {
+    /// Who it was when it last started.
     id: NodeId,
+    /// Every identity that its driver has a key for, by its newest id.
+    identities: BTreeMap<NodeId, Identity>,
     /// `None`: a puppet.
     config: Option<Config>,
     /// Bytes that a recording may grow to between two looks; `None` records nothing.
@@ -64,14 +70,14 @@ impl Cluster {
         self.nodes.is_empty()
     }
 
-    /// Who a node is.
+    /// Who a node is: its newest key.
     pub fn id(&self, node: HostId) -> NodeId {
-        self.nodes[node].id
+        self.machine(node).map_or(self.nodes[node].id, NodeManager::own_id)
     }
 
-    /// The number of a node.
+    /// The number of a node, by any of its ids.
     pub fn number(&self, id: NodeId) -> Option<HostId> {
-        self.nodes.iter().position(|node| node.id == id)
+        (0..self.nodes.len()).find(|node| self.is_of(*node, &id))
     }
 
     /// Where a node listens.
@@ -109,6 +115,7 @@ impl Cluster {
 
     /// Starts a node that [`build`](ClusterBuilder::build) left, or that was killed, with what its store holds.
     pub fn start_node(&mut self, node: HostId) {
+        self.choose_identity(node);
         let Node { config, recorded, .. } = &self.nodes[node];
         let Some(config) = config.clone() else {
             self.world.start(node, |_| Actor::Puppet(Puppet::default()));

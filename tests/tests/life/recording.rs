@@ -3,53 +3,74 @@
 use std::fs;
 
 use pk_driver::{Node, NodeError, Record, StartError};
-use pk_proto::Replay;
+use pk_proto::{Call, Options, Replay, Request};
 use pk_tests::Rt;
 use pk_tests::node::{config, connect, shutdown, start, start_with};
-use pk_tests::wait::{seen_within, soon};
+use pk_tests::wait::{soon, until};
 
-pk_tests::cases!(a_run_is_written_down_and_replayed);
+pk_tests::cases!(a_run_is_written_down_and_replayed, a_file_ends_at_its_limit_and_what_is_in_it_can_be_replayed);
 
-fn replay(bytes: &[u8]) -> usize {
+const PINGS: usize = 20;
+
+/// Replays a recording, which fails where the machine does something else. Returns what it was told.
+fn replay(bytes: &[u8]) -> Vec<Call> {
     let mut replay = Replay::new(bytes).unwrap();
-    let mut steps = 0;
-    while replay.step().unwrap().is_some() {
-        steps += 1;
+    let mut calls = Vec::new();
+    while let Some(step) = replay.step().unwrap() {
+        calls.push(step.call);
     }
-    steps
+    calls
+}
+
+fn pings(calls: &[Call]) -> usize {
+    calls.iter().filter(|call| matches!(call, Call::Request(Request::PingNode { .. }))).count()
+}
+
+/// A short life with something to tell of.
+async fn live<R: Rt>(runtime: &R, record: Record, meanwhile: impl AsyncFnOnce()) {
+    let a = start_with(runtime, 1, |config| config.record = Some(record)).await;
+    let b = start(runtime, 2).await;
+    connect(runtime, &a, &b).await;
+    for _ in 0..PINGS {
+        soon(runtime, "ping", a.ping_node(b.own_id(), Options::default())).await.unwrap();
+    }
+    meanwhile().await;
+    shutdown(runtime, &[&a, &b]).await;
 }
 
 async fn a_run_is_written_down_and_replayed<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("logs").join("run.pktr");
-    let a = start_with(&runtime, 1, |config| config.record = Some(Record::file(&path))).await;
-    let b = start(&runtime, 2).await;
-    connect(&runtime, &a, &b).await;
-    // It is written while the node runs, and can be read meanwhile.
-    let patience = pk_tests::wait::SOON;
-    let some = seen_within(&runtime, patience, "some of it", async || {
-        fs::read(&path).ok().filter(|bytes| !bytes.is_empty()).map(|bytes| replay(&bytes))
-    });
-    let some = some.await;
-    shutdown(&runtime, &[&a, &b]).await;
+    live(&runtime, Record::file(&path), async || {
+        // It is written while the node runs, and can be read meanwhile.
+        until(&runtime, "the pings in the file", async || {
+            fs::read(&path).is_ok_and(|bytes| !bytes.is_empty() && pings(&replay(&bytes)) == PINGS)
+        })
+        .await;
+    })
+    .await;
     let whole = fs::read(&path).unwrap();
-    let all = replay(&whole);
-    println!("{}: {some} steps while it ran, {all} in all, {} bytes", R::NAME, whole.len());
-    assert!(all > 10 && all >= some, "{all} of {some}");
+    let calls = replay(&whole);
+    println!("{}: {} calls, {} bytes", R::NAME, calls.len(), whole.len());
+    assert_eq!(pings(&calls), PINGS);
+    assert!(calls.contains(&Call::Stop), "the end is missing");
 
-    // A file is not written over, and ends at its limit.
+    // A file is not written over.
     let mut again = config(1);
     again.record = Some(Record::file(&path));
     let error = soon(&runtime, "start", Node::start_on(runtime.clone(), again)).await.unwrap_err();
     assert!(matches!(error, NodeError::Start(StartError::Record { .. })), "{error}");
     assert_eq!(fs::read(&path).unwrap(), whole);
-    let short = dir.path().join("short");
-    let limited = Record::File { path: short.clone(), limit: 3000 };
-    let a = start_with(&runtime, 1, |config| config.record = Some(limited)).await;
-    let b = start(&runtime, 2).await;
-    connect(&runtime, &a, &b).await;
-    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn a_file_ends_at_its_limit_and_what_is_in_it_can_be_replayed<R: Rt>(runtime: R) {
+    let dir = tempfile::tempdir().unwrap();
+    let (long, short) = (dir.path().join("long"), dir.path().join("short"));
+    live(&runtime, Record::file(&long), async || {}).await;
+    let limit = fs::metadata(&long).unwrap().len() * 2 / 3;
+    live(&runtime, Record::File { path: short.clone(), limit }, async || {}).await;
     let cut = fs::read(&short).unwrap();
-    assert_eq!(cut.len(), 3000);
-    replay(&cut);
+    assert_eq!(cut.len() as u64, limit);
+    let calls = replay(&cut);
+    assert!((1..PINGS).contains(&pings(&calls)) && !calls.contains(&Call::Stop), "{calls:?}");
 }

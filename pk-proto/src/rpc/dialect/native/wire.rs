@@ -23,7 +23,7 @@ pub(super) mod kinds {
     pub(in super::super) const V1: u32 = 7;
     pub(in super::super) const V1_CALL: u32 = 1;
     pub(in super::super) const V1_ANSWER: u32 = 2;
-    pub(in super::super) const QUESTIONS: u32 = 4;
+    pub(in super::super) const QUESTIONS: u32 = 6;
     pub(in super::super) const ANSWERS: u32 = 5;
 }
 
@@ -85,6 +85,19 @@ pub(super) enum Question<'a> {
         request: Signal<'a>,
         relay_signature: Octets<'a>,
     },
+    PlainSignal {
+        target: NodeId,
+        #[serde(borrow)]
+        signature: Octets<'a>,
+    },
+    PlainPunch {
+        source: NodeId,
+        target: NodeId,
+        address: &'a str,
+        #[serde(borrow)]
+        signature: Octets<'a>,
+        relay_signature: Octets<'a>,
+    },
 }
 
 /// The signature has 64 bytes.
@@ -120,7 +133,7 @@ pub(super) enum Answer<'a> {
 pub(super) mod refusals {
     use crate::rpc::call::Refusal;
 
-    const ALL: [Refusal; 9] = [
+    const ALL: [Refusal; 11] = [
         Refusal::NotConnected,
         Refusal::RateLimited,
         Refusal::Signature,
@@ -130,6 +143,8 @@ pub(super) mod refusals {
         Refusal::Address,
         Refusal::Busy,
         Refusal::Denied,
+        Refusal::Terms,
+        Refusal::RelaySignature,
     ];
 
     pub(in super::super) fn read(number: u8) -> Option<Refusal> {
