@@ -12,6 +12,7 @@ use crate::config::ConfigError;
 use crate::id::NodeId;
 use crate::io::{DialFailure, DisconnectReason};
 use crate::rpc::FrameFault;
+use crate::rpc::polykey::ObjectFault;
 use crate::seed_node::SeedNode;
 
 /// Why a machine could not be made. There is none then.
@@ -106,6 +107,14 @@ pub enum Failure {
     /// The peer refused.
     #[error("the peer refused: {0}")]
     Refused(#[from] crate::rpc::Refusal),
+    /// The peer answered with an exception that has no other meaning here (Polykey 1.x).
+    #[error("the peer answered with an error: {class}: {message}")]
+    Remote {
+        /// The name of its class.
+        class: String,
+        /// What it says.
+        message: String,
+    },
     /// The driver could not present the new identity; the old one stays.
     #[error("the new identity could not be presented: {0}")]
     Identity(String),
@@ -149,6 +158,9 @@ pub enum PeerFault {
     /// A frame is not one of the protocol.
     #[error("frame: {0}")]
     Frame(#[from] FrameFault),
+    /// Bytes are not a message of Polykey 1.x.
+    #[error("message: {0}")]
+    Object(#[from] ObjectFault),
     /// A message that has no place here, such as a second Hello or an answer to nothing.
     #[error("unexpected message")]
     Unexpected,

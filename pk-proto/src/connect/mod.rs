@@ -73,6 +73,7 @@ struct Connection {
     node: NodeId,
     chain: Vec<NodeId>,
     role: Role,
+    dialect: Dialect,
     address: NodeAddress,
     since: UnixMillis,
     shared_id: Bytes,
@@ -142,6 +143,7 @@ impl Connections {
             node,
             chain,
             role: connected.role,
+            dialect: connected.dialect,
             address: NodeAddress::from_socket(connected.remote),
             since: cx.unix(),
             shared_id: connected.shared_id,
@@ -351,6 +353,7 @@ impl Connections {
         for race in races {
             self.restart(cx, race);
         }
+        self.cancel_kept(cx);
         let conns: Vec<_> = self.table.keys().copied().collect();
         for conn in conns {
             let Some(connection) = self.table.get_mut(&conn) else { continue };
@@ -375,6 +378,7 @@ impl Connections {
         for race in races {
             self.call_off(cx, race);
         }
+        self.cancel_kept(cx);
         let conns: Vec<_> = self.table.keys().copied().collect();
         for conn in conns {
             self.close(cx, conn, ConnectionErrorReason::NotNeeded);
@@ -457,6 +461,11 @@ impl Connections {
     /// Whose a connection is, by its newest id.
     pub(crate) fn node(&self, conn: ConnectionId) -> Option<NodeId> {
         self.table.get(&conn).map(|connection| connection.node)
+    }
+
+    /// What is spoken on a connection.
+    pub(crate) fn dialect(&self, conn: ConnectionId) -> Option<Dialect> {
+        self.table.get(&conn).map(|connection| connection.dialect)
     }
 
     /// Every id that the peer of a connection proved, the newest first.
