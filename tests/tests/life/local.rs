@@ -42,6 +42,14 @@ async fn nodes_of_one_network_find_each_other_without_a_seed<R: Rt>(runtime: R) 
     let nobody = b.query_mdns(key(99).node_id(), Some(Duration::from_millis(300)));
     assert_eq!(soon(&runtime, "query", nobody).await.unwrap(), []);
 
+    // A search asks the local network as long as it is told to, and then is over.
+    let timeout = Duration::from_millis(400);
+    let find = FindNode { mdns_timeout: Some(timeout), ..FindNode::default() };
+    let begun = Instant::now();
+    let nobody = soon(&runtime, "find", b.find_node(key(99).node_id(), find)).await.unwrap();
+    assert_eq!((nobody.found, nobody.ended), (None, FindEnd::Exhausted));
+    assert!(begun.elapsed() >= timeout, "it was over after {:?}", begun.elapsed());
+
     // Who is not asked to look there does not.
     let c = start_with(&runtime, 3, &local).await;
     let strategies = Some(Strategies { mdns: false, ..Strategies::default() });
