@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::process::{Ended, pk_ok};
 
-const STEPS: [&str; 6] = ["start", "join", "find", "ping", "stream", "shutdown"];
+const STEPS: [&str; 10] = ["start", "join", "find", "ping", "stream", "signal", "mdns", "restart", "renew", "shutdown"];
 
 fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
     let mut lines = ended.json();
@@ -26,6 +26,9 @@ fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
         (&json!(nodes - 1), &json!(nodes), &json!(nodes))
     );
     assert_eq!(lines[4]["bytes"], nodes << 20);
+    assert_eq!((&lines[5]["mode"], &lines[6]["scope"]), (&json!("signal"), &json!("local")));
+    assert!(lines[7]["known"].as_u64().unwrap() > 0, "{ended}");
+    assert!(lines[8]["learnt"].as_u64().unwrap() > 0, "{ended}");
     assert!(lines[2]["attempts"].as_u64().unwrap() > 0, "nobody was found without connecting: {ended}");
     assert_eq!(ended.stderr, "", "nothing is logged");
 }
@@ -58,5 +61,5 @@ fn people_get_a_line_per_step() {
     for (line, step) in lines.iter().skip(1).zip(STEPS) {
         assert!(line.trim_start().starts_with(step), "{ended}");
     }
-    assert!(lines[7].starts_with("everything held: 3 nodes on tokio in "), "{ended}");
+    assert!(lines[STEPS.len() + 1].starts_with("everything held: 3 nodes on tokio in "), "{ended}");
 }

@@ -3,8 +3,11 @@
 
 mod agent;
 mod demo;
+mod folder;
 mod keys;
 mod one_shots;
 mod process;
+mod renew;
+mod replay;
 mod stdio;
 mod usage;
