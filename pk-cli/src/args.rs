@@ -307,6 +307,10 @@ pub(crate) struct DemoArgs {
     /// How many nodes, 2 to 256.
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(2..=256))]
     pub(crate) nodes: u16,
+    /// Have a real node of Polykey 1.15.1 join too. Needs Node.js 20 or later and npm, which fetches the package once, about
+    /// 120 MB, into `pk-interop` in the cache folder (XDG_CACHE_HOME).
+    #[arg(long)]
+    pub(crate) interop: bool,
     /// Print one JSON object per step, and a last one for the whole.
     #[arg(long)]
     pub(crate) json: bool,

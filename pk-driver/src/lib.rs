@@ -52,11 +52,11 @@ pub use config::{DriverConfig, DriverConfigError, MdnsConfig, MdnsInterfaces};
 pub use error::{NodeError, StartError, StreamError};
 pub use events::{Events, Notice};
 #[cfg(any(test, feature = "faults"))]
-pub use faults::{Fault, Faults, FaultyStore};
+pub use faults::{Access, Fault, Faults, FaultyStore};
 pub use identity::{IdentityError, create_identity, create_identity_for, renew_certificate};
 pub use key_store::{KeyStore, KeyStoreError};
 pub use keys::KeyPair;
-pub use lease::ConnectionLease;
+pub use lease::{ConnectionLease, ConnectionStream};
 pub use metrics::DriverMetrics;
 pub use node::Node;
 pub use node_config::NodeConfig;

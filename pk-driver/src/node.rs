@@ -18,7 +18,7 @@ use crate::desk::Answer;
 use crate::error::{NodeError, StartError};
 use crate::events::Events;
 use crate::launch::{Handle, Launch, launch};
-use crate::lease::ConnectionLease;
+use crate::lease::{ConnectionLease, ConnectionStream};
 use crate::metrics::DriverMetrics;
 use crate::node_config::NodeConfig;
 use crate::recording::Record;
@@ -299,6 +299,40 @@ impl<R> Node<R> {
     ) -> Result<T, NodeError> {
         let lease = self.acquire_connection(target, options).await?;
         Ok(with(&lease).await)
+    }
+
+    /// As [`with_conn`](Self::with_conn), for what comes one by one: the connection is held until the items that `with` gives
+    /// are over, or are dropped.
+    ///
+    /// ```no_run
+    /// # use pk_driver::{Node, NodeError, Runtime};
+    /// # use pk_proto::{NodeId, Options};
+    /// # use futures_util::stream;
+    /// # async fn example<R: Runtime>(node: Node<R>, peer: NodeId) -> Result<(), NodeError> {
+    /// let chunks = node
+    ///     .with_conn_stream(peer, Options::default(), async |conn| {
+    ///         let stream = conn.open_stream("feed/1").await?;
+    ///         Ok(stream::unfold(stream, async |mut stream| {
+    ///             let chunk = stream.read_chunk(4096).await.ok()??;
+    ///             Some((chunk, stream))
+    ///         }))
+    ///     })
+    ///     .await?;
+    /// # drop(chunks); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_connection`](Self::acquire_connection), and those of `with`; the connection is released.
+    pub async fn with_conn_stream<S: futures_core::Stream>(
+        &self,
+        target: NodeId,
+        options: Options,
+        with: impl AsyncFnOnce(Arc<ConnectionLease<R>>) -> Result<S, NodeError>,
+    ) -> Result<ConnectionStream<R, S>, NodeError> {
+        let lease = Arc::new(self.acquire_connection(target, options).await?);
+        let items = with(Arc::clone(&lease)).await?;
+        Ok(ConnectionStream::new(lease, items))
     }
 
     /// Finds a node and opens a stream of an application protocol to it.

@@ -7,10 +7,12 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::cert::CertificateFault;
+use crate::claims::{ClaimFault, ClaimId, ExchangeFault};
 use crate::config::ConfigError;
 use crate::id::NodeId;
 use crate::io::{DialFailure, DisconnectReason};
 use crate::rpc::FrameFault;
+use crate::rpc::polykey::ObjectFault;
 use crate::seed_node::SeedNode;
 
 /// Why a machine could not be made. There is none then.
@@ -63,6 +65,12 @@ pub enum RequestError {
     /// The new identity cannot follow the present one.
     #[error("the new identity is refused: {0}")]
     Identity(String),
+    /// The claim has not the form of one.
+    #[error("the claim cannot be made: {0}")]
+    Claim(ClaimFault),
+    /// The claim is a link, which `claim_node` makes, or neither its issuer nor its subject is this node.
+    #[error("a claim of our chain is issued by this node or about it, and links are made by both of their nodes")]
+    ForeignClaim,
     /// There is nobody to start from.
     #[error("no seed node was given, and the graph is empty")]
     NoSeeds,
@@ -99,6 +107,14 @@ pub enum Failure {
     /// The peer refused.
     #[error("the peer refused: {0}")]
     Refused(#[from] crate::rpc::Refusal),
+    /// The peer answered with an exception that has no other meaning here (Polykey 1.x).
+    #[error("the peer answered with an error: {class}: {message}")]
+    Remote {
+        /// The name of its class.
+        class: String,
+        /// What it says.
+        message: String,
+    },
     /// The driver could not present the new identity; the old one stays.
     #[error("the new identity could not be presented: {0}")]
     Identity(String),
@@ -108,6 +124,13 @@ pub enum Failure {
     /// The peer broke the protocol.
     #[error("the peer broke the protocol: {0}")]
     Peer(#[from] PeerFault),
+    /// Our claim is in our chain, but the peer may not have its own. The exchange is resumed when the peer is connected;
+    /// [`Event::ClaimSettled`](crate::Event::ClaimSettled) follows then.
+    #[error("claim {0} stands, but the peer has not confirmed its own")]
+    ClaimInDoubt(ClaimId),
+    /// The holder of our key did not sign, or not properly.
+    #[error("signing failed: {0}")]
+    Signing(String),
     /// No connection to the address that was asked for.
     #[error("could not connect{}", dials(.0))]
     Dial(Vec<(crate::address::NodeAddress, DialFailure)>),
@@ -135,6 +158,9 @@ pub enum PeerFault {
     /// A frame is not one of the protocol.
     #[error("frame: {0}")]
     Frame(#[from] FrameFault),
+    /// Bytes are not a message of Polykey 1.x.
+    #[error("message: {0}")]
+    Object(#[from] ObjectFault),
     /// A message that has no place here, such as a second Hello or an answer to nothing.
     #[error("unexpected message")]
     Unexpected,
@@ -156,6 +182,9 @@ pub enum PeerFault {
     /// Nothing in common in the versions.
     #[error("no common version")]
     Version,
+    /// It broke the rules of an exchange of claims, or asked us to sign what we do not.
+    #[error("claims: {0}")]
+    Claims(#[from] ExchangeFault),
 }
 
 fn dials(failures: &[(crate::address::NodeAddress, DialFailure)]) -> String {
@@ -196,4 +225,61 @@ pub mod code {
     pub const CONNECTION_LIMIT: u64 = 17;
     /// Connection: both ends are the same node.
     pub const CONNECTION_SELF: u64 = 18;
+}
+
+/// The code with which a connection is closed (specification: ConnectionErrorCode). Peers may send others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+#[repr(u64)]
+pub enum ConnectionErrorCode {
+    /// A graceful end.
+    None = code::NONE,
+    /// The peer broke the protocol.
+    Fault = code::CONNECTION_FAULT,
+    /// Over a limit of ours.
+    Limit = code::CONNECTION_LIMIT,
+    /// Both ends are the same node.
+    SameNode = code::CONNECTION_SELF,
+}
+
+/// Why we close a connection, as its peer is told (specification: ConnectionErrorReason).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionErrorReason {
+    /// The embedder, or a dial race that it has lost, has no use for it.
+    #[error("")]
+    NotNeeded,
+    /// The node stops.
+    #[error("stopping")]
+    Stopping,
+    /// Nobody has used it for its time.
+    #[error("idle")]
+    Idle,
+    /// It is of an identity that the node no longer has.
+    #[error("renewed")]
+    Renewed,
+    /// There are as many connections as may be, in all or with this node.
+    #[error("too many connections")]
+    TooMany,
+    /// Both ends are the same node.
+    #[error("both ends are the same node")]
+    SameNode,
+    /// The peer has not said Hello.
+    #[error("no Hello in time")]
+    NoHello,
+    /// The peer broke the protocol.
+    #[error("protocol fault")]
+    Fault,
+}
+
+impl ConnectionErrorReason {
+    /// The code that goes with it.
+    pub const fn code(self) -> ConnectionErrorCode {
+        match self {
+            Self::NotNeeded | Self::Stopping | Self::Idle | Self::Renewed => ConnectionErrorCode::None,
+            Self::TooMany => ConnectionErrorCode::Limit,
+            Self::SameNode => ConnectionErrorCode::SameNode,
+            Self::NoHello | Self::Fault => ConnectionErrorCode::Fault,
+        }
+    }
 }

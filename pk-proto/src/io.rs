@@ -27,13 +27,15 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Hostname, NodeAddress};
+use crate::claims::{Claim, ClaimId};
 use crate::error::{Failure, PeerFault};
-use crate::id::{ConnectionId, EffectId, LeaseId, NodeId, RequestId, StreamId};
+use crate::id::{AskId, ConnectionId, EffectId, LeaseId, NodeId, RequestId, StreamId};
 use crate::request::Reply;
 use crate::time::{Instant, UnixMillis};
 
@@ -60,9 +62,10 @@ pub enum Output {
     StopStream { stream: StreamId, code: u64 },
     /// The driver may read this many bytes more from the stream.
     ReadCredit { stream: StreamId, bytes: u64 },
-    /// From here on the stream belongs to the embedder: give it `unread` first, then what the peer sends. Report
-    /// `StreamClosed` when it is over, and nothing else of it, except that what the core has sent is still confirmed; until
-    /// then the connection counts as used. The core has no credit left on it.
+    /// From here on the stream belongs to the embedder: give it `unread` first, then what the peer sends. Credit that is left
+    /// is void; what was read on it before this output was taken is still the core's. Report `StreamClosed` when it is over,
+    /// and nothing else of it, except that what the core has sent is still confirmed; until then the connection counts as
+    /// used.
     HandOver { conn: ConnectionId, stream: StreamId, node: NodeId, protocol: String, opener: Opener, unread: Bytes },
 
     // -- effects with an answer
@@ -164,8 +167,20 @@ pub enum Event {
     NodeRemoved { node: NodeId },
     /// This node has another key, and another id, from now on; it stays reachable under its old ones.
     IdentityRenewed { old: NodeId, new: NodeId },
+    /// The next claims of a chain that was asked for, in its order, each verified in its place; they follow those of the event
+    /// before. At most 64 KiB of tokens, or one claim.
+    ChainData { id: RequestId, claims: Vec<Claim> },
     /// A peer broke the protocol. What it touched was dropped; `metrics()` counts every one, this tells of it.
     PeerMisbehaved { conn: ConnectionId, node: NodeId, fault: PeerFault },
+    /// A claim is in our chain, durably. Of a link, `node` is the other one.
+    ClaimAdded { claim: ClaimId, node: Option<NodeId> },
+    /// A peer wants a claim signed, and the policy is to ask: `answer_claim` decides. No answer `within` is a refusal.
+    ClaimAsked { ask: AskId, node: NodeId, claim: Claim, within: Duration },
+    /// Our claim about this node is in our chain; the node may not have its own. What is missing is made up for when it is
+    /// next connected. Said when an exchange ends so, and at the start of every life until it is settled.
+    ClaimInDoubt { claim: ClaimId, node: NodeId },
+    /// A claim that was in doubt is not any more: the node has its own.
+    ClaimSettled { claim: ClaimId, node: NodeId },
     /// The machine has stopped. The last output.
     Stopped,
 }
@@ -265,6 +280,21 @@ pub enum DialFailure {
     /// Anything else below us: unreachable, TLS, version, no free port.
     #[error("transport: {0}")]
     Transport(String),
+    /// The host name has these addresses. Why each of them failed stands beside it.
+    #[error("leads to {}", Listed(.0))]
+    LeadsTo(Vec<SocketAddr>),
+}
+
+/// Addresses, for people.
+struct Listed<'a>(&'a [SocketAddr]);
+
+impl core::fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (n, addr) in self.0.iter().enumerate() {
+            write!(f, "{}{addr}", if n == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
 }
 
 /// Why a connection is over.

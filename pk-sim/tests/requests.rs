@@ -177,6 +177,13 @@ fn with(mut request: Request, new: Options) -> Request {
         | Request::AskClosest { options, .. }
         | Request::SyncNodeGraph { options, .. }
         | Request::RefreshBucket { options, .. }
+        | Request::ClaimNode { options, .. }
+        | Request::AddClaim { options, .. }
+        | Request::ClaimNetwork { options, .. }
+        | Request::AllowClaim { options, .. }
+        | Request::RequestChainData { options, .. }
+        | Request::Claims { options, .. }
+        | Request::Gestalt { options, .. }
         | Request::Flush { options } => *options = new,
         Request::SetNode { .. } | Request::Renew { .. } | Request::QueryMdns { .. } => {}
     }

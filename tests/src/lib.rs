@@ -8,7 +8,9 @@
 pub mod case;
 pub mod certs;
 pub mod child;
+pub mod firewall;
 pub mod log;
+pub mod names;
 pub mod node;
 pub mod raw;
 pub mod socket;

@@ -2,19 +2,19 @@
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeSet;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::race::{Dialling, Learnt, Race, RaceId, after_signal};
-use super::{ConnectEvent, Connections, TOO_MANY};
+use super::{ConnectEvent, Connections};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
-use crate::error::code;
+use crate::error::ConnectionErrorReason;
 use crate::graph::NodeContact;
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
-use crate::io::{DialFailure, Output, Role};
+use crate::io::{DialFailure, Dialect, Output, Role};
 use crate::timers::Timer;
 
 /// Relays that one race may ask.
@@ -29,6 +29,8 @@ pub(crate) struct Goal {
     /// Connected nodes that may signal; asked one after the other when the addresses are used up.
     pub(crate) relays: Vec<NodeId>,
     pub(crate) timeout: Duration,
+    /// The embedder waits for it. What goes on in the background leaves it a place among the dials.
+    pub(crate) urgent: bool,
 }
 
 impl Goal {
@@ -40,13 +42,18 @@ impl Goal {
         timeout: Duration,
     ) -> Self {
         let addresses = addresses.into_iter().map(|address| (address, learnt)).collect();
-        Self { node, addresses, relays: Vec::new(), timeout }
+        Self { node, addresses, relays: Vec::new(), timeout, urgent: false }
     }
 
     /// A node at the addresses that the graph has of it.
     pub(crate) fn known(node: NodeId, contact: &NodeContact, timeout: Duration) -> Self {
         let addresses = contact.iter().map(|(address, data)| (address.clone(), Learnt::known(data))).collect();
-        Self { node, addresses, relays: Vec::new(), timeout }
+        Self { node, addresses, relays: Vec::new(), timeout, urgent: false }
+    }
+
+    /// The same, and the embedder waits for it.
+    pub(crate) fn urgent(self) -> Self {
+        Self { urgent: true, ..self }
     }
 }
 
@@ -96,6 +103,7 @@ impl Connections {
         let Some(race) = self.races.get_mut(&id) else { return };
         let fresh = race.waiters.is_empty();
         race.waiters.entry(waiter).or_insert(cx.now + goal.timeout);
+        race.urgent |= goal.urgent;
         for relay in goal.relays {
             if race.relays.len() < MAX_RELAYS && !race.relays.contains(&relay) {
                 race.relays.push_back(relay);
@@ -124,11 +132,12 @@ impl Connections {
         if let Some((addr, learnt)) = race.next() {
             if live >= cx.config.connection_limit {
                 // This does not pass as dials do.
-                let why = DialFailure::Transport(TOO_MANY.to_owned());
+                let why = DialFailure::Transport(ConnectionErrorReason::TooMany.to_string());
                 race.failures.push((NodeAddress::from_socket(addr), why));
                 return self.dial_next(cx, id);
             }
             let room = cx.config.dial_limit.min(cx.config.connection_limit - live);
+            let room = if race.urgent { room } else { background_room(room) };
             if self.dials.len() >= room {
                 race.put_back((addr, learnt));
                 cx.metrics.dials_delayed += 1;
@@ -207,20 +216,38 @@ impl Connections {
             self.resolves.remove(effect);
         }
         let winner = result.as_ref().ok().copied();
-        let theirs = winner.and_then(|conn| self.table.get(&conn)).is_some_and(|conn| conn.role == Role::Acceptor);
+        let winning = winner.and_then(|conn| self.table.get(&conn));
+        let theirs = winning.is_some_and(|conn| conn.role == Role::Acceptor);
+        // On `quic` the other side may have accepted a dial that is still under way for us: that one is kept as well.
+        let kept = theirs && winning.is_some_and(|conn| conn.dialect == Dialect::Polykey);
         for conn in race.dialling.into_keys().filter(|conn| Some(*conn) != winner) {
             if let Some(connection) = self.table.get_mut(&conn) {
                 connection.race = None;
                 // Where both sides dial, each would close its own for the other's, and none would be left.
                 if !theirs {
-                    self.close(cx, conn, code::NONE, "");
+                    self.close(cx, conn, ConnectionErrorReason::NotNeeded);
                 }
-            } else if let Some(race) = self.dials.get_mut(&conn) {
-                *race = None;
-                cx.output(Output::CancelDial { conn });
+            } else if !kept {
+                self.cancel_dial(cx, conn);
             }
         }
         self.race_ended(race.node, race.waiters.into_keys().collect(), result);
+    }
+
+    fn cancel_dial(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        if let Some(race) = self.dials.get_mut(&conn).filter(|race| race.is_some()) {
+            *race = None;
+            cx.output(Output::CancelDial { conn });
+        }
+    }
+
+    /// Cancels every dial that no race waits for any more.
+    pub(super) fn cancel_kept(&mut self, cx: &mut Cx) {
+        let kept = |race: &Option<RaceId>| race.is_some_and(|race| !self.races.contains_key(&race));
+        let conns: Vec<_> = self.dials.iter().filter(|(_, race)| kept(race)).map(|(conn, _)| *conn).collect();
+        for conn in conns {
+            self.cancel_dial(cx, conn);
+        }
     }
 
     fn race_ended(
@@ -281,7 +308,11 @@ impl Connections {
             Ok(addrs) if addrs.is_empty() => {
                 race.failures.push((address, DialFailure::Resolve("the name has no address".to_owned())));
             }
-            Ok(addrs) => race.add_sockets(addrs, learnt),
+            Ok(addrs) => {
+                // Whoever is told of failures knows the name.
+                race.failures.push((address, DialFailure::LeadsTo(addrs.clone())));
+                race.add_sockets(addrs, learnt);
+            }
             Err(why) => race.failures.push((address, DialFailure::Resolve(why))),
         }
         if race.dialling.is_empty() {
@@ -319,6 +350,12 @@ impl Connections {
     pub(crate) fn race_next(&mut self, cx: &mut Cx, id: RaceId) {
         self.dial_next(cx, id);
     }
+}
+
+/// How many of the dials there is room for may be those of nobody who waits: a quarter, but at least one, is left to the
+/// embedder, so that dials of the dead, fifteen seconds each, never keep it from a connection.
+fn background_room(room: usize) -> usize {
+    (room * 3).div_ceil(4).min(room.saturating_sub(1)).max(1)
 }
 
 /// Sets the timer for the first of those who wait.

@@ -22,7 +22,7 @@ impl NodeManager {
         self.begin(id, Open { audience: Audience::Embedder, deadline, stage: Stage::Dial { then } });
         match self.connections.primary(&goal.node) {
             Some(conn) => self.dial_request_ended(id, then, Ok(conn)),
-            None => self.connections.dial_only(&mut self.cx, id, goal),
+            None => self.connections.dial_only(&mut self.cx, id, goal.urgent()),
         }
     }
 
@@ -75,6 +75,11 @@ impl NodeManager {
             | Stage::WaitForRoom { .. }
             | Stage::Renew(_)
             | Stage::QueryMdns { .. }
+            | Stage::ClaimNode(_)
+            | Stage::AddClaim(_)
+            | Stage::AllowClaim
+            | Stage::ChainData(_)
+            | Stage::Reading(_)
             | Stage::Flush => {}
         }
     }
@@ -129,6 +134,8 @@ impl NodeManager {
                 };
                 self.end(id, result);
             }
+            Stage::AddClaim(_) => self.own_answered(id, result),
+            Stage::ChainData(_) => self.chain_page(id, result),
             Stage::Dial { .. }
             | Stage::OpenStream { .. }
             | Stage::Sync(_)
@@ -136,6 +143,9 @@ impl NodeManager {
             | Stage::Collect(_)
             | Stage::Renew(_)
             | Stage::QueryMdns { .. }
+            | Stage::ClaimNode(_)
+            | Stage::AllowClaim
+            | Stage::Reading(_)
             | Stage::Flush => {}
         }
     }

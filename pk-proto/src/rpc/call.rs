@@ -1,10 +1,14 @@
 //! What nodes ask each other, in whatever dialect.
 
 use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::address::NodeAddress;
+use crate::claims::ClaimId;
 use crate::id::NodeId;
 use crate::io::Signature;
 use crate::request::{Closest, ClosestLists};
@@ -29,6 +33,15 @@ pub enum Question {
     Signal(SignalRequest),
     /// From a relay: punch towards `source`, who asked for it.
     Punch(Box<PunchRequest>),
+    /// The next claims of its chain.
+    Claims {
+        /// Those behind this one; all if `None`.
+        after: Option<ClaimId>,
+        /// Bytes of tokens in the answer, at most; but one claim is told whatever its length.
+        max_bytes: u32,
+    },
+    /// Sign a claim about a network: the JSON text of its token.
+    SignClaim(Bytes),
 }
 
 /// What a node that wants to connect to another one asks of a relay.
@@ -36,12 +49,24 @@ pub enum Question {
 pub struct SignalRequest {
     /// Whom the asker wants to reach.
     pub target: NodeId,
-    /// No longer valid after this.
-    pub expires: UnixMillis,
-    /// Used once.
-    pub nonce: [u8; 16],
+    /// What keeps it from working twice.
+    pub terms: SignalTerms,
     /// By the asker over [`signal::request_bytes`](crate::signal::request_bytes).
     pub signature: Signature,
+}
+
+/// What keeps a request to signal from working twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignalTerms {
+    /// It works once, and only for some time.
+    Once {
+        /// No longer valid after this.
+        expires: UnixMillis,
+        /// Used once.
+        nonce: [u8; 16],
+    },
+    /// Nothing: the only terms that Polykey 1.x knows, as source, relay or target.
+    Plain,
 }
 
 /// What a relay passes on to the target.
@@ -51,6 +76,8 @@ pub struct PunchRequest {
     pub source: NodeId,
     /// Where the relay sees it.
     pub address: NodeAddress,
+    /// The text of that which the relay has signed (see [`signal::address_text`](crate::signal::address_text)).
+    pub address_text: String,
     /// As the source asked.
     pub request: SignalRequest,
     /// By the relay over [`signal::relay_bytes`](crate::signal::relay_bytes).
@@ -74,8 +101,21 @@ pub enum Answer {
     },
     /// To `Punch`: datagrams are on their way.
     Punching,
+    /// To `Claims`.
+    Claims(ClaimsPage),
     /// To any question: no.
     Refused(Refusal),
+    /// To `SignClaim`: the token with the signature.
+    SignedClaim(Bytes),
+}
+
+/// Some claims of a chain, in its order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClaimsPage {
+    /// The id of each, and the JSON text of its token, as it is stored.
+    pub claims: Vec<(ClaimId, Bytes)>,
+    /// Whether the chain has more behind them.
+    pub more: bool,
 }
 
 /// Why a peer does not do what it was asked for.
@@ -109,6 +149,18 @@ pub enum Refusal {
     /// Its policy does not allow it.
     #[error("it is not allowed")]
     Denied,
+    /// Another claim came first; to be tried again.
+    #[error("another claim came first")]
+    Stale,
+    /// It is not a claim that is signed here: of another type, or about another node.
+    #[error("it does not sign such a claim")]
+    Claim,
+    /// The target speaks Polykey 1.x, which takes [`SignalTerms::Plain`] only.
+    #[error("the target takes plain signals only")]
+    Terms,
+    /// The relay's signature does not verify.
+    #[error("the relay's signature does not verify")]
+    RelaySignature,
 }
 
 /// Whether this can name an application protocol: 1 to 64 printable ASCII characters.

@@ -3,16 +3,20 @@
 
 mod answers;
 mod certificates;
+mod closing;
 mod config;
 mod events;
+mod graph;
 mod hostile;
 mod idle;
 mod killed;
 mod leaks;
 mod lifecycle;
 mod mixed;
+mod names;
 mod network;
 mod rejected;
+mod signal;
 mod streams;
 
 /// The program of nodes in processes of their own.

@@ -1,0 +1,9 @@
+//! Cross-signing between real nodes in a simulated world.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod crash;
+mod cycles;
+mod kit;
+mod links;
