@@ -5,5 +5,6 @@
 mod common;
 mod crash;
 mod cycles;
+mod hostile;
 mod kit;
 mod links;
