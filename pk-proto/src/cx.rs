@@ -10,7 +10,7 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::address::{Host, NodeAddress, Reach, usable};
 use crate::config::{AddressPolicy, Config};
-use crate::id::{Ids, NodeId};
+use crate::id::{Ids, NodeId, StreamId};
 use crate::io::{Event, Output};
 use crate::metrics::Metrics;
 use crate::time::{Instant, UnixMillis, WallClock};
@@ -172,6 +172,18 @@ impl Cx {
 
     pub(crate) fn output(&mut self, output: Output) {
         self.outputs.push_back(output);
+    }
+
+    /// Adds to what a stream that is being handed over has brought; `false` if the driver knows of the hand-over already, or
+    /// there is none.
+    pub(crate) fn append_unread(&mut self, id: StreamId, bytes: &[u8]) -> bool {
+        let unread = self.outputs.iter_mut().rev().find_map(|output| match output {
+            Output::HandOver { stream, unread, .. } if *stream == id => Some(unread),
+            _ => None,
+        });
+        let Some(unread) = unread else { return false };
+        *unread = [&unread[..], bytes].concat().into();
+        true
     }
 
     pub(crate) fn event(&mut self, event: Event) {

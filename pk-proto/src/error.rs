@@ -12,6 +12,7 @@ use crate::config::ConfigError;
 use crate::id::NodeId;
 use crate::io::{DialFailure, DisconnectReason};
 use crate::rpc::FrameFault;
+use crate::rpc::polykey::ObjectFault;
 use crate::seed_node::SeedNode;
 
 /// Why a machine could not be made. There is none then.
@@ -106,6 +107,14 @@ pub enum Failure {
     /// The peer refused.
     #[error("the peer refused: {0}")]
     Refused(#[from] crate::rpc::Refusal),
+    /// The peer answered with an exception that has no other meaning here (Polykey 1.x).
+    #[error("the peer answered with an error: {class}: {message}")]
+    Remote {
+        /// The name of its class.
+        class: String,
+        /// What it says.
+        message: String,
+    },
     /// The driver could not present the new identity; the old one stays.
     #[error("the new identity could not be presented: {0}")]
     Identity(String),
@@ -149,6 +158,9 @@ pub enum PeerFault {
     /// A frame is not one of the protocol.
     #[error("frame: {0}")]
     Frame(#[from] FrameFault),
+    /// Bytes are not a message of Polykey 1.x.
+    #[error("message: {0}")]
+    Object(#[from] ObjectFault),
     /// A message that has no place here, such as a second Hello or an answer to nothing.
     #[error("unexpected message")]
     Unexpected,
@@ -213,4 +225,61 @@ pub mod code {
     pub const CONNECTION_LIMIT: u64 = 17;
     /// Connection: both ends are the same node.
     pub const CONNECTION_SELF: u64 = 18;
+}
+
+/// The code with which a connection is closed (specification: ConnectionErrorCode). Peers may send others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+#[repr(u64)]
+pub enum ConnectionErrorCode {
+    /// A graceful end.
+    None = code::NONE,
+    /// The peer broke the protocol.
+    Fault = code::CONNECTION_FAULT,
+    /// Over a limit of ours.
+    Limit = code::CONNECTION_LIMIT,
+    /// Both ends are the same node.
+    SameNode = code::CONNECTION_SELF,
+}
+
+/// Why we close a connection, as its peer is told (specification: ConnectionErrorReason).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionErrorReason {
+    /// The embedder, or a dial race that it has lost, has no use for it.
+    #[error("")]
+    NotNeeded,
+    /// The node stops.
+    #[error("stopping")]
+    Stopping,
+    /// Nobody has used it for its time.
+    #[error("idle")]
+    Idle,
+    /// It is of an identity that the node no longer has.
+    #[error("renewed")]
+    Renewed,
+    /// There are as many connections as may be, in all or with this node.
+    #[error("too many connections")]
+    TooMany,
+    /// Both ends are the same node.
+    #[error("both ends are the same node")]
+    SameNode,
+    /// The peer has not said Hello.
+    #[error("no Hello in time")]
+    NoHello,
+    /// The peer broke the protocol.
+    #[error("protocol fault")]
+    Fault,
+}
+
+impl ConnectionErrorReason {
+    /// The code that goes with it.
+    pub const fn code(self) -> ConnectionErrorCode {
+        match self {
+            Self::NotNeeded | Self::Stopping | Self::Idle | Self::Renewed => ConnectionErrorCode::None,
+            Self::TooMany => ConnectionErrorCode::Limit,
+            Self::SameNode => ConnectionErrorCode::SameNode,
+            Self::NoHello | Self::Fault => ConnectionErrorCode::Fault,
+        }
+    }
 }

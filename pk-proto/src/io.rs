@@ -62,9 +62,10 @@ pub enum Output {
     StopStream { stream: StreamId, code: u64 },
     /// The driver may read this many bytes more from the stream.
     ReadCredit { stream: StreamId, bytes: u64 },
-    /// From here on the stream belongs to the embedder: give it `unread` first, then what the peer sends. Report
-    /// `StreamClosed` when it is over, and nothing else of it, except that what the core has sent is still confirmed; until
-    /// then the connection counts as used. The core has no credit left on it.
+    /// From here on the stream belongs to the embedder: give it `unread` first, then what the peer sends. Credit that is left
+    /// is void; what was read on it before this output was taken is still the core's. Report `StreamClosed` when it is over,
+    /// and nothing else of it, except that what the core has sent is still confirmed; until then the connection counts as
+    /// used.
     HandOver { conn: ConnectionId, stream: StreamId, node: NodeId, protocol: String, opener: Opener, unread: Bytes },
 
     // -- effects with an answer
@@ -279,6 +280,21 @@ pub enum DialFailure {
     /// Anything else below us: unreachable, TLS, version, no free port.
     #[error("transport: {0}")]
     Transport(String),
+    /// The host name has these addresses. Why each of them failed stands beside it.
+    #[error("leads to {}", Listed(.0))]
+    LeadsTo(Vec<SocketAddr>),
+}
+
+/// Addresses, for people.
+struct Listed<'a>(&'a [SocketAddr]);
+
+impl core::fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (n, addr) in self.0.iter().enumerate() {
+            write!(f, "{}{addr}", if n == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
 }
 
 /// Why a connection is over.

@@ -107,6 +107,8 @@ metrics! {
     send_overflows,
     /// Questions that timed out.
     call_timeouts,
+    /// Questions of peers with invalid parameters, answered with an error.
+    questions_invalid,
     /// Questions of peers that we did not answer in their time.
     answers_late,
     /// Nodes and addresses told by peers that cannot be used: our own id, no port, not unicast, over a limit.

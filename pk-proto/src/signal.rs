@@ -2,15 +2,17 @@
 //!
 //! A source asks a relay that both are connected to. The relay answers with the target's address and tells the target, who
 //! punches towards the source. On `pk/1` each request has an expiry and a nonce, and every signature covers them, so that
-//! no request works twice. What each role does is in `manager/signalling.rs`.
+//! no request works twice; Polykey 1.x has neither ([`SignalTerms`]). What each role does is in `manager/signalling.rs`.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
+use crate::address::NodeAddress;
 use crate::id::NodeId;
-use crate::rpc::{Refusal, SignalRequest};
+use crate::rpc::{Refusal, SignalRequest, SignalTerms};
 use crate::time::{Instant, UnixMillis};
 
 /// How far the expiry of a request may lie ahead; clocks may differ by as much.
@@ -23,22 +25,31 @@ const REFILL: Duration = Duration::from_millis(100);
 const MEMORY: usize = 4096;
 
 /// What the source signs.
-pub fn request_bytes(source: &NodeId, target: &NodeId, expires: UnixMillis, nonce: &[u8; 16]) -> Vec<u8> {
-    let mut bytes = b"pk/1 signal request".to_vec();
-    bytes.extend_from_slice(source.as_bytes());
-    bytes.extend_from_slice(target.as_bytes());
-    bytes.extend_from_slice(&expires.0.to_be_bytes());
-    bytes.extend_from_slice(nonce);
-    bytes
+pub fn request_bytes(source: &NodeId, target: &NodeId, terms: &SignalTerms) -> Vec<u8> {
+    let ids = [source.as_bytes().as_slice(), target.as_bytes().as_slice()].concat();
+    match terms {
+        SignalTerms::Once { expires, nonce } => {
+            [b"pk/1 signal request", &ids[..], &expires.0.to_be_bytes(), nonce].concat()
+        }
+        SignalTerms::Plain => ids,
+    }
 }
 
-/// What the relay signs: the source's request, and where it sees the source.
-pub fn relay_bytes(source: &NodeId, address: &crate::address::NodeAddress, request: &SignalRequest) -> Vec<u8> {
-    let mut bytes = b"pk/1 signal relay".to_vec();
-    bytes.extend_from_slice(&request_bytes(source, &request.target, request.expires, &request.nonce));
-    bytes.extend_from_slice(&request.signature.0);
-    bytes.extend_from_slice(address.contact_key().as_bytes());
-    bytes
+/// What the relay signs: the source's request, and where it sees the source, as [`address_text`] or as it was told.
+pub fn relay_bytes(source: &NodeId, address_text: &str, request: &SignalRequest) -> Vec<u8> {
+    let (asked, signature) = (request_bytes(source, &request.target, &request.terms), &request.signature.0);
+    match request.terms {
+        SignalTerms::Once { .. } => [b"pk/1 signal relay", &asked[..], signature, address_text.as_bytes()].concat(),
+        SignalTerms::Plain => [&asked[..], address_text.as_bytes(), signature].concat(),
+    }
+}
+
+/// The text of an address that a relay signs.
+pub fn address_text(terms: &SignalTerms, address: &NodeAddress) -> String {
+    match terms {
+        SignalTerms::Once { .. } => address.contact_key(),
+        SignalTerms::Plain => crate::rpc::polykey::write_address(address),
+    }
 }
 
 /// Which requests have been seen, and how many of whom.
@@ -51,10 +62,12 @@ pub(crate) struct SignalGuard {
 }
 
 impl SignalGuard {
-    /// Whether a request is fresh: not expired, not expiring too far ahead, not seen before. It is seen from now on.
+    /// Whether a request is fresh: not expired, not expiring too far ahead, not seen before. It is seen from now on. A plain
+    /// one is always fresh: what bounds it is how often it may come.
     pub(crate) fn fresh(&mut self, unix: UnixMillis, source: &NodeId, request: &SignalRequest) -> Result<(), Refusal> {
+        let SignalTerms::Once { expires, nonce } = request.terms else { return Ok(()) };
         let window = u64::try_from(VALIDITY.as_millis()).unwrap_or(u64::MAX);
-        if request.expires < unix || request.expires.0 > unix.0.saturating_add(2 * window) {
+        if expires < unix || expires.0 > unix.0.saturating_add(2 * window) {
             return Err(Refusal::Expired);
         }
         while let Some(first) = self.nonces.first().copied()
@@ -65,7 +78,7 @@ impl SignalGuard {
         if self.nonces.len() >= MEMORY {
             return Err(Refusal::Busy);
         }
-        if self.nonces.insert((request.expires, *source, request.nonce)) { Ok(()) } else { Err(Refusal::Replayed) }
+        if self.nonces.insert((expires, *source, nonce)) { Ok(()) } else { Err(Refusal::Replayed) }
     }
 
     /// Takes one signal out of the bucket of whom it comes from.
@@ -170,8 +183,8 @@ mod tests {
     }
 
     fn request(expires: u64, nonce: u8) -> SignalRequest {
-        let signature = Signature([0; 64]);
-        SignalRequest { target: id(2), expires: UnixMillis(expires), nonce: [nonce; 16], signature }
+        let terms = SignalTerms::Once { expires: UnixMillis(expires), nonce: [nonce; 16] };
+        SignalRequest { target: id(2), terms, signature: Signature([0; 64]) }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use common::{Peer, Reaction, SECOND, assert_consistent, find, find_with, ms};
 use pk_proto::{
     ActiveConnection, ActiveNode, Answer, Closest, ContactMode, DialFailure, Failure, FindEnd, FindNode, FindOutcome,
     FindStepEnd, NodeAddress, NodeId, Options, Question, Refusal, Reply, Request, RequestError, SignalRequest,
+    SignalTerms, UnixMillis,
 };
 use pk_sim::{Cluster, Dependence, HostId, Key, NatConfig};
 
@@ -353,6 +354,14 @@ impl Between {
     }
 }
 
+/// What bounds a request in time, and its nonce.
+fn once(request: &mut SignalRequest) -> (&mut UnixMillis, &mut [u8; 16]) {
+    match &mut request.terms {
+        SignalTerms::Once { expires, nonce } => (expires, nonce),
+        SignalTerms::Plain => panic!("a plain one"),
+    }
+}
+
 fn is_signalled(answer: &Answer) -> bool {
     matches!(answer, Answer::Signalled { .. })
 }
@@ -384,8 +393,8 @@ fn a_relay_refuses_what_is_replayed_expired_foreign_or_changed() {
         (1, between.signed(0, 120, 2), Refusal::Signature),
         (0, between.signed(0, -1, 3), Refusal::Expired),
         (0, between.signed(0, 260, 4), Refusal::Expired),
-        (0, flipped(between.signed(0, 120, 5), |request| request.nonce[0] ^= 1), Refusal::Signature),
-        (0, flipped(between.signed(0, 120, 6), |request| request.expires.0 += 1), Refusal::Signature),
+        (0, flipped(between.signed(0, 120, 5), |request| once(request).1[0] ^= 1), Refusal::Signature),
+        (0, flipped(between.signed(0, 120, 6), |request| once(request).0.0 += 1), Refusal::Signature),
         (0, flipped(between.signed(0, 120, 7), |request| request.signature.0[40] ^= 1), Refusal::Signature),
         (0, request(&between.key(0), gone, in_seconds(&between.cluster, 0, 120), 8), Refusal::NotConnected),
         // For the relay itself.
@@ -543,9 +552,9 @@ fn a_target_refuses_what_is_replayed_expired_foreign_or_changed() {
     let [own, relay, source] = told.keys.clone();
     let expired = request(&source, own.id(), in_seconds(&told.cluster, 0, -1), 2);
     let mut changed = told.punch(3, "77.0.0.1:7");
-    changed.address = at("77.0.0.2:7");
+    (changed.address, changed.address_text) = (at("77.0.0.2:7"), "77.0.0.2-7".into());
     let mut spoilt = told.punch(4, "77.0.0.1:7");
-    spoilt.request.nonce[0] ^= 1;
+    once(&mut spoilt.request).1[0] ^= 1;
     let foreign_relay = punch(&source, source.id(), at("77.0.0.1:7"), told.request(&source, 5));
     let foreign_source = punch(&relay, source.id(), at("77.0.0.1:7"), told.request(&relay, 6));
     let in_seconds = in_seconds(&told.cluster, 0, 120);
@@ -554,9 +563,9 @@ fn a_target_refuses_what_is_replayed_expired_foreign_or_changed() {
     let cases = [
         (good, Refusal::Replayed),
         (punch(&relay, source.id(), at("77.0.0.1:7"), expired), Refusal::Expired),
-        (changed, Refusal::Signature),
-        (spoilt, Refusal::Signature),
-        (foreign_relay, Refusal::Signature),
+        (changed, Refusal::RelaySignature),
+        (spoilt, Refusal::RelaySignature),
+        (foreign_relay, Refusal::RelaySignature),
         (foreign_source, Refusal::Signature),
         (other_target, Refusal::NotTarget),
         (ourselves, Refusal::NotTarget),

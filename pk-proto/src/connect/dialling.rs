@@ -2,19 +2,19 @@
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeSet;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::race::{Dialling, Learnt, Race, RaceId, after_signal};
-use super::{ConnectEvent, Connections, TOO_MANY};
+use super::{ConnectEvent, Connections};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
-use crate::error::code;
+use crate::error::ConnectionErrorReason;
 use crate::graph::NodeContact;
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
-use crate::io::{DialFailure, Output, Role};
+use crate::io::{DialFailure, Dialect, Output, Role};
 use crate::timers::Timer;
 
 /// Relays that one race may ask.
@@ -132,7 +132,7 @@ impl Connections {
         if let Some((addr, learnt)) = race.next() {
             if live >= cx.config.connection_limit {
                 // This does not pass as dials do.
-                let why = DialFailure::Transport(TOO_MANY.to_owned());
+                let why = DialFailure::Transport(ConnectionErrorReason::TooMany.to_string());
                 race.failures.push((NodeAddress::from_socket(addr), why));
                 return self.dial_next(cx, id);
             }
@@ -216,20 +216,38 @@ impl Connections {
             self.resolves.remove(effect);
         }
         let winner = result.as_ref().ok().copied();
-        let theirs = winner.and_then(|conn| self.table.get(&conn)).is_some_and(|conn| conn.role == Role::Acceptor);
+        let winning = winner.and_then(|conn| self.table.get(&conn));
+        let theirs = winning.is_some_and(|conn| conn.role == Role::Acceptor);
+        // On `quic` the other side may have accepted a dial that is still under way for us: that one is kept as well.
+        let kept = theirs && winning.is_some_and(|conn| conn.dialect == Dialect::Polykey);
         for conn in race.dialling.into_keys().filter(|conn| Some(*conn) != winner) {
             if let Some(connection) = self.table.get_mut(&conn) {
                 connection.race = None;
                 // Where both sides dial, each would close its own for the other's, and none would be left.
                 if !theirs {
-                    self.close(cx, conn, code::NONE, "");
+                    self.close(cx, conn, ConnectionErrorReason::NotNeeded);
                 }
-            } else if let Some(race) = self.dials.get_mut(&conn) {
-                *race = None;
-                cx.output(Output::CancelDial { conn });
+            } else if !kept {
+                self.cancel_dial(cx, conn);
             }
         }
         self.race_ended(race.node, race.waiters.into_keys().collect(), result);
+    }
+
+    fn cancel_dial(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        if let Some(race) = self.dials.get_mut(&conn).filter(|race| race.is_some()) {
+            *race = None;
+            cx.output(Output::CancelDial { conn });
+        }
+    }
+
+    /// Cancels every dial that no race waits for any more.
+    pub(super) fn cancel_kept(&mut self, cx: &mut Cx) {
+        let kept = |race: &Option<RaceId>| race.is_some_and(|race| !self.races.contains_key(&race));
+        let conns: Vec<_> = self.dials.iter().filter(|(_, race)| kept(race)).map(|(conn, _)| *conn).collect();
+        for conn in conns {
+            self.cancel_dial(cx, conn);
+        }
     }
 
     fn race_ended(
@@ -290,7 +308,11 @@ impl Connections {
             Ok(addrs) if addrs.is_empty() => {
                 race.failures.push((address, DialFailure::Resolve("the name has no address".to_owned())));
             }
-            Ok(addrs) => race.add_sockets(addrs, learnt),
+            Ok(addrs) => {
+                // Whoever is told of failures knows the name.
+                race.failures.push((address, DialFailure::LeadsTo(addrs.clone())));
+                race.add_sockets(addrs, learnt);
+            }
             Err(why) => race.failures.push((address, DialFailure::Resolve(why))),
         }
         if race.dialling.is_empty() {

@@ -154,10 +154,10 @@ impl NodeManager {
                 let stream = self.rpc.call(cx, conn, id, Question::Closest { target, lists }, call_deadline);
                 stream.map(|stream| Stage::Call { stream, then: CallThen::Closest, again })
             }
-            Then::OpenStream { protocol } => {
-                let stream = self.rpc.open_protocol(cx, conn, id, protocol, call_deadline);
-                stream.map(|stream| Stage::OpenStream { stream })
-            }
+            Then::OpenStream { protocol } => match self.rpc.open_protocol(cx, conn, id, protocol, call_deadline) {
+                Ok(stream) => Some(Stage::OpenStream { stream }),
+                Err(failure) => return After::End(Err(failure)),
+            },
             Then::ConnectThrough { goal } => {
                 self.connections.dial_only(cx, id, goal);
                 Some(Stage::Dial { then: DialThen::Connect })

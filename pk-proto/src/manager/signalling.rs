@@ -15,9 +15,9 @@ use crate::cx::Dice;
 use crate::error::Failure;
 use crate::graph::NodeContact;
 use crate::id::{ConnectionId, EffectId, NodeId, StreamId};
-use crate::io::{Connected, DialFailure, Output, Signature};
-use crate::rpc::{Answer, Answered, PunchRequest, Question, Refusal, SignalRequest};
-use crate::signal::{Punches, SignalGuard, VALIDITY, relay_bytes, request_bytes};
+use crate::io::{Connected, DialFailure, Dialect, Output, Signature};
+use crate::rpc::{Answer, Answered, PunchRequest, Question, Refusal, SignalRequest, SignalTerms};
+use crate::signal::{Punches, SignalGuard, VALIDITY, address_text, relay_bytes, request_bytes};
 use crate::signature::verify;
 use crate::time::UnixMillis;
 use crate::timers::Timer;
@@ -37,14 +37,25 @@ pub(super) struct Signalling {
     punches: Punches,
     signing: BTreeMap<EffectId, Signing>,
     /// As a source: questions to relays, for which race, and where the relay is.
-    asked: BTreeMap<StreamId, (RaceId, NodeAddress)>,
+    asked: BTreeMap<StreamId, Asked>,
+}
+
+/// A question to a relay.
+#[derive(Debug)]
+struct Asked {
+    race: RaceId,
+    relay: NodeId,
+    /// Where the relay is.
+    relay_at: NodeAddress,
+    target: NodeId,
+    terms: SignalTerms,
 }
 
 /// What a signature is for.
 #[derive(Debug)]
 enum Signing {
     /// As a source: the question to the relay.
-    Request { race: RaceId, relay: NodeId, target: NodeId, expires: UnixMillis, nonce: [u8; 16] },
+    Request { race: RaceId, relay: NodeId, target: NodeId, terms: SignalTerms },
     /// As a relay: the question to the target.
     Forward { target: ConnectionId, source: NodeId, address: NodeAddress, request: SignalRequest },
 }
@@ -54,15 +65,25 @@ impl NodeManager {
 
     /// A race wants a relay to signal.
     pub(super) fn signal(&mut self, race: RaceId, target: NodeId, relay: NodeId) {
+        let plain = self.connections.primary(&relay).and_then(|conn| self.connections.dialect(conn));
+        let terms = match plain {
+            Some(Dialect::Polykey) => SignalTerms::Plain,
+            Some(Dialect::Native) | None => SignalTerms::Once {
+                expires: UnixMillis(self.cx.unix().0.saturating_add(millis(VALIDITY))),
+                nonce: self.cx.random_bytes(Dice::Signals),
+            },
+        };
+        self.signal_on(race, target, relay, terms);
+    }
+
+    fn signal_on(&mut self, race: RaceId, target: NodeId, relay: NodeId, terms: SignalTerms) {
         if self.signalling.signing.len() >= SIGNING_LIMIT {
             return self.not_signalled(race, relay, "too many signals are under way");
         }
-        let nonce = self.cx.random_bytes(Dice::Signals);
-        let expires = UnixMillis(self.cx.unix().0.saturating_add(millis(VALIDITY)));
         let own = self.cx.own();
         let id = self.cx.ids.effect();
-        let bytes = Bytes::from(request_bytes(&own, &target, expires, &nonce));
-        self.signalling.signing.insert(id, Signing::Request { race, relay, target, expires, nonce });
+        let bytes = Bytes::from(request_bytes(&own, &target, &terms));
+        self.signalling.signing.insert(id, Signing::Request { race, relay, target, terms });
         self.cx.output(Output::Sign { id, key: own, bytes });
     }
 
@@ -77,10 +98,11 @@ impl NodeManager {
         };
         let id = self.cx.ids.request();
         let deadline = self.cx.now + self.cx.config.call_timeout;
+        let SignalRequest { target, terms, .. } = request;
         match self.rpc.call(&mut self.cx, conn, id, Question::Signal(request), deadline) {
             Some(stream) => {
                 self.cx.metrics.signals_sent += 1;
-                self.signalling.asked.insert(stream, (race, address));
+                self.signalling.asked.insert(stream, Asked { race, relay, relay_at: address, target, terms });
             }
             None => self.not_signalled(race, relay, "the connection to it was lost"),
         }
@@ -88,7 +110,15 @@ impl NodeManager {
 
     /// A relay has answered, or not. Returns whether the call was one of signalling.
     pub(super) fn signal_answered(&mut self, stream: StreamId, result: &Result<Answered, Failure>) -> bool {
-        let Some((race, relay)) = self.signalling.asked.remove(&stream) else { return false };
+        let Some(asked) = self.signalling.asked.remove(&stream) else { return false };
+        let Asked { race, relay: node, relay_at: relay, target, terms } = asked;
+        // The target knows no terms. So there are none, and it bounds how often it punches.
+        if let Ok(Answered { answer: Answer::Refused(Refusal::Terms), .. }) = result
+            && terms != SignalTerms::Plain
+        {
+            self.signal_on(race, target, node, SignalTerms::Plain);
+            return true;
+        }
         let no = |why: &dyn core::fmt::Display| Err((relay.clone(), DialFailure::Signal(alloc::format!("{why}"))));
         let mut hold = Duration::ZERO;
         let result = match result {
@@ -123,12 +153,13 @@ impl NodeManager {
     pub(super) fn signal_signed(&mut self, id: EffectId, result: Result<Signature, alloc::string::String>) -> bool {
         let Some(signing) = self.signalling.signing.remove(&id) else { return false };
         match (signing, result) {
-            (Signing::Request { race, relay, target, expires, nonce }, Ok(signature)) => {
-                self.ask_relay(race, relay, SignalRequest { target, expires, nonce, signature });
+            (Signing::Request { race, relay, target, terms }, Ok(signature)) => {
+                self.ask_relay(race, relay, SignalRequest { target, terms, signature });
             }
             (Signing::Request { race, relay, .. }, Err(why)) => self.not_signalled(race, relay, &why),
             (Signing::Forward { target, source, address, request }, Ok(relay_signature)) => {
-                let punch = PunchRequest { source, address, request, relay_signature };
+                let address_text = address_text(&request.terms, &address);
+                let punch = PunchRequest { source, address, address_text, request, relay_signature };
                 let question = Question::Punch(Box::new(punch));
                 let id = self.cx.ids.request();
                 let deadline = self.cx.now + self.cx.config.call_timeout;
@@ -168,17 +199,20 @@ impl NodeManager {
             data.scopes.global.then_some((target, address))
         });
         let (target, address) = { targets }.next().ok_or(Refusal::NotConnected)?;
+        if self.connections.dialect(target) == Some(Dialect::Polykey) && request.terms != SignalTerms::Plain {
+            return Err(Refusal::Terms);
+        }
         let unix = self.cx.unix();
         // Cheap limits before dear signatures; a nonce is spent only by a request that is genuine.
         self.signalling.relayed.allow_source(self.cx.now, &source)?;
         self.signalling.relayed.allow_target(self.cx.now, &request.target)?;
-        let bytes = request_bytes(&source, &request.target, request.expires, &request.nonce);
+        let bytes = request_bytes(&source, &request.target, &request.terms);
         verify(&source, &bytes, &request.signature.0).map_err(|_| Refusal::Signature)?;
         self.signalling.relayed.fresh(unix, &source, request)?;
         if self.signalling.signing.len() >= SIGNING_LIMIT {
             return Err(Refusal::Busy);
         }
-        let bytes = Bytes::from(relay_bytes(&source, &seen_at, request));
+        let bytes = Bytes::from(relay_bytes(&source, &address_text(&request.terms, &seen_at), request));
         let id = self.cx.ids.effect();
         let forward = Signing::Forward { target, source, address: seen_at, request: request.clone() };
         self.signalling.signing.insert(id, forward);
@@ -203,7 +237,7 @@ impl NodeManager {
     fn try_punch(&mut self, conn: ConnectionId, punch: &PunchRequest) -> Result<(), Refusal> {
         let relay = self.connections.node(conn).ok_or(Refusal::NotConnected)?;
         let (relay_at, _) = self.connections.address(conn).ok_or(Refusal::NotConnected)?;
-        let PunchRequest { source, address, request, relay_signature } = punch;
+        let PunchRequest { source, address, address_text, request, relay_signature } = punch;
         if !self.cx.is_own(&request.target) || self.cx.is_own(source) {
             return Err(Refusal::NotTarget);
         }
@@ -211,9 +245,9 @@ impl NodeManager {
         let addr = addr.ok_or(Refusal::Address)?;
         let unix = self.cx.unix();
         self.signalling.targeted.allow_source(self.cx.now, &relay)?;
-        let bytes = relay_bytes(source, address, request);
-        verify(&relay, &bytes, &relay_signature.0).map_err(|_| Refusal::Signature)?;
-        let bytes = request_bytes(source, &request.target, request.expires, &request.nonce);
+        let bytes = relay_bytes(source, address_text, request);
+        verify(&relay, &bytes, &relay_signature.0).map_err(|_| Refusal::RelaySignature)?;
+        let bytes = request_bytes(source, &request.target, &request.terms);
         verify(source, &bytes, &request.signature.0).map_err(|_| Refusal::Signature)?;
         // Only what a source has said itself counts against it.
         self.signalling.targeted.allow_target(self.cx.now, source)?;

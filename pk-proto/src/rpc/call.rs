@@ -1,6 +1,7 @@
 //! What nodes ask each other, in whatever dialect.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -48,12 +49,24 @@ pub enum Question {
 pub struct SignalRequest {
     /// Whom the asker wants to reach.
     pub target: NodeId,
-    /// No longer valid after this.
-    pub expires: UnixMillis,
-    /// Used once.
-    pub nonce: [u8; 16],
+    /// What keeps it from working twice.
+    pub terms: SignalTerms,
     /// By the asker over [`signal::request_bytes`](crate::signal::request_bytes).
     pub signature: Signature,
+}
+
+/// What keeps a request to signal from working twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignalTerms {
+    /// It works once, and only for some time.
+    Once {
+        /// No longer valid after this.
+        expires: UnixMillis,
+        /// Used once.
+        nonce: [u8; 16],
+    },
+    /// Nothing: the only terms that Polykey 1.x knows, as source, relay or target.
+    Plain,
 }
 
 /// What a relay passes on to the target.
@@ -63,6 +76,8 @@ pub struct PunchRequest {
     pub source: NodeId,
     /// Where the relay sees it.
     pub address: NodeAddress,
+    /// The text of that which the relay has signed (see [`signal::address_text`](crate::signal::address_text)).
+    pub address_text: String,
     /// As the source asked.
     pub request: SignalRequest,
     /// By the relay over [`signal::relay_bytes`](crate::signal::relay_bytes).
@@ -140,6 +155,12 @@ pub enum Refusal {
     /// It is not a claim that is signed here: of another type, or about another node.
     #[error("it does not sign such a claim")]
     Claim,
+    /// The target speaks Polykey 1.x, which takes [`SignalTerms::Plain`] only.
+    #[error("the target takes plain signals only")]
+    Terms,
+    /// The relay's signature does not verify.
+    #[error("the relay's signature does not verify")]
+    RelaySignature,
 }
 
 /// Whether this can name an application protocol: 1 to 64 printable ASCII characters.

@@ -3,8 +3,6 @@
 //! Both sides send tokens, which are nothing but bytes here, in the order that the claims machines know. The side that began
 //! ends its direction when it has all; the other one when it has committed, or in place of its next token with a refusal.
 
-#![allow(dead_code, reason = "the claims machines are its users")]
-
 use bytes::Bytes;
 
 use super::call::{Answer, Refusal};

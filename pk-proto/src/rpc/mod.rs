@@ -12,6 +12,7 @@ mod dialect;
 mod exchange;
 mod frame;
 mod messages;
+mod pages;
 mod stream;
 mod window;
 
@@ -20,8 +21,8 @@ use alloc::string::String;
 
 use bytes::Bytes;
 
-pub use call::{Answer, ClaimsPage, PunchRequest, Question, Refusal, SignalRequest, is_protocol_name};
-pub use dialect::native;
+pub use call::{Answer, ClaimsPage, PunchRequest, Question, Refusal, SignalRequest, SignalTerms, is_protocol_name};
+pub use dialect::{native, polykey};
 pub use frame::{FrameDecoder, FrameFault, MAX_FRAME, encode_frame};
 
 use self::calls::Call;
@@ -29,7 +30,9 @@ use self::codec::Form;
 pub(crate) use self::exchange::ExchangeStep;
 use self::messages::our_hello;
 use self::native::Hello;
+use self::polykey::ObjectFault;
 use self::stream::{RecvHalf, SendHalf};
+use crate::claims::ClaimId;
 use crate::cx::Cx;
 use crate::error::{Failure, PeerFault, code};
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
@@ -98,13 +101,16 @@ struct Stream {
     form: Form,
     send: SendHalf,
     recv: RecvHalf,
+    /// Nothing is read of it now.
+    parked: bool,
     /// What of `recv` is in the sum of the connection.
     cost: u64,
 }
 
 impl Stream {
-    fn new(conn: ConnectionId, dialect: Dialect, purpose: Purpose, form: Form) -> Self {
-        Self { conn, purpose, form, send: SendHalf::default(), recv: RecvHalf::new(dialect), cost: 0 }
+    fn new(cx: &Cx, conn: ConnectionId, dialect: Dialect, purpose: Purpose, form: Form) -> Self {
+        let recv = RecvHalf::new(dialect, cx.config.receive_window);
+        Self { conn, purpose, form, send: SendHalf::default(), recv, parked: false, cost: 0 }
     }
 }
 
@@ -123,14 +129,25 @@ enum Purpose {
     Asked,
     /// Theirs: answered; the answer is on its way.
     Answered,
+    /// Theirs: a part of the answer is on its way, which goes on behind this claim.
+    Paging { after: ClaimId },
     /// An exchange of `ours` or theirs.
     Exchange { ours: bool },
+    /// Ours: all is said, only the end of the peer's direction is missing.
+    Ended,
+}
+
+impl Stream {
+    /// Whether another message is read now.
+    fn reads(&self) -> bool {
+        self.purpose.reads() && !self.parked
+    }
 }
 
 impl Purpose {
     /// Whether another message may come.
     fn reads(&self) -> bool {
-        !matches!(self, Self::Asked | Self::Answered)
+        !matches!(self, Self::Asked | Self::Answered | Self::Paging { .. } | Self::Ended)
     }
 }
 
@@ -154,12 +171,15 @@ impl Rpc {
             handed_over: BTreeSet::new(),
             received: 0,
             starved: VecDeque::new(),
-            hello: false,
+            // Polykey 1.x has no Hello: the handshake is all.
+            hello: dialect == Dialect::Polykey,
             features: 0,
             faults: 0,
         };
         self.connections.insert(conn, connection);
-        if role == Role::Dialler {
+        if dialect == Dialect::Polykey {
+            self.events.push_back(RpcEvent::Hello { conn });
+        } else if role == Role::Dialler {
             let hello = codec::hello(our_hello());
             let control = hello.and_then(|hello| self.open(cx, conn, |_| Purpose::Control, None, hello, false));
             if let Some(connection) = self.connections.get_mut(&conn) {
@@ -231,15 +251,18 @@ impl Rpc {
             return;
         }
         connection.streams.insert(id);
-        let (dialect, form) = (connection.dialect, codec::first_form(connection.dialect));
-        self.streams.insert(id, Stream::new(conn, dialect, Purpose::First, form));
+        let dialect = connection.dialect;
+        self.streams.insert(id, Stream::new(cx, conn, dialect, Purpose::First, Form::first(dialect)));
         cx.timers.set(Timer::Stream(id), cx.now + cx.config.call_timeout);
         self.grant(cx, id);
     }
 
     pub(crate) fn stream_data(&mut self, cx: &mut Cx, id: StreamId, bytes: Bytes, fin: bool) {
         let Some(stream) = self.streams.get_mut(&id) else {
-            cx.metrics.late_inputs += 1;
+            // Read for us before the driver knew that the stream is somebody else's.
+            if !cx.append_unread(id, &bytes) {
+                cx.metrics.late_inputs += 1;
+            }
             return;
         };
         let len = bytes.len() as u64;
@@ -256,6 +279,7 @@ impl Rpc {
     pub(crate) fn stream_sent(&mut self, cx: &mut Cx, id: StreamId, bytes: u64) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.send.confirm(cx, id, bytes);
+        self.next_page(cx, id);
         self.end_if_over(cx, id);
     }
 
@@ -268,7 +292,7 @@ impl Rpc {
         stream.recv.end();
         match stream.purpose {
             // The answer goes out all the same.
-            Purpose::Answered | Purpose::Asked => self.end_if_over(cx, id),
+            Purpose::Answered | Purpose::Asked | Purpose::Paging { .. } | Purpose::Ended => self.end_if_over(cx, id),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
             _ => self.give_up(cx, id, code::NONE, aborted(code)),
         }
@@ -282,9 +306,10 @@ impl Rpc {
         };
         stream.send.abort();
         match stream.purpose {
-            Purpose::Call { .. } | Purpose::Asked => {}
+            Purpose::Call { .. } | Purpose::Asked | Purpose::Ended => self.end_if_over(cx, id),
             Purpose::Exchange { .. } if code == code::NONE => self.end_if_over(cx, id),
             Purpose::Answered => self.end_if_over(cx, id),
+            Purpose::Paging { .. } => self.next_page(cx, id),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
             Purpose::First | Purpose::Open { .. } | Purpose::Exchange { .. } => {
                 self.give_up(cx, id, code::NONE, aborted(code))
@@ -315,6 +340,7 @@ impl Rpc {
         let Some(stream) = self.streams.get(&id) else { return };
         let conn = stream.conn;
         match stream.purpose {
+            Purpose::Call { call } if self.is_parked(call) => self.give_up(cx, id, code::NONE, Failure::Cancelled),
             Purpose::Call { .. } | Purpose::Open { .. } | Purpose::Exchange { .. } => {
                 cx.metrics.call_timeouts += 1;
                 self.give_up(cx, id, code::TIMED_OUT, Failure::DeadlineExceeded);
@@ -328,7 +354,10 @@ impl Rpc {
                 cx.metrics.answers_late += 1;
                 self.abort(cx, id, code::TIMED_OUT);
             }
-            Purpose::Answered => {
+            // Its direction is its own; it never ends what nobody reads.
+            Purpose::Answered if stream.send.is_done() => drop(self.abort(cx, id, code::NONE)),
+            Purpose::Ended => drop(self.abort(cx, id, code::NONE)),
+            Purpose::Answered | Purpose::Paging { .. } => {
                 cx.metrics.send_overflows += 1;
                 self.abort(cx, id, code::TIMED_OUT);
                 self.fault(cx, conn, PeerFault::NotReading);
@@ -365,8 +394,8 @@ impl Rpc {
         let id = cx.ids.stream();
         connection.streams.insert(id);
         let dialect = connection.dialect;
-        let form = form.unwrap_or(codec::first_form(dialect));
-        self.streams.insert(id, Stream::new(conn, dialect, purpose(id), form));
+        let form = form.unwrap_or(Form::first(dialect));
+        self.streams.insert(id, Stream::new(cx, conn, dialect, purpose(id), form));
         cx.output(Output::OpenStream { conn, stream: id });
         self.send(cx, id, bytes, fin);
         self.grant(cx, id);
@@ -391,7 +420,7 @@ impl Rpc {
     fn end_if_over(&mut self, cx: &mut Cx, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
         let over = stream.send.is_done() && stream.recv.is_over();
-        if over && matches!(stream.purpose, Purpose::Answered | Purpose::Exchange { .. }) {
+        if over && matches!(stream.purpose, Purpose::Answered | Purpose::Exchange { .. } | Purpose::Ended) {
             self.forget(cx, id);
         }
     }
@@ -434,7 +463,9 @@ impl Rpc {
         cx.metrics.stream_faults += 1;
         let code = match fault {
             PeerFault::Frame(FrameFault::Unknown) => code::UNSUPPORTED,
-            PeerFault::Frame(FrameFault::TooLong(_)) => code::MESSAGE_TOO_LONG,
+            PeerFault::Frame(FrameFault::TooLong(_)) | PeerFault::Object(ObjectFault::TooLong) => {
+                code::MESSAGE_TOO_LONG
+            }
             _ => code::MALFORMED,
         };
         self.give_up(cx, id, code, Failure::Peer(fault.clone()));
@@ -470,7 +501,12 @@ impl Rpc {
                 let step = ExchangeStep::Failed(failure);
                 self.events.push_back(RpcEvent::Exchange { stream: id, conn: stream.conn, step });
             }
-            Purpose::Control | Purpose::First | Purpose::Asked | Purpose::Answered => {}
+            Purpose::Control
+            | Purpose::First
+            | Purpose::Asked
+            | Purpose::Answered
+            | Purpose::Paging { .. }
+            | Purpose::Ended => {}
         }
     }
 

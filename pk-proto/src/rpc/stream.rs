@@ -122,8 +122,8 @@ pub(super) struct RecvHalf {
 }
 
 impl RecvHalf {
-    pub(super) fn new(dialect: Dialect) -> Self {
-        Self { decoder: Decoder::new(dialect), credit: 0, over: false }
+    pub(super) fn new(dialect: Dialect, window: u64) -> Self {
+        Self { decoder: Decoder::new(dialect, window), credit: 0, over: false }
     }
 
     /// Nothing comes any more: the peer has ended or aborted its direction, or we have asked it to.

@@ -1,9 +1,10 @@
 //! Puppets that signal: calls of theirs, and what they sign.
 
 use pk_proto::native::{self, Message, V1};
-use pk_proto::signal::{relay_bytes, request_bytes};
+use pk_proto::signal::{address_text, relay_bytes, request_bytes};
 use pk_proto::{
-    Answer, ConnectionId, FrameDecoder, NodeAddress, NodeId, PunchRequest, Question, SignalRequest, UnixMillis,
+    Answer, ConnectionId, FrameDecoder, NodeAddress, NodeId, PunchRequest, Question, SignalRequest, SignalTerms,
+    UnixMillis,
 };
 use pk_sim::{Cluster, HostId, Key};
 
@@ -11,15 +12,20 @@ use super::{Peer, SECOND};
 
 /// A request to signal, as its source signs it.
 pub fn request(key: &Key, target: NodeId, expires: UnixMillis, nonce: u8) -> SignalRequest {
-    let nonce = [nonce; 16];
-    let signature = key.sign(&request_bytes(&key.id(), &target, expires, &nonce));
-    SignalRequest { target, expires, nonce, signature }
+    request_on(key, target, SignalTerms::Once { expires, nonce: [nonce; 16] })
+}
+
+/// A request to signal on any terms, as its source signs it.
+pub fn request_on(key: &Key, target: NodeId, terms: SignalTerms) -> SignalRequest {
+    let signature = key.sign(&request_bytes(&key.id(), &target, &terms));
+    SignalRequest { target, terms, signature }
 }
 
 /// What a relay passes on, as it signs it.
 pub fn punch(relay: &Key, source: NodeId, address: NodeAddress, request: SignalRequest) -> PunchRequest {
-    let relay_signature = relay.sign(&relay_bytes(&source, &address, &request));
-    PunchRequest { source, address, request, relay_signature }
+    let address_text = address_text(&request.terms, &address);
+    let relay_signature = relay.sign(&relay_bytes(&source, &address_text, &request));
+    PunchRequest { source, address, address_text, request, relay_signature }
 }
 
 /// The time on a host's clock, and so many seconds more.

@@ -1,3 +1,4 @@
 //! How messages become bytes, for each dialect.
 
 pub mod native;
+pub mod polykey;

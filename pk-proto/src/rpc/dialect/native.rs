@@ -14,14 +14,16 @@ use core::net::IpAddr;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::super::call::{Answer, ClaimsPage, PunchRequest, Question, SignalRequest, is_protocol_name};
+use super::super::call::{Answer, ClaimsPage, PunchRequest, Question, SignalRequest, SignalTerms, is_protocol_name};
 use super::super::frame::{FrameFault, MAX_FRAME, encode_frame};
+use super::polykey;
 use crate::address::{Host, Hostname, NodeAddress, NodeContactAddressData, Scopes};
 use crate::claims::{ClaimId, MAX_TOKEN_LEN};
 use crate::graph::NodeContact;
 use crate::id::NodeId;
 use crate::io::Signature;
 use crate::request::{ActiveConnection, ActiveNode, Closest, ClosestLists};
+use crate::signal::address_text;
 use crate::time::UnixMillis;
 
 /// Nodes in each list of an answer, at most.
@@ -101,6 +103,8 @@ impl Hello {
     pub const EXCHANGE: u64 = 1;
     /// The extension of chains: the question `Claims`.
     pub const CLAIMS: u64 = 2;
+    /// The extension of signals between nodes of which one speaks Polykey 1.x: [`SignalTerms::Plain`].
+    pub const PLAIN_SIGNALS: u64 = 4;
 }
 
 /// The frame, with its header, that says `message`.
@@ -129,6 +133,18 @@ pub fn decode(frame: &[u8]) -> Result<Message, FrameFault> {
         return Err(FrameFault::Malformed);
     }
     Ok(message)
+}
+
+/// The extensions that a node must speak to be asked this.
+pub(in crate::rpc) fn needed_for(question: &Question) -> u64 {
+    let terms = match question {
+        Question::Signal(signal) => signal.terms,
+        Question::Punch(punch) => punch.request.terms,
+        Question::Claims { .. } => return Hello::CLAIMS,
+        Question::SignClaim(_) => return Hello::EXCHANGE,
+        Question::Ping { .. } | Question::Closest { .. } => return 0,
+    };
+    if terms == SignalTerms::Plain { Hello::PLAIN_SIGNALS } else { 0 }
 }
 
 /// What of an answer can be sent: the first nodes and addresses up to the caps, without what means nothing elsewhere (zones,
@@ -208,10 +224,20 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
                 wire::Question::Signal(signal) => Question::Signal(read_signal(&signal)?),
                 wire::Question::SignClaim { token } => Question::SignClaim(read_token(&token)?),
                 wire::Question::Punch { source, address, request, relay_signature } => {
+                    let (address, request) = (read_address(&address)?, read_signal(&request)?);
+                    let address_text = address_text(&request.terms, &address);
+                    let relay_signature = read_signature(&relay_signature)?;
+                    Question::Punch(Box::new(PunchRequest { source, address, address_text, request, relay_signature }))
+                }
+                wire::Question::PlainSignal { target, signature } => {
+                    Question::Signal(read_plain_signal(target, &signature)?)
+                }
+                wire::Question::PlainPunch { source, target, address: address_text, signature, relay_signature } => {
                     Question::Punch(Box::new(PunchRequest {
                         source,
-                        address: read_address(&address)?,
-                        request: read_signal(&request)?,
+                        address: polykey::parse_address(address_text).map_err(|_| FrameFault::Malformed)?,
+                        address_text: address_text.into(),
+                        request: read_plain_signal(target, &signature)?,
                         relay_signature: read_signature(&relay_signature)?,
                     }))
                 }
@@ -254,7 +280,12 @@ fn read_token(token: &wire::Octets<'_>) -> Result<Bytes, FrameFault> {
 
 fn read_signal(signal: &wire::Signal<'_>) -> Result<SignalRequest, FrameFault> {
     let wire::Signal { target, expires, nonce, ref signature } = *signal;
-    Ok(SignalRequest { target, expires: UnixMillis(expires), nonce, signature: read_signature(signature)? })
+    let terms = SignalTerms::Once { expires: UnixMillis(expires), nonce };
+    Ok(SignalRequest { target, terms, signature: read_signature(signature)? })
+}
+
+fn read_plain_signal(target: NodeId, signature: &wire::Octets<'_>) -> Result<SignalRequest, FrameFault> {
+    Ok(SignalRequest { target, terms: SignalTerms::Plain, signature: read_signature(signature)? })
 }
 
 fn read_signature(bytes: &wire::Octets<'_>) -> Result<Signature, FrameFault> {
@@ -303,14 +334,15 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
                 Question::Closest { target, lists: ClosestLists { local, active } } => {
                     wire::Question::Closest { target: *target, local: *local, active: *active }
                 }
-                Question::Signal(signal) => wire::Question::Signal(write_signal(signal)),
-                Question::SignClaim(token) => wire::Question::SignClaim { token: write_token(token)? },
-                Question::Punch(punch) => wire::Question::Punch {
-                    source: punch.source,
-                    address: write_address(&punch.address)?,
-                    request: write_signal(&punch.request),
-                    relay_signature: wire::Octets(&punch.relay_signature.0),
+                Question::Signal(signal) => match write_signal(signal) {
+                    Some(signal) => wire::Question::Signal(signal),
+                    None => wire::Question::PlainSignal {
+                        target: signal.target,
+                        signature: wire::Octets(&signal.signature.0),
+                    },
                 },
+                Question::Punch(punch) => write_punch(punch)?,
+                Question::SignClaim(token) => wire::Question::SignClaim { token: write_token(token)? },
                 Question::Claims { after, max_bytes } => {
                     wire::Question::Claims { after: after.map(|id| *id.as_bytes()), max_bytes: *max_bytes }
                 }
@@ -353,9 +385,27 @@ fn write_token(token: &[u8]) -> Result<wire::Octets<'_>, FrameFault> {
     Ok(wire::Octets(token))
 }
 
-fn write_signal(signal: &SignalRequest) -> wire::Signal<'_> {
-    let SignalRequest { target, expires, nonce, ref signature } = *signal;
-    wire::Signal { target, expires: expires.0, nonce, signature: wire::Octets(&signature.0) }
+/// `None` for a plain one.
+fn write_signal(signal: &SignalRequest) -> Option<wire::Signal<'_>> {
+    let SignalRequest { target, terms, ref signature } = *signal;
+    let SignalTerms::Once { expires, nonce } = terms else { return None };
+    Some(wire::Signal { target, expires: expires.0, nonce, signature: wire::Octets(&signature.0) })
+}
+
+fn write_punch(punch: &PunchRequest) -> Result<wire::Question<'_>, FrameFault> {
+    let PunchRequest { source, address, address_text: text, request, relay_signature } = punch;
+    let (source, relay_signature) = (*source, wire::Octets(&relay_signature.0));
+    Ok(match write_signal(request) {
+        Some(signal) => {
+            allow(*text == address_text(&request.terms, address))?;
+            wire::Question::Punch { source, address: write_address(address)?, request: signal, relay_signature }
+        }
+        None => {
+            allow(polykey::parse_address(text).as_ref() == Ok(address))?;
+            let (target, signature) = (request.target, wire::Octets(&request.signature.0));
+            wire::Question::PlainPunch { source, target, address: text, signature, relay_signature }
+        }
+    })
 }
 
 fn write_known(node: NodeId, contact: &NodeContact) -> Result<wire::Known<'_>, FrameFault> {

@@ -42,10 +42,10 @@ fn golden() -> Vec<(Message, &'static str)> {
     let answer = |answer| v1(V1::Answer(answer));
     let signal = || SignalRequest {
         target: id(0x11),
-        expires: UnixMillis(1_700_000_000_123),
-        nonce: [0x22; 16],
+        terms: SignalTerms::Once { expires: UnixMillis(1_700_000_000_123), nonce: [0x22; 16] },
         signature: Signature([0x33; 64]),
     };
+    let plain = || SignalRequest { terms: SignalTerms::Plain, ..signal() };
     vec![
         (
             v1(V1::Hello(Hello { version_min: 1, version_max: 1, features: 0, agent: "pk".to_owned() })),
@@ -127,6 +127,7 @@ fn golden() -> Vec<(Message, &'static str)> {
             call(Question::Punch(Box::new(PunchRequest {
                 source: id(0x44),
                 address: address("198.51.100.7:1314"),
+                address_text: "198.51.100.7-1314".to_owned(),
                 request: signal(),
                 relay_signature: Signature([0x55; 64]),
             }))),
@@ -147,6 +148,31 @@ fn golden() -> Vec<(Message, &'static str)> {
         (answer(Answer::Refused(Refusal::Claim)), "000000040002040a"),
         (call(Question::SignClaim(Bytes::from_static(b"{}"))), "000000080001987505027b7d"),
         (answer(Answer::SignedClaim(Bytes::from_static(b"{}"))), "00000006000206027b7d"),
+        (answer(Answer::Refused(Refusal::RelaySignature)), "000000040002040c"),
+        (
+            call(Question::Signal(plain())),
+            concat!(
+                "0000006600019875061111111111111111111111111111111111111111111111111111111111111111",
+                "403333333333333333333333333333333333333333333333333333333333333333",
+                "3333333333333333333333333333333333333333333333333333333333333333",
+            ),
+        ),
+        (
+            call(Question::Punch(Box::new(PunchRequest {
+                source: id(0x44),
+                address: address("10.0.0.1:9"),
+                address_text: r#"{"host":"::ffff:10.0.0.1","port":9}"#.to_owned(),
+                request: plain(),
+                relay_signature: Signature([0x55; 64]),
+            }))),
+            concat!(
+                "000000eb0001987507444444444444444444444444444444444444444444444444444444444444444411111111111111",
+                "11111111111111111111111111111111111111111111111111237b22686f7374223a223a3a666666663a31302e302e30",
+                "2e31222c22706f7274223a397d4033333333333333333333333333333333333333333333333333333333333333333333",
+                "333333333333333333333333333333333333333333333333333333333333405555555555555555555555555555555555",
+                "5555555555555555555555555555555555555555555555555555555555555555555555555555555555555555555555",
+            ),
+        ),
         (
             v1(V1::Exchange { deadline_ms: 15_000, token: Bytes::from_static(b"{\"payload\":\"e30\"}") }),
             "0000001600059875117b227061796c6f6164223a22653330227d",
@@ -219,7 +245,7 @@ fn a_kind_that_is_new_is_unknown_and_not_malformed() {
         (&[1, 2, 3], Unknown),
         (&[0, 7], Unknown),
         (&[0, 0x7f, 9, 9], Unknown),
-        (&[0, 1, 0, 6], Unknown),
+        (&[0, 1, 0, 8], Unknown),
         (&[0, 1, 0x98, 0x75, 0x80, 0x01, 1], Unknown),
         (&[0, 2, 7], Unknown),
         (&[0, 2, 0xff, 0xff, 0xff, 0xff, 0x0f], Unknown),

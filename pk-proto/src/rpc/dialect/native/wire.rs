@@ -23,7 +23,7 @@ pub(super) mod kinds {
     pub(in super::super) const V1: u32 = 7;
     pub(in super::super) const V1_CALL: u32 = 1;
     pub(in super::super) const V1_ANSWER: u32 = 2;
-    pub(in super::super) const QUESTIONS: u32 = 6;
+    pub(in super::super) const QUESTIONS: u32 = 8;
     pub(in super::super) const ANSWERS: u32 = 7;
 }
 
@@ -94,6 +94,19 @@ pub(super) enum Question<'a> {
     SignClaim {
         token: Octets<'a>,
     },
+    PlainSignal {
+        target: NodeId,
+        #[serde(borrow)]
+        signature: Octets<'a>,
+    },
+    PlainPunch {
+        source: NodeId,
+        target: NodeId,
+        address: &'a str,
+        #[serde(borrow)]
+        signature: Octets<'a>,
+        relay_signature: Octets<'a>,
+    },
 }
 
 /// The signature has 64 bytes.
@@ -136,7 +149,7 @@ pub(super) enum Answer<'a> {
 pub(super) mod refusals {
     use crate::rpc::call::Refusal;
 
-    const ALL: [Refusal; 11] = [
+    const ALL: [Refusal; 13] = [
         Refusal::NotConnected,
         Refusal::RateLimited,
         Refusal::Signature,
@@ -148,6 +161,8 @@ pub(super) mod refusals {
         Refusal::Denied,
         Refusal::Stale,
         Refusal::Claim,
+        Refusal::Terms,
+        Refusal::RelaySignature,
     ];
 
     pub(in super::super) fn read(number: u8) -> Option<Refusal> {

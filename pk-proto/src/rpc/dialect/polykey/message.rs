@@ -173,15 +173,10 @@ pub fn write_result(result: &str) -> Bytes {
 pub fn write_error(error: &RemoteError, description: &str, exit_code: u8, now: UnixMillis) -> Bytes {
     let (class, message) = (quoted(&error.class), quoted(&error.message));
     let (description, timestamp) = (quoted(description), quoted(&timestamp(now)));
-    format!(
-        concat!(
-            "{{\"jsonrpc\":\"2.0\",\"error\":{{\"code\":{code},\"message\":{message},\"data\":{{\"type\":{class},",
-            "\"data\":{{\"message\":{message},\"timestamp\":{timestamp},\"data\":{{}},\"description\":{description},",
-            "\"exitCode\":{exit_code}}}}}}},\"id\":null}}"
-        ),
-        code = HANDLER_ERROR,
-    )
-    .into()
+    let fields = format!("\"message\":{message},\"timestamp\":{timestamp},\"data\":{{}},\"description\":{description}");
+    let exception = format!("{{\"type\":{class},\"data\":{{{fields},\"exitCode\":{exit_code}}}}}");
+    let error = format!("{{\"code\":{HANDLER_ERROR},\"message\":{message},\"data\":{exception}}}");
+    format!("{{\"jsonrpc\":\"2.0\",\"error\":{error},\"id\":null}}").into()
 }
 
 /// A moment as the reference writes it: `2026-11-22T08:08:56.070Z`.
@@ -263,7 +258,9 @@ mod tests {
     #[test]
     fn what_is_written_is_what_the_reference_writes() {
         let minute = Some(Duration::from_secs(60));
-        let request = |method: &str, params: &str| format!(r#"{{"method":"{method}","jsonrpc":"2.0","id":null,"params":{params}}}"#);
+        let request = |method: &str, params: &str| {
+            format!(r#"{{"method":"{method}","jsonrpc":"2.0","id":null,"params":{params}}}"#)
+        };
         assert_eq!(write_request("m", "{}", None), request("m", r#"{"metadata":{"timeout":null}}"#));
         assert_eq!(write_request("m", r#"{"a":1}"#, minute), request("m", r#"{"a":1,"metadata":{"timeout":60000}}"#));
         assert_eq!(write_further("m", r#"{"a":1}"#), request("m", r#"{"a":1}"#));
