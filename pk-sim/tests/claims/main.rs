@@ -7,4 +7,5 @@ mod crash;
 mod cycles;
 mod hostile;
 mod kit;
+mod life;
 mod links;
