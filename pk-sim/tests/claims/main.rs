@@ -9,3 +9,4 @@ mod hostile;
 mod kit;
 mod life;
 mod links;
+mod others;
