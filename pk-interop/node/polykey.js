@@ -41,6 +41,10 @@ function say(line) {
 }
 
 function told(error, depth = 0) {
+  if (!(error instanceof Error) && typeof error?.type === 'string') {
+    // What a peer threw and this node has no class for comes as it was sent.
+    return { name: error.type, message: error.data?.message, data: error.data };
+  }
   const { constructor, message, cause, data } = error ?? {};
   return {
     name: constructor?.name ?? typeof error,

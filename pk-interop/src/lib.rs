@@ -6,8 +6,10 @@
 //!
 //! Polykey is licensed under the GPL: it is a peer that is talked to, and no part of this project.
 
+mod for_tests;
 mod install;
 mod peer;
 
+pub use for_tests::for_tests;
 pub use install::{InstallError, Polykey, cache_dir};
 pub use peer::{Peer, PeerError, RemoteError, Settings};

@@ -205,11 +205,15 @@ impl Peer {
         self.addr
     }
 
-    /// The node as a seed of others, where it is reached on this machine.
-    pub fn seed(&self) -> SeedNode {
+    /// Where it is reached on this machine.
+    pub fn reached(&self) -> SocketAddr {
         let ip = if self.addr.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { self.addr.ip() };
-        let addr = SocketAddr::new(ip, self.addr.port());
-        SeedNode { node: self.node_id, address: NodeAddress::from_socket(addr) }
+        SocketAddr::new(ip, self.addr.port())
+    }
+
+    /// The node as a seed of others on this machine.
+    pub fn seed(&self) -> SeedNode {
+        SeedNode { node: self.node_id, address: NodeAddress::from_socket(self.reached()) }
     }
 
     /// Tells the node to do something, as `node/polykey.js` knows it, and waits for what comes of it. Several at a time go on

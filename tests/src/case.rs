@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::panic::resume_unwind;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -96,8 +97,25 @@ pub fn run<R: Rt, F: Future<Output = ()>>(name: &str, case: impl FnOnce(R) -> F 
     run_unslotted(name, case);
 }
 
-/// Runs a case, on a thread of its own: then even a case that blocks is given up in the end.
+/// Runs a case alone, among those of this process that are run so, and gives it up after `limit`.
+pub fn run_alone<R: Rt, F: Future<Output = ()>>(
+    limit: Duration,
+    name: &str,
+    case: impl FnOnce(R) -> F + Send + 'static,
+) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // A case that failed leaves nothing behind that would be in the way of the next.
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    run_for(limit, name, case);
+}
+
+/// Runs a case without a slot.
 pub fn run_unslotted<R: Rt, F: Future<Output = ()>>(name: &str, case: impl FnOnce(R) -> F + Send + 'static) {
+    run_for(LIMIT, name, case);
+}
+
+/// Runs a case, on a thread of its own: then even a case that blocks is given up in the end.
+fn run_for<R: Rt, F: Future<Output = ()>>(limit: Duration, name: &str, case: impl FnOnce(R) -> F + Send + 'static) {
     log::install();
     let begun = Instant::now();
     let (sender, receiver) = channel();
@@ -107,14 +125,14 @@ pub fn run_unslotted<R: Rt, F: Future<Output = ()>>(name: &str, case: impl FnOnc
     };
     let thread = thread::Builder::new().name(format!("{name}::{}", R::NAME)).spawn(work);
     let thread = thread.expect("there is a thread to be had");
-    match receiver.recv_timeout(LIMIT) {
+    match receiver.recv_timeout(limit) {
         Ok(()) | Err(RecvTimeoutError::Disconnected) => {
             if let Err(panic) = thread.join() {
                 eprintln!("{name} on {}: failed after {:?}", R::NAME, begun.elapsed());
                 resume_unwind(panic);
             }
         }
-        Err(RecvTimeoutError::Timeout) => panic!("{name} on {}: not over after {LIMIT:?}", R::NAME),
+        Err(RecvTimeoutError::Timeout) => panic!("{name} on {}: not over after {limit:?}", R::NAME),
     }
     log::assert_no_errors();
     println!("{name} on {}: held, in {:?}", R::NAME, begun.elapsed());

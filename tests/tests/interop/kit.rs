@@ -1,0 +1,168 @@
+//! What the cases work with: nodes of the reference beside ours.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use pk_driver::{Node, Runtime};
+use pk_interop::{Peer, PeerError, Polykey, RemoteError, Settings, for_tests};
+use pk_proto::{ConnectionInfo, NodeId, Options};
+use pk_tests::Rt;
+use pk_tests::case::run_alone;
+use pk_tests::node::{connections_with, socket};
+use pk_tests::wait::{soon, until, within};
+use serde_json::{Value, json};
+
+/// No case takes longer but for those that say so.
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
+
+/// For what the reference does: it is slow to start, and gives a dial in vain 15 s.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Declares tests as `pk_tests::cases` does, of cases that take the reference too and run one at a time.
+macro_rules! cases {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name {
+            #[test]
+            fn tokio() {
+                $crate::kit::run($crate::kit::LIMIT, stringify!($name), super::$name::<pk_tests::Tokio>);
+            }
+
+            #[test]
+            fn smol() {
+                $crate::kit::run($crate::kit::LIMIT, stringify!($name), super::$name::<pk_tests::Smol>);
+            }
+        })+
+    };
+}
+
+/// Declares tests that run on one runtime only, since they take long.
+macro_rules! long_cases {
+    ($($name:ident within $limit:expr),+ $(,)?) => {
+        $(mod $name {
+            use super::*;
+
+            #[test]
+            fn tokio() {
+                $crate::kit::run($limit, stringify!($name), super::$name::<pk_tests::Tokio>);
+            }
+        })+
+    };
+}
+
+/// Runs a case, if the reference is to be had.
+pub(crate) fn run<R: Rt, F: Future<Output = ()> + 'static>(limit: Duration, name: &str, case: fn(R, Polykey) -> F) {
+    if let Some(polykey) = polykey() {
+        let polykey = polykey.clone();
+        run_alone(limit, name, move |runtime| case(runtime, polykey));
+    }
+}
+
+/// Where the reference is installed, once for this target directory.
+pub(crate) fn package() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("pk-interop")
+}
+
+fn polykey() -> Option<&'static Polykey> {
+    static POLYKEY: OnceLock<Option<Polykey>> = OnceLock::new();
+    POLYKEY.get_or_init(|| for_tests(package())).as_ref()
+}
+
+/// Starts a node of the reference.
+pub(crate) async fn start_theirs<R: Runtime>(runtime: &R, polykey: &Polykey, settings: Settings) -> Peer {
+    let peer = within(runtime, PATIENCE, "the start of a Polykey node", polykey.start(settings)).await;
+    peer.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Starts a node of the reference with the defaults.
+pub(crate) async fn theirs<R: Runtime>(runtime: &R, polykey: &Polykey) -> Peer {
+    start_theirs(runtime, polykey, Settings::default()).await
+}
+
+/// Has a node of the reference do something.
+pub(crate) async fn ask<R: Runtime>(runtime: &R, peer: &Peer, what: &str, with: Value) -> Value {
+    let said = format!("{what} {with}");
+    let answer = within(runtime, PATIENCE, &said, peer.ask(what, with)).await;
+    answer.unwrap_or_else(|error| panic!("{said}: {error}"))
+}
+
+/// Has a node of the reference do something that it fails to do.
+pub(crate) async fn ask_in_vain<R: Runtime>(runtime: &R, peer: &Peer, what: &str, with: Value) -> RemoteError {
+    let said = format!("{what} {with}");
+    match within(runtime, PATIENCE, &said, peer.ask(what, with)).await {
+        Err(PeerError::Threw(error)) => error,
+        other => panic!("{said}: {other:?}"),
+    }
+}
+
+/// Our node dials theirs.
+pub(crate) async fn dial<R: Runtime>(runtime: &R, ours: &Node<R>, theirs: &Peer) -> ConnectionInfo {
+    let connected = ours.connect(theirs.node_id(), theirs.seed().address, Options::default());
+    let connected = soon(runtime, "we dial a Polykey node", connected).await;
+    let connected = connected.unwrap_or_else(|error| panic!("we do not connect: {error}"));
+    knows(runtime, theirs, ours.own_id()).await;
+    connected
+}
+
+/// Their node dials ours. Returns the name that it gives the connection.
+pub(crate) async fn dialled<R: Runtime>(runtime: &R, theirs: &Peer, ours: &Node<R>) -> String {
+    let connected = ask(runtime, theirs, "connect", target(ours.own_id(), reached(ours))).await;
+    assert_eq!(text(&connected, "nodeId"), ours.own_id().to_string());
+    text(&connected, "connectionId").to_owned()
+}
+
+/// One node of theirs dials another.
+pub(crate) async fn introduce<R: Runtime>(runtime: &R, from: &Peer, to: &Peer) {
+    ask(runtime, from, "connect", target(to.node_id(), to.reached())).await;
+    knows(runtime, to, from.node_id()).await;
+}
+
+/// Waits until their node has a connection, and the node in its graph: it goes on to judge the dialler after the handshake.
+async fn knows<R: Runtime>(runtime: &R, theirs: &Peer, node: NodeId) {
+    until(runtime, "they have it too", async || {
+        !their_connections(runtime, theirs, node).await.is_empty()
+            && ask(runtime, theirs, "graph", json!({})).await.get(node.to_string()).is_some()
+    })
+    .await;
+}
+
+/// Where a node of ours is reached on this machine by IPv4.
+pub(crate) fn reached<R>(node: &Node<R>) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], socket(node).port()))
+}
+
+/// A node and its address, as commands of theirs take them.
+pub(crate) fn target(node: NodeId, addr: SocketAddr) -> Value {
+    json!({ "nodeId": node, "host": addr.ip(), "port": addr.port() })
+}
+
+/// A text among what a node of theirs says.
+pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value.get(name).and_then(Value::as_str).unwrap_or_else(|| panic!("no {name} in {value}"))
+}
+
+/// A list that a node of theirs says.
+pub(crate) fn list(value: &Value) -> &[Value] {
+    value.as_array().unwrap_or_else(|| panic!("{value} is no list"))
+}
+
+/// The connections that their node has with a node: their names, and whether each is primary.
+pub(crate) async fn their_connections<R: Runtime>(runtime: &R, peer: &Peer, node: NodeId) -> Vec<(String, bool)> {
+    let all = ask(runtime, peer, "connections", json!({})).await;
+    let with = list(&all).iter().filter(|one| text(one, "nodeId") == node.to_string());
+    let mut with: Vec<_> = with
+        .map(|one| (text(one, "connectionId").to_owned(), one.get("primary") == Some(&Value::Bool(true))))
+        .collect();
+    with.sort();
+    with
+}
+
+/// The connections that our node has with a node: their names, and whether each is primary.
+pub(crate) async fn our_connections<R>(ours: &Node<R>, node: NodeId) -> Vec<(String, bool)> {
+    let with = connections_with(ours, node).await.into_iter();
+    let mut with: Vec<_> =
+        with.map(|one| (String::from_utf8_lossy(&one.shared_id).into_owned(), one.primary)).collect();
+    with.sort();
+    with
+}

@@ -1,0 +1,63 @@
+//! A network of both kinds.
+
+use std::time::{Duration, Instant};
+
+use pk_driver::Node;
+use pk_interop::{Peer, Polykey};
+use pk_proto::{FindEnd, FindNode, NodeId};
+use pk_tests::Rt;
+use pk_tests::node::{join, shutdown, start};
+use pk_tests::wait::within;
+use serde_json::json;
+
+use crate::kit::{PATIENCE, ask, target, theirs};
+
+long_cases!(everyone_finds_everyone within Duration::from_secs(400));
+
+/// 3 of theirs and 5 of ours, and one seed of theirs for all.
+async fn everyone_finds_everyone<R: Rt>(runtime: R, polykey: Polykey) {
+    let seed = theirs(&runtime, &polykey).await;
+    let theirs = [theirs(&runtime, &polykey).await, theirs(&runtime, &polykey).await];
+    let mut ours = Vec::new();
+    for n in 0..5 {
+        ours.push(start(&runtime, n + 1).await);
+    }
+    for (theirs, ours) in theirs.iter().zip(&ours) {
+        ask(&runtime, theirs, "sync", target(seed.node_id(), seed.addr())).await;
+        join(&runtime, ours, seed.seed()).await;
+    }
+    for ours in &ours[2..] {
+        join(&runtime, ours, seed.seed()).await;
+    }
+    let theirs: Vec<_> = std::iter::once(seed).chain(theirs).collect();
+    let everyone: Vec<NodeId> = theirs.iter().map(Peer::node_id).chain(ours.iter().map(Node::own_id)).collect();
+    let mut found = 0;
+    let mut slowest = Duration::ZERO;
+    for from in &ours {
+        for to in everyone.iter().filter(|to| **to != from.own_id()) {
+            let begun = Instant::now();
+            let search = from.find_node(*to, FindNode::default());
+            let outcome = within(&runtime, PATIENCE, "a search of ours", search).await.unwrap();
+            assert_eq!(outcome.ended, FindEnd::Connected, "{outcome:?}");
+            slowest = slowest.max(begun.elapsed());
+            found += 1;
+        }
+    }
+    println!("{}: ours found {found}, the slowest in {slowest:?}", R::NAME);
+    slowest = Duration::ZERO;
+    for from in &theirs {
+        for to in everyone.iter().filter(|to| **to != from.node_id()) {
+            let begun = Instant::now();
+            let outcome = ask(&runtime, from, "find", json!({ "nodeId": to })).await;
+            assert!(!outcome.is_null(), "{} does not find {to}", from.node_id());
+            slowest = slowest.max(begun.elapsed());
+            found += 1;
+        }
+    }
+    println!("{}: theirs as well, the slowest in {slowest:?}", R::NAME);
+    assert_eq!(found, 8 * 7);
+    for theirs in &theirs {
+        assert_eq!(theirs.faults(), [""; 0]);
+    }
+    shutdown(&runtime, &ours.iter().collect::<Vec<_>>()).await;
+}
