@@ -109,7 +109,14 @@ pub(crate) async fn dial<R: Runtime>(runtime: &R, ours: &Node<R>, theirs: &Peer)
 pub(crate) async fn dialled<R: Runtime>(runtime: &R, theirs: &Peer, ours: &Node<R>) -> String {
     let connected = ask(runtime, theirs, "connect", target(ours.own_id(), reached(ours))).await;
     assert_eq!(text(&connected, "nodeId"), ours.own_id().to_string());
-    text(&connected, "connectionId").to_owned()
+    let name = text(&connected, "connectionId").to_owned();
+    // By way of their chain, since they may have renewed their key.
+    until(runtime, "we have it too", async || {
+        let all = ours.connections().await.unwrap_or_default();
+        all.iter().any(|connection| connection.shared_id == name)
+    })
+    .await;
+    name
 }
 
 /// One node of theirs dials another.
