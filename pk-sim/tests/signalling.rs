@@ -9,7 +9,7 @@ use common::signals::{in_seconds, punch, request};
 use common::{Peer, Reaction, SECOND, assert_consistent, find, find_with, ms};
 use pk_proto::{
     ActiveConnection, ActiveNode, Answer, Closest, ContactMode, DialFailure, FindEnd, FindNode, FindOutcome,
-    FindStepEnd, NodeAddress, NodeId, Question, Refusal, SignalRequest,
+    FindStepEnd, NodeAddress, NodeId, Question, Refusal, SignalRequest, SignalTerms, UnixMillis,
 };
 use pk_sim::{Cluster, Dependence, HostId, Key, NatConfig};
 

@@ -14,7 +14,7 @@ use crate::cx::Cx;
 use crate::error::code;
 use crate::graph::NodeContact;
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
-use crate::io::{DialFailure, Output, Role};
+use crate::io::{DialFailure, Dialect, Output, Role};
 use crate::timers::Timer;
 
 /// Relays that one race may ask.
@@ -207,7 +207,10 @@ impl Connections {
             self.resolves.remove(effect);
         }
         let winner = result.as_ref().ok().copied();
-        let theirs = winner.and_then(|conn| self.table.get(&conn)).is_some_and(|conn| conn.role == Role::Acceptor);
+        let winning = winner.and_then(|conn| self.table.get(&conn));
+        let theirs = winning.is_some_and(|conn| conn.role == Role::Acceptor);
+        // On `quic` the other side may have accepted a dial that is still under way for us: that one is kept as well.
+        let kept = theirs && winning.is_some_and(|conn| conn.dialect == Dialect::Polykey);
         for conn in race.dialling.into_keys().filter(|conn| Some(*conn) != winner) {
             if let Some(connection) = self.table.get_mut(&conn) {
                 connection.race = None;
@@ -215,12 +218,27 @@ impl Connections {
                 if !theirs {
                     self.close(cx, conn, code::NONE, "");
                 }
-            } else if let Some(race) = self.dials.get_mut(&conn) {
-                *race = None;
-                cx.output(Output::CancelDial { conn });
+            } else if !kept {
+                self.cancel_dial(cx, conn);
             }
         }
         self.race_ended(race.node, race.waiters.into_keys().collect(), result);
+    }
+
+    fn cancel_dial(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        if let Some(race) = self.dials.get_mut(&conn).filter(|race| race.is_some()) {
+            *race = None;
+            cx.output(Output::CancelDial { conn });
+        }
+    }
+
+    /// Cancels every dial that no race waits for any more.
+    pub(super) fn cancel_kept(&mut self, cx: &mut Cx) {
+        let kept = |race: &Option<RaceId>| race.is_some_and(|race| !self.races.contains_key(&race));
+        let conns: Vec<_> = self.dials.iter().filter(|(_, race)| kept(race)).map(|(conn, _)| *conn).collect();
+        for conn in conns {
+            self.cancel_dial(cx, conn);
+        }
     }
 
     fn race_ended(

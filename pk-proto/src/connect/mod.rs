@@ -355,6 +355,7 @@ impl Connections {
         for race in races {
             self.restart(cx, race);
         }
+        self.cancel_kept(cx);
         let conns: Vec<_> = self.table.keys().copied().collect();
         for conn in conns {
             let Some(connection) = self.table.get_mut(&conn) else { continue };
@@ -379,6 +380,7 @@ impl Connections {
         for race in races {
             self.call_off(cx, race);
         }
+        self.cancel_kept(cx);
         let conns: Vec<_> = self.table.keys().copied().collect();
         for conn in conns {
             self.close(cx, conn, code::NONE, "");

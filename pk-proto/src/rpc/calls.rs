@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeSet;
 use alloc::string::String;
+use core::time::Duration;
 
 use bytes::Bytes;
 
@@ -36,8 +37,7 @@ pub(super) struct Call {
 impl Rpc {
     // -- ours
 
-    /// Asks a question; ends with `RpcEvent::Answered` by `deadline`, unless cancelled. `None` if the connection is gone, or
-    /// has no way to ask it.
+    /// Asks a question; ends with `RpcEvent::Answered` by `deadline`, unless cancelled. `None` if the connection is gone.
     pub(crate) fn call(
         &mut self,
         cx: &mut Cx,
@@ -49,6 +49,14 @@ impl Rpc {
         cx.metrics.calls += 1;
         let connection = self.connections.get(&conn)?;
         let calls = codec::calls(connection.dialect, connection.features, question, deadline.since(cx.now));
+        if calls.parts.is_empty() {
+            // Nothing is asked for, or there is no way to ask.
+            let stream = cx.ids.stream();
+            let answered = calls.otherwise.map(|answer| Answered { answer, rtt: Duration::ZERO });
+            let result = answered.ok_or(Failure::Unsupported);
+            self.events.push_back(RpcEvent::Answered { request, conn, stream, result });
+            return Some(stream);
+        }
         let mut first = None;
         for (bytes, form) in calls.parts {
             let purpose = |stream| Purpose::Call { call: first.unwrap_or(stream) };
@@ -139,8 +147,10 @@ impl Rpc {
         if open.parts.is_empty()
             && let Some(Call { request, conn, begun, answer, answered, failure, .. }) = self.calls.remove(&call)
         {
+            let rtt = cx.now.since(begun);
             let result = match (answer.filter(|_| answered), failure) {
-                (Some(answer), _) => Ok(Answered { answer, rtt: cx.now.since(begun) }),
+                (Some(answer), _) => Ok(Answered { answer, rtt }),
+                (None, Some(Failure::Refused(refusal))) => Ok(Answered { answer: Answer::Refused(refusal), rtt }),
                 (None, failure) => Err(failure.unwrap_or(Failure::Aborted(code::NONE))),
             };
             self.events.push_back(RpcEvent::Answered { request, conn, stream: call, result });

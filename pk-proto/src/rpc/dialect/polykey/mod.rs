@@ -15,9 +15,14 @@ pub use message::{
     RemoteError, Request, Response, parse_request, parse_response, write_error, write_further, write_request,
     write_result,
 };
+#[cfg(test)]
+use methods::Method;
 pub(in crate::rpc) use methods::{Form, PARTS_LIMIT, answer, calls, exchange, invalid, read, token};
 pub(crate) use methods::{parse_address, write_address};
 pub use object::{MAX_DEPTH, MAX_FIRST_OBJECT, MAX_OBJECT, ObjectDecoder, ObjectFault};
 
 /// Stands before the name of a method where it is the protocol of a stream of the embedder.
 pub const PREFIX: &str = "polykey:";
+
+#[cfg(test)]
+mod tests;

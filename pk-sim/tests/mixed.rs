@@ -1,0 +1,281 @@
+//! Networks in which some nodes speak nothing but Polykey 1.x (`quic`), in virtual time.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{NO, SECOND, assert_consistent, connect, find, ping};
+use pk_proto::{
+    ClosestLists, ContactMode, DialFailure, Dialect, Event, Failure, FindStepEnd, Reply, Request, Role, polykey,
+};
+use pk_sim::{App, Cluster, ClusterBuilder, Dependence, HostId, NatConfig};
+
+/// Starts a cluster in which these nodes are like those of the reference.
+fn mixed(builder: ClusterBuilder, reference: &[HostId]) -> Cluster {
+    let mut cluster = builder.build();
+    for node in reference {
+        cluster.host_mut(*node).dialects = vec![Dialect::Polykey];
+    }
+    (0..cluster.len()).for_each(|node| cluster.start_node(node));
+    cluster.drive(Duration::ZERO);
+    cluster
+}
+
+/// Nothing is under way on a connection without a control stream.
+fn assert_nothing_left(cluster: &mut Cluster) {
+    cluster.drive(20 * SECOND);
+    for node in 0..cluster.len() {
+        let metrics = cluster.node(node).metrics();
+        let (streams, bytes) = (metrics.streams, (metrics.receive_bytes, metrics.send_bytes));
+        assert_eq!((streams, bytes, metrics.requests_open), (0, (0, 0), 0), "node {node}: {metrics:?}");
+        assert_eq!((metrics.stream_faults, metrics.stream_timeouts, metrics.call_timeouts), (0, 0, 0), "node {node}");
+    }
+}
+
+#[test]
+fn two_nodes_ask_each_other_everything_over_quic() {
+    let mut cluster = mixed(Cluster::quiet().nodes(3).seed(1), &[0, 1, 2]);
+    let info = connect(&mut cluster, 0, 1);
+    assert!(info.shared_id.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
+    connect(&mut cluster, 1, 2);
+    cluster.drive(SECOND);
+    // In both directions of the one connection.
+    for (from, to) in [(0, 1), (1, 0)] {
+        assert!(matches!(cluster.ask(from, ping(&cluster, to)), Ok(Reply::PingNode(_))));
+    }
+    let ask = |cluster: &mut Cluster, lists| {
+        let request = Request::AskClosest { via: cluster.id(1), target: cluster.id(2), lists, options: NO };
+        match cluster.ask(0, request) {
+            Ok(Reply::AskClosest(closest)) => closest,
+            other => panic!("{other:?}"),
+        }
+    };
+    let both = ask(&mut cluster, ClosestLists { local: true, active: true });
+    let [(local, contact)] = &both.local[..] else { panic!("{both:?}") };
+    let [active] = &both.active[..] else { panic!("{both:?}") };
+    assert_eq!((*local, active.node), (cluster.id(2), cluster.id(2)));
+    assert_eq!(contact.iter().next().unwrap().0, cluster.address(2));
+    let connections = cluster.node(1).connections();
+    let there = connections.iter().find(|info| info.node == cluster.id(2)).unwrap();
+    assert_eq!(active.connections[0].shared_id, there.shared_id);
+    let local = ask(&mut cluster, ClosestLists { local: true, active: false });
+    assert_eq!((&local.local, local.active.len()), (&both.local, 0));
+    let active = ask(&mut cluster, ClosestLists { local: false, active: true });
+    assert_eq!((active.active[0].node, active.active.len(), active.local.len()), (cluster.id(2), 1, 0));
+    assert_eq!(ask(&mut cluster, ClosestLists { local: false, active: false }), Default::default());
+    assert_nothing_left(&mut cluster);
+    cluster.stop_all();
+}
+
+#[test]
+fn both_sides_of_simultaneous_dials_keep_the_same_primary() {
+    for seed in 0..10 {
+        let mut cluster = mixed(Cluster::quiet().nodes(2).seed(seed), &[0]);
+        let requests = [(0, 1), (1, 0)].map(|(from, to)| {
+            let (target, address) = (cluster.id(to), cluster.address(to));
+            cluster.request(from, Request::Connect { target, address, options: NO })
+        });
+        cluster.drive(SECOND);
+        for (node, request) in requests.into_iter().enumerate() {
+            assert!(matches!(cluster.await_done(node, request), Ok(Reply::Connect(_))));
+        }
+        let primary = [0, 1].map(|node| {
+            let connections = cluster.node(node).connections();
+            connections.into_iter().find(|info| info.primary).unwrap().shared_id
+        });
+        assert_eq!(primary[0], primary[1]);
+        assert_eq!([0, 1].map(|node| cluster.node(node).connections().len()), [2, 2]);
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn everybody_finds_everybody_in_a_mixed_network() {
+    for (seed, reference) in
+        [(1, &[0, 3, 5, 8][..]), (2, &[1, 2, 4, 6, 7, 9, 11]), (3, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])]
+    {
+        let mut cluster = mixed(Cluster::builder().nodes(12).seed(seed), reference);
+        cluster.join_all();
+        cluster.drive(60 * SECOND);
+        assert!(cluster.assert_converged() > 0);
+        for from in 0..cluster.len() {
+            for to in (0..cluster.len()).filter(|to| *to != from) {
+                let target = cluster.id(to);
+                let outcome = find(&mut cluster, from, target);
+                assert!(outcome.found.is_some(), "{from} → {to}: {outcome:?}");
+                assert_consistent(&outcome);
+            }
+        }
+        cluster.stop_all();
+    }
+}
+
+const CONE: NatConfig = NatConfig::new(Dependence::Nothing, Dependence::AddressAndPort);
+
+/// Source, relay and target each as one of ours or like the reference, in every combination: a relay that speaks both
+/// brings together whoever it is connected to.
+#[test]
+fn every_mixture_of_source_relay_and_target_punches_through() {
+    const RELAY: HostId = 0;
+    for mask in 0..8u32 {
+        let reference: Vec<_> = (0..3).filter(|node| mask & (1 << node) != 0).collect();
+        let mut cluster = Cluster::builder().nodes(3).seed(u64::from(mask)).build();
+        for node in [1, 2] {
+            let nat = cluster.add_nat(CONE);
+            cluster.put_behind(node, nat);
+        }
+        for node in &reference {
+            cluster.host_mut(*node).dialects = vec![Dialect::Polykey];
+        }
+        (0..3).for_each(|node| cluster.start_node(node));
+        cluster.drive(Duration::ZERO);
+        for node in [1, 2] {
+            cluster.connect(node, RELAY).unwrap();
+        }
+        cluster.drive(SECOND);
+        let target = cluster.id(2);
+        let outcome = find(&mut cluster, 1, target);
+        assert!(outcome.found.is_some(), "like the reference: {reference:?}: {outcome:?}");
+        let connections = cluster.node(1).connections();
+        let info = connections.iter().find(|info| info.node == target && info.primary).unwrap();
+        assert_eq!(info.data.mode, ContactMode::Signal, "{reference:?}");
+        let relay = cluster.node(RELAY).metrics();
+        assert_eq!(relay.signals_relayed, 1, "{reference:?}");
+        // Only who does not know better has to be told: a target of the reference takes plain signals only.
+        let ours = |node| !reference.contains(&node);
+        let told = ours(0) && ours(1) && !ours(2);
+        assert_eq!(relay.signals_refused, u64::from(told), "{reference:?}");
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn a_relay_of_the_reference_that_lost_the_target_says_so() {
+    let mut cluster = Cluster::quiet().nodes(3).seed(4).build();
+    let nat = cluster.add_nat(CONE);
+    cluster.put_behind(2, nat);
+    for node in 0..3 {
+        cluster.host_mut(node).dialects = vec![Dialect::Polykey];
+        cluster.start_node(node);
+    }
+    cluster.drive(Duration::ZERO);
+    for node in [1, 2] {
+        connect(&mut cluster, node, 0);
+    }
+    cluster.drive(SECOND);
+    let target = cluster.id(2);
+    // It is told who the target is connected to, but by then it is not.
+    let request = cluster.request(1, Request::FindNode { target, find: Default::default() });
+    let gone = |cluster: &Cluster| {
+        let outputs = cluster.node(0).metrics();
+        outputs.answers >= 2
+    };
+    assert!(cluster.drive_until(gone, SECOND));
+    cluster.call(0, |node, now| node.disconnect(target, now));
+    let Ok(Reply::FindNode(outcome)) = cluster.await_done(1, request) else { panic!() };
+    let step = outcome.trace.iter().rev().find(|step| step.node == target).unwrap();
+    let FindStepEnd::Unreachable(failures) = &step.end else { panic!("{outcome:?}") };
+    let not_connected = DialFailure::Signal(pk_proto::Refusal::NotConnected.to_string());
+    assert!(failures.iter().any(|(_, why)| *why == not_connected), "{failures:?}");
+    cluster.stop_all();
+}
+
+#[test]
+fn a_rotated_node_is_dialled_by_its_old_id_over_quic() {
+    for reference in [&[0][..], &[1], &[0, 1]] {
+        let mut cluster = mixed(Cluster::quiet().nodes(2).seed(5), reference);
+        let (old, address) = (cluster.id(1), cluster.address(1));
+        let Ok(Reply::Renew { new, .. }) = cluster.renew(1) else { panic!() };
+        let request = Request::Connect { target: old, address, options: NO };
+        let Ok(Reply::Connect(info)) = cluster.ask(0, request) else { panic!() };
+        assert_eq!(info.node, new);
+        // The other end knows its peer, whoever dialled.
+        cluster.drive(SECOND);
+        let opened = cluster.events(1).iter().rev().find_map(|(_, event)| match event {
+            Event::ConnectionOpened { node, role, .. } => Some((*node, *role)),
+            _ => None,
+        });
+        assert_eq!(opened, Some((cluster.id(0), Role::Acceptor)));
+        assert!(matches!(cluster.ask(0, Request::PingNode { target: old, options: NO }), Ok(Reply::PingNode(_))));
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn further_methods_are_streams_of_the_embedder() {
+    for reference in [&[][..], &[0], &[1], &[0, 1]] {
+        let mut cluster = mixed(Cluster::quiet().nodes(2).seed(6), reference);
+        let protocol = || "polykey:vaultsScan".to_owned();
+        cluster.call(1, |node, now| node.accept_protocol(protocol(), now)).unwrap();
+        let request = polykey::write_request("vaultsScan", "{}", Some(15 * SECOND));
+        let result = Bytes::from([&polykey::write_result("{\"vaultName\":\"v\"}")[..], b"raw"].concat());
+        cluster.host_mut(0).apps.insert(protocol(), App::Script { send: request.clone(), fin: true });
+        cluster.host_mut(1).apps.insert(protocol(), App::Script { send: result.clone(), fin: true });
+        connect(&mut cluster, 0, 1);
+        let target = cluster.id(1);
+        let reply = cluster.ask(0, Request::OpenStream { target, protocol: protocol(), options: NO });
+        cluster.drive(SECOND);
+        let ours = cluster.app_streams(0).next().unwrap();
+        assert_eq!(reply, Ok(Reply::OpenStream(ours.stream)));
+        assert_eq!((ours.received.as_slice(), ours.closed), (&result[..], true), "{reference:?}");
+        let theirs = cluster.app_streams(1).next().unwrap();
+        assert_eq!((theirs.received.as_slice(), theirs.closed), (&request[..], true), "{reference:?}");
+        let parsed = polykey::parse_request(&theirs.received).unwrap();
+        assert_eq!((&parsed.method[..], parsed.timeout), ("vaultsScan", Some(15 * SECOND)));
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn what_the_reference_does_not_know_is_unsupported() {
+    let mut cluster = mixed(Cluster::quiet().nodes(2).seed(7), &[0, 1]);
+    connect(&mut cluster, 0, 1);
+    let target = cluster.id(1);
+    // A stream of ours: there is no such thing on this dialect, and nothing is sent.
+    let open = |protocol: &str| Request::OpenStream { target, protocol: protocol.to_owned(), options: NO };
+    assert_eq!(cluster.ask(0, open("echo")), Err(Failure::Unsupported));
+    // A method that nobody handles: our embedder sees what any caller sees.
+    let request = polykey::write_request("vaultsScan", "{}", None);
+    cluster.host_mut(0).apps.insert("polykey:vaultsScan".to_owned(), App::Script { send: request, fin: true });
+    assert!(matches!(cluster.ask(0, open("polykey:vaultsScan")), Ok(Reply::OpenStream(_))));
+    cluster.drive(SECOND);
+    let stream = cluster.app_streams(0).next().unwrap();
+    assert_eq!((stream.reset, stream.received.len(), stream.closed), (Some(1), 0, true));
+    assert_eq!(cluster.node(1).metrics().unsupported, 1);
+    assert_nothing_left(&mut cluster);
+    cluster.stop_all();
+}
+
+/// A node of the reference searches for itself every 45 seconds, by both calls on every connection, and refreshes every
+/// hour: neither costs a dial, nor keeps anything.
+#[test]
+fn the_searches_of_the_reference_are_served_cheaply() {
+    let mut cluster = mixed(Cluster::quiet().nodes(6).seed(8), &[0, 1, 2]);
+    cluster.join_all();
+    cluster.drive(20 * SECOND);
+    let before: Vec<_> = (0..6).map(|node| cluster.node(node).metrics()).collect();
+    let own = cluster.id(1);
+    let mut answered = BTreeSet::new();
+    for _ in 0..20 {
+        let outcome = find(&mut cluster, 1, own);
+        assert_eq!(outcome.stats.attempts, 0, "{outcome:?}");
+        answered.extend(
+            outcome.trace.iter().filter(|step| matches!(step.end, FindStepEnd::Answered { .. })).map(|step| step.node),
+        );
+        cluster.drive(45 * SECOND);
+    }
+    assert_eq!(answered.len(), 5);
+    for (node, before) in before.iter().enumerate() {
+        let after = cluster.node(node).metrics();
+        assert_eq!(
+            (after.dials, after.connections_accepted),
+            (before.dials, before.connections_accepted),
+            "node {node}"
+        );
+        assert_eq!((after.nodes, after.nodes_pending), (before.nodes, before.nodes_pending), "node {node}");
+    }
+    cluster.stop_all();
+}
