@@ -5,9 +5,13 @@
 #![allow(dead_code, reason = "each target uses one")]
 
 use bytes::Bytes;
+use ed25519_dalek::{Signer, SigningKey};
 use pk_proto::cert::{Certificate, Verified, verify_client, verify_server};
+use pk_proto::claims::{
+    ChainFaultKind, ChainHead, ChainVerifier, Claim, ClaimContent, ClaimId, ClaimLinkNode, DigestAlgorithm, Token,
+};
 use pk_proto::{
-    Answer, FrameDecoder, FrameFault, MAX_FRAME, NodeAddress, NodeId, SeedNode, encode_frame,
+    Answer, FrameDecoder, FrameFault, MAX_FRAME, NodeAddress, NodeId, SeedNode, Signature, UnixMillis, encode_frame,
     native::{self, Message, V1},
 };
 
@@ -17,10 +21,12 @@ pub(crate) type Body = fn(&[u8]) -> bool;
 /// Every target by its name, which is also that of its corpus.
 pub(crate) const TARGETS: &[(&str, Body)] = &[
     ("certificate", certificate),
+    ("claim_chain", claim_chain),
     ("frame_decoder", frame_decoder),
     ("native_message", native_message),
     ("node_id", node_id),
     ("seed_node", seed_node),
+    ("token", token),
 ];
 
 /// A chain is judged alike from both ends, as far as both have to judge, and proves nothing that is not in it.
@@ -68,6 +74,96 @@ pub(crate) fn certificate(data: &[u8]) -> bool {
     }
     assert!(verify_server(&chain, &[], now).is_err());
     client.is_ok() || server.is_ok()
+}
+
+/// A chain is taken exactly as far as it is sound, and what is wrong with the next claim is named.
+///
+/// Two bytes for each claim: whether it is sound, or else what is wrong with it, and how it is made.
+pub(crate) fn claim_chain(data: &[u8]) -> bool {
+    let key = |number: u8| SigningKey::from_bytes(&[number; 32]);
+    let id = |key: &SigningKey| NodeId::from_bytes(key.verifying_key().to_bytes());
+    let sign = |token: &mut Token, key: &SigningKey| {
+        let signature = Signature(key.sign(&token.signing_input(&id(key))).to_bytes());
+        token.add_signature(id(key), signature).unwrap();
+    };
+    let (old, new) = (key(1), key(2));
+    let mut verifier = ChainVerifier::new(vec![id(&new), id(&old)]);
+    let (mut taken, mut renewed): (Vec<Claim>, bool) = (Vec::new(), false);
+    for step in data.chunks_exact(2).take(32) {
+        let (kind, how) = (step[0] % 16, step[1]);
+        let last = taken.last();
+        let other = key(10 + how % 4);
+        let owner = if how & 4 == 0 && !renewed { &old } else { &new };
+        let (mut issuer, mut subject) = (id(owner), id(&other));
+        if how & 8 != 0 {
+            (issuer, subject) = (subject, issuer);
+        }
+        let unix = UnixMillis(1_700_000_000_000 + u64::from(how >> 4));
+        let mut named = ClaimId::next(&id(owner), unix, last.map(Claim::id)).unwrap();
+        let algorithm = DigestAlgorithm::ALL[usize::from(how >> 6)];
+        let mut prev = last.map(|last| ChainHead::of(last, algorithm));
+        let mut fault = None;
+        match (kind, &mut prev) {
+            (8, prev) => {
+                fault = Some(ChainFaultKind::SeqGap(taken.len() as u64 + 2));
+                let made_up = ChainHead { id: named, seq: 0, digest: algorithm.digest(b"") };
+                prev.get_or_insert(made_up).seq += 1;
+            }
+            (9, Some(prev)) => {
+                prev.seq -= 1;
+                fault = Some(ChainFaultKind::Fork(prev.seq + 1));
+            }
+            (10, Some(prev)) => {
+                named = prev.id;
+                fault = Some(ChainFaultKind::Order);
+            }
+            (11, Some(prev)) => {
+                prev.id = ClaimId::from_bytes([how; 16]);
+                fault = Some(ChainFaultKind::PrevClaimId);
+            }
+            (12, Some(prev)) => {
+                prev.digest = algorithm.digest(&[how]);
+                fault = Some(ChainFaultKind::PrevDigest);
+            }
+            (13, _) => {
+                issuer = id(&key(20));
+                subject = id(&other);
+                fault = Some(ChainFaultKind::Parties);
+            }
+            _ => {}
+        }
+        let content = ClaimContent::link(&ClaimLinkNode { issuer, subject });
+        let mut token = Claim::draft(&content, named, unix, prev.as_ref()).unwrap().claim().token().clone();
+        sign(&mut token, if kind == 14 && renewed { &old } else { owner });
+        if kind == 14 && renewed {
+            fault = Some(ChainFaultKind::KeyOrder);
+        }
+        sign(&mut token, &other);
+        let mut json = token.to_json().into_bytes();
+        if kind == 15 {
+            // Whatever it is, somebody has signed it.
+            let at = usize::from(how) * 5 % json.len();
+            json[at] ^= 1;
+        }
+        match verifier.read(None, &json).and_then(|claim| verifier.verify(&claim).map(|()| claim)) {
+            Ok(claim) => {
+                assert!(fault.is_none() && kind != 15, "{kind} {how}");
+                renewed |= *owner == new;
+                taken.push(claim);
+            }
+            Err(found) => {
+                assert!(kind == 15 || Some(found.kind) == fault, "{kind} {how}: {found} {fault:?}");
+                assert_eq!(found.seq, taken.len() as u64 + 1);
+                assert_eq!(verifier.fault(), Some(found));
+                // It has ended, also for what would have been sound.
+                let good = taken.first().map(|first| first.token().to_json().into_bytes()).unwrap_or(json);
+                assert_eq!(verifier.read(None, &good), Err(found));
+                break;
+            }
+        }
+    }
+    assert_eq!(verifier.head(), taken.last().map(|last| (last.id(), last.seq())));
+    verifier.fault().is_none() && !taken.is_empty()
 }
 
 /// A plan and a stream of bytes: however the plan cuts the stream into chunks, the frames are those of the whole.
@@ -189,5 +285,41 @@ pub(crate) fn seed_node(data: &[u8]) -> bool {
     assert_eq!(seed.to_string().parse(), Ok(seed.clone()));
     assert_eq!(seed.address.to_string().parse(), Ok(seed.address.clone()));
     assert_eq!(NodeAddress::from_contact_key(&seed.address.contact_key()), Ok(seed.address));
+    true
+}
+
+/// A token is written as it is read; and the content of a claim makes that claim.
+pub(crate) fn token(data: &[u8]) -> bool {
+    let Ok(token) = Token::parse(data) else { return false };
+    assert_eq!(Token::parse(token.to_json().as_bytes()).as_ref(), Ok(&token));
+    assert_eq!(Token::try_from(&token.encoded()).as_ref(), Ok(&token));
+    assert_eq!(
+        Token::new(token.payload().into()).map(|made| made.payload().to_owned()),
+        Ok(token.payload().to_owned())
+    );
+    assert!(token.digest_preimage().contains(token.payload()));
+    for signature in token.signatures() {
+        let _ = token.verify(&signature.signer());
+    }
+
+    let Ok(claim) = Claim::try_from(token.clone()) else { return true };
+    assert_eq!(claim.token(), &token);
+    assert_eq!(claim.member("jti"), Some(&*format!("\"{}\"", claim.id())));
+    let prev = match (claim.prev_claim_id(), claim.prev_digest()) {
+        (Some(id), Some(digest)) => Some(ChainHead { id, seq: claim.seq() - 1, digest: *digest }),
+        (None, None) if claim.seq() == 1 => None,
+        _ => return true,
+    };
+    let unix = claim.issued_at().checked_mul(1000);
+    if let (true, Some(unix)) = (claim.issued_at() == claim.not_before(), unix) {
+        let content = ClaimContent {
+            typ: claim.typ().into(),
+            issuer: claim.issuer().map(Into::into),
+            subject: claim.subject().map(Into::into),
+            members: claim.members(),
+        };
+        let made = Claim::draft(&content, claim.id(), UnixMillis(unix), prev.as_ref());
+        assert_eq!(made.map(|made| made.claim().token().payload().to_owned()), Ok(token.payload().to_owned()));
+    }
     true
 }

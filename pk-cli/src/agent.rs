@@ -16,10 +16,10 @@ use crate::{echo, run, signal};
 /// Runs until a signal.
 pub(crate) async fn run<R: Runtime + Unpin>(args: RunArgs, runtime: R) -> Result<()> {
     let signal = signal::stop_signal()?;
-    let (node, _) = run::start(&args, &runtime).await?;
+    let node = run::start(&args, &runtime).await?;
     let events = node.events();
     let echo = echo::accept(&node).await?;
-    greet(&node, args.runtime.runtime.as_str());
+    greet(&node, &args).await;
 
     let stopping = signal.inspect(|signal| line(format_args!("{signal}: shutting down"))).shared();
     let join =
@@ -34,9 +34,9 @@ pub(crate) async fn run<R: Runtime + Unpin>(args: RunArgs, runtime: R) -> Result
     Ok(())
 }
 
-fn greet<R: Runtime>(node: &Node<R>, runtime: &str) {
+async fn greet<R: Runtime>(node: &Node<R>, args: &RunArgs) {
     let id = node.own_id();
-    line(format_args!("node {id} on {runtime}"));
+    line(format_args!("node {id} on {}", args.runtime.runtime.as_str()));
     for addr in node.local_addrs() {
         line(format_args!("listening on UDP {addr}"));
         if addr.ip().is_unspecified() {
@@ -48,6 +48,13 @@ fn greet<R: Runtime>(node: &Node<R>, runtime: &str) {
             line(format_args!("others join with --seed-node pk://{id}@{addr}"));
         }
     }
+    match node.metrics().await.map_or(0, |metrics| metrics.nodes) {
+        0 if args.seed_nodes.is_empty() => {
+            line("no other node is known, and no --seed-node was given: waiting for others")
+        }
+        0 => {}
+        known => line(format_args!("{} known from before", count(known, "node"))),
+    }
 }
 
 async fn tell_joined<R: Runtime + Unpin>(
@@ -57,10 +64,19 @@ async fn tell_joined<R: Runtime + Unpin>(
 ) {
     match result {
         Ok(Synced { seeds, failed, .. }) => {
-            let known = node.metrics().await.map_or(0, |metrics| metrics.nodes);
+            let (known, connections) =
+                node.metrics().await.map_or((0, 0), |metrics| (metrics.nodes, metrics.connections));
             let known = count(known, "node");
-            let through = count(seeds.len() as u64, "seed node");
-            line(format_args!("joined through {through} in {}, {known} known", human(took)));
+            let took = human(took);
+            match seeds.len() {
+                0 if connections == 0 => {
+                    line(format_args!("none of the nodes known from before answers; trying again"))
+                }
+                0 => line(format_args!("joined through nodes known from before in {took}, {known} known")),
+                seeds => {
+                    line(format_args!("joined through {} in {took}, {known} known", count(seeds as u64, "seed node")))
+                }
+            }
             for (seed, why) in failed {
                 line(format_args!("  {seed}: {why}"));
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use data_encoding::HEXLOWER_PERMISSIVE;
+use pk_driver::{MdnsInterfaces, NodeConfig};
 use pk_proto::{NodeId, SeedNode};
 use tracing_subscriber::filter::Targets;
 
@@ -35,10 +36,17 @@ pub(crate) enum Command {
     /// Find a node and measure how long it takes to answer.
     Ping(TargetArgs),
     /// Join the network and show the buckets of the node graph.
-    ///
-    /// The graph is not stored between runs yet: this shows what the node knows after joining through its seeds.
     Buckets(OneShotArgs),
-    /// Run a whole network in one process over QUIC on loopback: start, join, find, ping, stream, shutdown.
+    /// Show the certificates of the node in DIR, back to its first key.
+    Cert(KeysArgs),
+    /// Give the node in DIR a new key, and so a new id. It stays reachable under its old ones.
+    ///
+    /// No node may be running in DIR. The old keys stay in DIR/keys.
+    Renew(RenewArgs),
+    /// Replay what `pk run --record` wrote, and see that the node does the same again.
+    Replay(ReplayArgs),
+    /// Run a whole network in one process over QUIC on loopback: start, join, find, ping, stream, connect through a relay,
+    /// find by mDNS, restart, renew a key, shutdown.
     ///
     /// Exits with 0 only if every step held.
     Demo(DemoArgs),
@@ -62,7 +70,8 @@ impl Command {
     /// What to run on. Commands without a node need nothing; then it does not matter.
     pub(crate) fn runtime(&self) -> RuntimeName {
         match self {
-            Self::Keygen(_) | Self::Id(_) => RuntimeName::default(),
+            Self::Keygen(_) | Self::Id(_) | Self::Cert(_) | Self::Replay(_) => RuntimeName::default(),
+            Self::Renew(args) => args.runtime.runtime,
             Self::Run(args) => args.runtime.runtime,
             Self::Find(args) | Self::Ping(args) => args.common.runtime.runtime,
             Self::Buckets(args) => args.runtime.runtime,
@@ -73,7 +82,9 @@ impl Command {
     /// Whether a failure is to be told in JSON too, besides the message on stderr. The demo and `--stdio` tell their own.
     pub(crate) fn json(&self) -> bool {
         match self {
-            Self::Keygen(args) | Self::Id(args) => args.json,
+            Self::Keygen(args) | Self::Id(args) | Self::Cert(args) => args.json,
+            Self::Renew(args) => args.keys.json,
+            Self::Replay(args) => args.json,
             Self::Find(args) | Self::Ping(args) => args.common.json,
             Self::Buckets(args) => args.json,
             Self::Run(_) | Self::Demo(_) => false,
@@ -87,6 +98,27 @@ pub(crate) struct KeysArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenewArgs {
+    #[command(flatten)]
+    pub(crate) keys: KeysArgs,
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The recording.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Also show every call into the node, and what came of it.
+    #[arg(long)]
+    pub(crate) calls: bool,
+    /// Print JSON: one object for the whole, after one for each call if they are shown.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -131,14 +163,21 @@ pub(crate) struct RunArgs {
     /// The UDP port to listen on: the second half of --listen.
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// A node to join the network through. May be given several times.
+    /// A node to join the network through. May be given several times. Not needed once the node in DIR knows others.
     #[arg(long = "seed-node", value_name = "pk://ID@HOST:PORT")]
     pub(crate) seed_nodes: Vec<SeedNode>,
+    /// Write down everything that the node is told, in a new file of up to 1 GiB, for `pk replay`.
+    ///
+    /// It tells whom the node talks to. It has no keys.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) mdns: MdnsArgs,
     /// Take commands from stdin and answer in JSON lines on stdout, until `quit` or the end of stdin.
     ///
     /// The commands: connect ID HOST PORT, disconnect ID, findNode ID, ping ID, closest ID (VIA), active ID (VIA), graph,
-    /// connections, setnode ID HOST PORT (SCOPE), unsetnode ID, stream ID TEXT, quit. One that begins with `#tag ` runs
-    /// beside the others and its answer has the tag. Without --dir or --seed the node has a new key that is not kept.
+    /// connections, setnode ID HOST PORT (global|local) (block) (force), unsetnode ID, signal ID RELAY, mdns ID, renew, cert,
+    /// stream ID TEXT, quit. One that begins with `#tag ` runs beside the others and its answer has the tag. Without --dir or --seed the node has a new key that is not kept.
     #[arg(long)]
     pub(crate) stdio: bool,
     /// The private key, as 64 hex digits, in place of --dir. It is visible to other users of this machine: for tests.
@@ -197,9 +236,11 @@ pub(crate) struct OneShotArgs {
     /// The folder of the node, made by `pk keygen`.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// A node to join the network through. May be given several times.
-    #[arg(long = "seed-node", value_name = "pk://ID@HOST:PORT", required = true)]
+    /// A node to join the network through. May be given several times. Not needed once the node in DIR knows others.
+    #[arg(long = "seed-node", value_name = "pk://ID@HOST:PORT")]
     pub(crate) seed_nodes: Vec<SeedNode>,
+    #[command(flatten)]
+    pub(crate) mdns: MdnsArgs,
     /// Give up after so many seconds.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
@@ -208,6 +249,48 @@ pub(crate) struct OneShotArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) runtime: RuntimeArg,
+}
+
+/// The local network.
+#[derive(Debug, Args)]
+pub(crate) struct MdnsArgs {
+    /// Tell the local network of this node, and ask it for others (mDNS).
+    #[arg(long)]
+    mdns: bool,
+    /// The UDP port of mDNS; only nodes with the same one find each other. (default: 5353, the standard)
+    #[arg(long, value_name = "PORT", requires = "mdns", value_parser = clap::value_parser!(u16).range(1..))]
+    mdns_port: Option<u16>,
+    /// A network interface to use for mDNS, such as eth0. May be given several times. (default: all but loopback)
+    #[arg(long, value_name = "NAME", requires = "mdns")]
+    mdns_interface: Vec<String>,
+    /// Refused: see `mdns_groups`.
+    #[arg(long, hide = true, num_args = 0.., value_parser = mdns_groups)]
+    mdns_groups: Vec<String>,
+}
+
+impl MdnsArgs {
+    /// Writes it into the settings of a node.
+    pub(crate) fn apply(&self, config: &mut NodeConfig) {
+        config.core.mdns = self.mdns;
+        if let Some(port) = self.mdns_port {
+            config.driver.mdns.port = port;
+        }
+        if !self.mdns_interface.is_empty() {
+            config.driver.mdns.interfaces = MdnsInterfaces::Named(self.mdns_interface.clone());
+        }
+    }
+
+    /// Whether it is to be used.
+    pub(crate) fn is_on(&self) -> bool {
+        self.mdns
+    }
+}
+
+/// No groups can be chosen. Whoever tries is told why.
+fn mdns_groups(_: &str) -> Result<String, String> {
+    Err("the groups cannot be chosen: mDNS is by the library mdns-sd, which serves the standard ones only, 224.0.0.251 and \
+         ff02::fb; choose another port with --mdns-port"
+        .to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -224,6 +307,10 @@ pub(crate) struct DemoArgs {
     /// How many nodes, 2 to 256.
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(2..=256))]
     pub(crate) nodes: u16,
+    /// Have a real node of Polykey 1.15.1 join too. Needs Node.js 20 or later and npm, which fetches the package once, about
+    /// 120 MB, into `pk-interop` in the cache folder (XDG_CACHE_HOME).
+    #[arg(long)]
+    pub(crate) interop: bool,
     /// Print one JSON object per step, and a last one for the whole.
     #[arg(long)]
     pub(crate) json: bool,

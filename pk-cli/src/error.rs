@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use pk_driver::{KeyStoreError, NodeError, StartError, StreamError};
+use pk_driver::{KeyStoreError, NodeError, StartError, StoreOpenError, StreamError};
 use pk_proto::{DialFailure, Failure, NodeAddress, RequestError};
 use serde_json::{Value, json};
 
@@ -29,6 +29,12 @@ impl CliError {
 
     pub(crate) fn tip(mut self, tip: impl Into<String>) -> Self {
         self.tip = Some(tip.into());
+        self
+    }
+
+    /// What it was made of, by address.
+    pub(crate) fn dials(mut self, dials: &[(NodeAddress, DialFailure)]) -> Self {
+        self.causes = dials.iter().map(dial).collect();
         self
     }
 
@@ -78,6 +84,12 @@ impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
         let message = format!("the node cannot start: {error}");
         match error {
+            StartError::Open(StoreOpenError::InUse { path }) => {
+                let dir = path.parent().unwrap_or(&path).display();
+                Self::new("InUse", format!("a node is running in {dir}, and a folder is for one at a time"))
+                    .tip("stop that one first; if it is a `pk run --stdio`, it takes commands such as findNode, ping and renew")
+            }
+            StartError::Record { .. } => Self::new("Record", message).tip("a recording is always a new file"),
             StartError::Bind { .. } => Self::new("Bind", message)
                 .tip("choose another address with --listen IP:PORT; port 0 takes any free one"),
             _ => Self::new("StartError", message),
@@ -87,7 +99,6 @@ impl From<StartError> for CliError {
 
 impl From<Failure> for CliError {
     fn from(error: Failure) -> Self {
-        let dial = |(address, why): &(NodeAddress, DialFailure)| (dial_name(why), format!("{address}: {why}"));
         let (name, causes) = match &error {
             Failure::Cancelled => ("Cancelled", Vec::new()),
             Failure::Stopped => ("Stopped", Vec::new()),
@@ -125,12 +136,18 @@ impl From<io::Error> for CliError {
     }
 }
 
+fn dial((address, why): &(NodeAddress, DialFailure)) -> (&'static str, String) {
+    (dial_name(why), format!("{address}: {why}"))
+}
+
 fn dial_name(why: &DialFailure) -> &'static str {
     match why {
         DialFailure::TimedOut => "TimedOut",
         DialFailure::Cancelled => "Cancelled",
         DialFailure::Rejected { .. } => "Rejected",
         DialFailure::Certificate(_) => "Certificate",
+        DialFailure::TimedOutAfterSignal => "TimedOutAfterSignal",
+        DialFailure::Signal(_) => "Signal",
         DialFailure::Resolve(_) => "Resolve",
         DialFailure::Transport(_) => "Transport",
         _ => "DialFailure",

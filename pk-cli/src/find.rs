@@ -1,7 +1,7 @@
 //! `pk find` and `pk ping`.
 
 use pk_driver::{Node, Runtime};
-use pk_proto::{FindEnd, FindNode, FindOutcome, FindStep, FindStepEnd, NodeId};
+use pk_proto::{DialFailure, FindEnd, FindNode, FindOutcome, FindStep, FindStepEnd, NodeId};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -111,6 +111,23 @@ fn report_found(args: &TargetArgs, outcome: &FindOutcome, limit: Limit) -> Resul
 fn not_found(args: &TargetArgs, outcome: &FindOutcome, limit: Limit) -> CliError {
     let target = args.target;
     let cost = cost(outcome);
+    let known = outcome.trace.iter().rev().find(|step| step.node == target).map(|step| &step.end);
+    if let Some(FindStepEnd::Unreachable(dials)) = known
+        && outcome.ended != FindEnd::Deadline
+    {
+        let end = step_text(&FindStepEnd::Unreachable(dials.clone()));
+        let error = CliError::new("Unreachable", format!("{target} is known, but {end} ({cost})")).dials(dials);
+        let strict = dials.iter().any(|(_, why)| matches!(why, DialFailure::TimedOutAfterSignal));
+        return if strict {
+            error.tip("the NATs before both nodes are too strict for a direct connection")
+        } else {
+            error
+        };
+    }
+    if outcome.ended == FindEnd::Exhausted && outcome.stats.calls == 0 && args.common.seed_nodes.is_empty() {
+        let message = format!("{target} was not found: no node that is known from before answers ({cost})");
+        return CliError::new("NotFound", message).tip("name one that runs with --seed-node pk://ID@HOST:PORT");
+    }
     let (name, message) = match outcome.ended {
         FindEnd::Limit => ("Limit", format!("{target} was not found: gave up after {cost}")),
         FindEnd::Deadline => {

@@ -2,24 +2,17 @@
 
 use std::path::Path;
 
-use pk_driver::{KeyPair, KeyStore, KeyStoreError, create_identity, now};
-use pk_proto::Identity;
+use pk_driver::{KeyPair, KeyStore, KeyStoreError, now};
 use serde_json::json;
 
 use crate::args::{KeySeed, KeysArgs};
 use crate::error::{CliError, Result};
 use crate::output;
 
-/// What a node proves itself with.
-pub(crate) struct NodeKeys {
-    pub(crate) key: KeyPair,
-    pub(crate) identity: Identity,
-}
-
 /// `pk keygen`.
 pub(crate) fn keygen(args: &KeysArgs) -> Result<()> {
     let store = KeyStore::new(&args.dir);
-    let key = KeyPair::generate().map_err(|error| CliError::new("Random", format!("no randomness: {error}")))?;
+    let key = generate()?;
     store.save_key(&key).map_err(|error| match error {
         KeyStoreError::Exists { .. } => CliError::from(error)
             .tip(format!("`pk id --dir {}` prints its id; choose another --dir", args.dir.display())),
@@ -32,8 +25,7 @@ pub(crate) fn keygen(args: &KeysArgs) -> Result<()> {
 
 /// `pk id`.
 pub(crate) fn id(args: &KeysArgs) -> Result<()> {
-    let key = KeyStore::new(&args.dir).load_key()?.ok_or_else(|| no_key(&args.dir))?;
-    print_id(&key, args);
+    print_id(&expect(&args.dir)?, args);
     Ok(())
 }
 
@@ -42,23 +34,25 @@ fn print_id(key: &KeyPair, args: &KeysArgs) {
     if args.json { output::json(&json!({ "ok": true, "nodeId": id.to_string() })) } else { output::line(id) }
 }
 
-/// The keys of the node in a folder. A certificate that is about to expire is made anew.
-pub(crate) fn load(dir: &Path) -> Result<NodeKeys> {
-    let store = KeyStore::new(dir);
-    // A mistyped folder shall not become a new node.
-    store.load_key()?.ok_or_else(|| no_key(dir))?;
-    let (key, identity) = store.load_or_create(now())?;
-    Ok(NodeKeys { key, identity })
+/// That there is a node in a folder: a mistyped one shall not become a new node.
+///
+/// # Errors
+///
+/// There is none, or its key cannot be read.
+pub(crate) fn expect(dir: &Path) -> Result<KeyPair> {
+    KeyStore::new(dir).load_key()?.ok_or_else(|| no_key(dir))
 }
 
-/// Keys that are kept nowhere, new ones unless their seed is given.
-pub(crate) fn ephemeral(seed: Option<KeySeed>) -> Result<NodeKeys> {
-    let key = match seed {
-        Some(KeySeed(seed)) => KeyPair::from_seed(&seed),
-        None => KeyPair::generate().map_err(|error| CliError::new("Random", format!("no randomness: {error}")))?,
-    };
-    let identity = create_identity(&key, now()).map_err(|error| CliError::new("Identity", error.to_string()))?;
-    Ok(NodeKeys { key, identity })
+/// A key that is kept nowhere, a new one unless its seed is given.
+pub(crate) fn ephemeral(seed: Option<KeySeed>) -> Result<KeyPair> {
+    match seed {
+        Some(KeySeed(seed)) => Ok(KeyPair::from_seed(&seed)),
+        None => generate(),
+    }
+}
+
+fn generate() -> Result<KeyPair> {
+    KeyPair::generate().map_err(|error| CliError::new("Random", format!("no randomness: {error}")))
 }
 
 fn no_key(dir: &Path) -> CliError {

@@ -3,6 +3,7 @@
 mod agent;
 mod args;
 mod buckets;
+mod cert;
 mod demo;
 mod echo;
 mod error;
@@ -11,6 +12,8 @@ mod keys;
 mod node;
 mod one_shot;
 mod output;
+mod renew;
+mod replay;
 mod run;
 mod runtime;
 mod shape;
@@ -56,6 +59,9 @@ impl Command {
             Self::Find(args) => find::find(args, runtime).await,
             Self::Ping(args) => find::ping(args, runtime).await,
             Self::Buckets(args) => buckets::buckets(args, runtime).await,
+            Self::Cert(args) => cert::cert(&args),
+            Self::Renew(args) => renew::renew(args, runtime).await,
+            Self::Replay(args) => replay::replay(&args),
             Self::Demo(args) => demo::run(args, runtime).await,
         }
     }

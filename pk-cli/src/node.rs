@@ -1,20 +1,30 @@
 //! A node as the commands start it.
 
-use std::net::SocketAddr;
+use std::path::Path;
 
-use pk_driver::{Node, NodeConfig, Runtime};
+use pk_driver::{KeyPair, Node, NodeConfig, Runtime};
 use pk_proto::{BucketIndex, NodeContact, NodeId};
 
-use crate::error::Result;
-use crate::keys::NodeKeys;
+use crate::error::{CliError, Result};
+use crate::keys;
 
-/// The settings of a node with these keys. Without `listen` it takes a free port on every address.
-pub(crate) fn config(keys: &NodeKeys, listen: Option<SocketAddr>) -> NodeConfig {
-    let mut config = NodeConfig::new(keys.key.clone(), keys.identity.clone());
-    if let Some(listen) = listen {
-        config.listen = listen;
-    }
-    config
+/// The settings of the node in a folder, as it was when it last ran. The folder is its alone from here on.
+///
+/// # Errors
+///
+/// There is no node in the folder, one is running there, or what is stored cannot be read.
+pub(crate) fn open(dir: &Path) -> Result<NodeConfig> {
+    keys::expect(dir)?;
+    Ok(NodeConfig::open(dir)?)
+}
+
+/// The settings of a node that is kept nowhere.
+///
+/// # Errors
+///
+/// The operating system has no randomness to give.
+pub(crate) fn ephemeral(key: KeyPair) -> Result<NodeConfig> {
+    NodeConfig::ephemeral(key).map_err(|error| CliError::new("Identity", error.to_string()))
 }
 
 /// Every node of the graph with its bucket, the nearest first.

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 use indicatif::ProgressBar;
 use pk_driver::{Node, NodeError, Runtime};
-use pk_proto::{Failure, Options, Synced};
+use pk_proto::{Failure, Options};
 
 use crate::args::OneShotArgs;
 use crate::error::{CliError, Result};
-use crate::{keys, node, signal};
+use crate::{node, signal};
 
 /// The shortest deadline that there is.
 const LEAST: Duration = Duration::from_millis(1);
@@ -49,7 +49,9 @@ pub(crate) async fn with_node<R: Runtime + Unpin>(
 ) -> Result<()> {
     let limit = Limit { begun: Instant::now(), limit: Duration::from_secs(args.timeout) };
     let signal = signal::stop_signal()?;
-    let node = Node::start_on(runtime, node::config(&keys::load(&args.dir)?, None)).await?;
+    let mut config = node::open(&args.dir)?;
+    args.mdns.apply(&mut config);
+    let node = Node::start_on(runtime, config).await?;
     let result = match select(pin!(work(&node, limit)), pin!(signal)).await {
         Either::Left((result, _)) => result,
         Either::Right((signal, _)) => Err(CliError::new("Interrupted", format!("interrupted by {signal}"))),
@@ -58,22 +60,35 @@ pub(crate) async fn with_node<R: Runtime + Unpin>(
     result
 }
 
-/// Joins through the seeds of `args`; with `whole` also learns the neighbourhood.
+/// Joins through the seeds of `args`, or else through whom the node knows from before; with `whole` also learns the
+/// neighbourhood.
 ///
 /// # Errors
 ///
-/// No seed could be reached.
+/// No seed could be reached. There is none, and the node knows nobody: unless it may ask the local network.
 pub(crate) async fn join<R: Runtime + Unpin>(
     node: &Node<R>,
     args: &OneShotArgs,
     whole: bool,
     limit: Limit,
-) -> Result<Synced> {
+) -> Result<()> {
+    if args.seed_nodes.is_empty() {
+        let knows_nobody = node.metrics().await?.nodes == 0;
+        if knows_nobody && !args.mdns.is_on() {
+            let message =
+                format!("the node in {} knows no other node yet, and no seed node was given", args.dir.display());
+            return Err(CliError::new("NoSeeds", message).tip("give it one with --seed-node pk://ID@HOST:PORT"));
+        }
+        if knows_nobody || !whole {
+            // The search itself begins with whom it knows.
+            return Ok(());
+        }
+    }
     let mut options = limit.options();
     // A little sooner than the whole, so that each seed's own failure is told.
     options.connect_timeout = options.deadline.map(|left| (left * 4 / 5).clamp(LEAST, CONNECT_TIMEOUT));
     let join = node.sync_node_graph(args.seed_nodes.clone(), whole, options);
-    waiting(args, "joining", join).await.map_err(|error| in_time(error, limit))
+    waiting(args, "joining", join).await.map(drop).map_err(|error| in_time(error, limit))
 }
 
 /// Shows that something takes its time: on stderr, for people, if it is a terminal.

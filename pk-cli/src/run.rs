@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pk_driver::{Node, NodeError, Runtime};
+use pk_driver::{Node, NodeError, Record, Runtime};
 use pk_proto::{Options, SeedNode, Synced};
 
 use crate::args::RunArgs;
@@ -19,30 +19,32 @@ pub(crate) async fn run<R: Runtime + Unpin>(args: RunArgs, runtime: R) -> Result
     if args.stdio { stdio::run(args, runtime).await } else { agent::run(args, runtime).await }
 }
 
-/// The node of `args`, started, and its keys.
-pub(crate) async fn start<R: Runtime + Unpin>(args: &RunArgs, runtime: &R) -> Result<(Node<R>, keys::NodeKeys)> {
-    let keys = match &args.dir {
-        Some(dir) => keys::load(dir)?,
-        None => keys::ephemeral(args.seed)?,
+/// The node of `args`, started.
+pub(crate) async fn start<R: Runtime + Unpin>(args: &RunArgs, runtime: &R) -> Result<Node<R>> {
+    let mut config = match &args.dir {
+        Some(dir) => node::open(dir)?,
+        None => node::ephemeral(keys::ephemeral(args.seed)?)?,
     };
-    let mut config = node::config(&keys, Some(args.listen()));
+    config.listen = args.listen();
     if let Some(timeout) = args.connect_timeout() {
         config.core.connect_timeout = timeout;
     }
     config.driver.idle_timeout = args.keepalive_timeout();
     config.driver.keep_alive = args.keepalive_interval();
-    Ok((Node::start_on(runtime.clone(), config).await?, keys))
+    config.record = args.record.clone().map(Record::file);
+    args.mdns.apply(&mut config);
+    Ok(Node::start_on(runtime.clone(), config).await?)
 }
 
-/// Joins through the seeds, again and again until one of them is reached, and tells of every try: how long it took and how
-/// it went.
+/// Joins through the seeds, or else through whom the node knows from before, again and again until it has, and tells of
+/// every try: how long it took and how it went. A node that knows nobody and has no seeds waits for others.
 pub(crate) async fn join<R: Runtime + Unpin>(
     node: &Node<R>,
     runtime: &R,
     seeds: &[SeedNode],
     tell: impl AsyncFn(Duration, std::result::Result<Synced, NodeError>),
 ) {
-    if seeds.is_empty() {
+    if seeds.is_empty() && node.metrics().await.is_ok_and(|metrics| metrics.nodes == 0) {
         return;
     }
     let mut delay = REJOIN_DELAY;

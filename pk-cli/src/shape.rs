@@ -2,9 +2,12 @@
 
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use pk_proto::{
-    ActiveNode, ConnectionInfo, ContactMode, Identity, NodeAddress, NodeContact, NodeContactAddressData, NodeId, Scopes,
+    ActiveNode, ConnectionInfo, ContactMode, Identity, NodeAddress, NodeContact, NodeContactAddressData, NodeId,
+    Scopes, SetNodeOutcome,
 };
 use serde_json::{Map, Value, json};
+
+use crate::error::{CliError, Result};
 
 /// NodeAddress: host and port.
 pub(crate) fn address(address: &NodeAddress) -> Value {
@@ -24,6 +27,22 @@ pub(crate) fn contact(contact: &NodeContact) -> Value {
 /// What findNode and pingNode give for a node that was found.
 pub(crate) fn found(at: &NodeAddress, data: &NodeContactAddressData) -> Value {
     json!([address(at), contact_data(data)])
+}
+
+/// What became of a node that was to be put into the graph. The reference says nothing of it.
+///
+/// # Errors
+///
+/// It was rejected.
+pub(crate) fn set_node(outcome: SetNodeOutcome) -> Result<Value> {
+    match outcome {
+        SetNodeOutcome::Added => Ok(json!({ "outcome": "added" })),
+        SetNodeOutcome::Updated => Ok(json!({ "outcome": "updated" })),
+        SetNodeOutcome::Replaced(node) => Ok(json!({ "outcome": "replaced", "replaced": node.to_string() })),
+        SetNodeOutcome::Pending => Ok(json!({ "outcome": "pending" })),
+        SetNodeOutcome::Rejected(why) => Err(CliError::new("Rejected", format!("the node was rejected: {why}"))),
+        other => Err(CliError::new("Unexpected", format!("{other:?}"))),
+    }
 }
 
 /// One entry of the answer to nodesClosestLocalNodesGet.

@@ -45,6 +45,20 @@ pub(crate) fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
+/// The day and the minute of a unix time in seconds, in UTC.
+pub(crate) fn date(unix: u64) -> String {
+    // Days since 0000-03-01, in eras of 400 years; years begin in March, so that the leap day is their last.
+    let days = unix / 86_400 + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
+    let (hour, minute) = (unix / 3_600 % 24, unix / 60 % 60);
+    format!("{:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC", era * 400 + year)
+}
+
 /// Why a connection is over. The usual end has neither code nor reason worth telling.
 pub(crate) fn why_closed(why: &DisconnectReason) -> String {
     match why {
@@ -64,6 +78,22 @@ mod tests {
             [0, 123, 9_994, 12_340, 99_960, 999_600, 61_000_000, 100_000_000].map(shown),
             ["0.00 ms", "0.12 ms", "9.99 ms", "12.3 ms", "100 ms", "1.00 s", "61.00 s", "100 s"]
         );
+    }
+
+    #[test]
+    fn dates_are_of_the_calendar() {
+        // As `date -u -d @…` has them.
+        for (unix, expected) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (1_709_210_096, "2024-02-29 12:34 UTC"),
+            (1_798_761_599, "2026-12-31 23:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00 UTC"),
+            (253_402_300_799, "9999-12-31 23:59 UTC"),
+        ] {
+            assert_eq!(date(unix), expected);
+        }
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub type Node = pk_driver::Node<Smol>;
 /// A held connection of a [`Node`].
 pub type ConnectionLease = pk_driver::ConnectionLease<Smol>;
 
+/// Items over a held connection of a [`Node`].
+pub type ConnectionStream<S> = pk_driver::ConnectionStream<Smol, S>;
+
 /// The smol runtime: its global executor, whose threads `SMOL_THREADS` counts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Smol;

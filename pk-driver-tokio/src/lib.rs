@@ -25,6 +25,9 @@ pub type Node = pk_driver::Node<Tokio>;
 /// A held connection of a [`Node`].
 pub type ConnectionLease = pk_driver::ConnectionLease<Tokio>;
 
+/// Items over a held connection of a [`Node`].
+pub type ConnectionStream<S> = pk_driver::ConnectionStream<Tokio, S>;
+
 /// The tokio runtime. A node lives on the runtime in whose context it was started.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tokio;

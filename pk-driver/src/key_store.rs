@@ -122,7 +122,7 @@ impl KeyStore {
                 key
             }
         };
-        let (identity, fresh) = match self.load_chain()? {
+        let (identity, fresh) = match self.load_identity()? {
             Some(identity) => match renew_certificate(&identity, &key, now)? {
                 Some(renewed) => (renewed, true),
                 None => (identity, false),
@@ -142,6 +142,15 @@ impl KeyStore {
     /// Any [`KeyStoreError`] about the key file.
     pub fn load_key(&self) -> Result<Option<KeyPair>, KeyStoreError> {
         read_key(&self.key_path())
+    }
+
+    /// The certificates, if there are any. Makes and renews none.
+    ///
+    /// # Errors
+    ///
+    /// Any [`KeyStoreError`] about the file of certificates.
+    pub fn load_identity(&self) -> Result<Option<Identity>, KeyStoreError> {
+        read_chain(&self.chain_path())
     }
 
     /// Writes the key of a node that has none yet.
@@ -179,10 +188,6 @@ impl KeyStore {
             text.push('\n');
         }
         self.write(path, &text)?.replace().map_err(|source| KeyStoreError::Io { path: path.to_owned(), source })
-    }
-
-    fn load_chain(&self) -> Result<Option<Identity>, KeyStoreError> {
-        read_chain(&self.chain_path())
     }
 
     fn folder(&self) -> PathBuf {

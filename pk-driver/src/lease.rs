@@ -1,5 +1,11 @@
 //! Connections that are held.
 
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream as Items;
 use pk_proto::{ConnectionInfo, NodeId, Options};
 
 use crate::desk::LeaseToken;
@@ -46,5 +52,51 @@ impl<R> ConnectionLease<R> {
             // An error is the end of the node.
             drop((&mut self.token).await);
         }
+    }
+}
+
+/// Items that come over a held connection, by [`Node::with_conn_stream`]. The connection is released when the items are over
+/// or this is dropped.
+pub struct ConnectionStream<R, S> {
+    /// `None` once they are over.
+    items: Option<Pin<Box<S>>>,
+    lease: Option<Arc<ConnectionLease<R>>>,
+}
+
+impl<R, S> ConnectionStream<R, S> {
+    pub(crate) fn new(lease: Arc<ConnectionLease<R>>, items: S) -> Self {
+        Self { items: Some(Box::pin(items)), lease: Some(lease) }
+    }
+
+    /// The connection; `None` once the items are over.
+    pub fn lease(&self) -> Option<&ConnectionLease<R>> {
+        self.lease.as_deref()
+    }
+}
+
+impl<R, S: Items> Items for ConnectionStream<R, S> {
+    type Item = S::Item;
+
+    /// After the end there is nothing but the end.
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let Some(items) = &mut self.items else { return Poll::Ready(None) };
+        let item = items.as_mut().poll_next(cx);
+        if let Poll::Ready(None) = item {
+            self.items = None;
+            self.lease = None;
+        }
+        item
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.items.as_ref().map_or((0, Some(0)), |items| items.size_hint())
+    }
+}
+
+impl<R, S> fmt::Debug for ConnectionStream<R, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionStream")
+            .field("node", &self.lease().map(ConnectionLease::node))
+            .finish_non_exhaustive()
     }
 }

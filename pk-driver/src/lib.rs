@@ -56,7 +56,7 @@ pub use faults::{Fault, Faults, FaultyStore};
 pub use identity::{IdentityError, create_identity, create_identity_for, renew_certificate};
 pub use key_store::{KeyStore, KeyStoreError};
 pub use keys::KeyPair;
-pub use lease::ConnectionLease;
+pub use lease::{ConnectionLease, ConnectionStream};
 pub use metrics::DriverMetrics;
 pub use node::Node;
 pub use node_config::NodeConfig;

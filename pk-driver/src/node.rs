@@ -18,7 +18,7 @@ use crate::desk::Answer;
 use crate::error::{NodeError, StartError};
 use crate::events::Events;
 use crate::launch::{Handle, Launch, launch};
-use crate::lease::ConnectionLease;
+use crate::lease::{ConnectionLease, ConnectionStream};
 use crate::metrics::DriverMetrics;
 use crate::node_config::NodeConfig;
 use crate::recording::Record;
@@ -251,6 +251,20 @@ impl<R> Node<R> {
         }
     }
 
+    /// Finds the node `relay` and connects to `target` through it, which signals, if there is no live connection to the
+    /// node.
+    pub async fn connect_through(
+        &self,
+        target: NodeId,
+        relay: NodeId,
+        options: Options,
+    ) -> Result<ConnectionInfo, NodeError> {
+        match self.request(Request::ConnectThrough { target, relay, options }).await?.reply {
+            Reply::Connect(connection) => Ok(connection),
+            other => unexpected(&other),
+        }
+    }
+
     /// Finds a node and keeps its connection from being closed for idleness as long as the lease is held.
     pub async fn acquire_connection(&self, target: NodeId, options: Options) -> Result<ConnectionLease<R>, NodeError> {
         let answer = self.request(Request::AcquireConnection { target, options }).await?;
@@ -285,6 +299,40 @@ impl<R> Node<R> {
     ) -> Result<T, NodeError> {
         let lease = self.acquire_connection(target, options).await?;
         Ok(with(&lease).await)
+    }
+
+    /// As [`with_conn`](Self::with_conn), for what comes one by one: the connection is held until the items that `with` gives
+    /// are over, or are dropped.
+    ///
+    /// ```no_run
+    /// # use pk_driver::{Node, NodeError, Runtime};
+    /// # use pk_proto::{NodeId, Options};
+    /// # use futures_util::stream;
+    /// # async fn example<R: Runtime>(node: Node<R>, peer: NodeId) -> Result<(), NodeError> {
+    /// let chunks = node
+    ///     .with_conn_stream(peer, Options::default(), async |conn| {
+    ///         let stream = conn.open_stream("feed/1").await?;
+    ///         Ok(stream::unfold(stream, async |mut stream| {
+    ///             let chunk = stream.read_chunk(4096).await.ok()??;
+    ///             Some((chunk, stream))
+    ///         }))
+    ///     })
+    ///     .await?;
+    /// # drop(chunks); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_connection`](Self::acquire_connection), and those of `with`; the connection is released.
+    pub async fn with_conn_stream<S: futures_core::Stream>(
+        &self,
+        target: NodeId,
+        options: Options,
+        with: impl AsyncFnOnce(Arc<ConnectionLease<R>>) -> Result<S, NodeError>,
+    ) -> Result<ConnectionStream<R, S>, NodeError> {
+        let lease = Arc::new(self.acquire_connection(target, options).await?);
+        let items = with(Arc::clone(&lease)).await?;
+        Ok(ConnectionStream::new(lease, items))
     }
 
     /// Finds a node and opens a stream of an application protocol to it.

@@ -1,5 +1,7 @@
 //! Calls about who a node is. Part of [`Node`].
 
+use pk_proto::Identity;
+
 use crate::error::NodeError;
 use crate::identity::IdentityError;
 use crate::keys::KeyPair;
@@ -7,6 +9,11 @@ use crate::node::Node;
 use crate::renewal::Renewed;
 
 impl<R> Node<R> {
+    /// The certificates that this node presents, newest first.
+    pub fn identity(&self) -> Identity {
+        self.custody.identity()
+    }
+
     /// Becomes another, new key. The node stays reachable under its old id: its certificates lead from the new key to the
     /// old ones. Connections stay for 30 s at most; the nearest nodes are dialled again.
     ///

@@ -214,7 +214,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
 
     /// Carries out one output. Waits for nobody.
     fn execute(&mut self, output: Output) {
-        let Parts { core, cx, net, desk, store, resolver, mdns, .. } = &mut self.parts;
+        let Parts { cx, net, store, resolver, mdns, .. } = &mut self.parts;
         match output {
             Output::Dial { conn, addr, expect, deadline } => net.dial(cx, conn, addr, expect, deadline),
             Output::CancelDial { conn } => net.cancel_dial(cx, conn),
@@ -244,6 +244,11 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             Output::ReplaceIdentity { id, identity } => self.replace_identity(id, &identity),
             Output::Punch { addr, bytes } => net.punch(cx, addr, &bytes),
             Output::Event(event) => {
+                // Whoever is told finds it to be so.
+                if let Event::IdentityRenewed { new, .. } = event {
+                    self.parts.published.view().own_id = new;
+                }
+                let Parts { core, cx, desk, .. } = &mut self.parts;
                 let stopped = matches!(event, Event::Stopped);
                 desk.event(cx, core, event);
                 if stopped {

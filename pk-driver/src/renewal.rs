@@ -40,6 +40,8 @@ pub(crate) struct Custody {
     /// Locked as long as a renewal is under way: one at a time.
     present: Mutex<(KeyPair, Identity)>,
     life: Mutex<Option<Life>>,
+    /// The certificates that are presented, for whoever asks; not locked during a renewal.
+    shown: Mutex<Identity>,
     keys: Option<KeyStore>,
     lifetime: Duration,
     /// A renewal of the certificate is under way.
@@ -49,8 +51,9 @@ pub(crate) struct Custody {
 impl Custody {
     pub(crate) fn new(key: KeyPair, identity: Identity, keys: Option<KeyStore>, lifetime: Duration) -> Arc<Self> {
         let life = Mutex::new(Life::of(&identity).ok());
+        let shown = Mutex::new(identity.clone());
         let present = Mutex::new((key, identity));
-        Arc::new(Self { present, life, keys, lifetime, renewing: AtomicBool::new(false) })
+        Arc::new(Self { present, life, shown, keys, lifetime, renewing: AtomicBool::new(false) })
     }
 
     /// Renews on a thread of its own, to the end, whether anybody waits for it or not: under another key, or under the same
@@ -69,6 +72,11 @@ impl Custody {
             result
         };
         blocking::spawn("pk-renewal", work).map_err(NodeError::Thread)
+    }
+
+    /// What is presented now.
+    pub(crate) fn identity(&self) -> Identity {
+        lock(&self.shown).clone()
     }
 
     /// Looks whether the certificate is due, and begins to renew it. Returns when to look again.
@@ -128,6 +136,7 @@ impl Custody {
             return Err(error);
         }
         *lock(&self.life) = Life::of(&identity).ok();
+        lock(&self.shown).clone_from(&identity);
         if let Some(keys) = &self.keys {
             let placed = if next.is_some() { keys.activate(new) } else { keys.save_identity(&identity) };
             if let Err(error) = placed {

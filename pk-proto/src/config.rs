@@ -4,6 +4,8 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::claims::{ClaimPolicy, DigestAlgorithm};
+
 /// The settings of a [`NodeManager`](crate::NodeManager). Start from [`Config::default`]; `NodeManager::new` validates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -91,6 +93,35 @@ pub struct Config {
     /// Application protocols that may be registered. 0 to 4096; default 64.
     pub protocol_limit: usize,
 
+    // -- claims
+    /// Who may have claims signed by this node. Default: nobody.
+    pub claim_policy: ClaimPolicy,
+    /// How the claims of this node digest the one before. BLAKE3 or BLAKE2b-256 (what Polykey 1.x writes); default BLAKE3.
+    pub claim_digest: DigestAlgorithm,
+    /// How long the embedder has to answer [`ClaimAsked`](crate::Event::ClaimAsked). 1 ms to 1 h; default 30 s.
+    pub claim_ask_timeout: Duration,
+    /// Before the first of the next attempts of an exchange that another one has overtaken; it doubles with each, half of
+    /// it is left to chance. 1 ms to 1 min; default 100 ms.
+    pub claim_retry_delay: Duration,
+    /// Before an exchange whose claim stands is resumed with a peer that is connected; it doubles to 64 times itself.
+    /// 1 s to 24 h; default 60 s.
+    pub claim_resume_delay: Duration,
+    /// Exchanges that peers have begun, at a time. 1 to 65536; default 256.
+    pub exchange_limit: usize,
+    /// Exchanges that one peer has begun, at a time, and of those that we have agreed to and that it has not finished, how
+    /// many are remembered, the newest ones. 1 to 1024; default 8.
+    pub exchanges_per_peer: usize,
+    /// Unfinished exchanges that are remembered in all, ours and others'. 1 to 65536; default 1024.
+    pub open_exchange_limit: usize,
+    /// Nodes on the allow-list. 0 to 1,000,000; default 65536.
+    pub allow_list_limit: usize,
+    /// Claims of one chain that are taken of a peer in one request. 1 to 10,000,000; default 65,536.
+    pub chain_claim_limit: usize,
+    /// Bytes of the tokens of one chain that are taken of a peer in one request. 64 KiB to 16 GiB; default 64 MiB.
+    pub chain_byte_limit: u64,
+    /// Questions of peers for claims that wait for the store at a time. 1 to 4096; default 64.
+    pub claims_serve_limit: usize,
+
     // -- end
     /// `stop` ends by force after this. 0 to 1 min; default 1 s.
     pub stop_timeout: Duration,
@@ -144,6 +175,18 @@ impl Default for Config {
             send_queue_limit: 256 * 1024,
             fault_limit: 16,
             protocol_limit: 64,
+            claim_policy: ClaimPolicy::Refuse,
+            claim_digest: DigestAlgorithm::Blake3,
+            claim_ask_timeout: Duration::from_secs(30),
+            claim_retry_delay: Duration::from_millis(100),
+            claim_resume_delay: Duration::from_secs(60),
+            exchange_limit: 256,
+            exchanges_per_peer: 8,
+            open_exchange_limit: 1024,
+            allow_list_limit: 65_536,
+            chain_claim_limit: 65_536,
+            chain_byte_limit: 64 * 1024 * 1024,
+            claims_serve_limit: 64,
             stop_timeout: Duration::from_secs(1),
         }
     }
@@ -202,6 +245,19 @@ impl Config {
         bytes("send_queue_limit", self.send_queue_limit, 64 * 1024, 64 * 1024 * 1024)?;
         count("fault_limit", self.fault_limit as usize, 1, 1_000_000)?;
         count("protocol_limit", self.protocol_limit, 0, 4096)?;
+        if !matches!(self.claim_digest, DigestAlgorithm::Blake3 | DigestAlgorithm::Blake2b256) {
+            return Err(ConfigError::Digest(self.claim_digest));
+        }
+        time("claim_ask_timeout", self.claim_ask_timeout, MS, HOUR)?;
+        time("claim_retry_delay", self.claim_retry_delay, MS, MINUTE)?;
+        time("claim_resume_delay", self.claim_resume_delay, SECOND, DAY)?;
+        count("exchange_limit", self.exchange_limit, 1, 65_536)?;
+        count("exchanges_per_peer", self.exchanges_per_peer, 1, 1024)?;
+        count("open_exchange_limit", self.open_exchange_limit, 1, 65_536)?;
+        count("allow_list_limit", self.allow_list_limit, 0, 1_000_000)?;
+        count("chain_claim_limit", self.chain_claim_limit, 1, 10_000_000)?;
+        bytes("chain_byte_limit", self.chain_byte_limit, 64 * 1024, 16 * 1024 * 1024 * 1024)?;
+        count("claims_serve_limit", self.claims_serve_limit, 1, 4096)?;
         time("stop_timeout", self.stop_timeout, Duration::ZERO, MINUTE)
     }
 }
@@ -222,6 +278,9 @@ pub enum ConfigError {
         /// Its greatest value.
         max: u64,
     },
+    /// `claim_digest` is one that is only verified.
+    #[error("claim_digest is {0:?}; it must be Blake3 or Blake2b256")]
+    Digest(DigestAlgorithm),
     /// A duration.
     #[error("{name} is {value:?}; it must be {min:?} to {max:?}")]
     Time {

@@ -3,6 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -25,10 +26,15 @@ pub(crate) enum Dice {
     Refresh,
     /// Nonces of signals, and the bytes of punches.
     Signals,
+    /// When exchanges of claims begin again.
+    Claims,
 }
 
+/// Signature checks of one call into the machine, so that none takes longer than a few milliseconds (DESIGN section 3, rule 8).
+const CHECKS: usize = 64;
+
 /// How many parts draw.
-const DICE: u8 = 3;
+const DICE: u8 = 4;
 
 /// The context of one call into the machine.
 #[derive(Debug)]
@@ -38,6 +44,8 @@ pub(crate) struct Cx {
     pub(crate) ids: Ids,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
+    /// Signature checks that this call into the machine may still make.
+    checks: usize,
     /// Every id of our certificate chain, newest first; never empty.
     own: Vec<NodeId>,
     /// Kinds of networks in which we listen.
@@ -60,6 +68,7 @@ impl Cx {
             ids: Ids::default(),
             config,
             metrics: Metrics::default(),
+            checks: CHECKS,
             own,
             listening: Vec::new(),
             outputs: VecDeque::new(),
@@ -71,6 +80,24 @@ impl Cx {
     /// Moves the clock, never backwards (DESIGN section 3, rule 1).
     pub(crate) fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        self.checks = CHECKS;
+    }
+
+    /// Whether so many signature checks may be made in this call. If not, the rest waits for [`later`](Self::later).
+    pub(crate) fn take_checks(&mut self, checks: usize) -> bool {
+        match self.checks.checked_sub(checks) {
+            Some(left) => {
+                self.checks = left;
+                self.metrics.signature_checks += checks as u64;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The first moment that is another call's.
+    pub(crate) fn later(&self) -> Instant {
+        self.now + Duration::from_micros(1)
     }
 
     pub(crate) fn unix(&self) -> UnixMillis {
@@ -103,11 +130,12 @@ impl Cx {
     }
 
     pub(crate) fn random_u64(&mut self, part: Dice) -> u64 {
-        let [calls, refresh, signals] = &mut self.dice;
+        let [calls, refresh, signals, claims] = &mut self.dice;
         match part {
             Dice::Calls => calls.next_u64(),
             Dice::Refresh => refresh.next_u64(),
             Dice::Signals => signals.next_u64(),
+            Dice::Claims => claims.next_u64(),
         }
     }
 

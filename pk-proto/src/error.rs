@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::cert::CertificateFault;
+use crate::claims::{ClaimFault, ClaimId, ExchangeFault};
 use crate::config::ConfigError;
 use crate::id::NodeId;
 use crate::io::{DialFailure, DisconnectReason};
@@ -64,6 +65,12 @@ pub enum RequestError {
     /// The new identity cannot follow the present one.
     #[error("the new identity is refused: {0}")]
     Identity(String),
+    /// The claim has not the form of one.
+    #[error("the claim cannot be made: {0}")]
+    Claim(ClaimFault),
+    /// The claim is a link, which `claim_node` makes, or neither its issuer nor its subject is this node.
+    #[error("a claim of our chain is issued by this node or about it, and links are made by both of their nodes")]
+    ForeignClaim,
     /// There is nobody to start from.
     #[error("no seed node was given, and the graph is empty")]
     NoSeeds,
@@ -117,6 +124,13 @@ pub enum Failure {
     /// The peer broke the protocol.
     #[error("the peer broke the protocol: {0}")]
     Peer(#[from] PeerFault),
+    /// Our claim is in our chain, but the peer may not have its own. The exchange is resumed when the peer is connected;
+    /// [`Event::ClaimSettled`](crate::Event::ClaimSettled) follows then.
+    #[error("claim {0} stands, but the peer has not confirmed its own")]
+    ClaimInDoubt(ClaimId),
+    /// The holder of our key did not sign, or not properly.
+    #[error("signing failed: {0}")]
+    Signing(String),
     /// No connection to the address that was asked for.
     #[error("could not connect{}", dials(.0))]
     Dial(Vec<(crate::address::NodeAddress, DialFailure)>),
@@ -168,6 +182,9 @@ pub enum PeerFault {
     /// Nothing in common in the versions.
     #[error("no common version")]
     Version,
+    /// It broke the rules of an exchange of claims, or asked us to sign what we do not.
+    #[error("claims: {0}")]
+    Claims(#[from] ExchangeFault),
 }
 
 fn dials(failures: &[(crate::address::NodeAddress, DialFailure)]) -> String {

@@ -212,6 +212,10 @@ number! {
     LeaseId
 }
 number! {
+    /// One question to the embedder whether to sign a claim of a peer; [`Event::ClaimAsked`](crate::Event::ClaimAsked).
+    AskId
+}
+number! {
     /// One effect with an answer: a signature, a write, a read, a name to resolve, a browse, an identity change.
     EffectId
 }
@@ -224,6 +228,7 @@ pub(crate) struct Ids {
     requests: u64,
     leases: u64,
     effects: u64,
+    asks: u64,
 }
 
 impl Ids {
@@ -241,6 +246,10 @@ impl Ids {
 
     pub(crate) fn lease(&mut self) -> LeaseId {
         LeaseId(step(&mut self.leases, 1))
+    }
+
+    pub(crate) fn ask(&mut self) -> AskId {
+        AskId(step(&mut self.asks, 1))
     }
 
     pub(crate) fn effect(&mut self) -> EffectId {

@@ -27,13 +27,15 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Hostname, NodeAddress};
+use crate::claims::{Claim, ClaimId};
 use crate::error::{Failure, PeerFault};
-use crate::id::{ConnectionId, EffectId, LeaseId, NodeId, RequestId, StreamId};
+use crate::id::{AskId, ConnectionId, EffectId, LeaseId, NodeId, RequestId, StreamId};
 use crate::request::Reply;
 use crate::time::{Instant, UnixMillis};
 
@@ -165,8 +167,20 @@ pub enum Event {
     NodeRemoved { node: NodeId },
     /// This node has another key, and another id, from now on; it stays reachable under its old ones.
     IdentityRenewed { old: NodeId, new: NodeId },
+    /// The next claims of a chain that was asked for, in its order, each verified in its place; they follow those of the event
+    /// before. At most 64 KiB of tokens, or one claim.
+    ChainData { id: RequestId, claims: Vec<Claim> },
     /// A peer broke the protocol. What it touched was dropped; `metrics()` counts every one, this tells of it.
     PeerMisbehaved { conn: ConnectionId, node: NodeId, fault: PeerFault },
+    /// A claim is in our chain, durably. Of a link, `node` is the other one.
+    ClaimAdded { claim: ClaimId, node: Option<NodeId> },
+    /// A peer wants a claim signed, and the policy is to ask: `answer_claim` decides. No answer `within` is a refusal.
+    ClaimAsked { ask: AskId, node: NodeId, claim: Claim, within: Duration },
+    /// Our claim about this node is in our chain; the node may not have its own. What is missing is made up for when it is
+    /// next connected. Said when an exchange ends so, and at the start of every life until it is settled.
+    ClaimInDoubt { claim: ClaimId, node: NodeId },
+    /// A claim that was in doubt is not any more: the node has its own.
+    ClaimSettled { claim: ClaimId, node: NodeId },
     /// The machine has stopped. The last output.
     Stopped,
 }

@@ -39,6 +39,10 @@ metrics! {
     send_bytes,
     /// Requests that are open.
     requests_open,
+    /// Exchanges of claims that peers have begun.
+    exchanges,
+    /// Exchanges of claims that are remembered because they are not finished.
+    exchanges_open,
     /// Timers that are armed.
     timers,
     /// Changes of the graph that are not in the store.
@@ -63,12 +67,22 @@ metrics! {
     signals_relayed,
     /// Addresses punched at for others.
     punches,
+    /// Claims that were appended to our chain.
+    claims,
+    /// Claims of peers and of networks that were signed.
+    claims_signed,
     /// Garbage collections of buckets.
     collections,
     /// Buckets that were refreshed.
     refreshes,
     /// Timers that fired.
     timeouts,
+    /// Claims that were told to peers.
+    claims_served,
+    /// Claims of peers that were verified.
+    claims_verified,
+    /// Signatures of claims that were checked.
+    signature_checks,
 
     // -- what was refused or dropped
     /// Inputs about something that is over or was never there.
@@ -111,6 +125,20 @@ metrics! {
     signals_refused,
     /// Addresses not punched at.
     punches_refused,
+    /// Peers that asked for a signature and did not get it: the policy, a limit, or what they wanted signed.
+    signatures_refused,
+    /// Claims that another one had overtaken before they were appended; they are made again.
+    claims_stale,
+    /// Peers that broke the rules of an exchange of claims.
+    claim_faults,
+    /// Signatures that the holder of our key did not make.
+    signing_failures,
+    /// Exchanges that we had agreed to and that are forgotten, because their peer has begun so many.
+    exchanges_forgotten,
+    /// Questions for claims that were refused because of `claims_serve_limit`.
+    claims_refused,
+    /// Chains of peers that did not end well.
+    chain_faults,
     /// Writes that failed; those of the graph are tried again.
     store_failures,
 }

@@ -1,13 +1,16 @@
 //! What the embedder may ask for, and what it gets. Each [`Request`] is plain data, so that a driver passes it on and a
 //! recording holds it; each ends with exactly one [`Event::Done`](crate::Event::Done).
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Bound;
 use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::address::{NodeAddress, NodeContactAddressData};
+use crate::claims::{ChainFault, Claim, ClaimContent, ClaimId, Gestalt};
 use crate::graph::NodeContact;
 use crate::id::{BucketIndex, ConnectionId, LeaseId, NodeId, StreamId};
 use crate::io::{DialFailure, Identity};
@@ -109,6 +112,16 @@ pub enum Request {
         /// Deadlines.
         options: Options,
     },
+    /// Find the node `relay` and connect through it: it signals, and both ends punch. Nothing is done if there is a live
+    /// connection to the node.
+    ConnectThrough {
+        /// Whom; nobody else is accepted.
+        target: NodeId,
+        /// Who signals.
+        relay: NodeId,
+        /// Deadlines.
+        options: Options,
+    },
     /// Find a node and keep its connection from being closed for idleness until `release`.
     AcquireConnection {
         /// Whom.
@@ -168,6 +181,40 @@ pub enum Request {
         /// The new certificate, issued by the present key, before the present chain.
         identity: Identity,
     },
+    /// Cross-sign a claim with a node: both get one into their own chain that says they belong together (specification:
+    /// claimNode). Not given up once ours is being written.
+    ClaimNode {
+        /// With whom.
+        target: NodeId,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Append a claim of another type to our chain, signed by us.
+    AddClaim {
+        /// What it says.
+        content: ClaimContent,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Append a claim about a network to our chain, `ClaimNetworkAccess` or `ClaimNetworkAuthority`, signed by us and by
+    /// the node that it belongs to.
+    ClaimNetwork {
+        /// Who signs it besides us.
+        target: NodeId,
+        /// What it says.
+        content: ClaimContent,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Put a node on the allow-list of the claim policy, or take it off.
+    AllowClaim {
+        /// Whom, by any id that its certificates prove.
+        node: NodeId,
+        /// On, or off.
+        allowed: bool,
+        /// Deadlines.
+        options: Options,
+    },
     /// Ask the local network where a node is.
     QueryMdns {
         /// Whom.
@@ -175,11 +222,78 @@ pub enum Request {
         /// How long; `None` is `Config::mdns_timeout`.
         timeout: Option<Duration>,
     },
+    /// Find a node, read its sigchain and verify it as it comes. The claims are told by
+    /// [`Event::ChainData`](crate::Event::ChainData), a page at a time; their links go into the gestalts.
+    RequestChainData {
+        /// Whose.
+        target: NodeId,
+        /// The last claim of this chain that is known already; the next one has to follow it. `None` for all.
+        since: Option<Box<Claim>>,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Read claims of the own sigchain.
+    Claims {
+        /// Which.
+        query: ClaimsQuery,
+        /// Deadlines.
+        options: Options,
+    },
+    /// Read which nodes are linked with one.
+    Gestalt {
+        /// With whom.
+        node: NodeId,
+        /// Which.
+        query: GestaltQuery,
+        /// Deadlines.
+        options: Options,
+    },
     /// Write everything that is not written yet, durably.
     Flush {
         /// Deadlines.
         options: Options,
     },
+}
+
+/// Which claims of the own sigchain to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimsQuery {
+    /// Where to begin.
+    pub from: Bound<ClaimId>,
+    /// Where to end.
+    pub to: Bound<ClaimId>,
+    /// The newest first.
+    pub descending: bool,
+    /// How many. 1 to 1000; default 100.
+    pub limit: usize,
+}
+
+impl Default for ClaimsQuery {
+    fn default() -> Self {
+        Self { from: Bound::Unbounded, to: Bound::Unbounded, descending: false, limit: 100 }
+    }
+}
+
+impl ClaimsQuery {
+    /// The one claim with this id.
+    pub fn id(id: ClaimId) -> Self {
+        Self { from: Bound::Included(id), to: Bound::Included(id), descending: false, limit: 1 }
+    }
+}
+
+/// Which nodes of a gestalt to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GestaltQuery {
+    /// Only those that the node itself is linked with.
+    pub direct: bool,
+    /// How many nodes. 1 to 4096; default 256. Four times as many links.
+    pub limit: usize,
+}
+
+impl Default for GestaltQuery {
+    fn default() -> Self {
+        Self { direct: false, limit: 256 }
+    }
 }
 
 impl Request {
@@ -190,11 +304,19 @@ impl Request {
             Self::PingNode { options, .. }
             | Self::PingNodeAddress { options, .. }
             | Self::Connect { options, .. }
+            | Self::ConnectThrough { options, .. }
             | Self::AcquireConnection { options, .. }
             | Self::OpenStream { options, .. }
             | Self::AskClosest { options, .. }
             | Self::SyncNodeGraph { options, .. }
             | Self::RefreshBucket { options, .. }
+            | Self::ClaimNode { options, .. }
+            | Self::AddClaim { options, .. }
+            | Self::ClaimNetwork { options, .. }
+            | Self::AllowClaim { options, .. }
+            | Self::RequestChainData { options, .. }
+            | Self::Claims { options, .. }
+            | Self::Gestalt { options, .. }
             | Self::Flush { options } => *options,
             Self::SetNode { how, .. } => how.options,
             Self::Renew { .. } | Self::QueryMdns { .. } => Options::default(),
@@ -238,10 +360,44 @@ pub enum Reply {
         /// Who it is; the same if only the certificate is another one.
         new: NodeId,
     },
+    /// Both nodes have their claim; this is ours.
+    ClaimNode(ClaimId),
+    /// The claim is in our chain.
+    AddClaim(ClaimId),
+    /// The claim is in our chain, with the signature of the node behind ours.
+    ClaimNetwork(Claim),
+    /// The allow-list is written.
+    AllowClaim,
     /// Where the local network says the node is.
     QueryMdns(Vec<NodeAddress>),
+    /// The chain was read to its end, or to where it is not one any more.
+    ChainData(ChainData),
+    /// Claims of the own sigchain.
+    Claims(ClaimsFound),
+    /// Who is linked with the node.
+    Gestalt(Gestalt),
     /// Everything is written.
     Flush,
+}
+
+/// How reading a chain ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainData {
+    /// How many claims were verified; all of them were told.
+    pub verified: u64,
+    /// The last one, to go on from another time; that of the request if none was verified.
+    pub head: Option<Box<Claim>>,
+    /// What is wrong with the claim behind it; `None` if the chain ends there.
+    pub fault: Option<ChainFault>,
+}
+
+/// Claims of the own sigchain.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClaimsFound {
+    /// In the order that was asked for; at most 1 MiB of tokens.
+    pub claims: Vec<Claim>,
+    /// Whether there are more behind the last one.
+    pub more: bool,
 }
 
 /// How a search ended, and what it cost (DESIGN section 5).

@@ -12,6 +12,7 @@ use core::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::claims::{ChainHead, OpenExchange, sigchain};
 use crate::cx::Cx;
 use crate::graph::{NodeContact, NodeGraph};
 use crate::id::{BucketIndex, EffectId, NodeId, RequestId};
@@ -44,6 +45,12 @@ pub struct Snapshot {
     pub contacts: Vec<(NodeId, NodeContact)>,
     /// When each bucket was last refreshed.
     pub refreshed: Vec<(BucketIndex, UnixMillis)>,
+    /// Where the node's chain of claims ends; `None` if it has none.
+    pub chain: Option<ChainHead>,
+    /// Exchanges of claims that are not finished.
+    pub exchanges: Vec<OpenExchange>,
+    /// Who may have claims signed.
+    pub allowed: Vec<NodeId>,
 }
 
 impl Snapshot {
@@ -79,12 +86,10 @@ impl Snapshot {
                     [bucket] => snapshot.refreshed.push((BucketIndex(bucket), decode(table, &value)?)),
                     _ => return Err(SnapshotError::Corrupt(table)),
                 },
-                Table::ClaimHead
-                | Table::Exchanges
-                | Table::AllowList
-                | Table::Claims
-                | Table::Answered
-                | Table::Gestalt => {}
+                Table::ClaimHead => snapshot.chain = Some(sigchain::read_head(&key, &value)?),
+                Table::Exchanges => snapshot.exchanges.push(OpenExchange::read(&key, &value)?),
+                Table::AllowList => snapshot.allowed.push(sigchain::read_allow_row(&key, &value)?),
+                Table::Claims | Table::Answered | Table::Gestalt => {}
             }
         }
         match snapshot.meta {
@@ -185,6 +190,10 @@ pub(crate) struct GraphStore {
     failures: u32,
     /// Requests that wait until everything is written.
     flushing: Vec<RequestId>,
+    /// The node stops: what is written now is the last, and has to survive.
+    last: bool,
+    /// Changes that were given up.
+    forgotten: usize,
 }
 
 impl GraphStore {
@@ -242,9 +251,15 @@ impl GraphStore {
         self.rearm(cx);
     }
 
-    /// What has changed is not worth writing.
+    /// What has changed is not worth writing, or there is no time for it.
     pub(crate) fn forget(&mut self) {
-        self.changes = Changes::default();
+        self.forgotten += core::mem::take(&mut self.changes).len();
+        self.loose = false;
+    }
+
+    /// The node stops: from now on everything is written durably.
+    pub(crate) fn finish(&mut self) {
+        self.last = true;
     }
 
     /// A request waits until everything is written.
@@ -253,14 +268,14 @@ impl GraphStore {
     }
 
     /// Whether nothing is left to write and nothing is being written.
-    pub(crate) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.changes.is_empty() && self.writing.is_none()
     }
 
     /// Changes that are not in the store; while it is being decided which half is in use, that one as well.
     pub(crate) fn unwritten(&self) -> usize {
         let writing = self.writing.as_ref().map_or(0, |(_, changes, _)| changes.len());
-        self.changes.len() + writing + usize::from(self.held)
+        self.changes.len() + writing + usize::from(self.held) + self.forgotten
     }
 
     /// Whether everything is written, and would survive a crash.
@@ -277,7 +292,8 @@ impl GraphStore {
         unproven: &BTreeSet<NodeId>,
         refreshed: &BTreeMap<BucketIndex, UnixMillis>,
     ) {
-        if self.held || self.writing.is_some() || (self.changes.is_empty() && self.flushing.is_empty()) {
+        let wanted = !self.changes.is_empty() || !self.flushing.is_empty() || (self.last && self.loose);
+        if self.held || self.writing.is_some() || !wanted {
             return;
         }
         cx.timers.cancel(Timer::Store);
@@ -300,7 +316,7 @@ impl GraphStore {
                 ops.push(refresh_row(*bucket, *at));
             }
         }
-        let (id, durable) = (cx.ids.effect(), !self.flushing.is_empty());
+        let (id, durable) = (cx.ids.effect(), self.last || !self.flushing.is_empty());
         self.writing = Some((id, changes, durable));
         cx.output(Output::Persist { id, ops, durable });
     }

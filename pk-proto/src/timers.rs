@@ -4,8 +4,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 
 use core::net::SocketAddr;
 
+use crate::claims::ClaimId;
 use crate::connect::RaceId;
-use crate::id::{BucketIndex, ConnectionId, NodeId, RequestId, StreamId};
+use crate::id::{AskId, BucketIndex, ConnectionId, NodeId, RequestId, StreamId};
 use crate::time::Instant;
 
 /// What a timer is for. Its order breaks ties between timers due at the same moment.
@@ -27,10 +28,18 @@ pub(crate) enum Timer {
     Stream(StreamId),
     /// A contact of a search has been silent for so long that another may start beside it.
     Stall(RequestId, NodeId),
+    /// The rest of a chain is verified.
+    Verify(RequestId),
     /// The next garbage collection of a bucket may begin.
     Collect(BucketIndex),
     /// A bucket is refreshed.
     Refresh(BucketIndex),
+    /// An exchange of ours begins again.
+    ClaimRetry(RequestId),
+    /// An exchange of ours whose claim stands may be resumed.
+    ClaimResume(ClaimId),
+    /// The embedder has not said whether to sign.
+    Ask(AskId),
     /// The next datagram of a punching.
     Punch(SocketAddr),
     /// Without a connection to the farther half of all ids, look for one.

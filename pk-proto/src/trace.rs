@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::error::StartError;
-use crate::id::{BucketIndex, LeaseId, NodeId, RequestId};
+use crate::id::{AskId, BucketIndex, LeaseId, NodeId, RequestId};
 use crate::io::{Identity, Input, Output};
 use crate::manager::NodeManager;
 use crate::request::Request;
@@ -76,6 +76,13 @@ pub enum Call {
         delay: Duration,
         /// Only if it is not due earlier.
         lazy: bool,
+    },
+    /// [`NodeManager::answer_claim`].
+    AnswerClaim {
+        /// Which question.
+        ask: AskId,
+        /// Whether to sign.
+        sign: bool,
     },
     /// [`NodeManager::reset_buckets`].
     ResetBuckets,

@@ -69,7 +69,7 @@ names! { INPUTS, input_name, Input:
 
 names! { EVENTS, event_name, Event:
     Ready Done ConnectionOpened ConnectionClosed LeaseLost NodeAdded NodeRemoved IdentityRenewed PeerMisbehaved
-    Stopped, else "Event::(new)"
+    ClaimAdded ClaimAsked ClaimInDoubt ClaimSettled Stopped, else "Event::(new)"
 }
 
 #[cfg(test)]

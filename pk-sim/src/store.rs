@@ -81,6 +81,14 @@ impl Store {
         self.rows.iter().map(|((table, key), value)| (*table, key, value))
     }
 
+    /// Does this as an earlier life would have: it is on the disk.
+    pub fn seed(&mut self, ops: impl IntoIterator<Item = StoreOp>) {
+        for op in ops {
+            apply(&mut self.rows, &op);
+            apply(&mut self.disk, &op);
+        }
+    }
+
     /// Transactions applied so far.
     pub fn transactions(&self) -> u64 {
         self.transactions

@@ -1,4 +1,5 @@
-//! Real nodes under everything at once: requests, kills, partitions, loss. The checkers judge; what is asserted here is that
+//! Real nodes under everything at once: requests, kills, partitions, loss, NATs, stores that fail, new keys.
+//! The checkers judge; what is asserted here is that
 //! they had something to judge, and that calm returns.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
@@ -9,7 +10,7 @@ use pk_proto::{
     ClosestLists, ContactMode, FindNode, NodeContactAddressData, NodeId, Options, Reply, Request, RequestId, Scopes,
     SetNode,
 };
-use pk_sim::{App, AppAction, Cluster, HostId, Link};
+use pk_sim::{App, AppAction, Cluster, Coverage, Dependence, HostId, Link, NatConfig};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -19,6 +20,7 @@ struct Chaos {
     cluster: Cluster,
     rng: ChaCha8Rng,
     open: Vec<(HostId, RequestId)>,
+    renewals: u64,
 }
 
 impl Chaos {
@@ -29,6 +31,13 @@ impl Chaos {
         let mut cluster = builder
             .config(|config| {
                 config.bucket_limit = 3;
+                // Every other pair of seeds does by itself what nodes do: refreshes, retries, writes behind.
+                if seed % 4 >= 2 {
+                    config.refresh_delay = Duration::from_secs(60);
+                    config.retry_delay = Duration::from_secs(20);
+                    config.store_delay = Duration::from_millis(300);
+                    config.mdns = true;
+                }
                 if tight {
                     config.request_limit = 5;
                     config.connection_limit = 8;
@@ -40,7 +49,17 @@ impl Chaos {
                     config.send_queue_limit = 64 * 1024;
                 }
             })
-            .start();
+            .build();
+        // Two behind NATs, the second of which is a strict one; the others are reached from everywhere.
+        for (node, mapping) in [(5, Dependence::Nothing), (6, Dependence::AddressAndPort)] {
+            let nat = cluster.add_nat(NatConfig::new(mapping, Dependence::AddressAndPort));
+            cluster.put_behind(node, nat);
+        }
+        for node in 0..NODES {
+            cluster.host_mut(node).lan = (node < 3).then_some(1);
+            cluster.start_node(node);
+        }
+        cluster.drive(Duration::ZERO);
         for node in 0..NODES {
             cluster.host_mut(node).apps.insert("echo".to_owned(), App::Echo);
             cluster.host_mut(node).store.fail_per_mille = 50;
@@ -49,7 +68,7 @@ impl Chaos {
             cluster.host_mut(node).transport.fin_needs_credit = seed.is_multiple_of(5);
             Self::accept(&mut cluster, node);
         }
-        Self { cluster, rng: ChaCha8Rng::seed_from_u64(seed), open: Vec::new() }
+        Self { cluster, rng: ChaCha8Rng::seed_from_u64(seed), open: Vec::new(), renewals: 0 }
     }
 
     fn accept(cluster: &mut Cluster, node: HostId) {
@@ -58,6 +77,12 @@ impl Chaos {
 
     fn below(&mut self, end: u64) -> u64 {
         self.rng.next_u64() % end
+    }
+
+    /// A NAT forgets what it knows.
+    fn reboot(&mut self) {
+        let nat = self.below(2) as usize;
+        self.cluster.network_mut().reboot_nat(nat);
     }
 
     fn node(&mut self) -> HostId {
@@ -78,7 +103,7 @@ impl Chaos {
         let (target, other) = (self.someone(), self.node());
         let options = Options { deadline: Some(Duration::from_millis(1 + self.below(20_000))), connect_timeout: None };
         let address = self.cluster.address(other);
-        match self.below(9) {
+        match self.below(12) {
             0 => Request::FindNode { target, find: FindNode { options, ..FindNode::default() } },
             1 => Request::PingNode { target, options },
             2 => Request::PingNodeAddress { target, address, options },
@@ -90,10 +115,14 @@ impl Chaos {
                 Request::AskClosest { via: self.cluster.id(other), target, lists, options }
             }
             7 => Request::SyncNodeGraph { seeds: vec![self.cluster.seed_node(other)], blocking: true, options },
+            8 => Request::RefreshBucket { bucket: pk_proto::BucketIndex(255 - self.below(3) as u8), options },
+            9 => Request::QueryMdns { target, timeout: options.deadline },
+            10 => Request::Flush { options },
             _ => {
+                let how = SetNode { block: self.below(2) == 0, force: self.below(3) == 0, options };
                 let connected_time = self.cluster.unix(other);
                 let data = NodeContactAddressData { mode: ContactMode::Direct, connected_time, scopes: Scopes::GLOBAL };
-                Request::SetNode { node: target, address, data, how: SetNode::default() }
+                Request::SetNode { node: target, address, data, how }
             }
         }
     }
@@ -144,6 +173,17 @@ impl Chaos {
                 };
                 self.cluster.app(node, stream, action);
             }
+            17 => {
+                // The true outcome is reported, whatever comes: it is not among those that are cancelled.
+                if self.cluster.begin_renewal(node).is_ok() {
+                    self.renewals += 1;
+                }
+            }
+            18 => self.reboot(),
+            19 => {
+                let failing = self.below(2) * 900;
+                self.cluster.host_mut(node).store.fail_per_mille = 50 + failing as u16;
+            }
             16 => {
                 let skew = self.below(10_000) as i64 - 5000;
                 self.cluster.set_clock(node, skew);
@@ -162,6 +202,7 @@ impl Chaos {
     fn calm(mut self) -> Cluster {
         self.cluster.heal();
         for node in 0..NODES {
+            self.cluster.host_mut(node).store.fail_per_mille = 50;
             if self.cluster.machine(node).is_none() {
                 self.cluster.start_node(node);
             }
@@ -183,7 +224,7 @@ impl Chaos {
 
 fn run(seed: u64) -> Cluster {
     let mut chaos = Chaos::new(seed);
-    for _ in 0..300 {
+    for _ in 0..400 {
         chaos.act();
         let pause = Duration::from_millis(chaos.below(1000));
         chaos.cluster.drive(pause);
@@ -194,8 +235,11 @@ fn run(seed: u64) -> Cluster {
 #[test]
 fn nodes_survive_chaos_and_break_no_rule() {
     let (mut idle_timeouts, mut retransmissions, mut blocked) = (0, 0, 0);
-    for seed in 0..10 {
+    let mut seen = Coverage::default();
+    for seed in 0..400 {
+        println!("DBG seed {seed}");
         let cluster = run(seed);
+        seen.add(cluster.coverage());
         let checks = cluster.check_counters();
         assert!(checks.requests > 50 && checks.gauges > 1000 && checks.nodes > 100 && checks.timers > 10, "{checks:?}");
         assert!(checks.sends > 50 && checks.grants > 50 && checks.searches > 50, "{checks:?}");
@@ -206,6 +250,19 @@ fn nodes_survive_chaos_and_break_no_rule() {
         blocked += transport.blocked;
     }
     assert!(idle_timeouts > 0 && retransmissions > 0 && blocked > 0, "{idle_timeouts} {retransmissions} {blocked}");
+    for word in [
+        "Output::Punch",
+        "Output::Sign",
+        "Output::Browse",
+        "Output::CancelBrowse",
+        "Output::ReplaceIdentity",
+        "Event::IdentityRenewed",
+        "Event::LeaseLost",
+        "Input::Discovered",
+        "Input::Persisted",
+    ] {
+        assert!(seen.count(word) > 0, "{word} never happened");
+    }
 }
 
 #[test]

@@ -147,6 +147,7 @@ fn a_recording_is_replayed_to_its_end() {
                 Call::AcceptProtocol(_) => "accept",
                 Call::RefuseProtocol(_) => "refuse",
                 Call::SetRefreshDelay { .. } => "refresh delay",
+                Call::AnswerClaim { .. } => "answer",
                 Call::ResetBuckets => "reset",
                 Call::Stop => "stop",
             });

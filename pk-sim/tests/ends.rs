@@ -133,6 +133,10 @@ fn a_peer_that_moves_is_known_at_its_new_address() {
     cluster.rehome(1, vec!["203.0.113.5:9".parse().unwrap()]);
     cluster.drive(SECOND);
     assert_eq!(cluster.node(0).connections()[0].address, address("203.0.113.5:9"));
+    // The graph knows both places, the newer first.
+    let contact = cluster.node(0).contact(cluster.id(1)).unwrap();
+    let known: Vec<_> = contact.iter().map(|(address, _)| address.to_string()).collect();
+    assert_eq!(known, ["203.0.113.5:9".to_owned(), "20.0.1.1:1314".to_owned()]);
     let target = cluster.id(1);
     let found = find(&mut cluster, 0, target);
     assert_eq!(found.found.map(|(address, _)| address), Some(address("203.0.113.5:9")));

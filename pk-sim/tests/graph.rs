@@ -43,9 +43,9 @@ fn only_accepted_connections_enter_the_graph() {
     // A peer that tells of nodes that are not there, and one that is there.
     let tales = told(&cluster, &[(nobody(1), "203.0.113.1:1"), (cluster.id(2), "20.0.2.1:1314")]);
     let mut teller = Peer::new(4, move |question| match question {
-        Question::Signal(_) | Question::Punch(_) => Reaction::answer(Answer::Refused(pk_proto::Refusal::Busy)),
         Question::Ping { nonce } => Reaction::answer(Answer::Pong { nonce }),
         Question::Closest { .. } => Reaction::answer(Answer::Closest(Closest { local: tales.clone(), active: vec![] })),
+        _ => Reaction::answer(Answer::Refused(pk_proto::Refusal::Busy)),
     });
     teller.connect(&mut cluster, 0);
     // Asking for them enters nobody.

@@ -246,3 +246,26 @@ fn dials_over_the_limit_wait_for_their_turn() {
     }
     cluster.stop_all();
 }
+
+/// Searches in the background dial the dead, fifteen seconds each; whoever waits for a connection is not kept from it.
+#[test]
+fn what_goes_on_in_the_background_leaves_the_embedder_a_place() {
+    for limit in [2, 4, 8] {
+        let background = |config: &mut pk_proto::Config| {
+            config.dial_limit = limit;
+            config.retry_delay = 10 * SECOND;
+        };
+        let mut cluster = Cluster::quiet().nodes(2).seed(3).config(background).start();
+        for i in 0..60 {
+            tell_of(&mut cluster, 0, nobody(i), address(&format!("203.0.{i}.1:1")));
+        }
+        cluster.drive(15 * SECOND);
+        let places = [1, 3, 6][[2, 4, 8].iter().position(|of| *of == limit).unwrap()];
+        assert_eq!(cluster.node(0).metrics().connections_pending, places, "of {limit}");
+        assert!(cluster.node(0).metrics().dials_delayed > 0);
+        let begun = cluster.now();
+        assert!(matches!(cluster.connect(0, 1), Ok(Reply::Connect(_))), "of {limit}");
+        assert!(cluster.now().since(begun) < SECOND);
+        cluster.stop_all();
+    }
+}

@@ -171,11 +171,19 @@ fn with(mut request: Request, new: Options) -> Request {
         Request::PingNode { options, .. }
         | Request::PingNodeAddress { options, .. }
         | Request::Connect { options, .. }
+        | Request::ConnectThrough { options, .. }
         | Request::AcquireConnection { options, .. }
         | Request::OpenStream { options, .. }
         | Request::AskClosest { options, .. }
         | Request::SyncNodeGraph { options, .. }
         | Request::RefreshBucket { options, .. }
+        | Request::ClaimNode { options, .. }
+        | Request::AddClaim { options, .. }
+        | Request::ClaimNetwork { options, .. }
+        | Request::AllowClaim { options, .. }
+        | Request::RequestChainData { options, .. }
+        | Request::Claims { options, .. }
+        | Request::Gestalt { options, .. }
         | Request::Flush { options } => *options = new,
         Request::SetNode { .. } | Request::Renew { .. } | Request::QueryMdns { .. } => {}
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use common::signals::{in_seconds, punch, request};
 use common::{Peer, Reaction, SECOND, assert_consistent, find, find_with, ms};
 use pk_proto::{
-    ActiveConnection, ActiveNode, Answer, Closest, ContactMode, DialFailure, FindEnd, FindNode, FindOutcome,
-    FindStepEnd, NodeAddress, NodeId, Question, Refusal, SignalRequest, SignalTerms, UnixMillis,
+    ActiveConnection, ActiveNode, Answer, Closest, ContactMode, DialFailure, Failure, FindEnd, FindNode, FindOutcome,
+    FindStepEnd, NodeAddress, NodeId, Options, Question, Refusal, Reply, Request, RequestError, SignalRequest,
+    SignalTerms, UnixMillis,
 };
 use pk_sim::{Cluster, Dependence, HostId, Key, NatConfig};
 
@@ -55,6 +56,33 @@ fn mode(cluster: &Cluster, node: HostId, with: HostId) -> ContactMode {
     let peer = cluster.id(with);
     let connections = cluster.node(node).connections();
     connections.iter().find(|info| info.node == peer && info.primary).unwrap().data.mode
+}
+
+// -- through one relay
+
+#[test]
+fn an_embedder_connects_through_the_relay_that_it_names() {
+    let mut cluster = around_a_relay(1, Some(CONE), Some(CONE));
+    let (target, relay) = (cluster.id(TARGET), cluster.id(RELAY));
+    let through = |target, relay| Request::ConnectThrough { target, relay, options: Options::default() };
+    let Ok(Reply::Connect(info)) = cluster.ask(SOURCE, through(target, relay)) else { panic!() };
+    assert_eq!((info.node, info.data.mode), (target, ContactMode::Signal));
+    // There is nothing to do any more.
+    let Ok(Reply::Connect(again)) = cluster.ask(SOURCE, through(target, relay)) else { panic!() };
+    assert_eq!(again.conn, info.conn);
+    assert_eq!(cluster.node(SOURCE).metrics().signals_sent, 1);
+    // A relay that has never heard of the node, and one that is nowhere.
+    let nobody = Key::from_seed([99; 32]).id();
+    let Err(Failure::Dial(failures)) = cluster.ask(SOURCE, through(nobody, relay)) else { panic!() };
+    assert!(matches!(&failures[..], [(_, DialFailure::Signal(_))]), "{failures:?}");
+    let Err(Failure::NotFound(_)) = cluster.ask(SOURCE, through(Key::from_seed([98; 32]).id(), nobody)) else {
+        panic!()
+    };
+    let own = cluster.id(SOURCE);
+    for (target, relay) in [(own, relay), (target, own)] {
+        let refused = cluster.try_request(SOURCE, through(target, relay));
+        assert_eq!(refused, Err(RequestError::OwnNode));
+    }
 }
 
 // -- NATs

@@ -8,6 +8,7 @@
 pub mod case;
 pub mod certs;
 pub mod child;
+pub mod firewall;
 pub mod log;
 pub mod node;
 pub mod raw;

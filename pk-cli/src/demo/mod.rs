@@ -1,6 +1,8 @@
 //! `pk demo`: a whole network in one process, over QUIC on loopback.
 
+mod life;
 mod network;
+mod polykey;
 mod report;
 mod steps;
 
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use pk_driver::Runtime;
+use pk_interop::Polykey;
 
 use crate::args::DemoArgs;
 use crate::error::{CliError, Result};
@@ -27,7 +30,7 @@ pub(crate) async fn run<R: Runtime + Unpin>(args: DemoArgs, runtime: R) -> Resul
         output::line(format_args!("{nodes} real nodes on {name}, over QUIC on loopback"));
     }
     let demo = Demo { runtime, report: Report::new(args.json) };
-    let result = demo.run(nodes).await;
+    let result = demo.run(nodes, args.interop).await;
     demo.report.end(result.is_ok(), nodes, name);
     result
 }
@@ -38,21 +41,48 @@ struct Demo<R> {
 }
 
 impl<R: Runtime + Unpin> Demo<R> {
-    async fn run(&self, nodes: usize) -> Result<()> {
-        let mut network = Network::default();
+    async fn run(&self, nodes: usize, interop: bool) -> Result<()> {
+        // First of all: it may be that it cannot be had.
+        let polykey = if interop { Some(self.install().await?) } else { None };
+        let mut network = Network::new()?;
         self.step("start", nodes, async |progress| network.start(nodes, &self.runtime, &progress).await).await?;
         let echoes = network.serve_echoes();
         let work = async {
-            let worked = self.work(&network).await;
+            let worked = self.work(&mut network, polykey.as_ref()).await;
             // Whatever failed before: everything is closed, and the echoes end with it.
-            let closed =
-                self.step("shutdown", nodes, async |progress| steps::shutdown(&network, &progress).await).await;
+            let all = network.all().count();
+            let closed = self.step("shutdown", all, async |progress| steps::shutdown(&network, &progress).await).await;
             worked.and(closed)
         };
         join(work, echoes).await.0
     }
 
-    async fn work(&self, network: &Network<R>) -> Result<()> {
+    async fn install(&self) -> Result<Polykey> {
+        let mut installed = None;
+        let install = async |_| {
+            let (polykey, outcome) = polykey::install().await?;
+            installed = Some(polykey);
+            Ok(outcome)
+        };
+        self.step("install", 1, install).await?;
+        installed.ok_or_else(|| CliError::new("Interop", "nothing was installed"))
+    }
+
+    async fn work(&self, network: &mut Network<R>, polykey: Option<&Polykey>) -> Result<()> {
+        let runtime = &self.runtime;
+        self.together(network).await?;
+        if let Some(polykey) = polykey {
+            let meet = async |progress| polykey::meet(network, polykey, &progress).await;
+            self.step("polykey", network.nodes.len() + 1, meet).await?;
+        }
+        self.step("signal", 1, async |progress| life::signal(network, runtime, &progress).await).await?;
+        self.step("mdns", 1, async |progress| life::mdns(network, runtime, &progress).await).await?;
+        self.step("restart", 1, async |progress| life::restart(network, runtime, &progress).await).await?;
+        self.step("renew", 1, async |progress| life::renew(network, runtime, &progress).await).await
+    }
+
+    /// The steps that all nodes take.
+    async fn together(&self, network: &Network<R>) -> Result<()> {
         let nodes = network.nodes.len();
         self.step("join", nodes - 1, async |progress| steps::join(network, &self.runtime, &progress).await).await?;
         let pairs = network.pairs()?;

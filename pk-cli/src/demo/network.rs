@@ -1,12 +1,14 @@
 //! The nodes of the demo.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use pk_driver::{Node, Runtime, StreamAcceptor};
+use pk_driver::{Node, NodeConfig, Runtime, StreamAcceptor};
 use pk_proto::{NodeAddress, SeedNode};
 use serde_json::json;
 
@@ -19,34 +21,101 @@ use crate::{echo, keys, node};
 /// Nodes that start at a time.
 const CONCURRENCY: usize = 16;
 
+pub(super) const DISAGREE: &str = "nodes do not agree on who is connected with whom";
+
 /// The news of a connection's end need a fraction of it.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// All of them; the first is the seed node of the others.
+/// All of them; the first is the seed node of the others, the last one has a folder.
 pub(super) struct Network<R> {
     pub(super) nodes: Vec<Node<R>>,
+    /// Newcomers of single steps.
+    guests: Vec<Node<R>>,
+    folder: Folder,
     acceptors: Vec<StreamAcceptor>,
 }
 
-impl<R> Default for Network<R> {
-    fn default() -> Self {
-        Self { nodes: Vec::new(), acceptors: Vec::new() }
-    }
-}
-
 impl<R: Runtime + Unpin> Network<R> {
+    /// Without any node yet.
+    ///
+    /// # Errors
+    ///
+    /// There is no room for a folder.
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self { nodes: Vec::new(), guests: Vec::new(), folder: Folder::new()?, acceptors: Vec::new() })
+    }
+
     /// Step 1: every node has a key of its own, listens, and echoes streams.
     pub(super) async fn start(&mut self, nodes: usize, runtime: &R, progress: &Progress) -> Result<Outcome> {
-        let start = async |_| {
-            let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let node = Node::start_on(runtime.clone(), node::config(&keys::ephemeral(None)?, Some(listen))).await?;
+        let start = async |number| {
+            let config = match number {
+                // What is not there is made.
+                last if last + 1 == nodes => NodeConfig::open(&self.folder.0)?,
+                _ => node::ephemeral(keys::ephemeral(None)?)?,
+            };
+            let node = start(config, runtime).await?;
             let acceptor = echo::accept(&node).await?;
             progress.tick();
             Ok::<_, CliError>((node, acceptor))
         };
-        let started: Vec<_> = stream::iter(0..nodes).map(start).buffer_unordered(CONCURRENCY).try_collect().await?;
+        let started: Vec<_> = stream::iter(0..nodes).map(start).buffered(CONCURRENCY).try_collect().await?;
         (self.nodes, self.acceptors) = started.into_iter().unzip();
         Ok(Outcome { summary: format!("{} listen", count(nodes as u64, "node")), figures: json!({}) })
+    }
+
+    /// Starts a newcomer that knows nobody.
+    pub(super) async fn guest(&mut self, runtime: &R, change: impl FnOnce(&mut NodeConfig)) -> Result<Node<R>> {
+        let mut config = node::ephemeral(keys::ephemeral(None)?)?;
+        change(&mut config);
+        let node = start(config, runtime).await?;
+        self.guests.push(node.clone());
+        Ok(node)
+    }
+
+    /// Every node and newcomer.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Node<R>> {
+        self.nodes.iter().chain(&self.guests)
+    }
+
+    /// The first node.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub(super) fn first(&self) -> Result<&Node<R>> {
+        self.nodes.first().ok_or_else(|| CliError::new("Start", "no node listens"))
+    }
+
+    /// The node that has a folder.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub(super) fn resident(&self) -> Result<Node<R>> {
+        self.nodes.last().cloned().ok_or_else(|| CliError::new("Start", "no node listens"))
+    }
+
+    /// Its folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder.0
+    }
+
+    /// Starts it again, after its end.
+    pub(super) async fn reopen(&mut self, runtime: &R) -> Result<Node<R>> {
+        let node = start(NodeConfig::open(&self.folder.0)?, runtime).await?;
+        if let Some(last) = self.nodes.last_mut() {
+            *last = node.clone();
+        }
+        Ok(node)
+    }
+
+    /// One of the others: not the seed, if there is any other.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub(super) fn other(&self) -> Result<Node<R>> {
+        self.nodes.iter().rev().nth(1).cloned().ok_or_else(|| CliError::new("Start", "there is only one node"))
     }
 
     /// Echoes whatever is streamed to any node, until all have shut down.
@@ -63,9 +132,9 @@ impl<R: Runtime + Unpin> Network<R> {
     ///
     /// There is no node that listens.
     pub(super) fn seed(&self) -> Result<SeedNode> {
-        let listens = self.nodes.first().and_then(|node| Some((node.own_id(), *node.local_addrs().first()?)));
-        let (node, addr) = listens.ok_or_else(|| CliError::new("Start", "no node listens"))?;
-        Ok(SeedNode { node, address: NodeAddress::from_socket(addr) })
+        let node = self.first()?;
+        let addr = node.local_addrs().first().copied().ok_or_else(|| CliError::new("Start", "no node listens"))?;
+        Ok(SeedNode { node: node.own_id(), address: NodeAddress::from_socket(addr) })
     }
 
     /// Waits until both ends agree on every connection, and returns how many there are. A search that ends leaves dials
@@ -75,7 +144,7 @@ impl<R: Runtime + Unpin> Network<R> {
     ///
     /// They do not agree in time.
     pub(super) async fn settle(&self, runtime: &R) -> Result<usize> {
-        until(runtime, async || {
+        until(runtime, DISAGREE, async || {
             let ends = try_join_all(self.nodes.iter().map(Node::connections)).await?;
             let mut counts: BTreeMap<_, usize> = BTreeMap::new();
             for end in ends.into_iter().flatten() {
@@ -92,7 +161,7 @@ impl<R: Runtime + Unpin> Network<R> {
     ///
     /// They do not agree in time.
     pub(super) async fn settle_one(&self, node: &Node<R>, runtime: &R) -> Result<()> {
-        until(runtime, async || {
+        until(runtime, DISAGREE, async || {
             let mut mine: BTreeSet<_> = BTreeSet::new();
             let mut peers: BTreeSet<_> = BTreeSet::new();
             for end in node.connections().await? {
@@ -124,8 +193,39 @@ impl<R: Runtime + Unpin> Network<R> {
     }
 }
 
-/// Looks again and again until there is something, at most for `SETTLE_TIMEOUT`.
-pub(super) async fn until<R: Runtime, T>(runtime: &R, look: impl AsyncFn() -> Result<Option<T>>) -> Result<T> {
+/// Starts a node on loopback.
+async fn start<R: Runtime>(mut config: NodeConfig, runtime: &R) -> Result<Node<R>> {
+    config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Ok(Node::start_on(runtime.clone(), config).await?)
+}
+
+/// A folder for as long as this lives.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self> {
+        let random = getrandom::u64().map_err(|error| CliError::new("Random", error.to_string()))?;
+        let path = std::env::temp_dir().join(format!("pk-demo-{random:016x}"));
+        // Not there yet, and then ours alone: whoever guesses the name gets nothing but an error here.
+        fs::create_dir(&path).map_err(|error| CliError::new("Io", format!("{}: {error}", path.display())))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "the folder is left");
+        }
+    }
+}
+
+/// Looks again and again until there is something, at most for `SETTLE_TIMEOUT`; `failing` says what is not so by then.
+pub(super) async fn until<R: Runtime, T>(
+    runtime: &R,
+    failing: &str,
+    look: impl AsyncFn() -> Result<Option<T>>,
+) -> Result<T> {
     let seen = async {
         loop {
             if let Some(seen) = look().await? {
@@ -134,6 +234,6 @@ pub(super) async fn until<R: Runtime, T>(runtime: &R, look: impl AsyncFn() -> Re
             sleep(runtime, Duration::from_millis(1)).await;
         }
     };
-    let late = || CliError::new("Timeout", "nodes do not agree on who is connected with whom");
+    let late = || CliError::new("Timeout", failing);
     timeout(runtime, SETTLE_TIMEOUT, seen).await.unwrap_or_else(|| Err(late()))
 }

@@ -9,7 +9,7 @@ use pk_driver::{Node, Runtime};
 use pk_proto::{FindNode, FindOutcome, NodeId, Options};
 use serde_json::json;
 
-use super::network::{Network, until};
+use super::network::{DISAGREE, Network, until};
 use super::report::{Outcome, Progress};
 use crate::echo;
 use crate::error::{CliError, Result};
@@ -113,7 +113,7 @@ async fn forget<R: Runtime + Unpin>(node: &Node<R>, other: &Node<R>, graph: bool
     if graph {
         node.unset_node(other.own_id()).await?;
     }
-    until(runtime, async || {
+    until(runtime, DISAGREE, async || {
         let connected = other.connections().await?.iter().any(|end| end.node == node.own_id());
         Ok((!connected).then_some(()))
     })
@@ -191,22 +191,22 @@ fn payload(node: NodeId) -> Vec<u8> {
 
 /// Every node shuts down, at once; then every address is free again.
 pub(super) async fn shutdown<R: Runtime + Unpin>(network: &Network<R>, progress: &Progress) -> Result<Outcome> {
-    let addrs: BTreeSet<_> = network.nodes.iter().flat_map(Node::local_addrs).collect();
+    let addrs: BTreeSet<_> = network.all().flat_map(Node::local_addrs).collect();
     let shutdown = async |node: &Node<R>| {
         node.shutdown().await;
         progress.tick();
     };
-    stream::iter(&network.nodes).for_each_concurrent(None, shutdown).await;
+    stream::iter(network.all()).for_each_concurrent(None, shutdown).await;
     for addr in addrs {
         UdpSocket::bind(addr)
             .map_err(|error| CliError::new("Shutdown", format!("{addr} is not free again: {error}")))?;
     }
-    let tasks: u64 = network.nodes.iter().map(|node| node.driver_metrics().tasks).sum();
+    let tasks: u64 = network.all().map(|node| node.driver_metrics().tasks).sum();
     if tasks > 0 {
         return Err(CliError::new("Shutdown", format!("{tasks} tasks are left")));
     }
     Ok(Outcome {
-        summary: format!("{} closed; no task, no socket left", count(network.nodes.len() as u64, "node")),
+        summary: format!("{} closed; no task, no socket left", count(network.all().count() as u64, "node")),
         figures: json!({ "tasksLeft": tasks }),
     })
 }

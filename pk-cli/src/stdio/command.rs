@@ -24,8 +24,12 @@ pub(crate) enum Command {
     Active { target: NodeId, via: Option<NodeId> },
     Graph,
     Connections,
-    SetNode { node: NodeId, address: NodeAddress, scopes: Scopes },
+    SetNode { node: NodeId, address: NodeAddress, scopes: Scopes, block: bool, force: bool },
     UnsetNode { node: NodeId },
+    Signal { target: NodeId, relay: NodeId },
+    Mdns { node: NodeId },
+    Renew,
+    Cert,
     Stream { node: NodeId, text: String },
     Quit,
 }
@@ -45,6 +49,8 @@ impl Line {
         Some(Self { tag, name: name.to_owned(), command: command(name, rest.trim_start()) })
     }
 }
+
+const SET_NODE: &str = "<nodeId> <host> <port> [global|local] [block] [force]";
 
 fn command(name: &str, rest: &str) -> Result<Command, String> {
     let usage = |arguments: &str| format!("usage: {name} {arguments}").trim_end().to_owned();
@@ -71,15 +77,30 @@ fn command(name: &str, rest: &str) -> Result<Command, String> {
         "active" => target_and_via(|target, via| Command::Active { target, via }),
         "graph" => alone(Command::Graph),
         "connections" => alone(Command::Connections),
-        "setnode" => {
-            let (node, host, port, scopes) = match words[..] {
-                [node, host, port] | [node, host, port, "global"] => (node, host, port, Scopes::GLOBAL),
-                [node, host, port, "local"] => (node, host, port, Scopes::LOCAL),
-                _ => return Err(usage("<nodeId> <host> <port> [global|local]")),
-            };
-            Ok(Command::SetNode { node: id(node)?, address: address(host, port)?, scopes })
-        }
+        "setnode" => match &words[..] {
+            [node, host, port, how @ ..] => {
+                let (mut scopes, mut block, mut force) = (Scopes::GLOBAL, false, false);
+                for word in how {
+                    match *word {
+                        "global" => scopes = Scopes::GLOBAL,
+                        "local" => scopes = Scopes::LOCAL,
+                        "block" => block = true,
+                        "force" => force = true,
+                        _ => return Err(usage(SET_NODE)),
+                    }
+                }
+                Ok(Command::SetNode { node: id(node)?, address: address(host, port)?, scopes, block, force })
+            }
+            _ => Err(usage(SET_NODE)),
+        },
         "unsetnode" => node_and(|node| Command::UnsetNode { node }),
+        "signal" => match words[..] {
+            [target, relay] => Ok(Command::Signal { target: id(target)?, relay: id(relay)? }),
+            _ => Err(usage("<target> <relay>")),
+        },
+        "mdns" => node_and(|node| Command::Mdns { node }),
+        "renew" => alone(Command::Renew),
+        "cert" => alone(Command::Cert),
         "stream" => match rest.split_once(char::is_whitespace) {
             Some((node, text)) => Ok(Command::Stream { node: id(node)?, text: text.trim_start().to_owned() }),
             None => Err(usage("<nodeId> <text>")),
@@ -125,6 +146,9 @@ mod tests {
         assert_eq!((alone.tag, alone.name.as_str()), (None, "#7"));
         assert_eq!(parse("graph"), Ok(Command::Graph));
         assert_eq!(parse(&format!("closest {ID} {ID}")), Ok(Command::Closest { target: node, via: Some(node) }));
+        let address = "a.b:1".parse().unwrap();
+        let set = Command::SetNode { node, address, scopes: Scopes::LOCAL, block: true, force: true };
+        assert_eq!(parse(&format!("setnode {ID} a.b 1 force local block")), Ok(set));
         let address = "[::1]:9".parse().unwrap();
         assert_eq!(parse(&format!("connect {ID} ::1 9")), Ok(Command::Connect { node, address }));
         let text = "two  words".to_owned();
@@ -141,7 +165,12 @@ mod tests {
             (&format!("connect {ID} 127.0.0.1"), "usage: connect <nodeId> <host> <port>"),
             (&format!("connect {ID} a..b 1"), "bad host: `a..b`"),
             (&format!("connect {ID} a.b 0"), "bad port 0"),
-            (&format!("setnode {ID} a.b 1 wide"), "usage: setnode <nodeId> <host> <port> [global|local]"),
+            (
+                &format!("setnode {ID} a.b 1 wide"),
+                "usage: setnode <nodeId> <host> <port> [global|local] [block] [force]",
+            ),
+            (&format!("signal {ID}"), "usage: signal <target> <relay>"),
+            ("renew now", "usage: renew"),
             (&format!("stream {ID}"), "usage: stream <nodeId> <text>"),
         ] {
             let error = parse(line).unwrap_err();

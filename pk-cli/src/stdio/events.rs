@@ -68,6 +68,14 @@ struct About {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Renewed {
+    event: &'static str,
+    old_node_id: NodeId,
+    node_id: NodeId,
+}
+
+#[derive(Serialize)]
 struct Lagged {
     event: &'static str,
     missed: u64,
@@ -95,6 +103,9 @@ pub(super) async fn print(mut events: Events, printer: &Printer) {
             Notice::Event(Event::ConnectionClosed { node, why, .. }) => {
                 let reason = why_closed(&why);
                 printer.print(&About { event: "connectionClosed", node_id: node, reason }).await;
+            }
+            Notice::Event(Event::IdentityRenewed { old, new }) => {
+                printer.print(&Renewed { event: "identityRenewed", old_node_id: old, node_id: new }).await;
             }
             Notice::Event(Event::PeerMisbehaved { node, fault, .. }) => {
                 let reason = fault.to_string();

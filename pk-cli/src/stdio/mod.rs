@@ -1,8 +1,8 @@
 //! `pk run --stdio`: the line protocol of the reference's test peer. The first line on stdout is the event `ready`; then
 //! one line per command, and events as they come; the last one is `stopped`.
 //!
-//! Beyond the reference it has the command `stream`, and the events `joined`, `joinFailed`, `connectionClosed`,
-//! `peerMisbehaved` and `lagged`.
+//! Beyond the reference it has the commands `mdns` and `stream`, the words `block` and `force` and an outcome for `setnode`,
+//! and the events `joined`, `joinFailed`, `identityRenewed`, `connectionClosed`, `peerMisbehaved` and `lagged`.
 
 mod command;
 mod events;
@@ -51,10 +51,10 @@ async fn serve<R: Runtime + Unpin>(
     unread: impl Future<Output = ()> + Unpin,
 ) -> Result<()> {
     let signal = signal::stop_signal()?;
-    let (node, keys) = run::start(&args, runtime).await?;
+    let node = run::start(&args, runtime).await?;
     let told = node.events();
     let echo = echo::accept(&node).await?;
-    printer.print(&events::Ready::new(&node, shape::pem(&keys.identity))).await;
+    printer.print(&events::Ready::new(&node, shape::pem(&node.identity()))).await;
     let (in_order, tagged) = lines::read()?;
 
     let quit = Notify::new();

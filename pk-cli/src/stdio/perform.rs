@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use pk_driver::{Node, Runtime};
 use pk_proto::{
     ActiveConnection, ActiveNode, ClosestLists, ConnectionInfo, ContactMode, Distance, Failure, FindNode, NodeContact,
-    NodeContactAddressData, NodeId, Options, SetNode, SetNodeOutcome,
+    NodeContactAddressData, NodeId, Options, SetNode,
 };
 use serde_json::{Map, Value, json};
 
 use super::command::Command;
-use crate::error::{CliError, Result};
+use crate::error::Result;
 use crate::{echo, node, shape};
 
 /// As many nodes as the reference tells of by itself.
@@ -60,19 +60,26 @@ pub(super) async fn perform<R: Runtime + Unpin>(node: &Node<R>, command: Command
             Ok(nodes.iter().map(entry).collect::<Map<_, _>>().into())
         }
         Command::Connections => Ok(node.connections().await?.iter().map(shape::connection).collect()),
-        Command::SetNode { node: target, address, scopes } => {
+        Command::SetNode { node: target, address, scopes, block, force } => {
             let data = NodeContactAddressData { mode: ContactMode::Direct, connected_time: pk_driver::now(), scopes };
-            match node.set_node(target, address, data, SetNode::default()).await? {
-                SetNodeOutcome::Rejected(why) => {
-                    Err(CliError::new("Rejected", format!("the node was rejected: {why}")))
-                }
-                _ => Ok(json!({})),
-            }
+            shape::set_node(node.set_node(target, address, data, SetNode { block, force, options }).await?)
         }
         Command::UnsetNode { node: target } => {
             node.unset_node(target).await?;
             Ok(json!({}))
         }
+        Command::Signal { target, relay } => {
+            let info = node.connect_through(target, relay, options).await?;
+            let (host, port) = (info.address.host.to_string(), info.address.port);
+            Ok(json!({ "nodeId": info.node.to_string(), "host": host, "port": port }))
+        }
+        Command::Mdns { node: target } => Ok(node.query_mdns(target, None).await?.iter().map(shape::address).collect()),
+        Command::Renew => {
+            let renewed = node.renew().await?;
+            let (old, new) = (renewed.old.to_string(), renewed.new.to_string());
+            Ok(json!({ "oldNodeId": old, "nodeId": new, "certChainPem": shape::pem(&node.identity()) }))
+        }
+        Command::Cert => Ok(json!({ "certPem": shape::pem(&node.identity()) })),
         Command::Stream { node: target, text } => {
             let stream = node.open_stream(target, echo::PROTOCOL, options).await?;
             let echoed = echo::call(stream, text.as_bytes()).await?;

@@ -1,6 +1,9 @@
 //! `pk demo`.
 
-use serde_json::json;
+use serde_json::{Value, json};
+
+use std::path::Path;
+use std::process::Command;
 
 use crate::process::{Ended, pk_ok};
 
@@ -59,4 +62,36 @@ fn people_get_a_line_per_step() {
         assert!(line.trim_start().starts_with(step), "{ended}");
     }
     assert!(lines[7].starts_with("everything held: 3 nodes on tokio in "), "{ended}");
+}
+
+/// The folder in which the interop suite of `tests/` has its package too.
+const CACHE: &str = env!("CARGO_TARGET_TMPDIR");
+
+#[test]
+fn a_real_polykey_node_joins_where_there_can_be_one() {
+    if pk_interop::for_tests(Path::new(CACHE).join("pk-interop")).is_none() {
+        return;
+    }
+    for runtime in ["tokio", "smol"] {
+        let demo = ["demo", "--nodes", "4", "--interop", "--json", "--runtime", runtime];
+        let ended = Command::new(env!("CARGO_BIN_EXE_pk")).args(demo).env("XDG_CACHE_HOME", CACHE).output().unwrap();
+        let stdout = String::from_utf8(ended.stdout).unwrap();
+        assert!(ended.status.success(), "{stdout}{}", String::from_utf8_lossy(&ended.stderr));
+        let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let steps: Vec<_> = lines.iter().filter_map(|line| line["step"].as_str()).collect();
+        assert_eq!((steps.first(), steps.get(steps.len() - 2)), (Some(&"install"), Some(&"polykey")), "{stdout}");
+        let met = lines.iter().find(|line| line["step"] == "polykey").unwrap();
+        assert_eq!((&met["found"], &met["foundBy"]), (&json!(4), &json!(4)), "{stdout}");
+    }
+}
+
+#[test]
+fn without_node_js_the_demo_says_what_to_do() {
+    let ended = Command::new(env!("CARGO_BIN_EXE_pk")).args(["demo", "--interop"]).env("PATH", "").output().unwrap();
+    let stderr = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("`node` is not installed") && stderr.contains("tip: Install Node.js 20 or later"),
+        "{stderr}"
+    );
 }

@@ -96,7 +96,7 @@ impl KeyStore {
 
     /// Ends an [`activate`](Self::activate) that a crash broke off after its certificates had taken their place.
     pub(super) fn finish_activation(&self) -> Result<(), KeyStoreError> {
-        let (Some(key), Some(identity)) = (self.load_key()?, self.load_chain()?) else { return Ok(()) };
+        let (Some(key), Some(identity)) = (self.load_key()?, self.load_identity()?) else { return Ok(()) };
         let Some(newest) = identity.chain.first() else { return Ok(()) };
         let newest = Certificate::parse(newest).map_err(IdentityError::from)?.node_id();
         let path = self.path_of(newest, "key");
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn a_crash_at_any_step_leaves_one_key() {
         // Everything that can lie there between the first file of a renewal and its last one, by who owns the store then.
-        let present = |old: &Old| (old.store.load_key().unwrap().unwrap(), old.store.load_chain().unwrap().unwrap());
+        let present = |old: &Old| (old.store.load_key().unwrap().unwrap(), old.store.load_identity().unwrap().unwrap());
         let steps: [(&str, bool, fn(&Old)); 6] = [
             ("certificates without their key, at the beginning or when it is given up", false, |old| {
                 fs::remove_file(old.store.path_of(old.next.node_id(), "key")).unwrap();
@@ -289,6 +289,6 @@ mod tests {
         let old = waiting();
         old.store.forget(old.next.node_id()).unwrap();
         assert_eq!(names(&old), ["node.crt", "node.key"]);
-        assert_eq!(old.store.load_chain().unwrap().unwrap().chain, old.chain.chain[1..]);
+        assert_eq!(old.store.load_identity().unwrap().unwrap().chain, old.chain.chain[1..]);
     }
 }

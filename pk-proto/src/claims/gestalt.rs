@@ -158,9 +158,9 @@ impl GestaltWalk {
         Ok(())
     }
 
-    /// What was found.
-    pub(crate) fn finish(self) -> Gestalt {
-        self.found
+    /// What was found; nothing is left of the walk.
+    pub(crate) fn finish(&mut self) -> Gestalt {
+        core::mem::take(&mut self.found)
     }
 
     fn link(&mut self, link: GestaltLink) {

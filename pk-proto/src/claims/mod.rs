@@ -7,6 +7,8 @@
 //!     ├ UnsignedClaim → HalfSigned → FullySigned     made only by verifying what they promise
 //!     └ ChainVerifier                                judges the claims of one owner, one after the other
 //! ClaimId, Digest  what a claim is called, and what the next one says of it
+//! exchange         two nodes sign for each other: Initiator and Responder, step by step
+//! Sigchain         our own chain: its head, and what moves it
 //! gestalt          which nodes are linked by claims
 //! ```
 //!
@@ -15,17 +17,26 @@
 mod chain;
 mod claim;
 mod digest;
+pub(crate) mod exchange;
 pub(crate) mod gestalt;
 mod id;
 pub(crate) mod json;
+mod policy;
+pub(crate) mod rows;
+pub(crate) mod sigchain;
 mod signed;
 mod token;
 
 pub use chain::{ChainFault, ChainFaultKind, ChainHead, ChainVerifier};
 pub use claim::{Claim, ClaimContent, ClaimFault, ClaimLinkNode, MAX_TYP_LEN};
 pub use digest::{Digest, DigestAlgorithm, ParseDigestError};
+pub use exchange::{ClaimStep, ExchangeFault};
 pub use gestalt::{Gestalt, GestaltLink, GestaltProof};
 pub use id::{ClaimId, ParseClaimIdError};
 pub use json::{JsonFault, MAX_JSON_DEPTH, MAX_JSON_INTEGER};
+pub use policy::ClaimPolicy;
+pub(crate) use policy::Verdict;
+pub use rows::claim_row;
+pub use sigchain::OpenExchange;
 pub use signed::{FullySigned, HalfSigned, SignedFault, UnsignedClaim};
 pub use token::{MAX_SIGNATURES, MAX_TOKEN_LEN, SignatureEncoded, Token, TokenEncoded, TokenFault, TokenSignature};

@@ -29,6 +29,8 @@ pub(crate) struct Goal {
     /// Connected nodes that may signal; asked one after the other when the addresses are used up.
     pub(crate) relays: Vec<NodeId>,
     pub(crate) timeout: Duration,
+    /// The embedder waits for it. What goes on in the background leaves it a place among the dials.
+    pub(crate) urgent: bool,
 }
 
 impl Goal {
@@ -40,13 +42,18 @@ impl Goal {
         timeout: Duration,
     ) -> Self {
         let addresses = addresses.into_iter().map(|address| (address, learnt)).collect();
-        Self { node, addresses, relays: Vec::new(), timeout }
+        Self { node, addresses, relays: Vec::new(), timeout, urgent: false }
     }
 
     /// A node at the addresses that the graph has of it.
     pub(crate) fn known(node: NodeId, contact: &NodeContact, timeout: Duration) -> Self {
         let addresses = contact.iter().map(|(address, data)| (address.clone(), Learnt::known(data))).collect();
-        Self { node, addresses, relays: Vec::new(), timeout }
+        Self { node, addresses, relays: Vec::new(), timeout, urgent: false }
+    }
+
+    /// The same, and the embedder waits for it.
+    pub(crate) fn urgent(self) -> Self {
+        Self { urgent: true, ..self }
     }
 }
 
@@ -96,6 +103,7 @@ impl Connections {
         let Some(race) = self.races.get_mut(&id) else { return };
         let fresh = race.waiters.is_empty();
         race.waiters.entry(waiter).or_insert(cx.now + goal.timeout);
+        race.urgent |= goal.urgent;
         for relay in goal.relays {
             if race.relays.len() < MAX_RELAYS && !race.relays.contains(&relay) {
                 race.relays.push_back(relay);
@@ -129,6 +137,7 @@ impl Connections {
                 return self.dial_next(cx, id);
             }
             let room = cx.config.dial_limit.min(cx.config.connection_limit - live);
+            let room = if race.urgent { room } else { background_room(room) };
             if self.dials.len() >= room {
                 race.put_back((addr, learnt));
                 cx.metrics.dials_delayed += 1;
@@ -337,6 +346,12 @@ impl Connections {
     pub(crate) fn race_next(&mut self, cx: &mut Cx, id: RaceId) {
         self.dial_next(cx, id);
     }
+}
+
+/// How many of the dials there is room for may be those of nobody who waits: a quarter, but at least one, is left to the
+/// embedder, so that dials of the dead, fifteen seconds each, never keep it from a connection.
+fn background_room(room: usize) -> usize {
+    (room * 3).div_ceil(4).min(room.saturating_sub(1)).max(1)
 }
 
 /// Sets the timer for the first of those who wait.

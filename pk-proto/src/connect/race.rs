@@ -41,6 +41,8 @@ pub(super) struct Race {
     pub(super) node: NodeId,
     /// Who is told of the end, and by when it has failed for them; without any the race is called off.
     pub(super) waiters: BTreeMap<RequestId, Instant>,
+    /// The embedder waits for it, or did.
+    pub(super) urgent: bool,
     /// The next dial begins no earlier, unless one fails (RFC 8305 section 5).
     pub(super) next_at: Instant,
     /// Dials under way.
@@ -76,6 +78,7 @@ impl Race {
         Self {
             node,
             waiters: BTreeMap::new(),
+            urgent: false,
             next_at: now,
             dialling: BTreeMap::new(),
             resolving: BTreeMap::new(),

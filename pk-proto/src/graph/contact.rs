@@ -21,7 +21,7 @@ impl NodeContact {
     }
 
     /// Addresses and what is known of them, the newest first.
-    pub fn iter(&self) -> impl Iterator<Item = &(NodeAddress, NodeContactAddressData)> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &(NodeAddress, NodeContactAddressData)> {
         self.0.iter()
     }
 

@@ -145,6 +145,15 @@ impl NodeGraph {
         outcome
     }
 
+    /// Adds a node with all that another graph, or an earlier one, knew of it, as far as there is room. The addresses stay in
+    /// their order.
+    pub(crate) fn restore(&mut self, node: NodeId, contact: &NodeContact) {
+        // Of equal times the one that is set last comes first.
+        for (address, data) in contact.iter().rev() {
+            self.set(node, address.clone(), *data);
+        }
+    }
+
     /// Takes a node out, and returns what was known of it.
     pub fn unset(&mut self, node: &NodeId) -> Option<NodeContact> {
         let index = self.own.bucket_index(node)?;

@@ -1,13 +1,12 @@
 //! What requests wait for: dials and calls, and what their ends mean to whoever waits.
 
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use super::NodeManager;
 use super::open::{Again, Audience, CallThen, DialThen, Open, Stage};
 use super::search::ask_closest;
 use crate::address::NodeAddress;
-use crate::connect::{Goal, Learnt};
+use crate::connect::Goal;
 use crate::cx::Dice;
 use crate::error::{Failure, code};
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
@@ -19,22 +18,11 @@ use crate::time::Instant;
 impl NodeManager {
     // -- dials
 
-    pub(super) fn dial_request(
-        &mut self,
-        id: RequestId,
-        deadline: Instant,
-        timeout: Duration,
-        target: NodeId,
-        address: NodeAddress,
-        then: DialThen,
-    ) {
+    pub(super) fn dial_request(&mut self, id: RequestId, deadline: Instant, goal: Goal, then: DialThen) {
         self.begin(id, Open { audience: Audience::Embedder, deadline, stage: Stage::Dial { then } });
-        match self.connections.primary(&target) {
+        match self.connections.primary(&goal.node) {
             Some(conn) => self.dial_request_ended(id, then, Ok(conn)),
-            None => {
-                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
-                self.connections.dial_only(&mut self.cx, id, goal);
-            }
+            None => self.connections.dial_only(&mut self.cx, id, goal.urgent()),
         }
     }
 
@@ -87,6 +75,11 @@ impl NodeManager {
             | Stage::WaitForRoom { .. }
             | Stage::Renew(_)
             | Stage::QueryMdns { .. }
+            | Stage::ClaimNode(_)
+            | Stage::AddClaim(_)
+            | Stage::AllowClaim
+            | Stage::ChainData(_)
+            | Stage::Reading(_)
             | Stage::Flush => {}
         }
     }
@@ -141,6 +134,8 @@ impl NodeManager {
                 };
                 self.end(id, result);
             }
+            Stage::AddClaim(_) => self.own_answered(id, result),
+            Stage::ChainData(_) => self.chain_page(id, result),
             Stage::Dial { .. }
             | Stage::OpenStream { .. }
             | Stage::Sync(_)
@@ -148,6 +143,9 @@ impl NodeManager {
             | Stage::Collect(_)
             | Stage::Renew(_)
             | Stage::QueryMdns { .. }
+            | Stage::ClaimNode(_)
+            | Stage::AllowClaim
+            | Stage::Reading(_)
             | Stage::Flush => {}
         }
     }

@@ -33,10 +33,26 @@ impl NodeManager {
             {
                 Err(RequestError::OwnNode)
             }
+            Request::ConnectThrough { target, relay, .. } if self.cx.is_own(target) || self.cx.is_own(relay) => {
+                Err(RequestError::OwnNode)
+            }
             Request::OpenStream { target, protocol, .. } => match self.cx.is_own(target) {
                 true => Err(RequestError::OwnNode),
                 false => check_protocol(protocol),
             },
+            Request::ClaimNode { target, .. } => match self.cx.is_own(target) {
+                true => Err(RequestError::OwnNode),
+                false => self.check_claims(),
+            },
+            Request::AddClaim { content, .. } => self.check_claim(content),
+            Request::ClaimNetwork { target, content, .. } => match self.cx.is_own(target) {
+                true => Err(RequestError::OwnNode),
+                false => self.check_claim(content),
+            },
+            Request::AllowClaim { allowed, .. } => self.check_allow(*allowed),
+            Request::RequestChainData { target, .. } if self.cx.is_own(target) => Err(RequestError::OwnNode),
+            Request::Claims { query, .. } => check_range("limit", Some(query.limit), 1..=1000, "1 to 1000"),
+            Request::Gestalt { query, .. } => check_range("limit", Some(query.limit), 1..=4096, "1 to 4096"),
             Request::Renew { identity } => self.check_renewal(identity).map(drop),
             Request::QueryMdns { timeout, .. } => check_mdns_timeout(*timeout),
             Request::SyncNodeGraph { seeds, .. }

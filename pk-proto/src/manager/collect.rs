@@ -108,9 +108,7 @@ impl NodeManager {
             self.left_graph(&oldest);
         } else {
             // Nobody leaves for a node that does not come in.
-            for (address, data) in before.iter() {
-                self.graph.set(oldest, address.clone(), *data);
-            }
+            self.graph.restore(oldest, &before);
         }
         self.was_set(node, outcome);
         if outcome == SetNodeOutcome::Added { SetNodeOutcome::Replaced(oldest) } else { outcome }

@@ -66,6 +66,7 @@ impl NodeManager {
         metrics.unwritten = self.store.unwritten() as u64;
         self.connections.measure(&mut metrics);
         self.rpc.measure(&mut metrics);
+        self.measure_claims(&mut metrics);
         metrics
     }
 

@@ -69,7 +69,7 @@ impl NodeManager {
             Some(Stage::Find { lookup, .. }) => {
                 if !addrs.is_empty() {
                     let goal = lookup.discovered(cx, addresses.collect());
-                    connections.dial(cx, request, goal);
+                    connections.dial(cx, request, goal.urgent());
                 }
                 if done {
                     lookup.set_browse(None);

@@ -5,9 +5,13 @@
 //! and passed on until nothing moves any more. Parts never see each other.
 
 mod calls;
+mod chain_data;
 mod checks;
+mod claims;
 mod collect;
+mod contacts;
 mod getters;
+mod loads;
 mod local;
 mod open;
 mod refresh;
@@ -22,11 +26,13 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use self::claims::Claims;
+pub use self::claims::ExchangeInfo;
 use self::collect::Collections;
+use self::loads::Reader;
 use self::open::Open;
 pub(crate) use self::renewal::RETIREMENT;
 use self::signalling::Signalling;
-use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::cert;
 use crate::config::Config;
 use crate::connect::{ConnectEvent, Connections};
@@ -35,8 +41,8 @@ use crate::error::{Failure, RequestError, StartError, code};
 use crate::graph::{DiversityLimits, NodeGraph, PendingNodes};
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{DisconnectReason, Event, Identity, Input, Output};
-use crate::request::{ConnectionInfo, Reply, SetNodeOutcome, SetNodeRejection};
-use crate::rpc::{ExchangeStep, Refusal, Rpc, RpcEvent};
+use crate::request::ConnectionInfo;
+use crate::rpc::{Rpc, RpcEvent};
 use crate::store::{GraphStore, Snapshot};
 use crate::time::{Instant, UnixMillis};
 use crate::timers::Timer;
@@ -57,8 +63,13 @@ pub struct NodeManager {
     /// Buckets whose refresh after a join has not begun.
     owed: BTreeSet<BucketIndex>,
     store: GraphStore,
+    claims: Claims,
     signalling: Signalling,
     browses: BTreeMap<EffectId, RequestId>,
+    /// Reads under way, and who waits for them.
+    loads: BTreeMap<EffectId, Reader>,
+    /// Links being written, and for which request.
+    linking: BTreeMap<EffectId, RequestId>,
     /// Where the local network is told that we listen.
     advertised: Option<u16>,
     connections: Connections,
@@ -103,7 +114,7 @@ impl NodeManager {
 
     /// As [`new`](Self::new), from one value.
     pub fn start(start: Start) -> Result<Self, StartError> {
-        let Start { config, identity, snapshot, seed, now, unix } = start;
+        let Start { config, identity, mut snapshot, seed, now, unix } = start;
         config.validate()?;
         let own = cert::verify_client(&identity.chain, unix.as_secs())?;
         if let Some(meta) = snapshot.meta
@@ -113,11 +124,10 @@ impl NodeManager {
         }
         let diversity =
             DiversityLimits { per_bucket: config.bucket_prefix_limit, per_table: config.graph_prefix_limit };
+        let claims = Claims::new(&mut snapshot);
         let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit).with_diversity(diversity);
         for (node, contact) in snapshot.contacts {
-            for (address, data) in contact.iter() {
-                graph.set(node, address.clone(), *data);
-            }
+            graph.restore(node, &contact);
         }
         Ok(Self {
             cx: Cx::new(config, own.chain, seed, now, unix),
@@ -129,8 +139,11 @@ impl NodeManager {
             refreshed: snapshot.refreshed.into_iter().collect(),
             owed: BTreeSet::new(),
             store: GraphStore::new(snapshot.meta.as_ref()),
+            claims,
             signalling: Signalling::default(),
             browses: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            linking: BTreeMap::new(),
             advertised: None,
             connections: Connections::default(),
             rpc: Rpc::default(),
@@ -167,6 +180,7 @@ impl NodeManager {
             Call::AcceptProtocol(protocol) => drop(self.accept_protocol(protocol, now)),
             Call::RefuseProtocol(protocol) => self.refuse_protocol(&protocol, now),
             Call::SetRefreshDelay { bucket, delay, lazy } => drop(self.set_refresh_delay(bucket, delay, lazy, now)),
+            Call::AnswerClaim { ask, sign } => self.answer_claim(ask, sign, now),
             Call::ResetBuckets => self.reset_buckets(now),
             Call::Stop => self.stop(now),
         }
@@ -243,6 +257,7 @@ impl NodeManager {
             self.store.forget();
         }
         self.phase = Phase::Stopping;
+        self.store.finish();
         self.stop_requests();
         self.advertise(&[]);
         self.connections.stop(&mut self.cx);
@@ -269,6 +284,7 @@ impl NodeManager {
                     self.phase = Phase::Running;
                     cx.event(Event::Ready { addrs: addrs.clone() });
                     self.advertise(&addrs);
+                    self.tell_of_doubts();
                     self.start_refreshing();
                 }
             }
@@ -297,7 +313,7 @@ impl NodeManager {
 
             Input::Persisted { id, result } => self.persisted(id, result),
             Input::Signed { id, result } => {
-                if !self.signal_signed(id, result) {
+                if !self.claim_signed(id, &result) && !self.signal_signed(id, result) {
                     self.cx.metrics.late_inputs += 1;
                 }
             }
@@ -308,8 +324,11 @@ impl NodeManager {
             }
             Input::Discovered { id, addrs, done } => self.discovered(id, &addrs, done),
 
-            // An answer to an effect that this machine has not asked for.
-            Input::Loaded { .. } => cx.metrics.late_inputs += 1,
+            Input::Loaded { id, result } => {
+                if !self.claim_loaded(id, &result) && !self.loaded(id, result) {
+                    self.cx.metrics.late_inputs += 1;
+                }
+            }
         }
         self.settle();
     }
@@ -329,10 +348,14 @@ impl NodeManager {
                 Timer::Idle(conn) => self.idle(conn),
                 Timer::Stream(stream) => rpc.timed_out(cx, stream),
                 Timer::Stall(id, node) => self.stalled(id, &node),
+                Timer::Verify(id) => self.chain_verify(id),
                 Timer::Collect(bucket) => self.collect_due(bucket),
                 Timer::Refresh(bucket) => self.refresh_due(bucket),
                 Timer::Retry => self.retry_due(),
                 Timer::Punch(addr) => self.punch_next(addr),
+                Timer::ClaimRetry(id) => self.claim_retry(id),
+                Timer::ClaimResume(claim) => self.resume(claim),
+                Timer::Ask(ask) => self.decided(ask, false),
                 Timer::Store => self.write_graph(),
             }
             self.settle();
@@ -352,7 +375,13 @@ impl NodeManager {
                 break;
             }
         }
-        if self.phase == Phase::Stopping && self.connections.is_empty() && self.store.is_idle() && !self.is_renewing() {
+        if self.phase == Phase::Stopping
+            && self.connections.is_empty()
+            && self.store.is_durable()
+            && self.claims.is_idle()
+            && self.linking.is_empty()
+            && !self.is_renewing()
+        {
             self.stopped();
         }
     }
@@ -381,6 +410,7 @@ impl NodeManager {
                 }
                 self.cx.event(Event::ConnectionOpened { conn, node, role, address });
                 self.offer_to_searches(node);
+                self.resume_with(&chain);
             }
             ConnectEvent::Moved { conn, node } => {
                 if let Some((address, data)) = self.connections.address(conn) {
@@ -419,14 +449,11 @@ impl NodeManager {
             }
             RpcEvent::Asked { stream, conn, question } => {
                 self.connections.touch(&mut self.cx, conn);
-                let answer = self.serve(conn, &question);
-                self.rpc.answer(&mut self.cx, stream, answer);
+                self.serve(conn, stream, &question);
             }
             RpcEvent::Exchange { stream, conn, step } => {
                 self.connections.touch(&mut self.cx, conn);
-                if let ExchangeStep::Begun(_) = step {
-                    self.rpc.exchange_refuse(&mut self.cx, stream, Refusal::Denied);
-                }
+                self.exchange(stream, conn, step);
             }
             RpcEvent::Opened { request, result } => self.stream_opened(request, result),
             RpcEvent::Fault { conn, node, fault, fatal } => {
@@ -436,99 +463,6 @@ impl NodeManager {
                 }
             }
         }
-    }
-
-    /// Puts a node into the graph and says so.
-    fn set_in_graph(&mut self, node: NodeId, address: NodeAddress, data: NodeContactAddressData) -> SetNodeOutcome {
-        let outcome = self.graph.set(node, address, data);
-        self.was_set(node, outcome);
-        outcome
-    }
-
-    /// Says and counts what became of a node that was to be put into the graph.
-    fn was_set(&mut self, node: NodeId, outcome: SetNodeOutcome) {
-        match outcome {
-            SetNodeOutcome::Rejected(SetNodeRejection::BucketFull) => self.cx.metrics.bucket_full += 1,
-            SetNodeOutcome::Rejected(SetNodeRejection::Diversity) => self.cx.metrics.diversity_refused += 1,
-            SetNodeOutcome::Rejected(_) => {}
-            SetNodeOutcome::Added | SetNodeOutcome::Updated | SetNodeOutcome::Replaced(_) | SetNodeOutcome::Pending => {
-                if outcome == SetNodeOutcome::Added {
-                    self.cx.event(Event::NodeAdded { node });
-                }
-                self.store.changed(&mut self.cx, node);
-                if let Some(bucket) = self.cx.own().bucket_index(&node) {
-                    self.bucket_touched(bucket);
-                }
-            }
-        }
-    }
-
-    /// A node that has renewed its key is one node, by its newest id: takes its former ids out. Gives where it was known to
-    /// be, if a connection had proven it there.
-    fn leave_former(&mut self, chain: &[NodeId]) -> Vec<(NodeAddress, NodeContactAddressData)> {
-        let mut known = Vec::new();
-        for former in chain.iter().skip(1) {
-            if let Some(bucket) = self.cx.own().bucket_index(former) {
-                self.pending.remove(bucket, former);
-            }
-            if self.is_proven(*former) {
-                known.extend(self.graph.get(former).into_iter().flat_map(|contact| contact.iter().cloned()));
-            }
-            self.remove_from_graph(former);
-        }
-        known
-    }
-
-    /// Takes a node out of the graph and says so; returns whether it was there.
-    fn remove_from_graph(&mut self, node: &NodeId) -> bool {
-        let there = self.graph.unset(node).is_some();
-        if there {
-            self.left_graph(node);
-        }
-        there
-    }
-
-    /// Says that a node is no longer in the graph.
-    fn left_graph(&mut self, node: &NodeId) {
-        self.unproven.remove(node);
-        self.store.changed(&mut self.cx, *node);
-        self.cx.event(Event::NodeRemoved { node: *node });
-    }
-
-    /// Writes what has changed in the graph.
-    fn write_graph(&mut self) {
-        self.store.write(&mut self.cx, &self.graph, &self.unproven, &self.refreshed);
-    }
-
-    /// A transaction is over.
-    fn persisted(&mut self, id: EffectId, result: Result<(), String>) {
-        if self.renewal_persisted(id, &result) {
-            self.write_if_awaited();
-            return;
-        }
-        let Some((flushed, result)) = self.store.persisted(&mut self.cx, id, result) else {
-            self.cx.metrics.late_inputs += 1;
-            return;
-        };
-        for request in flushed {
-            self.end(request, result.clone().map(|()| Reply::Flush).map_err(Failure::Store));
-        }
-        if result.is_err() && self.phase == Phase::Stopping {
-            // There is no time to wait for better.
-            self.store.forget();
-        }
-        if !self.write_if_awaited() {
-            self.store.rearm(&mut self.cx);
-        }
-    }
-
-    /// Writes what has changed in the graph, if anybody waits for it.
-    fn write_if_awaited(&mut self) -> bool {
-        let awaited = self.store.is_flushing() || self.phase == Phase::Stopping;
-        if awaited {
-            self.write_graph();
-        }
-        awaited
     }
 
     /// The idle time of a connection is over.

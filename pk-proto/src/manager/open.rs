@@ -1,15 +1,21 @@
 //! The table of open requests: what each waits for, who is told of its end, and the end itself.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::NodeManager;
 use super::Phase;
+use super::chain_data::Chain;
+use super::claims::{ClaimNode, Claiming, OwnClaim};
 use super::collect::Collect;
+use super::loads::Reading;
 use super::renewal::Renewal;
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
+use crate::claims::{Claim, ClaimContent};
+use crate::connect::Goal;
 use crate::error::Failure;
 use crate::id::{EffectId, NodeId, RequestId, StreamId};
 use crate::io::Event;
@@ -43,6 +49,13 @@ pub(super) enum Audience {
     Retry,
 }
 
+impl Audience {
+    /// Whether the embedder waits for it.
+    pub(super) fn is_awaited(self) -> bool {
+        matches!(self, Self::Embedder | Self::Parent(_))
+    }
+}
+
 /// How far a request has come.
 #[derive(Debug)]
 pub(super) enum Stage {
@@ -64,6 +77,16 @@ pub(super) enum Stage {
     Renew(Renewal),
     /// Asking the local network.
     QueryMdns { effect: EffectId, found: Vec<NodeAddress> },
+    /// Cross-signing a claim.
+    ClaimNode(ClaimNode),
+    /// Appending a claim of another type.
+    AddClaim(OwnClaim),
+    /// Waiting for the allow-list to be written.
+    AllowClaim,
+    /// Reading and verifying a chain.
+    ChainData(Box<Chain>),
+    /// Reading from the store.
+    Reading(Reading),
     /// Waiting for the store.
     Flush,
 }
@@ -73,10 +96,29 @@ pub(super) enum Stage {
 pub(super) enum Then {
     Report,
     ReportRefresh,
-    Ping { asked: Asked },
+    Ping {
+        asked: Asked,
+    },
     Acquire,
-    OpenStream { protocol: String },
-    AskClosest { target: NodeId, lists: ClosestLists, asked: Asked },
+    /// Of the relay that it names.
+    ConnectThrough {
+        goal: Goal,
+    },
+    OpenStream {
+        protocol: String,
+    },
+    AskClosest {
+        target: NodeId,
+        lists: ClosestLists,
+        asked: Asked,
+    },
+    ChainData {
+        since: Option<Box<Claim>>,
+    },
+    ClaimNode(Claiming),
+    ClaimNetwork {
+        content: ClaimContent,
+    },
 }
 
 /// Whether a question was asked before, on a connection that ended before its answer came.
@@ -131,14 +173,16 @@ impl NodeManager {
             Some(Stage::Find { .. }) => self.search_ended(id, FindEnd::Deadline),
             // The network is joined; what the search has found by now is not lost.
             Some(Stage::Sync(Sync { search: Some(search), .. })) => self.search_ended(*search, FindEnd::Deadline),
+            // What is being written is waited for.
+            Some(stage) if is_persisting(stage) => {}
             Some(_) => self.end(id, Err(Failure::DeadlineExceeded)),
             None => {}
         }
     }
 
     pub(super) fn stop_requests(&mut self) {
-        // A renewal that has begun is not given up.
-        let over = |open: &Open| !matches!(open.stage, Stage::Renew(_));
+        // A renewal that has begun is not given up, nor is a claim that is being written.
+        let over = |open: &Open| !matches!(open.stage, Stage::Renew(_)) && !is_persisting(&open.stage);
         while let Some(id) = self.open.iter().find(|(_, open)| over(open)).map(|(id, _)| *id) {
             self.end(id, Err(Failure::Stopped));
         }
@@ -148,6 +192,7 @@ impl NodeManager {
     pub(super) fn end(&mut self, id: RequestId, result: Result<Reply, Failure>) {
         let Some(open) = self.open.remove(&id) else { return };
         self.connections.leave(&mut self.cx, id);
+        let result = self.claim_outcome(open.audience, &open.stage, result);
         match open.stage {
             Stage::Find { lookup, .. } => {
                 for stream in lookup.streams() {
@@ -164,7 +209,25 @@ impl NodeManager {
             }
             Stage::Collect(collect) => self.round_ended(collect),
             Stage::QueryMdns { effect, .. } => self.end_browse(effect),
-            Stage::Dial { .. } | Stage::WaitForRoom { .. } | Stage::Renew(_) | Stage::Flush => {}
+            Stage::ClaimNode(node) => self.node_ended(id, node),
+            Stage::AddClaim(own) => {
+                self.cx.timers.cancel(Timer::ClaimRetry(id));
+                if let Some(stream) = own.stream() {
+                    self.rpc.cancel(&mut self.cx, stream);
+                }
+            }
+            Stage::ChainData(chain) => {
+                self.cx.timers.cancel(Timer::Verify(id));
+                if let Some(stream) = chain.stream() {
+                    self.rpc.cancel(&mut self.cx, stream);
+                }
+            }
+            Stage::Reading(_)
+            | Stage::Dial { .. }
+            | Stage::WaitForRoom { .. }
+            | Stage::Renew(_)
+            | Stage::AllowClaim
+            | Stage::Flush => {}
         }
         self.report(id, open.audience, result);
     }
@@ -180,5 +243,14 @@ impl NodeManager {
             Audience::Join if self.phase == Phase::Running => self.refresh_after_join(),
             Audience::Retry | Audience::Join | Audience::Nobody | Audience::Refresh => {}
         }
+    }
+}
+
+/// Whether a claim of the request is being written, which nothing takes back.
+pub(super) fn is_persisting(stage: &Stage) -> bool {
+    match stage {
+        Stage::ClaimNode(node) => node.is_persisting(),
+        Stage::AddClaim(own) => own.is_persisting(),
+        _ => false,
     }
 }

@@ -15,6 +15,7 @@ use core::time::Duration;
 use super::open::{Audience, Open, Stage, Then};
 use super::{NodeManager, Phase};
 use crate::cert;
+use crate::claims::gestalt;
 use crate::error::{Failure, RequestError};
 use crate::graph::{DiversityLimits, NodeGraph, PendingNode};
 use crate::id::{BucketIndex, EffectId, NodeId, RequestId};
@@ -100,6 +101,9 @@ impl NodeManager {
             ops.push(contact_row(space, &node, contact));
             written.insert(node);
         }
+        if let [new, old, ..] = chain {
+            ops.extend(gestalt::renewal_rows(new, old));
+        }
         ops.push(meta_row(&StoreMeta { owner, space }));
         (ops, written)
     }
@@ -112,9 +116,7 @@ impl NodeManager {
         let mut nodes: Vec<_> = self.graph.iter().collect();
         nodes.sort_by_key(|(node, contact)| (core::cmp::Reverse(contact.connected_time()), *node));
         for (node, contact) in nodes {
-            for (address, data) in contact.iter() {
-                graph.set(node, address.clone(), *data);
-            }
+            graph.restore(node, contact);
         }
         graph
     }

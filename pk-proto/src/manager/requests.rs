@@ -1,16 +1,20 @@
 //! Requests: the entry points, from the call to what it begins. How a request ends is in `open`.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::NodeManager;
-use super::open::{Asked, Audience, DialThen, Open, Stage, Then};
+use super::claims::{Claiming, standing};
+use super::open::{Asked, Audience, DialThen, Open, Stage, Then, is_persisting};
 use super::sync::Sync;
 use crate::address::{NodeAddress, NodeContactAddressData};
+use crate::claims::Claim;
+use crate::connect::{Goal, Learnt};
 use crate::error::{Failure, RequestError};
 use crate::id::{BucketIndex, NodeId, RequestId};
 use crate::io::Identity;
-use crate::request::{FindNode, Options, Reply, Request, SetNode};
+use crate::request::{ClaimsQuery, FindNode, GestaltQuery, Options, Reply, Request, SetNode};
 use crate::seed_node::SeedNode;
 use crate::time::Instant;
 use crate::trace::Call;
@@ -46,10 +50,19 @@ impl NodeManager {
                 self.search_then(id, deadline, via, options, Then::AskClosest { target, lists, asked: Asked::Never });
             }
             Request::PingNodeAddress { target, address, .. } => {
-                self.dial_request(id, deadline, timeout, target, address, DialThen::Ping);
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
+                self.dial_request(id, deadline, goal, DialThen::Ping);
             }
             Request::Connect { target, address, .. } => {
-                self.dial_request(id, deadline, timeout, target, address, DialThen::Connect);
+                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
+                self.dial_request(id, deadline, goal, DialThen::Connect);
+            }
+            Request::ConnectThrough { target, relay, options } => {
+                let goal = Goal { relays: alloc::vec![relay], ..Goal::at(target, [], Learnt::SIGNALLED, timeout) };
+                match self.connections.primary(&target) {
+                    Some(_) => self.dial_request(id, deadline, goal, DialThen::Connect),
+                    None => self.search_then(id, deadline, relay, options, Then::ConnectThrough { goal }),
+                }
             }
             Request::SyncNodeGraph { seeds, blocking, .. } => {
                 self.begin(id, Open { audience, deadline, stage: Stage::Sync(Sync::new(blocking, timeout)) });
@@ -62,6 +75,17 @@ impl NodeManager {
                 self.mark_refreshed(bucket);
                 self.refresh(id, audience, deadline, bucket, &FindNode { options, ..FindNode::default() });
             }
+            Request::ClaimNode { target, options } => {
+                self.search_then(id, deadline, target, options, Then::ClaimNode(Claiming::new(target, options)));
+            }
+            Request::AddClaim { content, .. } => {
+                let stage = self.own_begin(id, content, None);
+                self.begin(id, Open { audience, deadline, stage });
+            }
+            Request::ClaimNetwork { target, content, options } => {
+                self.search_then(id, deadline, target, options, Then::ClaimNetwork { content });
+            }
+            Request::AllowClaim { node, allowed, .. } => self.allow_begin(id, deadline, node, allowed),
             Request::Renew { identity } => self.renew_begin(id, deadline, identity),
             Request::QueryMdns { target, timeout } => {
                 let timeout = timeout.unwrap_or(self.cx.config.mdns_timeout);
@@ -69,6 +93,11 @@ impl NodeManager {
                 let stage = Stage::QueryMdns { effect, found: Vec::new() };
                 self.begin(id, Open { audience, deadline: deadline.max(self.cx.now + timeout * 2), stage });
             }
+            Request::RequestChainData { target, since, options } => {
+                self.search_then(id, deadline, target, options, Then::ChainData { since });
+            }
+            Request::Claims { query, .. } => self.claims_request(id, deadline, query),
+            Request::Gestalt { node, query, .. } => self.gestalt_request(id, deadline, node, query),
             Request::Flush { .. } => {
                 self.begin(id, Open { audience, deadline, stage: Stage::Flush });
                 if self.store.is_durable() {
@@ -148,6 +177,21 @@ impl NodeManager {
         self.request(Request::RefreshBucket { bucket, options }, now)
     }
 
+    /// Cross-signs a claim with a node: both get one into their own chain (specification: claimNode).
+    pub fn claim_node(&mut self, target: NodeId, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::ClaimNode { target, options }, now)
+    }
+
+    /// Puts a node on the allow-list of the claim policy, durably.
+    pub fn allow_claim(&mut self, node: NodeId, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::AllowClaim { node, allowed: true, options }, now)
+    }
+
+    /// Takes a node off the allow-list of the claim policy, durably.
+    pub fn disallow_claim(&mut self, node: NodeId, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::AllowClaim { node, allowed: false, options }, now)
+    }
+
     /// Asks the local network where a node is (specification: queryMDNS).
     pub fn query_mdns(
         &mut self,
@@ -163,6 +207,33 @@ impl NodeManager {
         self.request(Request::Renew { identity }, now)
     }
 
+    /// Reads and verifies the sigchain of a node, behind the last claim of it that is known (specification: requestChainData).
+    pub fn request_chain_data(
+        &mut self,
+        target: NodeId,
+        since: Option<Claim>,
+        options: Options,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
+        self.request(Request::RequestChainData { target, since: since.map(Box::new), options }, now)
+    }
+
+    /// Reads claims of the own sigchain.
+    pub fn claims(&mut self, query: ClaimsQuery, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+        self.request(Request::Claims { query, options }, now)
+    }
+
+    /// Reads which nodes are linked with one.
+    pub fn gestalt(
+        &mut self,
+        node: NodeId,
+        query: GestaltQuery,
+        options: Options,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
+        self.request(Request::Gestalt { node, query, options }, now)
+    }
+
     /// Writes everything that is not written yet, durably.
     pub fn flush(&mut self, options: Options, now: Instant) -> Result<RequestId, RequestError> {
         self.request(Request::Flush { options }, now)
@@ -171,8 +242,13 @@ impl NodeManager {
     /// Ends a request early; its `Event::Done` says `Cancelled`. Nothing happens if it is over already.
     pub fn cancel(&mut self, id: RequestId, now: Instant) {
         self.enter(now, || Call::Cancel(id));
-        // A renewal that has begun is not given up: its true outcome is reported.
-        let ends = |open: &Open| open.audience == Audience::Embedder && !matches!(open.stage, Stage::Renew(_));
+        // Past the point of no return of a renewal or a claim its true outcome is reported.
+        let ends = |open: &Open| {
+            open.audience == Audience::Embedder
+                && !matches!(open.stage, Stage::Renew(_))
+                && !is_persisting(&open.stage)
+                && standing(&open.stage).is_none()
+        };
         if self.open.get(&id).is_some_and(ends) {
             self.end(id, Err(Failure::Cancelled));
             self.settle();

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::NodeManager;
-use super::open::{After, Again, Asked, Audience, CallThen, Open, Stage, Then};
+use super::open::{After, Again, Asked, Audience, CallThen, DialThen, Open, Stage, Then};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::connect::Connections;
 use crate::cx::Dice;
@@ -58,9 +58,12 @@ impl NodeManager {
     pub(super) fn advance_search(&mut self, id: RequestId) {
         loop {
             let Self { cx, connections, rpc, open, .. } = self;
-            let Some(Open { deadline, stage: Stage::Find { lookup, .. }, .. }) = open.get_mut(&id) else { return };
+            let Some(Open { deadline, audience, stage: Stage::Find { lookup, .. } }) = open.get_mut(&id) else {
+                return;
+            };
             match lookup.next(cx, |node| connections.primary(node)) {
                 Next::Wait => return,
+                Next::Dial(goal) if audience.is_awaited() => connections.dial(cx, id, goal.urgent()),
                 Next::Dial(goal) => connections.dial(cx, id, goal),
                 Next::Ask { node, conn } => ask_closest(cx, rpc, id, lookup, node, conn, *deadline),
                 Next::End(end) => return self.search_ended(id, end),
@@ -103,8 +106,13 @@ impl NodeManager {
         let next = match (then, connection) {
             (Then::Report, _) => After::End(Ok(Reply::FindNode(outcome))),
             (Then::ReportRefresh, _) => After::End(Ok(Reply::RefreshBucket(outcome))),
-            (_, None) if end == FindEnd::Deadline => After::End(Err(Failure::DeadlineExceeded)),
-            (_, None) => After::End(Err(Failure::NotFound(failures))),
+            (then, None) => {
+                let failure = match end {
+                    FindEnd::Deadline => Failure::DeadlineExceeded,
+                    _ => Failure::NotFound(failures),
+                };
+                After::End(self.not_found(open.audience, &then, failure))
+            }
             (then, Some(connection)) => {
                 let again = again(target, connect_timeout, &then);
                 self.with_connection(id, open.deadline, then, again, connection)
@@ -128,10 +136,15 @@ impl NodeManager {
         again: Option<Again>,
         (conn, address, data): (ConnectionId, NodeAddress, NodeContactAddressData),
     ) -> After {
+        let then = match then {
+            Then::ClaimNode(claiming) => return After::Wait(self.node_begin(id, conn, claiming)),
+            Then::ClaimNetwork { content } => return After::Wait(self.own_begin(id, content, Some(conn))),
+            then => then,
+        };
         let cx = &mut self.cx;
         let call_deadline = deadline.min(cx.now + cx.config.call_timeout);
         let stage = match then {
-            Then::Report | Then::ReportRefresh => None,
+            Then::Report | Then::ReportRefresh | Then::ClaimNode(_) | Then::ClaimNetwork { .. } => None,
             Then::Ping { .. } => {
                 let nonce = cx.random_u64(Dice::Calls);
                 let stream = self.rpc.call(cx, conn, id, Question::Ping { nonce }, call_deadline);
@@ -145,6 +158,11 @@ impl NodeManager {
                 Ok(stream) => Some(Stage::OpenStream { stream }),
                 Err(failure) => return After::End(Err(failure)),
             },
+            Then::ConnectThrough { goal } => {
+                self.connections.dial_only(cx, id, goal);
+                Some(Stage::Dial { then: DialThen::Connect })
+            }
+            Then::ChainData { since } => self.chain_begin(id, conn, since),
             Then::Acquire => {
                 let lease = self.connections.acquire(cx, conn);
                 if let Some((lease, connection)) = lease.zip(self.connections.info(cx, conn)) {

@@ -2,7 +2,7 @@
 
 use super::NodeManager;
 use crate::graph::NodeContact;
-use crate::id::{ConnectionId, NodeId};
+use crate::id::{ConnectionId, NodeId, StreamId};
 use crate::request::{ActiveConnection, ActiveNode, Closest, ClosestLists};
 use crate::rpc::{Answer, Question};
 
@@ -12,9 +12,11 @@ const LIST_LIMIT: usize = 20;
 const CONNECTIONS_TOLD: usize = 4;
 
 impl NodeManager {
-    /// The answer to a question that came on a connection.
-    pub(super) fn serve(&mut self, conn: ConnectionId, question: &Question) -> Answer {
-        match question {
+    /// Answers a question that came on a connection, or sees to it that it is answered later.
+    pub(super) fn serve(&mut self, conn: ConnectionId, stream: StreamId, question: &Question) {
+        let answer = match question {
+            Question::Claims { after, max_bytes } => return self.serve_claims(stream, *after, *max_bytes),
+            Question::SignClaim(token) => return self.network_asked(stream, conn, token),
             Question::Signal(request) => self.relay(conn, request),
             Question::Punch(punch) => self.punch(conn, punch),
             Question::Ping { nonce } => Answer::Pong { nonce: *nonce },
@@ -22,7 +24,8 @@ impl NodeManager {
                 let asker = self.connections.node(conn);
                 Answer::Closest(self.closest_for(asker.as_ref(), target, *lists))
             }
-        }
+        };
+        self.rpc.answer(&mut self.cx, stream, answer);
     }
 
     /// The nodes closest to a target that may be told to `asker`: proven ones, by their global addresses, without itself.

@@ -68,7 +68,7 @@ impl NodeManager {
             }
         }
         for (node, addresses) in dials {
-            self.connections.dial(&mut self.cx, id, Goal::at(node, addresses, Learnt::DIRECT, timeout));
+            self.connections.dial(&mut self.cx, id, Goal::at(node, addresses, Learnt::DIRECT, timeout).urgent());
         }
         for node in live {
             self.sync_seed_ended(id, node, None);

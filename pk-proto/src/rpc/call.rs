@@ -2,10 +2,13 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::address::NodeAddress;
+use crate::claims::ClaimId;
 use crate::id::NodeId;
 use crate::io::Signature;
 use crate::request::{Closest, ClosestLists};
@@ -30,6 +33,15 @@ pub enum Question {
     Signal(SignalRequest),
     /// From a relay: punch towards `source`, who asked for it.
     Punch(Box<PunchRequest>),
+    /// The next claims of its chain.
+    Claims {
+        /// Those behind this one; all if `None`.
+        after: Option<ClaimId>,
+        /// Bytes of tokens in the answer, at most; but one claim is told whatever its length.
+        max_bytes: u32,
+    },
+    /// Sign a claim about a network: the JSON text of its token.
+    SignClaim(Bytes),
 }
 
 /// What a node that wants to connect to another one asks of a relay.
@@ -89,8 +101,21 @@ pub enum Answer {
     },
     /// To `Punch`: datagrams are on their way.
     Punching,
+    /// To `Claims`.
+    Claims(ClaimsPage),
     /// To any question: no.
     Refused(Refusal),
+    /// To `SignClaim`: the token with the signature.
+    SignedClaim(Bytes),
+}
+
+/// Some claims of a chain, in its order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClaimsPage {
+    /// The id of each, and the JSON text of its token, as it is stored.
+    pub claims: Vec<(ClaimId, Bytes)>,
+    /// Whether the chain has more behind them.
+    pub more: bool,
 }
 
 /// Why a peer does not do what it was asked for.
@@ -124,6 +149,12 @@ pub enum Refusal {
     /// Its policy does not allow it.
     #[error("it is not allowed")]
     Denied,
+    /// Another claim came first; to be tried again.
+    #[error("another claim came first")]
+    Stale,
+    /// It is not a claim that is signed here: of another type, or about another node.
+    #[error("it does not sign such a claim")]
+    Claim,
     /// The target speaks Polykey 1.x, which takes [`SignalTerms::Plain`] only.
     #[error("the target takes plain signals only")]
     Terms,

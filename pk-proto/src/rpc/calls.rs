@@ -7,25 +7,28 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::call::{Answer, Question};
+use super::pages::Paging;
 use super::polykey::PARTS_LIMIT;
 use super::{Answered, Purpose, Rpc, RpcEvent, codec};
 use crate::cx::Cx;
 use crate::error::{Failure, PeerFault, code};
 use crate::id::{ConnectionId, RequestId, StreamId};
-use crate::io::DisconnectReason;
+use crate::io::{Dialect, DisconnectReason};
 use crate::time::Instant;
 use crate::timers::Timer;
 
 /// A question of ours that is not answered yet. A dialect may need several streams for it.
 #[derive(Debug)]
 pub(super) struct Call {
-    request: RequestId,
-    conn: ConnectionId,
-    begun: Instant,
+    pub(super) request: RequestId,
+    pub(super) conn: ConnectionId,
+    pub(super) begun: Instant,
     /// The streams that have not ended.
-    parts: BTreeSet<StreamId>,
+    pub(super) parts: BTreeSet<StreamId>,
     /// What was answered so far, or is if no part fails.
-    answer: Option<Answer>,
+    pub(super) answer: Option<Answer>,
+    /// Of an answer that has pages.
+    pub(super) paging: Option<Paging>,
     /// A part has ended well, or has said something.
     answered: bool,
     /// Messages of the answer.
@@ -47,7 +50,12 @@ impl Rpc {
         deadline: Instant,
     ) -> Option<StreamId> {
         cx.metrics.calls += 1;
+        if let Some(stream) = self.unpark(cx, conn, request, &question, deadline) {
+            return Some(stream);
+        }
         let connection = self.connections.get(&conn)?;
+        let pages = connection.dialect == Dialect::Polykey;
+        let mut paging = Paging::of(&question).filter(|_| pages);
         let calls = codec::calls(connection.dialect, connection.features, question, deadline.since(cx.now));
         if calls.parts.is_empty() {
             // Nothing is asked for, or there is no way to ask.
@@ -69,6 +77,7 @@ impl Rpc {
                 begun: cx.now,
                 parts: BTreeSet::new(),
                 answer: calls.otherwise.clone(),
+                paging: paging.take(),
                 answered: false,
                 messages: 0,
                 failure: None,
@@ -122,11 +131,16 @@ impl Rpc {
     /// It says more than anybody may.
     pub(super) fn part_answered(&mut self, call: StreamId, answer: Option<Answer>) -> Result<(), PeerFault> {
         let Some(call) = self.calls.get_mut(&call) else { return Ok(()) };
-        call.messages += 1;
-        if call.messages > PARTS_LIMIT {
+        call.messages = call.messages.saturating_add(1);
+        if call.messages > PARTS_LIMIT && call.paging.is_none() {
             return Err(PeerFault::TooMuch);
         }
         match (&mut call.answer, answer) {
+            (Some(Answer::Claims(known)), Some(Answer::Claims(more))) => {
+                if call.paging.as_mut().is_none_or(|paging| paging.take(&more)) {
+                    known.claims.extend(more.claims);
+                }
+            }
             (Some(Answer::Closest(known)), Some(Answer::Closest(more))) => {
                 known.local.extend(more.local);
                 known.active.extend(more.active);
@@ -140,6 +154,10 @@ impl Rpc {
 
     /// A stream of a question of ours has ended. What some of its parts have answered is an answer.
     pub(super) fn part_ended(&mut self, cx: &Cx, call: StreamId, part: StreamId, failure: Option<Failure>) {
+        if self.is_parked(call) {
+            // Nobody waits: who wants more asks anew.
+            self.calls.remove(&call);
+        }
         let Some(open) = self.calls.get_mut(&call) else { return };
         open.parts.remove(&part);
         open.answered |= failure.is_none();
@@ -172,8 +190,15 @@ impl Rpc {
     /// Says the last thing on a stream of the peer.
     pub(super) fn answer_last(&mut self, cx: &mut Cx, stream: StreamId, answer: Answer) {
         let Some(form) = self.streams.get(&stream).map(|stream| stream.form) else { return };
+        let next = match &answer {
+            Answer::Claims(page) if page.more && form.is_list() => page.claims.last().map(|(id, _)| *id),
+            _ => None,
+        };
         match codec::answer(form, answer, cx.unix()) {
-            Ok(bytes) => self.answer_with(cx, stream, bytes),
+            Ok(bytes) => match next {
+                Some(last) => self.answer_page(cx, stream, last, bytes),
+                None => self.answer_with(cx, stream, bytes),
+            },
             Err(_) => drop(self.abort(cx, stream, code::MESSAGE_TOO_LONG)),
         }
     }

@@ -205,7 +205,6 @@ pub(super) fn invalid(form: Form, why: &str, now: UnixMillis) -> Option<Bytes> {
 }
 
 /// The first message of an exchange, and how the rest of it is read.
-#[allow(dead_code, reason = "the claims machines are its users")]
 pub(super) fn exchange(dialect: Dialect, token: Bytes, timeout: Duration) -> Option<(Bytes, Form)> {
     match dialect {
         Dialect::Native => {
@@ -220,7 +219,6 @@ pub(super) fn exchange(dialect: Dialect, token: Bytes, timeout: Duration) -> Opt
 }
 
 /// A further message of an exchange.
-#[allow(dead_code, reason = "the claims machines are its users")]
 pub(super) fn token(form: Form, token: Bytes) -> Option<Bytes> {
     match form {
         Form::Native => native_bytes(V1::Token { token }),

@@ -3,15 +3,13 @@
 //! Both sides send tokens, which are nothing but bytes here, in the order that the claims machines know. The side that began
 //! ends its direction when it has all; the other one when it has committed, or in place of its next token with a refusal.
 
-#![allow(dead_code, reason = "the claims machines are its users")]
-
 use bytes::Bytes;
 
 use super::call::{Answer, Refusal};
 use super::native::Hello;
 use super::{Purpose, Rpc, codec};
 use crate::cx::Cx;
-use crate::error::{Failure, code};
+use crate::error::{Failure, PeerFault, code};
 use crate::id::{ConnectionId, StreamId};
 use crate::io::{Dialect, DisconnectReason};
 use crate::time::Instant;
@@ -46,7 +44,7 @@ impl Rpc {
         let lost = Failure::ConnectionLost(DisconnectReason::Local);
         let Some(connection) = self.connections.get(&conn) else { return Err(lost) };
         let dialect = connection.dialect;
-        if dialect == Dialect::Native && connection.features & Hello::EXCHANGE == 0 {
+        if !self.speaks_exchanges(conn) {
             return Err(Failure::Unsupported);
         }
         let first = codec::exchange(dialect, token, deadline.since(cx.now));
@@ -80,6 +78,40 @@ impl Rpc {
         if self.exchange_form(stream).is_some() {
             self.answer_last(cx, stream, Answer::Refused(refusal));
             self.stop_reading(cx, stream);
+        }
+    }
+
+    /// Ends an exchange of the peer, who broke its rules, with a refusal; no event follows but the fault.
+    pub(crate) fn exchange_refuse_fault(&mut self, cx: &mut Cx, id: StreamId, refusal: Refusal, fault: PeerFault) {
+        if let Some(conn) = self.streams.get(&id).map(|stream| stream.conn) {
+            cx.metrics.stream_faults += 1;
+            self.exchange_refuse(cx, id, refusal);
+            self.fault(cx, conn, fault);
+        }
+    }
+
+    /// A peer broke the rules of claims outside of an exchange.
+    pub(crate) fn count_fault(&mut self, cx: &mut Cx, conn: ConnectionId, fault: PeerFault) {
+        cx.metrics.stream_faults += 1;
+        self.fault(cx, conn, fault);
+    }
+
+    /// Whether the peer of a connection signs claims: exchanges, and those about networks.
+    pub(crate) fn speaks_exchanges(&self, conn: ConnectionId) -> bool {
+        let connection = self.connections.get(&conn);
+        connection.is_some_and(|of| of.dialect == Dialect::Polykey || of.features & Hello::EXCHANGE != 0)
+    }
+
+    /// Ends an exchange of ours whose peer broke its rules; it fails, and the fault follows.
+    pub(crate) fn exchange_fault(&mut self, cx: &mut Cx, stream: StreamId, fault: PeerFault) {
+        self.fail(cx, stream, fault);
+    }
+
+    /// From now on an exchange or a question waits until then, whatever was agreed before.
+    pub(crate) fn wait_until(&mut self, cx: &mut Cx, stream: StreamId, until: Instant) {
+        let purpose = self.streams.get(&stream).map(|stream| &stream.purpose);
+        if let Some(Purpose::Exchange { .. } | Purpose::Asked) = purpose {
+            cx.timers.set(Timer::Stream(stream), until);
         }
     }
 

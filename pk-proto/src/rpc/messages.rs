@@ -18,12 +18,12 @@ use crate::timers::Timer;
 /// The version of the native dialect that this node speaks, the only one so far.
 const VERSION: u16 = 1;
 /// The extensions of it that this node speaks.
-const FEATURES: u64 = Hello::EXCHANGE | Hello::PLAIN_SIGNALS;
+const FEATURES: u64 = Hello::EXCHANGE | Hello::CLAIMS | Hello::PLAIN_SIGNALS;
 
 impl Rpc {
     /// Takes every whole message out of a stream, then grants what the next one needs.
     pub(super) fn read(&mut self, cx: &mut Cx, id: StreamId) {
-        while let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.purpose.reads()) {
+        while let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.reads()) {
             let form = stream.form;
             let message = stream.recv.decoder.next();
             match message.and_then(|message| message.map(|message| codec::read(&message, form)).transpose()) {
@@ -45,7 +45,9 @@ impl Rpc {
     fn read_to_the_end(&mut self, cx: &mut Cx, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
         match stream.purpose {
-            Purpose::Asked | Purpose::Answered | Purpose::Ended => self.end_if_over(cx, id),
+            Purpose::Asked | Purpose::Answered | Purpose::Paging { .. } | Purpose::Ended => self.end_if_over(cx, id),
+            // There may be more than was read.
+            _ if stream.parked => {}
             Purpose::Call { call } if stream.form.is_list() && stream.recv.decoder.buffered() == 0 => {
                 self.part_ended(cx, call, id, None);
                 self.abort(cx, id, code::NONE);
@@ -109,8 +111,9 @@ impl Rpc {
             }
             (Purpose::Call { call }, Said::Part(answer)) => {
                 let call = *call;
-                if let Err(fault) = self.part_answered(call, answer) {
-                    self.fail(cx, id, fault);
+                match self.part_answered(call, answer) {
+                    Ok(()) => self.park(cx, id, call),
+                    Err(fault) => self.fail(cx, id, fault),
                 }
             }
             (Purpose::Call { call }, Said::Answer(answer)) => {

@@ -12,6 +12,7 @@ mod dialect;
 mod exchange;
 mod frame;
 mod messages;
+mod pages;
 mod stream;
 mod window;
 
@@ -20,7 +21,7 @@ use alloc::string::String;
 
 use bytes::Bytes;
 
-pub use call::{Answer, PunchRequest, Question, Refusal, SignalRequest, SignalTerms, is_protocol_name};
+pub use call::{Answer, ClaimsPage, PunchRequest, Question, Refusal, SignalRequest, SignalTerms, is_protocol_name};
 pub use dialect::{native, polykey};
 pub use frame::{FrameDecoder, FrameFault, MAX_FRAME, encode_frame};
 
@@ -28,8 +29,10 @@ use self::calls::Call;
 use self::codec::Form;
 pub(crate) use self::exchange::ExchangeStep;
 use self::messages::our_hello;
+use self::native::Hello;
 use self::polykey::ObjectFault;
 use self::stream::{RecvHalf, SendHalf};
+use crate::claims::ClaimId;
 use crate::cx::Cx;
 use crate::error::{Failure, PeerFault, code};
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
@@ -98,6 +101,8 @@ struct Stream {
     form: Form,
     send: SendHalf,
     recv: RecvHalf,
+    /// Nothing is read of it now.
+    parked: bool,
     /// What of `recv` is in the sum of the connection.
     cost: u64,
 }
@@ -105,7 +110,7 @@ struct Stream {
 impl Stream {
     fn new(cx: &Cx, conn: ConnectionId, dialect: Dialect, purpose: Purpose, form: Form) -> Self {
         let recv = RecvHalf::new(dialect, cx.config.receive_window);
-        Self { conn, purpose, form, send: SendHalf::default(), recv, cost: 0 }
+        Self { conn, purpose, form, send: SendHalf::default(), recv, parked: false, cost: 0 }
     }
 }
 
@@ -124,16 +129,25 @@ enum Purpose {
     Asked,
     /// Theirs: answered; the answer is on its way.
     Answered,
+    /// Theirs: a part of the answer is on its way, which goes on behind this claim.
+    Paging { after: ClaimId },
     /// An exchange of `ours` or theirs.
     Exchange { ours: bool },
     /// Ours: all is said, only the end of the peer's direction is missing.
     Ended,
 }
 
+impl Stream {
+    /// Whether another message is read now.
+    fn reads(&self) -> bool {
+        self.purpose.reads() && !self.parked
+    }
+}
+
 impl Purpose {
     /// Whether another message may come.
     fn reads(&self) -> bool {
-        !matches!(self, Self::Asked | Self::Answered | Self::Ended)
+        !matches!(self, Self::Asked | Self::Answered | Self::Paging { .. } | Self::Ended)
     }
 }
 
@@ -183,6 +197,18 @@ impl Rpc {
                 self.report_failure(cx, id, &stream, Failure::ConnectionLost(why.clone()));
             }
         }
+    }
+
+    /// What a connection speaks; `None` if it is gone.
+    pub(crate) fn dialect(&self, conn: ConnectionId) -> Option<Dialect> {
+        self.connections.get(&conn).map(|connection| connection.dialect)
+    }
+
+    /// Whether the peer can be asked for claims.
+    pub(crate) fn speaks_claims(&self, conn: ConnectionId) -> bool {
+        self.connections.get(&conn).is_some_and(|connection| {
+            connection.dialect == Dialect::Polykey || connection.features & Hello::CLAIMS != 0
+        })
     }
 
     /// Whether anybody uses the connection: calls under way, or streams of applications.
@@ -253,6 +279,7 @@ impl Rpc {
     pub(crate) fn stream_sent(&mut self, cx: &mut Cx, id: StreamId, bytes: u64) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.send.confirm(cx, id, bytes);
+        self.next_page(cx, id);
         self.end_if_over(cx, id);
     }
 
@@ -265,7 +292,7 @@ impl Rpc {
         stream.recv.end();
         match stream.purpose {
             // The answer goes out all the same.
-            Purpose::Answered | Purpose::Asked | Purpose::Ended => self.end_if_over(cx, id),
+            Purpose::Answered | Purpose::Asked | Purpose::Paging { .. } | Purpose::Ended => self.end_if_over(cx, id),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
             _ => self.give_up(cx, id, code::NONE, aborted(code)),
         }
@@ -282,6 +309,7 @@ impl Rpc {
             Purpose::Call { .. } | Purpose::Asked | Purpose::Ended => self.end_if_over(cx, id),
             Purpose::Exchange { .. } if code == code::NONE => self.end_if_over(cx, id),
             Purpose::Answered => self.end_if_over(cx, id),
+            Purpose::Paging { .. } => self.next_page(cx, id),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
             Purpose::First | Purpose::Open { .. } | Purpose::Exchange { .. } => {
                 self.give_up(cx, id, code::NONE, aborted(code))
@@ -312,6 +340,7 @@ impl Rpc {
         let Some(stream) = self.streams.get(&id) else { return };
         let conn = stream.conn;
         match stream.purpose {
+            Purpose::Call { call } if self.is_parked(call) => self.give_up(cx, id, code::NONE, Failure::Cancelled),
             Purpose::Call { .. } | Purpose::Open { .. } | Purpose::Exchange { .. } => {
                 cx.metrics.call_timeouts += 1;
                 self.give_up(cx, id, code::TIMED_OUT, Failure::DeadlineExceeded);
@@ -328,7 +357,7 @@ impl Rpc {
             // Its direction is its own; it never ends what nobody reads.
             Purpose::Answered if stream.send.is_done() => drop(self.abort(cx, id, code::NONE)),
             Purpose::Ended => drop(self.abort(cx, id, code::NONE)),
-            Purpose::Answered => {
+            Purpose::Answered | Purpose::Paging { .. } => {
                 cx.metrics.send_overflows += 1;
                 self.abort(cx, id, code::TIMED_OUT);
                 self.fault(cx, conn, PeerFault::NotReading);
@@ -378,7 +407,7 @@ impl Rpc {
         let conn = stream.conn;
         if stream.send.send(cx, id, bytes, fin).is_err() {
             cx.metrics.send_overflows += 1;
-            self.abort(cx, id, code::LIMIT);
+            self.give_up(cx, id, code::LIMIT, Failure::Aborted(code::LIMIT));
             self.fault(cx, conn, PeerFault::NotReading);
         } else {
             self.end_if_over(cx, id);
@@ -472,7 +501,12 @@ impl Rpc {
                 let step = ExchangeStep::Failed(failure);
                 self.events.push_back(RpcEvent::Exchange { stream: id, conn: stream.conn, step });
             }
-            Purpose::Control | Purpose::First | Purpose::Asked | Purpose::Answered | Purpose::Ended => {}
+            Purpose::Control
+            | Purpose::First
+            | Purpose::Asked
+            | Purpose::Answered
+            | Purpose::Paging { .. }
+            | Purpose::Ended => {}
         }
     }
 

@@ -16,7 +16,7 @@ impl Rpc {
         self.account(id);
         let Some(stream) = self.streams.get_mut(&id) else { return true };
         let Some(connection) = self.connections.get_mut(&stream.conn) else { return true };
-        if stream.recv.is_over() || !stream.purpose.reads() || connection.is_early(id) {
+        if stream.recv.is_over() || !stream.reads() || connection.is_early(id) {
             return true;
         }
         let need = stream.recv.missing();

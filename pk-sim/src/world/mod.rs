@@ -32,6 +32,13 @@ pub struct World<M> {
     armed: Vec<Option<Instant>>,
     events: Vec<Vec<(Instant, Event)>>,
     done: BTreeMap<(HostId, RequestId), Result<Reply, Failure>>,
+    dials: Vec<Vec<(Instant, SocketAddr)>>,
+    /// Inputs and outputs of each machine, in all its lives.
+    words: Vec<u64>,
+    /// After how many of them a process dies.
+    doom: Vec<Option<u64>>,
+    /// The machines that died so.
+    corpses: Vec<Option<M>>,
     checkers: Checkers,
     journal: Journal,
     coverage: Coverage,
@@ -79,6 +86,10 @@ impl<M: Machine> World<M> {
             armed: Vec::new(),
             events: Vec::new(),
             done: BTreeMap::new(),
+            dials: Vec::new(),
+            words: Vec::new(),
+            doom: Vec::new(),
+            corpses: Vec::new(),
             checkers: Checkers::default(),
             journal: Journal::default(),
             coverage: Coverage::default(),
@@ -98,6 +109,10 @@ impl<M: Machine> World<M> {
         self.machines.push(None);
         self.armed.push(None);
         self.events.push(Vec::new());
+        self.dials.push(Vec::new());
+        self.words.push(0);
+        self.doom.push(None);
+        self.corpses.push(None);
         self.checkers.add_host();
         id
     }
@@ -137,6 +152,23 @@ impl<M: Machine> World<M> {
         hosts[id].store.crash(&mut dice.stores);
         self.transport.crash(&mut self.wire, id);
         self.done.retain(|(host, _), _| *host != id);
+    }
+
+    /// Kills the process of a host once its machine has been given and has given so many words more, inputs and outputs: in
+    /// the middle of whatever it is doing. What it was is in [`corpse`](Self::corpse) then.
+    pub fn kill_after(&mut self, id: HostId, words: u64) {
+        self.doom[id] = Some(self.words[id] + words);
+        self.corpses[id] = None;
+    }
+
+    /// The machine that [`kill_after`](Self::kill_after) has killed last, as it was then.
+    pub fn corpse(&self, id: HostId) -> Option<&M> {
+        self.corpses[id].as_ref()
+    }
+
+    /// How many inputs and outputs the machine of a host has been given and has given, in all its lives.
+    pub fn words(&self, id: HostId) -> u64 {
+        self.words[id]
     }
 
     /// How many hosts there are.
@@ -297,6 +329,11 @@ impl<M: Machine> World<M> {
     /// How a request ended; `None` while it is open.
     pub fn done(&self, id: HostId, request: RequestId) -> Option<&Result<Reply, Failure>> {
         self.done.get(&(id, request))
+    }
+
+    /// Where the machine of a host has dialled, in all its lives.
+    pub fn dials(&self, id: HostId) -> &[(Instant, SocketAddr)] {
+        &self.dials[id]
     }
 
     /// Every stream that the machine of a host handed over.

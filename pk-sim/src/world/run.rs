@@ -140,7 +140,22 @@ impl<M: Machine> World<M> {
         self.check(id, checked);
         if let Some(machine) = self.machines[id].as_mut() {
             machine.handle_input(input, self.wire.now);
+            if self.is_last_word(id) {
+                let machine = self.machines[id].take();
+                self.die(id, machine);
+            }
         }
+    }
+
+    /// Counts a word of a machine. Returns whether it is its last one.
+    fn is_last_word(&mut self, id: HostId) -> bool {
+        self.words[id] += 1;
+        self.doom[id].take_if(|doom| *doom <= self.words[id]).is_some()
+    }
+
+    fn die(&mut self, id: HostId, machine: Option<M>) {
+        self.corpses[id] = machine;
+        self.kill(id);
     }
 
     /// Fires a machine's timers.
@@ -172,6 +187,10 @@ impl<M: Machine> World<M> {
             while let Some(output) = machine.poll_output() {
                 outputs += 1;
                 self.output(id, output);
+                if self.is_last_word(id) {
+                    self.die(id, Some(machine));
+                    return outputs;
+                }
             }
             let Some(input) = self.wire.hosts[id].at_once.pop_front() else { break };
             answers += 1;
@@ -210,6 +229,9 @@ impl<M: Machine> World<M> {
                 }
                 _ => {}
             }
+        }
+        if let Output::Dial { addr, .. } = &output {
+            self.dials[id].push((self.wire.now, *addr));
         }
         effects::perform(&mut self.wire, &mut self.transport, id, output);
     }

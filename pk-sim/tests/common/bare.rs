@@ -170,6 +170,6 @@ impl Bare {
 
 /// A Hello as nodes say it.
 pub fn hello() -> Bytes {
-    let hello = Hello { version_min: 1, version_max: 1, features: 0, agent: "test".into() };
+    let hello = Hello { version_min: 1, version_max: 1, features: Hello::CLAIMS, agent: "test".into() };
     native::encode(&Message::V1(V1::Hello(hello))).unwrap()
 }

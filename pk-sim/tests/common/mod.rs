@@ -9,6 +9,8 @@
 )]
 
 mod bare;
+
+pub mod chains;
 mod links;
 mod peer;
 pub mod signals;

@@ -76,7 +76,7 @@ impl Peer {
             Reaction::answer(match question {
                 Question::Ping { nonce } => Answer::Pong { nonce },
                 Question::Closest { .. } => Answer::Closest(Closest::default()),
-                Question::Signal(_) | Question::Punch(_) => Answer::Refused(Refusal::Busy),
+                _ => Answer::Refused(Refusal::Busy),
             })
         })
     }

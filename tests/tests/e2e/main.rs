@@ -13,6 +13,7 @@ mod lifecycle;
 mod mixed;
 mod network;
 mod rejected;
+mod signal;
 mod streams;
 
 /// The program of nodes in processes of their own.

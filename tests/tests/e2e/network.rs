@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use pk_driver::{Node, Record};
+use pk_driver::{Node, NodeError, Record};
 use pk_proto::io::DisconnectReason;
 use pk_proto::{ClosestLists, Event, FindEnd, FindNode, NodeAddress, NodeId, Options, Replay, SeedNode};
 use pk_tests::Rt;
@@ -13,6 +13,7 @@ use pk_tests::node::{
 };
 use pk_tests::wait::{soon, try_within, until};
 use smol::future::zip;
+use smol::stream::StreamExt;
 
 pk_tests::cases!(
     two_nodes_do_the_main_job,
@@ -20,6 +21,7 @@ pk_tests::cases!(
     a_seed_may_be_a_host_name,
     seeds_that_fail_are_each_named,
     a_lease_holds_a_connection,
+    a_connection_is_held_as_long_as_items_come_over_it,
     nodes_that_dial_each_other_at_once_agree_on_a_primary,
     a_node_on_all_addresses_is_reached_by_both_families,
     a_recorded_life_is_repeated_on_a_desk,
@@ -152,6 +154,47 @@ async fn a_lease_holds_a_connection<R: Rt>(runtime: R) {
     assert_eq!(a.disconnect(b.own_id()).await.unwrap(), 1);
     soon(&runtime, "the loss", lease.lost()).await;
     soon(&runtime, "the loss again", lease.lost()).await;
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn a_connection_is_held_as_long_as_items_come_over_it<R: Rt>(runtime: R) {
+    let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
+    echo(&runtime, &a, "echo/1").await;
+    connect(&runtime, &b, &a).await;
+    let held = async || b.connections().await.unwrap().iter().any(|connection| connection.idle_in.is_none());
+    // A new stream for each item; no stream is open between two of them.
+    let items = async || {
+        let with = b.with_conn_stream(a.own_id(), Options::default(), async |lease| {
+            Ok(smol::stream::unfold((lease, 0u8), async |(lease, n)| {
+                let mut stream = lease.open_stream("echo/1").await.ok().filter(|_| n < 3)?;
+                stream.write_all(&[n]).await.ok()?;
+                stream.finish().ok()?;
+                Some((stream.read_to_end(10).await.ok()?, (lease, n + 1)))
+            }))
+        });
+        soon(&runtime, "with_conn_stream", with).await.unwrap()
+    };
+    let mut all = items().await;
+    assert_eq!(all.lease().map(|lease| lease.node()), Some(a.own_id()));
+    let mut seen = Vec::new();
+    while let Some(item) = soon(&runtime, "an item", all.next()).await {
+        assert!(held().await);
+        seen.push(item);
+    }
+    assert_eq!(seen, [[0], [1], [2]]);
+    until(&runtime, "the release at the end", async || !held().await).await;
+    assert!(all.lease().is_none() && soon(&runtime, "the end again", all.next()).await.is_none());
+    // Given up in the midst of it.
+    let mut some = items().await;
+    assert!(soon(&runtime, "an item", some.next()).await.is_some() && held().await);
+    drop(some);
+    until(&runtime, "the release of the dropped", async || !held().await).await;
+    // Where it comes to no items, nothing is held either.
+    let none = b.with_conn_stream(a.own_id(), Options::default(), async |_| {
+        Err::<smol::stream::Empty<()>, _>(NodeError::Closed)
+    });
+    assert!(matches!(soon(&runtime, "with_conn_stream", none).await, Err(NodeError::Closed)));
+    until(&runtime, "the release after an error", async || !held().await).await;
     shutdown(&runtime, &[&a, &b]).await;
 }
 

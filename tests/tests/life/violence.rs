@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pk_driver::{Node, NodeConfig};
 use pk_proto::cert::verify_client;
-use pk_proto::{NodeId, Options, SeedNode};
+use pk_proto::{NodeId, SeedNode};
 use pk_tests::Rt;
 use pk_tests::child::{Child, whoami};
-use pk_tests::node::{shutdown, start};
+use pk_tests::node::{options, shutdown, start};
 use pk_tests::wait::{sleep, soon, spawn};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ use crate::kit::{key_files, snapshot};
 
 pk_tests::cases!(a_node_that_is_killed_while_it_writes_is_whole_every_time);
 
-const KILLS: u64 = 20;
+const KILLS: u32 = 20;
 
 /// What a folder must hold.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ impl Promised {
     }
 
     /// Judges a folder after a kill. Returns who the node is.
-    fn judge(&self, dir: &Path, kill: u64) -> NodeId {
+    fn judge(&self, dir: &Path, kill: u32) -> NodeId {
         let before = snapshot(dir);
         let kept: BTreeSet<NodeId> = before.contacts.iter().map(|(node, _)| *node).collect();
         assert!(kept.is_superset(&self.nodes), "kill {kill}: of {:?} only {kept:?} was kept", self.nodes);
@@ -71,8 +71,10 @@ impl Promised {
 
 /// Connects to the agent over and over, so that it has something to write.
 async fn pester<R: Rt>(node: Node<R>, agent: SeedNode) {
+    // It does not wait long for the dead.
+    let options = options(Duration::from_millis(300), Duration::from_millis(300));
     loop {
-        let connected = node.connect(agent.node, agent.address.clone(), Options::default()).await;
+        let connected = node.connect(agent.node, agent.address.clone(), options).await;
         if connected.is_err() || node.disconnect(agent.node).await.is_err() {
             return;
         }
@@ -87,7 +89,18 @@ async fn a_node_that_is_killed_while_it_writes_is_whole_every_time<R: Rt>(runtim
         friends.push(start(&runtime, seed).await);
     }
     let (mut promised, mut renewals, mut unheard) = (Promised::default(), 0, 0);
-    for kill in 0..KILLS {
+    // How long a renewal takes that is left in peace, so that the kills come at all its steps.
+    let took = {
+        let mut child = Child::start::<R>(AGENT, &[path]);
+        child.line(&runtime, "start of the agent").await;
+        let begun = Instant::now();
+        assert!(promised.hear(&child.ask(&runtime, "renew").await).is_some());
+        let took = begun.elapsed();
+        child.kill();
+        promised.judge(dir.path(), 0);
+        took
+    };
+    for kill in 1..=KILLS {
         let mut child = Child::start::<R>(AGENT, &[path]);
         let agent = whoami(&child.line(&runtime, "start of the agent").await);
         promised.id = Some(agent.node);
@@ -95,10 +108,9 @@ async fn a_node_that_is_killed_while_it_writes_is_whole_every_time<R: Rt>(runtim
             friends.iter().map(|friend| spawn(&runtime, pester(friend.clone(), agent.clone()))).collect();
         sleep(&runtime, Duration::from_millis(30)).await;
         promised.hear(&child.ask(&runtime, "flush").await);
-        // Something is under way when it ends: a renewal every other time, which takes some milliseconds; else a flush.
-        let renewing = kill % 2 == 0;
-        child.tell(if renewing { "renew" } else { "flush" });
-        sleep(&runtime, Duration::from_micros((kill * 7919) % 31_000)).await;
+        // Something is under way when it ends: a renewal, twice out of three times, or a flush.
+        child.tell(if kill % 3 == 0 { "flush" } else { "renew" });
+        sleep(&runtime, took * 2 * kill / KILLS).await;
         child.kill();
         let words = soon(&runtime, "last words", child.last_words(&runtime)).await;
         let heard = words.iter().filter_map(|word| promised.hear(word)).count();
@@ -109,7 +121,7 @@ async fn a_node_that_is_killed_while_it_writes_is_whole_every_time<R: Rt>(runtim
             pester.join(&runtime, "the end of a connection").await;
         }
     }
-    println!("{}: {KILLS} kills, {renewals} renewals done, {unheard} of them unheard of", R::NAME);
+    println!("{}: {KILLS} kills; a renewal takes {took:?}; {renewals} done, {unheard} of them unheard of", R::NAME);
     assert!(!promised.nodes.is_empty());
     let friends: Vec<_> = friends.iter().collect();
     shutdown(&runtime, &friends).await;

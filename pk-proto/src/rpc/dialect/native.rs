@@ -14,10 +14,11 @@ use core::net::IpAddr;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::super::call::{Answer, PunchRequest, Question, SignalRequest, SignalTerms, is_protocol_name};
+use super::super::call::{Answer, ClaimsPage, PunchRequest, Question, SignalRequest, SignalTerms, is_protocol_name};
 use super::super::frame::{FrameFault, MAX_FRAME, encode_frame};
 use super::polykey;
 use crate::address::{Host, Hostname, NodeAddress, NodeContactAddressData, Scopes};
+use crate::claims::{ClaimId, MAX_TOKEN_LEN};
 use crate::graph::NodeContact;
 use crate::id::NodeId;
 use crate::io::Signature;
@@ -34,8 +35,10 @@ pub const MAX_SHARED_ID: usize = 64;
 /// Bytes of [`Hello::agent`], at most.
 pub const MAX_AGENT: usize = 64;
 
-/// Bytes of a token in an exchange, at most.
-pub const MAX_TOKEN: usize = 60 * 1024;
+/// Bytes of a token, at most.
+pub const MAX_TOKEN: usize = MAX_TOKEN_LEN;
+/// Claims in one answer, at most.
+pub const MAX_CLAIMS: usize = wire::CLAIMS;
 
 /// What one frame says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,10 +99,12 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// The extension of claims: `Exchange` and `Token`.
+    /// The extension of claims: `Exchange` and `Token`, and the question `SignClaim`.
     pub const EXCHANGE: u64 = 1;
+    /// The extension of chains: the question `Claims`.
+    pub const CLAIMS: u64 = 2;
     /// The extension of signals between nodes of which one speaks Polykey 1.x: [`SignalTerms::Plain`].
-    pub const PLAIN_SIGNALS: u64 = 2;
+    pub const PLAIN_SIGNALS: u64 = 4;
 }
 
 /// The frame, with its header, that says `message`.
@@ -135,6 +140,8 @@ pub(in crate::rpc) fn needed_for(question: &Question) -> u64 {
     let terms = match question {
         Question::Signal(signal) => signal.terms,
         Question::Punch(punch) => punch.request.terms,
+        Question::Claims { .. } => return Hello::CLAIMS,
+        Question::SignClaim(_) => return Hello::EXCHANGE,
         Question::Ping { .. } | Question::Closest { .. } => return 0,
     };
     if terms == SignalTerms::Plain { Hello::PLAIN_SIGNALS } else { 0 }
@@ -215,6 +222,7 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
                     Question::Closest { target, lists: ClosestLists { local, active } }
                 }
                 wire::Question::Signal(signal) => Question::Signal(read_signal(&signal)?),
+                wire::Question::SignClaim { token } => Question::SignClaim(read_token(&token)?),
                 wire::Question::Punch { source, address, request, relay_signature } => {
                     let (address, request) = (read_address(&address)?, read_signal(&request)?);
                     let address_text = address_text(&request.terms, &address);
@@ -233,6 +241,9 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
                         relay_signature: read_signature(&relay_signature)?,
                     }))
                 }
+                wire::Question::Claims { after, max_bytes } => {
+                    Question::Claims { after: after.map(ClaimId::from_bytes), max_bytes }
+                }
             };
             V1::Call { deadline_ms, question }
         }
@@ -246,8 +257,14 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
             V1::Answer(Answer::Signalled { address: read_address(&address)? })
         }
         wire::V1::Answer(wire::Answer::Punching) => V1::Answer(Answer::Punching),
+        wire::V1::Answer(wire::Answer::SignedClaim { token }) => V1::Answer(Answer::SignedClaim(read_token(&token)?)),
         wire::V1::Answer(wire::Answer::Refused(number)) => {
             V1::Answer(Answer::Refused(wire::refusals::read(number).ok_or(FrameFault::Unknown)?))
+        }
+        wire::V1::Answer(wire::Answer::Claims { claims, more }) => {
+            let read = |claim: wire::Claim<'_>| Ok((ClaimId::from_bytes(claim.id), read_token(&claim.token)?));
+            let claims = claims.0.into_iter().map(read).collect::<Result<_, _>>()?;
+            V1::Answer(Answer::Claims(ClaimsPage { claims, more }))
         }
         wire::V1::Open { protocol } => V1::Open { protocol: protocol.into() },
         wire::V1::Accepted => V1::Accepted,
@@ -325,6 +342,10 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
                     },
                 },
                 Question::Punch(punch) => write_punch(punch)?,
+                Question::SignClaim(token) => wire::Question::SignClaim { token: write_token(token)? },
+                Question::Claims { after, max_bytes } => {
+                    wire::Question::Claims { after: after.map(|id| *id.as_bytes()), max_bytes: *max_bytes }
+                }
             };
             wire::V1::Call { deadline_ms: *deadline_ms, question }
         }
@@ -337,9 +358,16 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
             wire::V1::Answer(wire::Answer::Signalled { address: write_address(address)? })
         }
         V1::Answer(Answer::Punching) => wire::V1::Answer(wire::Answer::Punching),
+        V1::Answer(Answer::SignedClaim(token)) => {
+            wire::V1::Answer(wire::Answer::SignedClaim { token: write_token(token)? })
+        }
         V1::Answer(Answer::Refused(refusal)) => {
             wire::V1::Answer(wire::Answer::Refused(wire::refusals::write(*refusal)))
         }
+        V1::Answer(Answer::Claims(ClaimsPage { claims, more })) => wire::V1::Answer(wire::Answer::Claims {
+            claims: list(claims, |(id, token)| Ok(wire::Claim { id: *id.as_bytes(), token: write_token(token)? }))?,
+            more: *more,
+        }),
         V1::Open { protocol } => {
             allow(is_protocol_name(protocol))?;
             wire::V1::Open { protocol }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::address::ContactMode;
+use crate::claims::ClaimId;
 use crate::rpc::Refusal;
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -143,11 +144,15 @@ fn golden() -> Vec<(Message, &'static str)> {
         (answer(Answer::Refused(Refusal::NotConnected)), "0000000400020400"),
         (answer(Answer::Refused(Refusal::Busy)), "0000000400020407"),
         (answer(Answer::Refused(Refusal::Denied)), "0000000400020408"),
-        (answer(Answer::Refused(Refusal::RelaySignature)), "000000040002040a"),
+        (answer(Answer::Refused(Refusal::Stale)), "0000000400020409"),
+        (answer(Answer::Refused(Refusal::Claim)), "000000040002040a"),
+        (call(Question::SignClaim(Bytes::from_static(b"{}"))), "000000080001987505027b7d"),
+        (answer(Answer::SignedClaim(Bytes::from_static(b"{}"))), "00000006000206027b7d"),
+        (answer(Answer::Refused(Refusal::RelaySignature)), "000000040002040c"),
         (
             call(Question::Signal(plain())),
             concat!(
-                "0000006600019875041111111111111111111111111111111111111111111111111111111111111111",
+                "0000006600019875061111111111111111111111111111111111111111111111111111111111111111",
                 "403333333333333333333333333333333333333333333333333333333333333333",
                 "3333333333333333333333333333333333333333333333333333333333333333",
             ),
@@ -161,7 +166,7 @@ fn golden() -> Vec<(Message, &'static str)> {
                 relay_signature: Signature([0x55; 64]),
             }))),
             concat!(
-                "000000eb0001987505444444444444444444444444444444444444444444444444444444444444444411111111111111",
+                "000000eb0001987507444444444444444444444444444444444444444444444444444444444444444411111111111111",
                 "11111111111111111111111111111111111111111111111111237b22686f7374223a223a3a666666663a31302e302e30",
                 "2e31222c22706f7274223a397d4033333333333333333333333333333333333333333333333333333333333333333333",
                 "333333333333333333333333333333333333333333333333333333333333405555555555555555555555555555555555",
@@ -173,6 +178,22 @@ fn golden() -> Vec<(Message, &'static str)> {
             "0000001600059875117b227061796c6f6164223a22653330227d",
         ),
         (v1(V1::Token { token: Bytes::from_static(b"{}") }), "000000050006027b7d"),
+        (call(Question::Claims { after: None, max_bytes: 49_152 }), "00000009000198750400808003"),
+        (
+            call(Question::Claims { after: Some(ClaimId::from_bytes([0x66; 16])), max_bytes: 0 }),
+            "000000170001987504016666666666666666666666666666666600",
+        ),
+        (answer(Answer::Claims(ClaimsPage::default())), "000000050002050000"),
+        (
+            answer(Answer::Claims(ClaimsPage {
+                claims: vec![
+                    (ClaimId::from_bytes([0x66; 16]), Bytes::from_static(b"{}")),
+                    (ClaimId::from_bytes([0x67; 16]), Bytes::new()),
+                ],
+                more: true,
+            })),
+            "000000290002050266666666666666666666666666666666027b7d676767676767676767676767676767670001",
+        ),
     ]
 }
 
@@ -224,9 +245,9 @@ fn a_kind_that_is_new_is_unknown_and_not_malformed() {
         (&[1, 2, 3], Unknown),
         (&[0, 7], Unknown),
         (&[0, 0x7f, 9, 9], Unknown),
-        (&[0, 1, 0, 6], Unknown),
+        (&[0, 1, 0, 8], Unknown),
         (&[0, 1, 0x98, 0x75, 0x80, 0x01, 1], Unknown),
-        (&[0, 2, 5], Unknown),
+        (&[0, 2, 7], Unknown),
         (&[0, 2, 0xff, 0xff, 0xff, 0xff, 0x0f], Unknown),
         // not the only encoding of the tag, or over 32 bits
         (&[0x81, 0x00], Malformed),

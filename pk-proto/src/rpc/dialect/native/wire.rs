@@ -23,12 +23,14 @@ pub(super) mod kinds {
     pub(in super::super) const V1: u32 = 7;
     pub(in super::super) const V1_CALL: u32 = 1;
     pub(in super::super) const V1_ANSWER: u32 = 2;
-    pub(in super::super) const QUESTIONS: u32 = 6;
-    pub(in super::super) const ANSWERS: u32 = 5;
+    pub(in super::super) const QUESTIONS: u32 = 8;
+    pub(in super::super) const ANSWERS: u32 = 7;
 }
 
 /// Nodes in one list of an answer.
 pub(super) const NODES: usize = 20;
+/// Claims in one answer: more than fit.
+pub(super) const CLAIMS: usize = 256;
 /// Addresses or connections of one node in an answer.
 pub(super) const PER_NODE: usize = 8;
 
@@ -85,6 +87,13 @@ pub(super) enum Question<'a> {
         request: Signal<'a>,
         relay_signature: Octets<'a>,
     },
+    Claims {
+        after: Option<[u8; 16]>,
+        max_bytes: u32,
+    },
+    SignClaim {
+        token: Octets<'a>,
+    },
     PlainSignal {
         target: NodeId,
         #[serde(borrow)]
@@ -127,13 +136,20 @@ pub(super) enum Answer<'a> {
     Punching,
     /// A number of [`refusals`].
     Refused(u8),
+    Claims {
+        claims: List<Claim<'a>, CLAIMS>,
+        more: bool,
+    },
+    SignedClaim {
+        token: Octets<'a>,
+    },
 }
 
 /// The numbers of refusals. They may be appended to.
 pub(super) mod refusals {
     use crate::rpc::call::Refusal;
 
-    const ALL: [Refusal; 11] = [
+    const ALL: [Refusal; 13] = [
         Refusal::NotConnected,
         Refusal::RateLimited,
         Refusal::Signature,
@@ -143,6 +159,8 @@ pub(super) mod refusals {
         Refusal::Address,
         Refusal::Busy,
         Refusal::Denied,
+        Refusal::Stale,
+        Refusal::Claim,
         Refusal::Terms,
         Refusal::RelaySignature,
     ];
@@ -154,6 +172,14 @@ pub(super) mod refusals {
     pub(in super::super) fn write(refusal: Refusal) -> u8 {
         ALL.iter().position(|known| *known == refusal).and_then(|at| u8::try_from(at).ok()).unwrap_or_default()
     }
+}
+
+/// A claim of a chain: its id, and the JSON text of its token.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Claim<'a> {
+    pub(super) id: [u8; 16],
+    #[serde(borrow)]
+    pub(super) token: Octets<'a>,
 }
 
 /// A node and its addresses, the newest first.

@@ -51,15 +51,16 @@ const DOUBLY_SIGNED: Class = class("ErrorDoublySignedClaimVerificationFailed", "
 fn class_of(refusal: Refusal, method: Option<Method>) -> Class {
     match refusal {
         Refusal::NotConnected => NOT_FOUND,
-        Refusal::RateLimited | Refusal::Busy => RATE,
+        // To be tried again.
+        Refusal::RateLimited | Refusal::Busy | Refusal::Stale => RATE,
         // A relay that doubts its caller says what a target says that doubts the relay (WIRE.md section 8).
         Refusal::Signature if method == Some(Method::SignalInitial) => RELAY_SIGNATURE,
-        Refusal::Signature if method == Some(Method::CrossSign) => SINGLY_SIGNED,
+        Refusal::Signature if matches!(method, Some(Method::CrossSign | Method::NetworkSign)) => SINGLY_SIGNED,
         Refusal::RelaySignature => RELAY_SIGNATURE,
         Refusal::Signature | Refusal::Expired | Refusal::Replayed | Refusal::NotTarget | Refusal::Terms => {
             REQUEST_SIGNATURE
         }
-        Refusal::Address => VALIDATION,
+        Refusal::Address | Refusal::Claim => VALIDATION,
         Refusal::Denied => PERMISSION,
     }
 }
@@ -79,18 +80,32 @@ fn write(class: Class, message: &str, now: UnixMillis) -> Bytes {
     write_error(&error, class.description, class.exit_code, now)
 }
 
+/// Refusals that share their class with others: a node of ours tells them apart by what they say.
+const SHARED: [(Class, Refusal); 6] = [
+    (RATE, Refusal::Busy),
+    (RATE, Refusal::Stale),
+    (REQUEST_SIGNATURE, Refusal::NotTarget),
+    (REQUEST_SIGNATURE, Refusal::Terms),
+    (VALIDATION, Refusal::Address),
+    (VALIDATION, Refusal::Claim),
+];
+
+/// What a class means when nothing more is known.
+const MEANINGS: [(Class, Refusal); 7] = [
+    (PERMISSION, Refusal::Denied),
+    (NOT_FOUND, Refusal::NotConnected),
+    (RATE, Refusal::RateLimited),
+    (REQUEST_SIGNATURE, Refusal::Signature),
+    (RELAY_SIGNATURE, Refusal::RelaySignature),
+    (SINGLY_SIGNED, Refusal::Signature),
+    (DOUBLY_SIGNED, Refusal::Signature),
+];
+
 /// What an error means that was the answer to a call of ours.
-pub(super) fn failure(error: RemoteError) -> Failure {
-    let refusals = [
-        (PERMISSION, Refusal::Denied),
-        (NOT_FOUND, Refusal::NotConnected),
-        (RATE, Refusal::RateLimited),
-        (REQUEST_SIGNATURE, Refusal::Signature),
-        (RELAY_SIGNATURE, Refusal::RelaySignature),
-        (SINGLY_SIGNED, Refusal::Signature),
-        (DOUBLY_SIGNED, Refusal::Signature),
-    ];
-    match refusals.iter().find(|(class, _)| class.name == error.class) {
+pub(super) fn failure(error: &RemoteError) -> Failure {
+    let of_class = |(class, _): &&(Class, Refusal)| class.name == error.class;
+    let said = SHARED.iter().filter(of_class).find(|(_, refusal)| refusal.to_string() == error.message);
+    match said.or_else(|| MEANINGS.iter().find(of_class)) {
         Some((_, refusal)) => Failure::Refused(*refusal),
         None => Failure::Remote { class: excerpt(&error.class), message: excerpt(&error.message) },
     }
@@ -116,13 +131,15 @@ mod tests {
             (Refusal::RelaySignature, Method::SignalFinal, RELAY_SIGNATURE.name, Refusal::RelaySignature),
             (Refusal::Denied, Method::CrossSign, PERMISSION.name, Refusal::Denied),
             (Refusal::Signature, Method::CrossSign, SINGLY_SIGNED.name, Refusal::Signature),
+            (Refusal::Stale, Method::CrossSign, RATE.name, Refusal::Stale),
+            (Refusal::Claim, Method::NetworkSign, VALIDATION.name, Refusal::Claim),
         ] {
             let bytes = write_refusal(refusal, Some(method), UnixMillis(0));
             let Ok(Response::Error(error)) = parse_response(&bytes) else { panic!("{bytes:?}") };
-            assert_eq!((&error.class[..], failure(error.clone())), (name, Failure::Refused(meant)));
+            assert_eq!((&error.class[..], failure(&error)), (name, Failure::Refused(meant)));
         }
         let unknown = RemoteError { class: "ErrorParse".into(), message: "m".repeat(300) };
         let message = "m".repeat(200);
-        assert_eq!(failure(unknown), Failure::Remote { class: "ErrorParse".into(), message });
+        assert_eq!(failure(&unknown), Failure::Remote { class: "ErrorParse".into(), message });
     }
 }

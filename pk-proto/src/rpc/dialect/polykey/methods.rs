@@ -21,13 +21,15 @@ use super::message::{
 };
 use super::{ObjectFault, PREFIX};
 use crate::address::{ContactMode, Host, NodeAddress, NodeContactAddressData, Scopes};
+use crate::claims::ClaimId;
 use crate::graph::NodeContact;
 use crate::id::NodeId;
 use crate::io::Signature;
 use crate::request::{ActiveConnection, ActiveNode, Closest, ClosestLists};
 use crate::rpc::codec::Said;
 use crate::rpc::native::{MAX_PER_NODE, MAX_SHARED_ID, fit};
-use crate::rpc::{Answer, PunchRequest, Question, SignalRequest, SignalTerms, codec};
+use crate::rpc::pages::SERVED_BYTES;
+use crate::rpc::{Answer, ClaimsPage, PunchRequest, Question, SignalRequest, SignalTerms, codec};
 use crate::time::UnixMillis;
 
 /// Results of one call that are read; nobody needs more.
@@ -45,12 +47,21 @@ pub(in crate::rpc) enum Method {
     ClosestActive,
     SignalInitial,
     SignalFinal,
+    ClaimsGet,
     CrossSign,
+    NetworkSign,
 }
 
 impl Method {
-    const ALL: [Self; 5] =
-        [Self::ClosestLocal, Self::ClosestActive, Self::SignalInitial, Self::SignalFinal, Self::CrossSign];
+    const ALL: [Self; 7] = [
+        Self::ClosestLocal,
+        Self::ClosestActive,
+        Self::SignalInitial,
+        Self::SignalFinal,
+        Self::ClaimsGet,
+        Self::CrossSign,
+        Self::NetworkSign,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -58,7 +69,9 @@ impl Method {
             Self::ClosestActive => "nodesClosestActiveConnectionsGet",
             Self::SignalInitial => "nodesConnectionSignalInitial",
             Self::SignalFinal => "nodesConnectionSignalFinal",
+            Self::ClaimsGet => "nodesClaimsGet",
             Self::CrossSign => "nodesCrossSignClaim",
+            Self::NetworkSign => "nodesClaimNetworkSign",
         }
     }
 
@@ -83,7 +96,9 @@ impl Form {
     pub(in crate::rpc) fn is_list(self) -> bool {
         match self {
             Self::Alive => true,
-            Self::Call { method, .. } => matches!(method, Method::ClosestLocal | Method::ClosestActive),
+            Self::Call { method, .. } => {
+                matches!(method, Method::ClosestLocal | Method::ClosestActive | Method::ClaimsGet)
+            }
             Self::First => false,
         }
     }
@@ -112,7 +127,7 @@ pub(in crate::rpc) fn read(object: &Bytes, form: Form) -> Result<Said, ObjectFau
             }
         }
         Form::Call { .. } | Form::Alive => match parse_response(object)? {
-            Response::Error(error) => Ok(Said::Failed(failure(error))),
+            Response::Error(error) => Ok(Said::Failed(failure(&error))),
             Response::Result(result) => read_result(result, form),
         },
     }
@@ -131,6 +146,8 @@ fn read_first(object: &Bytes) -> Result<Said, ObjectFault> {
                 Err(why) => Said::Invalid { why, form },
             });
         }
+        Method::ClaimsGet => read_claims(params),
+        Method::NetworkSign => read_token(params).map(Question::SignClaim),
         Method::ClosestLocal => read_closest(params, ClosestLists { local: true, active: false }),
         Method::ClosestActive => read_closest(params, ClosestLists { local: false, active: true }),
         Method::SignalInitial => read_signal(params).map(Question::Signal),
@@ -176,6 +193,22 @@ struct RawPunch<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawToken<'a> {
+    #[serde(borrow)]
+    signed_token_encoded: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawClaims<'a> {
+    #[serde(borrow, default)]
+    claim_id_encoded: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawClaim<'a> {
+    #[serde(borrow)]
+    claim_id_encoded: Cow<'a, str>,
     #[serde(borrow)]
     signed_token_encoded: &'a RawValue,
 }
@@ -253,6 +286,17 @@ fn read_token(params: &str) -> Result<Bytes, &'static str> {
     Ok(Bytes::copy_from_slice(raw.signed_token_encoded.get().as_bytes()))
 }
 
+/// The reference takes any text here and tells its whole chain. We tell what is behind the claim that was named, if one was.
+fn read_claims(params: &str) -> Result<Question, &'static str> {
+    let raw: RawClaims<'_> = json(params).map_err(|_| INVALID)?;
+    Ok(Question::Claims { after: raw.claim_id_encoded.parse().ok(), max_bytes: SERVED_BYTES })
+}
+
+fn read_claim(raw: &RawClaim<'_>) -> Result<(ClaimId, Bytes), ObjectFault> {
+    let id = raw.claim_id_encoded.parse().map_err(|_| ObjectFault::NotAMessage)?;
+    Ok((id, Bytes::copy_from_slice(raw.signed_token_encoded.get().as_bytes())))
+}
+
 fn read_result(result: &str, form: Form) -> Result<Said, ObjectFault> {
     Ok(match form.method() {
         None => Said::Part(None),
@@ -266,6 +310,14 @@ fn read_result(result: &str, form: Form) -> Result<Said, ObjectFault> {
         }
         Some(Method::SignalInitial) => Said::Answer(Answer::Signalled { address: parse_address(result)? }),
         Some(Method::SignalFinal) => Said::Answer(Answer::Punching),
+        Some(Method::ClaimsGet) => {
+            let claims = Vec::from([read_claim(&json(result)?)?]);
+            Said::Part(Some(Answer::Claims(ClaimsPage { claims, more: false })))
+        }
+        Some(Method::NetworkSign) => {
+            let token = read_token(result).map_err(|_| ObjectFault::NotAMessage)?;
+            Said::Answer(Answer::SignedClaim(token))
+        }
         Some(Method::CrossSign) => Said::Token(read_token(result).map_err(|_| ObjectFault::NotAMessage)?),
     })
 }
@@ -371,6 +423,17 @@ pub(in crate::rpc) fn calls(question: &Question, timeout: Duration) -> (Option<A
             let calls = asked.map(|(_, method)| call(method, ours(method), &of_node(target))).collect();
             (Some(Answer::Closest(Closest::default())), calls)
         }
+        Question::Claims { after, .. } => {
+            let after = after.map(|id| id.to_string()).unwrap_or_default();
+            let params = format!("{{\"claimIdEncoded\":\"{after}\"}}");
+            let method = Method::ClaimsGet;
+            (Some(Answer::Claims(ClaimsPage::default())), Vec::from([call(method, ours(method), &params)]))
+        }
+        Question::SignClaim(token) => {
+            let method = Method::NetworkSign;
+            let params = core::str::from_utf8(token).map(token_params);
+            (None, params.map(|params| call(method, ours(method), &params)).into_iter().collect())
+        }
         Question::Signal(SignalRequest { terms: SignalTerms::Once { .. }, .. }) => (None, Vec::new()),
         Question::Signal(signal) => {
             let method = Method::SignalInitial;
@@ -410,6 +473,8 @@ pub(in crate::rpc) fn answer(form: Form, answer: Answer, now: UnixMillis) -> Byt
     match answer {
         Answer::Refused(refusal) => write_refusal(refusal, form.method(), now),
         Answer::Closest(closest) => write_closest(fit(closest)).into(),
+        Answer::Claims(page) => write_claims(&page).into(),
+        Answer::SignedClaim(token) => write_result(&token_params(&text(&token))),
         Answer::Signalled { address } => write_result(&write_address(&address)),
         Answer::Punching | Answer::Pong { .. } => write_result("{}"),
     }
@@ -432,6 +497,18 @@ pub(in crate::rpc) fn token(form: Form, token: &str) -> Bytes {
         Form::Call { method, ours: true } => write_further(method.name(), &token_params(token)),
         Form::Call { .. } | Form::First | Form::Alive => write_result(&token_params(token)),
     }
+}
+
+/// Tokens are JSON, and so UTF-8.
+fn text(token: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(token)
+}
+
+fn write_claims(page: &ClaimsPage) -> Vec<u8> {
+    let claims = page.claims.iter().map(|(id, token)| {
+        write_result(&format!("{{\"claimIdEncoded\":\"{id}\",\"signedTokenEncoded\":{}}}", text(token)))
+    });
+    claims.flatten().collect()
 }
 
 fn token_params(token: &str) -> String {

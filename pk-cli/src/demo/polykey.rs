@@ -1,0 +1,102 @@
+//! A real Polykey node in the network of the demo.
+
+use std::time::{Duration, Instant};
+
+use pk_driver::{Node, Runtime};
+use pk_interop::{InstallError, Peer, PeerError, Polykey, Settings, cache_dir};
+use pk_proto::{FindNode, NodeId};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::network::Network;
+use super::report::{Outcome, Progress};
+use crate::error::{CliError, Result};
+use crate::words::{Spread, count, human, ms};
+
+/// Has npm fetch the package, unless it is there.
+pub(super) async fn install() -> Result<(Polykey, Outcome)> {
+    let dir = cache_dir().ok_or_else(|| {
+        CliError::new("NoCache", "there is no folder to keep the npm package in").tip("Set XDG_CACHE_HOME.")
+    })?;
+    let (done, installed) = oneshot::channel();
+    // It may take npm a minute.
+    let install = move || {
+        // Fails if nobody waits any more.
+        let _ = done.send(Polykey::install(dir));
+    };
+    let thread = std::thread::Builder::new().name("npm".to_owned()).spawn(install);
+    thread.map_err(|error| CliError::new("Thread", error.to_string()))?;
+    let installed = installed.await.map_err(|_| CliError::new("Npm", "the installation broke off"))?;
+    let polykey = installed.map_err(not_to_be_had)?;
+    Ok((polykey, Outcome { summary: "Polykey 1.15.1 is there".to_owned(), figures: json!({}) }))
+}
+
+fn not_to_be_had(error: InstallError) -> CliError {
+    let tip = match error {
+        InstallError::Missing { .. } | InstallError::Version(_) => {
+            "Install Node.js 20 or later with npm, or leave --interop out."
+        }
+        InstallError::Npm(_) => "npm needs its registry the first time; what it fetched is kept.",
+        _ => "Look at that folder, or set XDG_CACHE_HOME to another one.",
+    };
+    CliError::new("Interop", error.to_string()).tip(tip)
+}
+
+impl From<PeerError> for CliError {
+    fn from(error: PeerError) -> Self {
+        Self::new("Polykey", error.to_string())
+    }
+}
+
+/// A real node joins, everyone finds it, and it finds everyone. It ends with the step.
+pub(super) async fn meet<R: Runtime + Unpin>(
+    network: &Network<R>,
+    polykey: &Polykey,
+    progress: &Progress,
+) -> Result<Outcome> {
+    let peer = polykey.start(Settings::default()).await?;
+    let seed = network.nodes.first().ok_or_else(|| CliError::new("Start", "no node listens"))?;
+    let begun = Instant::now();
+    let addr = *seed.local_addrs().first().ok_or_else(|| CliError::new("Start", "no node listens"))?;
+    peer.ask("sync", json!({ "nodeId": seed.own_id(), "host": addr.ip(), "port": addr.port() })).await?;
+    let joined = begun.elapsed();
+    progress.tick();
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
+    for node in &network.nodes {
+        ours.push(we_find(node, peer.node_id()).await?);
+        theirs.push(it_finds(&peer, node.own_id()).await?);
+        progress.tick();
+    }
+    let (ours, theirs) = (Spread::of(ours.into_iter()), Spread::of(theirs.into_iter()));
+    let nodes = network.nodes.len() as u64;
+    Ok(Outcome {
+        summary: format!(
+            "a real Polykey 1.15.1 node joined in {}; {} found it: median {}; it found them: median {}",
+            human(joined),
+            count(nodes, "node"),
+            human(ours.median),
+            human(theirs.median),
+        ),
+        figures: json!({
+            "joinedMs": ms(joined), "found": nodes, "foundBy": nodes,
+            "medianMs": ms(ours.median), "theirMedianMs": ms(theirs.median),
+        }),
+    })
+}
+
+async fn we_find<R: Runtime + Unpin>(node: &Node<R>, target: NodeId) -> Result<Duration> {
+    let outcome = node.find_node(target, FindNode::default()).await?;
+    match outcome.found {
+        Some(_) => Ok(outcome.stats.elapsed),
+        None => Err(CliError::new("NotFound", format!("{} did not find the Polykey node: {outcome:?}", node.own_id()))),
+    }
+}
+
+async fn it_finds(peer: &Peer, target: NodeId) -> Result<Duration> {
+    let begun = Instant::now();
+    match peer.ask("find", json!({ "nodeId": target })).await? {
+        Value::Null => Err(CliError::new("NotFound", format!("the Polykey node did not find {target}"))),
+        _ => Ok(begun.elapsed()),
+    }
+}

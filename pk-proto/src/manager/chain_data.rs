@@ -1,0 +1,261 @@
+//! Reading the chain of a node and verifying it as it comes (specification: requestChainData).
+//!
+//! Page by page: asked for, verified within the budget of signature checks of one call, its links written together with how
+//! far the chain was seen, told to the embedder; only then the next one is asked for. So what is held is one page, however
+//! long the chain is, and a slow store or embedder slows down the peer.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use super::NodeManager;
+use super::loads::Reader;
+use super::open::{Open, Stage};
+use crate::claims::gestalt::{link_rows, read_seen, renewal_rows, seen_range, seen_row};
+use crate::claims::{ChainFaultKind, ChainVerifier, Claim, ClaimId};
+use crate::error::{Failure, PeerFault};
+use crate::id::{ConnectionId, EffectId, NodeId, RequestId, StreamId};
+use crate::io::{Dialect, DisconnectReason, Event, Output, StoreOp, StoreRow};
+use crate::request::{ChainData, Reply};
+use crate::rpc::{Answer, Answered, ClaimsPage, Question};
+use crate::store::SnapshotError;
+use crate::timers::Timer;
+
+/// Bytes of tokens that are asked for at a time.
+const PAGE: u32 = 48 * 1024;
+/// More than the row that says how far a chain was seen.
+const SEEN: u64 = 1024;
+
+/// A chain that is being read.
+#[derive(Debug)]
+pub(super) struct Chain {
+    conn: ConnectionId,
+    dialect: Dialect,
+    /// Every id of the owner, newest first.
+    owner: Vec<NodeId>,
+    verifier: ChainVerifier,
+    /// From where on it is read.
+    since: Option<ClaimId>,
+    /// The last claim that was verified, or is known to be.
+    head: Option<Box<Claim>>,
+    /// Up to which claim the links of the chain were known before, if that was read.
+    seen: Option<ClaimId>,
+    step: Step,
+    /// What was told and is not verified yet, and whether there is more behind it.
+    page: VecDeque<(ClaimId, Bytes)>,
+    more: bool,
+    /// Verified, of this page.
+    verified: Vec<Claim>,
+    /// Claims and bytes that were told in all.
+    claims: usize,
+    bytes: u64,
+    count: u64,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// How far the chain was seen.
+    Seen,
+    /// The next page.
+    Page(StreamId),
+    /// The next call into the machine.
+    Checks,
+    /// The links of the page.
+    Links,
+}
+
+impl Chain {
+    /// The stream on which a page is waited for.
+    pub(super) fn stream(&self) -> Option<StreamId> {
+        match self.step {
+            Step::Page(stream) => Some(stream),
+            _ => None,
+        }
+    }
+}
+
+impl NodeManager {
+    /// The node is connected: its chain is read. `None` if the connection is gone.
+    pub(super) fn chain_begin(
+        &mut self,
+        id: RequestId,
+        conn: ConnectionId,
+        since: Option<Box<Claim>>,
+    ) -> Option<Stage> {
+        let dialect = self.rpc.dialect(conn)?;
+        let owner = self.connections.chain(conn);
+        let root = owner.last()?;
+        self.load(Reader::Request(id), seen_range(root), SEEN);
+        let verifier = match &since {
+            Some(known) => ChainVerifier::after(owner.clone(), known),
+            None => ChainVerifier::new(owner.clone()),
+        };
+        Some(Stage::ChainData(Box::new(Chain {
+            conn,
+            dialect,
+            owner,
+            verifier,
+            since: since.as_ref().map(|known| known.id()),
+            head: since,
+            seen: None,
+            step: Step::Seen,
+            page: VecDeque::new(),
+            more: true,
+            verified: Vec::new(),
+            claims: 0,
+            bytes: 0,
+            count: 0,
+        })))
+    }
+
+    /// It was read how far the chain was seen.
+    pub(super) fn chain_seen(&mut self, id: RequestId, rows: &[StoreRow]) -> Result<(), SnapshotError> {
+        if let Some(Open { stage: Stage::ChainData(chain), .. }) = self.open.get_mut(&id) {
+            chain.seen = read_seen(rows)?;
+            self.chain_ask(id);
+        }
+        Ok(())
+    }
+
+    /// Asks for the next page.
+    fn chain_ask(&mut self, id: RequestId) {
+        let Self { cx, rpc, open, .. } = self;
+        let Some(Open { deadline, stage: Stage::ChainData(chain), .. }) = open.get_mut(&id) else { return };
+        if !rpc.speaks_claims(chain.conn) {
+            let failure = match rpc.dialect(chain.conn) {
+                Some(_) => Failure::Unsupported,
+                None => Failure::ConnectionLost(DisconnectReason::Local),
+            };
+            return self.end(id, Err(failure));
+        }
+        let after = chain.verifier.head().map(|(head, _)| head);
+        let deadline = (*deadline).min(cx.now + cx.config.call_timeout);
+        match rpc.call(cx, chain.conn, id, Question::Claims { after, max_bytes: PAGE }, deadline) {
+            Some(stream) => chain.step = Step::Page(stream),
+            None => self.end(id, Err(Failure::ConnectionLost(DisconnectReason::Local))),
+        }
+    }
+
+    /// The peer has answered.
+    pub(super) fn chain_page(&mut self, id: RequestId, result: Result<Answered, Failure>) {
+        let Some(Open { stage: Stage::ChainData(chain), .. }) = self.open.get_mut(&id) else { return };
+        let page = match result.map(|answered| answered.answer) {
+            Ok(Answer::Claims(page)) => page,
+            Ok(Answer::Refused(refusal)) => return self.end(id, Err(Failure::Refused(refusal))),
+            Ok(_) => return self.end(id, Err(Failure::Peer(PeerFault::Unexpected))),
+            Err(failure) => return self.end(id, Err(failure)),
+        };
+        let ClaimsPage { claims, more } = page;
+        if more && claims.is_empty() {
+            // It would go on like that.
+            return self.end(id, Err(Failure::Peer(PeerFault::Unexpected)));
+        }
+        (chain.page, chain.more, chain.step) = (claims.into(), more, Step::Checks);
+        self.chain_verify(id);
+    }
+
+    /// Verifies as much of the page as this call may.
+    pub(super) fn chain_verify(&mut self, id: RequestId) {
+        let Self { cx, open, .. } = self;
+        let Some(Open { stage: Stage::ChainData(chain), .. }) = open.get_mut(&id) else { return };
+        let (claim_limit, byte_limit) = (cx.config.chain_claim_limit, cx.config.chain_byte_limit);
+        while let Some((named, token)) = chain.page.front() {
+            let named = *named;
+            if chain.claims >= claim_limit || chain.bytes.saturating_add(token.len() as u64) > byte_limit {
+                chain.verifier.end(Some(named), ChainFaultKind::TooLong);
+                break;
+            }
+            // The reference tells its whole chain, whatever it is asked for.
+            let known = chain.dialect == Dialect::Polykey
+                && chain.count == 0
+                && chain.since.is_some_and(|since| named <= since);
+            if !known {
+                let Ok(claim) = chain.verifier.read(Some(named), token) else { break };
+                if !cx.take_checks(claim.token().signatures().len()) {
+                    cx.timers.set(Timer::Verify(id), cx.later());
+                    return;
+                }
+                if chain.verifier.verify(&claim).is_err() {
+                    break;
+                }
+                chain.count += 1;
+                cx.metrics.claims_verified += 1;
+                chain.verified.push(claim);
+            }
+            chain.claims += 1;
+            chain.bytes += token.len() as u64;
+            chain.page.pop_front();
+        }
+        self.chain_link(id);
+    }
+
+    /// Writes what the page says of gestalts.
+    fn chain_link(&mut self, id: RequestId) {
+        let Some(Open { stage: Stage::ChainData(chain), .. }) = self.open.get_mut(&id) else { return };
+        let ops = chain.links();
+        if ops.is_empty() {
+            return self.chain_tell(id);
+        }
+        chain.step = Step::Links;
+        let effect = self.cx.ids.effect();
+        self.linking.insert(effect, id);
+        self.cx.output(Output::Persist { id: effect, ops, durable: false });
+    }
+
+    /// Links were written, or not. Returns whether they were of a chain.
+    pub(super) fn links_persisted(&mut self, effect: EffectId, result: &Result<(), String>) -> bool {
+        let Some(id) = self.linking.remove(&effect) else { return false };
+        match result {
+            Ok(()) => self.chain_tell(id),
+            Err(why) => {
+                self.cx.metrics.store_failures += 1;
+                self.end(id, Err(Failure::Store(why.clone())));
+            }
+        }
+        true
+    }
+
+    /// Tells the embedder of the page, and goes on or ends.
+    fn chain_tell(&mut self, id: RequestId) {
+        let Some(Open { stage: Stage::ChainData(chain), .. }) = self.open.get_mut(&id) else { return };
+        let claims = core::mem::take(&mut chain.verified);
+        if let Some(last) = claims.last() {
+            chain.head = Some(Box::new(last.clone()));
+            self.cx.event(Event::ChainData { id, claims });
+        }
+        let fault = chain.verifier.fault();
+        if fault.is_none() && chain.more {
+            return self.chain_ask(id);
+        }
+        self.cx.metrics.chain_faults += u64::from(fault.is_some());
+        let reply = ChainData { verified: chain.count, head: chain.head.take(), fault };
+        self.end(id, Ok(Reply::ChainData(reply)));
+    }
+}
+
+impl Chain {
+    /// The rows of the links in what was verified of this page and is new; with the first ones, which ids of the owner are one.
+    fn links(&self) -> Vec<StoreOp> {
+        let Some((last, root)) = self.verified.last().zip(self.owner.last()) else { return Vec::new() };
+        let new = |claim: &&Claim| self.seen.is_none_or(|seen| claim.id() > seen);
+        let linked = self.verified.iter().filter(new).filter_map(|claim| {
+            let owner = claim.token().signatures().first()?.signer();
+            Some(link_rows(&owner, claim.link()?, claim.id()))
+        });
+        let mut ops: Vec<StoreOp> = linked.flatten().collect();
+        if self.seen.is_none_or(|seen| last.id() > seen) {
+            ops.push(seen_row(root, last.id()));
+        }
+        if self.count == self.verified.len() as u64 {
+            ops.extend(self.owner.windows(2).flat_map(|pair| match pair {
+                [new, old] => renewal_rows(new, old).into(),
+                _ => Vec::new(),
+            }));
+        }
+        ops
+    }
+}

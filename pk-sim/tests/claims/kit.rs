@@ -1,0 +1,119 @@
+//! What the tests of claims share.
+#![allow(unreachable_pub, reason = "a module of a test")]
+
+use std::ops::Bound;
+use std::time::Duration;
+
+use pk_proto::claims::{ChainVerifier, Claim, ClaimId, ClaimPolicy, Gestalt};
+use pk_proto::{ClaimsFound, ClaimsQuery, Config, Event, Failure, GestaltQuery, Options, Reply, Request, RequestId};
+use pk_sim::{Cluster, ClusterBuilder, HostId, Link};
+
+use crate::common::SECOND;
+
+/// Nodes that sign for everybody, 50 ms apart, whose signatures take a while.
+pub fn nodes(count: usize, change: impl FnOnce(&mut Config)) -> ClusterBuilder {
+    Cluster::quiet().nodes(count).link(Link::ms(25)).config(|config| {
+        config.claim_policy = ClaimPolicy::All;
+        config.store_delay = Duration::ZERO;
+        config.refresh_delay = Duration::ZERO;
+        config.retry_delay = Duration::ZERO;
+        change(config);
+    })
+}
+
+/// The same, started.
+pub fn started(count: usize, seed: u64, change: impl FnOnce(&mut Config)) -> Cluster {
+    nodes(count, change).seed(seed).start()
+}
+
+/// A connection between two nodes; ends with its time to settle.
+pub fn connect(cluster: &mut Cluster, from: HostId, to: HostId) {
+    assert!(matches!(cluster.connect(from, to), Ok(Reply::Connect(_))));
+    cluster.drive(SECOND);
+}
+
+pub fn claim(cluster: &Cluster, with: HostId) -> Request {
+    Request::ClaimNode { target: cluster.id(with), options: Options::default() }
+}
+
+/// A claim that succeeds.
+pub fn claimed(result: Result<Reply, Failure>) -> ClaimId {
+    match result {
+        Ok(Reply::ClaimNode(claim)) => claim,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The chain of a node as it stores it, each claim of it verified in its place.
+pub fn chain(cluster: &mut Cluster, node: HostId) -> Vec<Claim> {
+    let query = ClaimsQuery { from: Bound::Unbounded, to: Bound::Unbounded, descending: false, limit: 1000 };
+    let claims = match cluster.ask(node, Request::Claims { query, options: Options::default() }) {
+        Ok(Reply::Claims(ClaimsFound { claims, more: false })) => claims,
+        other => panic!("{other:?}"),
+    };
+    let mut verifier = ChainVerifier::new(owners(cluster, node));
+    for claim in &claims {
+        if let Err(fault) = verifier.verify(claim) {
+            cluster.fail(&format!("the chain of node {node}: {fault}"));
+        }
+    }
+    let head = cluster.node(node).chain_head().map(|head| (head.id, head.seq));
+    assert_eq!(head, claims.last().map(|claim| (claim.id(), claim.seq())), "the head of node {node}");
+    claims
+}
+
+/// Every id of a node, newest first.
+pub fn owners(cluster: &Cluster, node: HostId) -> Vec<pk_proto::NodeId> {
+    let chain = pk_proto::cert::verify_client(&cluster.host(node).identity.chain, cluster.unix(node).as_secs());
+    chain.unwrap().chain
+}
+
+/// How many claims in the chain of `owner` `issuer` has begun with `subject`.
+pub fn count(cluster: &mut Cluster, owner: HostId, issuer: HostId, subject: HostId) -> usize {
+    let (issuers, subjects) = (owners(cluster, issuer), owners(cluster, subject));
+    let links = chain(cluster, owner).into_iter().filter_map(|claim| claim.link().copied());
+    links.filter(|link| issuers.contains(&link.issuer) && subjects.contains(&link.subject)).count()
+}
+
+/// Who is linked with a node, as it knows itself.
+pub fn gestalt(cluster: &mut Cluster, node: HostId) -> Gestalt {
+    let query = GestaltQuery { direct: true, limit: 100 };
+    let of = cluster.id(node);
+    match cluster.ask(node, Request::Gestalt { node: of, query, options: Options::default() }) {
+        Ok(Reply::Gestalt(gestalt)) => gestalt,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Both nodes have exactly so many claims that `from` has begun, and both gestalts hold the link.
+pub fn assert_linked(cluster: &mut Cluster, from: HostId, to: HostId, claims: usize) {
+    for (node, other) in [(from, to), (to, from)] {
+        assert_eq!(count(cluster, node, from, to), claims, "claims of {from} with {to} in the chain of {node}");
+        let other = cluster.id(other);
+        assert!(gestalt(cluster, node).nodes.contains(&other), "the gestalt of {node} has no link");
+    }
+}
+
+/// Nothing is left of any exchange.
+pub fn assert_settled(cluster: &Cluster, node: HostId) {
+    let machine = cluster.node(node);
+    assert_eq!(machine.exchanges(), [], "exchanges of node {node}");
+    assert_eq!(machine.claims_in_doubt().count(), 0, "claims of node {node} in doubt");
+    assert_eq!(machine.metrics().exchanges, 0, "exchanges of others at node {node}");
+}
+
+/// Events of a node that are of interest.
+pub fn events<T>(cluster: &Cluster, node: HostId, wanted: impl Fn(&Event) -> Option<T>) -> Vec<T> {
+    cluster.events(node).iter().filter_map(|(_, event)| wanted(event)).collect()
+}
+
+/// Begins a claim of each pair at the same moment.
+pub fn begin(cluster: &mut Cluster, pairs: &[(HostId, HostId)]) -> Vec<(HostId, RequestId)> {
+    pairs
+        .iter()
+        .map(|(from, to)| {
+            let request = claim(cluster, *to);
+            (*from, cluster.request(*from, request))
+        })
+        .collect()
+}

@@ -1,0 +1,8 @@
+//! Cross-signing between real nodes in a simulated world.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod crash;
+mod kit;
+mod links;

@@ -1,0 +1,178 @@
+//! Starting again, in virtual time: what a node finds in its store, and what it does first (issue 3, storage).
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::*;
+use pk_proto::{FindEnd, NodeContact, NodeId, Options, Reply, Request, RequestError, Scopes, SetNode, SetNodeOutcome};
+use pk_sim::{Cluster, CrashPolicy, HostId, Store};
+
+fn network(nodes: usize) -> Cluster {
+    let mut cluster = Cluster::quiet().nodes(nodes).seed(6).start();
+    cluster.join_all();
+    cluster.drive(SECOND);
+    cluster
+}
+
+fn graph(cluster: &Cluster, node: HostId) -> Vec<(NodeId, NodeContact)> {
+    cluster.node(node).graph().iter().map(|(node, contact)| (node, contact.clone())).collect()
+}
+
+// -- what a restarted node does
+
+#[test]
+fn a_restarted_node_dials_its_nearest_neighbours_first_and_needs_no_seed() {
+    let mut cluster = network(40);
+    let late = 17;
+    let known: BTreeSet<_> = graph(&cluster, late).into_iter().map(|(id, _)| id).collect();
+    cluster.stop(late);
+    cluster.drive(SECOND);
+    let dialled = cluster.dials(late).len();
+    // The one that it had joined through is gone.
+    cluster.kill(0);
+    cluster.restart(late);
+    cluster.drive(30 * SECOND);
+    let own = cluster.id(late);
+    let first: Vec<_> = cluster.dials(late)[dialled..].iter().take(3).map(|(_, addr)| *addr).collect();
+    let mut nearest: Vec<HostId> = (0..40).filter(|node| known.contains(&cluster.id(*node))).collect();
+    nearest.sort_by_key(|node| cluster.id(*node).distance(&own));
+    let expected: Vec<_> = nearest[..3].iter().map(|node| cluster.host(*node).addrs()[0]).collect();
+    assert_eq!(BTreeSet::from_iter(first), BTreeSet::from_iter(expected), "the nearest three, side by side");
+    // It is connected with those of the nearest that live, and can find and be found.
+    let partners: BTreeSet<_> = cluster.node(late).connections().into_iter().map(|info| info.node).collect();
+    for node in nearest.iter().take(10).filter(|node| **node != 0) {
+        assert!(partners.contains(&cluster.id(*node)), "{node}");
+    }
+    for other in [3, 21, 39] {
+        let target = cluster.id(other);
+        assert_eq!(find(&mut cluster, late, target).ended, FindEnd::Connected);
+        assert_eq!(find(&mut cluster, other, own).ended, FindEnd::Connected);
+    }
+    cluster.stop_all();
+}
+
+#[test]
+fn a_neighbour_that_is_dead_by_then_holds_nobody_up() {
+    let mut cluster = network(20);
+    cluster.stop(5);
+    let own = cluster.id(5);
+    let mut nearest: Vec<HostId> = (0..20).filter(|node| *node != 5).collect();
+    nearest.sort_by_key(|node| cluster.id(*node).distance(&own));
+    nearest[..4].iter().for_each(|node| cluster.kill(*node));
+    cluster.restart(5);
+    let begun = cluster.now();
+    let joined = cluster.drive_until(|cluster| cluster.node(5).connections().len() >= 5, 60 * SECOND);
+    assert!(joined && cluster.now().since(begun) < 3 * SECOND, "{:?}", cluster.now().since(begun));
+    cluster.stop_all();
+}
+
+#[test]
+fn a_join_without_seeds_needs_somebody_that_is_known() {
+    let mut cluster = network(6);
+    let sync = |blocking| Request::SyncNodeGraph { seeds: Vec::new(), blocking, options: Options::default() };
+    cluster.stop(2);
+    cluster.restart(2);
+    cluster.drive(SECOND);
+    assert!(matches!(cluster.ask(2, sync(true)), Ok(Reply::SyncNodeGraph(_))));
+    cluster.stop(2);
+    cluster.kill(2);
+    cluster.host_mut(2).store = Store::default();
+    cluster.start_node(2);
+    cluster.drive(Duration::ZERO);
+    assert_eq!(cluster.try_request(2, sync(true)), Err(RequestError::NoSeeds));
+    cluster.stop_all();
+}
+
+// -- what it finds
+
+#[test]
+fn a_graph_is_the_same_after_a_stop_and_after_a_flush_and_a_crash() {
+    let mut cluster = network(12);
+    let before = graph(&cluster, 4);
+    assert!(before.len() > 8);
+    cluster.stop(4);
+    let others: Vec<_> = (0..12).filter(|node| *node != 4).collect();
+    cluster.partition(&[&[4], &others]);
+    cluster.restart(4);
+    cluster.drive(Duration::ZERO);
+    assert_eq!(graph(&cluster, 4), before, "an orderly stop");
+
+    for policy in [CrashPolicy::Lose, CrashPolicy::Keep, CrashPolicy::Random] {
+        cluster.host_mut(4).store.crash = policy;
+        let request = Request::SetNode {
+            node: nobody(1),
+            address: address("203.0.113.1:1"),
+            data: data(&cluster, Scopes::GLOBAL),
+            how: SetNode::default(),
+        };
+        assert_eq!(cluster.ask(4, request), Ok(Reply::SetNode(SetNodeOutcome::Added)));
+        let gone = before[0].0;
+        cluster.call(4, |node, now| node.unset_node(gone, now));
+        let options = Options::default();
+        assert_eq!(cluster.ask(4, Request::Flush { options }), Ok(Reply::Flush));
+        let mut expected = graph(&cluster, 4);
+        // What nobody has proven is not kept.
+        expected.retain(|(node, _)| *node != nobody(1));
+        cluster.kill(4);
+        cluster.start_node(4);
+        cluster.drive(Duration::ZERO);
+        assert_eq!(graph(&cluster, 4), expected, "{policy:?}");
+    }
+    cluster.stop_all();
+}
+
+/// Whenever it is killed, the graph is one that was: whole, and no older than the last flush.
+#[test]
+fn whatever_a_crash_takes_the_graph_is_whole() {
+    let mut sizes = BTreeSet::new();
+    for pause in 0..20 {
+        let mut cluster = Cluster::quiet().nodes(8).seed(pause).config(|config| config.store_delay = ms(100)).start();
+        cluster.host_mut(3).store.delay = ms(40);
+        connect(&mut cluster, 3, 0);
+        let options = Options::default();
+        assert_eq!(cluster.ask(3, Request::Flush { options }), Ok(Reply::Flush));
+        let flushed = cluster.id(0);
+        for other in [1, 2, 4, 5] {
+            let request = connect_request(&cluster, other);
+            cluster.request(3, request);
+        }
+        cluster.drive(ms(17 * pause));
+        cluster.kill(3);
+        cluster.start_node(3);
+        cluster.drive(Duration::ZERO);
+        assert!(cluster.node(3).contact(flushed).is_some(), "after {pause}");
+        sizes.insert(cluster.node(3).graph().len());
+        cluster.drive(60 * SECOND);
+        assert!(cluster.check_counters().stored > 0);
+        cluster.stop_all();
+    }
+    assert!(sizes.len() > 1, "{sizes:?}");
+}
+
+// -- a store that fails
+
+#[test]
+fn writes_that_fail_are_tried_again_and_nothing_is_missing_afterwards() {
+    let mut cluster = Cluster::quiet().nodes(6).seed(6).start();
+    for node in 0..6 {
+        cluster.host_mut(node).store.fail_per_mille = 700;
+    }
+    cluster.join_all();
+    cluster.drive(SECOND);
+    let failures: u64 = (0..6).map(|node| cluster.node(node).metrics().store_failures).sum();
+    assert!(failures > 5, "{failures}");
+    let request = Request::Flush { options: Options::default() };
+    let flushed: Vec<_> = (0..6).map(|node| cluster.ask(node, request.clone())).collect();
+    assert!(flushed.iter().any(|reply| matches!(reply, Err(pk_proto::Failure::Store(_)))), "{flushed:?}");
+    (0..6).for_each(|node| cluster.host_mut(node).store.fail_per_mille = 0);
+    cluster.drive(120 * SECOND);
+    for node in 0..6 {
+        assert_eq!(cluster.node(node).metrics().unwritten, 0);
+    }
+    // The checkers have held the stores against the graphs.
+    assert!(cluster.check_counters().stored > 20);
+    cluster.stop_all();
+}
