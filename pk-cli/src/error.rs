@@ -150,6 +150,7 @@ fn dial_name(why: &DialFailure) -> &'static str {
         DialFailure::Signal(_) => "Signal",
         DialFailure::Resolve(_) => "Resolve",
         DialFailure::Transport(_) => "Transport",
+        DialFailure::LeadsTo(_) => "LeadsTo",
         _ => "DialFailure",
     }
 }

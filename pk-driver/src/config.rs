@@ -1,5 +1,6 @@
 //! Every limit and duration of the driver.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use pk_proto::Dialect;
@@ -68,19 +69,28 @@ pub struct DriverConfig {
 }
 
 /// How the local network is told of this node and asked for others. Of use in a program that was built with the feature
-/// `mdns`. The groups are the standard ones: the library that is used knows no others.
+/// `mdns`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MdnsConfig {
     /// The UDP port; only nodes with the same one find each other. 1 to 65,535; default 5353, the standard.
     pub port: u16,
+    /// The multicast groups (specification: `mdnsOptions.groups`). Empty, the default, is the standard ones: `224.0.0.251`
+    /// and `ff02::fb`. Others are refused, since the library that is used serves no others.
+    pub groups: Vec<IpAddr>,
     /// Where.
     pub interfaces: MdnsInterfaces,
 }
 
+impl MdnsConfig {
+    /// The groups of RFC 6762.
+    const GROUPS: [IpAddr; 2] =
+        [IpAddr::V4(Ipv4Addr::new(224, 0, 0, 251)), IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb))];
+}
+
 impl Default for MdnsConfig {
     fn default() -> Self {
-        Self { port: 5353, interfaces: MdnsInterfaces::All }
+        Self { port: 5353, groups: Vec::new(), interfaces: MdnsInterfaces::All }
     }
 }
 
@@ -164,6 +174,9 @@ impl DriverConfig {
         count("event_limit", self.event_limit, 1, 1_000_000)?;
         count("accept_limit", self.accept_limit, 1, 65_536)?;
         count("mdns.port", usize::from(self.mdns.port), 1, 65_535)?;
+        if let Some(group) = self.mdns.groups.iter().find(|group| !MdnsConfig::GROUPS.contains(group)) {
+            return Err(DriverConfigError::MdnsGroup(*group));
+        }
         time("sync_delay", self.sync_delay, Duration::ZERO, 60 * MINUTE)?;
         time("certificate_lifetime", self.certificate_lifetime, 3 * SECOND, 10 * 366 * 24 * 60 * MINUTE)?;
         time("resolve_timeout", self.resolve_timeout, MS, 5 * MINUTE)?;
@@ -190,6 +203,11 @@ pub enum DriverConfigError {
     /// Not at least one dialect, each once.
     #[error("dialects is {0:?}; it must be one or more, none twice")]
     Dialects(Vec<Dialect>),
+    /// A multicast group of [`MdnsConfig::groups`] that is not a standard one.
+    #[error(
+        "mdns.groups has {0}; the library that is used serves only 224.0.0.251 and ff02::fb (the port can be another)"
+    )]
+    MdnsGroup(IpAddr),
     /// A duration.
     #[error("{name} is {value:?}; it must be {min:?} to {max:?}")]
     Time {
@@ -215,6 +233,12 @@ mod tests {
         assert_eq!(config.validate().unwrap_err().to_string(), "stream_window is 1048576; it must be 16384 to 65536");
         let config = DriverConfig { keep_alive: Duration::from_secs(20), ..DriverConfig::default() };
         assert_eq!(config.validate().unwrap_err().to_string(), "keep_alive is 20s; it must be 500ms to 15s");
+        let mut config = DriverConfig::default();
+        config.mdns.groups = MdnsConfig::GROUPS.into();
+        assert_eq!(config.validate(), Ok(()));
+        let other = "224.0.0.250".parse().unwrap();
+        config.mdns.groups.push(other);
+        assert_eq!(config.validate(), Err(DriverConfigError::MdnsGroup(other)));
         for dialects in [vec![], vec![Dialect::Native, Dialect::Polykey, Dialect::Native]] {
             let config = DriverConfig { dialects: dialects.clone(), ..DriverConfig::default() };
             assert_eq!(config.validate(), Err(DriverConfigError::Dialects(dialects)));

@@ -15,6 +15,9 @@ pub enum Fault {
     Fail,
     /// It is done, and said to have failed, as where a disk loses the answer.
     DoneButFails,
+    /// Neither it nor any write after it is done, and all are said to be, as by a disk that lies: nothing helps against that,
+    /// and whoever judges must notice.
+    Lose,
     /// So many of a transaction's operations are done, then nothing ever again, as in a crash of a store that is not atomic.
     Tear(usize),
     /// It is not done, and nothing is ever again, as in a crash.
@@ -23,15 +26,25 @@ pub enum Fault {
     Delay(Duration),
 }
 
+/// How a store is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// `range`, and so `load`, which is one for each page.
+    Read,
+    /// `apply` and `sync`.
+    Write,
+}
+
 /// What goes wrong with which operation. Clones are the same plan.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Mutex<Plan>>);
 
 #[derive(Debug, Default)]
 struct Plan {
-    count: u64,
-    faults: BTreeMap<u64, Fault>,
-    crashed: bool,
+    counts: BTreeMap<Access, u64>,
+    faults: BTreeMap<(Access, u64), Fault>,
+    /// What has become of it for good.
+    lasting: Option<Fault>,
 }
 
 impl Faults {
@@ -40,23 +53,17 @@ impl Faults {
         Self::default()
     }
 
-    /// One thing goes wrong with the `n`-th operation, counted from 1 over every `apply`, `range` and `sync`.
-    pub fn at(n: u64, fault: Fault) -> Self {
+    /// One thing goes wrong with the `n`-th operation of its kind, counted from 1.
+    pub fn at(access: Access, n: u64, fault: Fault) -> Self {
         let faults = Self::new();
-        faults.plan().faults.insert(n, fault);
+        faults.plan().faults.insert((access, n), fault);
         faults
     }
 
-    /// One thing goes wrong with the next operation.
-    pub fn next(&self, fault: Fault) {
-        self.nth_from_now(1, fault);
-    }
-
-    /// One thing goes wrong with the `n`-th operation from now on, counted from 1.
-    pub fn nth_from_now(&self, n: u64, fault: Fault) {
-        let mut plan = self.plan();
-        let at = plan.count.saturating_add(n);
-        plan.faults.insert(at, fault);
+    /// One thing goes wrong with the next operation of its kind.
+    pub fn next(&self, access: Access, fault: Fault) {
+        let next = self.count(access) + 1;
+        self.plan().faults.insert((access, next), fault);
     }
 
     /// Whether something is planned that has not gone wrong yet.
@@ -64,26 +71,31 @@ impl Faults {
         !self.plan().faults.is_empty()
     }
 
-    /// How many operations there have been.
-    pub fn count(&self) -> u64 {
-        self.plan().count
+    /// How many operations of a kind there have been.
+    pub fn count(&self, access: Access) -> u64 {
+        self.plan().counts.get(&access).copied().unwrap_or_default()
     }
 
     /// Whether it has come to a crash.
     pub fn crashed(&self) -> bool {
-        self.plan().crashed
+        self.plan().lasting == Some(Fault::Crash)
     }
 
     /// What goes wrong with an operation that begins now.
-    fn take(&self) -> Option<Fault> {
+    fn take(&self, access: Access) -> Option<Fault> {
         let mut plan = self.plan();
-        plan.count += 1;
-        let count = plan.count;
-        if plan.crashed {
-            return Some(Fault::Crash);
+        let count = plan.counts.entry(access).or_default();
+        *count += 1;
+        let count = *count;
+        if plan.lasting.is_some() {
+            return plan.lasting;
         }
-        let fault = plan.faults.remove(&count);
-        plan.crashed = matches!(fault, Some(Fault::Crash | Fault::Tear(_)));
+        let fault = plan.faults.remove(&(access, count));
+        plan.lasting = match fault {
+            Some(Fault::Crash | Fault::Tear(_)) => Some(Fault::Crash),
+            Some(Fault::Lose) => fault,
+            _ => None,
+        };
         fault
     }
 
@@ -117,13 +129,14 @@ impl<S: Store> FaultyStore<S> {
         durable: bool,
         write: impl FnOnce(&mut S) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        match self.faults.take() {
+        match self.faults.take(Access::Write) {
             None => write(&mut self.inner),
             Some(Fault::Delay(delay)) => {
                 std::thread::sleep(delay);
                 write(&mut self.inner)
             }
             Some(Fault::Fail | Fault::Crash) => Err(failed()),
+            Some(Fault::Lose) => Ok(()),
             Some(Fault::DoneButFails) => write(&mut self.inner).and(Err(failed())),
             Some(Fault::Tear(done)) => {
                 let done = ops.get(..done).unwrap_or(ops);
@@ -139,8 +152,8 @@ impl<S: Store> Store for FaultyStore<S> {
     }
 
     fn range(&self, range: &StoreRange, max_bytes: u64) -> Result<(Vec<StoreRow>, bool), StoreError> {
-        match self.faults.take() {
-            None => {}
+        match self.faults.take(Access::Read) {
+            None | Some(Fault::Lose) => {}
             Some(Fault::Delay(delay)) => std::thread::sleep(delay),
             Some(_) => return Err(failed()),
         }

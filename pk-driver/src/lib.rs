@@ -52,7 +52,7 @@ pub use config::{DriverConfig, DriverConfigError, MdnsConfig, MdnsInterfaces};
 pub use error::{NodeError, StartError, StreamError};
 pub use events::{Events, Notice};
 #[cfg(any(test, feature = "faults"))]
-pub use faults::{Fault, Faults, FaultyStore};
+pub use faults::{Access, Fault, Faults, FaultyStore};
 pub use identity::{IdentityError, create_identity, create_identity_for, renew_certificate};
 pub use key_store::{KeyStore, KeyStoreError};
 pub use keys::KeyPair;

@@ -226,3 +226,60 @@ pub mod code {
     /// Connection: both ends are the same node.
     pub const CONNECTION_SELF: u64 = 18;
 }
+
+/// The code with which a connection is closed (specification: ConnectionErrorCode). Peers may send others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+#[repr(u64)]
+pub enum ConnectionErrorCode {
+    /// A graceful end.
+    None = code::NONE,
+    /// The peer broke the protocol.
+    Fault = code::CONNECTION_FAULT,
+    /// Over a limit of ours.
+    Limit = code::CONNECTION_LIMIT,
+    /// Both ends are the same node.
+    SameNode = code::CONNECTION_SELF,
+}
+
+/// Why we close a connection, as its peer is told (specification: ConnectionErrorReason).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionErrorReason {
+    /// The embedder, or a dial race that it has lost, has no use for it.
+    #[error("")]
+    NotNeeded,
+    /// The node stops.
+    #[error("stopping")]
+    Stopping,
+    /// Nobody has used it for its time.
+    #[error("idle")]
+    Idle,
+    /// It is of an identity that the node no longer has.
+    #[error("renewed")]
+    Renewed,
+    /// There are as many connections as may be, in all or with this node.
+    #[error("too many connections")]
+    TooMany,
+    /// Both ends are the same node.
+    #[error("both ends are the same node")]
+    SameNode,
+    /// The peer has not said Hello.
+    #[error("no Hello in time")]
+    NoHello,
+    /// The peer broke the protocol.
+    #[error("protocol fault")]
+    Fault,
+}
+
+impl ConnectionErrorReason {
+    /// The code that goes with it.
+    pub const fn code(self) -> ConnectionErrorCode {
+        match self {
+            Self::NotNeeded | Self::Stopping | Self::Idle | Self::Renewed => ConnectionErrorCode::None,
+            Self::TooMany => ConnectionErrorCode::Limit,
+            Self::SameNode => ConnectionErrorCode::SameNode,
+            Self::NoHello | Self::Fault => ConnectionErrorCode::Fault,
+        }
+    }
+}

@@ -280,6 +280,21 @@ pub enum DialFailure {
     /// Anything else below us: unreachable, TLS, version, no free port.
     #[error("transport: {0}")]
     Transport(String),
+    /// The host name has these addresses. Why each of them failed stands beside it.
+    #[error("leads to {}", Listed(.0))]
+    LeadsTo(Vec<SocketAddr>),
+}
+
+/// Addresses, for people.
+struct Listed<'a>(&'a [SocketAddr]);
+
+impl core::fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (n, addr) in self.0.iter().enumerate() {
+            write!(f, "{}{addr}", if n == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
 }
 
 /// Why a connection is over.

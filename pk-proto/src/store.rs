@@ -215,6 +215,13 @@ impl GraphStore {
         self.held = held;
     }
 
+    /// The row that says whose the store is, if it may not be there yet: whoever else writes writes it too, because rows
+    /// without it are a damaged store.
+    pub(crate) fn missing_meta(&self, owner: NodeId) -> Option<StoreOp> {
+        let missing = self.changes.meta || self.writing.as_ref().is_some_and(|(_, changes, _)| changes.meta);
+        (missing && !self.held).then(|| meta_row(&StoreMeta { owner, space: self.space }))
+    }
+
     /// The half of the graph that is in use.
     pub(crate) fn space(&self) -> NodeGraphSpace {
         self.space

@@ -69,7 +69,7 @@ names! { INPUTS, input_name, Input:
 
 names! { EVENTS, event_name, Event:
     Ready Done ConnectionOpened ConnectionClosed LeaseLost NodeAdded NodeRemoved IdentityRenewed PeerMisbehaved
-    ClaimAdded ClaimAsked ClaimInDoubt ClaimSettled Stopped, else "Event::(new)"
+    ChainData ClaimAdded ClaimAsked ClaimInDoubt ClaimSettled Stopped, else "Event::(new)"
 }
 
 #[cfg(test)]

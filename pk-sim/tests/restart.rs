@@ -176,3 +176,33 @@ fn writes_that_fail_are_tried_again_and_nothing_is_missing_afterwards() {
     assert!(cluster.check_counters().stored > 20);
     cluster.stop_all();
 }
+
+/// What changes is written within the delay, however much more changes meanwhile, and in one transaction at a time.
+#[test]
+fn changes_are_written_behind_with_a_bounded_delay() {
+    let mut bare = Bare::new(|config| config.store_delay = 2 * SECOND);
+    bare.accept(Bare::peer(1));
+    bare.pass(ms(1999));
+    let persists = |outputs: &[pk_proto::Output]| -> Vec<pk_proto::EffectId> {
+        let persist = |output: &pk_proto::Output| match output {
+            pk_proto::Output::Persist { id, durable: false, .. } => Some(*id),
+            _ => None,
+        };
+        outputs.iter().filter_map(persist).collect()
+    };
+    assert_eq!(persists(&bare.take()), []);
+    bare.accept(Bare::peer(2));
+    bare.pass(ms(1));
+    let first = persists(&bare.take());
+    assert_eq!(first.len(), 1, "the second one has not put it off");
+    bare.accept(Bare::peer(3));
+    bare.pass(60 * SECOND);
+    assert_eq!(persists(&bare.take()), [], "one at a time");
+    bare.input(pk_proto::Input::Persisted { id: first[0], result: Ok(()) });
+    bare.pass(2 * SECOND);
+    let second = persists(&bare.take());
+    assert_eq!(second.len(), 1);
+    bare.input(pk_proto::Input::Persisted { id: second[0], result: Ok(()) });
+    bare.pass(60 * SECOND);
+    assert_eq!((persists(&bare.take()), bare.node.metrics().unwritten), (vec![], 0));
+}

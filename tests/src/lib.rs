@@ -10,6 +10,7 @@ pub mod certs;
 pub mod child;
 pub mod firewall;
 pub mod log;
+pub mod names;
 pub mod node;
 pub mod raw;
 pub mod socket;

@@ -27,7 +27,12 @@ impl BlackHole {
 
     /// Where it is.
     pub fn address(&self) -> NodeAddress {
-        NodeAddress::from_socket(self.0.local_addr().expect("a bound socket has an address"))
+        NodeAddress::from_socket(self.socket())
+    }
+
+    /// Where it is.
+    pub fn socket(&self) -> SocketAddr {
+        self.0.local_addr().expect("a bound socket has an address")
     }
 }
 

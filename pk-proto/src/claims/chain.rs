@@ -1,6 +1,5 @@
 //! Sigchains: what makes a row of claims the chain of one owner.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
@@ -57,7 +56,7 @@ struct Last {
     id: ClaimId,
     seq: u64,
     /// Of the digest, whose function the next claim chooses.
-    preimage: String,
+    preimage: Vec<u8>,
 }
 
 impl Last {
@@ -150,7 +149,7 @@ impl ChainVerifier {
             return Err(ChainFaultKind::PrevClaimId);
         }
         let follows = match (claim.prev_digest(), &self.last) {
-            (Some(digest), Some(last)) => digest.algorithm().digest(last.preimage.as_bytes()) == *digest,
+            (Some(digest), Some(last)) => digest.algorithm().digest(&last.preimage) == *digest,
             (None, None) => true,
             _ => false,
         };

@@ -180,14 +180,16 @@ impl<'a> Reader<'a> {
         self.expect(b'"')?;
         let mut escaped = false;
         loop {
-            match self.peek().ok_or(JsonFault::Malformed)? {
-                b'"' => break,
-                b'\\' => {
+            let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
+            let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
+            self.at += plain.ok_or(JsonFault::Malformed)?;
+            match self.peek() {
+                Some(b'"') => break,
+                Some(b'\\') => {
                     escaped = true;
                     self.at += 2;
                 }
-                0..0x20 => return Err(JsonFault::Malformed),
-                _ => self.at += 1,
+                _ => return Err(JsonFault::Malformed),
             }
         }
         let inner = self.since(start + 1)?;

@@ -71,19 +71,16 @@ impl Sigchain {
             && claim.prev_digest() == head.map(|head| &head.digest)
     }
 
-    /// Writes a claim that [`fits`](Self::fits), the new head, and the link if it is one, with what else is to be true from
-    /// then on: in one transaction.
-    pub(crate) fn append(&mut self, cx: &mut Cx, claim: &Claim, with: Vec<StoreOp>) -> EffectId {
+    /// The transaction that appends a claim that [`fits`](Self::fits): the claim, the new head, and the link if it is one.
+    /// It is under way from now on, as this effect.
+    pub(crate) fn append(&mut self, cx: &Cx, effect: EffectId, claim: &Claim) -> Vec<StoreOp> {
         let head = ChainHead::of(claim, cx.config.claim_digest);
         let mut ops = alloc::vec![claim_row(claim), head_row(&head)];
         if let (Some(link), Some(owner)) = (claim.link(), claim.token().signatures().first()) {
             ops.extend(link_rows(&owner.signer(), link, claim.id()));
         }
-        ops.extend(with);
-        let effect = cx.ids.effect();
         self.appending = Some((effect, head, Appended { claim: claim.id(), link: claim.link().copied() }));
-        cx.output(Output::Persist { id: effect, ops, durable: true });
-        effect
+        ops
     }
 
     /// A transaction is over. Returns what it has appended, or has not, if it was the one of this chain.

@@ -2,16 +2,16 @@
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeSet;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::race::{Dialling, Learnt, Race, RaceId, after_signal};
-use super::{ConnectEvent, Connections, TOO_MANY};
+use super::{ConnectEvent, Connections};
 use crate::address::NodeAddress;
 use crate::cx::Cx;
-use crate::error::code;
+use crate::error::ConnectionErrorReason;
 use crate::graph::NodeContact;
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
 use crate::io::{DialFailure, Dialect, Output, Role};
@@ -132,7 +132,7 @@ impl Connections {
         if let Some((addr, learnt)) = race.next() {
             if live >= cx.config.connection_limit {
                 // This does not pass as dials do.
-                let why = DialFailure::Transport(TOO_MANY.to_owned());
+                let why = DialFailure::Transport(ConnectionErrorReason::TooMany.to_string());
                 race.failures.push((NodeAddress::from_socket(addr), why));
                 return self.dial_next(cx, id);
             }
@@ -225,7 +225,7 @@ impl Connections {
                 connection.race = None;
                 // Where both sides dial, each would close its own for the other's, and none would be left.
                 if !theirs {
-                    self.close(cx, conn, code::NONE, "");
+                    self.close(cx, conn, ConnectionErrorReason::NotNeeded);
                 }
             } else if !kept {
                 self.cancel_dial(cx, conn);
@@ -308,7 +308,11 @@ impl Connections {
             Ok(addrs) if addrs.is_empty() => {
                 race.failures.push((address, DialFailure::Resolve("the name has no address".to_owned())));
             }
-            Ok(addrs) => race.add_sockets(addrs, learnt),
+            Ok(addrs) => {
+                // Whoever is told of failures knows the name.
+                race.failures.push((address, DialFailure::LeadsTo(addrs.clone())));
+                race.add_sockets(addrs, learnt);
+            }
             Err(why) => race.failures.push((address, DialFailure::Resolve(why))),
         }
         if race.dialling.is_empty() {

@@ -6,8 +6,8 @@
 mod dialling;
 mod race;
 
-use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -19,16 +19,13 @@ use self::race::Race;
 pub(crate) use self::race::{Learnt, RaceId};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::cx::Cx;
-use crate::error::code;
+use crate::error::ConnectionErrorReason;
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{Connected, DialFailure, Dialect, DisconnectReason, Output, Role};
 use crate::manager::RETIREMENT;
 use crate::request::ConnectionInfo;
 use crate::time::{Instant, UnixMillis};
 use crate::timers::Timer;
-
-/// What is said of a connection over a limit.
-const TOO_MANY: &str = "too many connections";
 
 /// What happened to connections, for the manager.
 #[derive(Debug)]
@@ -133,12 +130,12 @@ impl Connections {
         let own = chain.iter().any(|id| cx.is_own(id));
         let refusal = if own {
             cx.metrics.connections_to_self += 1;
-            Some((code::CONNECTION_SELF, "both ends are the same node"))
+            Some(ConnectionErrorReason::SameNode)
         } else if connected.role == Role::Dialler && race.is_none() {
-            Some((code::NONE, ""))
+            Some(ConnectionErrorReason::NotNeeded)
         } else if self.count() >= cx.config.connection_limit || self.of(&node) >= cx.config.connections_per_node {
             cx.metrics.connections_refused += 1;
-            Some((code::CONNECTION_LIMIT, TOO_MANY))
+            Some(ConnectionErrorReason::TooMany)
         } else {
             None
         };
@@ -160,7 +157,7 @@ impl Connections {
         };
         self.table.insert(conn, connection);
         match refusal {
-            Some((code, reason)) => self.close(cx, conn, code, reason),
+            Some(reason) => self.close(cx, conn, reason),
             None => {
                 cx.timers.set(Timer::Hello(conn), cx.now + cx.config.hello_timeout);
                 let (role, dialect) = (connected.role, connected.dialect);
@@ -247,12 +244,12 @@ impl Connections {
         if let Some(race) = self.table.get_mut(&conn).and_then(|connection| connection.race.take()) {
             self.dial_lost(cx, race, conn, DialFailure::TimedOut);
         }
-        self.close(cx, conn, code::CONNECTION_FAULT, "no Hello in time");
+        self.close(cx, conn, ConnectionErrorReason::NoHello);
     }
 
     /// Closes a connection that nobody uses. The manager has made sure of that.
     pub(crate) fn close_idle(&mut self, cx: &mut Cx, conn: ConnectionId) {
-        self.close(cx, conn, code::NONE, "idle");
+        self.close(cx, conn, ConnectionErrorReason::Idle);
     }
 
     // -- use
@@ -308,20 +305,21 @@ impl Connections {
     }
 
     /// Asks the driver to close a connection; `Disconnected` ends it. What is being closed carries nothing new.
-    pub(crate) fn close(&mut self, cx: &mut Cx, conn: ConnectionId, code: u64, reason: &str) {
+    pub(crate) fn close(&mut self, cx: &mut Cx, conn: ConnectionId, reason: ConnectionErrorReason) {
         let Some(connection) = self.table.get_mut(&conn).filter(|connection| !connection.closing) else { return };
         connection.closing = true;
         let (node, race) = (connection.node, connection.race.take());
         unlist(&mut self.by_node, conn, connection);
         cx.timers.cancel(Timer::Hello(conn));
         cx.timers.cancel(Timer::Idle(conn));
-        cx.output(Output::CloseConnection { conn, code, reason: reason.to_owned() });
+        let code = reason.code() as u64;
+        cx.output(Output::CloseConnection { conn, code, reason: reason.to_string() });
         self.events.push_back(ConnectEvent::Closing { conn });
         self.promote(cx, &node);
         if let Some(race) = race {
             let why = match reason {
-                "" => DialFailure::Cancelled,
-                reason => DialFailure::Transport(reason.to_owned()),
+                ConnectionErrorReason::NotNeeded => DialFailure::Cancelled,
+                reason => DialFailure::Transport(reason.to_string()),
             };
             self.dial_lost(cx, race, conn, why);
         }
@@ -343,7 +341,7 @@ impl Connections {
             .map(|(conn, _)| *conn)
             .collect();
         for conn in &conns {
-            self.close(cx, *conn, code::NONE, "");
+            self.close(cx, *conn, ConnectionErrorReason::NotNeeded);
         }
         conns.len()
     }
@@ -364,7 +362,7 @@ impl Connections {
                 connection.retired = true;
                 cx.timers.set(Timer::Idle(conn), cx.now + RETIREMENT);
             } else {
-                self.close(cx, conn, code::NONE, "renewed");
+                self.close(cx, conn, ConnectionErrorReason::Renewed);
             }
         }
     }
@@ -383,7 +381,7 @@ impl Connections {
         self.cancel_kept(cx);
         let conns: Vec<_> = self.table.keys().copied().collect();
         for conn in conns {
-            self.close(cx, conn, code::NONE, "");
+            self.close(cx, conn, ConnectionErrorReason::NotNeeded);
         }
     }
 

@@ -13,19 +13,19 @@ const LEAST_CAPACITY: usize = 4;
 /// The bits of a sort key that hold a place in the bucket: a bucket has at most 2^8 nodes.
 const PLACE_BITS: u32 = 8;
 
-/// The nodes of one bucket (specification: NodeBucket), ordered by node id.
+/// The nodes of one bucket (specification: Bucket), ordered by node id.
 ///
 /// All ids of a bucket agree in the bits above its index, so 64 bits from there on, the *window*, tell nearly all of them
 /// apart. Searching and sorting look at windows; whole ids are compared only where windows are equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NodeBucket {
+pub(crate) struct Bucket {
     index: BucketIndex,
     /// Ascending. `contacts` runs parallel.
     ids: Vec<NodeId>,
     contacts: Vec<NodeContact>,
 }
 
-impl NodeBucket {
+impl Bucket {
     /// An empty bucket; allocates nothing.
     pub(crate) const fn new(index: BucketIndex) -> Self {
         Self { index, ids: Vec::new(), contacts: Vec::new() }
@@ -181,8 +181,8 @@ mod tests {
         NodeId::from_bytes(bytes)
     }
 
-    fn filled(index: u8, lows: impl Iterator<Item = u16>) -> NodeBucket {
-        let mut bucket = NodeBucket::new(BucketIndex(index));
+    fn filled(index: u8, lows: impl Iterator<Item = u16>) -> Bucket {
+        let mut bucket = Bucket::new(BucketIndex(index));
         for low in lows {
             assert_eq!(bucket.set(id(index, low), address(), DATA, 255, 5), SetNodeOutcome::Added);
         }
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn memory_grows_with_the_nodes_and_ends_at_the_limit() {
-        let mut bucket = NodeBucket::new(BucketIndex(255));
+        let mut bucket = Bucket::new(BucketIndex(255));
         assert_eq!((bucket.ids.capacity(), bucket.contacts.capacity()), (0, 0));
         let mut capacities = Vec::new();
         for low in 0..25 {

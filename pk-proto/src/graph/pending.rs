@@ -87,6 +87,11 @@ impl PendingNodes {
         core::mem::take(&mut self.buckets).into_values().flatten()
     }
 
+    /// How many nodes wait for a bucket.
+    pub(crate) fn waiting(&self, index: BucketIndex) -> usize {
+        self.buckets.get(&index).map_or(0, Vec::len)
+    }
+
     /// Whether anything waits for a bucket.
     pub(crate) fn has(&self, index: BucketIndex) -> bool {
         self.buckets.contains_key(&index)

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{NodeAddress, NodeContactAddressData};
-use crate::graph::bucket::NodeBucket;
+use crate::graph::bucket::Bucket;
 use crate::graph::bucket_set::BucketSet;
 use crate::graph::contact::NodeContact;
 use crate::graph::diversity::{Diversity, DiversityLimits};
@@ -46,7 +46,7 @@ pub struct NodeGraph {
     /// Which buckets exist.
     occupied: BucketSet,
     /// These buckets, the farthest first: most nodes are far, so most buckets are found without counting many bits.
-    buckets: Vec<NodeBucket>,
+    buckets: Vec<Bucket>,
 }
 
 impl NodeGraph {
@@ -97,7 +97,7 @@ impl NodeGraph {
 
     /// How many nodes there are in one bucket.
     pub fn bucket_len(&self, index: BucketIndex) -> usize {
-        self.existing(index).map_or(0, NodeBucket::len)
+        self.existing(index).map_or(0, Bucket::len)
     }
 
     /// What is known of a node; `None` if it is not in the graph.
@@ -121,7 +121,7 @@ impl NodeGraph {
         let at = self.occupied.count_above(index);
         if !self.occupied.contains(index) {
             self.occupied.insert(index);
-            self.buckets.insert(at, NodeBucket::new(index));
+            self.buckets.insert(at, Bucket::new(index));
         }
         let Some(bucket) = self.buckets.get_mut(at) else {
             return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull); // Not reached: the bucket exists by now.
@@ -168,7 +168,7 @@ impl NodeGraph {
 
     /// The nodes of one bucket, ordered by node id.
     pub fn bucket(&self, index: BucketIndex) -> impl Iterator<Item = (NodeId, &NodeContact)> {
-        self.existing(index).into_iter().flat_map(NodeBucket::iter)
+        self.existing(index).into_iter().flat_map(Bucket::iter)
     }
 
     /// The nodes of one bucket in the order asked for. The least recently connected node first, as garbage collection
@@ -193,7 +193,7 @@ impl NodeGraph {
 
     /// All nodes, bucket by bucket from the nearest on, each bucket ordered by node id.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, &NodeContact)> {
-        self.buckets.iter().rev().flat_map(NodeBucket::iter)
+        self.buckets.iter().rev().flat_map(Bucket::iter)
     }
 
     /// The buckets that hold nodes, and how many, from the nearest on.
@@ -223,14 +223,14 @@ impl NodeGraph {
 
     /// A bucket exists only while it holds a node.
     fn drop_if_empty(&mut self, at: usize, index: BucketIndex) {
-        if self.buckets.get(at).is_some_and(NodeBucket::is_empty) {
+        if self.buckets.get(at).is_some_and(Bucket::is_empty) {
             self.buckets.remove(at);
             self.occupied.remove(index);
         }
     }
 
     /// The bucket, if it holds a node.
-    fn existing(&self, index: BucketIndex) -> Option<&NodeBucket> {
+    fn existing(&self, index: BucketIndex) -> Option<&Bucket> {
         self.occupied.contains(index).then(|| self.buckets.get(self.occupied.count_above(index)))?
     }
 }

@@ -18,7 +18,7 @@ use crate::claims::gestalt::{link_rows, read_seen, renewal_rows, seen_range, see
 use crate::claims::{ChainFaultKind, ChainVerifier, Claim, ClaimId};
 use crate::error::{Failure, PeerFault};
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId, StreamId};
-use crate::io::{Dialect, DisconnectReason, Event, Output, StoreOp, StoreRow};
+use crate::io::{Dialect, DisconnectReason, Event, StoreOp, StoreRow};
 use crate::request::{ChainData, Reply};
 use crate::rpc::{Answer, Answered, ClaimsPage, Question};
 use crate::store::SnapshotError;
@@ -203,7 +203,7 @@ impl NodeManager {
         chain.step = Step::Links;
         let effect = self.cx.ids.effect();
         self.linking.insert(effect, id);
-        self.cx.output(Output::Persist { id: effect, ops, durable: false });
+        self.persist(effect, ops, false);
     }
 
     /// Links were written, or not. Returns whether they were of a chain.

@@ -7,7 +7,7 @@ use super::{NodeManager, Phase};
 use crate::address::{NodeAddress, NodeContactAddressData};
 use crate::error::Failure;
 use crate::id::{EffectId, NodeId};
-use crate::io::Event;
+use crate::io::{Event, Output, StoreOp};
 use crate::request::{Reply, SetNodeOutcome, SetNodeRejection};
 
 impl NodeManager {
@@ -76,6 +76,12 @@ impl NodeManager {
     /// Writes what has changed in the graph.
     pub(super) fn write_graph(&mut self) {
         self.store.write(&mut self.cx, &self.graph, &self.unproven, &self.refreshed);
+    }
+
+    /// Writes rows, in a store that knows whose it is.
+    pub(super) fn persist(&mut self, id: EffectId, mut ops: Vec<StoreOp>, durable: bool) {
+        ops.extend(self.store.missing_meta(self.cx.own()));
+        self.cx.output(Output::Persist { id, ops, durable });
     }
 
     /// A transaction is over.

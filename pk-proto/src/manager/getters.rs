@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::graph::{Direction, NodeContact, NodeGraph, NodeOrder};
 use crate::id::{BucketIndex, NodeId};
 use crate::metrics::Metrics;
+use crate::names::{NodeBucket, NodeBucketMeta};
 use crate::request::ConnectionInfo;
 use crate::time::UnixMillis;
 
@@ -23,8 +24,18 @@ impl NodeManager {
     }
 
     /// The nodes of one bucket, in the order of their ids (specification: getBucket).
-    pub fn bucket(&self, index: BucketIndex) -> Vec<(NodeId, &NodeContact)> {
+    pub fn bucket(&self, index: BucketIndex) -> NodeBucket<'_> {
         self.graph.bucket_sorted(index, NodeOrder::NodeId, Direction::Ascending)
+    }
+
+    /// What there is to know of one bucket besides its nodes.
+    pub fn bucket_meta(&self, index: BucketIndex) -> NodeBucketMeta {
+        NodeBucketMeta {
+            count: self.graph.bucket_len(index),
+            pending: self.pending.waiting(index),
+            refreshed: self.refreshed_at(index),
+            refresh_at: self.refresh_at(index),
+        }
     }
 
     /// The nodes of the graph closest to a target, nearest first; exact.

@@ -37,7 +37,7 @@ use crate::cert;
 use crate::config::Config;
 use crate::connect::{ConnectEvent, Connections};
 use crate::cx::Cx;
-use crate::error::{Failure, RequestError, StartError, code};
+use crate::error::{ConnectionErrorReason, Failure, RequestError, StartError};
 use crate::graph::{DiversityLimits, NodeGraph, PendingNodes};
 use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
 use crate::io::{DisconnectReason, Event, Identity, Input, Output};
@@ -389,7 +389,7 @@ impl NodeManager {
     fn on_connect(&mut self, event: ConnectEvent) {
         match event {
             ConnectEvent::Greet { conn, .. } if self.phase == Phase::Stopping => {
-                self.connections.close(&mut self.cx, conn, code::NONE, "stopping");
+                self.connections.close(&mut self.cx, conn, ConnectionErrorReason::Stopping);
             }
             ConnectEvent::Greet { conn, node, role, dialect } => {
                 self.rpc.connection_opened(&mut self.cx, conn, node, role, dialect);
@@ -459,7 +459,7 @@ impl NodeManager {
             RpcEvent::Fault { conn, node, fault, fatal } => {
                 self.cx.event(Event::PeerMisbehaved { conn, node, fault });
                 if fatal {
-                    self.connections.close(&mut self.cx, conn, code::CONNECTION_FAULT, "protocol fault");
+                    self.connections.close(&mut self.cx, conn, ConnectionErrorReason::Fault);
                 }
             }
         }

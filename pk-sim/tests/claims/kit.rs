@@ -4,7 +4,7 @@
 use std::ops::Bound;
 use std::time::Duration;
 
-use pk_proto::claims::{ChainVerifier, Claim, ClaimId, ClaimPolicy, Gestalt};
+use pk_proto::claims::{ChainVerifier, Claim, ClaimContent, ClaimId, ClaimPolicy, Gestalt};
 use pk_proto::{ClaimsFound, ClaimsQuery, Config, Event, Failure, GestaltQuery, Options, Reply, Request, RequestId};
 use pk_sim::{Cluster, ClusterBuilder, HostId, Link};
 
@@ -34,6 +34,14 @@ pub fn connect(cluster: &mut Cluster, from: HostId, to: HostId) {
 
 pub fn claim(cluster: &Cluster, with: HostId) -> Request {
     Request::ClaimNode { target: cluster.id(with), options: Options::default() }
+}
+
+/// A claim of another type, about the node itself.
+pub fn own_claim(cluster: &Cluster, node: HostId) -> Request {
+    let issuer = Some(cluster.id(node).to_string());
+    let members = "{\"colour\":\"green\"}".into();
+    let content = ClaimContent { typ: "ClaimColour".into(), issuer, subject: None, members };
+    Request::AddClaim { content, options: Options::default() }
 }
 
 /// A claim that succeeds.

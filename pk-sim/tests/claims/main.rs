@@ -4,5 +4,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod crash;
+mod cycles;
 mod kit;
 mod links;

@@ -3,14 +3,17 @@
 
 mod answers;
 mod certificates;
+mod closing;
 mod config;
 mod events;
+mod graph;
 mod hostile;
 mod idle;
 mod killed;
 mod leaks;
 mod lifecycle;
 mod mixed;
+mod names;
 mod network;
 mod rejected;
 mod signal;

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use pk_driver::{Fault, Faults, FaultyStore, KeyStore, NodeConfig, NodeError, create_identity_for, now};
+use pk_driver::{Access, Fault, Faults, FaultyStore, KeyStore, NodeConfig, NodeError, create_identity_for, now};
 use pk_proto::cert::Certificate;
 use pk_proto::{Event, Failure, FindEnd, FindNode, Options};
 use pk_tests::Rt;
-use pk_tests::node::{config, connect, connections_with, join, key, seed, shutdown, start, start_with};
-use pk_tests::wait::{sleep, soon, spawn, until};
+use pk_tests::case::slot;
+use pk_tests::node::{config, connect, connections_with, echo, join, key, seed, shutdown, start, start_with};
+use pk_tests::wait::{seen_within, sleep, soon, spawn, until};
 use smol::future::zip;
 
 use crate::kit::{Kept, key_files, open, owner, present_key};
@@ -19,6 +20,8 @@ pk_tests::cases!(
     a_renewal_that_fails_leaves_the_old_key_and_no_other,
     a_certificate_is_renewed_before_it_expires,
 );
+
+pk_tests::cases!(unslotted connections_of_the_old_key_finish_what_they_are_at);
 
 async fn a_renewed_node_is_found_under_both_ids_and_stays_renewed<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
@@ -85,6 +88,48 @@ async fn a_renewal_without_a_folder_is_one_of_the_running_node<R: Rt>(runtime: R
     assert!(matches!(closed, NodeError::Closed), "{closed}");
 }
 
+async fn connections_of_the_old_key_finish_what_they_are_at<R: Rt>(runtime: R) {
+    let work = slot();
+    let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
+    echo(&runtime, &a, "echo/1").await;
+    let before = connect(&runtime, &b, &a).await;
+    let mut stream = soon(&runtime, "open", b.open_stream(a.own_id(), "echo/1", Options::default())).await.unwrap();
+    let mut say = async |text: &[u8]| {
+        stream.write_all(text).await.unwrap();
+        let mut heard = vec![0; text.len()];
+        let mut at = 0;
+        while at < heard.len() {
+            at += soon(&runtime, "the echo", stream.read(&mut heard[at..])).await.unwrap();
+        }
+        assert_eq!(heard, text);
+    };
+    say(b"before").await;
+    let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
+    say(b"after").await;
+    // What is new goes over a connection that the new key has proven.
+    soon(&runtime, "ping", a.ping_node(b.own_id(), Options::default())).await.unwrap();
+    let of_new = async || connections_with(&b, renewed.new).await;
+    until(&runtime, "a connection of the new key", async || !of_new().await.is_empty()).await;
+    assert!(of_new().await.iter().all(|connection| connection.conn != before.conn));
+    for id in [renewed.old, renewed.new] {
+        soon(&runtime, "ping", b.ping_node(id, Options::default())).await.unwrap();
+    }
+    say(b"long after").await;
+    stream.finish().unwrap();
+    assert_eq!(soon(&runtime, "the end", stream.read_to_end(10)).await.unwrap(), b"");
+    drop(work);
+    let limit = Duration::from_secs(40);
+    seen_within(&runtime, limit, "the end of the old connection, within 30 s", async || {
+        b.connections().await.unwrap().iter().all(|connection| connection.conn != before.conn).then_some(())
+    })
+    .await;
+    let _work = slot();
+    // Moved, not doubled.
+    let known = b.closest_nodes(renewed.new, 20).await.unwrap();
+    assert_eq!(known.iter().map(|(node, _)| *node).collect::<Vec<_>>(), [renewed.new]);
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
 async fn two_renewals_at_once_follow_each_other<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let a = open(&runtime, dir.path()).await;
@@ -121,7 +166,7 @@ async fn a_renewal_that_fails_leaves_the_old_key_and_no_other<R: Rt>(runtime: R)
     let old = a.own_id();
     // The disk is full; and it is not, but says so.
     for fault in [Fault::Fail, Fault::DoneButFails] {
-        faults.next(fault);
+        faults.next(Access::Write, fault);
         let error = soon(&runtime, "renewal", a.renew()).await.unwrap_err();
         assert!(matches!(error, NodeError::Failure(Failure::Store(_))), "{error}");
         assert_eq!((a.own_id(), present_key(dir.path())), (old, old));

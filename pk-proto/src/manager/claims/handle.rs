@@ -209,7 +209,7 @@ impl NodeManager {
         };
         self.claims.handling.insert(stream, Handling { conn, node, ask, state });
         match ops {
-            Some(ops) => self.claim_persist(ops, Waits::Handling(stream)),
+            Some(ops) => self.claim_persist(ops, true, Waits::Handling(stream)),
             None => self.handling_draft(stream),
         }
     }

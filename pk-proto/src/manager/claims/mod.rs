@@ -148,9 +148,7 @@ impl NodeManager {
     /// Writes a change of the allow-list; it holds when it is written.
     pub(super) fn allow_begin(&mut self, request: RequestId, deadline: Instant, node: NodeId, allowed: bool) {
         self.begin(request, Open { audience: Audience::Embedder, deadline, stage: Stage::AllowClaim });
-        let effect = self.cx.ids.effect();
-        self.claims.effects.insert(effect, Waits::Allow { request, node, allowed });
-        self.cx.output(Output::Persist { id: effect, ops: alloc::vec![allow_row(&node, allowed)], durable: true });
+        self.claim_persist(alloc::vec![allow_row(&node, allowed)], true, Waits::Allow { request, node, allowed });
     }
 
     /// The node of a request could not be connected.
@@ -177,16 +175,19 @@ impl NodeManager {
         self.claims.effects.insert(id, waits);
     }
 
-    fn claim_persist(&mut self, ops: Vec<StoreOp>, waits: Waits) {
+    fn claim_persist(&mut self, ops: Vec<StoreOp>, durable: bool, waits: Waits) {
         let id = self.cx.ids.effect();
         self.claims.effects.insert(id, waits);
-        self.cx.output(Output::Persist { id, ops, durable: true });
+        self.persist(id, ops, durable);
     }
 
     /// Appends a claim that fits, with what else is to be true from then on.
     fn claim_append(&mut self, claim: &Claim, with: Vec<StoreOp>, waits: Waits) {
-        let id = self.claims.chain.append(&mut self.cx, claim, with);
+        let id = self.cx.ids.effect();
         self.claims.effects.insert(id, waits);
+        let mut ops = self.claims.chain.append(&self.cx, id, claim);
+        ops.extend(with);
+        self.persist(id, ops, true);
     }
 
     /// A signature was made, or not. Returns whether claims have waited for it.
@@ -384,9 +385,7 @@ impl NodeManager {
         if let Some(Standing { peer, .. }) = self.claims.ours.remove(&claim) {
             let removal = OpenExchange::Ours { peer, claim }.removal();
             // If a crash undoes it, the peer is asked once more, and says the same.
-            let id = self.cx.ids.effect();
-            self.claims.effects.insert(id, Waits::Nobody);
-            self.cx.output(Output::Persist { id, ops: alloc::vec![removal], durable: false });
+            self.claim_persist(alloc::vec![removal], false, Waits::Nobody);
         }
     }
 

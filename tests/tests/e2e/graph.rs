@@ -1,0 +1,72 @@
+//! A full bucket over real sockets: who answers stays, who waits gets the room of who does not.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pk_driver::Node;
+use pk_proto::{BucketIndex, NodeId, SetNode, SetNodeOutcome, SetNodeRejection};
+use pk_tests::Rt;
+use pk_tests::node::{address, connect, heard_of, key, options, shutdown, start, start_with};
+use pk_tests::wait::{soon, until};
+
+pk_tests::cases!(a_full_bucket_keeps_who_answers_and_lets_others_in_for_who_does_not);
+
+const FARTHEST: BucketIndex = BucketIndex(255);
+
+/// Who is in the bucket.
+async fn bucket<R: Rt>(node: &Node<R>) -> BTreeSet<NodeId> {
+    node.bucket(FARTHEST).await.unwrap().into_iter().map(|(node, _)| node).collect()
+}
+
+async fn a_full_bucket_keeps_who_answers_and_lets_others_in_for_who_does_not<R: Rt>(runtime: R) {
+    let a = start_with(&runtime, 1, |config| {
+        config.core.bucket_limit = 2;
+        config.core.collect_interval = Duration::ZERO;
+        // Nothing else changes the graph.
+        config.core.retry_delay = Duration::ZERO;
+        config.core.refresh_delay = Duration::ZERO;
+    })
+    .await;
+    // All in one bucket of A.
+    let seeds = (2..).filter(|seed| a.own_id().bucket_index(&key(*seed).node_id()) == Some(FARTHEST));
+    let mut peers = Vec::new();
+    for seed in seeds.take(5) {
+        peers.push(start(&runtime, seed).await);
+    }
+    let ids: Vec<_> = peers.iter().map(Node::own_id).collect();
+    for peer in &peers[..2] {
+        connect(&runtime, peer, &a).await;
+    }
+    until(&runtime, "a full bucket", async || bucket(&a).await.len() == 2).await;
+
+    // The third proves itself, and finds the others alive.
+    connect(&runtime, &peers[2], &a).await;
+    until(&runtime, "a round", async || {
+        let metrics = a.metrics().await.unwrap();
+        metrics.collections == 1 && metrics.nodes_pending == 0
+    })
+    .await;
+    assert_eq!(bucket(&a).await, BTreeSet::from([ids[0], ids[1]]));
+
+    // The embedder's word for the fourth: it is told at once, or when the round is over.
+    let patience = options(Duration::from_secs(5), Duration::from_millis(500));
+    let set = async |n: usize, block, force| {
+        let how = SetNode { block, force, options: patience };
+        soon(&runtime, "set", a.set_node(ids[n], address(&peers[n]), heard_of(), how)).await.unwrap()
+    };
+    assert_eq!(set(3, false, false).await, SetNodeOutcome::Pending);
+    until(&runtime, "a round", async || a.metrics().await.unwrap().nodes_pending == 0).await;
+    assert_eq!(set(3, true, false).await, SetNodeOutcome::Rejected(SetNodeRejection::BucketFull));
+    assert_eq!(bucket(&a).await, BTreeSet::from([ids[0], ids[1]]));
+
+    // One of them is gone.
+    shutdown(&runtime, &[&peers[0]]).await;
+    assert_eq!(set(3, true, false).await, SetNodeOutcome::Added);
+    assert_eq!(bucket(&a).await, BTreeSet::from([ids[1], ids[3]]));
+    // And for whoever must get in, the one that was connected least recently goes.
+    assert_eq!(set(4, false, true).await, SetNodeOutcome::Replaced(ids[3]));
+    assert_eq!(bucket(&a).await, BTreeSet::from([ids[1], ids[4]]));
+    println!("{}: {} rounds", R::NAME, a.metrics().await.unwrap().collections);
+    let all: Vec<_> = peers.iter().chain([&a]).collect();
+    shutdown(&runtime, &all).await;
+}
