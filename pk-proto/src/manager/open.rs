@@ -114,6 +114,7 @@ pub(super) enum Then {
     },
     ChainData {
         since: Option<Box<Claim>>,
+        limit: Option<u64>,
     },
     ClaimNode(Claiming),
     ClaimNetwork {

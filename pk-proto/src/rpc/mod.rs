@@ -29,7 +29,6 @@ use self::calls::Call;
 use self::codec::Form;
 pub(crate) use self::exchange::ExchangeStep;
 use self::messages::our_hello;
-use self::native::Hello;
 use self::polykey::ObjectFault;
 use self::stream::{RecvHalf, SendHalf};
 use crate::claims::ClaimId;
@@ -197,18 +196,6 @@ impl Rpc {
                 self.report_failure(cx, id, &stream, Failure::ConnectionLost(why.clone()));
             }
         }
-    }
-
-    /// What a connection speaks; `None` if it is gone.
-    pub(crate) fn dialect(&self, conn: ConnectionId) -> Option<Dialect> {
-        self.connections.get(&conn).map(|connection| connection.dialect)
-    }
-
-    /// Whether the peer can be asked for claims.
-    pub(crate) fn speaks_claims(&self, conn: ConnectionId) -> bool {
-        self.connections.get(&conn).is_some_and(|connection| {
-            connection.dialect == Dialect::Polykey || connection.features & Hello::CLAIMS != 0
-        })
     }
 
     /// Whether anybody uses the connection: calls under way, or streams of applications.
