@@ -138,6 +138,7 @@ pub(super) struct Again {
 }
 
 /// How a request goes on once its search is over.
+#[expect(clippy::large_enum_variant, reason = "moved once")]
 pub(super) enum After {
     Wait(Stage),
     End(Result<Reply, Failure>),
