@@ -28,15 +28,11 @@ const CLAIMS: usize = 8;
 
 /// Everyone and its partner sign a claim for each other, all around the ring at once. Whoever is not allowed to is refused.
 pub(super) async fn claim<R: Runtime + Unpin>(pairs: &Pairs<'_, R>, progress: &Progress) -> Result<Outcome> {
-    for (node, partner) in pairs.iter().take(1) {
+    for (node, partner) in pairs {
         match node.claim_node(partner.own_id(), Options::default()).await {
             Err(NodeError::Failure(Failure::Refused(Refusal::Denied))) => {}
-            other => {
-                return Err(CliError::new("Claim", format!("a claim that was not allowed was not refused: {other:?}")));
-            }
+            other => return Err(CliError::new("Claim", format!("who was not allowed was not refused: {other:?}"))),
         }
-    }
-    for (node, partner) in pairs {
         partner.allow_claim(node.own_id(), Options::default()).await?;
     }
     let sign = async |(node, partner): &(&Node<R>, &Node<R>)| {
@@ -49,7 +45,7 @@ pub(super) async fn claim<R: Runtime + Unpin>(pairs: &Pairs<'_, R>, progress: &P
     let spread = Spread::of(times.iter().copied());
     Ok(Outcome {
         summary: format!(
-            "{} cross-signed with a partner, which had refused one before it was allowed: median {}, p95 {}",
+            "{} cross-signed with a partner that had refused until it allowed it: median {}, p95 {}",
             count(times.len() as u64, "node"),
             human(spread.median),
             human(spread.p95)
@@ -94,7 +90,7 @@ pub(super) async fn chain<R: Runtime + Unpin>(pairs: &Pairs<'_, R>, progress: &P
 }
 
 /// The whole chain of a node, which has to hold.
-async fn whole<R: Runtime>(reader: &Node<R>, owner: NodeId) -> Result<Vec<Claim>> {
+pub(super) async fn whole<R: Runtime>(reader: &Node<R>, owner: NodeId) -> Result<Vec<Claim>> {
     let (claims, end) = reader.request_chain_data(owner, None, None, Options::default()).await?;
     match end.fault {
         None => Ok(claims),
@@ -128,7 +124,9 @@ pub(super) async fn forgery<R: Runtime + Unpin>(
     }
 
     let forger = Forger { key, first, link, last };
-    let mut summary = String::from("a node forged its chain of 3 claims in its store, and each was refused when read:");
+    let mut summary = String::from(
+        "a node forged its own chain of 3 claims in its store; what it then served was refused each time:",
+    );
     let mut found = Vec::new();
     for Forgery { name, ops, kind, verified } in forger.forgeries(reader.own_id())? {
         store.change(&ops)?;
@@ -145,7 +143,7 @@ pub(super) async fn forgery<R: Runtime + Unpin>(
         if gestalt.await?.nodes.contains(&node.own_id()) {
             return Err(wrong(format!("{name}: the reader is linked with the forger")));
         }
-        summary.push_str(&format!("\n{name}: {fault}"));
+        summary.push_str(&format!("\n{name}: claim {}: {}", fault.seq, fault.kind));
         found.push(json!({ "forgery": name, "fault": fault.to_string(), "verified": verified }));
         // As it was.
         store.change(&honest.iter().map(claim_row).collect::<Vec<_>>())?;

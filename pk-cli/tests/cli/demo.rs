@@ -50,6 +50,7 @@ fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
     }
     assert_eq!((&lines[8]["mode"], &lines[9]["scope"]), (&json!("signal"), &json!("local")));
     assert!(lines[10]["known"].as_u64().unwrap() > 0, "{ended}");
+    assert_eq!(lines[11]["claims"], 2, "{ended}");
     assert!(lines[11]["learnt"].as_u64().unwrap() > 0, "{ended}");
     assert!(lines[2]["attempts"].as_u64().unwrap() > 0, "nobody was found without connecting: {ended}");
     assert_eq!(ended.stderr, "", "nothing is logged");
