@@ -299,7 +299,7 @@ impl Rpc {
             Purpose::Paging { .. } => self.next_page(cx, id),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
             Purpose::First | Purpose::Open { .. } | Purpose::Exchange { .. } => {
-                self.give_up(cx, id, code::NONE, aborted(code))
+                self.give_up(cx, id, code::NONE, aborted(code));
             }
         }
     }
