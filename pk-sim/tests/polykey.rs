@@ -11,8 +11,8 @@ use pk_proto::polykey::{
     write_result,
 };
 use pk_proto::{
-    ClosestLists, ConnectionId, DisconnectReason, Event, Failure, Input, Opener, Output, PeerFault, Refusal,
-    Reply, Request, RequestId, StreamId, UnixMillis,
+    ClosestLists, ConnectionId, DisconnectReason, Event, Failure, Input, Opener, Output, PeerFault, Refusal, Reply,
+    Request, RequestId, StreamId, UnixMillis,
 };
 
 const CLOSEST: &str = "nodesClosestActiveConnectionsGet";
