@@ -7,7 +7,7 @@ use pk_driver::Node;
 use pk_proto::io::Dialect;
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
-use pk_tests::node::{key, shutdown, socket, start_with};
+use pk_tests::node::{connect, key, shutdown, socket, start, start_with};
 use pk_tests::raw;
 use pk_tests::wait::{all, sleep, soon, until};
 use quinn::{Connection, ReadError, ReadToEndError, RecvStream, SendStream, VarInt};
@@ -58,6 +58,8 @@ fn good() -> Vec<u8> {
 /// A client, and the node that it plagues.
 struct Plague<R> {
     node: Node<R>,
+    /// Somebody to tell of.
+    other: Node<R>,
     connection: Connection,
 }
 
@@ -89,11 +91,13 @@ impl<R: Rt> Plague<R> {
             config.core.fault_limit = fault_limit;
         })
         .await;
+        let other = start(runtime, 3).await;
+        connect(runtime, &other, &node).await;
         let endpoint = raw::endpoint(runtime, None);
         let presented = Presented::valid(&key(2));
         let config = raw::client(Some(&presented), &[Dialect::Polykey.alpn()], raw::transport());
         let connection = soon(runtime, "connect", raw::dial(&endpoint, config, socket(&node))).await.unwrap();
-        Self { node, connection }
+        Self { node, other, connection }
     }
 
     async fn open(&self) -> (SendStream, RecvStream) {
@@ -113,9 +117,15 @@ impl<R: Rt> Plague<R> {
     async fn ends_well(self, runtime: &R) {
         let end = self.call(runtime, "a good call", &good()).await;
         assert!(matches!(&end, End::Results(results) if !results.is_empty()), "{end:?}");
-        until(runtime, "no stream is left", async || self.node.driver_metrics().streams == 0).await;
         let metrics = self.node.metrics().await.unwrap();
-        assert_eq!(metrics.connections_accepted, 1, "{metrics:?}");
+        assert_eq!(metrics.connections_accepted, 2, "{metrics:?}");
+        self.forgets(runtime).await;
+    }
+
+    /// Nothing is left of the client, after its streams, while it is connected, and after it.
+    async fn forgets(self, runtime: &R) {
+        shutdown(runtime, &[&self.other]).await;
+        until(runtime, "no stream is left", async || self.node.driver_metrics().streams == 0).await;
         self.connection.close(VarInt::from_u32(0), b"");
         until(runtime, "no connection is left", async || self.node.driver_metrics().connections == 0).await;
         shutdown(runtime, &[&self.node]).await;
@@ -396,12 +406,7 @@ async fn who_goes_on_and_on_is_closed<R: Rt>(runtime: R) {
             assert!(n >= 16, "{n}");
             let reason = plague.connection.close_reason().expect("it is closed");
             assert!(raw::close_code(&reason).is_some(), "{reason}");
-            until(&runtime, "nothing is left", async || {
-                let metrics = plague.node.driver_metrics();
-                metrics.connections + metrics.streams == 0
-            })
-            .await;
-            shutdown(&runtime, &[&plague.node]).await;
+            plague.forgets(&runtime).await;
             return;
         };
         if send.write_all(b"[]").await.is_ok() {

@@ -109,7 +109,14 @@ pub(crate) async fn dial<R: Runtime>(runtime: &R, ours: &Node<R>, theirs: &Peer)
 pub(crate) async fn dialled<R: Runtime>(runtime: &R, theirs: &Peer, ours: &Node<R>) -> String {
     let connected = ask(runtime, theirs, "connect", target(ours.own_id(), reached(ours))).await;
     assert_eq!(text(&connected, "nodeId"), ours.own_id().to_string());
-    text(&connected, "connectionId").to_owned()
+    let name = text(&connected, "connectionId").to_owned();
+    // By way of their chain, since they may have renewed their key.
+    until(runtime, "we have it too", async || {
+        let all = ours.connections().await.unwrap_or_default();
+        all.iter().any(|connection| connection.shared_id == name)
+    })
+    .await;
+    name
 }
 
 /// One node of theirs dials another.
@@ -118,9 +125,13 @@ pub(crate) async fn introduce<R: Runtime>(runtime: &R, from: &Peer, to: &Peer) {
     knows(runtime, to, from.node_id()).await;
 }
 
-/// Waits until their node has a connection: it goes on to judge the dialler after the handshake.
+/// Waits until their node has a connection, and the node in its graph: it goes on to judge the dialler after the handshake.
 async fn knows<R: Runtime>(runtime: &R, theirs: &Peer, node: NodeId) {
-    until(runtime, "they have it too", async || !their_connections(runtime, theirs, node).await.is_empty()).await;
+    until(runtime, "they have it too", async || {
+        !their_connections(runtime, theirs, node).await.is_empty()
+            && ask(runtime, theirs, "graph", json!({})).await.get(node.to_string()).is_some()
+    })
+    .await;
 }
 
 /// Where a node of ours is reached on this machine by IPv4.

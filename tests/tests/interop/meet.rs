@@ -7,7 +7,7 @@ use pk_interop::{Peer, Polykey};
 use pk_proto::{ClosestLists, NodeId, Options};
 use pk_tests::Rt;
 use pk_tests::node::{connect, shutdown, start};
-use pk_tests::wait::{all, soon, until, within};
+use pk_tests::wait::{all, soon, try_within, until, within};
 use serde_json::{Value, json};
 use smol::future::zip;
 
@@ -19,6 +19,7 @@ cases!(
     we_dial_and_they_answer,
     they_dial_and_we_answer,
     both_ends_name_every_connection_alike_and_keep_the_same_primary,
+    a_dial_that_is_called_off_leaves_no_connection_that_only_they_have,
     each_lists_whom_it_knows_to_the_other,
     five_hundred_calls_each_way,
     a_wrong_call_is_answered_with_the_error_that_they_know,
@@ -42,9 +43,12 @@ async fn we_dial_and_they_answer<R: Rt>(runtime: R, polykey: Polykey) {
     assert_eq!((connection.node, &connection.address), (theirs.node_id(), &theirs.seed().address));
     both_ping(&runtime, &ours, &theirs).await;
     // It knows us by the address that we listen at.
-    let graph = ask(&runtime, &theirs, "graph", json!({})).await;
-    let contact = graph.get(ours.own_id().to_string()).unwrap_or_else(|| panic!("we are not in {graph}"));
-    assert!(contact.get(format!("127.0.0.1-{}", reached(&ours).port())).is_some(), "{contact}");
+    until(&runtime, "they know us", async || {
+        let graph = ask(&runtime, &theirs, "graph", json!({})).await;
+        let contact = graph.get(ours.own_id().to_string());
+        contact.is_some_and(|contact| contact.get(format!("127.0.0.1-{}", reached(&ours).port())).is_some())
+    })
+    .await;
     // A clean end on our side is one on theirs.
     ours.disconnect(theirs.node_id()).await.unwrap();
     until(&runtime, "they see the end", async || their_connections(&runtime, &theirs, ours.own_id()).await.is_empty())
@@ -98,6 +102,27 @@ async fn both_ends_name_every_connection_alike_and_keep_the_same_primary<R: Rt>(
     }
     println!("{}: {several} of 10 times several connections at once", R::NAME);
     assert!(several >= 5, "{several}");
+    shutdown(&runtime, &[&ours]).await;
+}
+
+/// The reference takes a connection that ends at once for one that lives, and would call us over it.
+async fn a_dial_that_is_called_off_leaves_no_connection_that_only_they_have<R: Rt>(runtime: R, polykey: Polykey) {
+    let (theirs, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+    let (us, them) = (ours.own_id(), theirs.node_id());
+    let mut called_off = 0;
+    for n in 0..60 {
+        let patience = Duration::from_micros(500 * n);
+        let connect = ours.connect(them, theirs.seed().address, Options::default());
+        called_off += usize::from(try_within(&runtime, patience, connect).await.is_none());
+        until(&runtime, "both have the same connections", async || {
+            our_connections(&ours, them).await == their_connections(&runtime, &theirs, us).await
+        })
+        .await;
+        ours.disconnect(them).await.unwrap();
+        until(&runtime, "the end", async || their_connections(&runtime, &theirs, us).await.is_empty()).await;
+    }
+    println!("{}: {called_off} of 60 dials were called off", R::NAME);
+    assert!((5..60).contains(&called_off), "{called_off}");
     shutdown(&runtime, &[&ours]).await;
 }
 
