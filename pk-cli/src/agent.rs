@@ -50,7 +50,7 @@ async fn greet<R: Runtime>(node: &Node<R>, args: &RunArgs) {
     }
     match node.metrics().await.map_or(0, |metrics| metrics.nodes) {
         0 if args.seed_nodes.is_empty() => {
-            line("no other node is known, and no --seed-node was given: waiting for others")
+            line("no other node is known, and no --seed-node was given: waiting for others");
         }
         0 => {}
         known => line(format_args!("{} known from before", count(known, "node"))),
@@ -68,14 +68,13 @@ async fn tell_joined<R: Runtime + Unpin>(
                 node.metrics().await.map_or((0, 0), |metrics| (metrics.nodes, metrics.connections));
             let known = count(known, "node");
             let took = human(took);
-            match seeds.len() {
-                0 if connections == 0 => {
-                    line(format_args!("none of the nodes known from before answers; trying again"))
-                }
-                0 => line(format_args!("joined through nodes known from before in {took}, {known} known")),
-                seeds => {
-                    line(format_args!("joined through {} in {took}, {known} known", count(seeds as u64, "seed node")))
-                }
+            if !seeds.is_empty() {
+                let through = count(seeds.len() as u64, "seed node");
+                line(format_args!("joined through {through} in {took}, {known} known"));
+            } else if connections > 0 {
+                line(format_args!("joined through nodes known from before in {took}, {known} known"));
+            } else {
+                line("none of the nodes known from before answers; trying again");
             }
             for (seed, why) in failed {
                 line(format_args!("  {seed}: {why}"));

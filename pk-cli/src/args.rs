@@ -264,7 +264,7 @@ pub(crate) struct MdnsArgs {
     #[arg(long, value_name = "NAME", requires = "mdns")]
     mdns_interface: Vec<String>,
     /// Refused: see `mdns_groups`.
-    #[arg(long, hide = true, num_args = 0.., value_parser = mdns_groups)]
+    #[arg(long, hide = true, value_parser = mdns_groups)]
     mdns_groups: Vec<String>,
 }
 

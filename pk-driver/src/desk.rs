@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::task::{Context, Waker};
 
+use pk_proto::claims::Claim;
 use pk_proto::{DisconnectReason, Event, Failure, Input, LeaseId, Opener, Reply, RequestId, StreamId, code};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -32,6 +33,13 @@ pub(crate) struct Answer {
     pub(crate) reply: Reply,
     pub(crate) lease: Option<LeaseToken>,
     pub(crate) stream: Option<Stream>,
+    pub(crate) claims: Vec<Claim>,
+}
+
+impl Answer {
+    fn new(reply: Reply) -> Self {
+        Self { reply, lease: None, stream: None, claims: Vec::new() }
+    }
 }
 
 /// The embedder's end of a lease: dropped, the lease is released; resolved, it is lost.
@@ -46,6 +54,8 @@ pub(crate) struct Desk {
     /// Requests that are answered but for their stream, and streams whose request is not answered yet.
     awaiting_stream: HashMap<RequestId, (Caller, Reply)>,
     arrived: HashMap<RequestId, Option<Stream>>,
+    /// Claims of chains that are being read. The core bounds them.
+    claims: HashMap<RequestId, Vec<Claim>>,
     leases: HashMap<LeaseId, Held<()>>,
     streams: HashMap<StreamId, Held<Infallible>>,
     acceptors: HashMap<String, Acceptor>,
@@ -90,6 +100,7 @@ impl Desk {
             requests: HashMap::new(),
             awaiting_stream: HashMap::new(),
             arrived: HashMap::new(),
+            claims: HashMap::new(),
             leases: HashMap::new(),
             streams: HashMap::new(),
             acceptors: HashMap::new(),
@@ -117,6 +128,7 @@ impl Desk {
         let Some(held) = self.requests.get_mut(&id) else { return };
         if held.is_dropped() {
             self.requests.remove(&id);
+            self.claims.remove(&id);
             core.cancel(id, cx.now);
         }
     }
@@ -173,6 +185,11 @@ impl Desk {
         match event {
             // Only for its caller, and never dropped: it is no part of the ring.
             Event::Done { id, result } => self.done(cx, core, id, result),
+            Event::ChainData { id, claims } => {
+                if self.requests.contains_key(&id) {
+                    self.claims.entry(id).or_default().extend(claims);
+                }
+            }
             event => {
                 match &event {
                     Event::LeaseLost { lease, .. } => {
@@ -195,6 +212,7 @@ impl Desk {
 
     fn done(&mut self, cx: &mut Cx, core: &mut impl Core, id: RequestId, result: Result<Reply, Failure>) {
         let arrived = self.arrived.remove(&id);
+        let claims = self.claims.remove(&id).unwrap_or_default();
         let Some(held) = self.requests.remove(&id) else {
             // The caller has gone, and what it would have got goes back; a stream that arrived is dropped.
             if let Ok(Reply::AcquireConnection { lease, .. }) = result {
@@ -207,7 +225,7 @@ impl Desk {
                 let (end, token) = oneshot::channel();
                 self.leases.insert(lease, Held::new(cx, Key::Lease(lease), end));
                 // If the caller has just gone, the token is dropped here and the lease released under its key.
-                let _ = held.end.send(Ok(Answer { reply, lease: Some(token), stream: None }));
+                let _ = held.end.send(Ok(Answer { lease: Some(token), ..Answer::new(reply) }));
             }
             Ok(reply @ Reply::OpenStream(_)) => match arrived {
                 Some(stream) => answer_stream(held.end, reply, stream),
@@ -216,7 +234,7 @@ impl Desk {
                 }
             },
             result => {
-                let answer = result.map(|reply| Answer { reply, lease: None, stream: None });
+                let answer = result.map(|reply| Answer { claims, ..Answer::new(reply) });
                 let _ = held.end.send(answer.map_err(NodeError::from));
             }
         }
@@ -264,7 +282,7 @@ impl Desk {
 
 fn answer_stream(caller: Caller, reply: Reply, stream: Option<Stream>) {
     let answer = match stream {
-        Some(stream) => Ok(Answer { reply, lease: None, stream: Some(stream) }),
+        Some(stream) => Ok(Answer { stream: Some(stream), ..Answer::new(reply) }),
         // The connection ended between the peer's word and ours; its reason has been told as an event.
         None => Err(Failure::ConnectionLost(DisconnectReason::Transport("the stream ended at once".to_owned())).into()),
     };

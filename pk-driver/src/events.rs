@@ -9,6 +9,10 @@ use tokio::sync::broadcast::error::RecvError;
 pub struct Events(Option<broadcast::Receiver<Event>>);
 
 /// What [`Events::next`] gives.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all of them are events, one at a time; a box for each would cost more"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// Something happened.

@@ -172,7 +172,8 @@ impl KeyStore {
     }
 
     fn write_key(&self, path: &Path, key: &KeyPair) -> Result<(), KeyStoreError> {
-        let text = Zeroizing::new(format!("{KEY_FORMAT} {VERSION}\n{}\n", BASE64.encode(key.seed().as_ref())));
+        let secret = Zeroizing::new(BASE64.encode(key.seed().as_ref()));
+        let text = Zeroizing::new(format!("{KEY_FORMAT} {VERSION}\n{}\n", *secret));
         match self.write(path, &text)?.name() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(KeyStoreError::Exists { path: path.to_owned() })

@@ -89,7 +89,7 @@ impl<R, S: Items> Items for ConnectionStream<R, S> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.items.as_ref().map_or((0, Some(0)), |items| items.size_hint())
+        self.items.as_ref().map_or((0, Some(0)), Items::size_hint)
     }
 }
 

@@ -28,6 +28,7 @@ mod mdns;
 mod metrics;
 mod net;
 mod node;
+mod node_claims;
 mod node_config;
 mod node_graph;
 mod node_renewal;

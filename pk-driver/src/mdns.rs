@@ -28,8 +28,9 @@ const NODES: usize = 1024;
 const EVENTS: usize = 64;
 /// After the end of a listener, until it is browsed again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The thread of mdns-sd says goodbye to the network within this time, or is left to itself.
-const GOODBYE: Duration = Duration::from_millis(500);
+/// The thread of mdns-sd says goodbye to the network within this time, or is left to itself. As long as a shutdown has for
+/// that: after what the core may take of its second.
+const GOODBYE: Duration = Duration::from_millis(250);
 
 /// The next event, and its channel back.
 type Listening = BoxFuture<(Receiver<ServiceEvent>, Option<ServiceEvent>)>;
@@ -228,14 +229,15 @@ impl Mdns {
         let Some(daemon) = self.daemon.take() else { return };
         let hold = tasks.hold();
         let goodbye = move || {
+            let begun = std::time::Instant::now();
             // It unregisters what is registered. Fails if it is too busy, which passes.
-            for _ in 0..10 {
+            while let Some(left) = GOODBYE.checked_sub(begun.elapsed()) {
                 match daemon.shutdown() {
                     Ok(ended) => {
-                        let _ = ended.recv_timeout(GOODBYE);
+                        let _ = ended.recv_timeout(left);
                         break;
                     }
-                    Err(mdns_sd::Error::Again) => std::thread::sleep(GOODBYE / 10),
+                    Err(mdns_sd::Error::Again) => std::thread::sleep(GOODBYE / 20),
                     Err(_) => break,
                 }
             }

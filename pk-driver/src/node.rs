@@ -416,7 +416,8 @@ impl<R> Node<R> {
     // -- the end
 
     /// Stops the node: requests end with `Stopped`, peers see their connections closed, tasks and the socket go. Waits for
-    /// it, about a second at most; the shutdown goes on if the future is dropped. Calling it again just waits.
+    /// it, about a second at most, and for its store to be closed and its keys to be in their places, which a disk may delay;
+    /// then its folder is free. The shutdown goes on if the future is dropped. Calling it again just waits.
     pub async fn shutdown(&self) {
         // Fails if the node has ended.
         let _ = self.handle.call(|_, cx, core| core.stop(cx.now)).await;

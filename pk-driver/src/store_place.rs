@@ -16,6 +16,9 @@ use crate::cx::{Cx, Key};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 
+/// Rows of several tables.
+type Rows = Vec<(Table, Bytes, Bytes)>;
+
 /// What the core wants of the store.
 #[derive(Debug)]
 pub(crate) enum Job {
@@ -31,7 +34,7 @@ pub(crate) enum Job {
     },
     /// Not the core's: what a start would find.
     Load {
-        done: oneshot::Sender<Result<Vec<(Table, Bytes, Bytes)>, StoreError>>,
+        done: oneshot::Sender<Result<Rows, StoreError>>,
     },
 }
 

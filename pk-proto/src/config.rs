@@ -104,7 +104,7 @@ pub struct Config {
     /// it is left to chance. 1 ms to 1 min; default 100 ms.
     pub claim_retry_delay: Duration,
     /// Before an exchange whose claim stands is resumed with a peer that is connected; it doubles to 64 times itself.
-    /// 1 s to 24 h; default 60 s.
+    /// 1 s to 24 h; default 15 s.
     pub claim_resume_delay: Duration,
     /// Exchanges that peers have begun, at a time. 1 to 65536; default 256.
     pub exchange_limit: usize,
@@ -179,7 +179,7 @@ impl Default for Config {
             claim_digest: DigestAlgorithm::Blake3,
             claim_ask_timeout: Duration::from_secs(30),
             claim_retry_delay: Duration::from_millis(100),
-            claim_resume_delay: Duration::from_secs(60),
+            claim_resume_delay: Duration::from_secs(15),
             exchange_limit: 256,
             exchanges_per_peer: 8,
             open_exchange_limit: 1024,

@@ -227,8 +227,10 @@ pub enum Request {
     RequestChainData {
         /// Whose.
         target: NodeId,
-        /// The last claim of this chain that is known already; the next one has to follow it. `None` for all.
+        /// The last claim of this chain that is known already; the next one has to follow it. `None` from the beginning.
         since: Option<Box<Claim>>,
+        /// End after so many claims, at least 1; `None` for all. A request from there on reads the next ones.
+        limit: Option<u64>,
         /// Deadlines.
         options: Options,
     },
@@ -365,7 +367,7 @@ pub enum Reply {
     /// The claim is in our chain.
     AddClaim(ClaimId),
     /// The claim is in our chain, with the signature of the node behind ours.
-    ClaimNetwork(Claim),
+    ClaimNetwork(Box<Claim>),
     /// The allow-list is written.
     AllowClaim,
     /// Where the local network says the node is.
@@ -387,8 +389,10 @@ pub struct ChainData {
     pub verified: u64,
     /// The last one, to go on from another time; that of the request if none was verified.
     pub head: Option<Box<Claim>>,
-    /// What is wrong with the claim behind it; `None` if the chain ends there.
+    /// What is wrong with the claim behind it; `None` if the chain ends there, or goes on.
     pub fault: Option<ChainFault>,
+    /// Whether the chain goes on, and only the limit of the request has ended it.
+    pub more: bool,
 }
 
 /// Claims of the own sigchain.

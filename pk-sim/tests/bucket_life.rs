@@ -311,7 +311,7 @@ fn one_round_is_active_and_one_waits() {
     let mut full = full_dead();
     let first = full.set(full.others[0], BLOCK);
     full.cluster.drive(SECOND);
-    let more: Vec<_> = full.others[1..].to_vec().into_iter().map(|node| full.set(node, BLOCK)).collect();
+    let more: Vec<_> = full.others[1..].to_vec().iter().map(|node| full.set(*node, BLOCK)).collect();
     assert_eq!(full.cluster.node(0).metrics().collections, 1);
     full.cluster.drive(SECOND);
     assert_eq!(full.cluster.node(0).metrics().collections, 1);
@@ -453,7 +453,7 @@ fn resetting_the_buckets_ends_rounds_and_changes_nothing_else() {
     let request = full.set(full.others[0], BLOCK);
     full.cluster.drive(SECOND);
     assert!(full.outcome(request).is_none());
-    full.cluster.call(0, |node, now| node.reset_buckets(now));
+    full.cluster.call(0, pk_proto::NodeManager::reset_buckets);
     assert_eq!(full.outcome(request), Some(FULL));
     assert!(full.has_all(&full.members.clone()));
     let meta = full.cluster.node(0).bucket_meta(FAR);

@@ -42,7 +42,7 @@ fn friends(count: u64) -> Vec<Key> {
 
 fn request(target: HostId, since: Option<&Claim>) -> Request {
     let since = since.cloned().map(Box::new);
-    Request::RequestChainData { target: key(target).id(), since, options: Options::default() }
+    Request::RequestChainData { target: key(target).id(), since, limit: None, options: Options::default() }
 }
 
 /// Every claim that was told for a request.
@@ -107,7 +107,7 @@ fn a_chain_is_read_page_by_page_and_verified_to_its_end() {
 fn an_empty_chain_is_a_chain() {
     let mut cluster = with_chain(&[]);
     let outcome = outcome(cluster.ask(ASKER, request(OWNER, None)));
-    assert_eq!(outcome, ChainData { verified: 0, head: None, fault: None });
+    assert_eq!(outcome, ChainData { verified: 0, head: None, fault: None, more: false });
 }
 
 #[test]
@@ -121,6 +121,36 @@ fn a_chain_is_read_on_from_a_claim_that_is_known() {
         assert_eq!(outcome.head.as_deref(), chain.last());
         assert_eq!(told(&cluster, ASKER, id), chain[known + 1..]);
     }
+}
+
+/// An embedder that takes a chain in pieces gets it whole, and holds no more than a piece.
+#[test]
+fn a_chain_is_read_in_pieces() {
+    let chain = chain(&key(OWNER), &friends(100));
+    for limit in [1, 30, 99, 100, 101] {
+        let mut cluster = with_chain(&chain);
+        let (mut all, mut since): (Vec<Claim>, Option<Box<Claim>>) = (Vec::new(), None);
+        loop {
+            let (target, options) = (key(OWNER).id(), Options::default());
+            let piece = Request::RequestChainData { target, since: since.take(), limit: Some(limit), options };
+            let id = cluster.request(ASKER, piece);
+            let outcome = outcome(cluster.await_done(ASKER, id));
+            let told = told(&cluster, ASKER, id);
+            assert_eq!((outcome.verified, outcome.fault), (told.len() as u64, None), "{limit}");
+            assert!(outcome.verified <= limit);
+            all.extend(told);
+            assert_eq!(outcome.more, all.len() < 100, "{limit}");
+            since = outcome.head;
+            if !outcome.more {
+                break;
+            }
+            assert_eq!(outcome.verified, limit);
+        }
+        assert_eq!(all, chain, "{limit}");
+    }
+    let none =
+        Request::RequestChainData { target: key(OWNER).id(), since: None, limit: Some(0), options: Options::default() };
+    assert!(with_chain(&chain).try_request(ASKER, none).is_err());
 }
 
 /// The work of one call into the machine is bounded, whatever a peer sends: between two moments of virtual time no more than
@@ -227,6 +257,18 @@ fn an_older_claim_never_replaces_a_newer_one() {
     cluster.host_mut(OWNER).store.seed([pk_proto::StoreOp::Delete { table, key }]);
     assert_eq!(outcome(cluster.ask(ASKER, request(OWNER, None))).verified, 2);
     assert_eq!(proof(&mut cluster), newest);
+}
+
+/// What was left out is no less new when it is read at last.
+#[test]
+fn links_before_where_a_reading_began_are_found_later() {
+    let chain = chain(&key(OWNER), &friends(3));
+    let mut cluster = with_chain(&chain);
+    cluster.ask(ASKER, request(OWNER, Some(&chain[1]))).unwrap();
+    let nodes = |cluster: &mut Cluster| gestalt(cluster, ASKER, &key(OWNER), GestaltQuery::default()).nodes.len();
+    assert_eq!(nodes(&mut cluster), 2);
+    cluster.ask(ASKER, request(OWNER, None)).unwrap();
+    assert_eq!(nodes(&mut cluster), 4);
 }
 
 #[test]
@@ -610,7 +652,8 @@ fn a_request_ends_once_however_it_ends() {
 fn a_deadline_ends_a_chain_that_is_being_read() {
     let mut cluster = with_chain(&chain(&key(OWNER), &friends(150)));
     cluster.host_mut(OWNER).store.delay = Duration::from_secs(3);
-    let request = Request::RequestChainData { target: key(OWNER).id(), since: None, options: by(2 * SECOND) };
+    let request =
+        Request::RequestChainData { target: key(OWNER).id(), since: None, limit: None, options: by(2 * SECOND) };
     assert_eq!(cluster.ask(ASKER, request), Err(Failure::DeadlineExceeded));
     cluster.drive(10 * SECOND);
     assert_eq!(cluster.node(OWNER).metrics().streams, 1);

@@ -325,7 +325,7 @@ fn a_signal_works_once() {
     // The reference looks at the signature, which is as good the second time.
     let at = cluster.address(1);
     let planted = works_once(|| {
-        let bytes = request_bytes(&source.id(), &target, signed.expires, &signed.nonce);
+        let bytes = request_bytes(&source.id(), &target, &signed.terms);
         match verify(&source.id(), &bytes, &signed.signature.0) {
             Ok(()) => Answer::Signalled { address: at.clone() },
             Err(_) => Answer::Refused(Refusal::Signature),

@@ -15,6 +15,12 @@ pub fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }
 
+/// A port that nobody uses just now, for the local network of one case.
+pub fn private_port() -> u16 {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("there is a free port");
+    socket.local_addr().expect("a bound socket has an address").port()
+}
+
 /// A socket that takes every packet and answers none, as a machine behind a firewall that drops.
 #[derive(Debug)]
 pub struct BlackHole(UdpSocket);

@@ -1,5 +1,6 @@
 //! The nodes of the demo.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -137,31 +138,34 @@ impl<R: Runtime + Unpin> Network<R> {
         Ok(SeedNode { node: node.own_id(), address: NodeAddress::from_socket(addr) })
     }
 
-    /// Waits until both ends agree on every connection, and returns how many there are. A search that ends leaves dials
-    /// behind, which the other end may take for connections until it hears of their end.
+    /// Waits until both ends agree on every connection that there is now, and returns how many are agreed on then. A search
+    /// that ends leaves dials behind, which the other end may take for connections until it hears of their end. Nodes go on
+    /// connecting meanwhile, as the refreshes after a join do: what is new is not waited for.
     ///
     /// # Errors
     ///
     /// They do not agree in time.
     pub(super) async fn settle(&self, runtime: &R) -> Result<usize> {
-        until(runtime, DISAGREE, async || {
+        let look = async || {
             let ends = try_join_all(self.nodes.iter().map(Node::connections)).await?;
             let mut counts: BTreeMap<_, usize> = BTreeMap::new();
             for end in ends.into_iter().flatten() {
                 *counts.entry(end.shared_id).or_default() += 1;
             }
-            Ok(counts.values().all(|ends| *ends == 2).then_some(counts.len()))
-        })
-        .await
+            let agreed = counts.values().filter(|ends| **ends == 2).count();
+            let open: BTreeSet<_> = counts.into_iter().filter(|(_, ends)| *ends != 2).map(|(id, _)| id).collect();
+            Ok((open, agreed))
+        };
+        all_settled(runtime, look).await
     }
 
-    /// Waits until the other ends agree on every connection of one node.
+    /// Waits until the other ends agree on every connection that one node has now.
     ///
     /// # Errors
     ///
     /// They do not agree in time.
     pub(super) async fn settle_one(&self, node: &Node<R>, runtime: &R) -> Result<()> {
-        until(runtime, DISAGREE, async || {
+        let look = async || {
             let mut mine: BTreeSet<_> = BTreeSet::new();
             let mut peers: BTreeSet<_> = BTreeSet::new();
             for end in node.connections().await? {
@@ -172,9 +176,9 @@ impl<R: Runtime + Unpin> Network<R> {
             for end in try_join_all(others.map(Node::connections)).await?.into_iter().flatten() {
                 mine.remove(&end.shared_id);
             }
-            Ok(mine.is_empty().then_some(()))
-        })
-        .await
+            Ok((mine, ()))
+        };
+        all_settled(runtime, look).await
     }
 
     /// A random partner for every node: each is the partner of exactly one other, and two nodes are never each other's,
@@ -220,6 +224,24 @@ impl Drop for Folder {
     }
 }
 
+/// Looks at what is not settled again and again, until each thing that was not at first has been seen settled or gone.
+async fn all_settled<R: Runtime, I: Ord, T>(
+    runtime: &R,
+    look: impl AsyncFn() -> Result<(BTreeSet<I>, T)>,
+) -> Result<T> {
+    let (open, seen) = look().await?;
+    if open.is_empty() {
+        return Ok(seen);
+    }
+    let left = RefCell::new(open);
+    until(runtime, DISAGREE, async || {
+        let (open, seen) = look().await?;
+        left.borrow_mut().retain(|id| open.contains(id));
+        Ok(left.borrow().is_empty().then_some(seen))
+    })
+    .await
+}
+
 /// Looks again and again until there is something, at most for `SETTLE_TIMEOUT`; `failing` says what is not so by then.
 pub(super) async fn until<R: Runtime, T>(
     runtime: &R,
@@ -231,7 +253,7 @@ pub(super) async fn until<R: Runtime, T>(
             if let Some(seen) = look().await? {
                 return Ok(seen);
             }
-            sleep(runtime, Duration::from_millis(1)).await;
+            sleep(runtime, Duration::from_millis(2)).await;
         }
     };
     let late = || CliError::new("Timeout", failing);

@@ -15,20 +15,8 @@ fn a_node_says_what_happens_and_ends_cleanly_on_a_signal() {
         let id = id.trim();
         let seed = Agent::start(&[]);
         let seed_node = seed.seed_node();
-        let args = ["run", "--dir", dir, "--listen", "127.0.0.1:0", "--seed-node", &seed_node, "--runtime", runtime];
-        let mut child = command(&args).spawn().unwrap();
-        let (queue, lines) = mpsc::channel();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| queue.send(line)));
-
-        let mut said = Vec::new();
-        while said.len() < 5 {
-            said.push(lines.recv_timeout(LIMIT).unwrap_or_else(|error| panic!("{error} after {said:?}")));
-        }
-        signal(child.id(), name);
-        let code = wait(&mut child, LIMIT);
-        said.extend(lines.iter());
-        assert_eq!(code, Some(Some(0)), "{said:?}");
+        let listen = ["run", "--dir", dir, "--listen", "127.0.0.1:0", "--runtime", runtime];
+        let said = run_until(&[&listen[..], &["--seed-node", &seed_node]].concat(), name, "joined");
         for expected in [
             format!("node {id} on {runtime}"),
             "listening on UDP 127.0.0.1:".to_owned(),
@@ -40,6 +28,42 @@ fn a_node_says_what_happens_and_ends_cleanly_on_a_signal() {
         ] {
             assert!(said.iter().any(|line| line.starts_with(&expected)), "{expected} in {said:?}");
         }
+        // The next time it knows where to go.
+        let said = run_until(&listen, name, "joined");
+        for expected in ["1 node known from before", "joined through nodes known from before in "] {
+            assert!(said.iter().any(|line| line.starts_with(expected)), "{expected} in {said:?}");
+        }
         seed.end();
+        let said = run_until(&listen, name, "none of the nodes known from before answers");
+        assert!(!said.iter().any(|line| line.starts_with("joined")), "{said:?}");
     }
+}
+
+#[test]
+fn a_node_that_knows_nobody_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    pk_ok(&["keygen", "--dir", dir]);
+    run_until(&["run", "--dir", dir, "--listen", "127.0.0.1:0"], "TERM", "no other node is known");
+}
+
+/// Runs a node until it says a line that begins like this, sends it a signal, and returns all that it said.
+fn run_until(args: &[&str], name: &str, said_last: &str) -> Vec<String> {
+    let mut child = command(args).spawn().unwrap();
+    let (queue, lines) = mpsc::channel();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| queue.send(line)));
+    let mut said = Vec::<String>::new();
+    while !said.last().is_some_and(|line| line.starts_with(said_last)) {
+        let Ok(line) = lines.recv_timeout(LIMIT) else {
+            drop(child.kill());
+            panic!("`{said_last}` did not come after {said:?}");
+        };
+        said.push(line);
+    }
+    signal(child.id(), name);
+    let code = wait(&mut child, LIMIT);
+    said.extend(lines.iter());
+    assert_eq!(code, Some(Some(0)), "{said:?}");
+    said
 }

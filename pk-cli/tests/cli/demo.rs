@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::process::{Ended, pk_ok};
 
-const STEPS: [&str; 6] = ["start", "join", "find", "ping", "stream", "shutdown"];
+const STEPS: [&str; 10] = ["start", "join", "find", "ping", "stream", "signal", "mdns", "restart", "renew", "shutdown"];
 
 fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
     let mut lines = ended.json();
@@ -29,6 +29,9 @@ fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
         (&json!(nodes - 1), &json!(nodes), &json!(nodes))
     );
     assert_eq!(lines[4]["bytes"], nodes << 20);
+    assert_eq!((&lines[5]["mode"], &lines[6]["scope"]), (&json!("signal"), &json!("local")));
+    assert!(lines[7]["known"].as_u64().unwrap() > 0, "{ended}");
+    assert!(lines[8]["learnt"].as_u64().unwrap() > 0, "{ended}");
     assert!(lines[2]["attempts"].as_u64().unwrap() > 0, "nobody was found without connecting: {ended}");
     assert_eq!(ended.stderr, "", "nothing is logged");
 }
@@ -61,7 +64,7 @@ fn people_get_a_line_per_step() {
     for (line, step) in lines.iter().skip(1).zip(STEPS) {
         assert!(line.trim_start().starts_with(step), "{ended}");
     }
-    assert!(lines[7].starts_with("everything held: 3 nodes on tokio in "), "{ended}");
+    assert!(lines[STEPS.len() + 1].starts_with("everything held: 3 nodes on tokio in "), "{ended}");
 }
 
 /// The folder in which the interop suite of `tests/` has its package too.
@@ -79,7 +82,8 @@ fn a_real_polykey_node_joins_where_there_can_be_one() {
         assert!(ended.status.success(), "{stdout}{}", String::from_utf8_lossy(&ended.stderr));
         let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let steps: Vec<_> = lines.iter().filter_map(|line| line["step"].as_str()).collect();
-        assert_eq!((steps.first(), steps.get(steps.len() - 2)), (Some(&"install"), Some(&"polykey")), "{stdout}");
+        let (before, after) = STEPS.split_at(5);
+        assert_eq!(steps, [&["install"], before, &["polykey"], after].concat(), "{stdout}");
         let met = lines.iter().find(|line| line["step"] == "polykey").unwrap();
         assert_eq!((&met["found"], &met["foundBy"]), (&json!(4), &json!(4)), "{stdout}");
     }

@@ -3,8 +3,12 @@
 
 mod agent;
 mod demo;
+mod folder;
 mod keys;
 mod one_shots;
+#[allow(dead_code, reason = "shared with the tests behind NATs")]
 mod process;
+mod renew;
+mod replay;
 mod stdio;
 mod usage;

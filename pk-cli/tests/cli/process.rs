@@ -39,15 +39,32 @@ pub(crate) fn command(args: &[&str]) -> Command {
     command
 }
 
+/// As [`command`], in a network namespace.
+fn command_in(namespace: &str, args: &[&str]) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_pk")]).args(args);
+    command.env_remove("PK_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
 /// Runs `pk` to its end, within `limit`.
 pub(crate) fn pk_within(limit: Duration, args: &[&str]) -> Ended {
-    let mut child = command(args).spawn().unwrap();
+    finish(&mut command(args), limit)
+}
+
+/// Runs `pk` to its end in a network namespace.
+pub(crate) fn pk_in(namespace: &str, args: &[&str]) -> Ended {
+    finish(&mut command_in(namespace, args), LIMIT)
+}
+
+fn finish(command: &mut Command, limit: Duration) -> Ended {
+    let mut child = command.spawn().unwrap();
     let stdout = read_all(child.stdout.take().unwrap());
     let stderr = read_all(child.stderr.take().unwrap());
     let code = wait(&mut child, limit);
     let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
     let ended = Ended { code: code.flatten(), stdout, stderr };
-    assert!(code.is_some(), "`pk {}` did not end within {limit:?}: {ended}", args.join(" "));
+    assert!(code.is_some(), "`{command:?}` did not end within {limit:?}: {ended}");
     ended
 }
 
@@ -111,9 +128,7 @@ impl Agent {
 
     /// As [`start`](Self::start), in a network namespace.
     pub(crate) fn start_in(namespace: &str, args: &[&str]) -> Self {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_pk"), "run", "--stdio"]).args(args);
-        Self::spawn(command.env_remove("PK_LOG").stdout(Stdio::piped()).stderr(Stdio::piped()))
+        Self::spawn(&mut command_in(namespace, &[&["run", "--stdio"], args].concat()))
     }
 
     fn spawn(command: &mut Command) -> Self {

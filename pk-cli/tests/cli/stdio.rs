@@ -89,7 +89,7 @@ fn the_results_have_the_shapes_of_the_reference() {
     assert_eq!(via[0]["connections"][&named]["port"], c.port, "{via}");
     c.end();
 
-    assert_eq!(b.ask(&format!("setnode {NOBODY} 127.0.0.1 {} local", a.port)), json!({}));
+    assert_eq!(b.ask(&format!("setnode {NOBODY} 127.0.0.1 {} local", a.port)), json!({ "outcome": "updated" }));
     let scopes = b.ask("graph")[NOBODY]["contact"][&key]["scopes"].clone();
     assert_eq!(scopes, json!(["global", "local"]));
     assert_eq!(b.ask(&format!("unsetnode {NOBODY}")), json!({}));
@@ -99,6 +99,93 @@ fn the_results_have_the_shapes_of_the_reference() {
     b.wait_for("the end of the connection", |value| value["event"] == "connectionClosed" && value["nodeId"] == a_id);
     let left = b.ask("connections");
     assert!(left.as_array().unwrap().iter().all(|connection| connection["nodeId"] != a_id), "{left}");
+    a.end();
+    b.end();
+}
+
+#[test]
+fn a_node_is_set_with_every_outcome() {
+    let mut a = Agent::start(&["--connect-timeout", "500"]);
+    let own = a.id.clone();
+    let rejected = a.answer(&format!("setnode {own} 127.0.0.1 9"));
+    assert_eq!(rejected["error"]["name"], "Rejected", "{rejected}");
+    // Ids that lie in the bucket of the farther half: the first bit is the other one.
+    let first = own.parse::<pk_proto::NodeId>().unwrap().as_bytes()[0];
+    let ids: Vec<String> = (0..22)
+        .map(|n| {
+            let mut bytes = [0; 32];
+            bytes[0] = first ^ 0x80;
+            bytes[31] = n;
+            pk_proto::NodeId::from_bytes(bytes).to_string()
+        })
+        .collect();
+    for id in &ids[..20] {
+        assert_eq!(a.ask(&format!("setnode {id} 127.0.0.1 9")), json!({ "outcome": "added" }));
+    }
+    assert_eq!(a.ask(&format!("setnode {} 127.0.0.1 9 local", ids[0])), json!({ "outcome": "updated" }));
+    let graph = a.ask("graph");
+    assert_eq!(graph[&ids[0]]["contact"]["127.0.0.1-9"]["scopes"], json!(["global", "local"]));
+    assert_eq!(graph[&ids[0]]["bucket"], 255);
+    assert_eq!(a.ask(&format!("setnode {} 127.0.0.1 9", ids[20])), json!({ "outcome": "pending" }));
+    let forced = a.ask(&format!("setnode {} 127.0.0.1 9 force", ids[21]));
+    assert_eq!(forced["outcome"], "replaced", "{forced}");
+    let gone = forced["replaced"].as_str().unwrap().to_owned();
+    assert!(ids[..20].contains(&gone), "{forced}");
+    let graph = a.ask("graph");
+    assert!(graph[&gone].is_null() && graph[&ids[21]].is_object(), "{graph}");
+    // Nobody answers, so there is room by the time that it has been looked for.
+    assert_eq!(a.ask(&format!("setnode {} 127.0.0.1 9 block", gone)), json!({ "outcome": "added" }));
+    for id in &ids {
+        assert_eq!(a.ask(&format!("unsetnode {id}")), json!({}));
+    }
+    assert_eq!(a.ask("graph"), json!({}));
+    a.end();
+}
+
+#[test]
+fn two_nodes_connect_through_the_relay_that_is_named() {
+    let relay = Agent::start(&["--runtime", "smol"]);
+    let [mut a, mut b] = ["tokio", "smol"].map(|runtime| Agent::start(&["--runtime", runtime]));
+    for node in [&mut a, &mut b] {
+        node.ask(&format!("connect {} 127.0.0.1 {}", relay.id, relay.port));
+    }
+    let through = a.ask(&format!("signal {} {}", b.id, relay.id));
+    assert_eq!(through, json!({ "nodeId": b.id, "host": "127.0.0.1", "port": b.port }));
+    let key = format!("127.0.0.1-{}", b.port);
+    assert_eq!(a.ask("graph")[&b.id]["contact"][&key]["mode"], "signal");
+    let unknown = a.answer(&format!("signal {NOBODY} {}", relay.id));
+    assert_eq!(unknown["error"]["errors"][0]["name"], "Signal", "{unknown}");
+    let itself = a.answer(&format!("signal {} {}", b.id, a.id.clone()));
+    assert_eq!(itself["error"]["name"], "OwnNode", "{itself}");
+    for node in [a, b, relay] {
+        node.end();
+    }
+}
+
+#[test]
+fn nodes_that_know_nobody_find_each_other_on_the_local_network() {
+    let port = std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port().to_string();
+    let mdns = ["--mdns", "--mdns-port", &port, "--mdns-interface", "lo"];
+    let [mut a, mut b] = ["tokio", "smol"].map(|runtime| Agent::start(&[&mdns[..], &["--runtime", runtime]].concat()));
+    // A busy machine may be late; a question itself is short.
+    let until = std::time::Instant::now() + LIMIT;
+    let told = loop {
+        let told = a.ask(&format!("mdns {}", b.id));
+        if told != json!([]) {
+            break told;
+        }
+        assert!(std::time::Instant::now() < until, "nobody is told of");
+    };
+    assert_eq!(told, json!([["127.0.0.1", b.port]]));
+    let found = a.ask(&format!("findNode {}", b.id));
+    assert_eq!((&found[0], &found[1]["scopes"]), (&told[0], &json!(["local"])), "{found}");
+    assert_eq!(b.ask(&format!("mdns {NOBODY}")), json!([]));
+    // A one-shot that knows nobody.
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    pk(&["keygen", "--dir", dir]);
+    let ended = pk(&[&["find", &b.id, "--dir", dir][..], &mdns].concat());
+    assert_eq!(ended.code, Some(0), "{ended}");
     a.end();
     b.end();
 }

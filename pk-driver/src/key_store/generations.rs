@@ -235,7 +235,8 @@ mod tests {
     fn a_crash_at_any_step_leaves_one_key() {
         // Everything that can lie there between the first file of a renewal and its last one, by who owns the store then.
         let present = |old: &Old| (old.store.load_key().unwrap().unwrap(), old.store.load_identity().unwrap().unwrap());
-        let steps: [(&str, bool, fn(&Old)); 6] = [
+        type Step = (&'static str, bool, fn(&Old));
+        let steps: [Step; 6] = [
             ("certificates without their key, at the beginning or when it is given up", false, |old| {
                 fs::remove_file(old.store.path_of(old.next.node_id(), "key")).unwrap();
             }),

@@ -60,7 +60,7 @@ const SEQ_SHIFT: u32 = 64;
 const MAX_SEQ: u128 = 0xfff;
 const MAX_MOMENT: u128 = (1 << 48) - 1;
 /// The bits that are neither time nor sequence number.
-const FIXED: u128 = 0xf << 76 | (1 << 64) - 1;
+const FIXED: u128 = (0xf << 76) | ((1 << 64) - 1);
 
 impl fmt::Display for ClaimId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -18,7 +18,7 @@ use crate::claims::gestalt::{link_rows, read_seen, renewal_rows, seen_range, see
 use crate::claims::{ChainFaultKind, ChainVerifier, Claim, ClaimId};
 use crate::error::{Failure, PeerFault};
 use crate::id::{ConnectionId, EffectId, NodeId, RequestId, StreamId};
-use crate::io::{Dialect, DisconnectReason, Event, StoreOp, StoreRow};
+use crate::io::{DisconnectReason, Event, StoreOp, StoreRow};
 use crate::request::{ChainData, Reply};
 use crate::rpc::{Answer, Answered, ClaimsPage, Question};
 use crate::store::SnapshotError;
@@ -33,26 +33,28 @@ const SEEN: u64 = 1024;
 #[derive(Debug)]
 pub(super) struct Chain {
     conn: ConnectionId,
-    dialect: Dialect,
     /// Every id of the owner, newest first.
     owner: Vec<NodeId>,
     verifier: ChainVerifier,
-    /// From where on it is read.
+    /// Behind which claim it is read.
     since: Option<ClaimId>,
     /// The last claim that was verified, or is known to be.
     head: Option<Box<Claim>>,
     /// Up to which claim the links of the chain were known before, if that was read.
     seen: Option<ClaimId>,
     step: Step,
+    /// The stream of the last question.
+    stream: Option<StreamId>,
     /// What was told and is not verified yet, and whether there is more behind it.
     page: VecDeque<(ClaimId, Bytes)>,
     more: bool,
     /// Verified, of this page.
     verified: Vec<Claim>,
-    /// Claims and bytes that were told in all.
-    claims: usize,
-    bytes: u64,
+    /// Claims and bytes that were verified in all.
     count: u64,
+    bytes: u64,
+    /// How many claims are wanted.
+    limit: u64,
 }
 
 /// What is waited for.
@@ -61,7 +63,7 @@ enum Step {
     /// How far the chain was seen.
     Seen,
     /// The next page.
-    Page(StreamId),
+    Page,
     /// The next call into the machine.
     Checks,
     /// The links of the page.
@@ -69,12 +71,9 @@ enum Step {
 }
 
 impl Chain {
-    /// The stream on which a page is waited for.
+    /// The stream on which a page is waited for, or more may be.
     pub(super) fn stream(&self) -> Option<StreamId> {
-        match self.step {
-            Step::Page(stream) => Some(stream),
-            _ => None,
-        }
+        self.stream
     }
 }
 
@@ -85,8 +84,8 @@ impl NodeManager {
         id: RequestId,
         conn: ConnectionId,
         since: Option<Box<Claim>>,
+        limit: Option<u64>,
     ) -> Option<Stage> {
-        let dialect = self.rpc.dialect(conn)?;
         let owner = self.connections.chain(conn);
         let root = owner.last()?;
         self.load(Reader::Request(id), seen_range(root), SEEN);
@@ -96,19 +95,19 @@ impl NodeManager {
         };
         Some(Stage::ChainData(Box::new(Chain {
             conn,
-            dialect,
             owner,
             verifier,
             since: since.as_ref().map(|known| known.id()),
             head: since,
             seen: None,
             step: Step::Seen,
+            stream: None,
             page: VecDeque::new(),
             more: true,
             verified: Vec::new(),
-            claims: 0,
-            bytes: 0,
             count: 0,
+            bytes: 0,
+            limit: limit.unwrap_or(u64::MAX),
         })))
     }
 
@@ -125,17 +124,11 @@ impl NodeManager {
     fn chain_ask(&mut self, id: RequestId) {
         let Self { cx, rpc, open, .. } = self;
         let Some(Open { deadline, stage: Stage::ChainData(chain), .. }) = open.get_mut(&id) else { return };
-        if !rpc.speaks_claims(chain.conn) {
-            let failure = match rpc.dialect(chain.conn) {
-                Some(_) => Failure::Unsupported,
-                None => Failure::ConnectionLost(DisconnectReason::Local),
-            };
-            return self.end(id, Err(failure));
-        }
         let after = chain.verifier.head().map(|(head, _)| head);
         let deadline = (*deadline).min(cx.now + cx.config.call_timeout);
-        match rpc.call(cx, chain.conn, id, Question::Claims { after, max_bytes: PAGE }, deadline) {
-            Some(stream) => chain.step = Step::Page(stream),
+        let question = Question::Claims { after, max_bytes: PAGE };
+        match rpc.call(cx, chain.conn, id, question, deadline) {
+            Some(stream) => (chain.stream, chain.step) = (Some(stream), Step::Page),
             None => self.end(id, Err(Failure::ConnectionLost(DisconnectReason::Local))),
         }
     }
@@ -162,32 +155,27 @@ impl NodeManager {
     pub(super) fn chain_verify(&mut self, id: RequestId) {
         let Self { cx, open, .. } = self;
         let Some(Open { stage: Stage::ChainData(chain), .. }) = open.get_mut(&id) else { return };
-        let (claim_limit, byte_limit) = (cx.config.chain_claim_limit, cx.config.chain_byte_limit);
-        while let Some((named, token)) = chain.page.front() {
-            let named = *named;
-            if chain.claims >= claim_limit || chain.bytes.saturating_add(token.len() as u64) > byte_limit {
+        let (claim_limit, byte_limit) = (cx.config.chain_claim_limit as u64, cx.config.chain_byte_limit);
+        while let Some((named, token)) = chain.page.front()
+            && chain.count < chain.limit
+        {
+            let (named, bytes) = (*named, chain.bytes.saturating_add(token.len() as u64));
+            if chain.count >= claim_limit || bytes > byte_limit {
                 chain.verifier.end(Some(named), ChainFaultKind::TooLong);
                 break;
             }
-            // The reference tells its whole chain, whatever it is asked for.
-            let known = chain.dialect == Dialect::Polykey
-                && chain.count == 0
-                && chain.since.is_some_and(|since| named <= since);
-            if !known {
-                let Ok(claim) = chain.verifier.read(Some(named), token) else { break };
-                if !cx.take_checks(claim.token().signatures().len()) {
-                    cx.timers.set(Timer::Verify(id), cx.later());
-                    return;
-                }
-                if chain.verifier.verify(&claim).is_err() {
-                    break;
-                }
-                chain.count += 1;
-                cx.metrics.claims_verified += 1;
-                chain.verified.push(claim);
+            let Ok(claim) = chain.verifier.read(Some(named), token) else { break };
+            if !cx.take_checks(claim.token().signatures().len()) {
+                cx.timers.set(Timer::Verify(id), cx.later());
+                return;
             }
-            chain.claims += 1;
-            chain.bytes += token.len() as u64;
+            if chain.verifier.verify(&claim).is_err() {
+                break;
+            }
+            chain.count += 1;
+            chain.bytes = bytes;
+            cx.metrics.claims_verified += 1;
+            chain.verified.push(claim);
             chain.page.pop_front();
         }
         self.chain_link(id);
@@ -228,11 +216,12 @@ impl NodeManager {
             self.cx.event(Event::ChainData { id, claims });
         }
         let fault = chain.verifier.fault();
-        if fault.is_none() && chain.more {
+        let more = fault.is_none() && (chain.more || !chain.page.is_empty());
+        if more && chain.count < chain.limit {
             return self.chain_ask(id);
         }
         self.cx.metrics.chain_faults += u64::from(fault.is_some());
-        let reply = ChainData { verified: chain.count, head: chain.head.take(), fault };
+        let reply = ChainData { verified: chain.count, head: chain.head.take(), fault, more };
         self.end(id, Ok(Reply::ChainData(reply)));
     }
 }
@@ -247,7 +236,9 @@ impl Chain {
             Some(link_rows(&owner, claim.link()?, claim.id()))
         });
         let mut ops: Vec<StoreOp> = linked.flatten().collect();
-        if self.seen.is_none_or(|seen| last.id() > seen) {
+        // What is before the beginning of this reading, and was never read, must still count as new when it is.
+        let whole = self.since.is_none_or(|since| self.seen.is_some_and(|seen| since <= seen));
+        if whole && self.seen.is_none_or(|seen| last.id() > seen) {
             ops.push(seen_row(root, last.id()));
         }
         if self.count == self.verified.len() as u64 {

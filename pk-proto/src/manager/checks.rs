@@ -51,6 +51,7 @@ impl NodeManager {
             },
             Request::AllowClaim { allowed, .. } => self.check_allow(*allowed),
             Request::RequestChainData { target, .. } if self.cx.is_own(target) => Err(RequestError::OwnNode),
+            Request::RequestChainData { limit, .. } => check_range("limit", *limit, 1..=u64::MAX, "at least 1"),
             Request::Claims { query, .. } => check_range("limit", Some(query.limit), 1..=1000, "1 to 1000"),
             Request::Gestalt { query, .. } => check_range("limit", Some(query.limit), 1..=4096, "1 to 4096"),
             Request::Renew { identity } => self.check_renewal(identity).map(drop),

@@ -93,8 +93,8 @@ impl NodeManager {
                 let stage = Stage::QueryMdns { effect, found: Vec::new() };
                 self.begin(id, Open { audience, deadline: deadline.max(self.cx.now + timeout * 2), stage });
             }
-            Request::RequestChainData { target, since, options } => {
-                self.search_then(id, deadline, target, options, Then::ChainData { since });
+            Request::RequestChainData { target, since, limit, options } => {
+                self.search_then(id, deadline, target, options, Then::ChainData { since, limit });
             }
             Request::Claims { query, .. } => self.claims_request(id, deadline, query),
             Request::Gestalt { node, query, .. } => self.gestalt_request(id, deadline, node, query),
@@ -207,15 +207,17 @@ impl NodeManager {
         self.request(Request::Renew { identity }, now)
     }
 
-    /// Reads and verifies the sigchain of a node, behind the last claim of it that is known (specification: requestChainData).
+    /// Reads and verifies the sigchain of a node, behind the last claim of it that is known, as far as `limit` (specification:
+    /// requestChainData).
     pub fn request_chain_data(
         &mut self,
         target: NodeId,
         since: Option<Claim>,
+        limit: Option<u64>,
         options: Options,
         now: Instant,
     ) -> Result<RequestId, RequestError> {
-        self.request(Request::RequestChainData { target, since: since.map(Box::new), options }, now)
+        self.request(Request::RequestChainData { target, since: since.map(Box::new), limit, options }, now)
     }
 
     /// Reads claims of the own sigchain.

@@ -162,7 +162,7 @@ impl NodeManager {
                 self.connections.dial_only(cx, id, goal);
                 Some(Stage::Dial { then: DialThen::Connect })
             }
-            Then::ChainData { since } => self.chain_begin(id, conn, since),
+            Then::ChainData { since, limit } => self.chain_begin(id, conn, since, limit),
             Then::Acquire => {
                 let lease = self.connections.acquire(cx, conn);
                 if let Some((lease, connection)) = lease.zip(self.connections.info(cx, conn)) {

@@ -29,7 +29,6 @@ use self::calls::Call;
 use self::codec::Form;
 pub(crate) use self::exchange::ExchangeStep;
 use self::messages::our_hello;
-use self::native::Hello;
 use self::polykey::ObjectFault;
 use self::stream::{RecvHalf, SendHalf};
 use crate::claims::ClaimId;
@@ -199,18 +198,6 @@ impl Rpc {
         }
     }
 
-    /// What a connection speaks; `None` if it is gone.
-    pub(crate) fn dialect(&self, conn: ConnectionId) -> Option<Dialect> {
-        self.connections.get(&conn).map(|connection| connection.dialect)
-    }
-
-    /// Whether the peer can be asked for claims.
-    pub(crate) fn speaks_claims(&self, conn: ConnectionId) -> bool {
-        self.connections.get(&conn).is_some_and(|connection| {
-            connection.dialect == Dialect::Polykey || connection.features & Hello::CLAIMS != 0
-        })
-    }
-
     /// Whether anybody uses the connection: calls under way, or streams of applications.
     pub(crate) fn in_use(&self, conn: ConnectionId) -> bool {
         self.connections.get(&conn).is_some_and(|connection| {
@@ -312,7 +299,7 @@ impl Rpc {
             Purpose::Paging { .. } => self.next_page(cx, id),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
             Purpose::First | Purpose::Open { .. } | Purpose::Exchange { .. } => {
-                self.give_up(cx, id, code::NONE, aborted(code))
+                self.give_up(cx, id, code::NONE, aborted(code));
             }
         }
     }

@@ -148,10 +148,10 @@ impl Checkers {
         if let Some(metrics) = machine.gauges() {
             self.counters.gauges += caps::check(&metrics, &of.discipline.held(), config)?;
         }
-        if std::mem::take(&mut of.written) || of.drains.is_multiple_of(GRAPH_INTERVAL) {
-            if let Some(view) = machine.stored_view() {
-                self.counters.stored += of.stored.check(&view)?;
-            }
+        if (std::mem::take(&mut of.written) || of.drains.is_multiple_of(GRAPH_INTERVAL))
+            && let Some(view) = machine.stored_view()
+        {
+            self.counters.stored += of.stored.check(&view)?;
         }
         if std::mem::take(&mut of.graph_changed) || of.drains.is_multiple_of(GRAPH_INTERVAL) {
             let probe = NodeId::from_bytes(die.bytes());

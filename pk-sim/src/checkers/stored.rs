@@ -45,9 +45,9 @@ impl Stored {
     /// Holds what was written against what there is; returns how many nodes were looked at.
     pub(super) fn check(&self, view: &StoredView<'_>) -> Result<u64, Violation> {
         let rows = self.rows.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
-        let snapshot = Snapshot::from_rows(rows).map_err(|error| violation(format!("cannot be read: {error}")))?;
+        let snapshot = Snapshot::from_rows(rows).map_err(|error| violation(&format!("cannot be read: {error}")))?;
         if snapshot.meta.is_some_and(|meta| meta.owner != view.own) {
-            return Err(violation(format!("it is {:?}, the node is {}", snapshot.meta, view.own)));
+            return Err(violation(&format!("it is {:?}, the node is {}", snapshot.meta, view.own)));
         }
         let mut contacts = snapshot.contacts;
         contacts.sort_unstable_by_key(|(node, _)| *node);
@@ -55,22 +55,22 @@ impl Stored {
         let there: BTreeMap<_, _> = view.contacts.iter().copied().collect();
         for (node, contact) in &there {
             match written.get(node) {
-                None => return Err(violation(format!("{node} is not in it"))),
-                Some(row) if row != contact => return Err(violation(format!("{node} is {row:?}, not {contact:?}"))),
+                None => return Err(violation(&format!("{node} is not in it"))),
+                Some(row) if row != contact => return Err(violation(&format!("{node} is {row:?}, not {contact:?}"))),
                 Some(_) => {}
             }
         }
         if let Some(node) = written.keys().find(|node| !there.contains_key(node)) {
-            return Err(violation(format!("{node} is in it")));
+            return Err(violation(&format!("{node} is in it")));
         }
         if snapshot.refreshed != view.refreshed {
-            return Err(violation(format!("refreshed {:?}, not {:?}", snapshot.refreshed, view.refreshed)));
+            return Err(violation(&format!("refreshed {:?}, not {:?}", snapshot.refreshed, view.refreshed)));
         }
         Ok(there.len() as u64)
     }
 }
 
-fn violation(what: String) -> Violation {
+fn violation(what: &str) -> Violation {
     Violation::new("stored", format!("the store and the graph: {what}"))
 }
 

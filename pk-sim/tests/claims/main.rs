@@ -5,5 +5,8 @@
 mod common;
 mod crash;
 mod cycles;
+mod hostile;
 mod kit;
+mod life;
 mod links;
+mod others;

@@ -106,10 +106,23 @@ impl Bare {
 
     /// A handshake is done.
     pub fn connected(&mut self, conn: ConnectionId, role: Role, peer: NodeId, remote: SocketAddr, shared_id: u8) {
+        self.connected_over(Dialect::Native, conn, role, peer, remote, shared_id);
+    }
+
+    /// A handshake of some dialect is done.
+    pub fn connected_over(
+        &mut self,
+        dialect: Dialect,
+        conn: ConnectionId,
+        role: Role,
+        peer: NodeId,
+        remote: SocketAddr,
+        shared_id: u8,
+    ) {
         self.input(Input::Connected(Connected {
             conn,
             role,
-            dialect: Dialect::Native,
+            dialect,
             leaf: peer,
             chain: vec![peer],
             asked: (role == Role::Dialler).then_some(peer),
@@ -125,6 +138,15 @@ impl Bare {
         self.connected(conn, Role::Acceptor, peer, "198.51.100.1:1314".parse().unwrap(), 9);
         let control = self.opened(conn);
         self.feed(control, &hello(), false);
+        let opened = |output: &Output| matches!(output, Output::Event(Event::ConnectionOpened { .. }));
+        assert!(self.take().iter().any(opened));
+        conn
+    }
+
+    /// A peer of the reference has dialled: there is no Hello. Forgets what was said meanwhile.
+    pub fn accept_polykey(&mut self, peer: NodeId) -> ConnectionId {
+        let (conn, remote) = (ConnectionId(self.odd()), "198.51.100.1:1314".parse().unwrap());
+        self.connected_over(Dialect::Polykey, conn, Role::Acceptor, peer, remote, 9);
         let opened = |output: &Output| matches!(output, Output::Event(Event::ConnectionOpened { .. }));
         assert!(self.take().iter().any(opened));
         conn

@@ -3,6 +3,7 @@
 
 mod answers;
 mod certificates;
+mod claims;
 mod closing;
 mod config;
 mod events;

@@ -175,7 +175,7 @@ async fn a_connection_is_held_as_long_as_items_come_over_it<R: Rt>(runtime: R) {
         soon(&runtime, "with_conn_stream", with).await.unwrap()
     };
     let mut all = items().await;
-    assert_eq!(all.lease().map(|lease| lease.node()), Some(a.own_id()));
+    assert_eq!(all.lease().map(pk_driver::ConnectionLease::node), Some(a.own_id()));
     let mut seen = Vec::new();
     while let Some(item) = soon(&runtime, "an item", all.next()).await {
         assert!(held().await);

@@ -13,6 +13,7 @@ pk_tests::cases!(
     a_node_starts_again_and_finds_the_network_without_a_seed,
     a_node_that_starts_again_rejoins_by_itself,
     a_folder_is_for_one_node_at_a_time,
+    a_folder_is_for_its_owner_alone,
     what_is_flushed_is_in_the_store,
 );
 
@@ -71,6 +72,35 @@ async fn a_folder_is_for_one_node_at_a_time<R: Rt>(runtime: R) {
     config.listen = pk_tests::node::socket(&taken);
     soon(&runtime, "start", pk_driver::Node::start_on(runtime.clone(), config)).await.unwrap_err();
     shutdown(&runtime, &[&open(&runtime, dir.path()).await, &taken]).await;
+}
+
+async fn a_folder_is_for_its_owner_alone<R: Rt>(runtime: R) {
+    use std::os::unix::fs::PermissionsExt;
+
+    fn modes(path: &std::path::Path, all: &mut Vec<(std::path::PathBuf, u32)>) {
+        let metadata = std::fs::metadata(path).unwrap();
+        all.push((path.to_owned(), metadata.permissions().mode() & 0o777));
+        if metadata.is_dir() {
+            std::fs::read_dir(path).unwrap().for_each(|entry| modes(&entry.unwrap().path(), all));
+        }
+    }
+
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("new");
+    let record = dir.join("logs").join("run.pktr");
+    let a = open_with(&runtime, &dir, |config| config.record = Some(pk_driver::Record::file(&record))).await;
+    soon(&runtime, "renewal", a.renew()).await.unwrap();
+    soon(&runtime, "flush", a.flush()).await.unwrap();
+    let check = || {
+        let mut all = Vec::new();
+        modes(&dir, &mut all);
+        // Folder, keys with three files, store, logs with one.
+        assert_eq!(all.len(), 8, "{all:?}");
+        assert!(all.iter().all(|(path, mode)| *mode == if path.is_dir() { 0o700 } else { 0o600 }), "{all:?}");
+    };
+    check();
+    shutdown(&runtime, &[&a]).await;
+    check();
 }
 
 async fn what_is_flushed_is_in_the_store<R: Rt>(runtime: R) {

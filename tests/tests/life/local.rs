@@ -1,12 +1,12 @@
 //! The local network: nodes that know nobody find each other, on loopback and on ports of these tests' own.
 
-use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use pk_driver::{MdnsInterfaces, NodeConfig};
 use pk_proto::{FindEnd, FindNode, Scopes, Strategies};
 use pk_tests::Rt;
 use pk_tests::node::{address, key, shutdown, start, start_with};
+use pk_tests::socket::private_port;
 use pk_tests::wait::soon;
 
 pk_tests::cases!(nodes_of_one_network_find_each_other_without_a_seed, a_renewed_node_is_found_by_its_new_id);
@@ -19,10 +19,6 @@ fn local(port: u16) -> impl Fn(&mut NodeConfig) {
         config.driver.mdns.port = port;
         config.driver.mdns.interfaces = MdnsInterfaces::Loopback;
     }
-}
-
-fn private_port() -> u16 {
-    UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
 }
 
 async fn nodes_of_one_network_find_each_other_without_a_seed<R: Rt>(runtime: R) {
@@ -41,6 +37,14 @@ async fn nodes_of_one_network_find_each_other_without_a_seed<R: Rt>(runtime: R) 
     assert_eq!(asked, [address(&a)]);
     let nobody = b.query_mdns(key(99).node_id(), Some(Duration::from_millis(300)));
     assert_eq!(soon(&runtime, "query", nobody).await.unwrap(), []);
+
+    // A search asks the local network as long as it is told to, and then is over.
+    let timeout = Duration::from_millis(400);
+    let find = FindNode { mdns_timeout: Some(timeout), ..FindNode::default() };
+    let begun = Instant::now();
+    let nobody = soon(&runtime, "find", b.find_node(key(99).node_id(), find)).await.unwrap();
+    assert_eq!((nobody.found, nobody.ended), (None, FindEnd::Exhausted));
+    assert!(begun.elapsed() >= timeout, "it was over after {:?}", begun.elapsed());
 
     // Who is not asked to look there does not.
     let c = start_with(&runtime, 3, &local).await;

@@ -36,7 +36,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 /// Starts a node in a folder in vain.
 async fn refused<R: Rt>(runtime: &R, dir: &Path) -> StartError {
     let before = files(dir);
-    let start = async { Ok(Node::start_on(runtime.clone(), NodeConfig::open(dir)?).await?) };
+    let start = async { Node::start_on(runtime.clone(), NodeConfig::open(dir)?).await };
     let started: Result<_, NodeError> = soon(runtime, "start", start).await;
     let error = match started {
         Err(NodeError::Start(error)) => error,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 /// An exchange that we have begun.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once a step; boxed as a whole where it is kept")]
 pub(crate) enum Initiator {
     /// Our chain is being written.
     Waiting,
@@ -38,6 +39,7 @@ pub(crate) enum Sent {
 
 /// Our claim, as the peer has returned it.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once a step; boxed as a whole where it is kept")]
 pub(crate) enum Returned {
     /// Signed by both, and not in our chain.
     New(FullySigned),
@@ -47,6 +49,7 @@ pub(crate) enum Returned {
 
 /// What an initiator is to do next.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once a step; boxed as a whole where it is kept")]
 pub(crate) enum Next {
     /// Wait for the peer.
     Wait,

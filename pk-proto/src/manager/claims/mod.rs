@@ -9,6 +9,7 @@ mod node;
 mod own;
 mod view;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -74,7 +75,7 @@ struct Agreed {
     /// Our signature of the peer's claim.
     signature: Signature,
     /// Our claim, with our signature.
-    mine: Claim,
+    mine: Box<Claim>,
 }
 
 /// Who waits for an effect.
@@ -306,7 +307,7 @@ impl NodeManager {
         let until = self.cx.now + within + self.cx.config.call_timeout;
         self.rpc.wait_until(&mut self.cx, stream, until);
         let node = self.connections.node(conn).unwrap_or(self.cx.own());
-        self.cx.event(Event::ClaimAsked { ask, node, claim, within });
+        self.cx.event(Event::ClaimAsked { ask, node, claim: Box::new(claim), within });
         ask
     }
 

@@ -1,5 +1,6 @@
 //! Links that we begin (specification: claimNode): the initiator, its restarts and its end.
 
+use alloc::boxed::Box;
 use core::time::Duration;
 
 use bytes::Bytes;
@@ -102,7 +103,7 @@ impl NodeManager {
             }
             None => self.draft(id, &mut node),
         }
-        Stage::ClaimNode(node)
+        Stage::ClaimNode(Box::new(node))
     }
 
     /// The chain is free: drafts the claim of an exchange that waits for it.
@@ -323,7 +324,7 @@ impl NodeManager {
     pub(in crate::manager) fn node_retry(&mut self, id: RequestId) {
         let Some(mut open) = self.open.remove(&id) else { return };
         let claiming = match open.stage {
-            Stage::ClaimNode(ClaimNode { claiming, state: None, .. }) => claiming,
+            Stage::ClaimNode(node) if node.state.is_none() => node.claiming,
             stage => {
                 open.stage = stage;
                 self.open.insert(id, open);
@@ -338,7 +339,8 @@ impl NodeManager {
             self.search(id, open.audience, open.deadline, claiming.target, &find, Then::ClaimNode(claiming));
         } else {
             // In the background it goes on when the peer comes back.
-            open.stage = Stage::ClaimNode(ClaimNode { claiming, conn: ConnectionId(0), stream: None, state: None });
+            let node = ClaimNode { claiming, conn: ConnectionId(0), stream: None, state: None };
+            open.stage = Stage::ClaimNode(Box::new(node));
             self.open.insert(id, open);
             self.end(id, Err(Failure::NotFound(alloc::vec::Vec::new())));
         }
@@ -389,7 +391,7 @@ impl NodeManager {
         match &mut self.open.get_mut(&id)?.stage {
             Stage::ClaimNode(node) => {
                 let empty = ClaimNode { claiming: node.claiming, conn: node.conn, stream: node.stream, state: None };
-                Some(core::mem::replace(node, empty))
+                Some(core::mem::replace(&mut **node, empty))
             }
             _ => None,
         }
@@ -397,7 +399,7 @@ impl NodeManager {
 
     fn put_node(&mut self, id: RequestId, taken: ClaimNode) {
         if let Some(Open { stage: Stage::ClaimNode(node), .. }) = self.open.get_mut(&id) {
-            *node = taken;
+            **node = taken;
         }
     }
 }

@@ -1,0 +1,112 @@
+//! A node in a folder: what it knows outlives it, and the folder is for one at a time.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::process::{Agent, pk, pk_ok};
+
+const NOBODY: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
+
+/// A new node in a folder: the folder and the id.
+fn made() -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let id = pk_ok(&["keygen", "--dir", dir.path().to_str().unwrap()]).stdout.trim().to_owned();
+    (dir, id)
+}
+
+#[test]
+fn a_folder_that_knows_the_network_needs_no_seed() {
+    for runtime in ["tokio", "smol"] {
+        let (dir, _) = made();
+        let dir = dir.path().to_str().unwrap();
+        let run = |args: &[&str]| pk(&[args, &["--dir", dir, "--runtime", runtime]].concat());
+        let a = Agent::start(&[]);
+        let mut b = Agent::start(&["--seed-node", &a.seed_node()]);
+        b.event("joined");
+
+        for command in [&["find", &b.id][..], &["ping", &b.id], &["buckets"]] {
+            let alone = run(command);
+            assert_eq!((alone.code, alone.stdout.as_str()), (Some(1), ""), "{alone}");
+            assert!(
+                alone.stderr.contains("knows no other node yet") && alone.stderr.contains("--seed-node"),
+                "{alone}"
+            );
+        }
+        let buckets = run(&["buckets", "--json", "--seed-node", &a.seed_node()]);
+        assert_eq!((buckets.code, &buckets.json()[0]["nodes"]), (Some(0), &json!(2)), "{buckets}");
+
+        // From here on it knows.
+        for command in [&["find", &b.id][..], &["ping", &b.id]] {
+            let found = run(command);
+            assert_eq!(found.code, Some(0), "{found}");
+            assert!(found.stdout.contains(&format!("127.0.0.1:{}", b.port)), "{found}");
+        }
+        let buckets = run(&["buckets"]);
+        assert!(buckets.stdout.contains(&a.id) && buckets.stdout.contains(&b.id), "{buckets}");
+        let nobody = run(&["find", NOBODY]);
+        assert_eq!(nobody.code, Some(1), "{nobody}");
+        assert!(nobody.stderr.contains("none of the nodes nearest to it knows it"), "{nobody}");
+        a.end();
+        b.end();
+    }
+}
+
+#[test]
+fn a_node_that_runs_again_joins_without_a_seed() {
+    let (dir, id) = made();
+    let dir = dir.path().to_str().unwrap();
+    let mut a = Agent::start(&[]);
+    let mut node = Agent::start(&["--dir", dir, "--seed-node", &a.seed_node()]);
+    assert_eq!(node.id, id);
+    node.event("joined");
+    node.quit();
+    a.event("connectionClosed");
+    let mut again = Agent::start(&["--dir", dir, "--runtime", "smol"]);
+    assert_eq!(again.id, id);
+    assert_eq!(again.ask("graph")[&a.id]["contact"][format!("127.0.0.1-{}", a.port)]["mode"], "direct");
+    assert_eq!(again.event("joined")["seeds"], json!([]));
+    assert_eq!(a.event("connectionReverse")["nodeId"], id.as_str());
+    again.quit();
+    a.quit();
+}
+
+#[test]
+fn a_folder_is_for_one_node_at_a_time() {
+    let (dir, id) = made();
+    let dir = dir.path().to_str().unwrap();
+    let node = Agent::start(&["--dir", dir]);
+    for args in [
+        &["run", "--dir", dir][..],
+        &["run", "--stdio", "--dir", dir],
+        &["find", NOBODY, "--dir", dir],
+        &["ping", NOBODY, "--dir", dir],
+        &["buckets", "--dir", dir],
+        &["renew", "--dir", dir],
+    ] {
+        let ended = pk(args);
+        assert_eq!(ended.code, Some(1), "{args:?}: {ended}");
+        assert!(ended.stderr.contains(&format!("a node is running in {dir}")), "{ended}");
+        assert!(ended.stderr.contains("tip: stop that one first"), "{ended}");
+    }
+    let json = pk(&["renew", "--dir", dir, "--json"]).json();
+    assert_eq!((&json[0]["ok"], &json[0]["error"]["name"]), (&json!(false), &json!("InUse")));
+    // Looking changes nothing, and is not refused.
+    assert_eq!(pk_ok(&["id", "--dir", dir]).stdout.trim(), id);
+    assert!(pk_ok(&["cert", "--dir", dir]).stdout.contains(&id));
+    node.end();
+}
+
+#[test]
+fn a_store_of_another_kind_is_told_and_left_alone() {
+    let (dir, _) = made();
+    let store = dir.path().join("store.redb");
+    let dir = dir.path().to_str().unwrap();
+    fs::write(&store, "something else").unwrap();
+    for command in [&["run"][..], &["buckets"], &["renew"]] {
+        let ended = pk(&[command, &["--dir", dir]].concat());
+        assert_eq!(ended.code, Some(1), "{ended}");
+        assert!(ended.stderr.contains("store.redb is not the store of a node"), "{ended}");
+    }
+    assert_eq!(fs::read_to_string(&store).unwrap(), "something else");
+}

@@ -1,0 +1,335 @@
+//! Claims in the life of a node: it stops, is cancelled, becomes another key; its store or the holder of its key fails.
+
+use pk_proto::claims::{ClaimPolicy, ClaimStep};
+use pk_proto::{Event, Failure, Input, NodeManager, Options, Refusal, Reply, Request, Table};
+use pk_sim::{Cluster, HostId};
+
+use crate::common::{SECOND, ms};
+use crate::kit::*;
+
+/// Two connected nodes whose every effect takes its time.
+fn slow(seed: u64) -> Cluster {
+    let mut cluster = started(2, seed, |_| {});
+    for node in [0, 1] {
+        let host = cluster.host_mut(node);
+        host.sign_delay = Some(ms(2));
+        host.store.delay = ms(3);
+    }
+    connect(&mut cluster, 0, 1);
+    cluster
+}
+
+/// Lets things happen until an exchange of a node is in this step.
+fn until(cluster: &mut Cluster, node: HostId, step: ClaimStep) {
+    let is = |cluster: &Cluster| cluster.node(node).exchanges().iter().any(|exchange| exchange.step == step);
+    assert!(cluster.drive_until(is, 10 * SECOND), "{step:?}");
+}
+
+const INITIATOR: [ClaimStep; 6] = [
+    ClaimStep::SigningFirst,
+    ClaimStep::Asked,
+    ClaimStep::HalfAnswered,
+    ClaimStep::SigningLast,
+    ClaimStep::Persisting,
+    ClaimStep::Finishing,
+];
+const RESPONDER: [ClaimStep; 6] = [
+    ClaimStep::LookingUp,
+    ClaimStep::SigningTheirs,
+    ClaimStep::SigningMine,
+    ClaimStep::Agreeing,
+    ClaimStep::Answered,
+    ClaimStep::Appending,
+];
+
+/// Whether a step is past the point of no return.
+fn stands(step: ClaimStep) -> bool {
+    matches!(step, ClaimStep::Persisting | ClaimStep::Finishing)
+}
+
+// -- ends
+
+#[test]
+fn a_claim_is_cancelled_until_it_stands_and_then_its_outcome_is_told() {
+    for step in INITIATOR {
+        // The two answers come in one piece.
+        if step == ClaimStep::HalfAnswered {
+            continue;
+        }
+        let mut cluster = slow(1);
+        let request = claim(&cluster, 1);
+        let id = cluster.request(0, request);
+        until(&mut cluster, 0, step);
+        cluster.cancel(0, id);
+        let result = cluster.await_done(0, id);
+        cluster.drive(60 * SECOND);
+        if stands(step) {
+            claimed(result);
+            assert_linked(&mut cluster, 0, 1, 1);
+        } else {
+            assert_eq!(result, Err(Failure::Cancelled), "{step:?}");
+            assert_eq!([0, 1].map(|node| chain(&mut cluster, node).len()), [0, 0], "{step:?}");
+        }
+        [0, 1].iter().for_each(|node| assert_settled(&cluster, *node));
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn a_deadline_ends_a_claim_until_it_stands_and_then_leaves_it_in_doubt() {
+    let mut cluster = slow(2);
+    // The connection is cut right when the claim stands.
+    let options = Options { deadline: Some(5 * SECOND), ..Options::default() };
+    let id = cluster.request(0, Request::ClaimNode { target: cluster.id(1), options });
+    until(&mut cluster, 0, ClaimStep::Persisting);
+    cluster.partition(&[&[0], &[1]]);
+    let begun = cluster.now();
+    let claim = match cluster.await_done(0, id) {
+        Err(Failure::ClaimInDoubt(claim)) => claim,
+        other => panic!("{other:?}"),
+    };
+    assert!(cluster.now().since(begun) <= 5 * SECOND);
+    let node = cluster.id(1);
+    let doubts = |event: &Event| match event {
+        Event::ClaimInDoubt { claim, node } => Some((*claim, *node)),
+        _ => None,
+    };
+    assert_eq!(events(&cluster, 0, doubts), [(claim, node)]);
+    assert_eq!(cluster.node(0).claims_in_doubt().collect::<Vec<_>>(), [(claim, node)]);
+    // In the next life it is still told of, and settled when they meet.
+    cluster.restart(0);
+    cluster.drive(100 * SECOND);
+    assert_eq!(events(&cluster, 0, doubts), [(claim, node); 2]);
+    cluster.heal();
+    connect(&mut cluster, 0, 1);
+    let settled = |event: &Event| match event {
+        Event::ClaimSettled { claim, node } => Some((*claim, *node)),
+        _ => None,
+    };
+    assert_eq!(events(&cluster, 0, settled), [(claim, node)]);
+    assert_linked(&mut cluster, 0, 1, 1);
+    assert_settled(&cluster, 0);
+    cluster.stop_all();
+}
+
+/// A connection that ends below a claim that stands is made again, and the claim goes on, within its deadline.
+#[test]
+fn a_claim_that_stands_survives_its_connection() {
+    let mut cluster = slow(3);
+    let request = claim(&cluster, 1);
+    let id = cluster.request(0, request);
+    until(&mut cluster, 0, ClaimStep::Finishing);
+    let peer = cluster.id(1);
+    cluster.call(0, |node, now| node.disconnect(peer, now));
+    claimed(cluster.await_done(0, id));
+    assert_linked(&mut cluster, 0, 1, 1);
+    [0, 1].iter().for_each(|node| assert_settled(&cluster, *node));
+    cluster.stop_all();
+}
+
+#[test]
+fn a_node_that_stops_in_any_step_leaves_nothing_half() {
+    for (node, step) in INITIATOR.iter().map(|step| (0, *step)).chain(RESPONDER.iter().map(|step| (1, *step))) {
+        if step == ClaimStep::HalfAnswered {
+            continue;
+        }
+        let mut cluster = slow(4);
+        let request = claim(&cluster, 1);
+        let id = cluster.request(0, request);
+        until(&mut cluster, node, step);
+        // Waits until it has stopped: within its second, not by force.
+        let begun = cluster.now();
+        cluster.stop(node);
+        assert!(cluster.now().since(begun) < ms(900), "{step:?}");
+        if node == 0 {
+            match cluster.done(0, id) {
+                Some(Err(Failure::ClaimInDoubt(_))) => assert!(stands(step), "{step:?}"),
+                Some(Err(Failure::Stopped)) => assert!(!stands(step), "{step:?}"),
+                other => panic!("{step:?}: {other:?}"),
+            }
+        }
+        cluster.drive(SECOND);
+        cluster.restart(node);
+        cluster.drive(100 * SECOND);
+        connect(&mut cluster, 0, 1);
+        cluster.drive(100 * SECOND);
+        let mine = chain(&mut cluster, 0).len();
+        assert_eq!(chain(&mut cluster, 1).len(), mine, "{step:?}");
+        assert_eq!(
+            mine,
+            usize::from(node == 1 && step == ClaimStep::Appending || node == 0 && stands(step)),
+            "{step:?}"
+        );
+        [0, 1].iter().for_each(|node| assert_settled(&cluster, *node));
+        cluster.stop_all();
+    }
+}
+
+// -- another key
+
+/// Either side becomes another key in any step: the claims are made, by old keys or by new ones, and the chains are whole.
+#[test]
+fn a_key_that_changes_in_the_middle_of_a_claim_breaks_no_chain() {
+    for (node, step) in INITIATOR.iter().map(|step| (0, *step)).chain(RESPONDER.iter().map(|step| (1, *step))) {
+        if step == ClaimStep::HalfAnswered {
+            continue;
+        }
+        let mut cluster = slow(5);
+        let request = claim(&cluster, 1);
+        claimed(cluster.ask(0, request.clone()));
+        let id = cluster.request(0, request);
+        until(&mut cluster, node, step);
+        assert!(matches!(cluster.renew(node), Ok(Reply::Renew { .. })));
+        let result = cluster.await_done(0, id);
+        cluster.drive(100 * SECOND);
+        assert!(matches!(result, Ok(Reply::ClaimNode(_))), "{step:?}: {result:?}");
+        assert_linked(&mut cluster, 0, 1, 2);
+        // And it goes on under the new key.
+        connect(&mut cluster, 0, 1);
+        let request = claim(&cluster, 1);
+        claimed(cluster.ask(0, request));
+        let request = claim(&cluster, 0);
+        claimed(cluster.ask(1, request));
+        assert_linked(&mut cluster, 0, 1, 3);
+        assert_eq!([0, 1].map(|node| chain(&mut cluster, node).len()), [4, 4]);
+        [0, 1].iter().for_each(|node| assert_settled(&cluster, *node));
+        cluster.restart(node);
+        cluster.drive(SECOND);
+        assert_eq!(chain(&mut cluster, node).len(), 4);
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn who_was_allowed_is_allowed_under_another_key_as_well() {
+    let mut cluster = started(2, 6, |config| config.claim_policy = ClaimPolicy::AllowList);
+    let node = cluster.id(0);
+    let allow = Request::AllowClaim { node, allowed: true, options: Options::default() };
+    assert_eq!(cluster.ask(1, allow), Ok(Reply::AllowClaim));
+    connect(&mut cluster, 0, 1);
+    assert!(matches!(cluster.renew(0), Ok(Reply::Renew { .. })));
+    cluster.drive(60 * SECOND);
+    let request = claim(&cluster, 1);
+    claimed(cluster.ask(0, request));
+    assert_linked(&mut cluster, 0, 1, 1);
+    cluster.stop_all();
+}
+
+// -- what fails at home
+
+#[test]
+fn a_store_that_fails_costs_an_attempt_and_nothing_else() {
+    // The initiator's only write of an exchange before it stands.
+    let mut cluster = slow(7);
+    let request = claim(&cluster, 1);
+    let id = cluster.request(0, request.clone());
+    until(&mut cluster, 0, ClaimStep::Persisting);
+    cluster.host_mut(0).store.fail_next = 1;
+    let result = cluster.await_done(0, id);
+    assert!(matches!(result, Err(Failure::Store(_))), "{result:?}");
+    assert_eq!(cluster.node(0).chain_head(), None);
+    cluster.drive(60 * SECOND);
+    assert_eq!([0, 1].map(|node| chain(&mut cluster, node).len()), [0, 0]);
+    claimed(cluster.ask(0, request));
+    assert_linked(&mut cluster, 0, 1, 1);
+    // Both of the responder's: the initiator tries again, within its deadline.
+    for step in [ClaimStep::Agreeing, ClaimStep::Appending] {
+        let mut cluster = slow(8);
+        let request = claim(&cluster, 1);
+        let id = cluster.request(0, request);
+        until(&mut cluster, 1, step);
+        cluster.host_mut(1).store.fail_next = 1;
+        claimed(cluster.await_done(0, id));
+        assert_eq!(cluster.node(1).metrics().store_failures, 1, "{step:?}");
+        assert_linked(&mut cluster, 0, 1, 1);
+        [0, 1].iter().for_each(|node| assert_settled(&cluster, *node));
+        cluster.stop_all();
+    }
+}
+
+#[test]
+fn a_key_whose_holder_refuses_is_told_of() {
+    let mut cluster = slow(9);
+    let keys = std::mem::take(&mut cluster.host_mut(0).keys);
+    let request = claim(&cluster, 1);
+    let result = cluster.ask(0, request.clone());
+    assert!(matches!(result, Err(Failure::Signing(_))), "{result:?}");
+    assert_eq!(cluster.node(0).metrics().signing_failures, 1);
+    cluster.host_mut(0).keys = keys;
+    // A responder whose key is away for a while is asked again.
+    let keys = std::mem::take(&mut cluster.host_mut(1).keys);
+    let id = cluster.request(0, request);
+    cluster.drive(SECOND);
+    assert!(cluster.done(0, id).is_none() && cluster.node(1).metrics().signing_failures > 0);
+    cluster.host_mut(1).keys = keys;
+    claimed(cluster.await_done(0, id));
+    assert_linked(&mut cluster, 0, 1, 1);
+    cluster.stop_all();
+}
+
+/// The wildest inputs about effects that nobody waits for change nothing.
+#[test]
+fn answers_that_come_too_late_are_counted_and_ignored() {
+    let mut cluster = slow(10);
+    let request = claim(&cluster, 1);
+    let id = cluster.request(0, request);
+    until(&mut cluster, 0, ClaimStep::SigningFirst);
+    // It ends before its signature comes.
+    cluster.cancel(0, id);
+    cluster.drive(SECOND);
+    assert_eq!(cluster.done(0, id), Some(&Err(Failure::Cancelled)));
+    let late = |node: &NodeManager| node.metrics().late_inputs;
+    let before = late(cluster.node(0));
+    cluster.call(0, |node, now| {
+        node.handle_input(Input::Signed { id: pk_proto::EffectId(99_999), result: Err("late".into()) }, now);
+        node.handle_input(Input::Loaded { id: pk_proto::EffectId(99_999), result: Ok((vec![], false)) }, now);
+        node.handle_input(Input::Persisted { id: pk_proto::EffectId(99_999), result: Ok(()) }, now);
+    });
+    assert_eq!(late(cluster.node(0)), before + 3);
+    assert_eq!(cluster.host(0).store.table(Table::Claims).count(), 0);
+}
+
+// -- what is remembered
+
+/// A peer that agreed and then forbids it still keeps its word.
+#[test]
+fn who_has_agreed_keeps_the_word() {
+    let mut cluster = started(2, 11, |config| config.claim_policy = ClaimPolicy::AllowList);
+    let node = cluster.id(0);
+    let allow = |allowed| Request::AllowClaim { node, allowed, options: Options::default() };
+    assert_eq!(cluster.ask(1, allow(true)), Ok(Reply::AllowClaim));
+    connect(&mut cluster, 0, 1);
+    let request = claim(&cluster, 1);
+    cluster.request(0, request.clone());
+    until(&mut cluster, 0, ClaimStep::Finishing);
+    cluster.kill(0);
+    cluster.drive(60 * SECOND);
+    assert_eq!(cluster.ask(1, allow(false)), Ok(Reply::AllowClaim));
+    cluster.restart(1);
+    cluster.start_node(0);
+    cluster.drive(SECOND);
+    connect(&mut cluster, 0, 1);
+    assert_linked(&mut cluster, 0, 1, 1);
+    // A new one is refused.
+    assert_eq!(cluster.ask(0, request), Err(Failure::Refused(Refusal::Denied)));
+    cluster.stop_all();
+}
+
+/// A claim in doubt is resumed with a peer that stays connected, too: not only when it comes back.
+#[test]
+fn a_claim_in_doubt_is_resumed_while_its_peer_stays() {
+    let mut cluster = slow(12);
+    let options = Options { deadline: Some(2 * SECOND), ..Options::default() };
+    let id = cluster.request(0, Request::ClaimNode { target: cluster.id(1), options });
+    until(&mut cluster, 0, ClaimStep::Persisting);
+    // The peer is busy with a failing disk for longer than the claim may take.
+    cluster.host_mut(1).store.fail_per_mille = 1000;
+    assert!(matches!(cluster.await_done(0, id), Err(Failure::ClaimInDoubt(_))));
+    cluster.host_mut(1).store.fail_per_mille = 0;
+    cluster.drive(10 * SECOND);
+    assert_eq!(cluster.node(0).claims_in_doubt().count(), 1, "not before claim_resume_delay");
+    cluster.drive(20 * SECOND);
+    assert_linked(&mut cluster, 0, 1, 1);
+    assert_settled(&cluster, 0);
+    cluster.stop_all();
+}
