@@ -8,6 +8,7 @@
 mod kit;
 
 mod abuse;
+mod claims;
 mod find;
 mod idle;
 mod meet;
