@@ -201,6 +201,15 @@ async function start() {
       with_(via, (rpc) => all(rpc.methods.nodesClosestActiveConnectionsGet({ nodeIdEncoded: nodeId }))),
     unary: ({ via, method, params }) => with_(via, (rpc) => rpc.unaryCaller(method, params)),
     stream: ({ via, method, params }) => with_(via, (rpc) => all(rpc.serverStreamCaller(method, params))),
+    // A call whose results are followed by bytes in both directions: what comes after the first one.
+    raw: ({ via, method, params, send }) => with_(via, async (rpc) => {
+      const { meta, readable, writable } = await rpc.rawStreamCaller(method, params);
+      const writer = writable.getWriter();
+      await writer.write(Buffer.from(send));
+      await writer.close();
+      const bytes = Buffer.concat(await all(readable));
+      return { result: meta.result, bytes: bytes.toString() };
+    }),
     // As many calls as are wanted, a few at a time.
     repeat: async ({ nodeId, via, times, width }) => {
       let left = times;

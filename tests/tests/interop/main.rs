@@ -12,6 +12,7 @@ mod claims;
 mod find;
 mod idle;
 mod meet;
+mod methods;
 mod network;
 mod rotation;
 mod runner;
