@@ -2,12 +2,12 @@
 //! started or needed.
 //!
 //! ```no_run
-//! use pk_driver_smol::{KeyStore, Node, NodeConfig, NodeError, now};
+//! use pk_driver_smol::{Node, NodeConfig};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! smol::block_on(async {
-//!     let (key, identity) = KeyStore::new("/var/lib/polykey").load_or_create(now())?;
-//!     let node = Node::start(NodeConfig::new(key, identity)).await?;
+//!     // Keys, certificates and the graph of before; a new node where there is none.
+//!     let node = Node::start(NodeConfig::open("/var/lib/polykey")?).await?;
 //!     println!("{} listens on {:?}", node.own_id(), node.local_addrs());
 //!     node.shutdown().await;
 //!     Ok(())

@@ -1,12 +1,12 @@
 //! The Polykey node layer on tokio: [`pk_driver`] with tokio's tasks, timers, sockets and resolver.
 //!
 //! ```no_run
-//! use pk_driver_tokio::{KeyStore, Node, NodeConfig, NodeError, now};
+//! use pk_driver_tokio::{Node, NodeConfig};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let (key, identity) = KeyStore::new("/var/lib/polykey").load_or_create(now())?;
-//! let node = Node::start(NodeConfig::new(key, identity)).await?;
+//! // Keys, certificates and the graph of before; a new node where there is none.
+//! let node = Node::start(NodeConfig::open("/var/lib/polykey")?).await?;
 //! println!("{} listens on {:?}", node.own_id(), node.local_addrs());
 //! node.shutdown().await;
 //! # Ok(()) }

@@ -44,8 +44,10 @@ pub(crate) enum Key {
     /// The embedder let go of an acceptor.
     Acceptor(u64),
     /// The local network has something to say.
+    #[cfg_attr(not(feature = "mdns"), allow(dead_code, reason = "nobody is there to say anything"))]
     Mdns,
     /// A search of the local network.
+    #[cfg_attr(not(feature = "mdns"), allow(dead_code, reason = "nobody is there to say anything"))]
     Browse(EffectId),
     /// The certificate is to be looked at.
     Certificate,

@@ -37,6 +37,9 @@ use crate::tasks::Tasks;
 /// Sources that one turn serves. Each is bounded itself, by 16 reads of 16 KiB at most.
 const SOURCES: usize = 128;
 
+/// Inputs that there is room for as long as there are none.
+const INPUTS_KEPT: usize = 64;
+
 /// Calls of the embedder that are served before other sources get their turn.
 const COMMANDS: usize = 32;
 
@@ -206,7 +209,13 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             }
             match core.poll_output() {
                 Some(output) => self.execute(output),
-                None if cx.inputs.is_empty() => return,
+                None if cx.inputs.is_empty() => {
+                    // A burst of inputs is no reason to keep room for one.
+                    if cx.inputs.capacity() > INPUTS_KEPT {
+                        cx.inputs.shrink_to(INPUTS_KEPT);
+                    }
+                    return;
+                }
                 None => {}
             }
         }

@@ -33,6 +33,9 @@ pub(crate) enum Dice {
 /// Signature checks of one call into the machine, so that none takes longer than a few milliseconds (DESIGN section 3, rule 8).
 const CHECKS: usize = 64;
 
+/// Outputs that there is room for as long as there are none.
+const OUTPUTS_KEPT: usize = 64;
+
 /// How many parts draw.
 const DICE: u8 = 4;
 
@@ -191,6 +194,11 @@ impl Cx {
     }
 
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        // A burst of outputs is no reason to keep room for one.
+        if self.outputs.is_empty() && self.outputs.capacity() > OUTPUTS_KEPT {
+            self.outputs.shrink_to(OUTPUTS_KEPT);
+        }
+        output
     }
 }

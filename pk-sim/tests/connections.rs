@@ -6,8 +6,8 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use pk_proto::{
-    ClosestLists, ConnectionId, DialFailure, DisconnectReason, Event, Failure, Input, LeaseId, Output, Reply, Request,
-    RequestError, Role,
+    ClosestLists, Connected, ConnectionId, DialFailure, Dialect, DisconnectReason, Event, Failure, Input, LeaseId,
+    Output, Reply, Request, RequestError, Role,
 };
 use pk_sim::{Cluster, HostId, Key, genesis, renew};
 
@@ -475,4 +475,55 @@ fn the_limit_of_connections_holds_in_both_directions() {
     let to = (1..8).find(|to| cluster.node(0).connections().iter().all(|info| info.node != cluster.id(*to))).unwrap();
     connect(&mut cluster, 0, to);
     cluster.stop_all();
+}
+
+/// A machine that has dialled a peer and called the dial off, and the dial.
+fn called_off() -> (Bare, ConnectionId) {
+    let mut bare = Bare::new(|_| {});
+    let address = "198.51.100.1:1314".parse().unwrap();
+    let request = bare.request(Request::Connect { target: Bare::peer(0), address, options: NO });
+    let dials = |outputs: &[Output]| {
+        let dials = outputs.iter().filter_map(|output| match output {
+            Output::Dial { conn, .. } => Some(*conn),
+            _ => None,
+        });
+        dials.collect::<Vec<_>>()
+    };
+    let [conn] = dials(&bare.take())[..] else { panic!("one dial") };
+    bare.node.cancel(request, bare.now);
+    assert!(bare.take().contains(&Output::CancelDial { conn }));
+    (bare, conn)
+}
+
+/// The handshake was done nevertheless. Says whether the connection is closed.
+fn closed_at_once(bare: &mut Bare, conn: ConnectionId, dialect: Dialect) -> bool {
+    let peer = Bare::peer(0);
+    bare.input(Input::Connected(Connected {
+        conn,
+        role: Role::Dialler,
+        dialect,
+        leaf: peer,
+        chain: vec![peer],
+        asked: Some(peer),
+        remote: "198.51.100.1:1314".parse().unwrap(),
+        local: "192.0.2.1:1314".parse().unwrap(),
+        shared_id: Bytes::from_static(b"name"),
+    }));
+    bare.take().iter().any(|output| matches!(output, Output::CloseConnection { conn: closed, .. } if *closed == conn))
+}
+
+#[test]
+fn what_comes_of_a_dial_that_was_called_off_is_closed_but_on_quic() {
+    let (mut bare, conn) = called_off();
+    assert!(closed_at_once(&mut bare, conn, Dialect::Native));
+    // The reference would call over it: it has to live as long as any.
+    let (mut bare, conn) = called_off();
+    assert!(!closed_at_once(&mut bare, conn, Dialect::Polykey));
+    assert_eq!(bare.node.connections().len(), 1);
+    bare.pass(3 * 3600 * SECOND);
+    assert!(bare.take().iter().any(|output| matches!(output, Output::CloseConnection { .. })), "it was idle");
+    // Not where we are about to be gone.
+    let (mut bare, conn) = called_off();
+    bare.node.stop(bare.now);
+    assert!(closed_at_once(&mut bare, conn, Dialect::Polykey));
 }

@@ -93,9 +93,14 @@ impl Net {
         }
     }
 
-    /// The effect `CancelDial`. Dropping the attempt tells the peer.
+    /// The effect `CancelDial`. Dropping the attempt tells the peer. One that only has to be confirmed goes on: the reference,
+    /// which may have confirmed it, loses the news of so early an end.
     pub(crate) fn cancel_dial(&mut self, cx: &mut Cx, conn: ConnectionId) {
-        self.end_dial(cx, conn, DialFailure::Cancelled);
+        // It may have come so far since it was last looked at.
+        self.poll_dial(cx, conn);
+        if !matches!(self.dials.get(&conn), Some(Dial { stage: Stage::Confirmation { .. }, .. })) {
+            self.end_dial(cx, conn, DialFailure::Cancelled);
+        }
     }
 
     /// The deadline of a dial has passed, or it is time to look at it.

@@ -78,9 +78,9 @@ pub(super) enum Stage {
     /// Asking the local network.
     QueryMdns { effect: EffectId, found: Vec<NodeAddress> },
     /// Cross-signing a claim.
-    ClaimNode(ClaimNode),
+    ClaimNode(Box<ClaimNode>),
     /// Appending a claim of another type.
-    AddClaim(OwnClaim),
+    AddClaim(Box<OwnClaim>),
     /// Waiting for the allow-list to be written.
     AllowClaim,
     /// Reading and verifying a chain.
@@ -138,7 +138,7 @@ pub(super) struct Again {
 }
 
 /// How a request goes on once its search is over.
-#[allow(clippy::large_enum_variant, reason = "it is on its way into the table, and never kept")]
+#[expect(clippy::large_enum_variant, reason = "it is on its way into the table, and never kept")]
 pub(super) enum After {
     Wait(Stage),
     End(Result<Reply, Failure>),
@@ -211,7 +211,7 @@ impl NodeManager {
             }
             Stage::Collect(collect) => self.round_ended(collect),
             Stage::QueryMdns { effect, .. } => self.end_browse(effect),
-            Stage::ClaimNode(node) => self.node_ended(id, node),
+            Stage::ClaimNode(node) => self.node_ended(id, *node),
             Stage::AddClaim(own) => {
                 self.cx.timers.cancel(Timer::ClaimRetry(id));
                 if let Some(stream) = own.stream() {

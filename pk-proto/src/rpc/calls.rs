@@ -49,10 +49,10 @@ impl Rpc {
         question: Question,
         deadline: Instant,
     ) -> Option<StreamId> {
-        cx.metrics.calls += 1;
         if let Some(stream) = self.unpark(cx, conn, request, &question, deadline) {
             return Some(stream);
         }
+        cx.metrics.calls += 1;
         let connection = self.connections.get(&conn)?;
         let pages = connection.dialect == Dialect::Polykey;
         let mut paging = Paging::of(&question).filter(|_| pages);

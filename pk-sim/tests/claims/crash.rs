@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pk_proto::claims::{ClaimPolicy, ClaimStep};
-use pk_proto::{Event, Options, Reply, Request, Table};
+use pk_proto::{Dialect, Event, Options, Reply, Request, Table};
 use pk_sim::{Cluster, CrashPolicy, HostId};
 
 use crate::common::{SECOND, ms};
@@ -24,7 +24,7 @@ struct Scenario {
     /// Says yes to whatever the embedder is asked.
     asks: bool,
     /// Up to the moment from which on a crash may happen.
-    before: fn() -> Cluster,
+    before: fn(Dialect) -> Cluster,
     /// From then on.
     begin: fn(&mut Cluster, Pairs),
 }
@@ -38,10 +38,11 @@ const SCENARIOS: [Scenario; 6] = [
     Scenario { name: "the responder recalls", pairs: &[(0, 1)], asks: false, before: recalling, begin: meet },
 ];
 
-fn two(policy: ClaimPolicy) -> Cluster {
+fn two(policy: ClaimPolicy, dialect: Dialect) -> Cluster {
     let mut cluster = started(2, 11, |config| config.claim_policy = policy);
     for node in [0, 1] {
         let host = cluster.host_mut(node);
+        host.dialects = vec![dialect];
         // Every effect takes its time, so that there is a moment in every step.
         host.sign_delay = Some(ms(2));
         host.store.delay = ms(3);
@@ -50,12 +51,12 @@ fn two(policy: ClaimPolicy) -> Cluster {
     cluster
 }
 
-fn plain() -> Cluster {
-    two(ClaimPolicy::All)
+fn plain(dialect: Dialect) -> Cluster {
+    two(ClaimPolicy::All, dialect)
 }
 
-fn asking() -> Cluster {
-    two(ClaimPolicy::Ask)
+fn asking(dialect: Dialect) -> Cluster {
+    two(ClaimPolicy::Ask, dialect)
 }
 
 fn claim_all(cluster: &mut Cluster, pairs: Pairs) {
@@ -81,8 +82,8 @@ fn claim_while_busy(cluster: &mut Cluster, pairs: Pairs) {
 }
 
 /// The initiator's claim is written, and its last signature has not come to the responder; both know nothing of each other.
-fn resuming() -> Cluster {
-    let mut cluster = plain();
+fn resuming(dialect: Dialect) -> Cluster {
+    let mut cluster = plain(dialect);
     claim_all(&mut cluster, &[(0, 1)]);
     let written = |cluster: &Cluster| cluster.host(0).store.table(Table::Exchanges).count() == 1;
     assert!(cluster.drive_until(written, SECOND));
@@ -90,8 +91,8 @@ fn resuming() -> Cluster {
 }
 
 /// The responder's claim is written, and the initiator does not know.
-fn recalling() -> Cluster {
-    let mut cluster = plain();
+fn recalling(dialect: Dialect) -> Cluster {
+    let mut cluster = plain(dialect);
     claim_all(&mut cluster, &[(0, 1)]);
     let written = |cluster: &Cluster| cluster.host(1).store.table(Table::Answered).count() == 1;
     assert!(cluster.drive_until(written, SECOND));
@@ -174,8 +175,14 @@ fn recover(cluster: &mut Cluster, scenario: &Scenario) {
 }
 
 /// Runs a scenario whose one side is killed after so many words. Returns in which steps it died; `None` if it did not.
-fn run(scenario: &Scenario, victim: HostId, words: u64, policy: CrashPolicy) -> Option<Vec<ClaimStep>> {
-    let mut cluster = (scenario.before)();
+fn run(
+    scenario: &Scenario,
+    dialect: Dialect,
+    victim: HostId,
+    words: u64,
+    policy: CrashPolicy,
+) -> Option<Vec<ClaimStep>> {
+    let mut cluster = (scenario.before)(dialect);
     cluster.host_mut(victim).store.crash = policy;
     cluster.kill_after(victim, words);
     (scenario.begin)(&mut cluster, scenario.pairs);
@@ -189,9 +196,18 @@ fn run(scenario: &Scenario, victim: HostId, words: u64, policy: CrashPolicy) -> 
 
 #[test]
 fn a_crash_at_any_word_of_either_side_loses_nothing_and_doubles_nothing() {
+    sweep(Dialect::Native);
+}
+
+#[test]
+fn nor_does_one_on_the_other_dialect() {
+    sweep(Dialect::Polykey);
+}
+
+fn sweep(dialect: Dialect) {
     let (mut runs, mut died_in) = (0, BTreeSet::new());
     for scenario in &SCENARIOS {
-        let mut calm = (scenario.before)();
+        let mut calm = (scenario.before)(dialect);
         let before = [0, 1].map(|node| calm.words(node));
         (scenario.begin)(&mut calm, scenario.pairs);
         drive(&mut calm, scenario.asks, 10, |calm| {
@@ -210,7 +226,7 @@ fn a_crash_at_any_word_of_either_side_loses_nothing_and_doubles_nothing() {
             assert!(words > 20, "{}: {words} words of node {victim}", scenario.name);
             for policy in [CrashPolicy::Keep, CrashPolicy::Lose] {
                 for word in 1..=words {
-                    let steps = run(scenario, victim, word, policy);
+                    let steps = run(scenario, dialect, victim, word, policy);
                     let steps = steps.unwrap_or_else(|| panic!("{}: {victim} {word} {policy:?}", scenario.name));
                     died_in.extend(steps);
                     runs += 1;
@@ -222,6 +238,9 @@ fn a_crash_at_any_word_of_either_side_loses_nothing_and_doubles_nothing() {
     // Exhaustive: a new step is a new line here, and has to be died in.
     for step in ALL {
         match step {
+            // Who is asked again on the native dialect recalls the answer; on the other one it is looked for first.
+            ClaimStep::Checking => assert_eq!(died_in.contains(&step), dialect == Dialect::Polykey),
+            ClaimStep::Recalling => assert_eq!(died_in.contains(&step), dialect == Dialect::Native),
             ClaimStep::Waiting
             | ClaimStep::SigningFirst
             | ClaimStep::Asked
@@ -232,7 +251,6 @@ fn a_crash_at_any_word_of_either_side_loses_nothing_and_doubles_nothing() {
             | ClaimStep::Pausing
             | ClaimStep::Loading
             | ClaimStep::LookingUp
-            | ClaimStep::Recalling
             | ClaimStep::Deciding
             | ClaimStep::SigningTheirs
             | ClaimStep::WaitingToDraft
@@ -244,7 +262,7 @@ fn a_crash_at_any_word_of_either_side_loses_nothing_and_doubles_nothing() {
     }
 }
 
-const ALL: [ClaimStep; 18] = [
+const ALL: [ClaimStep; 19] = [
     ClaimStep::Waiting,
     ClaimStep::SigningFirst,
     ClaimStep::Asked,
@@ -253,6 +271,7 @@ const ALL: [ClaimStep; 18] = [
     ClaimStep::Persisting,
     ClaimStep::Finishing,
     ClaimStep::Pausing,
+    ClaimStep::Checking,
     ClaimStep::Loading,
     ClaimStep::LookingUp,
     ClaimStep::Recalling,

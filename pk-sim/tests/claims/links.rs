@@ -1,6 +1,6 @@
 //! What an exchange is for when nothing goes wrong: two claims, two links; and who may have one.
 
-use pk_proto::claims::ClaimPolicy;
+use pk_proto::claims::{Claim, ClaimPolicy, TokenSignature};
 use pk_proto::{Event, Failure, Options, Refusal, Reply, Request, RequestError};
 
 use crate::common::{SECOND, ms};
@@ -22,7 +22,7 @@ fn two_nodes_have_a_claim_each_and_know_that_they_are_linked() {
     for (claims, owner, other) in [(&mine, a, b), (&theirs, b, a)] {
         let link = claims[0].link().unwrap();
         assert_eq!((link.issuer, link.subject), (a, b), "the one who began is the issuer in both chains");
-        let signers: Vec<_> = claims[0].token().signatures().iter().map(|signature| signature.signer()).collect();
+        let signers: Vec<_> = claims[0].token().signatures().iter().map(TokenSignature::signer).collect();
         assert_eq!(signers, [owner, other]);
     }
     for (node, other, claim) in [(0, b, mine[0].id()), (1, a, theirs[0].id())] {
@@ -71,7 +71,7 @@ fn a_chain_survives_restarts_and_ids_go_on() {
         }
         cluster.drive(60 * SECOND);
     }
-    let ids: Vec<_> = chain(&mut cluster, 0).iter().map(|claim| claim.id()).collect();
+    let ids: Vec<_> = chain(&mut cluster, 0).iter().map(Claim::id).collect();
     assert!(ids.is_sorted() && ids.len() == 3);
     cluster.stop_all();
 }

@@ -1,6 +1,6 @@
 //! Claims of other types: in our own chain, and those about networks, which another node signs as well.
 
-use pk_proto::claims::{Claim, ClaimContent, ClaimPolicy, ExchangeFault, SignedFault};
+use pk_proto::claims::{Claim, ClaimContent, ClaimPolicy, ExchangeFault, SignedFault, TokenSignature};
 use pk_proto::native::{self, Hello, Message, V1};
 use pk_proto::{Answer, Event, Failure, Options, PeerFault, Question, Refusal, Reply, Request, RequestError};
 use pk_sim::{Cluster, HostId};
@@ -123,9 +123,9 @@ fn a_claim_about_a_network_is_signed_by_whom_it_belongs_to() {
         let result = cluster.await_done(0, id);
         if signs {
             let Ok(Reply::ClaimNetwork(claim)) = result else { panic!("{policy:?}: {result:?}") };
-            let signers: Vec<_> = claim.token().signatures().iter().map(|signature| signature.signer()).collect();
+            let signers: Vec<_> = claim.token().signatures().iter().map(TokenSignature::signer).collect();
             assert_eq!(signers, [cluster.id(0), cluster.id(1)]);
-            assert_eq!(chain(&mut cluster, 0), [claim]);
+            assert_eq!(chain(&mut cluster, 0), [*claim]);
             assert_eq!(cluster.node(1).metrics().claims_signed, 1);
         } else {
             assert_eq!(result, Err(Failure::Refused(Refusal::Denied)), "{policy:?}");

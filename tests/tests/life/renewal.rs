@@ -18,6 +18,7 @@ pk_tests::cases!(
     a_renewal_without_a_folder_is_one_of_the_running_node,
     two_renewals_at_once_follow_each_other,
     a_renewal_that_fails_leaves_the_old_key_and_no_other,
+    a_key_that_cannot_be_written_is_none,
     a_certificate_is_renewed_before_it_expires,
 );
 
@@ -181,6 +182,27 @@ async fn a_renewal_that_fails_leaves_the_old_key_and_no_other<R: Rt>(runtime: R)
     }
     let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
     assert_eq!(present_key(dir.path()), renewed.new);
+    shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn a_key_that_cannot_be_written_is_none<R: Rt>(runtime: R) {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (open(&runtime, dir.path()).await, start(&runtime, 2).await);
+    connect(&runtime, &b, &a).await;
+    let old = a.own_id();
+    // Where its folder was there is a file.
+    let (keys, away) = (dir.path().join("keys"), dir.path().join("away"));
+    std::fs::rename(&keys, &away).unwrap();
+    std::fs::write(&keys, b"").unwrap();
+    let error = soon(&runtime, "renewal", a.renew()).await.unwrap_err();
+    assert!(matches!(error, NodeError::Keys(_)), "{error}");
+    assert_eq!(a.own_id(), old);
+    soon(&runtime, "ping", b.ping_node(old, Options::default())).await.unwrap();
+    std::fs::remove_file(&keys).unwrap();
+    std::fs::rename(&away, &keys).unwrap();
+    assert_eq!(key_files(dir.path()), ["node.crt", "node.key"]);
+    let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
+    assert_eq!((renewed.old, present_key(dir.path())), (old, renewed.new));
     shutdown(&runtime, &[&a, &b]).await;
 }
 

@@ -16,7 +16,10 @@ use serde_json::Value;
 use crate::AGENT;
 use crate::kit::{key_files, snapshot};
 
-pk_tests::cases!(a_node_that_is_killed_while_it_writes_is_whole_every_time);
+pk_tests::cases!(
+    a_node_that_is_killed_while_it_writes_is_whole_every_time,
+    a_node_that_is_killed_while_it_first_starts_can_start_again,
+);
 
 const KILLS: u32 = 20;
 
@@ -125,4 +128,31 @@ async fn a_node_that_is_killed_while_it_writes_is_whole_every_time<R: Rt>(runtim
     assert!(!promised.nodes.is_empty());
     let friends: Vec<_> = friends.iter().collect();
     shutdown(&runtime, &friends).await;
+}
+
+async fn a_node_that_is_killed_while_it_first_starts_can_start_again<R: Rt>(runtime: R) {
+    // How long a start takes that is left in peace.
+    let took = {
+        let dir = tempfile::tempdir().unwrap();
+        let begun = Instant::now();
+        let child = Child::start::<R>(AGENT, &[dir.path().to_str().unwrap()]);
+        child.line(&runtime, "start of the agent").await;
+        begun.elapsed()
+    };
+    let mut stages = BTreeSet::new();
+    for kill in 1..=KILLS {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Child::start::<R>(AGENT, &[dir.path().to_str().unwrap()]);
+        sleep(&runtime, took * kill / KILLS).await;
+        child.kill();
+        let entries = |dir: &Path| std::fs::read_dir(dir).map_or(0, Iterator::count);
+        stages.insert((entries(dir.path()), entries(&dir.path().join("keys"))));
+        let config = NodeConfig::open(dir.path()).unwrap_or_else(|error| panic!("kill {kill}: {error}"));
+        let id = config.key.node_id();
+        drop(config);
+        assert_eq!(key_files(dir.path()), ["node.crt", "node.key"], "kill {kill}");
+        assert_eq!(entries(dir.path()), 2, "kill {kill}: something is left beside the keys and the store");
+        assert_eq!(NodeConfig::open(dir.path()).unwrap().key.node_id(), id, "kill {kill}");
+    }
+    println!("{}: a start takes {took:?}; entries in the folders at the kills: {stages:?}", R::NAME);
 }

@@ -1,5 +1,6 @@
 //! Claims of other types in our chain: signed by us alone, or by the node that a network belongs to as well.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::time::Duration;
 
@@ -81,7 +82,7 @@ impl NodeManager {
         let counter = conn.and_then(|conn| self.connections.node(conn).map(|node| (conn, node)));
         let mut own = OwnClaim { content, counter, attempts: 0, state: State::Waiting };
         self.draft_own(id, &mut own);
-        Stage::AddClaim(own)
+        Stage::AddClaim(Box::new(own))
     }
 
     /// The chain is free, or another attempt is due.
@@ -195,7 +196,7 @@ impl NodeManager {
     pub(super) fn own_persisted(&mut self, id: RequestId, result: Result<(), Failure>) {
         let Some(own) = self.take_own(id) else { return };
         let reply = match own.state {
-            State::Persisting { claim } if own.counter.is_some() => Reply::ClaimNetwork(claim),
+            State::Persisting { claim } if own.counter.is_some() => Reply::ClaimNetwork(Box::new(claim)),
             State::Persisting { claim } => Reply::AddClaim(claim.id()),
             _ => return,
         };
@@ -208,7 +209,7 @@ impl NodeManager {
             Stage::AddClaim(own) => {
                 let content = ClaimContent { typ: String::new(), issuer: None, subject: None, members: String::new() };
                 let empty = OwnClaim { content, counter: None, attempts: 0, state: State::Waiting };
-                Some(core::mem::replace(own, empty))
+                Some(core::mem::replace(&mut **own, empty))
             }
             _ => None,
         }
@@ -216,7 +217,7 @@ impl NodeManager {
 
     fn put_own(&mut self, id: RequestId, taken: OwnClaim) {
         if let Some(Open { stage: Stage::AddClaim(own), .. }) = self.open.get_mut(&id) {
-            *own = taken;
+            **own = taken;
         }
     }
 }

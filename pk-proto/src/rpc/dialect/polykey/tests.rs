@@ -11,11 +11,12 @@ use data_encoding::HEXLOWER;
 use serde_json::Value;
 
 use super::*;
+use crate::claims::ChainVerifier;
 use crate::id::NodeId;
 use crate::io::Signature;
 use crate::request::{ActiveConnection, ActiveNode, Closest, ClosestLists};
 use crate::rpc::codec::{self, Said};
-use crate::rpc::{Answer, PunchRequest, Question, Refusal, SignalRequest, SignalTerms};
+use crate::rpc::{Answer, ClaimsPage, PunchRequest, Question, Refusal, SignalRequest, SignalTerms};
 use crate::signal::{address_text, relay_bytes, request_bytes};
 use crate::signature::verify;
 use crate::time::UnixMillis;
@@ -205,6 +206,41 @@ fn the_exchange_of_the_reference_is_read_and_written_to_the_byte() {
             results.push_str(&text(&token(form, &text(&result))));
         }
         assert_eq!(results, answered);
+    }
+}
+
+#[test]
+fn the_claims_of_the_reference_are_read_and_written_to_the_byte() {
+    let asked_for = said("nodesClaimsGet", "client", 20);
+    let (claims, form) = question(&asked_for);
+    assert!(matches!(claims, Question::Claims { after: None, .. }));
+    assert_eq!(asked(&claims, &asked_for), asked_for);
+    let answered = said("nodesClaimsGet", "server", 20);
+    let mut page = ClaimsPage::default();
+    for object in objects(&answered) {
+        match read(&object, answering(form)).unwrap() {
+            Said::Part(Some(Answer::Claims(part))) => page.claims.extend(part.claims),
+            other => panic!("{other:?}"),
+        }
+    }
+    // What was told is a chain that verifies, prevDigest included.
+    let mut verifier = ChainVerifier::new([node("B")].into());
+    for (id, token) in &page.claims {
+        let claim = verifier.read(Some(*id), token).unwrap();
+        verifier.verify(&claim).unwrap();
+    }
+    assert_eq!(page.claims.len(), 2);
+    assert_eq!(answer(form, Answer::Claims(page), UnixMillis(0)), answered);
+
+    let asked_for = said("nodesClaimNetworkSign", "client", 32);
+    let (network, form) = question(&asked_for);
+    assert_eq!(asked(&network, &asked_for), asked_for);
+    let answered = said("nodesClaimNetworkSign", "server", 32);
+    match read(&objects(&answered)[0], answering(form)).unwrap() {
+        Said::Answer(Answer::SignedClaim(token)) => {
+            assert_eq!(answer(form, Answer::SignedClaim(token), UnixMillis(0)), answered);
+        }
+        other => panic!("{other:?}"),
     }
 }
 
