@@ -366,7 +366,7 @@ pub enum Reply {
     /// The claim is in our chain.
     AddClaim(ClaimId),
     /// The claim is in our chain, with the signature of the node behind ours.
-    ClaimNetwork(Box<Claim>),
+    ClaimNetwork(Claim),
     /// The allow-list is written.
     AllowClaim,
     /// Where the local network says the node is.
