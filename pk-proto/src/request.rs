@@ -1,7 +1,6 @@
 //! What the embedder may ask for, and what it gets. Each [`Request`] is plain data, so that a driver passes it on and a
 //! recording holds it; each ends with exactly one [`Event::Done`](crate::Event::Done).
 
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Bound;
