@@ -228,7 +228,7 @@ pub enum Request {
         /// Whose.
         target: NodeId,
         /// The last claim of this chain that is known already; the next one has to follow it. `None` from the beginning.
-        since: Option<Box<Claim>>,
+        since: Option<Claim>,
         /// End after so many claims, at least 1; `None` for all. A request from there on reads the next ones.
         limit: Option<u64>,
         /// Deadlines.
@@ -388,7 +388,7 @@ pub struct ChainData {
     /// How many claims were verified; all of them were told.
     pub verified: u64,
     /// The last one, to go on from another time; that of the request if none was verified.
-    pub head: Option<Box<Claim>>,
+    pub head: Option<Claim>,
     /// What is wrong with the claim behind it; `None` if the chain ends there, or goes on.
     pub fault: Option<ChainFault>,
     /// Whether the chain goes on, and only the limit of the request has ended it.

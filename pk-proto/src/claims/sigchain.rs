@@ -103,6 +103,8 @@ pub enum OpenExchange {
         peer: NodeId,
         /// Our claim.
         claim: ClaimId,
+        /// The claim of the peer that we have signed last.
+        theirs: ClaimId,
     },
     /// We have agreed to sign this claim of the peer, and answered with one of ours, which is not in our chain. Named by the
     /// peer's claim.
@@ -122,7 +124,7 @@ impl OpenExchange {
     /// The key of its row.
     fn key(&self) -> Bytes {
         let (role, node, claim) = match self {
-            Self::Ours { peer, claim } => (0, peer, claim),
+            Self::Ours { peer, claim, .. } => (0, peer, claim),
             Self::Theirs { issuer, claim, .. } => (1, issuer, claim),
         };
         [&[role], &node.as_bytes()[..], claim.as_bytes()].concat().into()

@@ -63,6 +63,8 @@ pub(super) struct Claims {
 #[derive(Debug)]
 struct Standing {
     peer: NodeId,
+    /// The claim of the peer that we have signed last.
+    theirs: ClaimId,
     /// Who works on it.
     busy: Option<RequestId>,
     /// How often it was resumed in vain.
@@ -102,8 +104,8 @@ impl Claims {
         let mut made = Vec::new();
         for open in snapshot.exchanges.drain(..) {
             match open {
-                OpenExchange::Ours { peer, claim } => {
-                    claims.ours.insert(claim, Standing { peer, busy: None, attempts: 0 });
+                OpenExchange::Ours { peer, claim, theirs } => {
+                    claims.ours.insert(claim, Standing { peer, theirs, busy: None, attempts: 0 });
                 }
                 OpenExchange::Theirs { issuer, claim, signature, mine } => {
                     made.push(mine.id());
@@ -383,8 +385,8 @@ impl NodeManager {
     /// The peer has its claim.
     fn settled(&mut self, claim: ClaimId) {
         self.cx.timers.cancel(Timer::ClaimResume(claim));
-        if let Some(Standing { peer, .. }) = self.claims.ours.remove(&claim) {
-            let removal = OpenExchange::Ours { peer, claim }.removal();
+        if let Some(Standing { peer, theirs, .. }) = self.claims.ours.remove(&claim) {
+            let removal = OpenExchange::Ours { peer, claim, theirs }.removal();
             // If a crash undoes it, the peer is asked once more, and says the same.
             self.claim_persist(alloc::vec![removal], false, Waits::Nobody);
         }

@@ -338,7 +338,7 @@ fn read_active(raw: RawActive<'_>) -> Result<ActiveNode, ObjectFault> {
     let node = node_id(&raw.node_id).map_err(|_| ObjectFault::NotAMessage)?;
     let connections = raw.connections.0.into_iter().filter_map(|(id, raw)| {
         Some(ActiveConnection {
-            shared_id: Some(Bytes::from(id.into_owned())).filter(|id| id.len() <= MAX_SHARED_ID)?,
+            shared_id: Some(Bytes::from(id.into_owned())).filter(|id| id.len() <= MAX_SHARED_ID && is_text(id))?,
             address: address(&raw.host, raw.port)?,
             primary: raw.primary,
             idle_in_ms: raw.timeout.and_then(whole),
@@ -556,11 +556,14 @@ fn host_text(host: &Host) -> String {
     }
 }
 
-/// On this dialect the name of a connection is a text; others become one.
+/// On this dialect the name of a connection is a text; others, which are bytes as random as keys, become one.
 fn shared_id_text(id: &[u8]) -> String {
-    let is_text = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     match core::str::from_utf8(id) {
-        Ok(text) if id.iter().all(is_text) => text.to_owned(),
+        Ok(text) if is_text(id) => text.to_owned(),
         _ => BASE64URL_NOPAD.encode(id),
     }
+}
+
+fn is_text(id: &[u8]) -> bool {
+    id.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
