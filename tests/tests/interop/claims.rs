@@ -8,10 +8,10 @@ use pk_proto::claims::{Claim, ClaimContent, ClaimPolicy, DigestAlgorithm};
 use pk_proto::{Failure, GestaltQuery, NodeId, Options, Refusal};
 use pk_tests::Rt;
 use pk_tests::node::{shutdown, start, start_with};
-use pk_tests::wait::within;
+use pk_tests::wait::{until, within};
 use serde_json::{Value, json};
 
-use crate::kit::{PATIENCE, ask, ask_in_vain, dial, list, text, theirs};
+use crate::kit::{PATIENCE, ask, ask_in_vain, dial, list, text, their_connections, theirs};
 
 cases!(
     each_claims_the_other_by_our_own_digest,
@@ -161,6 +161,7 @@ async fn chains_go_on_under_a_new_key<R: Rt>(runtime: R, polykey: Polykey) {
     // They renew.
     let renewed = ask(&runtime, &peer, "renew", json!({})).await;
     ours.disconnect(them).await.unwrap();
+    until(&runtime, "the end", async || their_connections(&runtime, &peer, us).await.is_empty()).await;
     them = text(&renewed, "new").parse().unwrap();
     let connected = ours.connect(them, peer.seed().address, Options::default());
     within(&runtime, PATIENCE, "connect", connected).await.unwrap();
