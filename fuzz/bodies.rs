@@ -2,7 +2,9 @@
 //! corpus with `cargo test`.
 //!
 //! Each body panics if a promise is broken, and otherwise tells whether it took the input as good.
-#![allow(dead_code, reason = "each target uses one")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each target uses one body; a broken promise is a panic")]
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
@@ -11,8 +13,10 @@ use pk_proto::claims::{
     ChainFaultKind, ChainHead, ChainVerifier, Claim, ClaimContent, ClaimId, ClaimLinkNode, DigestAlgorithm, Token,
 };
 use pk_proto::{
-    Answer, FrameDecoder, FrameFault, MAX_FRAME, NodeAddress, NodeId, SeedNode, Signature, UnixMillis, encode_frame,
+    Answer, ClosestLists, FrameDecoder, FrameFault, MAX_FRAME, NodeAddress, NodeId, Question, SeedNode, SignalRequest,
+    SignalTerms, Signature, UnixMillis, encode_frame,
     native::{self, Message, V1},
+    polykey::{self, ObjectDecoder},
 };
 
 /// What a target checks.
@@ -25,6 +29,8 @@ pub(crate) const TARGETS: &[(&str, Body)] = &[
     ("frame_decoder", frame_decoder),
     ("native_message", native_message),
     ("node_id", node_id),
+    ("object_decoder", object_decoder),
+    ("polykey_message", polykey_message),
     ("seed_node", seed_node),
     ("token", token),
 ];
@@ -261,6 +267,112 @@ pub(crate) fn native_message(data: &[u8]) -> bool {
         assert_eq!(native::fit(fitted.clone()), fitted);
         assert!(native::encode(&Message::V1(V1::Answer(Answer::Closest(fitted)))).is_ok());
     }
+    true
+}
+
+/// A plan and a stream of bytes, as for `frame_decoder`: however the plan cuts the stream, the objects are those of the whole,
+/// which are those of a JSON parser.
+pub(crate) fn object_decoder(data: &[u8]) -> bool {
+    const FIRST: usize = 2048;
+    const LATER: usize = 512;
+    let Some((&length, rest)) = data.split_first() else { return false };
+    let (plan, stream) = rest.split_at(rest.len().min(length.into()));
+
+    let mut whole = ObjectDecoder::new(FIRST, LATER);
+    whole.push(stream);
+    let mut expected = Vec::new();
+    let end = loop {
+        match whole.next() {
+            Ok(Some(object)) => expected.push(object),
+            Ok(None) => break None,
+            Err(fault) => break Some(fault),
+        }
+    };
+
+    let mut decoder = ObjectDecoder::new(FIRST, LATER);
+    let (mut objects, mut left, mut fault) = (Vec::new(), stream, None);
+    for step in plan.iter().cycle().take(4096).chain([&0xff]) {
+        let size = if *step == 0xff { left.len() } else { left.len().min(usize::from(*step)) };
+        let (chunk, after) = left.split_at(size);
+        left = after;
+        decoder.push(chunk);
+        while fault.is_none() {
+            match decoder.next() {
+                Ok(Some(object)) => objects.push(object),
+                Ok(None) => {
+                    let limit = if objects.is_empty() { FIRST } else { LATER };
+                    assert!(decoder.buffered() <= limit);
+                    assert!((1..=limit.max(4096) + 1 - decoder.buffered()).contains(&decoder.wanted()));
+                    break;
+                }
+                Err(error) => fault = Some(error),
+            }
+        }
+    }
+    assert_eq!((&objects, fault), (&expected, end));
+    if fault.is_some() {
+        assert_eq!((decoder.buffered(), decoder.wanted(), decoder.next().err()), (0, 0, fault));
+        assert!(decoder.into_unread().is_empty());
+    } else {
+        assert!(stream.ends_with(&decoder.into_unread()));
+    }
+
+    let mut parser = serde_json::Deserializer::from_slice(stream).into_iter::<serde_json::Value>();
+    let (mut begin, mut limit) = (0, FIRST);
+    for object in &objects {
+        let blank = stream[begin..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        assert_eq!(stream[begin + blank..][..object.len()], object[..]);
+        assert!(object.len() <= limit);
+        begin += blank + object.len();
+        limit = LATER;
+        match parser.next() {
+            Some(Ok(_)) => assert_eq!(parser.byte_offset(), begin),
+            // Brackets and strings are not all of JSON. What follows is not compared any more.
+            _ => break,
+        }
+    }
+    end.is_none() && !objects.is_empty()
+}
+
+/// Byte 0: to what question the rest is an answer, or that it is a question. What is read is written so that it is read as the
+/// same again, however much more was said.
+pub(crate) fn polykey_message(data: &[u8]) -> bool {
+    let Some((&kind, rest)) = data.split_first() else { return false };
+    let object = Bytes::copy_from_slice(rest);
+    let now = UnixMillis(1_767_225_600_000);
+    let target = NodeId::from_bytes([7; 32]);
+    let closest = |local, active| Question::Closest { target, lists: ClosestLists { local, active } };
+    let signature = Signature([0; 64]);
+    let signal = SignalRequest { target, terms: SignalTerms::Plain, signature };
+    let question = match kind {
+        0 => {
+            let _ = polykey::parse_response(&object);
+            let Ok(request) = polykey::parse_request(&object) else { return false };
+            let again = polykey::write_further(&request.method, request.params);
+            assert_eq!(polykey::parse_request(&again), Ok(request));
+            let Ok(question) = polykey::decode_question(&object) else { return false };
+            let [message] = &polykey::encode_question(&question, Duration::from_millis(5))[..] else {
+                unreachable!("one call was read: {question:?}")
+            };
+            assert_eq!(polykey::decode_question(message), Ok(question));
+            return true;
+        }
+        1 => closest(true, false),
+        2 => closest(false, true),
+        3 => Question::Signal(signal),
+        4 => Question::Claims { after: None, max_bytes: 1 },
+        5 => Question::SignClaim(Bytes::from_static(b"{}")),
+        6 => Question::Ping { nonce: 1 },
+        _ => return false,
+    };
+    let Ok(Some(answer)) = polykey::decode_answer(&question, &object) else { return false };
+    let once = polykey::encode_answer(&question, answer, now);
+    // Nothing of it may be fit to be told.
+    if once.is_empty() {
+        return true;
+    }
+    let Ok(Some(read)) = polykey::decode_answer(&question, &once) else { unreachable!("what was written is read") };
+    assert_eq!(polykey::encode_answer(&question, read, now), once);
     true
 }
 

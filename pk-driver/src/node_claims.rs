@@ -42,7 +42,7 @@ impl<R> Node<R> {
         options: Options,
     ) -> Result<Claim, NodeError> {
         match self.request(Request::ClaimNetwork { target, content, options }).await?.reply {
-            Reply::ClaimNetwork(claim) => Ok(*claim),
+            Reply::ClaimNetwork(claim) => Ok(claim),
             other => unexpected(&other),
         }
     }
@@ -133,7 +133,7 @@ impl<R> Node<R> {
     ///     if !end.more {
     ///         break;
     ///     }
-    ///     known = end.head.map(|head| *head);
+    ///     known = end.head;
     /// }
     /// # Ok(()) }
     /// ```
@@ -144,7 +144,6 @@ impl<R> Node<R> {
         limit: Option<u64>,
         options: Options,
     ) -> Result<(Vec<Claim>, ChainData), NodeError> {
-        let since = since.map(Box::new);
         let answer = self.request(Request::RequestChainData { target, since, limit, options }).await?;
         match answer.reply {
             Reply::ChainData(end) => Ok((answer.claims, end)),

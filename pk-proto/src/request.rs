@@ -1,7 +1,6 @@
 //! What the embedder may ask for, and what it gets. Each [`Request`] is plain data, so that a driver passes it on and a
 //! recording holds it; each ends with exactly one [`Event::Done`](crate::Event::Done).
 
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Bound;
@@ -228,7 +227,7 @@ pub enum Request {
         /// Whose.
         target: NodeId,
         /// The last claim of this chain that is known already; the next one has to follow it. `None` from the beginning.
-        since: Option<Box<Claim>>,
+        since: Option<Claim>,
         /// End after so many claims, at least 1; `None` for all. A request from there on reads the next ones.
         limit: Option<u64>,
         /// Deadlines.
@@ -367,7 +366,7 @@ pub enum Reply {
     /// The claim is in our chain.
     AddClaim(ClaimId),
     /// The claim is in our chain, with the signature of the node behind ours.
-    ClaimNetwork(Box<Claim>),
+    ClaimNetwork(Claim),
     /// The allow-list is written.
     AllowClaim,
     /// Where the local network says the node is.
@@ -388,7 +387,7 @@ pub struct ChainData {
     /// How many claims were verified; all of them were told.
     pub verified: u64,
     /// The last one, to go on from another time; that of the request if none was verified.
-    pub head: Option<Box<Claim>>,
+    pub head: Option<Claim>,
     /// What is wrong with the claim behind it; `None` if the chain ends there, or goes on.
     pub fault: Option<ChainFault>,
     /// Whether the chain goes on, and only the limit of the request has ended it.

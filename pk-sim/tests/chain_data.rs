@@ -41,7 +41,7 @@ fn friends(count: u64) -> Vec<Key> {
 }
 
 fn request(target: HostId, since: Option<&Claim>) -> Request {
-    let since = since.cloned().map(Box::new);
+    let since = since.cloned();
     Request::RequestChainData { target: key(target).id(), since, limit: None, options: Options::default() }
 }
 
@@ -92,7 +92,7 @@ fn a_chain_is_read_page_by_page_and_verified_to_its_end() {
     let id = cluster.request(ASKER, request(OWNER, None));
     let outcome = outcome(cluster.await_done(ASKER, id));
     assert_eq!((outcome.verified, outcome.fault), (150, None));
-    assert_eq!(outcome.head.as_deref(), chain.last());
+    assert_eq!(outcome.head.as_ref(), chain.last());
     assert_eq!(told(&cluster, ASKER, id), chain);
     let pages: Vec<_> =
         cluster.events(ASKER).iter().filter(|(_, event)| matches!(event, Event::ChainData { .. })).collect();
@@ -118,7 +118,7 @@ fn a_chain_is_read_on_from_a_claim_that_is_known() {
         let id = cluster.request(ASKER, request(OWNER, Some(&chain[known])));
         let outcome = outcome(cluster.await_done(ASKER, id));
         assert_eq!((outcome.verified, outcome.fault), (79 - known as u64, None), "{known}");
-        assert_eq!(outcome.head.as_deref(), chain.last());
+        assert_eq!(outcome.head.as_ref(), chain.last());
         assert_eq!(told(&cluster, ASKER, id), chain[known + 1..]);
     }
 }
@@ -129,7 +129,7 @@ fn a_chain_is_read_in_pieces() {
     let chain = chain(&key(OWNER), &friends(100));
     for limit in [1, 30, 99, 100, 101] {
         let mut cluster = with_chain(&chain);
-        let (mut all, mut since): (Vec<Claim>, Option<Box<Claim>>) = (Vec::new(), None);
+        let (mut all, mut since): (Vec<Claim>, Option<Claim>) = (Vec::new(), None);
         loop {
             let (target, options) = (key(OWNER).id(), Options::default());
             let piece = Request::RequestChainData { target, since: since.take(), limit: Some(limit), options };
@@ -396,7 +396,7 @@ fn refused(what: &str, kind: ChainFaultKind, fourth: &Claim) {
     claims.push(fourth.clone());
     let (told, outcome) = tell(None, rows(&claims));
     assert_eq!(outcome.fault, Some(ChainFault { seq: 4, claim: Some(fourth.id()), kind }), "{what}");
-    assert_eq!((outcome.verified, outcome.head.as_deref()), (3, sound.last()), "{what}");
+    assert_eq!((outcome.verified, outcome.head.as_ref()), (3, sound.last()), "{what}");
     assert_eq!(told, sound, "{what}");
 }
 
@@ -451,7 +451,7 @@ fn a_chain_that_was_forked_behind_what_is_known_is_refused() {
         let (told, outcome) = tell(Some(&sound[2]), rows(&claims));
         let fault = ChainFault { seq: 4, claim: Some(claims[0].id()), kind };
         assert_eq!((told.len(), outcome.verified, outcome.fault), (0, 0, Some(fault)));
-        assert_eq!(outcome.head.as_deref(), Some(&sound[2]));
+        assert_eq!(outcome.head.as_ref(), Some(&sound[2]));
     }
 }
 
@@ -585,7 +585,7 @@ fn an_endless_chain_is_cut() {
     assert!((60 * 1024..=64 * 1024).contains(&bytes), "{bytes}");
     assert_eq!(ended.fault.map(|fault| fault.kind), Some(TooLong));
     // From there on it can be read further.
-    assert_eq!(ended.head.as_deref(), told(&cluster, ASKER, id).last());
+    assert_eq!(ended.head.as_ref(), told(&cluster, ASKER, id).last());
 }
 
 #[test]

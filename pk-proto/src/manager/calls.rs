@@ -135,6 +135,7 @@ impl NodeManager {
                 self.end(id, result);
             }
             Stage::AddClaim(_) => self.own_answered(id, result),
+            Stage::ClaimNode(_) => self.node_checked(id, result),
             Stage::ChainData(_) => self.chain_page(id, result),
             Stage::Dial { .. }
             | Stage::OpenStream { .. }
@@ -143,7 +144,6 @@ impl NodeManager {
             | Stage::Collect(_)
             | Stage::Renew(_)
             | Stage::QueryMdns { .. }
-            | Stage::ClaimNode(_)
             | Stage::AllowClaim
             | Stage::Reading(_)
             | Stage::Flush => {}

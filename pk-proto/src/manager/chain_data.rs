@@ -39,7 +39,7 @@ pub(super) struct Chain {
     /// Behind which claim it is read.
     since: Option<ClaimId>,
     /// The last claim that was verified, or is known to be.
-    head: Option<Box<Claim>>,
+    head: Option<Claim>,
     /// Up to which claim the links of the chain were known before, if that was read.
     seen: Option<ClaimId>,
     step: Step,
@@ -83,7 +83,7 @@ impl NodeManager {
         &mut self,
         id: RequestId,
         conn: ConnectionId,
-        since: Option<Box<Claim>>,
+        since: Option<Claim>,
         limit: Option<u64>,
     ) -> Option<Stage> {
         let owner = self.connections.chain(conn);
@@ -97,7 +97,7 @@ impl NodeManager {
             conn,
             owner,
             verifier,
-            since: since.as_ref().map(|known| known.id()),
+            since: since.as_ref().map(Claim::id),
             head: since,
             seen: None,
             step: Step::Seen,
@@ -212,7 +212,7 @@ impl NodeManager {
         let Some(Open { stage: Stage::ChainData(chain), .. }) = self.open.get_mut(&id) else { return };
         let claims = core::mem::take(&mut chain.verified);
         if let Some(last) = claims.last() {
-            chain.head = Some(Box::new(last.clone()));
+            chain.head = Some(last.clone());
             self.cx.event(Event::ChainData { id, claims });
         }
         let fault = chain.verifier.fault();

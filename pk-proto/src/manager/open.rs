@@ -113,7 +113,7 @@ pub(super) enum Then {
         asked: Asked,
     },
     ChainData {
-        since: Option<Box<Claim>>,
+        since: Option<Claim>,
         limit: Option<u64>,
     },
     ClaimNode(Claiming),
@@ -138,7 +138,7 @@ pub(super) struct Again {
 }
 
 /// How a request goes on once its search is over.
-#[expect(clippy::large_enum_variant, reason = "moved once")]
+#[expect(clippy::large_enum_variant, reason = "it is on its way into the table, and never kept")]
 pub(super) enum After {
     Wait(Stage),
     End(Result<Reply, Failure>),

@@ -1,6 +1,5 @@
 //! Requests: the entry points, from the call to what it begins. How a request ends is in `open`.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -217,7 +216,7 @@ impl NodeManager {
         options: Options,
         now: Instant,
     ) -> Result<RequestId, RequestError> {
-        self.request(Request::RequestChainData { target, since: since.map(Box::new), limit, options }, now)
+        self.request(Request::RequestChainData { target, since, limit, options }, now)
     }
 
     /// Reads claims of the own sigchain.

@@ -96,6 +96,11 @@ impl Rpc {
         self.fault(cx, conn, fault);
     }
 
+    /// What a connection speaks; `None` if it is gone.
+    pub(crate) fn dialect(&self, conn: ConnectionId) -> Option<Dialect> {
+        self.connections.get(&conn).map(|connection| connection.dialect)
+    }
+
     /// Whether the peer of a connection signs claims: exchanges, and those about networks.
     pub(crate) fn speaks_exchanges(&self, conn: ConnectionId) -> bool {
         let connection = self.connections.get(&conn);

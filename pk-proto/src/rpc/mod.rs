@@ -294,7 +294,8 @@ impl Rpc {
         stream.send.abort();
         match stream.purpose {
             Purpose::Call { .. } | Purpose::Asked | Purpose::Ended => self.end_if_over(cx, id),
-            Purpose::Exchange { .. } if code == code::NONE => self.end_if_over(cx, id),
+            // The reference does so with code 1 before it says why it refuses.
+            Purpose::Exchange { .. } if code == code::NONE || stream.form != Form::Native => self.end_if_over(cx, id),
             Purpose::Answered => self.end_if_over(cx, id),
             Purpose::Paging { .. } => self.next_page(cx, id),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),

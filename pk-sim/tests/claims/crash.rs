@@ -238,6 +238,9 @@ fn sweep(dialect: Dialect) {
     // Exhaustive: a new step is a new line here, and has to be died in.
     for step in ALL {
         match step {
+            // Who is asked again on the native dialect recalls the answer; on the other one it is looked for first.
+            ClaimStep::Checking => assert_eq!(died_in.contains(&step), dialect == Dialect::Polykey),
+            ClaimStep::Recalling => assert_eq!(died_in.contains(&step), dialect == Dialect::Native),
             ClaimStep::Waiting
             | ClaimStep::SigningFirst
             | ClaimStep::Asked
@@ -248,7 +251,6 @@ fn sweep(dialect: Dialect) {
             | ClaimStep::Pausing
             | ClaimStep::Loading
             | ClaimStep::LookingUp
-            | ClaimStep::Recalling
             | ClaimStep::Deciding
             | ClaimStep::SigningTheirs
             | ClaimStep::WaitingToDraft
@@ -260,7 +262,7 @@ fn sweep(dialect: Dialect) {
     }
 }
 
-const ALL: [ClaimStep; 18] = [
+const ALL: [ClaimStep; 19] = [
     ClaimStep::Waiting,
     ClaimStep::SigningFirst,
     ClaimStep::Asked,
@@ -269,6 +271,7 @@ const ALL: [ClaimStep; 18] = [
     ClaimStep::Persisting,
     ClaimStep::Finishing,
     ClaimStep::Pausing,
+    ClaimStep::Checking,
     ClaimStep::Loading,
     ClaimStep::LookingUp,
     ClaimStep::Recalling,

@@ -1,8 +1,8 @@
 //! Claims in the life of a node: it stops, is cancelled, becomes another key; its store or the holder of its key fails.
 
 use pk_proto::claims::{ClaimPolicy, ClaimStep};
-use pk_proto::{Event, Failure, Input, NodeManager, Options, Refusal, Reply, Request, Table};
-use pk_sim::{Cluster, HostId};
+use pk_proto::{Dialect, Event, Failure, Input, NodeManager, Options, Refusal, Reply, Request, Table};
+use pk_sim::{Cluster, CrashPolicy, HostId};
 
 use crate::common::{SECOND, ms};
 use crate::kit::*;
@@ -332,4 +332,41 @@ fn a_claim_in_doubt_is_resumed_while_its_peer_stays() {
     assert_linked(&mut cluster, 0, 1, 1);
     assert_settled(&cluster, 0);
     cluster.stop_all();
+}
+
+/// A reference node would answer with another claim, and have two: it is asked only if it has none.
+#[test]
+fn on_the_other_dialect_the_peers_chain_is_looked_into_first() {
+    for has_it in [false, true] {
+        let mut cluster = nodes(2, |_| {}).seed(13).build();
+        for node in [0, 1] {
+            cluster.host_mut(node).dialects = vec![Dialect::Polykey];
+            cluster.start_node(node);
+        }
+        cluster.drive(SECOND);
+        connect(&mut cluster, 0, 1);
+        let request = claim(&cluster, 1);
+        // Others come before and behind it in the peer's chain.
+        let own = own_claim(&cluster, 1);
+        assert!(cluster.ask(1, own.clone()).is_ok());
+        cluster.request(0, request);
+        until(&mut cluster, 0, ClaimStep::Persisting);
+        cluster.host_mut(0).store.crash = CrashPolicy::Keep;
+        if has_it {
+            let has = |cluster: &Cluster| cluster.host(1).store.table(Table::Answered).count() == 1;
+            assert!(cluster.drive_until(has, SECOND));
+        }
+        cluster.kill(0);
+        cluster.drive(60 * SECOND);
+        assert!(cluster.ask(1, own).is_ok());
+        let signed = cluster.node(1).metrics().claims_signed;
+        cluster.start_node(0);
+        cluster.drive(SECOND);
+        connect(&mut cluster, 0, 1);
+        let again = cluster.node(1).metrics().claims_signed - signed;
+        assert_eq!(again, u64::from(!has_it), "whether it was asked to sign again");
+        assert_linked(&mut cluster, 0, 1, 1);
+        assert_settled(&cluster, 0);
+        cluster.stop_all();
+    }
 }

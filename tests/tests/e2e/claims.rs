@@ -20,7 +20,7 @@ async fn chain<R: Rt>(runtime: &R, node: &Node<R>, of: &Node<R>) -> Vec<Claim> {
         if !end.more {
             return all;
         }
-        known = end.head.map(|head| *head);
+        known = end.head;
     }
 }
 

@@ -194,8 +194,9 @@ async fn what_is_no_request_is_refused<R: Rt>(runtime: R) {
     let plague = Plague::begin(&runtime, 1_000_000).await;
     let text = String::from_utf8(good()).unwrap();
     let deep = |depth| [vec![b'['; depth], vec![b']'; depth]].concat();
-    let with_params =
-        |params: &[u8]| [b"{\"method\":\"nodesClaimsGet\",\"jsonrpc\":\"2.0\",\"params\":", params, b"}"].concat();
+    let with_params = |params: &[u8]| {
+        [b"{\"method\":\"nodesClosestLocalNodesGet\",\"jsonrpc\":\"2.0\",\"params\":", params, b"}"].concat()
+    };
     let bad: Vec<(&str, Vec<u8>)> = vec![
         ("nothing", vec![]),
         ("spaces", b"   ".to_vec()),

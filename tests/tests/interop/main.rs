@@ -8,9 +8,11 @@
 mod kit;
 
 mod abuse;
+mod claims;
 mod find;
 mod idle;
 mod meet;
+mod methods;
 mod network;
 mod rotation;
 mod runner;

@@ -6,8 +6,8 @@ use pk_driver::Node;
 use pk_interop::{Peer, Polykey};
 use pk_proto::{FindEnd, FindNode, NodeId};
 use pk_tests::Rt;
-use pk_tests::node::{join, shutdown, start};
-use pk_tests::wait::within;
+use pk_tests::node::{connections_with, join, shutdown, start};
+use pk_tests::wait::{until, within};
 use serde_json::json;
 
 use crate::kit::{PATIENCE, ask, target, theirs};
@@ -31,22 +31,30 @@ async fn everyone_finds_everyone<R: Rt>(runtime: R, polykey: Polykey) {
     }
     let theirs: Vec<_> = std::iter::once(seed).chain(theirs).collect();
     let everyone: Vec<NodeId> = theirs.iter().map(Peer::node_id).chain(ours.iter().map(Node::own_id)).collect();
-    let mut found = 0;
+    let (mut found, mut told) = (0, 0);
     let mut slowest = Duration::ZERO;
     for from in &ours {
         for to in everyone.iter().filter(|to| **to != from.own_id()) {
-            let begun = Instant::now();
+            // So that there is something to find.
+            from.disconnect(*to).await.unwrap();
+            until(&runtime, "it is gone", async || connections_with(from, *to).await.is_empty()).await;
+            from.unset_node(*to).await.unwrap();
             let search = from.find_node(*to, FindNode::default());
             let outcome = within(&runtime, PATIENCE, "a search of ours", search).await.unwrap();
             assert_eq!(outcome.ended, FindEnd::Connected, "{outcome:?}");
-            slowest = slowest.max(begun.elapsed());
+            slowest = slowest.max(outcome.stats.elapsed);
+            told += usize::from(outcome.trace.iter().any(|step| step.node == *to && step.told_by.is_some()));
             found += 1;
         }
     }
-    println!("{}: ours found {found}, the slowest in {slowest:?}", R::NAME);
+    println!("{}: ours found {found}, {told} of them through others, the slowest in {slowest:?}", R::NAME);
+    // The rest came to us first: nodes of theirs look around whenever somebody connects.
+    assert!(told >= 10, "{told}");
     slowest = Duration::ZERO;
     for from in &theirs {
         for to in everyone.iter().filter(|to| **to != from.node_id()) {
+            ask(&runtime, from, "disconnect", json!({ "nodeId": to })).await;
+            ask(&runtime, from, "unsetNode", json!({ "nodeId": to })).await;
             let begun = Instant::now();
             let outcome = ask(&runtime, from, "find", json!({ "nodeId": to })).await;
             assert!(!outcome.is_null(), "{} does not find {to}", from.node_id());

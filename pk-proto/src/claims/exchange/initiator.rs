@@ -8,7 +8,6 @@ use bytes::Bytes;
 
 /// An exchange that we have begun.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once a step; boxed as a whole where it is kept")]
 pub(crate) enum Initiator {
     /// Our chain is being written.
     Waiting,
@@ -20,10 +19,12 @@ pub(crate) enum Initiator {
     HalfAnswered { mine: Returned },
     /// The peer's claim is being signed.
     SigningLast { mine: Returned, theirs: HalfSigned, signer: NodeId },
-    /// Our claim is being written.
+    /// Our claim is being written, or which one of the peer's we have signed.
     Persisting { mine: ClaimId, last: FullySigned },
     /// The peer is to say that it has everything.
     Finishing { mine: ClaimId },
+    /// A claim of ours stands; the peer's chain is looked into.
+    Checking { mine: ClaimId, theirs: ClaimId },
     /// A claim of ours that stands is being read.
     Loading { mine: ClaimId },
 }
@@ -39,7 +40,6 @@ pub(crate) enum Sent {
 
 /// Our claim, as the peer has returned it.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once a step; boxed as a whole where it is kept")]
 pub(crate) enum Returned {
     /// Signed by both, and not in our chain.
     New(FullySigned),
@@ -49,7 +49,6 @@ pub(crate) enum Returned {
 
 /// What an initiator is to do next.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once a step; boxed as a whole where it is kept")]
 pub(crate) enum Next {
     /// Wait for the peer.
     Wait,
@@ -59,8 +58,8 @@ pub(crate) enum Next {
     Begin(Bytes),
     /// Write our claim, if it still fits.
     Append(FullySigned),
-    /// Send the last signature: our claim stands already.
-    Say(Bytes),
+    /// Write down that we have signed this claim of the peer: ours stands already.
+    Note { mine: ClaimId, theirs: ClaimId },
 }
 
 impl Initiator {
@@ -74,6 +73,7 @@ impl Initiator {
             Self::SigningLast { .. } => ClaimStep::SigningLast,
             Self::Persisting { .. } => ClaimStep::Persisting,
             Self::Finishing { .. } => ClaimStep::Finishing,
+            Self::Checking { .. } => ClaimStep::Checking,
             Self::Loading { .. } => ClaimStep::Loading,
         }
     }
@@ -81,7 +81,10 @@ impl Initiator {
     /// Our claim, if it is past the point of no return.
     pub(crate) fn standing(&self) -> Option<ClaimId> {
         match self {
-            Self::Persisting { mine, .. } | Self::Finishing { mine } | Self::Loading { mine } => Some(*mine),
+            Self::Persisting { mine, .. }
+            | Self::Finishing { mine }
+            | Self::Checking { mine, .. }
+            | Self::Loading { mine } => Some(*mine),
             Self::Asked { mine: Sent::Again(half) } => Some(half.claim().id()),
             Self::HalfAnswered { mine: Returned::Standing(mine) }
             | Self::SigningLast { mine: Returned::Standing(mine), .. } => Some(*mine),
@@ -90,6 +93,14 @@ impl Initiator {
             | Self::Asked { .. }
             | Self::HalfAnswered { .. }
             | Self::SigningLast { .. } => None,
+        }
+    }
+
+    /// Which of our keys is to sign.
+    pub(crate) fn signer(&self) -> Option<NodeId> {
+        match self {
+            Self::SigningFirst { owner: key, .. } | Self::SigningLast { signer: key, .. } => Some(*key),
+            _ => None,
         }
     }
 
@@ -127,19 +138,40 @@ impl Initiator {
                         let id = mine.claim().id();
                         Ok((Self::Persisting { mine: id, last }, Next::Append(mine)))
                     }
-                    Returned::Standing(id) => Ok((Self::Finishing { mine: id }, Next::Say(sent(last.claim())))),
+                    Returned::Standing(mine) => {
+                        let theirs = last.claim().id();
+                        Ok((Self::Persisting { mine, last }, Next::Note { mine, theirs }))
+                    }
                 }
             }
             other => Ok((other, Next::Wait)),
         }
     }
 
-    /// Our claim is written. What is to be sent then.
+    /// It is written. What is to be sent then.
     pub(crate) fn persisted(self) -> (Self, Option<Bytes>) {
         match self {
             Self::Persisting { mine, last } => (Self::Finishing { mine }, Some(sent(last.claim()))),
             other => (other, None),
         }
+    }
+
+    /// The peer's claim that is being written down as signed by us.
+    pub(crate) fn noted(&self) -> Option<ClaimId> {
+        match self {
+            Self::Persisting { last, .. } => Some(last.claim().id()),
+            _ => None,
+        }
+    }
+
+    /// Whether the peer has the claim that we have signed: the first one of what it was asked for. Costs two signature checks.
+    pub(crate) fn is_settled(&self, sides: &Sides, found: Option<&[u8]>) -> bool {
+        let Self::Checking { theirs, .. } = self else { return false };
+        let claim = found.and_then(|json| Claim::parse(json).ok()).filter(|claim| claim.id() == *theirs);
+        claim.is_some_and(|claim| {
+            let link = sides.link(&claim, Side::Own);
+            link.is_ok_and(|link| FullySigned::verify(claim, &link.subject, &link.issuer).is_ok())
+        })
     }
 
     /// The peer sends a claim. Costs one signature check.

@@ -18,7 +18,8 @@
 //! **A crash at any moment loses nothing and doubles nothing.** The exchange is named by the id of Cx. What X has written it
 //! resumes with the same Cx when Y is next connected. Y answers the same Cx with the same signature and the same Cy, as long as
 //! that can still be appended; if its chain has moved on meanwhile, it was never appended and never will be, and another one
-//! takes its place.
+//! takes its place. A reference node does
+//! not remember what it has answered, so on its dialect X first looks into Y's chain for the claim that it has signed.
 
 mod initiator;
 mod responder;
@@ -127,6 +128,8 @@ pub enum ClaimStep {
     Finishing,
     /// It did not work out this time and is begun again in a moment.
     Pausing,
+    /// Our claim stands; whether the peer has its own is looked for in its chain.
+    Checking,
     /// Our claim stands, and is read so that the exchange is resumed with it.
     Loading,
 

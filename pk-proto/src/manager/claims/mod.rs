@@ -9,7 +9,6 @@ mod node;
 mod own;
 mod view;
 
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -63,6 +62,8 @@ pub(super) struct Claims {
 #[derive(Debug)]
 struct Standing {
     peer: NodeId,
+    /// The claim of the peer that we have signed last.
+    theirs: ClaimId,
     /// Who works on it.
     busy: Option<RequestId>,
     /// How often it was resumed in vain.
@@ -75,7 +76,7 @@ struct Agreed {
     /// Our signature of the peer's claim.
     signature: Signature,
     /// Our claim, with our signature.
-    mine: Box<Claim>,
+    mine: Claim,
 }
 
 /// Who waits for an effect.
@@ -102,8 +103,8 @@ impl Claims {
         let mut made = Vec::new();
         for open in snapshot.exchanges.drain(..) {
             match open {
-                OpenExchange::Ours { peer, claim } => {
-                    claims.ours.insert(claim, Standing { peer, busy: None, attempts: 0 });
+                OpenExchange::Ours { peer, claim, theirs } => {
+                    claims.ours.insert(claim, Standing { peer, theirs, busy: None, attempts: 0 });
                 }
                 OpenExchange::Theirs { issuer, claim, signature, mine } => {
                     made.push(mine.id());
@@ -307,7 +308,7 @@ impl NodeManager {
         let until = self.cx.now + within + self.cx.config.call_timeout;
         self.rpc.wait_until(&mut self.cx, stream, until);
         let node = self.connections.node(conn).unwrap_or(self.cx.own());
-        self.cx.event(Event::ClaimAsked { ask, node, claim: Box::new(claim), within });
+        self.cx.event(Event::ClaimAsked { ask, node, claim, within });
         ask
     }
 
@@ -383,8 +384,8 @@ impl NodeManager {
     /// The peer has its claim.
     fn settled(&mut self, claim: ClaimId) {
         self.cx.timers.cancel(Timer::ClaimResume(claim));
-        if let Some(Standing { peer, .. }) = self.claims.ours.remove(&claim) {
-            let removal = OpenExchange::Ours { peer, claim }.removal();
+        if let Some(Standing { peer, theirs, .. }) = self.claims.ours.remove(&claim) {
+            let removal = OpenExchange::Ours { peer, claim, theirs }.removal();
             // If a crash undoes it, the peer is asked once more, and says the same.
             self.claim_persist(alloc::vec![removal], false, Waits::Nobody);
         }

@@ -12,11 +12,11 @@ use crate::claims::{Claim, ClaimContent, ClaimId, ClaimLinkNode, ClaimStep, Exch
 use crate::cx::Dice;
 use crate::error::{Failure, PeerFault};
 use crate::id::{ConnectionId, NodeId, RequestId, StreamId};
-use crate::io::{DisconnectReason, Event, Signature, StoreRow};
+use crate::io::{Dialect, DisconnectReason, Event, Signature, StoreRow};
 use crate::manager::Phase;
 use crate::manager::open::{Audience, Open, Stage, Then};
 use crate::request::{FindNode, Options, Reply};
-use crate::rpc::Refusal;
+use crate::rpc::{Answer, Answered, Question, Refusal};
 use crate::timers::Timer;
 
 /// The longest wait before another attempt.
@@ -98,12 +98,57 @@ impl NodeManager {
                     standing.busy = Some(id);
                 }
                 self.cx.timers.cancel(Timer::ClaimResume(mine));
-                node.state = Some(Initiator::Loading { mine });
-                self.claim_load(claim_range(&mine), Waits::Node(id));
+                self.node_resume(id, &mut node, mine);
             }
             None => self.draft(id, &mut node),
         }
         Stage::ClaimNode(Box::new(node))
+    }
+
+    /// Goes on with a claim that stands. A node of the other dialect may not know what it has answered: what we have signed is
+    /// looked for in its chain first.
+    fn node_resume(&mut self, id: RequestId, node: &mut ClaimNode, mine: ClaimId) {
+        let theirs = self.claims.ours.get(&mine).map(|standing| standing.theirs);
+        if let (Some(theirs), Some(Dialect::Polykey)) = (theirs, self.rpc.dialect(node.conn)) {
+            let before = u128::from_be_bytes(*theirs.as_bytes()).saturating_sub(1);
+            let after = Some(ClaimId::from_bytes(before.to_be_bytes()));
+            // One claim is told whatever its length.
+            let question = Question::Claims { after, max_bytes: 0 };
+            let deadline = self.cx.now + self.cx.config.call_timeout;
+            node.stream = self.rpc.call(&mut self.cx, node.conn, id, question, deadline);
+            node.state = Some(Initiator::Checking { mine, theirs });
+        } else {
+            node.state = Some(Initiator::Loading { mine });
+            self.claim_load(claim_range(&mine), Waits::Node(id));
+        }
+    }
+
+    /// The peer has told what is in its chain, or not.
+    pub(in crate::manager) fn node_checked(&mut self, id: RequestId, result: Result<Answered, Failure>) {
+        let Some(mut node) = self.take_node(id) else { return };
+        // There may be more, which nobody asks for.
+        self.drop_stream(&mut node);
+        let Some(state @ Initiator::Checking { mine, .. }) = node.state.take() else { return self.put_node(id, node) };
+        let sides = self.sides(node.conn);
+        let failure = match result.map(|answered| answered.answer) {
+            Ok(Answer::Claims(page)) => {
+                let found = page.claims.first().map(|(_, token)| &token[..]);
+                if state.is_settled(&sides, found) {
+                    self.put_node(id, node);
+                    return self.end(id, Ok(Reply::ClaimNode(mine)));
+                }
+                node.state = Some(Initiator::Loading { mine });
+                self.claim_load(claim_range(&mine), Waits::Node(id));
+                None
+            }
+            Ok(Answer::Refused(refusal)) => Some(Failure::Refused(refusal)),
+            Ok(_) => Some(Failure::Peer(PeerFault::Unexpected)),
+            Err(failure) => Some(failure),
+        };
+        self.put_node(id, node);
+        if let Some(failure) = failure {
+            self.node_failed(id, failure);
+        }
     }
 
     /// The chain is free: drafts the claim of an exchange that waits for it.
@@ -137,8 +182,16 @@ impl NodeManager {
                 }
                 Err(fault) => Err(Failure::Signing(alloc::format!("{fault}"))),
             },
-            (_, Err(failure)) => Err(failure),
-            (None, Ok(_)) => Ok(Next::Wait),
+            (Some(state), Err(failure)) => {
+                let (standing, key) = (state.standing(), state.signer());
+                if standing.is_some() || key.is_some_and(|key| key != self.cx.own()) {
+                    // The holder may be back in a moment; and a key that is not ours any more is not asked again.
+                    self.put_node(id, node);
+                    return self.node_pause(id, standing);
+                }
+                Err(failure)
+            }
+            (None, _) => Ok(Next::Wait),
         };
         self.put_node(id, node);
         match next {
@@ -192,10 +245,17 @@ impl NodeManager {
             Next::Wait => {}
             Next::Sign(to_sign) => self.claim_sign(to_sign, Waits::Node(id)),
             Next::Begin(first) => self.node_say_first(id, first),
-            Next::Say(last) => self.node_say_last(id, last),
+            Next::Note { mine, theirs } => match self.claims.ours.get(&mine) {
+                Some(standing) if standing.theirs != theirs => {
+                    let row = OpenExchange::Ours { peer: standing.peer, claim: mine, theirs }.row();
+                    self.claim_persist(alloc::vec![row], true, Waits::Node(id));
+                }
+                _ => self.node_persisted(id, Ok(())),
+            },
             Next::Append(mine) if self.claims.chain.fits(mine.claim()) => {
                 let Some(Open { stage: Stage::ClaimNode(node), .. }) = self.open.get(&id) else { return };
-                let open = OpenExchange::Ours { peer: node.claiming.target, claim: mine.claim().id() };
+                let Some(theirs) = node.state.as_ref().and_then(Initiator::noted) else { return };
+                let open = OpenExchange::Ours { peer: node.claiming.target, claim: mine.claim().id(), theirs };
                 self.claim_append(mine.claim(), alloc::vec![open.row()], Waits::Node(id));
             }
             Next::Append(_) => {
@@ -240,17 +300,17 @@ impl NodeManager {
         let Some(mut node) = self.take_node(id) else { return };
         let Some(state) = node.state.take() else { return self.put_node(id, node) };
         if let Err(failure) = result {
-            // Nothing of it is written: nothing stands.
+            // Nothing of it is written: what did not stand does not.
             self.put_node(id, node);
             return self.end(id, Err(failure));
         }
-        let mine = state.standing();
+        let (mine, theirs) = (state.standing(), state.noted());
         let (state, last) = state.persisted();
         node.state = Some(state);
         node.claiming.standing = mine;
-        if let Some(mine) = mine {
-            let peer = node.claiming.target;
-            self.claims.ours.insert(mine, Standing { peer, busy: Some(id), attempts: 0 });
+        if let (Some(mine), Some(theirs)) = (mine, theirs) {
+            let new = Standing { peer: node.claiming.target, theirs, busy: Some(id), attempts: 0 };
+            self.claims.ours.entry(mine).or_insert(new).theirs = theirs;
         }
         self.put_node(id, node);
         if let Some(last) = last {

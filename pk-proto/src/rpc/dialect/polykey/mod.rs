@@ -10,6 +10,7 @@ mod classes;
 mod message;
 mod methods;
 mod object;
+mod questions;
 
 pub use message::{
     RemoteError, Request, Response, parse_request, parse_response, write_error, write_further, write_request,
@@ -20,6 +21,7 @@ use methods::Method;
 pub(in crate::rpc) use methods::{Form, PARTS_LIMIT, answer, calls, exchange, invalid, read, token};
 pub(crate) use methods::{parse_address, write_address};
 pub use object::{MAX_DEPTH, MAX_FIRST_OBJECT, MAX_OBJECT, ObjectDecoder, ObjectFault};
+pub use questions::{decode_answer, decode_question, encode_answer, encode_question};
 
 /// Stands before the name of a method where it is the protocol of a stream of the embedder.
 pub const PREFIX: &str = "polykey:";

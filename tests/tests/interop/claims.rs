@@ -1,0 +1,183 @@
+//! Cross-signed claims between nodes of both kinds, and the chains that they grow.
+
+use std::time::Duration;
+
+use pk_driver::{Node, NodeConfig, NodeError};
+use pk_interop::{Peer, Polykey};
+use pk_proto::claims::{Claim, ClaimContent, ClaimPolicy, DigestAlgorithm};
+use pk_proto::{Failure, GestaltQuery, NodeId, Options, Refusal};
+use pk_tests::Rt;
+use pk_tests::node::{shutdown, start, start_with};
+use pk_tests::wait::{until, within};
+use serde_json::{Value, json};
+
+use crate::kit::{PATIENCE, ask, ask_in_vain, dial, list, text, their_connections, theirs};
+
+cases!(
+    each_claims_the_other_by_our_own_digest,
+    a_claim_that_the_other_does_not_allow_changes_nothing,
+    claims_about_a_network_are_signed_by_the_other,
+    chains_go_on_under_a_new_key,
+);
+
+long_cases!(fifty_claims_in_a_row_from_each_side within Duration::from_secs(600));
+
+fn like_theirs(config: &mut NodeConfig) {
+    config.core.claim_policy = ClaimPolicy::All;
+    config.core.claim_digest = DigestAlgorithm::Blake2b256;
+}
+
+/// We claim them; the reference's own conflicts are not ours.
+async fn we_claim<R: Rt>(runtime: &R, ours: &Node<R>, theirs: NodeId) {
+    let claimed = within(runtime, PATIENCE, "we claim", ours.claim_node(theirs, Options::default())).await;
+    claimed.unwrap_or_else(|error| panic!("we claim: {error}"));
+}
+
+/// Our verdict about their chain.
+async fn chain<R: Rt>(runtime: &R, ours: &Node<R>, of: NodeId) -> Vec<Claim> {
+    let read = ours.request_chain_data(of, None, None, Options::default());
+    let (claims, end) = within(runtime, PATIENCE, "we read their chain", read).await.unwrap();
+    assert_eq!((end.fault, end.verified, end.more), (None, claims.len() as u64, false));
+    claims
+}
+
+/// Their verdict about our chain: as much as they look at, and as much as they could.
+async fn they_verify<R: Rt>(runtime: &R, theirs: &Peer, ours: NodeId, count: usize) {
+    let taken = ask(runtime, theirs, "chain", json!({ "nodeId": ours })).await;
+    assert_eq!(list(&taken).len(), count, "they drop what they cannot verify");
+    let verdict = ask(runtime, theirs, "verify", json!({ "nodeId": ours })).await;
+    assert_eq!(verdict, json!({ "claims": count, "faults": [] }));
+}
+
+async fn fifty_claims_in_a_row_from_each_side<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
+    dial(&runtime, &ours, &peer).await;
+    ask(&runtime, &peer, "allow", json!({ "nodeId": ours.own_id() })).await;
+    let (us, them) = (ours.own_id(), peer.node_id());
+    for n in 1..=50_u64 {
+        we_claim(&runtime, &ours, them).await;
+        assert_eq!(ours.chain_head().await.unwrap().map(|head| head.seq), Some(n));
+    }
+    for n in 51..=100_u64 {
+        let claim = ask(&runtime, &peer, "claim", json!({ "nodeId": us })).await;
+        assert_eq!(claim.pointer("/payload/seq"), Some(&json!(n)), "{claim}");
+    }
+    let verified = chain(&runtime, &ours, them).await;
+    assert_eq!(verified.len(), 100);
+    for (n, claim) in verified.iter().enumerate() {
+        let link = claim.link().expect("it is a link");
+        assert_eq!((link.issuer, link.subject), if n < 50 { (us, them) } else { (them, us) });
+        assert_eq!(claim.prev_digest().is_some(), n > 0);
+    }
+    they_verify(&runtime, &peer, us, 100).await;
+    let gestalt = ours.gestalt(us, GestaltQuery::default(), Options::default());
+    assert_eq!(within(&runtime, PATIENCE, "a gestalt", gestalt).await.unwrap().nodes.len(), 2);
+    let gestalt = ask(&runtime, &peer, "gestalt", json!({})).await;
+    assert!(list(&gestalt).contains(&json!(us)), "{gestalt}");
+    assert_eq!(ours.claims_in_doubt().await.unwrap(), []);
+    println!("{}: 50 claims each way, 2 chains of 100 verified by both", R::NAME);
+    shutdown(&runtime, &[&ours]).await;
+}
+
+async fn each_claims_the_other_by_our_own_digest<R: Rt>(runtime: R, polykey: Polykey) {
+    let peer = theirs(&runtime, &polykey).await;
+    let ours = start_with(&runtime, 1, |config| config.core.claim_policy = ClaimPolicy::All).await;
+    dial(&runtime, &ours, &peer).await;
+    ask(&runtime, &peer, "allow", json!({ "nodeId": ours.own_id() })).await;
+    for _ in 0..2 {
+        we_claim(&runtime, &ours, peer.node_id()).await;
+        ask(&runtime, &peer, "claim", json!({ "nodeId": ours.own_id() })).await;
+    }
+    assert_eq!(chain(&runtime, &ours, peer.node_id()).await.len(), 4);
+    // BLAKE3 is unknown to them, and they do not look at it.
+    let taken = ask(&runtime, &peer, "chain", json!({ "nodeId": ours.own_id() })).await;
+    assert_eq!(list(&taken).len(), 4);
+    let digests: Vec<_> = list(&taken).iter().filter_map(|claim| claim.get("prevDigest")?.as_str()).collect();
+    assert_eq!(digests.len(), 3);
+    shutdown(&runtime, &[&ours]).await;
+}
+
+async fn a_claim_that_the_other_does_not_allow_changes_nothing<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+    dial(&runtime, &ours, &peer).await;
+    let (us, them) = (ours.own_id(), peer.node_id());
+    let error = ask_in_vain(&runtime, &peer, "claim", json!({ "nodeId": us })).await;
+    assert_eq!(error.name, "ErrorPolykeyRemote", "{error}");
+    assert!(error.find("ErrorNodePermissionDenied").is_some(), "{error}");
+    let refused = within(&runtime, PATIENCE, "we claim", ours.claim_node(them, Options::default())).await;
+    assert!(matches!(refused, Err(NodeError::Failure(Failure::Refused(Refusal::Denied)))), "{refused:?}");
+    assert_eq!(ours.chain_head().await.unwrap(), None);
+    assert_eq!(ask(&runtime, &peer, "sigchain", json!({})).await, json!([]));
+    // Neither keeps the other from trying again.
+    ask(&runtime, &peer, "allow", json!({ "nodeId": us })).await;
+    we_claim(&runtime, &ours, them).await;
+    assert_eq!(chain(&runtime, &ours, them).await.len(), 1);
+    shutdown(&runtime, &[&ours]).await;
+}
+
+async fn claims_about_a_network_are_signed_by_the_other<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
+    dial(&runtime, &ours, &peer).await;
+    let (us, them) = (ours.own_id(), peer.node_id());
+    for typ in ["ClaimNetworkAccess", "ClaimNetworkAuthority"] {
+        let content = ClaimContent {
+            typ: typ.into(),
+            issuer: Some(us.to_string()),
+            subject: Some(them.to_string()),
+            members: "{\"network\":\"testnet.polykey.com\"}".into(),
+        };
+        let claim = ours.claim_network(them, content, Options::default());
+        let claim = within(&runtime, PATIENCE, "they sign", claim).await.unwrap();
+        assert_eq!((claim.typ(), claim.token().signatures().len()), (typ, 2));
+        claim.token().verify(&them).unwrap();
+        let signed = ask(&runtime, &peer, "networkSign", json!({ "nodeId": us, "typ": typ })).await;
+        assert_eq!(signed, json!({ "samePayload": true, "signatures": 2, "verified": true }));
+    }
+    // Nothing else is signed, and nothing in the name of a third.
+    let third = pk_tests::node::key(3).node_id();
+    for with in [
+        json!({ "nodeId": us, "typ": "ClaimLinkIdentity" }),
+        json!({ "nodeId": us, "typ": "ClaimNetworkAccess", "claim": { "iss": third, "sub": third } }),
+    ] {
+        let error = ask_in_vain(&runtime, &peer, "networkSign", with.clone()).await;
+        println!("{}: {with}: {error}", R::NAME);
+        assert_eq!(error.name, "ErrorPolykeyRemote", "{error}");
+    }
+    shutdown(&runtime, &[&ours]).await;
+}
+
+async fn chains_go_on_under_a_new_key<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
+    dial(&runtime, &ours, &peer).await;
+    let mut us = ours.own_id();
+    let mut them = peer.node_id();
+    let allow = async |node: NodeId| ask(&runtime, &peer, "allow", json!({ "nodeId": node })).await;
+    let both = async |us: NodeId, them: NodeId| {
+        we_claim(&runtime, &ours, them).await;
+        ask(&runtime, &peer, "claim", json!({ "nodeId": us })).await;
+    };
+    allow(us).await;
+    both(us, them).await;
+    // They renew.
+    let renewed = ask(&runtime, &peer, "renew", json!({})).await;
+    ours.disconnect(them).await.unwrap();
+    until(&runtime, "the end", async || their_connections(&runtime, &peer, us).await.is_empty()).await;
+    them = text(&renewed, "new").parse().unwrap();
+    let connected = ours.connect(them, peer.seed().address, Options::default());
+    within(&runtime, PATIENCE, "connect", connected).await.unwrap();
+    both(us, them).await;
+    assert_eq!(chain(&runtime, &ours, them).await.len(), 4);
+    // We renew.
+    us = within(&runtime, PATIENCE, "renew", ours.renew()).await.unwrap().new;
+    let connected = ours.connect(them, peer.seed().address, Options::default());
+    within(&runtime, PATIENCE, "connect", connected).await.unwrap();
+    allow(us).await;
+    both(us, them).await;
+    assert_eq!(chain(&runtime, &ours, them).await.len(), 6);
+    let verdict = ask(&runtime, &peer, "verify", json!({ "nodeId": us })).await;
+    assert_eq!(verdict.get("claims"), Some(&json!(6)));
+    // They know of no key but the newest of each, so that signatures by older ones are none to them; all else is right.
+    let faults = verdict.get("faults").map(list).unwrap_or_default();
+    assert!(faults.iter().filter_map(Value::as_str).all(|fault| fault.contains("no signature by")), "{verdict}");
+    shutdown(&runtime, &[&ours]).await;
+}
