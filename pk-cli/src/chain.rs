@@ -18,15 +18,15 @@ const PIECE: u64 = 100;
 /// `pk chain`.
 pub(crate) async fn chain<R: Runtime + Unpin>(args: ChainArgs, runtime: R) -> Result<()> {
     with_node(&args.common, runtime, async |node, limit| {
-        let mut shown = Shown { json: args.common.json, claims: Vec::new(), seq: 0 };
-        let (owner, fault) = match args.target {
-            Some(target) if target != node.own_id() => {
-                join(node, &args.common, false, limit).await?;
-                (target, theirs(node, &args, target, limit, &mut shown).await?)
-            }
-            _ => (node.own_id(), own(node, async |claims| shown.take(claims)).await?),
+        let owner = args.target.unwrap_or_else(|| node.own_id());
+        let mut shown = Shown { owner, json: args.common.json, claims: Vec::new(), seq: 0 };
+        let fault = if owner == node.own_id() {
+            own(node, |claims| shown.take(claims)).await?
+        } else {
+            join(node, &args.common, false, limit).await?;
+            theirs(node, &args, limit, &mut shown).await?
         };
-        shown.end(owner, fault)
+        shown.end(fault)
     })
     .await
 }
@@ -35,19 +35,18 @@ pub(crate) async fn chain<R: Runtime + Unpin>(args: ChainArgs, runtime: R) -> Re
 async fn theirs<R: Runtime + Unpin>(
     node: &Node<R>,
     args: &ChainArgs,
-    target: NodeId,
     limit: Limit,
     shown: &mut Shown,
 ) -> Result<Option<ChainFault>> {
     let mut known = None;
     loop {
-        let reading = node.request_chain_data(target, known, Some(PIECE), limit.options());
+        let reading = node.request_chain_data(shown.owner, known, Some(PIECE), limit.options());
         let (claims, end) = waiting(&args.common, "reading", reading).await.map_err(|error| in_time(error, limit))?;
         shown.take(claims);
         if !end.more {
             return Ok(end.fault);
         }
-        known = end.head.map(|head| *head);
+        known = end.head;
     }
 }
 
@@ -56,10 +55,7 @@ async fn theirs<R: Runtime + Unpin>(
 /// # Errors
 ///
 /// The store fails.
-pub(crate) async fn own<R: Runtime>(
-    node: &Node<R>,
-    mut take: impl AsyncFnMut(Vec<Claim>),
-) -> Result<Option<ChainFault>> {
+async fn own<R: Runtime>(node: &Node<R>, mut take: impl FnMut(Vec<Claim>)) -> Result<Option<ChainFault>> {
     // Who it is and was. Certificates that have expired prove nothing to others; the keys are still its own.
     let ids = verify_client(&node.identity().chain, now().as_secs()).map(|proven| proven.chain);
     let mut verifier = ChainVerifier::new(ids.unwrap_or_else(|_| vec![node.own_id()]));
@@ -69,7 +65,7 @@ pub(crate) async fn own<R: Runtime>(
         known = claims.last().map(Claim::id);
         let held = claims.iter().take_while(|claim| verifier.verify(claim).is_ok()).count();
         claims.truncate(held);
-        take(claims).await;
+        take(claims);
         if !more || verifier.fault().is_some() {
             return Ok(verifier.fault());
         }
@@ -106,6 +102,8 @@ fn broken(owner: NodeId, fault: ChainFault, before: Vec<Value>) -> CliError {
 
 /// What has been shown, or in JSON is to be.
 struct Shown {
+    /// Whose chain it is, by the id that was asked for.
+    owner: NodeId,
     json: bool,
     claims: Vec<Value>,
     seq: u64,
@@ -121,13 +119,14 @@ impl Shown {
                 entry["signedTokenEncoded"] = shape::signed_token(claim);
                 self.claims.push(entry);
             } else {
-                told(claim).into_iter().for_each(output::line);
+                told(claim, self.owner).into_iter().for_each(output::line);
             }
         }
     }
 
     /// The end of the chain.
-    fn end(self, owner: NodeId, fault: Option<ChainFault>) -> Result<()> {
+    fn end(self, fault: Option<ChainFault>) -> Result<()> {
+        let owner = self.owner;
         if let Some(fault) = fault {
             return Err(broken(owner, fault, self.claims));
         }
@@ -144,10 +143,13 @@ impl Shown {
 }
 
 /// A verified claim, in lines for people.
-fn told(claim: &Claim) -> Vec<String> {
+fn told(claim: &Claim, owner: NodeId) -> Vec<String> {
     let mut lines = vec![format!("{:>4}  {}  {}  {}", claim.seq(), claim.id(), date(claim.issued_at()), claim.typ())];
     let mut signers = claim.token().signatures().iter().map(TokenSignature::signer);
-    lines.extend(signers.next().map(|owner| format!("      ✓ signed by {owner}, its owner")));
+    lines.extend(signers.next().map(|signer| match signer == owner {
+        true => format!("      ✓ signed by {signer}, its owner"),
+        false => format!("      ✓ signed by {signer}, another id of its owner"),
+    }));
     lines.extend(signers.map(|other| format!("      ✓ signed by {other}")));
     lines.push(match claim.prev_claim_id() {
         None => "      ✓ the first one".to_owned(),

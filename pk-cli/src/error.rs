@@ -98,7 +98,7 @@ impl From<StartError> for CliError {
             StartError::Open(StoreOpenError::InUse { path }) => {
                 let dir = path.parent().unwrap_or(&path).display();
                 Self::new("InUse", format!("a node is running in {dir}, and a folder is for one at a time"))
-                    .tip("stop that one first; if it is a `pk run --stdio`, it takes commands such as findNode, ping and renew")
+                    .tip("stop that one first; if it is a `pk run --stdio`, it takes commands such as findNode, ping, claim, allow and renew")
             }
             StartError::Record { .. } => Self::new("Record", message).tip("a recording is always a new file"),
             StartError::Bind { .. } => Self::new("Bind", message)

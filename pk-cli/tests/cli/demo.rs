@@ -107,7 +107,7 @@ fn a_real_polykey_node_joins_where_there_can_be_one() {
         let (before, after) = STEPS.split_at(BEFORE_POLYKEY);
         assert_eq!(steps, [&["install"], before, &["polykey"], after].concat(), "{stdout}");
         let met = lines.iter().find(|line| line["step"] == "polykey").unwrap();
-        assert_eq!((&met["found"], &met["foundBy"]), (&json!(4), &json!(4)), "{stdout}");
+        assert_eq!((&met["found"], &met["foundBy"], &met["claims"]), (&json!(4), &json!(4), &json!(2)), "{stdout}");
     }
 }
 
