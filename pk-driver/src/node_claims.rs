@@ -42,7 +42,7 @@ impl<R> Node<R> {
         options: Options,
     ) -> Result<Claim, NodeError> {
         match self.request(Request::ClaimNetwork { target, content, options }).await?.reply {
-            Reply::ClaimNetwork(claim) => Ok(*claim),
+            Reply::ClaimNetwork(claim) => Ok(claim),
             other => unexpected(&other),
         }
     }

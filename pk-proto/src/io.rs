@@ -23,7 +23,6 @@
 
 #![allow(missing_docs, reason = "one screen: the sentence of each variant explains its fields")]
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -177,7 +176,7 @@ pub enum Event {
     /// A claim is in our chain, durably. Of a link, `node` is the other one.
     ClaimAdded { claim: ClaimId, node: Option<NodeId> },
     /// A peer wants a claim signed, and the policy is to ask: `answer_claim` decides. No answer `within` is a refusal.
-    ClaimAsked { ask: AskId, node: NodeId, claim: Box<Claim>, within: Duration },
+    ClaimAsked { ask: AskId, node: NodeId, claim: Claim, within: Duration },
     /// Our claim about this node is in our chain; the node may not have its own. What is missing is made up for when it is
     /// next connected. Said when an exchange ends so, and at the start of every life until it is settled.
     ClaimInDoubt { claim: ClaimId, node: NodeId },

@@ -1,7 +1,6 @@
 //! What the embedder may ask for, and what it gets. Each [`Request`] is plain data, so that a driver passes it on and a
 //! recording holds it; each ends with exactly one [`Event::Done`](crate::Event::Done).
 
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Bound;
@@ -367,7 +366,7 @@ pub enum Reply {
     /// The claim is in our chain.
     AddClaim(ClaimId),
     /// The claim is in our chain, with the signature of the node behind ours.
-    ClaimNetwork(Box<Claim>),
+    ClaimNetwork(Claim),
     /// The allow-list is written.
     AllowClaim,
     /// Where the local network says the node is.

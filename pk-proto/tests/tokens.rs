@@ -268,3 +268,20 @@ fn a_claim_is_signed_by_its_owner_first_and_then_by_the_other() {
     assert_eq!(draft().sign(id(1), sign(3, &draft().signing_input(&id(1)))), Err(mismatch));
     assert_eq!(half().counter_sign(id(2), sign(3, &half().signing_input(&id(2)))), Err(mismatch));
 }
+
+#[test]
+fn claims_are_recorded_as_they_are_and_nothing_that_is_none_is_read_back() {
+    let request = pk_proto::Request::RequestChainData {
+        target: id(2),
+        since: Some(claim(&[1, 2])),
+        limit: Some(7),
+        options: pk_proto::Options::default(),
+    };
+    let recorded = postcard::to_allocvec(&request).unwrap();
+    assert_eq!(postcard::from_bytes(&recorded), Ok(request));
+    let recorded = postcard::to_allocvec(&claim(&[1])).unwrap();
+    assert_eq!(postcard::from_bytes(&recorded), Ok(claim(&[1])));
+    let other = postcard::to_allocvec(&signed("{}", &[1])).unwrap();
+    assert!(postcard::from_bytes::<Token>(&other).is_ok());
+    assert!(postcard::from_bytes::<Claim>(&other).is_err());
+}

@@ -4,7 +4,6 @@
 //! not, it is *stale*, and whoever wanted it drafts another one. While a transaction is under way nothing is drafted, because
 //! the head is about to be another one: that wait is for the store alone, never for a peer.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
@@ -116,7 +115,7 @@ pub enum OpenExchange {
         /// Our signature of it.
         signature: Signature,
         /// Our claim with our signature.
-        mine: Box<Claim>,
+        mine: Claim,
     },
 }
 

@@ -10,3 +10,4 @@ mod kit;
 mod life;
 mod links;
 mod others;
+mod violence;

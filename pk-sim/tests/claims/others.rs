@@ -125,7 +125,7 @@ fn a_claim_about_a_network_is_signed_by_whom_it_belongs_to() {
             let Ok(Reply::ClaimNetwork(claim)) = result else { panic!("{policy:?}: {result:?}") };
             let signers: Vec<_> = claim.token().signatures().iter().map(TokenSignature::signer).collect();
             assert_eq!(signers, [cluster.id(0), cluster.id(1)]);
-            assert_eq!(chain(&mut cluster, 0), [*claim]);
+            assert_eq!(chain(&mut cluster, 0), [claim]);
             assert_eq!(cluster.node(1).metrics().claims_signed, 1);
         } else {
             assert_eq!(result, Err(Failure::Refused(Refusal::Denied)), "{policy:?}");

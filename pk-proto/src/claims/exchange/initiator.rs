@@ -8,7 +8,6 @@ use bytes::Bytes;
 
 /// An exchange that we have begun.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once a step; boxed as a whole where it is kept")]
 pub(crate) enum Initiator {
     /// Our chain is being written.
     Waiting,
@@ -41,7 +40,6 @@ pub(crate) enum Sent {
 
 /// Our claim, as the peer has returned it.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once a step; boxed as a whole where it is kept")]
 pub(crate) enum Returned {
     /// Signed by both, and not in our chain.
     New(FullySigned),
@@ -51,7 +49,6 @@ pub(crate) enum Returned {
 
 /// What an initiator is to do next.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once a step; boxed as a whole where it is kept")]
 pub(crate) enum Next {
     /// Wait for the peer.
     Wait,

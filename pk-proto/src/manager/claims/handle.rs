@@ -1,6 +1,5 @@
 //! Links that peers begin (specification: handleClaimNode): the responder.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::{Agreed, NodeManager, Waits};
@@ -73,7 +72,7 @@ impl NodeManager {
                     Err(fault) => return self.exchange_broken(stream, fault),
                 };
                 // Of our own making, and verified like any other.
-                let mine = HalfSigned::verify(*mine, &self.cx.own()).ok();
+                let mine = HalfSigned::verify(mine, &self.cx.own()).ok();
                 let current = |mine: &HalfSigned| {
                     let issuer = mine.claim().link().map(|link| link.issuer);
                     self.claims.chain.fits(mine.claim()) && issuer == sides.peer.first().copied()
@@ -218,12 +217,7 @@ impl NodeManager {
     /// What writes down that we have agreed, and forgets what there is no room for.
     fn agree(&mut self, theirs: &FullySigned, mine: &HalfSigned) -> Vec<StoreOp> {
         let (issuer, claim) = (theirs.owner(), theirs.claim().id());
-        let open = OpenExchange::Theirs {
-            issuer,
-            claim,
-            signature: our_signature(theirs),
-            mine: Box::new(mine.claim().clone()),
-        };
+        let open = OpenExchange::Theirs { issuer, claim, signature: our_signature(theirs), mine: mine.claim().clone() };
         let mut ops = alloc::vec![open.row()];
         let config = &self.cx.config;
         let known = &self.claims.theirs;
@@ -257,7 +251,7 @@ impl NodeManager {
         match state {
             Responder::Agreeing { theirs, link, mine } => {
                 let (signature, name) = (our_signature(&theirs), (theirs.owner(), theirs.claim().id()));
-                self.claims.theirs.insert(name, Agreed { signature, mine: Box::new(mine.claim().clone()) });
+                self.claims.theirs.insert(name, Agreed { signature, mine: mine.claim().clone() });
                 if self.claims.chain.fits(mine.claim()) {
                     let state = answered(&theirs, link, signature, mine, false);
                     self.claims.handling.insert(stream, Handling { conn, node, ask, state });
@@ -309,7 +303,7 @@ impl NodeManager {
                 let mine = mine.claim().clone();
                 let answered = Answered { signature, mine: mine.id() }.row(&issuer, &theirs);
                 let state = Responder::Appending { theirs, issuer };
-                let removal = OpenExchange::Theirs { issuer, claim: theirs, signature, mine: Box::new(mine) }.removal();
+                let removal = OpenExchange::Theirs { issuer, claim: theirs, signature, mine }.removal();
                 self.claims.handling.insert(stream, Handling { conn, node, ask, state });
                 self.claim_append(full.claim(), alloc::vec![answered, removal], Waits::Handling(stream));
             }

@@ -9,7 +9,6 @@ mod node;
 mod own;
 mod view;
 
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -77,7 +76,7 @@ struct Agreed {
     /// Our signature of the peer's claim.
     signature: Signature,
     /// Our claim, with our signature.
-    mine: Box<Claim>,
+    mine: Claim,
 }
 
 /// Who waits for an effect.
@@ -309,7 +308,7 @@ impl NodeManager {
         let until = self.cx.now + within + self.cx.config.call_timeout;
         self.rpc.wait_until(&mut self.cx, stream, until);
         let node = self.connections.node(conn).unwrap_or(self.cx.own());
-        self.cx.event(Event::ClaimAsked { ask, node, claim: Box::new(claim), within });
+        self.cx.event(Event::ClaimAsked { ask, node, claim, within });
         ask
     }
 

@@ -196,7 +196,7 @@ impl NodeManager {
     pub(super) fn own_persisted(&mut self, id: RequestId, result: Result<(), Failure>) {
         let Some(own) = self.take_own(id) else { return };
         let reply = match own.state {
-            State::Persisting { claim } if own.counter.is_some() => Reply::ClaimNetwork(Box::new(claim)),
+            State::Persisting { claim } if own.counter.is_some() => Reply::ClaimNetwork(claim),
             State::Persisting { claim } => Reply::AddClaim(claim.id()),
             _ => return,
         };
