@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::args::ChainArgs;
 use crate::error::{CliError, Result};
-use crate::one_shot::{Limit, in_time, join, waiting, with_node};
+use crate::find::reach;
+use crate::one_shot::{Limit, in_time, waiting, with_node};
 use crate::words::{count, date};
 use crate::{claim, output, shape};
 
@@ -23,7 +24,7 @@ pub(crate) async fn chain<R: Runtime + Unpin>(args: ChainArgs, runtime: R) -> Re
         let fault = if owner == node.own_id() {
             own(node, |claims| shown.take(claims)).await?
         } else {
-            join(node, &args.common, false, limit).await?;
+            reach(node, owner, &args.common, limit).await?;
             theirs(node, &args, limit, &mut shown).await?
         };
         shown.end(fault)

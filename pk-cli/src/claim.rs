@@ -9,14 +9,15 @@ use serde_json::json;
 
 use crate::args::{OneShotArgs, TargetArgs};
 use crate::error::{CliError, Result};
-use crate::one_shot::{in_time, join, refuse_own, waiting, with_node};
+use crate::find::reach;
+use crate::one_shot::{in_time, refuse_own, waiting, with_node};
 use crate::{output, shape};
 
 /// `pk claim`.
 pub(crate) async fn claim<R: Runtime + Unpin>(args: TargetArgs, runtime: R) -> Result<()> {
     with_node(&args.common, runtime, async |node, limit| {
         refuse_own(node, &args)?;
-        join(node, &args.common, false, limit).await?;
+        reach(node, args.target, &args.common, limit).await?;
         let signing = waiting(&args.common, "signing", node.claim_node(args.target, limit.options()));
         let id = signing.await.map_err(|error| match error {
             NodeError::Failure(failure) => explain(failure, node.own_id(), args.target, &args.common)

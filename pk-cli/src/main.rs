@@ -46,7 +46,7 @@ fn main() -> ExitCode {
             if json {
                 output::json(&json!({ "ok": false, "error": error.json() }));
             }
-            eprintln!("error: {error}");
+            eprintln!("error: {}", output::shown(error));
             ExitCode::FAILURE
         }
     }

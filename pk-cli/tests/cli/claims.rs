@@ -7,6 +7,10 @@ use serde_json::{Value, json};
 
 use crate::process::{Agent, pk, pk_ok};
 
+const NOBODY: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
+/// Nobody listens there.
+const DEAD: &str = "pk://vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0@127.0.0.1:9";
+
 /// Runs `pk run --stdio` and joins through others.
 fn joined(through: &Agent, args: &[&str]) -> Agent {
     let mut agent = Agent::start(&[args, &["--seed-node", &through.seed_node()]].concat());
@@ -159,6 +163,14 @@ fn one_shots_allow_claim_and_show_chains() {
         assert_eq!((&shown["nodeId"], &shown["verified"]), (&json!(owner), &json!(2)), "{shown}");
         assert_eq!(shown["claims"][1]["signers"], json!([owner, other]), "{shown}");
         assert_eq!(shown["claims"][1]["payload"]["prevClaimId"], shown["claims"][0]["claimIdEncoded"], "{shown}");
+    }
+    for command in ["claim", "chain"] {
+        let nobody = pk(&[command, NOBODY, "--dir", dir]);
+        assert_eq!((nobody.code, nobody.stdout.as_str()), (Some(1), ""), "{nobody}");
+        assert!(nobody.stderr.contains(&format!("{NOBODY} was not found")), "{nobody}");
+        let timed_out = pk(&[command, NOBODY, "--dir", dir, "--timeout", "5", "--seed-node", DEAD]);
+        assert_eq!((timed_out.code, timed_out.stdout.as_str()), (Some(1), ""), "{timed_out}");
+        assert!(timed_out.stderr.contains("no seed node could be reached"), "{timed_out}");
     }
     agent.end();
     // Under another id it is still its chain.
