@@ -58,8 +58,8 @@ pub(crate) enum Command {
     Renew(RenewArgs),
     /// Replay what `pk run --record` wrote, and see that the node does the same again.
     Replay(ReplayArgs),
-    /// Run a whole network in one process over QUIC on loopback: start, join, find, ping, stream, connect through a relay,
-    /// claim each other, verify chains, refuse forged ones, find by mDNS, restart, renew a key, shutdown.
+    /// Run a whole network in one process over QUIC on loopback: start, join, find, ping, stream, claim each other, verify
+    /// chains, refuse forged ones, connect through a relay, find by mDNS, restart, renew a key, shutdown.
     ///
     /// Exits with 0 only if every step held.
     Demo(DemoArgs),

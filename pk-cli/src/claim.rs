@@ -55,7 +55,7 @@ fn explain(
             "ClaimInDoubt",
             format!("claim {id} is in the own chain, but {target} was lost before it said that it has its own"),
         )
-        .tip(format!("the next command on {} that meets it makes up for that", args.dir.display()))
+        .tip(format!("the next `pk run --dir {}` that meets it makes up for that", args.dir.display()))
         .detail("claimIdEncoded", id.to_string())),
         failure => Err(failure),
     }
