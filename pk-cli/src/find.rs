@@ -1,13 +1,13 @@
 //! `pk find` and `pk ping`.
 
-use pk_driver::{Node, Runtime};
+use pk_driver::Runtime;
 use pk_proto::{DialFailure, FindEnd, FindNode, FindOutcome, FindStep, FindStepEnd, NodeId};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::args::TargetArgs;
 use crate::error::{CliError, Result};
-use crate::one_shot::{Limit, in_time, join, waiting, with_node};
+use crate::one_shot::{Limit, in_time, join, refuse_own, waiting, with_node};
 use crate::words::{count, human, ms};
 use crate::{output, shape};
 
@@ -70,14 +70,6 @@ struct FindLine {
     calls: u32,
     candidates: u32,
     trace: Vec<Value>,
-}
-
-fn refuse_own<R: Runtime>(node: &Node<R>, args: &TargetArgs) -> Result<()> {
-    if args.target != node.own_id() {
-        return Ok(());
-    }
-    let dir = args.common.dir.display();
-    Err(CliError::new("OwnNode", format!("{} is the node in {dir} itself", args.target)).tip("name another node"))
 }
 
 fn report_found(args: &TargetArgs, outcome: &FindOutcome, limit: Limit) -> Result<()> {

@@ -45,7 +45,8 @@ pub enum Output {
     // -- connections
     /// Open a connection to a node that proves one of `expect` by its certificate chain. Give up at `deadline`.
     Dial { conn: ConnectionId, addr: SocketAddr, expect: BTreeSet<NodeId>, deadline: Instant },
-    /// End a dial. Its `DialFailed` (or a `Connected` that was already under way) still follows.
+    /// End a dial. Its `DialFailed` (or a `Connected` that was already under way) still follows. On `quic` it is under way from
+    /// the end of our part of the handshake on.
     CancelDial { conn: ConnectionId },
     /// Close with an application code; the peer sees code and reason. Streams end with it.
     CloseConnection { conn: ConnectionId, code: u64, reason: String },

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use pk_driver::Node;
+use pk_driver::{Node, now};
+use pk_proto::claims::{Claim, ClaimContent, ClaimId, ClaimLinkNode, ClaimPolicy, Token};
 use pk_proto::io::Dialect;
+use pk_proto::polykey::{MAX_OBJECT, ObjectDecoder};
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
 use pk_tests::node::{connect, key, shutdown, socket, start, start_with};
@@ -20,6 +22,7 @@ pk_tests::cases!(
     a_message_of_a_megabyte_is_refused,
     silence_ends_with_a_reset,
     a_stream_may_be_given_up_at_any_point,
+    an_exchange_may_be_broken_off_at_any_point,
     who_goes_on_and_on_is_closed,
 );
 
@@ -89,6 +92,7 @@ impl<R: Rt> Plague<R> {
         let node = start_with(runtime, 1, |config| {
             config.core.call_timeout = Duration::from_secs(2);
             config.core.fault_limit = fault_limit;
+            config.core.claim_policy = ClaimPolicy::All;
         })
         .await;
         let other = start(runtime, 3).await;
@@ -396,6 +400,93 @@ async fn a_stream_may_be_given_up_at_any_point<R: Rt>(runtime: R) {
         }
     }
     println!("{}: {ends} half-closed calls were answered", R::NAME);
+    plague.ends_well(&runtime).await;
+}
+
+/// What a claimer does when it has the first answer.
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    Silence,
+    HalfClose,
+    Reset,
+    Stop,
+    Nonsense,
+    AnotherMethod,
+    ItsOwnClaimAgain,
+    OneSignature,
+    TheRightThing,
+}
+
+async fn an_exchange_may_be_broken_off_at_any_point<R: Rt>(runtime: R) {
+    let plague = Plague::begin(&runtime, 1_000_000).await;
+    let (us, them) = (key(2), plague.node.own_id());
+    let link = ClaimContent::link(&ClaimLinkNode { issuer: us.node_id(), subject: them });
+    let mut last = None;
+    let method = "nodesCrossSignClaim";
+    let message = |token: &str| {
+        let token: Value = serde_json::from_str(token).unwrap();
+        request(method, &json!({ "signedTokenEncoded": token }))
+    };
+    for then in [
+        Then::Silence,
+        Then::HalfClose,
+        Then::Reset,
+        Then::Stop,
+        Then::Nonsense,
+        Then::AnotherMethod,
+        Then::ItsOwnClaimAgain,
+        Then::OneSignature,
+        Then::TheRightThing,
+    ] {
+        let id = ClaimId::next(&us.node_id(), now(), last).unwrap();
+        last = Some(id);
+        let claim = Claim::draft(&link, id, now(), None).unwrap();
+        let signature = us.sign(&claim.signing_input(&us.node_id()));
+        let claim = claim.sign(us.node_id(), signature).unwrap().into_claim().token().to_json();
+        let (mut send, mut recv) = plague.open().await;
+        send.write_all(&message(&claim)).await.unwrap();
+        // Our claim with its signature, and its own.
+        let mut decoder = ObjectDecoder::new(MAX_OBJECT, MAX_OBJECT);
+        let mut answers = Vec::new();
+        while answers.len() < 2 {
+            match decoder.next().unwrap() {
+                Some(object) => answers.push(serde_json::from_slice::<Value>(&object).unwrap()),
+                None => {
+                    let chunk = soon(&runtime, "the answers", recv.read_chunk(1 << 16, true)).await.unwrap();
+                    decoder.push(&chunk.expect("there are two").bytes);
+                }
+            }
+        }
+        let mut theirs = Token::parse(answers[1]["result"]["signedTokenEncoded"].to_string().as_bytes()).unwrap();
+        let half = theirs.to_json();
+        let signature = us.sign(&theirs.signing_input(&us.node_id()));
+        theirs.add_signature(us.node_id(), signature).unwrap();
+        let second = match then {
+            Then::Silence | Then::HalfClose | Then::Reset | Then::Stop => Vec::new(),
+            Then::Nonsense => b"[1,2,3]".to_vec(),
+            Then::AnotherMethod => good(),
+            Then::ItsOwnClaimAgain => message(&claim),
+            Then::OneSignature => message(&half),
+            Then::TheRightThing => message(&theirs.to_json()),
+        };
+        send.write_all(&second).await.unwrap();
+        match then {
+            Then::Silence => {}
+            Then::Reset => drop(send.reset(VarInt::from_u32(5))),
+            Then::Stop => drop((send.reset(VarInt::from_u32(5)), recv.stop(VarInt::from_u32(5)))),
+            _ => drop(send.finish()),
+        }
+        if !matches!(then, Then::Stop) {
+            let end = end(&runtime, "the end of an exchange", recv).await;
+            println!("{}: {then:?}: {end:?}", R::NAME);
+            match then {
+                Then::TheRightThing => assert!(matches!(&end, End::Results(more) if more.is_empty()), "{end:?}"),
+                _ => assert!(matches!(end, End::Error(_) | End::Reset(_)), "{then:?}: {end:?}"),
+            }
+        }
+        let seq = plague.node.chain_head().await.unwrap().map(|head| head.seq);
+        assert_eq!(seq, matches!(then, Then::TheRightThing).then_some(1), "{then:?}");
+    }
     plague.ends_well(&runtime).await;
 }
 

@@ -10,11 +10,13 @@ use pk_tests::Rt;
 use pk_tests::node::{shutdown, start, start_with};
 use pk_tests::wait::{until, within};
 use serde_json::{Value, json};
+use smol::future::zip;
 
 use crate::kit::{PATIENCE, ask, ask_in_vain, dial, list, text, their_connections, theirs};
 
 cases!(
     each_claims_the_other_by_our_own_digest,
+    both_claim_each_other_at_once,
     a_claim_that_the_other_does_not_allow_changes_nothing,
     claims_about_a_network_are_signed_by_the_other,
     chains_go_on_under_a_new_key,
@@ -94,6 +96,24 @@ async fn each_claims_the_other_by_our_own_digest<R: Rt>(runtime: R, polykey: Pol
     assert_eq!(list(&taken).len(), 4);
     let digests: Vec<_> = list(&taken).iter().filter_map(|claim| claim.get("prevDigest")?.as_str()).collect();
     assert_eq!(digests.len(), 3);
+    shutdown(&runtime, &[&ours]).await;
+}
+
+/// The reference keeps its chain locked while it waits for us, so that we must not wait for it to answer it.
+async fn both_claim_each_other_at_once<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
+    dial(&runtime, &ours, &peer).await;
+    ask(&runtime, &peer, "allow", json!({ "nodeId": ours.own_id() })).await;
+    for _ in 0..5 {
+        let us = we_claim(&runtime, &ours, peer.node_id());
+        zip(us, ask(&runtime, &peer, "claim", json!({ "nodeId": ours.own_id() }))).await;
+    }
+    // What was begun anew may have left a claim on one side only; all that there are hold.
+    let theirs = chain(&runtime, &ours, peer.node_id()).await.len();
+    let head = ours.chain_head().await.unwrap().expect("there are claims");
+    assert!(theirs >= 10 && head.seq >= 10, "{theirs} and {}", head.seq);
+    they_verify(&runtime, &peer, ours.own_id(), head.seq as usize).await;
+    println!("{}: chains of {} and {theirs}", R::NAME, head.seq);
     shutdown(&runtime, &[&ours]).await;
 }
 

@@ -43,6 +43,8 @@ async fn an_idle_connection_is_held<R: Rt>(runtime: R, polykey: Polykey) {
     }
     let turns = ours.driver_metrics().turns - turns;
     println!("{}: {turns} turns meanwhile, for both nodes' searches of themselves", R::NAME);
+    // Every 45 s each of them, and we, look around: a handful of small questions, and nothing besides.
+    assert!(turns <= 60 * (secs / 45 + 1), "{turns}");
     println!("idle for {secs} s: 2 connections held, none dropped");
     drop((lease_a, lease_b));
     shutdown(&runtime, &[&ours]).await;
