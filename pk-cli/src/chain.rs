@@ -42,7 +42,7 @@ async fn theirs<R: Runtime + Unpin>(
     loop {
         let reading = node.request_chain_data(shown.owner, known, Some(PIECE), limit.options());
         let (claims, end) = waiting(&args.common, "reading", reading).await.map_err(|error| in_time(error, limit))?;
-        shown.take(claims);
+        shown.take(&claims);
         if !end.more {
             return Ok(end.fault);
         }
@@ -55,17 +55,16 @@ async fn theirs<R: Runtime + Unpin>(
 /// # Errors
 ///
 /// The store fails.
-async fn own<R: Runtime>(node: &Node<R>, mut take: impl FnMut(Vec<Claim>)) -> Result<Option<ChainFault>> {
+async fn own<R: Runtime>(node: &Node<R>, mut take: impl FnMut(&[Claim])) -> Result<Option<ChainFault>> {
     // Who it is and was. Certificates that have expired prove nothing to others; the keys are still its own.
     let ids = verify_client(&node.identity().chain, now().as_secs()).map(|proven| proven.chain);
     let mut verifier = ChainVerifier::new(ids.unwrap_or_else(|_| vec![node.own_id()]));
     let mut known = None;
     loop {
-        let (mut claims, more) = claim::own_after(node, known).await?;
+        let (claims, more) = claim::own_after(node, known).await?;
         known = claims.last().map(Claim::id);
         let held = claims.iter().take_while(|claim| verifier.verify(claim).is_ok()).count();
-        claims.truncate(held);
-        take(claims);
+        take(claims.get(..held).unwrap_or_default());
         if !more || verifier.fault().is_some() {
             return Ok(verifier.fault());
         }
@@ -111,8 +110,8 @@ struct Shown {
 
 impl Shown {
     /// Claims that are verified.
-    fn take(&mut self, claims: Vec<Claim>) {
-        for claim in &claims {
+    fn take(&mut self, claims: &[Claim]) {
+        for claim in claims {
             self.seq = claim.seq();
             if self.json {
                 let mut entry = shape::chain_claim(claim);

@@ -28,11 +28,11 @@ pub(super) async fn install() -> Result<(Polykey, Outcome)> {
     let thread = std::thread::Builder::new().name("npm".to_owned()).spawn(install);
     thread.map_err(|error| CliError::new("Thread", error.to_string()))?;
     let installed = installed.await.map_err(|_| CliError::new("Npm", "the installation broke off"))?;
-    let polykey = installed.map_err(not_to_be_had)?;
+    let polykey = installed.map_err(|error| not_to_be_had(&error))?;
     Ok((polykey, Outcome { summary: "Polykey 1.15.1 is there".to_owned(), figures: json!({}) }))
 }
 
-fn not_to_be_had(error: InstallError) -> CliError {
+fn not_to_be_had(error: &InstallError) -> CliError {
     let tip = match error {
         InstallError::Missing { .. } | InstallError::Version(_) => {
             "Install Node.js 20 or later with npm, or leave --interop out."
@@ -70,7 +70,7 @@ pub(super) async fn meet<R: Runtime + Unpin>(
         progress.tick();
     }
     let claims = we_claim(seed, &peer).await?;
-    let (ours, theirs) = (Spread::of(ours.into_iter()), Spread::of(theirs.into_iter()));
+    let (ours, theirs) = (Spread::of(ours), Spread::of(theirs));
     let nodes = network.nodes.len() as u64;
     Ok(Outcome {
         summary: format!(

@@ -161,6 +161,11 @@ fn one_shots_allow_claim_and_show_chains() {
         assert_eq!(shown["claims"][1]["payload"]["prevClaimId"], shown["claims"][0]["claimIdEncoded"], "{shown}");
     }
     agent.end();
+    // Under another id it is still its chain.
+    let new = pk_ok(&["renew", "--dir", dir]).stdout.lines().next().unwrap().to_owned();
+    let shown = pk_ok(&["chain", "--dir", dir]);
+    assert!(shown.stdout.contains(&format!("✓ signed by {id}, another id of its owner")), "{shown}");
+    assert!(shown.stdout.ends_with(&format!("the chain of {new} holds: 2 claims\n")), "{shown}");
 }
 
 #[test]
