@@ -409,13 +409,14 @@ async fn a_peer_that_connects_again_and_again<R: Rt>(runtime: R) {
 
 /// Whatever is left of a peer would pile up.
 async fn peers_that_come_and_go_leave_nothing<R: Rt>(runtime: R) {
-    const ROUNDS: usize = 12;
+    // Until tables and buffers have the size that these rounds need.
+    const WARM_UP: usize = 20;
+    const ROUNDS: usize = 20;
     let mut victim = Victim::start(&runtime).await;
     let addr = victim.at.address.socket().unwrap();
     let endpoint = raw::endpoint(&runtime, None);
-    // Everybody comes once before anything is measured: the graph keeps them.
     let mut left = Vec::new();
-    for _ in 0..=ROUNDS {
+    for _ in 0..=WARM_UP + ROUNDS {
         all((0..PEERS).map(|n| {
             let (runtime, endpoint) = (&runtime, &endpoint);
             let config = raw::valid_client(&Presented::valid(&key(100 + n as u8)));
@@ -443,6 +444,7 @@ async fn peers_that_come_and_go_leave_nothing<R: Rt>(runtime: R) {
         .await;
         left.push(number(&victim.rests().await, "/bytes"));
     }
+    let left = left.split_off(WARM_UP);
     let grown = growth(&left);
     println!("{}: {ROUNDS} rounds of {PEERS} peers: {grown} bytes more a round, of {left:?}", R::NAME);
     assert!(grown <= 50 * PEERS as i64, "{grown} bytes are left of {PEERS} peers: {left:?}");
