@@ -115,7 +115,11 @@ async fn a_dial_that_is_called_off_leaves_no_connection_that_only_they_have<R: R
         let connect = ours.connect(them, theirs.seed().address, Options::default());
         called_off += usize::from(try_within(&runtime, patience, connect).await.is_none());
         until(&runtime, "both have the same connections", async || {
-            our_connections(&ours, them).await == their_connections(&runtime, &theirs, us).await
+            let before = our_connections(&ours, them).await;
+            let theirs = their_connections(&runtime, &theirs, us).await;
+            // While they answered, ours has counted what is under way; and if that is nothing, nothing comes of it.
+            let settled = ours.driver_metrics().dials_pending == 0;
+            settled && before == theirs && our_connections(&ours, them).await == theirs
         })
         .await;
         ours.disconnect(them).await.unwrap();
