@@ -122,8 +122,13 @@ async fn a_dial_that_is_called_off_leaves_no_connection_that_only_they_have<R: R
             settled && before == theirs && our_connections(&ours, them).await == theirs
         })
         .await;
-        ours.disconnect(them).await.unwrap();
-        until(&runtime, "the end", async || their_connections(&runtime, &theirs, us).await.is_empty()).await;
+        // From the beginning, whatever became of this one.
+        until(&runtime, "the end", async || {
+            ours.disconnect(them).await.unwrap();
+            ask(&runtime, &theirs, "disconnect", json!({ "nodeId": us })).await;
+            our_connections(&ours, them).await.is_empty() && their_connections(&runtime, &theirs, us).await.is_empty()
+        })
+        .await;
     }
     println!("{}: {called_off} of 60 dials were called off", R::NAME);
     assert!((5..60).contains(&called_off), "{called_off}");
