@@ -99,6 +99,16 @@ async fn tell_events(mut events: Events) {
                 line(format_args!("- {node} gone: {}", why_closed(&why)));
             }
             Notice::Event(Event::PeerMisbehaved { node, fault, .. }) => line(format_args!("! {node}: {fault}")),
+            Notice::Event(Event::ClaimAdded { node: Some(node), claim }) => {
+                line(format_args!("✓ {node} and this node belong together: claim {claim}"));
+            }
+            Notice::Event(Event::ClaimAdded { node: None, claim }) => line(format_args!("✓ claim {claim} made")),
+            Notice::Event(Event::ClaimInDoubt { claim, node }) => {
+                line(format_args!("? {node} may not have its own of claim {claim}; settled when it is next connected"));
+            }
+            Notice::Event(Event::ClaimSettled { claim, node }) => {
+                line(format_args!("✓ {node} has its own of claim {claim}"));
+            }
             Notice::Event(_) => {}
             Notice::Lagged(missed) => line(format_args!("… {missed} events not shown")),
         }

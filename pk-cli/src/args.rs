@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use pk_driver::{MdnsInterfaces, NodeConfig};
+use pk_proto::claims::ClaimPolicy;
 use pk_proto::{NodeId, SeedNode};
 use tracing_subscriber::filter::Targets;
 
@@ -35,6 +36,18 @@ pub(crate) enum Command {
     Find(TargetArgs),
     /// Find a node and measure how long it takes to answer.
     Ping(TargetArgs),
+    /// Cross-sign a claim with a node: both then have one in their chain that says they belong together.
+    ///
+    /// The other node has to allow it: `pk allow`, or --allow of `pk run`, where it lives.
+    Claim(TargetArgs),
+    /// Show the chain of claims of a node, every one of them verified: of the node in DIR, or of one in the network.
+    ///
+    /// Exits with 1 if the chain does not hold, and says where and why.
+    Chain(ChainArgs),
+    /// Let nodes claim the node in DIR from now on, or with --remove no more; without an ID, show who may.
+    ///
+    /// No node may be running in DIR.
+    Allow(AllowArgs),
     /// Join the network and show the buckets of the node graph.
     Buckets(OneShotArgs),
     /// Show the certificates of the node in DIR, back to its first key.
@@ -45,8 +58,8 @@ pub(crate) enum Command {
     Renew(RenewArgs),
     /// Replay what `pk run --record` wrote, and see that the node does the same again.
     Replay(ReplayArgs),
-    /// Run a whole network in one process over QUIC on loopback: start, join, find, ping, stream, connect through a relay,
-    /// find by mDNS, restart, renew a key, shutdown.
+    /// Run a whole network in one process over QUIC on loopback: start, join, find, ping, stream, claim each other, verify
+    /// chains, refuse forged ones, connect through a relay, find by mDNS, restart, renew a key, shutdown.
     ///
     /// Exits with 0 only if every step held.
     Demo(DemoArgs),
@@ -57,9 +70,8 @@ impl Cli {
     pub(crate) fn read() -> Self {
         let cli = Self::parse();
         if let Command::Run(run) = &cli.command
-            && run.keepalive_interval() > run.keepalive_timeout() / 2
+            && let Err(message) = run.check()
         {
-            let message = "--keepalive-interval must be at most half of --keepalive-timeout";
             Self::command().error(ErrorKind::ValueValidation, message).exit();
         }
         cli
@@ -73,7 +85,9 @@ impl Command {
             Self::Keygen(_) | Self::Id(_) | Self::Cert(_) | Self::Replay(_) => RuntimeName::default(),
             Self::Renew(args) => args.runtime.runtime,
             Self::Run(args) => args.runtime.runtime,
-            Self::Find(args) | Self::Ping(args) => args.common.runtime.runtime,
+            Self::Find(args) | Self::Ping(args) | Self::Claim(args) => args.common.runtime.runtime,
+            Self::Chain(args) => args.common.runtime.runtime,
+            Self::Allow(args) => args.runtime.runtime,
             Self::Buckets(args) => args.runtime.runtime,
             Self::Demo(args) => args.runtime.runtime,
         }
@@ -85,7 +99,9 @@ impl Command {
             Self::Keygen(args) | Self::Id(args) | Self::Cert(args) => args.json,
             Self::Renew(args) => args.keys.json,
             Self::Replay(args) => args.json,
-            Self::Find(args) | Self::Ping(args) => args.common.json,
+            Self::Find(args) | Self::Ping(args) | Self::Claim(args) => args.common.json,
+            Self::Chain(args) => args.common.json,
+            Self::Allow(args) => args.keys.json,
             Self::Buckets(args) => args.json,
             Self::Run(_) | Self::Demo(_) => false,
         }
@@ -104,6 +120,20 @@ pub(crate) struct KeysArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RenewArgs {
+    #[command(flatten)]
+    pub(crate) keys: KeysArgs,
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AllowArgs {
+    /// The nodes.
+    #[arg(value_name = "ID")]
+    pub(crate) nodes: Vec<NodeId>,
+    /// Take them off the list.
+    #[arg(long, requires = "nodes")]
+    pub(crate) remove: bool,
     #[command(flatten)]
     pub(crate) keys: KeysArgs,
     #[command(flatten)]
@@ -173,11 +203,21 @@ pub(crate) struct RunArgs {
     pub(crate) record: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) mdns: MdnsArgs,
+    /// Whom this node signs claims for.
+    #[arg(long, value_enum, value_name = "WHOM", default_value_t)]
+    claims: ClaimsArg,
+    /// Sign claims for everybody: --claims all.
+    #[arg(long, conflicts_with_all = ["claims", "allow"])]
+    allow_all: bool,
+    /// Put a node on the list of those that claims are signed for; it is kept in DIR. May be given several times.
+    #[arg(long, value_name = "ID")]
+    pub(crate) allow: Vec<NodeId>,
     /// Take commands from stdin and answer in JSON lines on stdout, until `quit` or the end of stdin.
     ///
     /// The commands: connect ID HOST PORT, disconnect ID, findNode ID, ping ID, closest ID (VIA), active ID (VIA), graph,
     /// connections, setnode ID HOST PORT (global|local) (block) (force), unsetnode ID, signal ID RELAY, mdns ID, renew, cert,
-    /// stream ID TEXT, quit. One that begins with `#tag ` runs beside the others and its answer has the tag. Without --dir or --seed the node has a new key that is not kept.
+    /// stream ID TEXT, allow ID, disallow ID, allowed, claim ID, answer NUMBER sign|refuse, chain ID, claimsGet ID, sigchain,
+    /// gestalt (ID), sign ID, quit. One that begins with `#tag ` runs beside the others and its answer has the tag. Without --dir or --seed the node has a new key that is not kept.
     #[arg(long)]
     pub(crate) stdio: bool,
     /// The private key, as 64 hex digits, in place of --dir. It is visible to other users of this machine: for tests.
@@ -208,6 +248,29 @@ impl RunArgs {
         SocketAddr::new(self.host.unwrap_or(listen.ip()), self.port.unwrap_or(listen.port()))
     }
 
+    /// What the options forbid each other, beyond what clap checks.
+    fn check(&self) -> Result<(), &'static str> {
+        if self.keepalive_interval() > self.keepalive_timeout() / 2 {
+            return Err("--keepalive-interval must be at most half of --keepalive-timeout");
+        }
+        match self.claims {
+            ClaimsArg::Ask if !self.stdio => Err("--claims ask needs --stdio: the command `answer` gives the answers"),
+            ClaimsArg::Refuse if !self.allow.is_empty() => Err("--allow does nothing with --claims refuse"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whom to sign claims for.
+    pub(crate) fn claim_policy(&self) -> ClaimPolicy {
+        match self.claims {
+            _ if self.allow_all => ClaimPolicy::All,
+            ClaimsArg::Refuse => ClaimPolicy::Refuse,
+            ClaimsArg::AllowList => ClaimPolicy::AllowList,
+            ClaimsArg::Ask => ClaimPolicy::Ask,
+            ClaimsArg::All => ClaimPolicy::All,
+        }
+    }
+
     pub(crate) fn connect_timeout(&self) -> Option<Duration> {
         self.connect_timeout.map(Duration::from_millis)
     }
@@ -221,6 +284,20 @@ impl RunArgs {
         let default = Duration::from_millis(KEEPALIVE_INTERVAL).min(self.keepalive_timeout() / 3).max(least);
         self.keepalive_interval.map_or(default, Duration::from_millis)
     }
+}
+
+/// [`ClaimPolicy`], as it is said on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum ClaimsArg {
+    /// Nobody.
+    Refuse,
+    /// Those on the list: see `pk allow`.
+    #[default]
+    AllowList,
+    /// Those on the list; for any other the event claimAsked is told, and the command `answer` decides.
+    Ask,
+    /// Everybody.
+    All,
 }
 
 /// The defaults of the driver, in milliseconds.
@@ -298,6 +375,15 @@ pub(crate) struct TargetArgs {
     /// The node.
     #[arg(value_name = "ID")]
     pub(crate) target: NodeId,
+    #[command(flatten)]
+    pub(crate) common: OneShotArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChainArgs {
+    /// Whose. (default: that of the node in DIR)
+    #[arg(value_name = "ID")]
+    pub(crate) target: Option<NodeId>,
     #[command(flatten)]
     pub(crate) common: OneShotArgs,
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use pk_driver::{KeyStoreError, NodeError, StartError, StoreOpenError, StreamError};
 use pk_proto::{DialFailure, Failure, NodeAddress, RequestError};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Why a command failed. The program ends with exit code 1; bad usage is clap's, with 2.
 #[derive(Debug)]
@@ -18,17 +18,25 @@ pub(crate) struct CliError {
     tip: Option<String>,
     /// What it was made of: one failure per address or seed.
     causes: Vec<(&'static str, String)>,
+    /// What more there is to say about it, for programs.
+    details: Map<String, Value>,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, CliError>;
 
 impl CliError {
     pub(crate) fn new(name: &'static str, message: impl Into<String>) -> Self {
-        Self { name, message: message.into(), tip: None, causes: Vec::new() }
+        Self { name, message: message.into(), tip: None, causes: Vec::new(), details: Map::new() }
     }
 
     pub(crate) fn tip(mut self, tip: impl Into<String>) -> Self {
         self.tip = Some(tip.into());
+        self
+    }
+
+    /// Says more about it, to programs.
+    pub(crate) fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
         self
     }
 
@@ -44,6 +52,9 @@ impl CliError {
         if !self.causes.is_empty() {
             let causes = self.causes.iter().map(|(name, message)| json!({ "name": name, "message": message }));
             error["errors"] = causes.collect();
+        }
+        for (name, value) in &self.details {
+            error[name] = value.clone();
         }
         error
     }
@@ -87,7 +98,7 @@ impl From<StartError> for CliError {
             StartError::Open(StoreOpenError::InUse { path }) => {
                 let dir = path.parent().unwrap_or(&path).display();
                 Self::new("InUse", format!("a node is running in {dir}, and a folder is for one at a time"))
-                    .tip("stop that one first; if it is a `pk run --stdio`, it takes commands such as findNode, ping and renew")
+                    .tip("stop that one first; if it is a `pk run --stdio`, it takes commands such as findNode, ping, claim, allow and renew")
             }
             StartError::Record { .. } => Self::new("Record", message).tip("a recording is always a new file"),
             StartError::Bind { .. } => Self::new("Bind", message)
@@ -112,6 +123,10 @@ impl From<Failure> for CliError {
             Failure::Unsupported => ("Unsupported", Vec::new()),
             Failure::Aborted(_) => ("Aborted", Vec::new()),
             Failure::Peer(_) => ("PeerFault", Vec::new()),
+            Failure::Refused(_) => ("Refused", Vec::new()),
+            Failure::Remote { .. } => ("Remote", Vec::new()),
+            Failure::Store(_) => ("Store", Vec::new()),
+            Failure::ClaimInDoubt(_) => ("ClaimInDoubt", Vec::new()),
             _ => ("Failure", Vec::new()),
         };
         Self { causes, ..Self::new(name, error.to_string()) }

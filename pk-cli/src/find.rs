@@ -1,13 +1,15 @@
 //! `pk find` and `pk ping`.
 
 use pk_driver::{Node, Runtime};
-use pk_proto::{DialFailure, FindEnd, FindNode, FindOutcome, FindStep, FindStepEnd, NodeId};
+use pk_proto::{
+    DialFailure, FindEnd, FindNode, FindOutcome, FindStep, FindStepEnd, NodeAddress, NodeContactAddressData, NodeId,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::args::TargetArgs;
+use crate::args::{OneShotArgs, TargetArgs};
 use crate::error::{CliError, Result};
-use crate::one_shot::{Limit, in_time, join, waiting, with_node};
+use crate::one_shot::{Limit, in_time, join, refuse_own, waiting, with_node};
 use crate::words::{count, human, ms};
 use crate::{output, shape};
 
@@ -15,13 +17,38 @@ use crate::{output, shape};
 pub(crate) async fn find<R: Runtime + Unpin>(args: TargetArgs, runtime: R) -> Result<()> {
     with_node(&args.common, runtime, async |node, limit| {
         refuse_own(node, &args)?;
-        join(node, &args.common, false, limit).await?;
-        let find = FindNode { options: limit.options(), ..FindNode::default() };
-        let searching = waiting(&args.common, "searching", node.find_node(args.target, find));
-        let outcome = searching.await.map_err(|error| in_time(error, limit))?;
-        report_found(&args, &outcome, limit)
+        report_found(&args, &reach(node, args.target, &args.common, limit).await?);
+        Ok(())
     })
     .await
+}
+
+/// Where a node was found, and how.
+pub(crate) struct Reached {
+    address: NodeAddress,
+    data: NodeContactAddressData,
+    outcome: FindOutcome,
+}
+
+/// Joins, finds a node and connects to it.
+///
+/// # Errors
+///
+/// Those of joining; the node was not found, and why.
+pub(crate) async fn reach<R: Runtime + Unpin>(
+    node: &Node<R>,
+    target: NodeId,
+    args: &OneShotArgs,
+    limit: Limit,
+) -> Result<Reached> {
+    join(node, args, false, limit).await?;
+    let find = FindNode { options: limit.options(), ..FindNode::default() };
+    let searching = waiting(args, "searching", node.find_node(target, find));
+    let outcome = searching.await.map_err(|error| in_time(error, limit))?;
+    match outcome.found.clone() {
+        Some((address, data)) => Ok(Reached { address, data, outcome }),
+        None => Err(not_found(target, args, &outcome, limit)),
+    }
 }
 
 /// `pk ping`.
@@ -72,17 +99,9 @@ struct FindLine {
     trace: Vec<Value>,
 }
 
-fn refuse_own<R: Runtime>(node: &Node<R>, args: &TargetArgs) -> Result<()> {
-    if args.target != node.own_id() {
-        return Ok(());
-    }
-    let dir = args.common.dir.display();
-    Err(CliError::new("OwnNode", format!("{} is the node in {dir} itself", args.target)).tip("name another node"))
-}
-
-fn report_found(args: &TargetArgs, outcome: &FindOutcome, limit: Limit) -> Result<()> {
-    let FindOutcome { found, stats, trace, .. } = outcome;
-    let Some((address, data)) = found else { return Err(not_found(args, outcome, limit)) };
+fn report_found(args: &TargetArgs, reached: &Reached) {
+    let Reached { address, data, outcome } = reached;
+    let FindOutcome { stats, trace, .. } = outcome;
     if args.common.json {
         output::json(&FindLine {
             ok: true,
@@ -96,7 +115,7 @@ fn report_found(args: &TargetArgs, outcome: &FindOutcome, limit: Limit) -> Resul
             candidates: stats.candidates,
             trace: trace.iter().map(step_json).collect(),
         });
-        return Ok(());
+        return;
     }
     output::line(format_args!("{} is at {address}", args.target));
     output::line(format_args!("  found in {}: {}", human(stats.elapsed), cost(outcome)));
@@ -105,11 +124,9 @@ fn report_found(args: &TargetArgs, outcome: &FindOutcome, limit: Limit) -> Resul
         let end = step_text(&step.end);
         output::line(format_args!("  {} {:>8}  {end}  ({told_by})", short(&step.node), human(step.took)));
     }
-    Ok(())
 }
 
-fn not_found(args: &TargetArgs, outcome: &FindOutcome, limit: Limit) -> CliError {
-    let target = args.target;
+fn not_found(target: NodeId, args: &OneShotArgs, outcome: &FindOutcome, limit: Limit) -> CliError {
     let cost = cost(outcome);
     let known = outcome.trace.iter().rev().find(|step| step.node == target).map(|step| &step.end);
     if let Some(FindStepEnd::Unreachable(dials)) = known
@@ -124,7 +141,7 @@ fn not_found(args: &TargetArgs, outcome: &FindOutcome, limit: Limit) -> CliError
             error
         };
     }
-    if outcome.ended == FindEnd::Exhausted && outcome.stats.calls == 0 && args.common.seed_nodes.is_empty() {
+    if outcome.ended == FindEnd::Exhausted && outcome.stats.calls == 0 && args.seed_nodes.is_empty() {
         let message = format!("{target} was not found: no node that is known from before answers ({cost})");
         return CliError::new("NotFound", message).tip("name one that runs with --seed-node pk://ID@HOST:PORT");
     }

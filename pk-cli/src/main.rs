@@ -1,9 +1,12 @@
 //! `pk`: a Polykey node on the command line.
 
 mod agent;
+mod allow;
 mod args;
 mod buckets;
 mod cert;
+mod chain;
+mod claim;
 mod demo;
 mod echo;
 mod error;
@@ -43,7 +46,7 @@ fn main() -> ExitCode {
             if json {
                 output::json(&json!({ "ok": false, "error": error.json() }));
             }
-            eprintln!("error: {error}");
+            eprintln!("error: {}", output::shown(error));
             ExitCode::FAILURE
         }
     }
@@ -58,6 +61,9 @@ impl Command {
             Self::Run(args) => run::run(args, runtime).await,
             Self::Find(args) => find::find(args, runtime).await,
             Self::Ping(args) => find::ping(args, runtime).await,
+            Self::Claim(args) => claim::claim(args, runtime).await,
+            Self::Chain(args) => chain::chain(args, runtime).await,
+            Self::Allow(args) => allow::allow(args, runtime).await,
             Self::Buckets(args) => buckets::buckets(args, runtime).await,
             Self::Cert(args) => cert::cert(&args),
             Self::Renew(args) => renew::renew(args, runtime).await,

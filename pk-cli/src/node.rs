@@ -1,5 +1,6 @@
 //! A node as the commands start it.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use pk_driver::{KeyPair, Node, NodeConfig, Runtime};
@@ -16,6 +17,17 @@ use crate::keys;
 pub(crate) fn open(dir: &Path) -> Result<NodeConfig> {
     keys::expect(dir)?;
     Ok(NodeConfig::open(dir)?)
+}
+
+/// Starts the node in a folder for work on its own: nobody else needs to reach it.
+///
+/// # Errors
+///
+/// As [`open`]; it cannot start.
+pub(crate) async fn start_alone<R: Runtime>(dir: &Path, runtime: R) -> Result<Node<R>> {
+    let mut config = open(dir)?;
+    config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Ok(Node::start_on(runtime, config).await?)
 }
 
 /// The settings of a node that is kept nowhere.

@@ -1,4 +1,4 @@
-//! What `find`, `ping` and `buckets` have in common: a node from DIR that joins, does one thing and shuts down.
+//! What `find`, `ping`, `claim`, `chain` and `buckets` have in common: a node from DIR that joins, does one thing and shuts down.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use pk_driver::{Node, NodeError, Runtime};
 use pk_proto::{Failure, Options};
 
-use crate::args::OneShotArgs;
+use crate::args::{OneShotArgs, TargetArgs};
 use crate::error::{CliError, Result};
 use crate::{node, signal};
 
@@ -89,6 +89,19 @@ pub(crate) async fn join<R: Runtime + Unpin>(
     options.connect_timeout = options.deadline.map(|left| (left * 4 / 5).clamp(LEAST, CONNECT_TIMEOUT));
     let join = node.sync_node_graph(args.seed_nodes.clone(), whole, options);
     waiting(args, "joining", join).await.map(drop).map_err(|error| in_time(error, limit))
+}
+
+/// Refuses to look for the node in the folder itself.
+///
+/// # Errors
+///
+/// It is the target.
+pub(crate) fn refuse_own<R: Runtime>(node: &Node<R>, args: &TargetArgs) -> Result<()> {
+    if args.target != node.own_id() {
+        return Ok(());
+    }
+    let dir = args.common.dir.display();
+    Err(CliError::new("OwnNode", format!("{} is the node in {dir} itself", args.target)).tip("name another node"))
 }
 
 /// Shows that something takes its time: on stderr, for people, if it is a terminal.

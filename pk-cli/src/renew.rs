@@ -1,8 +1,6 @@
 //! `pk renew`.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
-use pk_driver::{Node, Runtime};
+use pk_driver::Runtime;
 use serde_json::json;
 
 use crate::args::RenewArgs;
@@ -15,10 +13,7 @@ use crate::{node, output};
 ///
 /// There is no node in the folder, or one is running there. Otherwise the node is the old one, whole.
 pub(crate) async fn renew<R: Runtime + Unpin>(args: RenewArgs, runtime: R) -> Result<()> {
-    let mut config = node::open(&args.keys.dir)?;
-    // Nobody needs to reach it now.
-    config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let node = Node::start_on(runtime, config).await?;
+    let node = node::start_alone(&args.keys.dir, runtime).await?;
     let renewed = node.renew().await;
     node.shutdown().await;
     let renewed = renewed?;

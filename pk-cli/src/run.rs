@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pk_driver::{Node, NodeError, Record, Runtime};
-use pk_proto::{Options, SeedNode, Synced};
+use pk_proto::{NodeId, Options, SeedNode, Synced};
 
 use crate::args::RunArgs;
 use crate::error::Result;
@@ -32,8 +32,22 @@ pub(crate) async fn start<R: Runtime + Unpin>(args: &RunArgs, runtime: &R) -> Re
     config.driver.idle_timeout = args.keepalive_timeout();
     config.driver.keep_alive = args.keepalive_interval();
     config.record = args.record.clone().map(Record::file);
+    config.core.claim_policy = args.claim_policy();
     args.mdns.apply(&mut config);
-    Ok(Node::start_on(runtime.clone(), config).await?)
+    let node = Node::start_on(runtime.clone(), config).await?;
+    if let Err(error) = allow_all(&node, &args.allow).await {
+        node.shutdown().await;
+        return Err(error);
+    }
+    Ok(node)
+}
+
+/// Puts nodes on the list of those that claims are signed for.
+async fn allow_all<R: Runtime>(node: &Node<R>, nodes: &[NodeId]) -> Result<()> {
+    for allowed in nodes {
+        node.allow_claim(*allowed, Options::default()).await?;
+    }
+    Ok(())
 }
 
 /// Joins through the seeds, or else through whom the node knows from before, again and again until it has, and tells of

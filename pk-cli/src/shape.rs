@@ -1,6 +1,7 @@
 //! The JSON shapes of the reference: what its test peer prints, and what its RPC sends (WIRE.md section 5).
 
 use data_encoding::{BASE64, BASE64URL_NOPAD};
+use pk_proto::claims::{Claim, TokenSignature};
 use pk_proto::{
     ActiveNode, ConnectionInfo, ContactMode, Identity, NodeAddress, NodeContact, NodeContactAddressData, NodeId,
     Scopes, SetNodeOutcome,
@@ -88,6 +89,28 @@ pub(crate) fn connection(info: &ConnectionInfo) -> Value {
 /// The name of a connection that both of its ends know.
 pub(crate) fn connection_id(shared_id: &[u8]) -> String {
     BASE64URL_NOPAD.encode(shared_id)
+}
+
+/// SignedTokenEncoded.
+pub(crate) fn signed_token(claim: &Claim) -> Value {
+    json!(claim.token().encoded())
+}
+
+/// The payload of a claim, which is JSON.
+pub(crate) fn payload(claim: &Claim) -> Value {
+    serde_json::from_str(claim.token().payload()).unwrap_or_default()
+}
+
+/// One entry of the answer to nodesClaimsGet.
+pub(crate) fn claim_message(claim: &Claim) -> Value {
+    json!({ "claimIdEncoded": claim.id().to_string(), "signedTokenEncoded": signed_token(claim) })
+}
+
+/// One entry of what requestChainData gives.
+pub(crate) fn chain_claim(claim: &Claim) -> Value {
+    let signers: Value =
+        claim.token().signatures().iter().map(TokenSignature::signer).map(|id| id.to_string()).collect();
+    json!({ "claimIdEncoded": claim.id().to_string(), "payload": payload(claim), "signers": signers })
 }
 
 /// A certificate chain as PEM (RFC 7468), newest first.

@@ -61,7 +61,7 @@
 //!                 let seen = NodeContactAddressData {
 //!                     mode: ContactMode::Direct, connected_time: unix, scopes: Scopes::GLOBAL,
 //!                 };
-//!                 node.set_node(friend, "127.0.0.1:1315".parse()?, seen, now)?;
+//!                 node.set_node(friend, "127.0.0.1:1315".parse()?, seen, SetNode::default(), now)?;
 //!                 searching = Some(node.find_node(friend, FindNode::default(), now)?);
 //!             }
 //!             Output::Event(Event::Done { id, result: Ok(Reply::FindNode(outcome)) }) => {

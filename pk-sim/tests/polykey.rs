@@ -176,7 +176,6 @@ fn parameters_that_make_no_question_are_answered_with_an_error() {
         (CLOSEST, "{\"nodeIdEncoded\":\"nonsense\"}".to_owned(), bad),
         ("nodesClosestLocalNodesGet", format!("{{\"nodeIdEncoded\":\"{}\"}}", &id[..52]), bad),
         ("nodesConnectionSignalInitial", good.clone(), other),
-        ("nodesConnectionSignalInitial", format!("{{\"targetNodeIdEncoded\":\"{id}\",\"signature\":\"AA\"}}"), other),
         (
             "nodesConnectionSignalInitial",
             format!("{{\"targetNodeIdEncoded\":\"v\",\"signature\":\"{signature}\"}}"),

@@ -10,7 +10,7 @@ use common::{Peer, Reaction, SECOND, assert_consistent, find, find_with, ms};
 use pk_proto::{
     ActiveConnection, ActiveNode, Answer, Closest, ContactMode, DialFailure, Failure, FindEnd, FindNode, FindOutcome,
     FindStepEnd, NodeAddress, NodeId, Options, Question, Refusal, Reply, Request, RequestError, SignalRequest,
-    SignalTerms, UnixMillis,
+    SignalTerms, Strategies, UnixMillis,
 };
 use pk_sim::{Cluster, Dependence, HostId, Key, NatConfig};
 
@@ -158,6 +158,28 @@ fn a_target_behind_a_symmetric_nat_dials_back() {
     cluster.drive(SECOND);
     assert_eq!([mode(&cluster, SOURCE, TARGET), mode(&cluster, TARGET, SOURCE)], [ContactMode::Signal; 2]);
     assert_eq!(cluster.node(TARGET).metrics().punches, 1);
+    cluster.stop_all();
+}
+
+#[test]
+fn who_dials_back_before_the_relay_has_answered_was_signalled() {
+    let mut cluster = Cluster::builder().nodes(1).puppets(2).seed(3).start();
+    let target = cluster.id(2);
+    let mut relay = Peer::new(1, move |question| match question {
+        Question::Closest { .. } => Reaction::answer(Answer::Closest(active(target, "77.0.0.1:7"))),
+        _ => Reaction::Silence,
+    });
+    relay.connect(&mut cluster, 0);
+    let strategies = Strategies { direct: false, signal: true, mdns: false };
+    let find = FindNode { strategies: Some(strategies), ..FindNode::default() };
+    let request = cluster.request(0, Request::FindNode { target, find });
+    for _ in 0..100 {
+        relay.drive(&mut cluster, ms(10));
+    }
+    assert_eq!(cluster.node(0).metrics().signals_sent, 1);
+    Peer::honest(2).connect(&mut cluster, 0);
+    let Ok(Reply::FindNode(outcome)) = cluster.await_done(0, request) else { panic!("the search failed") };
+    assert_eq!(outcome.found.unwrap().1.mode, ContactMode::Signal);
     cluster.stop_all();
 }
 

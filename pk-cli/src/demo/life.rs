@@ -7,6 +7,7 @@ use pk_driver::{KeyStore, MdnsInterfaces, NodeConfig, Runtime};
 use pk_proto::{ContactMode, FindNode, Options, Scopes, Strategies};
 use serde_json::json;
 
+use super::claims::whole;
 use super::network::{Network, until};
 use super::report::{Outcome, Progress};
 use crate::error::{CliError, Result};
@@ -81,7 +82,7 @@ pub(super) async fn restart<R: Runtime + Unpin>(
     progress: &Progress,
 ) -> Result<Outcome> {
     let before = network.resident()?;
-    let id = before.own_id();
+    let (id, head) = (before.own_id(), before.chain_head().await?);
     before.shutdown().await;
     let begun = Instant::now();
     let node = network.reopen(runtime).await?;
@@ -92,6 +93,9 @@ pub(super) async fn restart<R: Runtime + Unpin>(
     let known = node.metrics().await?.nodes;
     if known == 0 {
         return Err(CliError::new("Restart", format!("{id} has forgotten everybody")));
+    }
+    if node.chain_head().await? != head {
+        return Err(CliError::new("Restart", format!("{id} has another chain than before")));
     }
     let target = network.other()?;
     let outcome = node.find_node(target.own_id(), FindNode::default()).await?;
@@ -140,6 +144,8 @@ pub(super) async fn renew<R: Runtime + Unpin>(
         Ok((by_new && friend.contact(old).await?.is_none()).then_some(()))
     })
     .await?;
+    // The claims are those of the old key, and the certificates say whose that was.
+    let claims = whole(&friend, new).await?.len();
     let outcome = network.first()?.find_node(new, FindNode::default()).await?;
     if outcome.found.is_none() {
         return Err(CliError::new("NotFound", format!("{new} was not found by its new id: {outcome:?}")));
@@ -152,14 +158,15 @@ pub(super) async fn renew<R: Runtime + Unpin>(
     progress.tick();
     Ok(Outcome {
         summary: format!(
-            "a node took a new key in {}; reached by its old id, round trip {}; {} by the new one",
+            "a node took a new key in {}; reached by its old id, round trip {}; its {} hold; {} by the new one",
             human(took),
             human(rtt),
+            count(claims as u64, "claim"),
             match learnt {
                 1 => "1 node knows it".to_owned(),
                 learnt => format!("{learnt} nodes know it"),
             }
         ),
-        figures: json!({ "renewMs": ms(took), "rttMs": ms(rtt), "learnt": learnt }),
+        figures: json!({ "renewMs": ms(took), "rttMs": ms(rtt), "claims": claims, "learnt": learnt }),
     })
 }

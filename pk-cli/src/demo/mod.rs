@@ -1,5 +1,6 @@
 //! `pk demo`: a whole network in one process, over QUIC on loopback.
 
+mod claims;
 mod life;
 mod network;
 mod polykey;
@@ -81,14 +82,19 @@ impl<R: Runtime + Unpin> Demo<R> {
         self.step("renew", 1, async |progress| life::renew(network, runtime, &progress).await).await
     }
 
-    /// The steps that all nodes take.
-    async fn together(&self, network: &Network<R>) -> Result<()> {
+    /// The steps that all nodes take, and those about claims.
+    async fn together(&self, network: &mut Network<R>) -> Result<()> {
+        let runtime = &self.runtime;
         let nodes = network.nodes.len();
-        self.step("join", nodes - 1, async |progress| steps::join(network, &self.runtime, &progress).await).await?;
+        self.step("join", nodes - 1, async |progress| steps::join(network, runtime, &progress).await).await?;
         let pairs = network.pairs()?;
-        self.step("find", nodes, async |progress| steps::find(network, &pairs, &self.runtime, &progress).await).await?;
+        self.step("find", nodes, async |progress| steps::find(network, &pairs, runtime, &progress).await).await?;
         self.step("ping", nodes, async |progress| steps::ping(network, &pairs, &progress).await).await?;
-        self.step("stream", nodes, async |progress| steps::stream(network, &pairs, &progress).await).await
+        self.step("stream", nodes, async |progress| steps::stream(network, &pairs, &progress).await).await?;
+        self.step("claim", nodes, async |progress| claims::claim(&pairs, &progress).await).await?;
+        self.step("chain", 2 * nodes, async |progress| claims::chain(&pairs, &progress).await).await?;
+        let forgery = async |progress| claims::forgery(network, runtime, &progress).await;
+        self.step("forgery", claims::FORGERIES, forgery).await
     }
 
     async fn step(

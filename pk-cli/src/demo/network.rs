@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use pk_driver::{Node, NodeConfig, Runtime, StreamAcceptor};
+use pk_driver::{KeyPair, Node, NodeConfig, Runtime, StreamAcceptor};
+use pk_proto::claims::ClaimPolicy;
 use pk_proto::{NodeAddress, SeedNode};
 use serde_json::json;
 
@@ -66,7 +67,17 @@ impl<R: Runtime + Unpin> Network<R> {
 
     /// Starts a newcomer that knows nobody.
     pub(super) async fn guest(&mut self, runtime: &R, change: impl FnOnce(&mut NodeConfig)) -> Result<Node<R>> {
-        let mut config = node::ephemeral(keys::ephemeral(None)?)?;
+        self.guest_of(runtime, keys::ephemeral(None)?, change).await
+    }
+
+    /// As [`guest`](Self::guest), with a key that others have as well.
+    pub(super) async fn guest_of(
+        &mut self,
+        runtime: &R,
+        key: KeyPair,
+        change: impl FnOnce(&mut NodeConfig),
+    ) -> Result<Node<R>> {
+        let mut config = node::ephemeral(key)?;
         change(&mut config);
         let node = start(config, runtime).await?;
         self.guests.push(node.clone());
@@ -134,8 +145,7 @@ impl<R: Runtime + Unpin> Network<R> {
     /// There is no node that listens.
     pub(super) fn seed(&self) -> Result<SeedNode> {
         let node = self.first()?;
-        let addr = node.local_addrs().first().copied().ok_or_else(|| CliError::new("Start", "no node listens"))?;
-        Ok(SeedNode { node: node.own_id(), address: NodeAddress::from_socket(addr) })
+        Ok(SeedNode { node: node.own_id(), address: address(node)? })
     }
 
     /// Waits until both ends agree on every connection that there is now, and returns how many are agreed on then. A search
@@ -197,8 +207,19 @@ impl<R: Runtime + Unpin> Network<R> {
     }
 }
 
-/// Starts a node on loopback.
+/// Where a node listens.
+///
+/// # Errors
+///
+/// Nowhere.
+pub(super) fn address<R: Runtime>(node: &Node<R>) -> Result<NodeAddress> {
+    let addr = node.local_addrs().first().copied();
+    addr.map(NodeAddress::from_socket).ok_or_else(|| CliError::new("Start", "no node listens"))
+}
+
+/// Starts a node on loopback, which signs claims for whom it is told to allow it.
 async fn start<R: Runtime>(mut config: NodeConfig, runtime: &R) -> Result<Node<R>> {
+    config.core.claim_policy = ClaimPolicy::AllowList;
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Ok(Node::start_on(runtime.clone(), config).await?)
 }

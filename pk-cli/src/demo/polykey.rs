@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use pk_driver::{Node, Runtime};
 use pk_interop::{InstallError, Peer, PeerError, Polykey, Settings, cache_dir};
-use pk_proto::{FindNode, NodeId};
+use pk_proto::{FindNode, GestaltQuery, NodeId, Options};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::claims::whole;
 use super::network::Network;
 use super::report::{Outcome, Progress};
 use crate::error::{CliError, Result};
@@ -27,11 +28,11 @@ pub(super) async fn install() -> Result<(Polykey, Outcome)> {
     let thread = std::thread::Builder::new().name("npm".to_owned()).spawn(install);
     thread.map_err(|error| CliError::new("Thread", error.to_string()))?;
     let installed = installed.await.map_err(|_| CliError::new("Npm", "the installation broke off"))?;
-    let polykey = installed.map_err(not_to_be_had)?;
+    let polykey = installed.map_err(|error| not_to_be_had(&error))?;
     Ok((polykey, Outcome { summary: "Polykey 1.15.1 is there".to_owned(), figures: json!({}) }))
 }
 
-fn not_to_be_had(error: InstallError) -> CliError {
+fn not_to_be_had(error: &InstallError) -> CliError {
     let tip = match error {
         InstallError::Missing { .. } | InstallError::Version(_) => {
             "Install Node.js 20 or later with npm, or leave --interop out."
@@ -48,7 +49,7 @@ impl From<PeerError> for CliError {
     }
 }
 
-/// A real node joins, everyone finds it, and it finds everyone. It ends with the step.
+/// A real node joins, everyone finds it, it finds everyone, and one of us and it claim each other. It ends with the step.
 pub(super) async fn meet<R: Runtime + Unpin>(
     network: &Network<R>,
     polykey: &Polykey,
@@ -68,19 +69,23 @@ pub(super) async fn meet<R: Runtime + Unpin>(
         theirs.push(it_finds(&peer, node.own_id()).await?);
         progress.tick();
     }
-    let (ours, theirs) = (Spread::of(ours.into_iter()), Spread::of(theirs.into_iter()));
+    let claims = we_claim(seed, &peer).await?;
+    let (ours, theirs) = (Spread::of(ours), Spread::of(theirs));
     let nodes = network.nodes.len() as u64;
     Ok(Outcome {
         summary: format!(
-            "a real Polykey 1.15.1 node joined in {}; {} found it: median {}; it found them: median {}",
+            "a real Polykey 1.15.1 node joined in {}; {} found it: median {}; it found them: median {}; \
+             its chain of {} holds, one begun by each side",
             human(joined),
             count(nodes, "node"),
             human(ours.median),
             human(theirs.median),
+            count(claims as u64, "claim"),
         ),
         figures: json!({
             "joinedMs": ms(joined), "found": nodes, "foundBy": nodes,
             "medianMs": ms(ours.median), "theirMedianMs": ms(theirs.median),
+            "claims": claims,
         }),
     })
 }
@@ -91,6 +96,30 @@ async fn we_find<R: Runtime + Unpin>(node: &Node<R>, target: NodeId) -> Result<D
         Some(_) => Ok(outcome.stats.elapsed),
         None => Err(CliError::new("NotFound", format!("{} did not find the Polykey node: {outcome:?}", node.own_id()))),
     }
+}
+
+/// One of us claims it, and it claims the same one of us. Then both are linked, and its chain, whose length this returns, is
+/// verified.
+async fn we_claim<R: Runtime>(node: &Node<R>, peer: &Peer) -> Result<usize> {
+    let (ours, theirs) = (node.own_id(), peer.node_id());
+    peer.ask("allow", json!({ "nodeId": ours })).await?;
+    node.claim_node(theirs, Options::default()).await?;
+    node.allow_claim(theirs, Options::default()).await?;
+    peer.ask("claim", json!({ "nodeId": ours })).await?;
+    let chain = whole(node, theirs).await?;
+    let gestalt = node.gestalt(ours, GestaltQuery::default(), Options::default()).await?;
+    let of_theirs = peer.ask("gestalt", json!({})).await?;
+    let issuers: Vec<_> = chain.iter().filter_map(|claim| claim.link().map(|link| link.issuer)).collect();
+    if issuers != [ours, theirs] || !gestalt.nodes.contains(&theirs) || !contains(&of_theirs, ours) {
+        let message = format!("the Polykey node and {ours} are not linked: {chain:?}, {gestalt:?}, {of_theirs}");
+        return Err(CliError::new("Claim", message));
+    }
+    Ok(chain.len())
+}
+
+fn contains(list: &Value, node: NodeId) -> bool {
+    let node = node.to_string();
+    list.as_array().is_some_and(|nodes| nodes.iter().any(|other| *other == node))
 }
 
 async fn it_finds(peer: &Peer, target: NodeId) -> Result<Duration> {

@@ -10,7 +10,7 @@ use crate::error::{CliError, Result};
 use crate::output;
 use crate::words::{human, ms};
 
-/// How a step went: a sentence for people and figures for programs.
+/// How a step went: a sentence for people, with further lines if need be, and figures for programs.
 pub(crate) struct Outcome {
     pub(crate) summary: String,
     pub(crate) figures: Value,
@@ -93,7 +93,9 @@ impl Report {
         if self.json {
             output::json(&StepLine { step, ok: true, ms: ms(took), figures: outcome.figures });
         } else {
-            output::line(format_args!("  {step:<9}{:>8}  {}", human(took), outcome.summary));
+            // Further lines stand below the first.
+            let summary = outcome.summary.replace('\n', &format!("\n{:21}", ""));
+            output::line(format_args!("  {step:<9}{:>8}  {summary}", human(took)));
         }
     }
 

@@ -60,7 +60,8 @@ pub(super) async fn join<R: Runtime + Unpin>(
     })
 }
 
-type Pairs<'a, R> = [(&'a Node<R>, &'a Node<R>)];
+/// Every node with its partner.
+pub(super) type Pairs<'a, R> = [(&'a Node<R>, &'a Node<R>)];
 
 /// Everyone finds its partner, which it is not connected with and, if others can tell it, knows nothing of.
 pub(super) async fn find<R: Runtime + Unpin>(

@@ -1,6 +1,6 @@
 //! The lines that `pk run --stdio` reads: `[#tag] name arguments…`, as the reference's test peer takes them.
 
-use pk_proto::{Host, NodeAddress, NodeId, Scopes};
+use pk_proto::{AskId, Host, NodeAddress, NodeId, Scopes};
 
 /// One line of stdin.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +31,23 @@ pub(crate) enum Command {
     Renew,
     Cert,
     Stream { node: NodeId, text: String },
+    Claims(ClaimsCommand),
     Quit,
+}
+
+/// What can be asked for about claims.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ClaimsCommand {
+    Allow { node: NodeId },
+    Disallow { node: NodeId },
+    Allowed,
+    Claim { node: NodeId },
+    Answer { ask: AskId, sign: bool },
+    Chain { node: NodeId },
+    ClaimsGet { node: NodeId },
+    Sigchain,
+    Gestalt { node: Option<NodeId> },
+    Sign { node: NodeId },
 }
 
 impl Line {
@@ -57,6 +73,10 @@ fn command(name: &str, rest: &str) -> Result<Command, String> {
     let words: Vec<&str> = rest.split_whitespace().collect();
     let node_and = |make: fn(NodeId) -> Command| match words[..] {
         [node] => id(node).map(make),
+        _ => Err(usage("<nodeId>")),
+    };
+    let claims_of = |make: fn(NodeId) -> ClaimsCommand| match words[..] {
+        [node] => Ok(Command::Claims(make(id(node)?))),
         _ => Err(usage("<nodeId>")),
     };
     let target_and_via = |make: fn(NodeId, Option<NodeId>) -> Command| match words[..] {
@@ -105,6 +125,26 @@ fn command(name: &str, rest: &str) -> Result<Command, String> {
             Some((node, text)) => Ok(Command::Stream { node: id(node)?, text: text.trim_start().to_owned() }),
             None => Err(usage("<nodeId> <text>")),
         },
+        "allow" => claims_of(|node| ClaimsCommand::Allow { node }),
+        "disallow" => claims_of(|node| ClaimsCommand::Disallow { node }),
+        "allowed" => alone(Command::Claims(ClaimsCommand::Allowed)),
+        "claim" => claims_of(|node| ClaimsCommand::Claim { node }),
+        "answer" => match words[..] {
+            [ask, how @ ("sign" | "refuse")] => {
+                let ask = ask.parse().map_err(|_| format!("bad number {ask}: it is that of the event claimAsked"))?;
+                Ok(Command::Claims(ClaimsCommand::Answer { ask: AskId(ask), sign: how == "sign" }))
+            }
+            _ => Err(usage("<ask> sign|refuse")),
+        },
+        "chain" => claims_of(|node| ClaimsCommand::Chain { node }),
+        "claimsGet" => claims_of(|node| ClaimsCommand::ClaimsGet { node }),
+        "sigchain" => alone(Command::Claims(ClaimsCommand::Sigchain)),
+        "gestalt" => match words[..] {
+            [] => Ok(Command::Claims(ClaimsCommand::Gestalt { node: None })),
+            [node] => Ok(Command::Claims(ClaimsCommand::Gestalt { node: Some(id(node)?) })),
+            _ => Err(usage("[nodeId]")),
+        },
+        "sign" => claims_of(|node| ClaimsCommand::Sign { node }),
         "quit" => alone(Command::Quit),
         _ => Err(format!("unknown command {name}")),
     }
@@ -151,6 +191,9 @@ mod tests {
         assert_eq!(parse(&format!("setnode {ID} a.b 1 force local block")), Ok(set));
         let address = "[::1]:9".parse().unwrap();
         assert_eq!(parse(&format!("connect {ID} ::1 9")), Ok(Command::Connect { node, address }));
+        assert_eq!(parse("gestalt"), Ok(Command::Claims(ClaimsCommand::Gestalt { node: None })));
+        let answer = ClaimsCommand::Answer { ask: AskId(7), sign: false };
+        assert_eq!(parse("answer 7 refuse"), Ok(Command::Claims(answer)));
         let text = "two  words".to_owned();
         assert_eq!(parse(&format!("stream {ID}  two  words ")), Ok(Command::Stream { node, text }));
     }
@@ -171,6 +214,11 @@ mod tests {
             ),
             (&format!("signal {ID}"), "usage: signal <target> <relay>"),
             ("renew now", "usage: renew"),
+            ("allow", "usage: allow <nodeId>"),
+            ("claim", "usage: claim <nodeId>"),
+            ("answer 1 maybe", "usage: answer <ask> sign|refuse"),
+            ("answer one sign", "bad number one: it is that of the event claimAsked"),
+            ("gestalt 1 2", "usage: gestalt [nodeId]"),
             (&format!("stream {ID}"), "usage: stream <nodeId> <text>"),
         ] {
             let error = parse(line).unwrap_err();

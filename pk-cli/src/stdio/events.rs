@@ -1,13 +1,15 @@
 //! The events of the line protocol.
 
 use pk_driver::{Events, Node, NodeError, Notice, Runtime};
+use pk_proto::claims::ClaimId;
 use pk_proto::{Event, NodeId, Role, Synced};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::lines::Printer;
 use crate::error::CliError;
-use crate::words::why_closed;
+use crate::shape;
+use crate::words::{ms, why_closed};
 
 /// The first line.
 #[derive(Serialize)]
@@ -76,6 +78,24 @@ struct Renewed {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OfClaim {
+    event: &'static str,
+    claim_id_encoded: String,
+    node_id: Option<NodeId>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Asked {
+    event: &'static str,
+    ask: u64,
+    node_id: NodeId,
+    payload: Value,
+    within_ms: f64,
+}
+
+#[derive(Serialize)]
 struct Lagged {
     event: &'static str,
     missed: u64,
@@ -111,10 +131,25 @@ pub(super) async fn print(mut events: Events, printer: &Printer) {
                 let reason = fault.to_string();
                 printer.print(&About { event: "peerMisbehaved", node_id: node, reason }).await;
             }
+            Notice::Event(Event::ClaimAdded { claim, node }) => of_claim(printer, "claimAdded", claim, node).await,
+            Notice::Event(Event::ClaimInDoubt { claim, node }) => {
+                of_claim(printer, "claimInDoubt", claim, Some(node)).await;
+            }
+            Notice::Event(Event::ClaimSettled { claim, node }) => {
+                of_claim(printer, "claimSettled", claim, Some(node)).await;
+            }
+            Notice::Event(Event::ClaimAsked { ask, node, claim, within }) => {
+                let (payload, within_ms) = (shape::payload(&claim), ms(within));
+                printer.print(&Asked { event: "claimAsked", ask: ask.0, node_id: node, payload, within_ms }).await;
+            }
             Notice::Event(_) => {}
             Notice::Lagged(missed) => printer.print(&Lagged { event: "lagged", missed }).await,
         }
     }
+}
+
+async fn of_claim(printer: &Printer, event: &'static str, claim: ClaimId, node: Option<NodeId>) {
+    printer.print(&OfClaim { event, claim_id_encoded: claim.to_string(), node_id: node }).await;
 }
 
 /// Prints how joining through the seeds went.

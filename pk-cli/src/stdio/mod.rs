@@ -1,9 +1,12 @@
 //! `pk run --stdio`: the line protocol of the reference's test peer. The first line on stdout is the event `ready`; then
 //! one line per command, and events as they come; the last one is `stopped`.
 //!
-//! Beyond the reference it has the commands `mdns` and `stream`, the words `block` and `force` and an outcome for `setnode`,
-//! and the events `joined`, `joinFailed`, `identityRenewed`, `connectionClosed`, `peerMisbehaved` and `lagged`.
+//! Beyond the reference it has the commands `mdns`, `stream`, `disallow`, `allowed` and `answer`, the words `block` and `force`
+//! and an outcome for `setnode`, an argument for `gestalt`, and the events `joined`, `joinFailed`, `identityRenewed`,
+//! `connectionClosed`, `peerMisbehaved`, `claimAdded`, `claimAsked`, `claimInDoubt`, `claimSettled` and `lagged`. What `sign`
+//! has signed enters the own chain, and `chain` and `claimsGet` give only what they have verified.
 
+mod claims;
 mod command;
 mod events;
 mod lines;

@@ -9,6 +9,7 @@ use pk_proto::{
 };
 use serde_json::{Map, Value, json};
 
+use super::claims;
 use super::command::Command;
 use crate::error::Result;
 use crate::{echo, node, shape};
@@ -85,6 +86,7 @@ pub(super) async fn perform<R: Runtime + Unpin>(node: &Node<R>, command: Command
             let echoed = echo::call(stream, text.as_bytes()).await?;
             Ok(String::from_utf8_lossy(&echoed).into())
         }
+        Command::Claims(command) => claims::perform(node, command).await,
         // The caller ends the session.
         Command::Quit => Ok(Value::Null),
     }

@@ -47,6 +47,26 @@ fn a_node_that_knows_nobody_says_so() {
     run_until(&["run", "--dir", dir, "--listen", "127.0.0.1:0"], "TERM", "no other node is known");
 }
 
+#[test]
+fn a_node_says_with_whom_it_belongs_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    pk_ok(&["keygen", "--dir", dir]);
+    let mut other = Agent::start(&[]);
+    let (id, seed_node) = (other.id.clone(), other.seed_node());
+    let claiming = thread::spawn(move || {
+        let connected = other.event("connectionReverse");
+        other.ask(&format!("claim {}", connected["nodeId"].as_str().unwrap()));
+        other.end();
+    });
+    let args = ["run", "--dir", dir, "--listen", "127.0.0.1:0", "--allow-all", "--seed-node", &seed_node];
+    let said = run_until(&args, "TERM", "✓");
+    let told = format!("✓ {id} and this node belong together: claim v");
+    assert!(said.iter().any(|line| line.starts_with(&told)), "{said:?}");
+    claiming.join().unwrap();
+    assert!(pk_ok(&["chain", "--dir", dir]).stdout.ends_with("holds: 1 claim\n"));
+}
+
 /// Runs a node until it says a line that begins like this, sends it a signal, and returns all that it said.
 fn run_until(args: &[&str], name: &str, said_last: &str) -> Vec<String> {
     let mut child = command(args).spawn().unwrap();

@@ -7,7 +7,12 @@ use std::process::Command;
 
 use crate::process::{Ended, pk_ok};
 
-const STEPS: [&str; 10] = ["start", "join", "find", "ping", "stream", "signal", "mdns", "restart", "renew", "shutdown"];
+const STEPS: [&str; 13] = [
+    "start", "join", "find", "ping", "stream", "claim", "chain", "forgery", "signal", "mdns", "restart", "renew",
+    "shutdown",
+];
+/// Those before the step of a real Polykey node.
+const BEFORE_POLYKEY: usize = 8;
 
 fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
     let mut lines = ended.json();
@@ -29,9 +34,24 @@ fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
         (&json!(nodes - 1), &json!(nodes), &json!(nodes))
     );
     assert_eq!(lines[4]["bytes"], nodes << 20);
-    assert_eq!((&lines[5]["mode"], &lines[6]["scope"]), (&json!("signal"), &json!("local")));
-    assert!(lines[7]["known"].as_u64().unwrap() > 0, "{ended}");
-    assert!(lines[8]["learnt"].as_u64().unwrap() > 0, "{ended}");
+    assert_eq!((&lines[5]["claimed"], &lines[6]["chains"]), (&json!(nodes), &json!(2 * nodes)), "{ended}");
+    assert!(lines[6]["claims"].as_u64() >= Some(4 * nodes), "a chain has a claim of each partner: {ended}");
+    let refused = lines[7]["forgeries"].as_array().unwrap();
+    let found: Vec<_> = refused.iter().map(|one| (one["verified"].as_u64().unwrap(), &one["fault"])).collect();
+    let expected = [
+        (2, "claim 3 of the chain: the owner's signature is not valid"),
+        (1, "claim 2 of the chain: its digest of the claim before is wrong"),
+        (1, "claim 2 of the chain: claims are missing before it: it is number 3"),
+        (2, "claim 3 of the chain: another node's signature is not valid"),
+    ];
+    assert_eq!(found.len(), expected.len(), "{ended}");
+    for ((verified, fault), (count, text)) in found.into_iter().zip(expected) {
+        assert!(verified == count && fault.as_str().unwrap().starts_with(text), "{ended}");
+    }
+    assert_eq!((&lines[8]["mode"], &lines[9]["scope"]), (&json!("signal"), &json!("local")));
+    assert!(lines[10]["known"].as_u64().unwrap() > 0, "{ended}");
+    assert_eq!(lines[11]["claims"], 2, "{ended}");
+    assert!(lines[11]["learnt"].as_u64().unwrap() > 0, "{ended}");
     assert!(lines[2]["attempts"].as_u64().unwrap() > 0, "nobody was found without connecting: {ended}");
     assert_eq!(ended.stderr, "", "nothing is logged");
 }
@@ -59,7 +79,9 @@ fn the_smallest_networks_hold_again_and_again() {
 #[test]
 fn people_get_a_line_per_step() {
     let ended = pk_ok(&["demo", "--nodes", "3"]);
-    let lines: Vec<&str> = ended.stdout.lines().collect();
+    // Further lines of a step stand below its first.
+    let (more, lines): (Vec<&str>, Vec<&str>) = ended.stdout.lines().partition(|line| line.starts_with("   "));
+    assert!(more.len() == 4 && more[0].contains("the owner's signature is not valid"), "{ended}");
     assert_eq!(lines.len(), STEPS.len() + 2, "{ended}");
     for (line, step) in lines.iter().skip(1).zip(STEPS) {
         assert!(line.trim_start().starts_with(step), "{ended}");
@@ -82,10 +104,10 @@ fn a_real_polykey_node_joins_where_there_can_be_one() {
         assert!(ended.status.success(), "{stdout}{}", String::from_utf8_lossy(&ended.stderr));
         let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let steps: Vec<_> = lines.iter().filter_map(|line| line["step"].as_str()).collect();
-        let (before, after) = STEPS.split_at(5);
+        let (before, after) = STEPS.split_at(BEFORE_POLYKEY);
         assert_eq!(steps, [&["install"], before, &["polykey"], after].concat(), "{stdout}");
         let met = lines.iter().find(|line| line["step"] == "polykey").unwrap();
-        assert_eq!((&met["found"], &met["foundBy"]), (&json!(4), &json!(4)), "{stdout}");
+        assert_eq!((&met["found"], &met["foundBy"], &met["claims"]), (&json!(4), &json!(4), &json!(2)), "{stdout}");
     }
 }
 

@@ -39,14 +39,16 @@ fn what_a_node_was_told_is_replayed_to_the_same_end() {
     let cut = dir.path().join("cut");
     fs::write(&cut, &bytes[..bytes.len() - 3]).unwrap();
     assert_eq!(pk_ok(&["replay", cut.to_str().unwrap(), "--json"]).json()[0]["calls"], calls - 1);
-    // The last call is to stop, one byte; the hash of what the node had done until then stands before it.
-    let mut other = bytes;
-    let at = other.len() - 2;
-    other[at] ^= 1;
-    fs::write(&cut, other).unwrap();
-    let diverged = pk(&["replay", cut.to_str().unwrap()]);
-    assert!(diverged.stderr.contains("the outputs are not those of the recording"), "{diverged}");
-    assert_eq!(diverged.code, Some(1), "{diverged}");
+    // Before the last call, a few bytes, stands the hash of what the node had done until then.
+    let diverges = |back: usize| {
+        let mut other = bytes.clone();
+        let at = other.len() - back;
+        other[at] ^= 1;
+        fs::write(&cut, other).unwrap();
+        let replayed = pk(&["replay", cut.to_str().unwrap()]);
+        replayed.code == Some(1) && replayed.stderr.contains("the outputs are not those of the recording")
+    };
+    assert!((2..=16).any(diverges), "no byte at the end is one of the hash");
 }
 
 #[test]

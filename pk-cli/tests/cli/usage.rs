@@ -16,7 +16,6 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
         ("dance", "unrecognized subcommand 'dance'"),
         // Not built yet, so not there.
         ("sim", "unrecognized subcommand"),
-        ("run --stdio --allow-all", "unexpected argument '--allow-all'"),
         ("keygen", "--dir <DIR>"),
         ("run", "--dir <DIR>"),
         ("renew", "--dir <DIR>"),
@@ -42,6 +41,19 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
         ("run --stdio --host localhost", "not an IP address"),
         ("run --stdio --listen 127.0.0.1:1 --port 2", "cannot be used with"),
         ("run --stdio --port 65536", "65536 is not in 0..=65535"),
+        // Claims.
+        ("claim", "<ID>"),
+        ("claim ID", "--dir <DIR>"),
+        ("claim xyz --dir d", "a node id starts with `v`"),
+        ("chain", "--dir <DIR>"),
+        ("chain xyz --dir d", "a node id starts with `v`"),
+        ("allow ID", "--dir <DIR>"),
+        ("allow --dir d --remove", "<ID>"),
+        ("run --stdio --claims some", "possible values: refuse, allow-list, ask, all"),
+        ("run --stdio --allow-all --claims all", "cannot be used with"),
+        ("run --stdio --allow-all --allow ID", "cannot be used with"),
+        ("run --stdio --claims refuse --allow ID", "--allow does nothing with --claims refuse"),
+        ("run --dir d --claims ask", "--claims ask needs --stdio"),
         // Keys.
         ("run --stdio --seed 0101", "a private key is 64 hex digits"),
         (
@@ -77,10 +89,12 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
 #[test]
 fn help_names_every_command() {
     let help = pk_ok(&["--help"]).stdout;
-    for command in ["keygen", "id", "run", "find", "ping", "buckets", "cert", "renew", "replay", "demo"] {
+    for command in
+        ["keygen", "id", "run", "find", "ping", "buckets", "cert", "renew", "replay", "demo", "claim", "chain", "allow"]
+    {
         assert!(help.contains(&format!("\n  {command}")), "{command} in {help}");
     }
-    for command in ["run", "find", "ping", "buckets"] {
+    for command in ["run", "find", "ping", "buckets", "claim", "chain"] {
         let help = pk_ok(&[command, "--help"]).stdout;
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(help.contains("Not needed once the node in DIR knows others") && help.contains("--mdns"), "{help}");

@@ -127,8 +127,7 @@ impl Connections {
         let learnt = dialled.map(|dial| dial.learnt);
         let node = connected.leaf;
         let chain = if connected.chain.is_empty() { alloc::vec![node] } else { connected.chain };
-        // A relay has told it where we are: it dials back.
-        let called = self.races.values().any(|race| race.called && chain.contains(&race.node));
+        let called = self.is_called(&chain);
         let own = chain.iter().any(|id| cx.is_own(id));
         let refusal = if own {
             cx.metrics.connections_to_self += 1;
@@ -166,6 +165,14 @@ impl Connections {
                 self.events.push_back(ConnectEvent::Greet { conn, node, role, dialect });
             }
         }
+    }
+
+    /// Whether a relay tells a node where we are, or has told it: then it dials back, which may be here before the relay's
+    /// answer, or after our own dial was first.
+    fn is_called(&self, chain: &[NodeId]) -> bool {
+        let racing = self.races.values().filter(|race| chain.contains(&race.node));
+        let called = { racing }.any(|race| race.called || race.signalling > 0);
+        called || self.table.values().any(|live| chain.contains(&live.node) && live.learnt == Learnt::SIGNALLED)
     }
 
     pub(crate) fn disconnected(&mut self, cx: &mut Cx, conn: ConnectionId, why: DisconnectReason) {

@@ -86,7 +86,7 @@ impl NodeManager {
         &self.cx.config
     }
 
-    /// Whether [`Event::Stopped`] has been emitted: nothing follows any more.
+    /// Whether [`Event::Stopped`](crate::Event::Stopped) has been emitted: nothing follows any more.
     pub fn is_stopped(&self) -> bool {
         self.phase == Phase::Stopped
     }

@@ -18,7 +18,7 @@ use crate::seed_node::SeedNode;
 use crate::time::Instant;
 use crate::trace::Call;
 
-/// A. Ours: checked at once; then exactly one [`Event::Done`] for the id that was returned.
+/// A. Ours: checked at once; then exactly one [`Event::Done`](crate::Event::Done) for the id that was returned.
 impl NodeManager {
     /// Begins a request. The named methods below are shorthands.
     ///

@@ -1,0 +1,270 @@
+//! The victim of hostile peers: one machine whose driver is the test; and the tokens that its peers send.
+#![allow(unreachable_pub, reason = "a module of a test")]
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use pk_proto::claims::{Claim, ClaimContent, ClaimLinkNode, ClaimPolicy, FullySigned, TokenFault};
+use pk_proto::native::{self, Hello, Message, V1};
+use pk_proto::{
+    ConnectionId, EffectId, Event, Failure, FrameDecoder, Input, NodeId, Options, Output, PeerFault, Refusal, Reply,
+    Request, RequestId, Role, SignatureFault, StoreOp, StreamId, Table,
+};
+use pk_sim::Key;
+
+use crate::common::chains::Draft;
+use crate::common::{Bare, SECOND};
+
+/// A machine that signs for everybody, and what its driver has: a key, and a store.
+pub struct Victim {
+    pub bare: Bare,
+    pub rows: BTreeMap<(Table, Bytes), Bytes>,
+    /// What it has had signed.
+    pub signed: Vec<Bytes>,
+    /// Everything else that it said.
+    pub said: Vec<Output>,
+    /// What it said on each stream.
+    pub heard: BTreeMap<StreamId, FrameDecoder>,
+}
+
+pub fn own() -> Key {
+    Key::numbered(77, 0)
+}
+
+/// The key of a peer.
+pub fn key(number: u64) -> Key {
+    Key::numbered(77, 1 + number)
+}
+
+impl Victim {
+    pub fn new() -> Self {
+        let bare = Bare::new(|config| config.claim_policy = ClaimPolicy::All);
+        Self { bare, rows: BTreeMap::new(), signed: Vec::new(), said: Vec::new(), heard: BTreeMap::new() }
+    }
+
+    /// A peer has connected that knows of claims.
+    pub fn connect(&mut self, peer: NodeId) -> ConnectionId {
+        let conn = ConnectionId(self.bare.odd());
+        let shared = u8::try_from(conn.0 % 251).unwrap();
+        self.bare.connected(conn, Role::Acceptor, peer, "198.51.100.1:1314".parse().unwrap(), shared);
+        let control = self.bare.opened(conn);
+        let hello = Hello { version_min: 1, version_max: 1, features: Hello::EXCHANGE, agent: "test".into() };
+        self.bare.feed(control, &native::encode(&Message::V1(V1::Hello(hello))).unwrap(), false);
+        self.settle();
+        conn
+    }
+
+    /// Answers effects until there are none.
+    pub fn settle(&mut self) {
+        loop {
+            let outputs = self.bare.take();
+            if outputs.is_empty() {
+                return;
+            }
+            for output in outputs {
+                self.perform(output);
+            }
+        }
+    }
+
+    pub fn perform(&mut self, output: Output) {
+        match output {
+            Output::Sign { id, key, bytes } => {
+                assert_eq!(key, own().id());
+                let result = Ok(own().sign(&bytes));
+                self.signed.push(bytes);
+                self.bare.input(Input::Signed { id, result });
+            }
+            Output::Persist { id, ops, .. } => self.persist(id, ops),
+            Output::Load { id, range, .. } => {
+                let rows = self.rows.iter().filter(|((table, key), _)| {
+                    *table == range.table && *key >= range.from && range.to.as_ref().is_none_or(|to| key < to)
+                });
+                let rows = rows.map(|((_, key), value)| (key.clone(), value.clone())).collect();
+                self.bare.input(Input::Loaded { id, result: Ok((rows, false)) });
+            }
+            Output::SendStream { stream, bytes, .. } => {
+                let length = bytes.len() as u64;
+                self.heard.entry(stream).or_default().push(bytes);
+                self.bare.input(Input::StreamSent { stream, bytes: length });
+            }
+            output => self.said.push(output),
+        }
+    }
+
+    pub fn persist(&mut self, id: EffectId, ops: Vec<StoreOp>) {
+        for op in ops {
+            match op {
+                StoreOp::Put { table, key, value } => drop(self.rows.insert((table, key), value)),
+                StoreOp::Delete { table, key } => drop(self.rows.remove(&(table, key))),
+                StoreOp::Clear { table } => self.rows.retain(|(of, _), _| *of != table),
+            }
+        }
+        self.bare.input(Input::Persisted { id, result: Ok(()) });
+    }
+
+    pub fn pass(&mut self, seconds: u32) {
+        for _ in 0..seconds {
+            self.bare.pass(SECOND);
+            self.settle();
+        }
+    }
+
+    /// The peer begins an exchange.
+    pub fn begin(&mut self, conn: ConnectionId, first: &[u8]) -> StreamId {
+        let stream = self.bare.opened(conn);
+        let message = V1::Exchange { deadline_ms: 60_000, token: Bytes::copy_from_slice(first) };
+        self.say(stream, message, false);
+        stream
+    }
+
+    pub fn say(&mut self, stream: StreamId, message: V1, fin: bool) {
+        self.bare.feed(stream, &native::encode(&Message::V1(message)).unwrap(), fin);
+        self.settle();
+    }
+
+    pub fn token(&mut self, stream: StreamId, token: &[u8]) {
+        self.say(stream, V1::Token { token: Bytes::copy_from_slice(token) }, false);
+    }
+
+    /// What the victim has said on a stream since the last time.
+    pub fn hear(&mut self, stream: StreamId) -> Vec<V1> {
+        let decoder = self.heard.entry(stream).or_default();
+        let frames = std::iter::from_fn(|| decoder.next().unwrap());
+        frames
+            .map(|frame| match native::decode(&frame) {
+                Ok(Message::V1(message)) => message,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    pub fn hear_tokens(&mut self, stream: StreamId) -> Vec<Claim> {
+        self.hear(stream)
+            .iter()
+            .map(|message| match message {
+                V1::Token { token } | V1::Exchange { token, .. } => Claim::parse(token).unwrap(),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    pub fn refusal(&mut self, stream: StreamId) -> Option<Refusal> {
+        self.hear(stream).iter().find_map(|message| match message {
+            V1::Answer(pk_proto::Answer::Refused(refusal)) => Some(*refusal),
+            _ => None,
+        })
+    }
+
+    /// The faults that were told of since the last time.
+    pub fn faults(&mut self) -> Vec<PeerFault> {
+        let said = std::mem::take(&mut self.said);
+        let fault = |output: Output| match output {
+            Output::Event(Event::PeerMisbehaved { fault, .. }) => Some(fault),
+            _ => None,
+        };
+        said.into_iter().filter_map(fault).collect()
+    }
+
+    pub fn chain_len(&self) -> usize {
+        self.rows.keys().filter(|(table, _)| *table == Table::Claims).count()
+    }
+
+    /// Begins a claim with a peer that is connected. Gives the stream on which its first token came.
+    pub fn claim(&mut self, peer: NodeId) -> (RequestId, StreamId, Claim) {
+        let id = self.bare.request(Request::ClaimNode { target: peer, options: Options::default() });
+        self.settle();
+        let opened = self.said.iter().rev().find_map(|output| match output {
+            Output::OpenStream { stream, .. } => Some(*stream),
+            _ => None,
+        });
+        let stream = opened.unwrap();
+        let [first] = &self.hear_tokens(stream)[..] else { panic!() };
+        (id, stream, first.clone())
+    }
+
+    pub fn done(&self, id: RequestId) -> Option<Result<Reply, Failure>> {
+        self.said.iter().find_map(|output| match output {
+            Output::Event(Event::Done { id: done, result }) if *done == id => Some(result.clone()),
+            _ => None,
+        })
+    }
+
+    // -- somebody else, who keeps to the rules
+
+    /// A whole exchange that an honest peer begins.
+    pub fn honest_initiator(&mut self, number: u64) {
+        let before = self.chain_len();
+        let (peer, conn) = (key(number), self.connect(key(number).id()));
+        let stream = self.begin(conn, &json(&first(&peer)));
+        let answer = self.hear_tokens(stream);
+        let [theirs, mine] = &answer[..] else { panic!("{answer:?}") };
+        assert!(FullySigned::verify(theirs.clone(), &peer.id(), &own().id()).is_ok());
+        self.token(stream, &json(&counter_signed(mine, &peer)));
+        self.bare.feed(stream, &[], true);
+        assert_eq!(self.chain_len(), before + 1);
+        assert_eq!(self.bare.node.exchanges().iter().filter(|exchange| exchange.node == peer.id()).count(), 0);
+    }
+
+    /// A whole exchange that is begun with an honest peer.
+    pub fn honest_responder(&mut self, number: u64) {
+        let before = self.chain_len();
+        let peer = key(number);
+        self.connect(peer.id());
+        let (id, stream, first) = self.claim(peer.id());
+        self.token(stream, &json(&counter_signed(&first, &peer)));
+        self.token(stream, &json(&second(&peer)));
+        let [last] = &self.hear_tokens(stream)[..] else { panic!() };
+        assert!(FullySigned::verify(last.clone(), &peer.id(), &own().id()).is_ok());
+        self.bare.feed(stream, &[], true);
+        self.settle();
+        assert!(matches!(self.done(id), Some(Ok(Reply::ClaimNode(_)))));
+        assert_eq!(self.chain_len(), before + 1);
+    }
+}
+
+// -- tokens
+
+pub fn json(claim: &Claim) -> Vec<u8> {
+    claim.token().to_json().into_bytes()
+}
+
+pub fn linking(issuer: NodeId, subject: NodeId) -> ClaimContent {
+    ClaimContent::link(&ClaimLinkNode { issuer, subject })
+}
+
+/// The claim with which a peer begins.
+pub fn first(peer: &Key) -> Claim {
+    Draft::new(&peer.id(), linking(peer.id(), own().id()), None).signed(&[peer])
+}
+
+/// The claim with which a peer answers.
+pub fn second(peer: &Key) -> Claim {
+    Draft::new(&peer.id(), linking(own().id(), peer.id()), None).signed(&[peer])
+}
+
+pub fn counter_signed(claim: &Claim, signer: &Key) -> Claim {
+    let mut token = claim.token().clone();
+    let signature = signer.sign(&token.signing_input(&signer.id()));
+    token.add_signature(signer.id(), signature).unwrap();
+    token.try_into().unwrap()
+}
+
+/// A claim whose next signature is said to be by somebody who has not made it.
+pub fn forged(claim: &Claim, signer: NodeId, signature: [u8; 64]) -> Vec<u8> {
+    let header = format!("{{\"alg\":\"EdDSA\",\"kid\":\"{signer}\"}}");
+    let base64 = data_encoding::BASE64URL_NOPAD;
+    let (protected, signature) = (base64.encode(header.as_bytes()), base64.encode(&signature));
+    let text = claim.token().to_json();
+    let open = text.strip_suffix("]}").unwrap();
+    format!("{open},{{\"protected\":\"{protected}\",\"signature\":\"{signature}\"}}]}}").into_bytes()
+}
+
+/// A link of which the owner's signature is this one.
+pub fn owned(issuer: NodeId, subject: NodeId, owner: NodeId, signature: [u8; 64]) -> Vec<u8> {
+    json(&Draft::new(&owner, linking(issuer, subject), None).forged(&[(owner, signature)]))
+}
+
+pub fn mismatch() -> TokenFault {
+    TokenFault::Signature(SignatureFault::Mismatch)
+}
