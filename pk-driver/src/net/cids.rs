@@ -19,6 +19,11 @@ use quinn_proto::{ConnectionId, ConnectionIdGenerator, HashedConnectionIdGenerat
 /// The first byte of a packet with a long header has this bit (RFC 9000 section 17.2).
 const LONG_HEADER: u8 = 0x80;
 
+/// The two bits of its type, and those that say that it is one of the kind that ends a handshake, or one of the first.
+const PACKET_TYPE: u8 = 0x30;
+const HANDSHAKE: u8 = 0x20;
+const INITIAL: u8 = 0x00;
+
 /// The longest connection id of QUIC version 1, in bytes.
 const MAX_CID: usize = 20;
 
@@ -27,9 +32,22 @@ thread_local! {
     static BEGINNING: Cell<Option<Option<ConnectionId>>> = const { Cell::new(None) };
 }
 
-/// Handshakes under way: our id, and the peer's as soon as it is known. Clones are the same.
+/// Handshakes under way, by our id. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Cids(Arc<Mutex<BTreeMap<ConnectionId, Option<ConnectionId>>>>);
+pub(super) struct Cids(Arc<Mutex<Noted>>);
+
+type Noted = BTreeMap<ConnectionId, Seen>;
+
+/// What was seen of a handshake.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// The peer's id.
+    peer: Option<ConnectionId>,
+    /// We have sent a packet of the kind that ends a handshake.
+    handshake: bool,
+    /// No such packet may leave any more.
+    withdrawn: bool,
+}
 
 impl Cids {
     /// Begins a handshake by `begin`, which makes quinn begin just one, and watches it. `None` if it began none.
@@ -45,20 +63,28 @@ impl Cids {
         Box::new(Generator { cids: self.clone(), inner: HashedConnectionIdGenerator::new() })
     }
 
-    /// Looks at what is sent.
-    pub(super) fn sent(&self, transmit: &Transmit<'_>) {
+    /// Looks at what is about to be sent. Says whether it may be.
+    pub(super) fn sends(&self, transmit: &Transmit<'_>) -> bool {
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
-        for packet in transmit.contents.chunks(size) {
-            // A datagram that begins with a short header has no long one in it: those go first.
-            if let Some((to, from)) = long_header(packet)
-                && let Some(peer) = self.lock().get_mut(&from)
-            {
-                *peer = Some(to);
-            }
-        }
+        transmit.contents.chunks(size).all(|datagram| self.sends_datagram(datagram))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Option<ConnectionId>>> {
+    fn sends_datagram(&self, mut datagram: &[u8]) -> bool {
+        // Packets with a short header come last, and tell nothing.
+        while let Some(header) = LongHeader::parse(datagram) {
+            if let Some(seen) = self.lock().get_mut(&header.from) {
+                if header.is_handshake && seen.withdrawn {
+                    return false;
+                }
+                seen.handshake |= header.is_handshake;
+                seen.peer = Some(header.to);
+            }
+            datagram = header.rest;
+        }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Noted> {
         // Only single operations of the map happen under this lock, so that a poisoned one still holds a whole map.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,9 +100,20 @@ pub(super) struct Watch {
 impl Watch {
     /// The name of the connection in the reference's words. `None` if nothing was sent yet.
     pub(super) fn name(&self) -> Option<Bytes> {
-        let peer = self.cids.lock().get(&self.own).copied().flatten()?;
+        let peer = self.cids.lock().get(&self.own)?.peer?;
         let (first, second) = if *self.own <= *peer { (self.own, peer) } else { (peer, self.own) };
         Some(Bytes::from(BASE64URL_NOPAD.encode(&[&first[..], &second[..]].concat())))
+    }
+}
+
+impl Watch {
+    /// Sees to it that the handshake never ends for the peer, if that is still to be had. What is sent when the connection is
+    /// dropped, while this is kept or after, does not end it either.
+    pub(super) fn withdraw(&self) -> bool {
+        let mut cids = self.cids.lock();
+        let Some(seen) = cids.get_mut(&self.own) else { return true };
+        seen.withdrawn = !seen.handshake;
+        seen.withdrawn
     }
 }
 
@@ -86,16 +123,44 @@ impl Drop for Watch {
     }
 }
 
-/// Where a packet goes to and comes from, if it has a long header.
-fn long_header(packet: &[u8]) -> Option<(ConnectionId, ConnectionId)> {
-    let (first, rest) = packet.split_first()?;
-    if first & LONG_HEADER == 0 {
-        return None;
+/// A packet with a long header, as far as it is not encrypted, and what follows it in its datagram.
+struct LongHeader<'a> {
+    to: ConnectionId,
+    from: ConnectionId,
+    is_handshake: bool,
+    rest: &'a [u8],
+}
+
+impl<'a> LongHeader<'a> {
+    fn parse(packet: &'a [u8]) -> Option<Self> {
+        let (first, rest) = packet.split_first()?;
+        if first & LONG_HEADER == 0 {
+            return None;
+        }
+        // Behind the version.
+        let (to, rest) = cid(rest.get(4..)?)?;
+        let (from, rest) = cid(rest)?;
+        let kind = first & PACKET_TYPE;
+        Some(Self { to, from, is_handshake: kind == HANDSHAKE, rest: behind(kind, rest).unwrap_or_default() })
     }
-    // Behind the version.
-    let (to, rest) = cid(rest.get(4..)?)?;
-    let (from, _) = cid(rest)?;
-    Some((to, from))
+}
+
+/// What follows a packet of which this is everything behind its ids.
+fn behind(kind: u8, mut rest: &[u8]) -> Option<&[u8]> {
+    if kind == INITIAL {
+        let (token, bytes) = varint(rest)?;
+        rest = bytes.get(token..)?;
+    }
+    let (len, rest) = varint(rest)?;
+    rest.get(len..)
+}
+
+/// A variable-length integer (RFC 9000 section 16), and what follows.
+fn varint(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let first = *bytes.first()?;
+    let (bytes, rest) = bytes.split_at_checked(1 << (first >> 6))?;
+    let value = bytes.iter().skip(1).fold(u64::from(first & 0x3f), |value, byte| value << 8 | u64::from(*byte));
+    Some((usize::try_from(value).ok()?, rest))
 }
 
 /// A connection id after its length, and what follows.
@@ -118,7 +183,7 @@ impl ConnectionIdGenerator for Generator {
             let mut cids = self.cids.lock();
             // Made anew, if the one before was in use.
             noted.and_then(|noted| cids.remove(&noted));
-            cids.insert(cid, None);
+            cids.insert(cid, Seen::default());
             BEGINNING.set(Some(Some(cid)));
         }
         cid
@@ -143,15 +208,21 @@ mod tests {
 
     use super::*;
 
-    /// A packet with a long header, as far as anybody looks at it.
+    /// A first packet, as far as anybody looks at it: with a token of 3 bytes and a payload of 64.
     fn packet(to: &[u8], from: &[u8]) -> Vec<u8> {
         let len = |cid: &[u8]| u8::try_from(cid.len()).unwrap();
-        [&[0xc0, 0, 0, 0, 1, len(to)], to, &[len(from)], from, &[9; 40]].concat()
+        [&[0xc0, 0, 0, 0, 1, len(to)], to, &[len(from)], from, &[3, 1, 2, 3], &[0x40, 64], &[9; 64]].concat()
     }
 
-    fn send(cids: &Cids, contents: &[u8], segment_size: Option<usize>) {
+    /// One of the kind that ends a handshake.
+    fn handshake(to: &[u8], from: &[u8]) -> Vec<u8> {
+        let len = |cid: &[u8]| u8::try_from(cid.len()).unwrap();
+        [&[0xe0, 0, 0, 0, 1, len(to)], to, &[len(from)], from, &[20], &[9; 20]].concat()
+    }
+
+    fn send(cids: &Cids, contents: &[u8], segment_size: Option<usize>) -> bool {
         let destination = SocketAddr::from(([127, 0, 0, 1], 9));
-        cids.sent(&Transmit { destination, ecn: None, contents, segment_size, src_ip: None });
+        cids.sends(&Transmit { destination, ecn: None, contents, segment_size, src_ip: None })
     }
 
     fn begin(cids: &Cids) -> Watch {
@@ -186,11 +257,43 @@ mod tests {
         send(&cids, &packet(&[1; 20], &[2; 8]), None);
         send(&cids, &[&[0x40], &packet(&[1; 20], &watch.own)[1..]].concat(), None);
         for len in 0..6 + 20 + 1 + 8 {
-            send(&cids, &packet(&[1; 20], &watch.own)[..len], None);
+            assert!(send(&cids, &packet(&[1; 20], &watch.own)[..len], None));
         }
         send(&cids, &packet(&[1; 21], &watch.own), None);
         assert_eq!((watch.name(), cids.lock().len()), (None, 1));
         drop(watch);
         assert_eq!(cids.lock().len(), 0);
+    }
+
+    #[test]
+    fn what_is_withdrawn_in_time_never_ends_its_handshake() {
+        let cids = Cids::default();
+        let (watch, other) = (begin(&cids), begin(&cids));
+        let peer = [5; 20];
+        assert!(send(&cids, &packet(&peer, &watch.own), None));
+        assert!(watch.withdraw());
+        assert!(send(&cids, &packet(&peer, &watch.own), None), "it goes on, and is closed by such a packet");
+        let coalesced = [packet(&peer, &watch.own), handshake(&peer, &watch.own), vec![0x40; 30]].concat();
+        assert!(!send(&cids, &coalesced, None));
+        assert!(!send(&cids, &handshake(&peer, &watch.own), None));
+        // Another one is not touched; and what has left has left.
+        let coalesced = [packet(&peer, &other.own), handshake(&peer, &other.own)].concat();
+        assert!(send(&cids, &coalesced, None));
+        assert!(!other.withdraw());
+        assert!(send(&cids, &handshake(&peer, &other.own), None));
+    }
+
+    #[test]
+    fn integers_have_one_to_eight_bytes() {
+        for (bytes, value) in [
+            (&[0x25][..], 37),
+            (&[0x40, 0x25], 37),
+            (&[0x7b, 0xbd], 15_293),
+            (&[0x9d, 0x7f, 0x3e, 0x7d], 494_878_333),
+            (&[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c], 151_288_809_941_952_652),
+        ] {
+            assert_eq!(varint(&[bytes, &[7]].concat()), Some((value, &[7][..])));
+            assert_eq!(varint(&bytes[..bytes.len() - 1]), None);
+        }
     }
 }

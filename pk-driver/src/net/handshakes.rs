@@ -93,12 +93,11 @@ impl Net {
         }
     }
 
-    /// The effect `CancelDial`. Dropping the attempt tells the peer. One that only has to be confirmed goes on: the reference,
-    /// which may have confirmed it, loses the news of so early an end.
+    /// The effect `CancelDial`. Dropping the attempt tells the peer. One whose handshake may be over for the peer goes on, to
+    /// its confirmation or its failure: the reference loses the news of so early an end.
     pub(crate) fn cancel_dial(&mut self, cx: &mut Cx, conn: ConnectionId) {
-        // It may have come so far since it was last looked at.
-        self.poll_dial(cx, conn);
-        if !matches!(self.dials.get(&conn), Some(Dial { stage: Stage::Confirmation { .. }, .. })) {
+        let dial = self.dials.get(&conn);
+        if dial.is_some_and(|dial| dial.watch.as_ref().is_none_or(Watch::withdraw)) {
             self.end_dial(cx, conn, DialFailure::Cancelled);
         }
     }

@@ -20,7 +20,7 @@ use super::cids::Cids;
 pub(crate) struct PunchSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     ipv6: bool,
-    /// Is shown what QUIC sends.
+    /// Is shown what QUIC sends, and may keep it back.
     cids: Cids,
 }
 
@@ -51,8 +51,8 @@ impl AsyncUdpSocket for PunchSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.cids.sent(transmit);
-        self.inner.try_send(transmit)
+        // What may not be sent is lost on the way.
+        if self.cids.sends(transmit) { self.inner.try_send(transmit) } else { Ok(()) }
     }
 
     fn poll_recv(
