@@ -55,8 +55,21 @@ function told(error, depth = 0) {
   };
 }
 
+// The reference's own database may find that two transactions of it are in conflict, and leaves it to its caller to
+// try again; where that is a task of the reference itself, nobody does.
+function conflict(error) {
+  for (let e = error, depth = 0; e != null && depth < 8; e = e.cause, depth++) {
+    if (e.constructor?.name === 'ErrorDBTransactionConflict') return true;
+  }
+  return false;
+}
+
+// A conflict in the background is no fault that a peer has caused: it goes to the log.
 for (const kind of ['uncaughtException', 'unhandledRejection']) {
-  process.on(kind, (error) => say({ event: 'fault', kind, error: told(error), stack: String(error?.stack) }));
+  process.on(kind, (error) => {
+    if (conflict(error)) console.error(`${kind}, not tried again: ${error.stack}`);
+    else say({ event: 'fault', kind, error: told(error), stack: String(error?.stack) });
+  });
 }
 
 const encode = (id) => nodes.encodeNodeId(id);
@@ -71,15 +84,6 @@ async function all(stream) {
   const list = [];
   for await (const item of await stream) list.push(item);
   return list;
-}
-
-// The reference's own database may find that two transactions of it are in conflict, and leaves it to its caller to
-// try again.
-function conflict(error) {
-  for (let e = error, depth = 0; e != null && depth < 8; e = e.cause, depth++) {
-    if (e.constructor?.name === 'ErrorDBTransactionConflict') return true;
-  }
-  return false;
 }
 
 async function patiently(work) {
