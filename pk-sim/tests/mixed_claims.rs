@@ -4,7 +4,7 @@
 mod common;
 
 use common::chains::chain;
-use common::{Bare, NO, SECOND};
+use common::{Bare, NO, SECOND, sent};
 use pk_proto::claims::{Claim, ClaimPolicy, claim_row};
 use pk_proto::polykey::{ObjectDecoder, Response, parse_response, write_request, write_result};
 use pk_proto::{
@@ -177,19 +177,6 @@ fn rows(chain: &[Claim]) -> Vec<StoreRow> {
         other => panic!("{other:?}"),
     };
     chain.iter().map(row).collect()
-}
-
-fn sent(outputs: &[Output], of: StreamId) -> (Vec<u8>, bool) {
-    let mut sent = (Vec::new(), false);
-    for output in outputs {
-        if let Output::SendStream { stream, bytes, fin } = output
-            && *stream == of
-        {
-            sent.0.extend_from_slice(bytes);
-            sent.1 |= fin;
-        }
-    }
-    sent
 }
 
 /// The reference reads a whole chain from one answer. It is loaded and sent a page at a time, the next one when the one

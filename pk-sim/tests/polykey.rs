@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Bare, NO, SECOND};
+use common::{Bare, NO, SECOND, sent};
 use pk_proto::polykey::{
     ObjectDecoder, ObjectFault, RemoteError, Response, parse_request, parse_response, write_error, write_request,
     write_result,
@@ -21,20 +21,6 @@ const CLOSEST: &str = "nodesClosestActiveConnectionsGet";
 fn question() -> Vec<u8> {
     let params = format!("{{\"nodeIdEncoded\":\"{}\"}}", Bare::peer(9));
     write_request(CLOSEST, &params, None).to_vec()
-}
-
-/// What the node has sent on a stream, and whether it has ended it.
-fn sent(outputs: &[Output], of: StreamId) -> (Vec<u8>, bool) {
-    let mut sent = (Vec::new(), false);
-    for output in outputs {
-        if let Output::SendStream { stream, bytes, fin } = output
-            && *stream == of
-        {
-            sent.0.extend_from_slice(bytes);
-            sent.1 |= fin;
-        }
-    }
-    sent
 }
 
 /// Everything sent is with the transport.

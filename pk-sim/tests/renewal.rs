@@ -445,6 +445,21 @@ fn searches_for_ourselves_begin_anew_and_others_go_on() {
     cluster.stop_all();
 }
 
+#[test]
+fn a_search_for_ourselves_that_begins_anew_is_limited_as_before() {
+    let mut cluster = Cluster::quiet().nodes(10).seed(3).link(pk_sim::Link::ms(300)).start();
+    wire(&mut cluster, &[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)]);
+    let find = FindNode { limit: Some(0), ..FindNode::default() };
+    cluster.request(0, Request::FindNode { target: cluster.id(1), find: FindNode::default() });
+    cluster.drive(2 * SECOND);
+    let limited = cluster.request(0, Request::FindNode { target: cluster.id(0), find });
+    cluster.drive(ms(100));
+    renewed(cluster.renew(0));
+    let Ok(Reply::FindNode(outcome)) = cluster.await_done(0, limited) else { panic!("not a search") };
+    assert_eq!((outcome.ended, outcome.stats.attempts), (FindEnd::Limit, 0));
+    cluster.stop_all();
+}
+
 // -- crashes
 
 /// Kills a node so long after the beginning of its renewal; returns whether it was over, and who it is afterwards.

@@ -20,7 +20,7 @@ use crate::cx::Cx;
 use crate::graph::NodeContact;
 use crate::id::{BucketIndex, ConnectionId, EffectId, NodeId, RequestId, StreamId};
 use crate::io::DialFailure;
-use crate::request::{Closest, FindEnd, FindNode, FindOutcome, FindStats, FindStep, FindStepEnd, Strategies};
+use crate::request::{Closest, FindEnd, FindNode, FindOutcome, FindStats, FindStep, FindStepEnd, Options, Strategies};
 use crate::time::Instant;
 use crate::timers::Timer;
 
@@ -120,6 +120,17 @@ impl Lookup {
     /// Whom it looks for.
     pub(crate) fn target(&self) -> &NodeId {
         &self.target
+    }
+
+    /// Its limits, for a search that takes its place.
+    pub(crate) fn limits(&self) -> FindNode {
+        FindNode {
+            concurrency: Some(self.concurrency),
+            strategies: Some(self.strategies),
+            mdns_timeout: None,
+            limit: usize::try_from(self.limit).ok(),
+            options: Options { deadline: None, connect_timeout: Some(self.connect_timeout) },
+        }
     }
 
     /// How long each dial may take.

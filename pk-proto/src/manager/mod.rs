@@ -198,6 +198,7 @@ impl NodeManager {
     pub fn reset_buckets(&mut self, now: Instant) {
         self.enter(now, || Call::ResetBuckets);
         self.rebuild_graph(self.cx.own());
+        self.settle();
     }
 
     /// Ends a lease. Nothing happens if it is over already.

@@ -20,7 +20,7 @@ use crate::error::{Failure, RequestError};
 use crate::graph::{DiversityLimits, NodeGraph, PendingNode};
 use crate::id::{BucketIndex, EffectId, NodeId, RequestId};
 use crate::io::{Event, Identity, Output, StoreOp, Table};
-use crate::request::{FindNode, Reply};
+use crate::request::{FindEnd, Reply};
 use crate::store::{StoreMeta, contact_row, meta_row};
 use crate::timers::Timer;
 
@@ -280,8 +280,9 @@ impl NodeManager {
                 self.rpc.cancel(&mut self.cx, stream);
             }
             self.connections.leave(&mut self.cx, id);
-            lookup.finish(&mut self.cx, crate::request::FindEnd::Exhausted);
-            self.search(id, audience, deadline, new, &FindNode::default(), Then::Report);
+            let find = lookup.limits();
+            lookup.finish(&mut self.cx, FindEnd::Exhausted);
+            self.search(id, audience, deadline, new, &find, Then::Report);
         }
     }
 }

@@ -41,7 +41,7 @@ use crate::timers::Timer;
 /// What happened on streams, for the manager.
 #[derive(Debug)]
 pub(crate) enum RpcEvent {
-    /// The peer's Hello came: it accepts the connection.
+    /// The peer accepts the connection: its Hello came, or its dialect has none.
     Hello { conn: ConnectionId },
     /// A call of ours ended.
     Answered { request: RequestId, conn: ConnectionId, stream: StreamId, result: Result<Answered, Failure> },

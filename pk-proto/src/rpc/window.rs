@@ -1,8 +1,9 @@
 //! Credit: what peers may send on a connection, shared among its streams.
 //!
-//! A stream gets credit for the header of a message, and then for the rest of it in one grant: never for more than that one
-//! message. So what follows an opening is never read here, but by the application that takes the stream over, and two long
-//! messages never wait for each other. What all streams of a connection hold or may still receive stays under
+//! On `pk/1` a stream gets credit for the header of a message, and then for the rest of it in one grant: never for more than
+//! that one message. So what follows an opening is never read here, but by the application that takes the stream over, and two
+//! long messages never wait for each other. On `quic` nobody says how long a message is: credit goes in steps up to the limit
+//! of one, and what was read behind an opening is handed over with the stream. What all streams of a connection hold or may still receive stays under
 //! `Config::receive_window`; who does not fit waits, in order.
 
 use super::{PerConnection, Rpc};

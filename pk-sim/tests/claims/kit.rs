@@ -32,6 +32,18 @@ pub fn connect(cluster: &mut Cluster, from: HostId, to: HostId) {
     cluster.drive(SECOND);
 }
 
+/// Node 0 is connected to node 1, which has this policy, and node 0 on its list if `allowed`.
+pub fn judged_by(policy: ClaimPolicy, allowed: bool) -> Cluster {
+    let mut cluster = started(2, 4, |config| config.claim_policy = policy);
+    connect(&mut cluster, 0, 1);
+    if allowed {
+        let node = cluster.id(0);
+        let allow = Request::AllowClaim { node, allowed: true, options: Options::default() };
+        assert_eq!(cluster.ask(1, allow), Ok(Reply::AllowClaim));
+    }
+    cluster
+}
+
 pub fn claim(cluster: &Cluster, with: HostId) -> Request {
     Request::ClaimNode { target: cluster.id(with), options: Options::default() }
 }

@@ -89,13 +89,7 @@ fn who_may_is_decided_by_the_policy() {
         (Ask, true, true),
         (All, false, true),
     ] {
-        let mut cluster = started(2, 4, |config| config.claim_policy = policy);
-        connect(&mut cluster, 0, 1);
-        if allowed {
-            let node = cluster.id(0);
-            let allow = Request::AllowClaim { node, allowed: true, options: Options::default() };
-            assert_eq!(cluster.ask(1, allow), Ok(Reply::AllowClaim));
-        }
+        let mut cluster = judged_by(policy, allowed);
         let request = claim(&cluster, 1);
         let result = cluster.ask(0, request);
         match signs {

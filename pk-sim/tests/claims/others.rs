@@ -100,13 +100,7 @@ fn a_claim_about_a_network_is_signed_by_whom_it_belongs_to() {
         (All, false, true),
         (Ask, false, true),
     ] {
-        let mut cluster = started(2, 4, |config| config.claim_policy = policy);
-        connect(&mut cluster, 0, 1);
-        if allowed {
-            let node = cluster.id(0);
-            let allow = Request::AllowClaim { node, allowed: true, options: Options::default() };
-            assert_eq!(cluster.ask(1, allow), Ok(Reply::AllowClaim));
-        }
+        let mut cluster = judged_by(policy, allowed);
         let request = network(&cluster, 0, 1);
         let id = cluster.request(0, request);
         if policy == Ask {

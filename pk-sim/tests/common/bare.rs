@@ -195,3 +195,17 @@ pub fn hello() -> Bytes {
     let hello = Hello { version_min: 1, version_max: 1, features: Hello::CLAIMS, agent: "test".into() };
     native::encode(&Message::V1(V1::Hello(hello))).unwrap()
 }
+
+/// What the node has sent on a stream, and whether it has ended it.
+pub fn sent(outputs: &[Output], of: StreamId) -> (Vec<u8>, bool) {
+    let mut sent = (Vec::new(), false);
+    for output in outputs {
+        if let Output::SendStream { stream, bytes, fin } = output
+            && *stream == of
+        {
+            sent.0.extend_from_slice(bytes);
+            sent.1 |= fin;
+        }
+    }
+    sent
+}

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use bare::{Bare, hello};
+pub use bare::{Bare, hello, sent};
 pub use links::*;
 pub use peer::{Peer, Reaction, frame, told};
 use pk_proto::{
