@@ -1,7 +1,7 @@
 //! The local network, through mdns-sd: telling it of this node, asking it for others.
 //!
 //! The service is `_polykey._udp`, an instance's name is the NodeId of its node. mdns-sd has a thread of its own and serves
-//! the standard group `224.0.0.251` / `ff02::fb` only, which is why there is no option for groups; the port can be another.
+//! the standard group `224.0.0.251` / `ff02::fb` only, which is why `MdnsConfig::groups` is refused; the port can be another.
 //!
 //! There is one browse of the service at a time, as long as the core asks for anybody: mdns-sd has room for one listener. A
 //! listener that falls behind is dropped without a word, but for the end of its channel; then it is browsed again.

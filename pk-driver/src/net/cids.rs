@@ -104,9 +104,7 @@ impl Watch {
         let (first, second) = if *self.own <= *peer { (self.own, peer) } else { (peer, self.own) };
         Some(Bytes::from(BASE64URL_NOPAD.encode(&[&first[..], &second[..]].concat())))
     }
-}
 
-impl Watch {
     /// Sees to it that the handshake never ends for the peer, if that is still to be had. What is sent when the connection is
     /// dropped, while this is kept or after, does not end it either.
     pub(super) fn withdraw(&self) -> bool {

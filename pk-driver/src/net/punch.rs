@@ -1,8 +1,8 @@
 //! The endpoint's socket, shared so that punch datagrams leave from the port that peers know.
 //!
 //! The only file that knows quinn's socket traits, which change with its next major version. Only sending is added, and
-//! looking at what is sent: what
-//! comes in and is not QUIC is dropped by quinn, and a fixed bit that peers may grease tells nothing.
+//! looking at what is sent: what comes in and is not QUIC is dropped by quinn, and a fixed bit that peers may grease tells
+//! nothing.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
