@@ -1,8 +1,13 @@
-//! What each fuzz target checks. Included by the targets, and by `pk-proto/tests/fuzz_corpus.rs`, which replays the committed
-//! corpus with `cargo test`.
+//! What each fuzz target checks. Included by the targets, and by `pk-proto/tests/fuzz_corpus.rs`,
+//! which replays the committed corpus with `cargo test`.
 //!
-//! Each body panics if a promise is broken, and otherwise tells whether it took the input as good.
-#![allow(dead_code, clippy::unwrap_used, reason = "each target uses one body; a broken promise is a panic")]
+//! Each body panics if an invariant is broken, and otherwise returns whether the input was accepted
+//! as valid.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each target uses one body; a broken invariant is a panic"
+)]
 
 use std::time::Duration;
 
@@ -10,19 +15,25 @@ use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
 use pk_proto::cert::{Certificate, Verified, verify_client, verify_server};
 use pk_proto::claims::{
-    ChainFaultKind, ChainHead, ChainVerifier, Claim, ClaimContent, ClaimId, ClaimLinkNode, DigestAlgorithm, Token,
+    ChainFaultKind, ChainHead, ChainVerifier, Claim, ClaimContent, ClaimId, ClaimLinkNode,
+    DigestAlgorithm, SignedToken,
 };
 use pk_proto::{
-    Answer, ClosestLists, FrameDecoder, FrameFault, MAX_FRAME, NodeAddress, NodeId, Question, SeedNode, SignalRequest,
-    SignalTerms, Signature, UnixMillis, encode_frame,
+    ClosestNodesQuery, FrameDecoder, FrameFault, MAX_FRAME, NodeAddress, NodeId, RpcRequest,
+    RpcResponse, SeedNode, SignalRequest, SignalTerms, Signature, UnixMillis, encode_frame,
     native::{self, Message, V1},
     polykey::{self, ObjectDecoder},
 };
 
-/// What a target checks.
+/// Body of a fuzz target.
 pub(crate) type Body = fn(&[u8]) -> bool;
 
-/// Every target by its name, which is also that of its corpus.
+/// Targets that drive whole machines, whose bodies and replays are elsewhere: `machine` and `pair`
+/// in `pk_sim::fuzz` and `pk-sim/tests/fuzz.rs`, `embedder` in `examples/fuzz-embedder`,
+/// `datagrams` in `fuzz/datagrams.rs` and `pk-quic/tests/fuzz.rs`.
+pub(crate) const MACHINES: &[&str] = &["datagrams", "embedder", "machine", "pair"];
+
+/// All other targets by name, which is also the name of their corpus.
 pub(crate) const TARGETS: &[(&str, Body)] = &[
     ("certificate", certificate),
     ("claim_chain", claim_chain),
@@ -35,10 +46,11 @@ pub(crate) const TARGETS: &[(&str, Body)] = &[
     ("token", token),
 ];
 
-/// A chain is judged alike from both ends, as far as both have to judge, and proves nothing that is not in it.
+/// A chain is verified equally by both ends, as far as both have to verify it, and proves no id
+/// that is not in it.
 ///
-/// Bytes 0 to 3: the time. Byte 4: which certificate's node is asked for. Then each certificate, with its length before it as
-/// `u16`; the last one may be cut.
+/// Bytes 0 to 3: the time. Byte 4: the certificate whose node is expected. Then each certificate,
+/// after its length as `u16`; the last one may be truncated.
 pub(crate) fn certificate(data: &[u8]) -> bool {
     let Some((time, rest)) = data.split_first_chunk() else { return false };
     let Some((&asked, mut rest)) = rest.split_first() else { return false };
@@ -59,13 +71,18 @@ pub(crate) fn certificate(data: &[u8]) -> bool {
         }
     }
     let sound = |verified: &Verified, asked: Option<NodeId>| {
-        assert_eq!(verified.asked, asked);
+        assert_eq!(verified.matched_id, asked);
         assert_eq!(verified.chain.first(), Some(&verified.leaf));
         assert!(asked.is_none_or(|asked| verified.chain.contains(&asked)));
         assert!(verified.chain.iter().all(|id| ids.contains(id)));
-        // Whoever is believed has a certificate of its own that it signed.
-        let mut proven = parsed.iter().flatten().filter(|certificate| certificate.verify_node_signature().is_ok());
-        assert!(verified.chain.iter().all(|id| proven.any(|certificate| certificate.node_id() == *id)));
+        // Every accepted id has a certificate that its own key signed.
+        let mut proven = parsed
+            .iter()
+            .flatten()
+            .filter(|certificate| certificate.verify_node_signature().is_ok());
+        assert!(
+            verified.chain.iter().all(|id| proven.any(|certificate| certificate.node_id() == *id))
+        );
     };
     let client = verify_client(&chain, now);
     let asked = ids.get(usize::from(asked) % ids.len().max(1)).copied();
@@ -82,13 +99,13 @@ pub(crate) fn certificate(data: &[u8]) -> bool {
     client.is_ok() || server.is_ok()
 }
 
-/// A chain is taken exactly as far as it is sound, and what is wrong with the next claim is named.
+/// A chain is accepted exactly up to its first invalid claim, whose fault is named.
 ///
-/// Two bytes for each claim: whether it is sound, or else what is wrong with it, and how it is made.
+/// Two bytes per claim: whether it is valid or its fault, and how it is made.
 pub(crate) fn claim_chain(data: &[u8]) -> bool {
     let key = |number: u8| SigningKey::from_bytes(&[number; 32]);
     let id = |key: &SigningKey| NodeId::from_bytes(key.verifying_key().to_bytes());
-    let sign = |token: &mut Token, key: &SigningKey| {
+    let sign = |token: &mut SignedToken, key: &SigningKey| {
         let signature = Signature(key.sign(&token.signing_input(&id(key))).to_bytes());
         token.add_signature(id(key), signature).unwrap();
     };
@@ -110,10 +127,14 @@ pub(crate) fn claim_chain(data: &[u8]) -> bool {
         let mut prev = last.map(|last| ChainHead::of(last, algorithm));
         let mut fault = None;
         match (kind, &mut prev) {
-            (8, prev) => {
-                fault = Some(ChainFaultKind::SeqGap(taken.len() as u64 + 2));
-                let made_up = ChainHead { id: named, seq: 0, digest: algorithm.digest(b"") };
-                prev.get_or_insert(made_up).seq += 1;
+            // Numbers may have gaps if no claim is missing.
+            (8, Some(prev)) => prev.seq += 1 + u64::from(how),
+            (7, prev) | (8, prev @ None) => {
+                let missing = ClaimId::from_bytes([how; 16]);
+                let made_up = ChainHead { id: missing, seq: 0, digest: algorithm.digest(b"") };
+                let prev = prev.get_or_insert(made_up);
+                (prev.id, prev.seq) = (missing, prev.seq + 1);
+                fault = Some(ChainFaultKind::SeqGap(prev.seq + 1));
             }
             (9, Some(prev)) => {
                 prev.seq -= 1;
@@ -139,7 +160,8 @@ pub(crate) fn claim_chain(data: &[u8]) -> bool {
             _ => {}
         }
         let content = ClaimContent::link(&ClaimLinkNode { issuer, subject });
-        let mut token = Claim::draft(&content, named, unix, prev.as_ref()).unwrap().claim().token().clone();
+        let mut token =
+            Claim::draft(&content, named, unix, prev.as_ref()).unwrap().claim().token().clone();
         sign(&mut token, if kind == 14 && renewed { &old } else { owner });
         if kind == 14 && renewed {
             fault = Some(ChainFaultKind::KeyOrder);
@@ -147,7 +169,7 @@ pub(crate) fn claim_chain(data: &[u8]) -> bool {
         sign(&mut token, &other);
         let mut json = token.to_json().into_bytes();
         if kind == 15 {
-            // Whatever it is, somebody has signed it.
+            // Whatever it is, it has a signature.
             let at = usize::from(how) * 5 % json.len();
             json[at] ^= 1;
         }
@@ -159,10 +181,11 @@ pub(crate) fn claim_chain(data: &[u8]) -> bool {
             }
             Err(found) => {
                 assert!(kind == 15 || Some(found.kind) == fault, "{kind} {how}: {found} {fault:?}");
-                assert_eq!(found.seq, taken.len() as u64 + 1);
+                assert_eq!(found.seq, taken.last().map_or(0, Claim::seq) + 1);
                 assert_eq!(verifier.fault(), Some(found));
-                // It has ended, also for what would have been sound.
-                let good = taken.first().map(|first| first.token().to_json().into_bytes()).unwrap_or(json);
+                // The chain has ended, also for a claim that would have been valid.
+                let good =
+                    taken.first().map(|first| first.token().to_json().into_bytes()).unwrap_or(json);
                 assert_eq!(verifier.read(None, &good), Err(found));
                 break;
             }
@@ -172,10 +195,12 @@ pub(crate) fn claim_chain(data: &[u8]) -> bool {
     verifier.fault().is_none() && !taken.is_empty()
 }
 
-/// A plan and a stream of bytes: however the plan cuts the stream into chunks, the frames are those of the whole.
+/// A plan and a stream of bytes: however the plan splits the stream into chunks, the frames are
+/// those of the whole stream.
 ///
-/// Byte 0: length of the plan. Each byte of it is a chunk: its length (bits 0 to 5, times 1024 with bit 6), and whether all
-/// frames are taken then (bit 7). The plan is repeated; what it does not reach comes in one chunk.
+/// Byte 0: length of the plan. Each byte of the plan is a chunk: its length (bits 0 to 5, times
+/// 1024 with bit 6), and whether all frames are taken after it (bit 7). The plan is repeated; what
+/// it does not reach is one chunk.
 pub(crate) fn frame_decoder(data: &[u8]) -> bool {
     let Some((&length, rest)) = data.split_first() else { return false };
     let (plan, mut left) = rest.split_at(rest.len().min(length.into()));
@@ -189,7 +214,8 @@ pub(crate) fn frame_decoder(data: &[u8]) -> bool {
             continue;
         }
         let size = usize::from(step & 0x3f) << if step & 0x40 == 0 { 0 } else { 10 };
-        let (chunk, after) = left.split_at(if left.len() < size || *step == 0xff { left.len() } else { size });
+        let (chunk, after) =
+            left.split_at(if left.len() < size || *step == 0xff { left.len() } else { size });
         left = after;
         pushed += chunk.len();
         decoder.push(Bytes::copy_from_slice(chunk));
@@ -217,7 +243,10 @@ pub(crate) fn frame_decoder(data: &[u8]) -> bool {
 
     assert_eq!(frames, expected);
     for frame in &frames {
-        assert!(encode_frame(frame).is_ok_and(|encoded| encoded.len() == 4 + frame.len() && encoded.ends_with(frame)));
+        assert!(
+            encode_frame(frame)
+                .is_ok_and(|encoded| encoded.len() == 4 + frame.len() && encoded.ends_with(frame))
+        );
     }
     match end {
         Ok(unread) => {
@@ -234,7 +263,7 @@ pub(crate) fn frame_decoder(data: &[u8]) -> bool {
     end.is_ok() && !frames.is_empty()
 }
 
-/// The payloads in a stream, and what follows the last one.
+/// Returns the payloads in a stream, and what follows the last one.
 fn frames(mut stream: &[u8]) -> (Vec<&[u8]>, Result<&[u8], FrameFault>) {
     let mut frames = Vec::new();
     while let Some((header, rest)) = stream.split_first_chunk() {
@@ -252,7 +281,7 @@ fn frames(mut stream: &[u8]) -> (Vec<&[u8]>, Result<&[u8], FrameFault>) {
     (frames, Ok(stream))
 }
 
-/// What is a message is the only encoding of that message.
+/// Bytes that decode to a message are the only encoding of that message.
 pub(crate) fn native_message(data: &[u8]) -> bool {
     let message = match native::decode(data) {
         Ok(message) => message,
@@ -262,16 +291,16 @@ pub(crate) fn native_message(data: &[u8]) -> bool {
         }
     };
     assert_eq!(native::encode(&message), encode_frame(data), "{message:?}");
-    if let Message::V1(V1::Answer(Answer::Closest(closest))) = message {
+    if let Message::V1(V1::Answer(RpcResponse::Closest(closest))) = message {
         let fitted = native::fit(closest);
         assert_eq!(native::fit(fitted.clone()), fitted);
-        assert!(native::encode(&Message::V1(V1::Answer(Answer::Closest(fitted)))).is_ok());
+        assert!(native::encode(&Message::V1(V1::Answer(RpcResponse::Closest(fitted)))).is_ok());
     }
     true
 }
 
-/// A plan and a stream of bytes, as for `frame_decoder`: however the plan cuts the stream, the objects are those of the whole,
-/// which are those of a JSON parser.
+/// A plan and a stream of bytes, as for `frame_decoder`: however the plan splits the stream, the
+/// objects are those of the whole stream, and those of a JSON parser.
 pub(crate) fn object_decoder(data: &[u8]) -> bool {
     const FIRST: usize = 2048;
     const LATER: usize = 512;
@@ -302,7 +331,9 @@ pub(crate) fn object_decoder(data: &[u8]) -> bool {
                 Ok(None) => {
                     let limit = if objects.is_empty() { FIRST } else { LATER };
                     assert!(decoder.buffered() <= limit);
-                    assert!((1..=limit.max(4096) + 1 - decoder.buffered()).contains(&decoder.wanted()));
+                    assert!(
+                        (1..=limit.max(4096) + 1 - decoder.buffered()).contains(&decoder.wanted())
+                    );
                     break;
                 }
                 Err(error) => fault = Some(error),
@@ -327,21 +358,24 @@ pub(crate) fn object_decoder(data: &[u8]) -> bool {
         limit = LATER;
         match parser.next() {
             Some(Ok(_)) => assert_eq!(parser.byte_offset(), begin),
-            // Brackets and strings are not all of JSON. What follows is not compared any more.
+            // JSON has more rules than brackets and strings. What follows is not compared.
             _ => break,
         }
     }
     end.is_none() && !objects.is_empty()
 }
 
-/// Byte 0: to what question the rest is an answer, or that it is a question. What is read is written so that it is read as the
-/// same again, however much more was said.
+/// Byte 0: the request that the rest answers, or that it is a request. A decoded message is encoded
+/// so that it decodes to the same message, even if the input contained more.
 pub(crate) fn polykey_message(data: &[u8]) -> bool {
     let Some((&kind, rest)) = data.split_first() else { return false };
     let object = Bytes::copy_from_slice(rest);
     let now = UnixMillis(1_767_225_600_000);
     let target = NodeId::from_bytes([7; 32]);
-    let closest = |local, active| Question::Closest { target, lists: ClosestLists { local, active } };
+    let closest = |local, active| RpcRequest::Closest {
+        target,
+        query: ClosestNodesQuery { known: local, connected: active },
+    };
     let signature = Signature([0; 64]);
     let signal = SignalRequest { target, terms: SignalTerms::Plain, signature };
     let question = match kind {
@@ -350,48 +384,55 @@ pub(crate) fn polykey_message(data: &[u8]) -> bool {
             let Ok(request) = polykey::parse_request(&object) else { return false };
             let again = polykey::write_further(&request.method, request.params);
             assert_eq!(polykey::parse_request(&again), Ok(request));
-            let Ok(question) = polykey::decode_question(&object) else { return false };
-            let [message] = &polykey::encode_question(&question, Duration::from_millis(5))[..] else {
+            let Ok(question) = polykey::decode_rpc_request(&object) else { return false };
+            let [message] = &polykey::encode_rpc_request(&question, Duration::from_millis(5))[..]
+            else {
                 unreachable!("one call was read: {question:?}")
             };
-            assert_eq!(polykey::decode_question(message), Ok(question));
+            assert_eq!(polykey::decode_rpc_request(message), Ok(question));
             return true;
         }
         1 => closest(true, false),
         2 => closest(false, true),
-        3 => Question::Signal(signal),
-        4 => Question::Claims { after: None, max_bytes: 1 },
-        5 => Question::SignClaim(Bytes::from_static(b"{}")),
-        6 => Question::Ping { nonce: 1 },
+        3 => RpcRequest::Signal(signal),
+        4 => RpcRequest::Claims { after: None, max_bytes: 1 },
+        5 => RpcRequest::SignClaim(Bytes::from_static(b"{}")),
+        6 => RpcRequest::Ping { nonce: 1 },
         _ => return false,
     };
-    let Ok(Some(answer)) = polykey::decode_answer(&question, &object) else { return false };
-    let once = polykey::encode_answer(&question, answer, now);
-    // Nothing of it may be fit to be told.
+    let Ok(Some(answer)) = polykey::decode_rpc_response(&question, &object) else { return false };
+    let once = polykey::encode_rpc_response(&question, answer, now);
+    // Possibly none of it may be forwarded.
     if once.is_empty() {
         return true;
     }
-    let Ok(Some(read)) = polykey::decode_answer(&question, &once) else { unreachable!("what was written is read") };
-    assert_eq!(polykey::encode_answer(&question, read, now), once);
+    let Ok(Some(read)) = polykey::decode_rpc_response(&question, &once) else {
+        unreachable!("what was written is read")
+    };
+    assert_eq!(polykey::encode_rpc_response(&question, read, now), once);
     true
 }
 
-/// Every text of an id is an id whose text is that id's; so are any 32 bytes.
+/// Every valid text of an id is the text of that id, and any 32 bytes are an id.
 pub(crate) fn node_id(data: &[u8]) -> bool {
     if let Ok(bytes) = <[u8; 32]>::try_from(data) {
         let id = NodeId::from_bytes(bytes);
         assert_eq!(id.to_string().parse(), Ok(id));
     }
-    let Some(id) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<NodeId>().ok()) else { return false };
+    let Some(id) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<NodeId>().ok())
+    else {
+        return false;
+    };
     let text = id.to_string();
     assert_eq!(text.len(), NodeId::TEXT_LEN);
     assert_eq!(text.parse(), Ok(id));
     true
 }
 
-/// The text of a seed node is that seed node; so is the key of its address.
+/// The text of a seed node parses to that seed node, and so does the key of its address.
 pub(crate) fn seed_node(data: &[u8]) -> bool {
-    let Some(seed) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<SeedNode>().ok()) else {
+    let Some(seed) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<SeedNode>().ok())
+    else {
         return false;
     };
     assert_eq!(seed.to_string().parse(), Ok(seed.clone()));
@@ -400,13 +441,13 @@ pub(crate) fn seed_node(data: &[u8]) -> bool {
     true
 }
 
-/// A token is written as it is read; and the content of a claim makes that claim.
+/// A token is encoded as it was decoded, and the content of a claim makes that claim.
 pub(crate) fn token(data: &[u8]) -> bool {
-    let Ok(token) = Token::parse(data) else { return false };
-    assert_eq!(Token::parse(token.to_json().as_bytes()).as_ref(), Ok(&token));
-    assert_eq!(Token::try_from(&token.encoded()).as_ref(), Ok(&token));
+    let Ok(token) = SignedToken::parse(data) else { return false };
+    assert_eq!(SignedToken::parse(token.to_json().as_bytes()).as_ref(), Ok(&token));
+    assert_eq!(SignedToken::try_from(&token.encoded()).as_ref(), Ok(&token));
     assert_eq!(
-        Token::new(token.payload().into()).map(|made| made.payload().to_owned()),
+        SignedToken::new(token.payload().into()).map(|made| made.payload().to_owned()),
         Ok(token.payload().to_owned())
     );
     assert!(token.digest_preimage()[11..].starts_with(token.payload().as_bytes()));
@@ -431,7 +472,10 @@ pub(crate) fn token(data: &[u8]) -> bool {
             members: claim.members(),
         };
         let made = Claim::draft(&content, claim.id(), UnixMillis(unix), prev.as_ref());
-        assert_eq!(made.map(|made| made.claim().token().payload().to_owned()), Ok(token.payload().to_owned()));
+        assert_eq!(
+            made.map(|made| made.claim().token().payload().to_owned()),
+            Ok(token.payload().to_owned())
+        );
     }
     true
 }

@@ -1,5 +1,6 @@
-//! The command line: what `pk` takes, and every check that needs no node.
+//! The command line of `pk`, and all checks that need no node.
 
+use std::io::{Write, stdout};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,11 +13,14 @@ use pk_proto::claims::ClaimPolicy;
 use pk_proto::{NodeId, SeedNode};
 use tracing_subscriber::filter::Targets;
 
+use crate::output;
+
 /// A Polykey node on the command line.
 #[derive(Debug, Parser)]
-#[command(name = "pk", version, propagate_version = true, max_term_width = 110)]
+#[command(name = "pk", version, propagate_version = true, max_term_width = 110, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
-    /// What to log to stderr: off, error, warn, info, debug or trace, or TARGET=LEVEL,… such as `warn,pk_driver=debug`.
+    /// Log level for stderr: off, error, warn, info, debug or trace; or TARGET=LEVEL,…, for example
+    /// `warn,pk_driver=debug`.
     #[arg(long, global = true, value_name = "LEVEL", env = "PK_LOG", default_value = "warn", value_parser = log_filter)]
     pub(crate) log: Targets,
 
@@ -24,65 +28,97 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+const EXIT_CODES: &str = "\
+    Exit codes: 0 success, also if a signal ends `pk run`; 1 failure, or the output cannot be \
+    written; 2 invalid usage; 141 the reader of the output has closed it; 128 + N interrupted by \
+    signal N (129 SIGHUP, 130 SIGINT, 143 SIGTERM). A second signal ends the program at once.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make the key and the first certificate of a new node.
+    /// Create the key and the first certificate of a new node.
     Keygen(KeysArgs),
     /// Print the id of the node in DIR.
     Id(KeysArgs),
-    /// Run a node until SIGINT or SIGTERM.
+    /// Run a node until SIGINT, SIGTERM or SIGHUP.
+    ///
+    /// After a signal the exit code is 0, or 1 if output could not be written. A blocked output
+    /// does not delay the exit.
     Run(RunArgs),
-    /// Find a node by its id, connect to it and say where it is.
+    /// Search for a node by its id, connect to it and print its address.
     Find(TargetArgs),
-    /// Find a node and measure how long it takes to answer.
+    /// Search for a node and measure its response time.
     Ping(TargetArgs),
-    /// Cross-sign a claim with a node: both then have one in their chain that says they belong together.
+    /// Cross-sign a claim with a node. The chains of both nodes then contain a claim that links
+    /// them.
     ///
-    /// The other node has to allow it: `pk allow`, or --allow of `pk run`, where it lives.
+    /// The other node must allow it first: with `pk allow`, or `pk run --allow`, in its own
+    /// directory.
     Claim(TargetArgs),
-    /// Show the chain of claims of a node, every one of them verified: of the node in DIR, or of one in the network.
+    /// Verify and print a claim chain: that of the node in DIR, or that of another node.
     ///
-    /// Exits with 1 if the chain does not hold, and says where and why.
+    /// If verification fails, prints the verified prefix and the fault, and exits with 1.
     Chain(ChainArgs),
-    /// Let nodes claim the node in DIR from now on, or with --remove no more; without an ID, show who may.
+    /// Add nodes to the claim allow-list of the node in DIR (--remove removes them). Without ID,
+    /// list the allowed nodes.
     ///
-    /// No node may be running in DIR.
+    /// Fails if a node is running in DIR.
     Allow(AllowArgs),
-    /// Join the network and show the buckets of the node graph.
+    /// Join the network and print the buckets of the node graph.
     Buckets(OneShotArgs),
-    /// Show the certificates of the node in DIR, back to its first key.
+    /// Print the certificates of the node in DIR, back to its first key, and whether they are valid
+    /// now.
+    ///
+    /// A certificate that is not valid, because it has expired or the clock was set, is reissued by
+    /// the next command that starts the node, and at once by a running node. The node ids do not
+    /// change.
     Cert(KeysArgs),
-    /// Give the node in DIR a new key, and so a new id. It stays reachable under its old ones.
+    /// Replace the key of the node in DIR, and so its id. The node stays reachable under its former
+    /// ids.
     ///
-    /// No node may be running in DIR. The old keys stay in DIR/keys.
+    /// Fails if a node is running in DIR. The old keys stay in DIR/keys.
     Renew(RenewArgs),
-    /// Replay what `pk run --record` wrote, and see that the node does the same again.
+    /// Replay a recording of `pk run --record` and check that the node produces identical outputs.
     Replay(ReplayArgs),
-    /// Run a whole network in one process over QUIC on loopback: start, join, find, ping, stream, claim each other, verify
-    /// chains, refuse forged ones, connect through a relay, find by mDNS, restart, renew a key, shutdown.
+    /// Run a network of nodes in one process over QUIC on loopback: start, join, find, ping,
+    /// stream, cross-sign claims, verify chains, refuse forged ones, connect through a relay, find
+    /// by mDNS, restart, renew a key, shut down.
     ///
-    /// Exits with 0 only if every step held.
+    /// Exits with 0 only if every step succeeded.
     Demo(DemoArgs),
 }
 
 impl Cli {
-    /// Reads the command line. Bad usage ends the program with exit code 2 and says what is wrong.
-    pub(crate) fn read() -> Self {
-        let cli = Self::parse();
-        if let Command::Run(run) = &cli.command
-            && let Err(message) = run.check()
-        {
-            Self::command().error(ErrorKind::ValueValidation, message).exit();
-        }
-        cli
+    /// Parses the command line.
+    ///
+    /// # Errors
+    ///
+    /// Exit code, after the help or a usage error was printed.
+    pub(crate) fn read() -> Result<Self, u8> {
+        let checked = Self::try_parse().and_then(|cli| match &cli.command {
+            Command::Run(run) => match run.check() {
+                Ok(()) => Ok(cli),
+                Err(message) => Err(Self::command().error(ErrorKind::ValueValidation, message)),
+            },
+            _ => Ok(cli),
+        });
+        checked.map_err(|usage| {
+            let code = u8::try_from(usage.exit_code()).unwrap_or(2);
+            match usage.print().and_then(|()| stdout().flush()) {
+                Err(unwritable) if !usage.use_stderr() => output::failed(&unwritable, code),
+                // The usage error cannot be printed anywhere else.
+                _ => code,
+            }
+        })
     }
 }
 
 impl Command {
-    /// What to run on. Commands without a node need nothing; then it does not matter.
+    /// Returns the runtime to use. It has no effect for commands without a node.
     pub(crate) fn runtime(&self) -> RuntimeName {
         match self {
-            Self::Keygen(_) | Self::Id(_) | Self::Cert(_) | Self::Replay(_) => RuntimeName::default(),
+            Self::Keygen(_) | Self::Id(_) | Self::Cert(_) | Self::Replay(_) => {
+                RuntimeName::default()
+            }
             Self::Renew(args) => args.runtime.runtime,
             Self::Run(args) => args.runtime.runtime,
             Self::Find(args) | Self::Ping(args) | Self::Claim(args) => args.common.runtime.runtime,
@@ -93,7 +129,8 @@ impl Command {
         }
     }
 
-    /// Whether a failure is to be told in JSON too, besides the message on stderr. The demo and `--stdio` tell their own.
+    /// Returns whether a failure is also printed as JSON, in addition to the message on stderr. The
+    /// demo and `--stdio` print their own.
     pub(crate) fn json(&self) -> bool {
         match self {
             Self::Keygen(args) | Self::Id(args) | Self::Cert(args) => args.json,
@@ -110,7 +147,7 @@ impl Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct KeysArgs {
-    /// The folder of the node; its key store is DIR/keys.
+    /// Directory of the node. Its key store is DIR/keys.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// Print one JSON object.
@@ -128,10 +165,10 @@ pub(crate) struct RenewArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct AllowArgs {
-    /// The nodes.
+    /// Nodes to add or remove.
     #[arg(value_name = "ID")]
     pub(crate) nodes: Vec<NodeId>,
-    /// Take them off the list.
+    /// Remove the nodes from the list.
     #[arg(long, requires = "nodes")]
     pub(crate) remove: bool,
     #[command(flatten)]
@@ -142,30 +179,30 @@ pub(crate) struct AllowArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
-    /// The recording.
+    /// Recording to replay.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Also show every call into the node, and what came of it.
+    /// Also print every call into the node and its outputs.
     #[arg(long)]
     pub(crate) calls: bool,
-    /// Print JSON: one object for the whole, after one for each call if they are shown.
+    /// Print JSON: one object for the whole recording, after one per call with --calls.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct RuntimeArg {
-    /// The async runtime to run on.
+    /// Async runtime.
     #[arg(long, value_enum, value_name = "RUNTIME", default_value_t)]
     pub(crate) runtime: RuntimeName,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum RuntimeName {
-    /// tokio, with a thread per core.
+    /// tokio, with one thread per core.
     #[default]
     Tokio,
-    /// smol, with as many threads as SMOL_THREADS says, or one.
+    /// smol, with SMOL_THREADS threads, or one.
     Smol,
 }
 
@@ -180,57 +217,63 @@ impl RuntimeName {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The folder of the node, made by `pk keygen`.
+    /// Directory of the node, created by `pk keygen`.
     #[arg(long, value_name = "DIR", required_unless_present = "stdio")]
     pub(crate) dir: Option<PathBuf>,
-    /// The UDP address to listen on; port 0 takes any free one. (default: `[::]:1314`, which takes IPv4 too; with --stdio
-    /// 127.0.0.1:0)
+    /// UDP address to listen on; port 0 selects a free port. (default: `[::]:1314`, which includes
+    /// IPv4; with --stdio 127.0.0.1:0)
     #[arg(long, value_name = "ADDR", value_parser = listen_address, conflicts_with_all = ["host", "port"])]
     listen: Option<SocketAddr>,
-    /// The IP address to listen on: the first half of --listen.
+    /// IP address to listen on; replaces that of --listen.
     #[arg(long, value_name = "IP", value_parser = ip_address)]
     host: Option<IpAddr>,
-    /// The UDP port to listen on: the second half of --listen.
+    /// UDP port to listen on; replaces that of --listen.
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// A node to join the network through. May be given several times. Not needed once the node in DIR knows others.
+    /// Node to join the network through. Can be repeated. Not needed once the node in DIR has
+    /// stored contacts.
     #[arg(long = "seed-node", value_name = "pk://ID@HOST:PORT")]
     pub(crate) seed_nodes: Vec<SeedNode>,
-    /// Write down everything that the node is told, in a new file of up to 1 GiB, for `pk replay`.
+    /// Record all inputs of the node in a new file of up to 1 GiB, for `pk replay`.
     ///
-    /// It tells whom the node talks to. It has no keys.
+    /// The recording shows which nodes this node communicates with. It contains no private keys.
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) mdns: MdnsArgs,
-    /// Whom this node signs claims for.
-    #[arg(long, value_enum, value_name = "WHOM", default_value_t)]
+    /// Policy for claims that other nodes ask this node to sign.
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t)]
     claims: ClaimsArg,
-    /// Sign claims for everybody: --claims all.
+    /// Sign all claims: --claims all.
     #[arg(long, conflicts_with_all = ["claims", "allow"])]
     allow_all: bool,
-    /// Put a node on the list of those that claims are signed for; it is kept in DIR. May be given several times.
+    /// Add a node to the claim allow-list, which is stored in DIR. Can be repeated.
     #[arg(long, value_name = "ID")]
     pub(crate) allow: Vec<NodeId>,
-    /// Take commands from stdin and answer in JSON lines on stdout, until `quit` or the end of stdin.
+    /// Read commands from stdin and write JSON lines to stdout, until `quit` or the end of stdin.
     ///
-    /// The commands: connect ID HOST PORT, disconnect ID, findNode ID, ping ID, closest ID (VIA), active ID (VIA), graph,
-    /// connections, setnode ID HOST PORT (global|local) (block) (force), unsetnode ID, signal ID RELAY, mdns ID, renew, cert,
-    /// stream ID TEXT, allow ID, disallow ID, allowed, claim ID, answer NUMBER sign|refuse, chain ID, claimsGet ID, sigchain,
-    /// gestalt (ID), sign ID, quit. One that begins with `#tag ` runs beside the others and its answer has the tag. Without --dir or --seed the node has a new key that is not kept.
+    /// Commands: connect ID HOST PORT, disconnect ID, findNode ID, ping ID, closest ID (VIA),
+    /// active ID (VIA), graph, connections, setnode ID HOST PORT (global|local) (block) (force),
+    /// unsetnode ID, signal ID RELAY, mdns ID, renew, cert, stream ID TEXT, allow ID, disallow ID,
+    /// allowed, claim ID, answer NUMBER sign|refuse, chain ID, claimsGet ID, sigchain, gestalt
+    /// (ID), sign ID, quit. A command with the prefix `#tag ` runs concurrently with others, and
+    /// its answer contains the tag. Without --dir or --seed the node has a
+    /// temporary key.
     #[arg(long)]
     pub(crate) stdio: bool,
-    /// The private key, as 64 hex digits, in place of --dir. It is visible to other users of this machine: for tests.
+    /// Private key as 64 hex digits, instead of --dir. For tests: other users of this machine can
+    /// see it.
     #[arg(long, value_name = "HEX", value_parser = seed_bytes, conflicts_with = "dir", requires = "stdio")]
     pub(crate) seed: Option<KeySeed>,
-    /// How long connecting to a node may take, in milliseconds: up to 3600000. (default: 15000)
+    /// Time limit for connecting to a node, in milliseconds, 1 to 3600000. (default: 15000)
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     connect_timeout: Option<u64>,
-    /// A silent connection ends after this many milliseconds: 1000 to 600000. (default: 30000)
+    /// Close a connection after this time without a packet from the peer, in milliseconds, 1000
+    /// to 600000. (default: 30000)
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1000..=600_000))]
     keepalive_timeout: Option<u64>,
-    /// A quiet connection sends a packet every so many milliseconds: from 500 to half of --keepalive-timeout. (default:
-    /// 10000, but at most a third of --keepalive-timeout)
+    /// Interval of keep-alive packets on an idle connection, in milliseconds, 500 to half of
+    /// --keepalive-timeout. (default: 10000, but at most a third of --keepalive-timeout)
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(500..=300_000))]
     keepalive_interval: Option<u64>,
     #[command(flatten)]
@@ -238,7 +281,7 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
-    /// Where to listen, whichever way it was said.
+    /// Returns the address to listen on, from whichever options were given.
     pub(crate) fn listen(&self) -> SocketAddr {
         let default = match self.stdio {
             true => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -248,19 +291,23 @@ impl RunArgs {
         SocketAddr::new(self.host.unwrap_or(listen.ip()), self.port.unwrap_or(listen.port()))
     }
 
-    /// What the options forbid each other, beyond what clap checks.
+    /// Checks combinations of options that clap does not check.
     fn check(&self) -> Result<(), &'static str> {
         if self.keepalive_interval() > self.keepalive_timeout() / 2 {
             return Err("--keepalive-interval must be at most half of --keepalive-timeout");
         }
         match self.claims {
-            ClaimsArg::Ask if !self.stdio => Err("--claims ask needs --stdio: the command `answer` gives the answers"),
-            ClaimsArg::Refuse if !self.allow.is_empty() => Err("--allow does nothing with --claims refuse"),
+            ClaimsArg::Ask if !self.stdio => {
+                Err("--claims ask needs --stdio, whose command `answer` decides")
+            }
+            ClaimsArg::Refuse if !self.allow.is_empty() => {
+                Err("--allow has no effect with --claims refuse")
+            }
             _ => Ok(()),
         }
     }
 
-    /// Whom to sign claims for.
+    /// Returns the claim policy.
     pub(crate) fn claim_policy(&self) -> ClaimPolicy {
         match self.claims {
             _ if self.allow_all => ClaimPolicy::All,
@@ -281,44 +328,47 @@ impl RunArgs {
 
     pub(crate) fn keepalive_interval(&self) -> Duration {
         let least = Duration::from_millis(500);
-        let default = Duration::from_millis(KEEPALIVE_INTERVAL).min(self.keepalive_timeout() / 3).max(least);
+        let default =
+            Duration::from_millis(KEEPALIVE_INTERVAL).min(self.keepalive_timeout() / 3).max(least);
         self.keepalive_interval.map_or(default, Duration::from_millis)
     }
 }
 
-/// [`ClaimPolicy`], as it is said on the command line.
+/// [`ClaimPolicy`] on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum ClaimsArg {
-    /// Nobody.
+    /// Sign no claims.
     Refuse,
-    /// Those on the list: see `pk allow`.
+    /// Sign claims of the nodes on the allow-list: see `pk allow`.
     #[default]
     AllowList,
-    /// Those on the list; for any other the event claimAsked is told, and the command `answer` decides.
+    /// Sign claims of the nodes on the allow-list. For any other claim, print the event claimAsked;
+    /// the command `answer` decides.
     Ask,
-    /// Everybody.
+    /// Sign all claims.
     All,
 }
 
-/// The defaults of the driver, in milliseconds.
+/// Defaults of the driver, in milliseconds.
 const KEEPALIVE_TIMEOUT: u64 = 30_000;
 const KEEPALIVE_INTERVAL: u64 = 10_000;
 
-/// Polykey's own (`agentServicePort` of the reference).
+/// Default port of the reference (`agentServicePort`).
 const DEFAULT_PORT: u16 = 1314;
 
-/// What every one-shot on a node in DIR takes.
+/// Options of commands that start the node in DIR, do one thing and stop it.
 #[derive(Debug, Args)]
 pub(crate) struct OneShotArgs {
-    /// The folder of the node, made by `pk keygen`.
+    /// Directory of the node, created by `pk keygen`.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// A node to join the network through. May be given several times. Not needed once the node in DIR knows others.
+    /// Node to join the network through. Can be repeated. Not needed once the node in DIR has
+    /// stored contacts.
     #[arg(long = "seed-node", value_name = "pk://ID@HOST:PORT")]
     pub(crate) seed_nodes: Vec<SeedNode>,
     #[command(flatten)]
     pub(crate) mdns: MdnsArgs,
-    /// Give up after so many seconds.
+    /// Time limit of the command, in seconds, 1 to 86400.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
     /// Print one JSON object.
@@ -328,25 +378,27 @@ pub(crate) struct OneShotArgs {
     pub(crate) runtime: RuntimeArg,
 }
 
-/// The local network.
+/// Options for mDNS.
 #[derive(Debug, Args)]
 pub(crate) struct MdnsArgs {
-    /// Tell the local network of this node, and ask it for others (mDNS).
+    /// Advertise this node on the local network and discover others there (mDNS).
     #[arg(long)]
     mdns: bool,
-    /// The UDP port of mDNS; only nodes with the same one find each other. (default: 5353, the standard)
+    /// UDP port of mDNS; only nodes with the same port discover each other. (default: 5353, the
+    /// standard)
     #[arg(long, value_name = "PORT", requires = "mdns", value_parser = clap::value_parser!(u16).range(1..))]
     mdns_port: Option<u16>,
-    /// A network interface to use for mDNS, such as eth0. May be given several times. (default: all but loopback)
+    /// Network interface to use for mDNS, such as eth0. Can be repeated. (default: the interfaces
+    /// most likely to lead to other nodes, at most 16, without loopback)
     #[arg(long, value_name = "NAME", requires = "mdns")]
     mdns_interface: Vec<String>,
-    /// Refused: see `mdns_groups`.
+    /// Rejected; see `mdns_groups`.
     #[arg(long, hide = true, value_parser = mdns_groups)]
     mdns_groups: Vec<String>,
 }
 
 impl MdnsArgs {
-    /// Writes it into the settings of a node.
+    /// Applies the options to the configuration of a node.
     pub(crate) fn apply(&self, config: &mut NodeConfig) {
         config.core.mdns = self.mdns;
         if let Some(port) = self.mdns_port {
@@ -357,22 +409,22 @@ impl MdnsArgs {
         }
     }
 
-    /// Whether it is to be used.
+    /// Returns whether mDNS is on.
     pub(crate) fn is_on(&self) -> bool {
         self.mdns
     }
 }
 
-/// No groups can be chosen. Whoever tries is told why.
+/// Rejects the option, because mdns-sd does not support other groups.
 fn mdns_groups(_: &str) -> Result<String, String> {
-    Err("the groups cannot be chosen: mDNS is by the library mdns-sd, which serves the standard ones only, 224.0.0.251 and \
-         ff02::fb; choose another port with --mdns-port"
+    Err("the multicast groups cannot be changed: the library mdns-sd supports only the standard \
+        ones, 224.0.0.251 and ff02::fb; use --mdns-port to choose another port"
         .to_owned())
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct TargetArgs {
-    /// The node.
+    /// Target node.
     #[arg(value_name = "ID")]
     pub(crate) target: NodeId,
     #[command(flatten)]
@@ -381,7 +433,7 @@ pub(crate) struct TargetArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ChainArgs {
-    /// Whose. (default: that of the node in DIR)
+    /// Owner of the chain. (default: the node in DIR)
     #[arg(value_name = "ID")]
     pub(crate) target: Option<NodeId>,
     #[command(flatten)]
@@ -390,21 +442,21 @@ pub(crate) struct ChainArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// How many nodes, 2 to 256.
+    /// Number of nodes, 2 to 256.
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(2..=256))]
     pub(crate) nodes: u16,
-    /// Have a real node of Polykey 1.15.1 join too. Needs Node.js 20 or later and npm, which fetches the package once, about
-    /// 120 MB, into `pk-interop` in the cache folder (XDG_CACHE_HOME).
+    /// Also start a Polykey 1.15.1 node. Needs Node.js 20 or later and npm, which downloads the
+    /// package once, about 120 MB, into `pk-interop` in the cache directory (XDG_CACHE_HOME).
     #[arg(long)]
     pub(crate) interop: bool,
-    /// Print one JSON object per step, and a last one for the whole.
+    /// Print one JSON object per step, and one for the result.
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) runtime: RuntimeArg,
 }
 
-/// The 32 bytes of a private key. Not printed.
+/// The 32 bytes of a private key. `Debug` does not print them.
 #[derive(Clone, Copy)]
 pub(crate) struct KeySeed(pub(crate) [u8; 32]);
 
@@ -415,24 +467,27 @@ impl std::fmt::Debug for KeySeed {
 }
 
 fn seed_bytes(text: &str) -> Result<KeySeed, String> {
-    let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
-    bytes.map(KeySeed).ok_or_else(|| "a private key is 64 hex digits".to_owned())
+    let bytes =
+        HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.map(KeySeed).ok_or_else(|| "a private key has 64 hex digits".to_owned())
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "an address to listen on is IP:PORT, such as 0.0.0.0:1314 or [::]:0".to_owned())
+    text.parse().map_err(|_| {
+        "the address to listen on has the form IP:PORT, such as 0.0.0.0:1314 or [::]:0".to_owned()
+    })
 }
 
 fn ip_address(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| "not an IP address; this is where to listen, not a name".to_owned())
+    text.parse().map_err(|_| "not an IP address; host names are not supported here".to_owned())
 }
 
 fn log_filter(text: &str) -> Result<Targets, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_level = |text: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text));
-    // `Targets` takes any word for a target; here that is a typing error.
+    // `Targets` accepts any word as a target; here that is a typing error.
     let ok = text.split(',').all(|part| is_level(part.rsplit('=').next().unwrap_or_default()));
-    let error = || format!("a level is one of {}, or TARGET=LEVEL,…", LEVELS.join(", "));
+    let error = || format!("the level must be one of {}, or TARGET=LEVEL,…", LEVELS.join(", "));
     if ok { text.parse().map_err(|_| error()) } else { Err(error()) }
 }
 
@@ -447,7 +502,10 @@ mod tests {
 
     #[test]
     fn host_and_port_are_the_halves_of_listen() {
-        let listen = |args: &[&str]| match Cli::try_parse_from(["pk", "run"].iter().chain(args)).unwrap().command {
+        let listen = |args: &[&str]| match Cli::try_parse_from(["pk", "run"].iter().chain(args))
+            .unwrap()
+            .command
+        {
             Command::Run(run) => run.listen().to_string(),
             _ => unreachable!("`pk run` is Run"),
         };

@@ -1,28 +1,13 @@
 //! `pk`: a Polykey node on the command line.
 
-mod agent;
-mod allow;
 mod args;
-mod buckets;
-mod cert;
-mod chain;
-mod claim;
+mod commands;
 mod demo;
-mod echo;
 mod error;
-mod find;
-mod keys;
 mod node;
-mod one_shot;
 mod output;
-mod renew;
-mod replay;
+mod process;
 mod run;
-mod runtime;
-mod shape;
-mod signal;
-mod stdio;
-mod words;
 
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
@@ -34,26 +19,35 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Cli, Command};
+use crate::commands::{allow, buckets, cert, chain, claim, find, keys, renew, replay};
 use crate::error::Result;
 
 fn main() -> ExitCode {
-    let Cli { log, command } = Cli::read();
+    let code = match Cli::read() {
+        Ok(cli) => execute(cli),
+        Err(code) => code,
+    };
+    output::end(code).into()
+}
+
+/// Runs a command and returns the exit code.
+fn execute(Cli { log, command }: Cli) -> u8 {
     start_log(log);
     let json = command.json();
-    match runtime::run(command.runtime(), command) {
-        Ok(()) => ExitCode::SUCCESS,
+    match process::runtime::run(command.runtime(), command) {
+        Ok(()) => 0,
         Err(error) => {
             if json {
                 output::json(&json!({ "ok": false, "error": error.json() }));
             }
-            eprintln!("error: {}", output::shown(error));
-            ExitCode::FAILURE
+            output::error(&error);
+            error.exit_code()
         }
     }
 }
 
 impl Command {
-    /// Carries out a command that needs a node.
+    /// Executes a command that needs a node.
     async fn run<R: Runtime + Unpin>(self, runtime: R) -> Result<()> {
         match self {
             Self::Keygen(args) => keys::keygen(&args),
@@ -74,6 +68,7 @@ impl Command {
 }
 
 fn start_log(filter: Targets) {
-    let lines = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(output::Log).with_ansi(stderr().is_terminal());
     tracing_subscriber::registry().with(filter).with(lines).init();
 }

@@ -1,5 +1,5 @@
-//! The Polykey node layer on smol: [`pk_driver`] with smol's tasks, timers, sockets and resolver. No tokio runtime is
-//! started or needed.
+//! The Polykey node layer on smol: [`pk_driver`] with smol's tasks, timers, sockets and resolver.
+//! It starts no tokio runtime and needs none.
 //!
 //! ```no_run
 //! use pk_driver_smol::{Node, NodeConfig};
@@ -25,13 +25,13 @@ pub use pk_driver::*;
 /// A node on smol.
 pub type Node = pk_driver::Node<Smol>;
 
-/// A held connection of a [`Node`].
+/// A lease of a connection of a [`Node`].
 pub type ConnectionLease = pk_driver::ConnectionLease<Smol>;
 
-/// Items over a held connection of a [`Node`].
+/// Items received over a leased connection of a [`Node`].
 pub type ConnectionStream<S> = pk_driver::ConnectionStream<Smol, S>;
 
-/// The smol runtime: its global executor, whose threads `SMOL_THREADS` counts.
+/// The smol runtime: its global executor, with `SMOL_THREADS` threads.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Smol;
 

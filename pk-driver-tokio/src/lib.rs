@@ -22,13 +22,13 @@ pub use pk_driver::*;
 /// A node on tokio.
 pub type Node = pk_driver::Node<Tokio>;
 
-/// A held connection of a [`Node`].
+/// A lease of a connection of a [`Node`].
 pub type ConnectionLease = pk_driver::ConnectionLease<Tokio>;
 
-/// Items over a held connection of a [`Node`].
+/// Items received over a leased connection of a [`Node`].
 pub type ConnectionStream<S> = pk_driver::ConnectionStream<Tokio, S>;
 
-/// The tokio runtime. A node lives on the runtime in whose context it was started.
+/// The tokio runtime. A node uses the runtime in whose context it was started.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tokio;
 
@@ -41,3 +41,8 @@ impl Runtime for Tokio {
         Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
     }
 }
+
+/// The code of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,14 +1,16 @@
-//! What an embedder sees of a node. On tokio only: the code is the same on every runtime.
+//! A node as an embedder uses it. On tokio only: the code is the same on every runtime.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "the helpers belong to tests, too")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are helpers of tests")]
 
 use std::time::{Duration, Instant};
 
 use pk_driver_tokio::pk_proto::{
-    ConnectionInfo, DialFailure, Event, Failure, FindEnd, FindNode, Options, Replay, RequestError,
+    ConnectionInfo, DialFailure, Event, Failure, FindEnd, FindNodeOptions, Replay, RequestError,
+    RequestOptions,
 };
 use pk_driver_tokio::{
-    KeyPair, Node, NodeConfig, NodeError, Notice, Record, StartError, StreamError, create_identity, now,
+    EventOrLag, KeyPair, Node, NodeConfig, NodeError, Record, StartError, StreamError,
+    create_identity, unix_now,
 };
 use tokio::time::timeout;
 
@@ -25,11 +27,11 @@ async fn start(seed: u8) -> Node {
 }
 
 async fn connect(a: &Node, b: &Node) -> ConnectionInfo {
-    a.connect(b.own_id(), b.local_addrs()[0].into(), Options::default()).await.unwrap()
+    a.connect(b.own_id(), b.local_addrs()[0].into(), RequestOptions::default()).await.unwrap()
 }
 
 async fn patient<T>(what: &str, future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} takes too long"))
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not complete in time"))
 }
 
 #[tokio::test]
@@ -40,7 +42,10 @@ async fn a_node_that_cannot_start_says_why() {
     second.listen = addr;
     let error = Node::start(second).await.unwrap_err();
     assert!(matches!(error, NodeError::Start(StartError::Bind { .. })));
-    assert!(error.to_string().starts_with(&format!("cannot listen on UDP {addr}: Address")), "{error}");
+    assert!(
+        error.to_string().starts_with(&format!("cannot listen on UDP {addr}: Address")),
+        "{error}"
+    );
 
     let mut bad = config(3);
     bad.driver.accept_limit = 0;
@@ -51,7 +56,7 @@ async fn a_node_that_cannot_start_says_why() {
     let error = Node::start(bad).await.unwrap_err();
     assert_eq!(error.to_string(), "configuration: find_limit is 0; it must be 1 to 1024");
     let mut bad = config(3);
-    bad.identity = create_identity(&KeyPair::from_seed(&[4; 32]), now()).unwrap();
+    bad.identity = create_identity(&KeyPair::from_seed(&[4; 32]), unix_now()).unwrap();
     let error = Node::start(bad).await.unwrap_err();
     assert!(matches!(error, NodeError::Start(StartError::ForeignKey { .. })), "{error}");
     let mut bad = config(3);
@@ -66,7 +71,7 @@ async fn applications_talk_over_streams() {
     connect(&a, &b).await;
     let mut acceptor = b.accept_streams("echo/1").await.unwrap();
     let error = b.accept_streams("echo/1").await.unwrap_err();
-    assert_eq!(error.to_string(), "streams of the protocol `echo/1` are being accepted already");
+    assert_eq!(error.to_string(), "protocol `echo/1` already has an acceptor");
     let error = b.accept_streams("").await.unwrap_err();
     assert!(matches!(error, NodeError::Request(RequestError::Protocol)), "{error}");
     let peer = a.own_id();
@@ -81,7 +86,7 @@ async fn applications_talk_over_streams() {
     for len in [0, 1, 100_000] {
         let sent: Vec<u8> = (0..len).map(|i: u32| i.to_le_bytes()[0]).collect();
         let received = a
-            .with_conn(b.own_id(), Options::default(), async |conn| {
+            .with_conn(b.own_id(), RequestOptions::default(), async |conn| {
                 let mut stream = conn.open_stream("echo/1").await?;
                 let writing = sent.clone();
                 stream.write_all(&writing).await.unwrap();
@@ -92,7 +97,8 @@ async fn applications_talk_over_streams() {
             .unwrap();
         assert_eq!(received.unwrap(), sent);
     }
-    let error = a.open_stream(b.own_id(), "unknown/1", Options::default()).await.unwrap_err();
+    let error =
+        a.open_stream(b.own_id(), "unknown/1", RequestOptions::default()).await.unwrap_err();
     assert!(matches!(error, NodeError::Failure(Failure::Unsupported)), "{error}");
     b.shutdown().await;
     patient("the echo's end", echo).await.unwrap();
@@ -104,15 +110,15 @@ async fn a_stream_ends_with_its_connection_and_an_acceptor_with_its_drop() {
     let (a, b) = (start(1).await, start(2).await);
     connect(&a, &b).await;
     let mut acceptor = b.accept_streams("x/1").await.unwrap();
-    let mut stream = a.open_stream(b.own_id(), "x/1", Options::default()).await.unwrap();
+    let mut stream = a.open_stream(b.own_id(), "x/1", RequestOptions::default()).await.unwrap();
     stream.write_all(b"hello").await.unwrap();
     let mut accepted = patient("accept", acceptor.accept()).await.unwrap();
     assert_eq!(accepted.read_chunk(10).await.unwrap().unwrap(), "hello");
     drop(acceptor);
     let refused = async {
         loop {
-            match a.open_stream(b.own_id(), "x/1", Options::default()).await {
-                // The stream may have come between the drop and the pump's hearing of it.
+            match a.open_stream(b.own_id(), "x/1", RequestOptions::default()).await {
+                // The stream may have arrived between the drop and the pump's notification of it.
                 Ok(mut stream) => assert!(stream.read_chunk(1).await.is_err()),
                 Err(error) => return error,
             }
@@ -134,11 +140,11 @@ async fn a_full_acceptor_refuses_with_its_own_code() {
     let b = Node::start(small).await.unwrap();
     connect(&a, &b).await;
     let _acceptor = b.accept_streams("x/1").await.unwrap();
-    let _waiting = a.open_stream(b.own_id(), "x/1", Options::default()).await.unwrap();
-    match a.open_stream(b.own_id(), "x/1", Options::default()).await {
+    let _waiting = a.open_stream(b.own_id(), "x/1", RequestOptions::default()).await.unwrap();
+    match a.open_stream(b.own_id(), "x/1", RequestOptions::default()).await {
         Err(NodeError::Failure(Failure::Aborted(8))) => {}
         Err(error) => panic!("{error}"),
-        // The peer's core had said yes before its acceptor was found full.
+        // The peer's core had accepted before its acceptor was found full.
         Ok(mut stream) => {
             let error = patient("refusal", stream.read_chunk(1)).await.unwrap_err();
             assert_eq!(error, StreamError::Reset(8));
@@ -148,37 +154,38 @@ async fn a_full_acceptor_refuses_with_its_own_code() {
 }
 
 #[tokio::test]
-async fn events_are_told_to_everybody_and_a_lag_is_told_too() {
+async fn every_listener_receives_all_events_or_the_number_of_lost_ones() {
     let (a, mut forgetful) = (start(1).await, config(2));
     forgetful.driver.event_limit = 2;
     let b = Node::start(forgetful).await.unwrap();
     let (mut quick, mut slow) = (b.events(), b.events());
     connect(&a, &b).await;
     let mut seen = Vec::new();
-    while !matches!(seen.last(), Some(Notice::Event(Event::ConnectionOpened { .. }))) {
+    while !matches!(seen.last(), Some(EventOrLag::Event(Event::ConnectionOpened { .. }))) {
         seen.push(patient("event", quick.next()).await.unwrap());
     }
     a.shutdown().await;
-    while !matches!(seen.last(), Some(Notice::Event(Event::ConnectionClosed { .. }))) {
+    while !matches!(seen.last(), Some(EventOrLag::Event(Event::ConnectionClosed { .. }))) {
         seen.push(patient("event", quick.next()).await.unwrap());
     }
     b.shutdown().await;
-    assert!(matches!(patient("event", slow.next()).await, Some(Notice::Lagged(_))));
+    assert!(matches!(patient("event", slow.next()).await, Some(EventOrLag::Lagged(_))));
     let mut last = None;
     while let Some(notice) = patient("event", slow.next()).await {
         last = Some(notice);
     }
-    assert_eq!(last, Some(Notice::Event(Event::Stopped)));
+    assert_eq!(last, Some(EventOrLag::Event(Event::Stopped)));
     assert_eq!(b.events().next().await, None);
 }
 
 #[tokio::test]
 async fn a_call_that_is_dropped_is_cancelled() {
     let a = start(1).await;
-    // Bound, and silent.
+    // Bound, but never answers.
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (nobody, address) = (KeyPair::from_seed(&[9; 32]).node_id(), silent.local_addr().unwrap().into());
-    let call = a.connect(nobody, address, Options::default());
+    let (nobody, address) =
+        (KeyPair::from_seed(&[9; 32]).node_id(), silent.local_addr().unwrap().into());
+    let call = a.connect(nobody, address, RequestOptions::default());
     assert!(timeout(Duration::from_millis(100), call).await.is_err());
     let gone = async {
         while a.metrics().await.unwrap().requests_open > 0 || a.driver_metrics().dials_pending > 0 {
@@ -192,7 +199,7 @@ async fn a_call_that_is_dropped_is_cancelled() {
 async fn a_lease_tells_when_its_connection_is_lost() {
     let (a, b) = (start(1).await, start(2).await);
     connect(&a, &b).await;
-    let mut lease = a.acquire_connection(b.own_id(), Options::default()).await.unwrap();
+    let mut lease = a.acquire_connection(b.own_id(), RequestOptions::default()).await.unwrap();
     assert_eq!((lease.node(), lease.info().node), (b.own_id(), b.own_id()));
     assert!(timeout(Duration::from_millis(50), lease.lost()).await.is_err());
     b.shutdown().await;
@@ -205,11 +212,13 @@ async fn the_wrong_node_at_an_address_is_not_connected_to() {
     let (a, b) = (start(1).await, start(2).await);
     let nobody = KeyPair::from_seed(&[9; 32]).node_id();
     let address: pk_driver_tokio::pk_proto::NodeAddress = b.local_addrs()[0].into();
-    let error = a.connect(nobody, address.clone(), Options::default()).await.unwrap_err();
+    let error = a.connect(nobody, address.clone(), RequestOptions::default()).await.unwrap_err();
     let NodeError::Failure(Failure::Dial(failures)) = &error else { panic!("{error}") };
     assert!(matches!(&failures[..], [(_, DialFailure::Certificate(_))]), "{error}");
-    assert!(!a.ping_node_address(nobody, address.clone(), Options::default()).await.unwrap());
-    assert!(a.ping_node_address(b.own_id(), address, Options::default()).await.unwrap());
+    assert!(
+        !a.ping_node_address(nobody, address.clone(), RequestOptions::default()).await.unwrap()
+    );
+    assert!(a.ping_node_address(b.own_id(), address, RequestOptions::default()).await.unwrap());
 }
 
 #[tokio::test]
@@ -220,17 +229,17 @@ async fn requests_that_are_open_at_the_shutdown_are_told_of_it() {
     let address = silent.local_addr().unwrap().into();
     let waiting = {
         let a = a.clone();
-        tokio::spawn(async move { a.connect(nobody, address, Options::default()).await })
+        tokio::spawn(async move { a.connect(nobody, address, RequestOptions::default()).await })
     };
     tokio::time::sleep(Duration::from_millis(50)).await;
     let begun = Instant::now();
-    // Twice at once: both wait for the same end.
+    // Twice, concurrently: both wait for the same end.
     tokio::join!(a.shutdown(), a.shutdown());
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
     let error = waiting.await.unwrap().unwrap_err();
     assert!(matches!(error, NodeError::Failure(Failure::Stopped)), "{error}");
-    let error = a.find_node(nobody, FindNode::default()).await.unwrap_err();
+    let error = a.find_node(nobody, FindNodeOptions::default()).await.unwrap_err();
     assert!(matches!(error, NodeError::Closed), "{error}");
     assert_eq!(a.driver_metrics().tasks, 0);
     a.shutdown().await;
@@ -244,7 +253,9 @@ async fn a_node_that_is_dropped_leaves_in_peace() {
     drop(a);
     let closed = async {
         loop {
-            if let Some(Notice::Event(Event::ConnectionClosed { why, .. })) = events.next().await {
+            if let Some(EventOrLag::Event(Event::ConnectionClosed { why, .. })) =
+                events.next().await
+            {
                 return why;
             }
         }
@@ -258,12 +269,12 @@ async fn a_chain_of_nodes_finds_its_end() {
     for seed in 1..=8 {
         nodes.push(start(seed).await);
     }
-    // Each knows only the next, as connections of the past.
+    // Each has a contact only for the next.
     for pair in nodes.windows(2) {
         connect(&pair[0], &pair[1]).await;
     }
     let last = nodes.last().unwrap().own_id();
-    let found = nodes[0].find_node(last, FindNode::default()).await.unwrap();
+    let found = nodes[0].find_node(last, FindNodeOptions::default()).await.unwrap();
     assert_eq!(found.ended, FindEnd::Connected, "{found:?}");
     nodes[0].flush().await.unwrap();
     let begun = Instant::now();
@@ -280,9 +291,9 @@ async fn a_run_that_was_recorded_can_be_replayed() {
     recorded.record = Some(Record::Memory(1 << 20));
     let (a, b) = (Node::start(recorded).await.unwrap(), start(2).await);
     connect(&a, &b).await;
-    a.ping_node(b.own_id(), Options::default()).await.unwrap();
+    a.ping_node(b.own_id(), RequestOptions::default()).await.unwrap();
     let mut recording = a.take_recording().await.unwrap().unwrap();
-    b.ping_node(a.own_id(), Options::default()).await.unwrap();
+    b.ping_node(a.own_id(), RequestOptions::default()).await.unwrap();
     recording.extend(a.take_recording().await.unwrap().unwrap());
     let mut replay = Replay::new(&recording).unwrap();
     let mut steps = 0;

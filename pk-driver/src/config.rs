@@ -1,4 +1,4 @@
-//! Every limit and duration of the driver.
+//! Limits and durations of the driver.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -6,86 +6,103 @@ use std::time::Duration;
 use pk_proto::Dialect;
 use pk_proto::cert::DEFAULT_LIFETIME_SECONDS;
 
-/// The settings of the driver. Start from [`DriverConfig::default`]; [`Node::start`](crate::Node::start) validates.
+/// Settings of the driver. Start from [`DriverConfig::default`];
+/// [`Node::start`](crate::Node::start) validates them.
 ///
-/// What one connection may cost in memory: `receive_window`, `send_window`, the core's `receive_window`, about 50 KiB of
-/// QUIC's own, and 2 to 3 KiB for each open stream.
+/// Maximum memory of one connection: `receive_window`, `send_window`, the core's `receive_window`,
+/// about 50 KiB in QUIC, and 2 to 3 KiB per open stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DriverConfig {
     // -- incoming handshakes
-    /// Incoming handshakes under way at a time; from half of it on, peers have to come back with a token first (Retry).
-    /// Four that failed less than 3 s ago, which QUIC still keeps, count as one. 2 to 65,536; default 256.
+    /// Maximum number of incoming handshakes in progress. Above half of it, peers must validate
+    /// their address (Retry). Four that failed less than 3 s ago, which QUIC still stores, count as
+    /// one. Default 256, range 2–65,536.
     pub handshake_limit: usize,
-    /// Of these, from one network: a /24 of IPv4 or a /48 of IPv6. 2 to `handshake_limit`; default 64.
+    /// Maximum number of incoming handshakes in progress of one network (a /24 of IPv4 or a /48 of
+    /// IPv6). Default 64, range 2–`handshake_limit`.
     pub handshake_network_limit: usize,
-    /// An incoming handshake that is not done by then is given up. 1 s to 5 min; default 15 s.
+    /// Time limit of an incoming handshake. Default 15 s, range 1 s–5 min.
     pub handshake_timeout: Duration,
-    /// First packets that wait to be looked at; more are dropped unseen. 1 to 65,536; default 256.
+    /// Maximum number of first packets that wait for a decision; further ones are dropped. Default
+    /// 256, range 1–65,536.
     pub incoming_limit: usize,
 
     // -- connections (QUIC transport parameters)
-    /// What is spoken with peers, the preferred one first; where both ends speak both, the acceptor's preference decides. At
-    /// least one, none twice; default `pk/1` and then `quic`, by which nodes of Polykey 1.x are reached.
+    /// Dialects, the preferred one first. If both ends support both, the preference of the acceptor
+    /// decides. At least one, none twice. Default `pk/1`, then `quic`, which nodes of Polykey 1.x
+    /// use.
     pub dialects: Vec<Dialect>,
-    /// A silent connection ends after this. 1 s to 10 min; default 30 s, as in the reference.
+    /// Time without a packet from the peer after which a connection is closed. Default 30 s (as the
+    /// reference), range 1 s–10 min.
     pub idle_timeout: Duration,
-    /// A quiet connection sends a packet this often, so that it does not fall silent. 500 ms to half of
-    /// `idle_timeout`;
-    /// default 10 s, as in the reference.
+    /// Interval of keep-alive packets on an idle connection. Default 10 s (as the reference), range
+    /// 500 ms–half of `idle_timeout`.
     pub keep_alive: Duration,
-    /// Bytes that a peer may send on one stream before they are read. 16 KiB to 64 KiB; default 64 KiB.
+    /// Time without a packet from the peer, after something was sent, until the connection is
+    /// suspected; three round trips if that is longer, at most half of `idle_timeout`. The node of
+    /// a suspected connection is dialed in parallel. Default 500 ms, range 50 ms–1 min.
+    pub suspect_delay: Duration,
+    /// Unread bytes that a peer may send on one stream. Default 64 KiB, range 16 KiB–64 KiB.
     pub stream_window: u32,
-    /// Bytes that a peer may send on one connection before they are read. `stream_window` to 64 MiB; default 1 MiB.
+    /// Unread bytes that a peer may send on one connection. Default 1 MiB, range `stream_window`–64
+    /// MiB.
     pub receive_window: u32,
-    /// Bytes of ours on one connection that the peer has not acknowledged. 16 KiB to 64 MiB; default 512 KiB.
+    /// Unacknowledged bytes sent on one connection. Default 512 KiB, range 16 KiB–64 MiB.
     pub send_window: u32,
 
     // -- the embedder
-    /// Calls of the embedder that wait for their turn; callers beyond it wait before they count. 1 to 1,000,000; default
-    /// 1024.
+    /// Maximum number of queued calls of the embedder; further callers wait. Default 1024, range
+    /// 1–1,000,000.
     pub command_limit: usize,
-    /// Events that are kept for a reader who falls behind; then it is told how many it lost. 1 to 1,000,000; default 1024.
+    /// Events stored for a listener that falls behind; after that it receives the number of lost
+    /// events. Default 1024, range 1–1,000,000.
     pub event_limit: usize,
-    /// Streams of one application protocol that wait to be accepted; further ones are refused. 1 to 65,536; default 64.
+    /// Maximum number of streams of one application protocol and one network (a /24 of IPv4 or a
+    /// /48 of IPv6) that wait to be accepted; four times as many for all networks together. Further
+    /// streams are refused. Default 64, range 1–65,536.
     pub accept_limit: usize,
 
-    // -- the local network (only if `Config::mdns` is on)
-    /// How the local network is told and asked.
+    // -- mDNS (only if `Config::mdns` is on)
+    /// Settings of mDNS.
     pub mdns: MdnsConfig,
 
-    // -- the disk
-    /// What was written and need not be durable is made so after this. 0 to 1 h; default 5 s.
+    // -- storage
+    /// Delay until a non-durable write is made durable. Default 5 s, range 0–1 h.
     pub sync_delay: Duration,
-    /// How long a certificate is valid that the node makes for itself; the next one is made at two thirds of it. 3 s to 10
-    /// years; default 365 days.
+    /// Validity of certificates that the node issues to itself; they are reissued at two thirds of
+    /// it. Default 365 days, range 3 s–10 years.
     pub certificate_lifetime: Duration,
 
     // -- other
-    /// A host name that is not resolved by then counts as unresolvable. 1 ms to 5 min; default 5 s.
+    /// Time limit of the resolution of a host name. Default 5 s, range 1 ms–5 min.
     pub resolve_timeout: Duration,
-    /// After everything has been closed, how long to see that peers know. 0 to 1 min; default 250 ms.
+    /// Time limit for peers to acknowledge the end of their connections during shutdown. Default
+    /// 250 ms, range 0–1 min.
     pub drain_timeout: Duration,
 }
 
-/// How the local network is told of this node and asked for others. Of use in a program that was built with the feature
-/// `mdns`.
+/// Settings of mDNS. They have an effect only in a program built with the feature `mdns`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MdnsConfig {
-    /// The UDP port; only nodes with the same one find each other. 1 to 65,535; default 5353, the standard.
+    /// UDP port; only nodes with the same port find each other. Default 5353 (the standard), range
+    /// 1–65,535.
     pub port: u16,
-    /// The multicast groups (specification: `mdnsOptions.groups`). Empty, the default, is the standard ones: `224.0.0.251`
-    /// and `ff02::fb`. Others are refused, since the library that is used serves no others.
+    /// Multicast groups (specification: `mdnsOptions.groups`). Empty, the default, means the
+    /// standard ones: `224.0.0.251` and `ff02::fb`. Others are refused, because mdns-sd does not
+    /// support them.
     pub groups: Vec<IpAddr>,
-    /// Where.
+    /// Network interfaces.
     pub interfaces: MdnsInterfaces,
 }
 
 impl MdnsConfig {
     /// The groups of RFC 6762.
-    const GROUPS: [IpAddr; 2] =
-        [IpAddr::V4(Ipv4Addr::new(224, 0, 0, 251)), IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb))];
+    const GROUPS: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(224, 0, 0, 251)),
+        IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb)),
+    ];
 }
 
 impl Default for MdnsConfig {
@@ -94,15 +111,22 @@ impl Default for MdnsConfig {
     }
 }
 
-/// On which network interfaces the local network is told and asked.
+/// The network interfaces that mDNS uses; changes of the interfaces are followed.
+///
+/// An interface is used if it is up, supports multicast, is neither point-to-point nor a port of a
+/// bridge, and has an address that the node listens on; at most 16 interfaces are used. Usable or
+/// named interfaces that are left out are logged as a warning.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum MdnsInterfaces {
-    /// All that there are, now and later.
+    /// All except loopback, in this order: those with a default route, devices, others with an
+    /// address that is not link-local, bridges without a device, others. Only loopback if the node
+    /// listens on a loopback address.
     #[default]
     All,
-    /// This machine only.
+    /// Loopback only: this machine.
     Loopback,
-    /// These.
+    /// The interfaces with these names.
+    /// [`StartError::MdnsInterface`](crate::StartError::MdnsInterface) if one does not exist.
     Named(Vec<String>),
 }
 
@@ -116,6 +140,7 @@ impl Default for DriverConfig {
             dialects: vec![Dialect::Native, Dialect::Polykey],
             idle_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(10),
+            suspect_delay: Duration::from_millis(500),
             stream_window: 64 * 1024,
             receive_window: 1024 * 1024,
             send_window: 512 * 1024,
@@ -136,14 +161,15 @@ impl DriverConfig {
     ///
     /// # Errors
     ///
-    /// The first that is outside, by name.
+    /// Names the first setting outside its range.
     pub fn validate(&self) -> Result<(), DriverConfigError> {
         const MS: Duration = Duration::from_millis(1);
         const SECOND: Duration = Duration::from_secs(1);
         const MINUTE: Duration = Duration::from_secs(60);
         const MIB: u32 = 1024 * 1024;
 
-        let count = |name, value: usize, min: usize, max: usize| match (min..=max).contains(&value) {
+        let count = |name, value: usize, min: usize, max: usize| match (min..=max).contains(&value)
+        {
             true => Ok(()),
             false => Err(DriverConfigError::Count { name, value, min, max }),
         };
@@ -151,7 +177,9 @@ impl DriverConfig {
             let wide = |value| usize::try_from(value).unwrap_or(usize::MAX);
             count(name, wide(value), wide(min), wide(max))
         };
-        let time = |name, value: Duration, min: Duration, max: Duration| match (min..=max).contains(&value) {
+        let time = |name, value: Duration, min: Duration, max: Duration| match (min..=max)
+            .contains(&value)
+        {
             true => Ok(()),
             false => Err(DriverConfigError::Time { name, value, min, max }),
         };
@@ -161,12 +189,15 @@ impl DriverConfig {
         time("handshake_timeout", self.handshake_timeout, SECOND, 5 * MINUTE)?;
         count("incoming_limit", self.incoming_limit, 1, 65_536)?;
         if self.dialects.is_empty()
-            || (1..).zip(&self.dialects).any(|(n, one)| self.dialects.iter().skip(n).any(|other| other == one))
+            || (1..)
+                .zip(&self.dialects)
+                .any(|(n, one)| self.dialects.iter().skip(n).any(|other| other == one))
         {
             return Err(DriverConfigError::Dialects(self.dialects.clone()));
         }
         time("idle_timeout", self.idle_timeout, SECOND, 10 * MINUTE)?;
         time("keep_alive", self.keep_alive, SECOND / 2, self.idle_timeout / 2)?;
+        time("suspect_delay", self.suspect_delay, 50 * MS, MINUTE)?;
         bytes("stream_window", self.stream_window, 16 * 1024, 64 * 1024)?;
         bytes("receive_window", self.receive_window, self.stream_window, 64 * MIB)?;
         bytes("send_window", self.send_window, 16 * 1024, 64 * MIB)?;
@@ -174,11 +205,18 @@ impl DriverConfig {
         count("event_limit", self.event_limit, 1, 1_000_000)?;
         count("accept_limit", self.accept_limit, 1, 65_536)?;
         count("mdns.port", usize::from(self.mdns.port), 1, 65_535)?;
-        if let Some(group) = self.mdns.groups.iter().find(|group| !MdnsConfig::GROUPS.contains(group)) {
+        if let Some(group) =
+            self.mdns.groups.iter().find(|group| !MdnsConfig::GROUPS.contains(group))
+        {
             return Err(DriverConfigError::MdnsGroup(*group));
         }
         time("sync_delay", self.sync_delay, Duration::ZERO, 60 * MINUTE)?;
-        time("certificate_lifetime", self.certificate_lifetime, 3 * SECOND, 10 * 366 * 24 * 60 * MINUTE)?;
+        time(
+            "certificate_lifetime",
+            self.certificate_lifetime,
+            3 * SECOND,
+            10 * 366 * 24 * 60 * MINUTE,
+        )?;
         time("resolve_timeout", self.resolve_timeout, MS, 5 * MINUTE)?;
         time("drain_timeout", self.drain_timeout, Duration::ZERO, MINUTE)
     }
@@ -188,36 +226,37 @@ impl DriverConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DriverConfigError {
-    /// A count or a number of bytes.
+    /// A count or a size in bytes.
     #[error("{name} is {value}; it must be {min} to {max}")]
     Count {
-        /// The field of [`DriverConfig`].
+        /// Field of [`DriverConfig`].
         name: &'static str,
-        /// What it was set to.
+        /// Value of the setting.
         value: usize,
-        /// Its least value.
+        /// Smallest valid value.
         min: usize,
-        /// Its greatest value.
+        /// Largest valid value.
         max: usize,
     },
-    /// Not at least one dialect, each once.
-    #[error("dialects is {0:?}; it must be one or more, none twice")]
+    /// No dialect, or one of them twice.
+    #[error("dialects is {0:?}; it must contain at least one dialect, and none twice")]
     Dialects(Vec<Dialect>),
     /// A multicast group of [`MdnsConfig::groups`] that is not a standard one.
     #[error(
-        "mdns.groups has {0}; the library that is used serves only 224.0.0.251 and ff02::fb (the port can be another)"
+        "mdns.groups contains {0}; mdns-sd supports only 224.0.0.251 and ff02::fb (the port can \
+            be changed)"
     )]
     MdnsGroup(IpAddr),
     /// A duration.
     #[error("{name} is {value:?}; it must be {min:?} to {max:?}")]
     Time {
-        /// The field of [`DriverConfig`].
+        /// Field of [`DriverConfig`].
         name: &'static str,
-        /// What it was set to.
+        /// Value of the setting.
         value: Duration,
-        /// Its least value.
+        /// Smallest valid value.
         min: Duration,
-        /// Its greatest value.
+        /// Largest valid value.
         max: Duration,
     },
 }
@@ -230,9 +269,16 @@ mod tests {
     fn the_defaults_are_valid_and_a_bad_value_is_named() {
         assert_eq!(DriverConfig::default().validate(), Ok(()));
         let config = DriverConfig { stream_window: 1 << 20, ..DriverConfig::default() };
-        assert_eq!(config.validate().unwrap_err().to_string(), "stream_window is 1048576; it must be 16384 to 65536");
-        let config = DriverConfig { keep_alive: Duration::from_secs(20), ..DriverConfig::default() };
-        assert_eq!(config.validate().unwrap_err().to_string(), "keep_alive is 20s; it must be 500ms to 15s");
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "stream_window is 1048576; it must be 16384 to 65536"
+        );
+        let config =
+            DriverConfig { keep_alive: Duration::from_secs(20), ..DriverConfig::default() };
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "keep_alive is 20s; it must be 500ms to 15s"
+        );
         let mut config = DriverConfig::default();
         config.mdns.groups = MdnsConfig::GROUPS.into();
         assert_eq!(config.validate(), Ok(()));

@@ -1,45 +1,46 @@
-//! What can go wrong for an embedder.
+//! Errors of the driver.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use pk_proto::{DisconnectReason, Failure, NodeId, RequestError, SnapshotError};
+use pk_proto::{Failure, NodeId, Reply, RequestError, SnapshotError};
 
 use crate::config::DriverConfigError;
-use crate::identity::IdentityError;
-use crate::key_store::KeyStoreError;
+use pk_host::IdentityError;
+use pk_host::KeyStoreError;
+use pk_host::StoreError;
 #[cfg(feature = "redb")]
-use crate::redb_store::StoreOpenError;
-use crate::store::StoreError;
+use pk_host::StoreOpenError;
 
-/// How a call of [`Node`](crate::Node) failed.
+/// Why a call of [`Node`](crate::Node) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
     /// The node could not be started. Nothing is left running.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The request was refused on the spot. Nothing was done.
+    /// The request was refused at once. Nothing was done.
     #[error(transparent)]
     Request(#[from] RequestError),
     /// The request failed.
     #[error(transparent)]
     Failure(#[from] Failure),
-    /// The protocol has an acceptor already; drop that one first.
-    #[error("streams of the protocol `{0}` are being accepted already")]
+    /// The protocol already has an acceptor; drop that one first.
+    #[error("protocol `{0}` already has an acceptor")]
     ProtocolTaken(String),
-    /// The core gave a reply of another kind than was asked for. Never, unless core or driver is defective.
-    #[error("the core gave a reply of another kind than was asked for")]
+    /// The core returned a reply of another kind than requested: a defect of the core or the
+    /// driver.
+    #[error("the core returned an unexpected kind of reply")]
     Unexpected,
     /// A key or certificate cannot be written.
-    #[error("keys: {0}")]
+    #[error("key store: {0}")]
     Keys(#[from] KeyStoreError),
-    /// A key or certificate cannot be made.
+    /// A key or certificate cannot be created.
     #[error("identity: {0}")]
     Identity(#[from] IdentityError),
-    /// The operating system has no thread to give.
-    #[error("no thread: {0}")]
+    /// A thread cannot be spawned.
+    #[error("failed to spawn thread: {0}")]
     Thread(io::Error),
     /// The node has shut down.
     #[error("the node has shut down")]
@@ -53,36 +54,36 @@ pub enum StartError {
     /// A setting of the driver is outside its range.
     #[error("driver configuration: {0}")]
     Driver(#[from] DriverConfigError),
-    /// A setting of the core is outside its range, or the identity proves nothing.
+    /// A setting of the core is outside its range, or the identity is invalid.
     #[error(transparent)]
     Core(#[from] pk_proto::StartError),
-    /// The address cannot be listened on.
+    /// The node cannot listen on the address.
     #[error("cannot listen on UDP {addr}: {source}")]
     Bind {
-        /// The address.
+        /// Address to listen on.
         addr: SocketAddr,
-        /// Why; for an address in use, `AddrInUse`.
+        /// Cause; `AddrInUse` if another process uses the address.
         source: io::Error,
     },
-    /// The certificates cannot be made or read.
+    /// The certificates cannot be created or parsed.
     #[error("identity: {0}")]
     Identity(#[from] IdentityError),
-    /// The newest certificate is of another key.
-    #[error("the newest certificate is of {certificate}, the private key of {key}")]
+    /// The newest certificate belongs to another key.
+    #[error("the newest certificate belongs to {certificate}, the private key to {key}")]
     ForeignKey {
-        /// Whose certificate it is.
+        /// Node id of the certificate.
         certificate: NodeId,
-        /// Whose key it is.
+        /// Node id of the key.
         key: NodeId,
     },
-    /// TLS cannot be set up.
+    /// TLS cannot be configured.
     #[error("TLS: {0}")]
     Tls(String),
-    /// The operating system has no randomness to give.
-    #[error("no randomness: {0}")]
+    /// Reading system randomness failed.
+    #[error("failed to read system randomness: {0}")]
     Random(#[from] getrandom::Error),
     /// The key store cannot be used, or has no key for the store.
-    #[error("keys: {0}")]
+    #[error("key store: {0}")]
     Keys(#[from] KeyStoreError),
     /// The store cannot be opened. Its file was not changed.
     #[cfg(feature = "redb")]
@@ -91,50 +92,36 @@ pub enum StartError {
     /// The store cannot be read.
     #[error("store: {0}")]
     Store(#[from] StoreError),
-    /// The store holds what this program cannot read. It was not changed.
+    /// The store contains rows that this program cannot read. It was not changed.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The recording cannot be begun.
+    /// The recording cannot be started.
     #[error("recording to {path}: {source}")]
     Record {
-        /// The file.
+        /// File of the recording.
         path: PathBuf,
-        /// Why; for one that is there already, `AlreadyExists`.
+        /// Cause; `AlreadyExists` if the file exists.
         source: io::Error,
     },
-    /// The operating system has no thread to give.
-    #[error("no thread: {0}")]
+    /// A network interface for mDNS does not exist.
+    #[error("no network interface `{name}` for mDNS; existing interfaces: {}", known.join(", "))]
+    MdnsInterface {
+        /// Name given in [`MdnsInterfaces::Named`](crate::MdnsInterfaces::Named).
+        name: String,
+        /// Names of the existing interfaces.
+        known: Vec<String>,
+    },
+    /// A thread cannot be spawned.
+    #[error("failed to spawn thread: {0}")]
     Thread(io::Error),
     /// The node ended before it was ready.
     #[error("the node ended before it was ready")]
     Ended,
 }
 
-/// How an operation on a [`Stream`](crate::Stream) failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum StreamError {
-    /// The peer aborted what it was sending, with this code. Nothing more can be read.
-    #[error("the peer aborted the stream with code {0}")]
-    Reset(u64),
-    /// The peer does not want what we send, with this code. Nothing more can be written.
-    #[error("the peer stopped the stream with code {0}")]
-    Stopped(u64),
-    /// We have ended this direction ourselves.
-    #[error("this direction of the stream has been ended here")]
-    Ended,
-    /// The connection is over.
-    #[error("the connection was lost: {0}")]
-    ConnectionLost(DisconnectReason),
-}
-
-impl From<StreamError> for io::Error {
-    fn from(error: StreamError) -> Self {
-        let kind = match error {
-            StreamError::Reset(_) | StreamError::Stopped(_) => io::ErrorKind::ConnectionReset,
-            StreamError::Ended => io::ErrorKind::BrokenPipe,
-            StreamError::ConnectionLost(_) => io::ErrorKind::NotConnected,
-        };
-        Self::new(kind, error)
-    }
+/// The core completes each request with its own kind of reply. If it did not, the caller gets an
+/// error.
+pub(crate) fn unexpected<T>(reply: &Reply) -> Result<T, NodeError> {
+    tracing::error!(?reply, "the core returned an unexpected kind of reply");
+    Err(NodeError::Unexpected)
 }

@@ -1,9 +1,9 @@
-//! The driver's counters.
+//! Counters of the driver.
 
-/// Declares the counters once: the struct, and a listing of names and values for people and monitoring.
+/// Declares the counters once: the struct, and the list of names and values.
 macro_rules! metrics {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What a driver has counted since its node was started, and what it holds now.
+        /// Counters of a driver since the start of its node, and numbers of what exists now.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct DriverMetrics {
@@ -11,7 +11,7 @@ macro_rules! metrics {
         }
 
         impl DriverMetrics {
-            /// Every counter with its name.
+            /// Returns every counter with its name.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()
             }
@@ -20,12 +20,12 @@ macro_rules! metrics {
 }
 
 metrics! {
-    // -- what there is now
+    // -- current numbers
     /// Tasks of this node on the runtime: the pump, and one of quinn per endpoint and connection.
     tasks,
-    /// Incoming handshakes under way.
+    /// Incoming handshakes in progress.
     handshakes_pending,
-    /// Dials under way.
+    /// Dials in progress.
     dials_pending,
     /// Connections whose handshake succeeded.
     connections,
@@ -34,47 +34,51 @@ metrics! {
     /// Streams of the embedder.
     streams_handed_over,
 
-    // -- what has happened
+    // -- totals
     /// Turns of the pump.
     turns,
     /// Sources that were served.
     served,
-    /// Turns that ended because of their budget, with work left.
+    /// Turns that ended because their budget was used up.
     budget_exhausted,
-    /// Incoming handshakes that were begun.
+    /// Incoming handshakes that were started.
     handshakes,
-    /// Incoming handshakes that failed: no or wrong certificates, broken TLS.
+    /// Incoming handshakes that failed: missing or invalid certificates, TLS errors.
     handshakes_failed,
-    /// Incoming handshakes that were not done in time.
+    /// Incoming handshakes that exceeded `handshake_timeout`.
     handshakes_timed_out,
-    /// Peers that had to show that they receive at their address.
+    /// Peers that had to validate their address by Retry.
     handshakes_retried,
-    /// Incoming handshakes refused because `handshake_limit` were under way.
+    /// Incoming handshakes refused because of `handshake_limit`.
     handshakes_refused,
-    /// Incoming handshakes refused because `handshake_network_limit` of their network were under way.
+    /// Incoming handshakes refused because of `handshake_network_limit`.
     handshakes_refused_network,
-    /// Punch datagrams that were sent.
+    /// Punch datagrams sent.
     punches,
     /// Punch datagrams that could not be sent.
     punches_dropped,
+    /// Stateless resets sent to peers that used unknown connections.
+    resets,
+    /// Stateless resets not sent because of the limit per network.
+    resets_dropped,
     /// Signatures made for the core.
     signatures,
-    /// Writes that the core wanted.
+    /// Transactions requested by the core.
     writes_begun,
-    /// Writes of the core that the store took.
+    /// Transactions of the core that succeeded.
     writes,
-    /// Writes of the core that the store did not take.
+    /// Transactions of the core that failed.
     writes_failed,
-    /// Host names that did not resolve.
+    /// Host names that could not be resolved.
     resolutions_failed,
-    /// Announcements on the local network that were not made, since this driver was built without mDNS.
+    /// Advertisements that were ignored because this driver was built without mDNS.
     advertisements_ignored,
-    /// Announcements on the local network and browses of it that failed.
+    /// mDNS advertisements and browses that failed.
     mdns_failures,
-    /// Times that the local network said more than was listened to, or its thread ended.
+    /// mDNS browses that were restarted because the listener fell behind or the thread ended.
     mdns_restarts,
-    /// Times that the core was told a new wall clock.
+    /// Corrections of the wall clock that were reported to the core.
     clock_corrections,
-    /// Streams of peers that were refused because their acceptor was full or gone.
+    /// Incoming streams that were refused because their acceptor was full or dropped.
     accepts_refused,
 }

@@ -138,7 +138,7 @@ async function start() {
     await gestaltGraph.setGestaltAction(['node', id], 'claim');
   });
   for (const [side, event] of [
-    ['dialler', events.EventNodeConnectionManagerConnectionForward],
+    ['dialer', events.EventNodeConnectionManagerConnectionForward],
     ['acceptor', events.EventNodeConnectionManagerConnectionReverse],
   ]) {
     ncm.addEventListener(event.name, (e) => {

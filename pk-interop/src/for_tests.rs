@@ -1,4 +1,4 @@
-//! What tests do where Polykey is not to be had.
+//! Behavior of tests where Polykey is not available.
 
 use std::env;
 use std::io::Write;
@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use crate::install::Polykey;
 
-/// Polykey for a test, installed into a folder. `None` if the test has nothing to do, because something is missing, which is
-/// said on stderr so that it is heard also where the test passes; or because `PK_INTEROP` is `off`, without a word.
+/// Returns Polykey for a test, installed in a directory. Returns `None` if the test has nothing to
+/// do: something is missing, which is printed to stderr even if the test passes, or `PK_INTEROP` is
+/// `off`.
 ///
 /// # Panics
 ///
@@ -21,8 +22,11 @@ pub fn for_tests(dir: impl Into<PathBuf>) -> Option<Polykey> {
         Ok(polykey) => return Some(polykey),
         Err(error) => error,
     };
-    assert!(!set("PK_INTEROP", "required") && !set("CI", "true"), "the reference is required here: {error}");
-    // Not by `eprintln`, which is heard only where a test fails.
+    assert!(
+        !set("PK_INTEROP", "required") && !set("CI", "true"),
+        "the reference is required here: {error}"
+    );
+    // Not with `eprintln`, whose output is shown only if a test fails.
     let _ = writeln!(
         std::io::stderr(),
         "\n***\n*** NOTHING IS TESTED AGAINST REAL POLYKEY NODES: {error}\n*** Install Node.js 20 or later and npm; \

@@ -1,4 +1,4 @@
-//! One node in a process of its own.
+//! A node in a separate process.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -16,25 +16,28 @@ use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 use crate::install::{PROGRAM_NAME, Polykey};
+use crate::processes::{Registered, spawn};
 
 /// Lines of the node's log that are kept for an error.
 const LOG_LINES: usize = 30;
 
-/// Tells the folders of this process's nodes apart.
+/// Makes the directories of this process's nodes distinct.
 static NODES: AtomicU64 = AtomicU64::new(0);
 
-/// How a node is started.
+/// Settings of a node.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where it listens, on a free port. Default: 127.0.0.1.
+    /// IP address to listen on. Default 127.0.0.1.
     pub host: IpAddr,
-    /// The seed of its key. Default: a new one.
+    /// UDP port to listen on. Default 0, a free port.
+    pub port: u16,
+    /// Seed of its key. Default: a new one.
     pub seed: Option<[u8; 32]>,
-    /// Whether it lets everybody who connects claim it. Default: no.
+    /// Whether every connected node may claim it. Default `false`.
     pub allow_all: bool,
-    /// Options of its NodeConnectionManager, by their names there, such as `connectionKeepAliveTimeoutTime`.
+    /// Options of its NodeConnectionManager, by name, for example `connectionKeepAliveTimeoutTime`.
     pub connections: Value,
-    /// Options of its NodeManager, by their names there.
+    /// Options of its NodeManager, by name.
     pub manager: Value,
 }
 
@@ -42,6 +45,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 0,
             seed: None,
             allow_all: false,
             connections: json!({}),
@@ -50,20 +54,20 @@ impl Default for Settings {
     }
 }
 
-/// Why a node did not do as it was told.
+/// Why a command of a node failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerError {
-    /// The process was not started.
-    #[error("node does not start: {0}")]
+    /// The process could not be started.
+    #[error("the Polykey node did not start: {0}")]
     Start(String),
-    /// The process has ended. The last of what it logged.
+    /// The process has ended. Contains the end of its log.
     #[error("the Polykey node has ended: {0}")]
     Ended(String),
-    /// It says something that is no answer.
-    #[error("the Polykey node says {0}")]
+    /// It printed something that is not an answer.
+    #[error("invalid answer of the Polykey node: {0}")]
     Answer(String),
-    /// It threw this.
+    /// The command threw an exception.
     #[error("the Polykey node threw {0}")]
     Threw(#[from] RemoteError),
 }
@@ -71,13 +75,13 @@ pub enum PeerError {
 /// An exception of the node.
 #[derive(Debug, Clone, Default)]
 pub struct RemoteError {
-    /// The name of its class.
+    /// Name of its class.
     pub name: String,
-    /// What it says.
+    /// Message.
     pub message: String,
-    /// What it carries.
+    /// Data.
     pub data: Value,
-    /// What it came of: its cause, or all errors of an AggregateError.
+    /// Its cause, or all errors of an AggregateError.
     pub causes: Vec<Self>,
 }
 
@@ -94,9 +98,13 @@ impl RemoteError {
         }
     }
 
-    /// The exception of this class among this one and what it came of.
+    /// Returns this exception or the first of its causes that has a class.
     pub fn find(&self, name: &str) -> Option<&Self> {
-        if self.name == name { Some(self) } else { self.causes.iter().find_map(|cause| cause.find(name)) }
+        if self.name == name {
+            Some(self)
+        } else {
+            self.causes.iter().find_map(|cause| cause.find(name))
+        }
     }
 }
 
@@ -119,10 +127,12 @@ pub struct Peer {
     addr: SocketAddr,
 }
 
-/// A process, and the folder of its state; neither outlives this.
+/// A process, and the directory of its state. Both end with this.
 #[derive(Debug)]
 struct Process {
     child: Child,
+    /// Until it was waited for.
+    registered: Option<Registered>,
     dir: PathBuf,
     shared: Arc<Shared>,
 }
@@ -133,7 +143,7 @@ struct Shared(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     waiting: BTreeMap<u64, oneshot::Sender<Result<Value, PeerError>>>,
-    /// Waits for the first event.
+    /// Receives the first event.
     ready: Option<oneshot::Sender<Result<Value, PeerError>>>,
     faults: Vec<String>,
     log: VecDeque<String>,
@@ -149,25 +159,24 @@ impl Polykey {
     pub async fn start(&self, settings: Settings) -> Result<Peer, PeerError> {
         let n = NODES.fetch_add(1, Ordering::Relaxed);
         let dir = self.dir.join("state").join(format!("{}-{n}", std::process::id()));
-        let Settings { host, seed, allow_all, connections, manager } = settings;
-        let seed = seed.map(|seed| seed.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        let Settings { host, port, seed, allow_all, connections, manager } = settings;
+        let seed =
+            seed.map(|seed| seed.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         let settings = json!({
-            "dir": dir, "host": host, "port": 0, "seed": seed, "allowAll": allow_all,
+            "dir": dir, "host": host, "port": port, "seed": seed, "allowAll": allow_all,
             "connections": connections, "manager": manager,
         });
         let start = |error: io::Error| PeerError::Start(error.to_string());
-        let mut child = Command::new("node")
-            .arg(self.dir.join(PROGRAM_NAME))
-            .arg(settings.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(start)?;
+        let mut node = Command::new("node");
+        node.arg(self.dir.join(PROGRAM_NAME)).arg(settings.to_string());
+        node.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (mut child, registered) = spawn(&mut node, Some(dir.clone())).map_err(start)?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (caller, ready) = oneshot::channel();
-        let shared = Arc::new(Shared(Mutex::new(State { ready: Some(caller), ..State::default() })));
-        let process = Process { child, dir, shared: Arc::clone(&shared) };
+        let shared =
+            Arc::new(Shared(Mutex::new(State { ready: Some(caller), ..State::default() })));
+        let process =
+            Process { child, registered: Some(registered), dir, shared: Arc::clone(&shared) };
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(PeerError::Start("no pipes".to_owned()));
         };
@@ -177,47 +186,61 @@ impl Polykey {
         });
         let log = log.map_err(start)?;
         let hear = move || {
-            BufReader::new(stdout).lines().map_while(Result::ok).for_each(|line| shared.hear(&line));
-            // The end of one is that of the other.
+            BufReader::new(stdout)
+                .lines()
+                .map_while(Result::ok)
+                .for_each(|line| shared.hear(&line));
+            // The end of one is the end of the other.
             let _ = log.join();
             shared.end();
         };
         thread::Builder::new().name("polykey".to_owned()).spawn(hear).map_err(start)?;
         let ready = ready.await.unwrap_or_else(|_| Err(PeerError::Ended(String::new())))?;
         let text = |name| ready.get(name).and_then(Value::as_str).unwrap_or_default();
-        let port = ready.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
+        let port =
+            ready.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
         let (Ok(node_id), Some(port)) = (text("nodeId").parse(), port) else {
             return Err(PeerError::Answer(ready.to_string()));
         };
         let stdin = Mutex::new(stdin);
-        Ok(Peer { process, stdin, next: AtomicU64::new(0), node_id, addr: SocketAddr::new(host, port) })
+        Ok(Peer {
+            process,
+            stdin,
+            next: AtomicU64::new(0),
+            node_id,
+            addr: SocketAddr::new(host, port),
+        })
     }
 }
 
 impl Peer {
-    /// Its id, as it was when it started.
+    /// Returns its id at the start.
     pub fn node_id(&self) -> NodeId {
         self.node_id
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Where it is reached on this machine.
+    /// Returns the address under which it is reached on this machine.
     pub fn reached(&self) -> SocketAddr {
-        let ip = if self.addr.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { self.addr.ip() };
+        let ip = if self.addr.ip().is_unspecified() {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        } else {
+            self.addr.ip()
+        };
         SocketAddr::new(ip, self.addr.port())
     }
 
-    /// The node as a seed of others on this machine.
+    /// Returns the node as a seed node for others on this machine.
     pub fn seed(&self) -> SeedNode {
         SeedNode { node: self.node_id, address: NodeAddress::from_socket(self.reached()) }
     }
 
-    /// Tells the node to do something, as `node/polykey.js` knows it, and waits for what comes of it. Several at a time go on
-    /// side by side.
+    /// Sends a command of `node/polykey.js` to the node, and waits for its result. Several commands
+    /// run concurrently.
     ///
     /// # Errors
     ///
@@ -238,17 +261,17 @@ impl Peer {
         };
         line.insert("id".to_owned(), id.into());
         line.insert("do".to_owned(), what.into());
-        // If it fails, the end of the process says so.
+        // If it fails, the end of the process is reported.
         let _ = writeln!(lock(&self.stdin), "{}", Value::Object(line));
         answer.await.unwrap_or_else(|_| Err(self.process.shared.state().obituary()))
     }
 
-    /// Exceptions that nobody caught in the node.
+    /// Returns exceptions that were not caught in the node.
     pub fn faults(&self) -> Vec<String> {
         self.process.shared.state().faults.clone()
     }
 
-    /// Ends the process at once.
+    /// Kills the process.
     pub fn kill(&mut self) {
         self.process.kill();
     }
@@ -256,6 +279,8 @@ impl Peer {
 
 impl Process {
     fn kill(&mut self) {
+        let Some(registered) = self.registered.take() else { return };
+        registered.end();
         // Fails if it has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -268,8 +293,8 @@ impl Drop for Process {
         self.kill();
         if thread::panicking() {
             let state = self.shared.state();
-            eprintln!("a Polykey node logged, last:\n{}", state.tail());
-            state.faults.iter().for_each(|fault| eprintln!("and nobody caught: {fault}"));
+            eprintln!("last log lines of a Polykey node:\n{}", state.tail());
+            state.faults.iter().for_each(|fault| eprintln!("uncaught: {fault}"));
         }
     }
 }
@@ -288,11 +313,17 @@ impl Shared {
     }
 
     fn hear(&self, line: &str) {
-        let Ok(line) = serde_json::from_str::<Value>(line) else { return self.log(line.to_owned()) };
+        let Ok(line) = serde_json::from_str::<Value>(line) else {
+            return self.log(line.to_owned());
+        };
         let error = || line.get("error").map(|error| PeerError::Threw(RemoteError::of(error)));
-        let answer = || error().map_or_else(|| Ok(line.get("ok").cloned().unwrap_or_default()), Err);
+        let answer =
+            || error().map_or_else(|| Ok(line.get("ok").cloned().unwrap_or_default()), Err);
         let mut state = self.state();
-        let caller = match (line.get("id").and_then(Value::as_u64), line.get("event").and_then(Value::as_str)) {
+        let caller = match (
+            line.get("id").and_then(Value::as_u64),
+            line.get("event").and_then(Value::as_str),
+        ) {
             (Some(id), _) => state.waiting.remove(&id).map(|caller| (caller, answer())),
             (None, Some("ready")) => state.ready.take().map(|caller| (caller, Ok(line))),
             (None, Some("failed")) => state.ready.take().map(|caller| (caller, answer())),
@@ -303,7 +334,7 @@ impl Shared {
             _ => None,
         };
         if let Some((caller, answer)) = caller {
-            // Fails if nobody waits any more.
+            // Fails if the caller is gone.
             let _ = caller.send(answer);
         }
     }
@@ -330,6 +361,6 @@ impl State {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What happens under these locks is whole at every step.
+    // The state under these locks is consistent after every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

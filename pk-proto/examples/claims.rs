@@ -1,11 +1,12 @@
-//! What it costs to verify doubly signed claims, beside the bare signature checks in them:
+//! Measures the verification of doubly signed claims, beside the bare signature checks in it:
 //!
 //! ```text
 //! cargo run --release -p pk-proto --example claims
 //! cargo run --release -p pk-proto --example claims -- instructions   (counted by valgrind: the same on a noisy machine)
 //! ```
 //!
-//! A claim is read from its JSON text and judged in its chain: form, place, digest of the one before, both signatures.
+//! A claim is parsed from its JSON text and verified in its chain: form, order, digest of the
+//! previous claim, both signatures.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,15 +22,16 @@ use std::time::{Duration, Instant};
 
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use pk_proto::claims::{
-    ChainHead, ChainVerifier, Claim, ClaimContent, ClaimId, ClaimLinkNode, DigestAlgorithm, TokenSignature,
+    ChainHead, ChainVerifier, Claim, ClaimContent, ClaimId, ClaimLinkNode, DigestAlgorithm,
+    TokenSignature,
 };
 use pk_proto::{NodeId, Signature, UnixMillis};
 
-/// Claims of the chain. Each links another node, so that no key is met twice but the owner's.
+/// Claims of the chain. Each links another node, so that only the owner's key occurs twice.
 const CLAIMS: u64 = 1000;
-/// Claims of the chain where instructions are counted.
+/// Claims of the chain when instructions are counted.
 const FEW: u64 = 100;
-/// Times that each way is measured, in turns; the fastest counts.
+/// Measurements of each variant, alternating; the fastest counts.
 const ROUNDS: usize = 15;
 
 fn main() {
@@ -43,7 +45,9 @@ fn main() {
                 if way == "bare" { chain.verify_bare() } else { chain.verify_claims() }
             }
         }
-        _ => println!("either nothing, or `instructions`, or `bare` or `claims` and a number of rounds"),
+        _ => println!(
+            "usage: no argument, or `instructions`, or `bare` or `claims` and a number of rounds"
+        ),
     }
 }
 
@@ -55,8 +59,16 @@ fn times(chain: &Chain) {
     }
     let count = chain.tokens.len() as f64;
     let each = |time: Duration| time.as_secs_f64() * 1e6 / count;
-    println!("bare: two strict checks of a known key     {:7.1} us, {:6.0} pairs/s", each(bare), 1e6 / each(bare));
-    println!("a claim with two signatures, in its chain  {:7.1} us, {:6.0} claims/s", each(claims), 1e6 / each(claims));
+    println!(
+        "bare: two strict checks of a known key     {:7.1} us, {:6.0} pairs/s",
+        each(bare),
+        1e6 / each(bare)
+    );
+    println!(
+        "a claim with two signatures, in its chain  {:7.1} us, {:6.0} claims/s",
+        each(claims),
+        1e6 / each(claims)
+    );
     println!("ratio                                      {:7.3}", each(claims) / each(bare));
 }
 
@@ -66,7 +78,8 @@ fn time(work: impl FnOnce()) -> Duration {
     begun.elapsed()
 }
 
-/// Runs this program under valgrind, each way once and three times: the difference is two rounds and nothing else.
+/// Runs this program under valgrind, each variant with one round and with three: the difference is
+/// two rounds.
 fn instructions() {
     let [bare, claims] = ["bare", "claims"].map(|way| {
         let [once, thrice] = ["1", "3"].map(|rounds| count(&[way, rounds]));
@@ -80,14 +93,17 @@ fn instructions() {
 fn count(arguments: &[&str]) -> u64 {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-    let output =
-        valgrind.arg(std::env::current_exe().unwrap()).args(arguments).output().expect("valgrind does not run");
+    let output = valgrind
+        .arg(std::env::current_exe().unwrap())
+        .args(arguments)
+        .output()
+        .expect("valgrind does not run");
     let output = String::from_utf8_lossy(&output.stderr).into_owned();
     let collected = output.lines().find_map(|line| line.split_once("Collected : "));
     collected.unwrap_or_else(|| panic!("valgrind says: {output}")).1.trim().parse().unwrap()
 }
 
-/// A sound chain: the texts of its tokens, and the signatures in them with their messages and keys.
+/// A valid chain: the texts of its tokens, and their signatures with messages and keys.
 struct Chain {
     owner: NodeId,
     tokens: Vec<Vec<u8>>,
@@ -105,14 +121,19 @@ impl Chain {
             let unix = UnixMillis(1_700_000_000_000 + number);
             let claim_id = ClaimId::next(&id(&owner), unix, last.as_ref().map(Claim::id)).unwrap();
             let head = last.as_ref().map(|last| ChainHead::of(last, DigestAlgorithm::default()));
-            let draft = Claim::draft(&ClaimContent::link(&link), claim_id, unix, head.as_ref()).unwrap();
+            let draft =
+                Claim::draft(&ClaimContent::link(&link), claim_id, unix, head.as_ref()).unwrap();
             let signature = sign(&owner, &draft.signing_input(&id(&owner)));
             let half = draft.sign(id(&owner), signature).unwrap();
             let signature = sign(&other, &half.signing_input(&id(&other)));
             let full = half.counter_sign(id(&other), signature).unwrap();
             let token = full.claim().token();
             for (key, signature) in [&owner, &other].into_iter().zip(token.signatures()) {
-                chain.bare.push((key.verifying_key(), token.signing_input(&id(key)).to_vec(), dalek(signature)));
+                chain.bare.push((
+                    key.verifying_key(),
+                    token.signing_input(&id(key)).to_vec(),
+                    dalek(signature),
+                ));
             }
             chain.tokens.push(token.to_json().into_bytes());
             last = Some(full.into_claim());

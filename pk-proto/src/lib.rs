@@ -1,26 +1,30 @@
 //! The node layer of the Polykey network as a pure, deterministic state machine.
 //!
-//! A [`NodeManager`] is one node: its Kademlia graph, its searches, its connections and the calls on them. It does no IO:
-//! it has no clock, no sockets, no threads, no private keys and no randomness but its seed. A driver feeds it what the
-//! world did ([`Input`]) and carries out what it says ([`Output`]); [`io`] is the whole vocabulary between the two.
+//! A [`NodeManager`] is one node: its Kademlia graph, its searches, its connections and the calls
+//! on them. It has no IO: no clock, sockets, threads, private keys, and no random numbers except
+//! those from its seed. A driver passes events as [`Input`]s and executes the [`Output`]s; [`api`]
+//! is the contract between the two.
 //!
 //! # The contract
 //!
-//! Four kinds of methods, as in the sans-IO crates that you may know:
+//! Four kinds of methods, as in other sans-IO crates:
 //!
-//! - **A. Requests** (`request`, `find_node`, …) are checked at once and return an id; exactly one [`Event::Done`] follows.
-//! - **B. The world** (`handle_input`, `handle_timeout`) is infallible. A bad peer is an event and a counter.
-//! - **C. What to do** (`poll_output`, then `poll_timeout`): after *every* call of A or B, drain the outputs until `None`,
-//!   carry out each one in order, and only then look at the timeout. It may lie in the past: then `handle_timeout` is due.
-//! - **D. Getters** borrow what is in memory.
+//! - **A. Requests** (`request`, `find_node`, …) are checked at once and return an id; exactly one
+//!   [`Event::Done`] follows.
+//! - **B. Inputs** (`handle_input`, `handle_timeout`) are infallible. A misbehaving peer is an
+//!   event and a counter.
+//! - **C. Outputs** (`poll_output`, then `poll_timeout`): after *every* call of A or B, drain the
+//!   outputs until `None`, execute each in order, and only then read the timeout. If it is in the
+//!   past, `handle_timeout` is due.
+//! - **D. Getters** borrow from memory.
 //!
-//! `now` may stand still between calls but never goes back; if it does, the machine keeps its own.
-//! Same seed, snapshot and calls give the same outputs, byte for byte, on every machine.
+//! `now` may stay equal between calls but never goes back; if it does, the machine keeps its own.
+//! The same seed, snapshot and calls give the same outputs, byte for byte, on every machine.
 //!
 //! # The driving loop
 //!
-//! A whole driver in miniature: no network, so every dial fails, and a clock that jumps to the next timeout. The search
-//! ends with nobody found, the node stops, and the loop ends by itself.
+//! A minimal driver: without a network, so that every dial fails, and with a clock that jumps to
+//! the next timeout. The search ends without a result, the node stops, and the loop ends by itself.
 //!
 //! ```
 //! use pk_proto::*;
@@ -37,19 +41,19 @@
 //! let unix = UnixMillis(1_700_000_000_000);
 //! let mut node = NodeManager::new(Config::default(), &identity, Snapshot::default(), [1; 32], now, unix)?;
 //!
-//! // What the world has done and the machine has not heard yet.
+//! // Events that the machine has not received yet.
 //! let mut inbox = vec![Input::Listening { addrs: vec!["127.0.0.1:1314".parse()?] }];
 //! let mut searching = None;
 //! loop {
-//!     // 1. Inputs, a bounded number a turn; after each one, everything the machine wants.
+//!     // 1. Inputs, a bounded number per turn.
 //!     for input in inbox.split_off(0) {
 //!         node.handle_input(input, now);
 //!     }
-//!     // 2. Time.
+//!     // 2. Timers.
 //!     if node.poll_timeout().is_some_and(|at| at <= now) {
 //!         node.handle_timeout(now);
 //!     }
-//!     // 3. Outputs, all of them, in order, waiting for nobody.
+//!     // 3. All outputs, in order, without blocking.
 //!     while let Some(output) = node.poll_output() {
 //!         match output {
 //!             Output::Dial { conn, .. } => {
@@ -61,8 +65,8 @@
 //!                 let seen = NodeContactAddressData {
 //!                     mode: ContactMode::Direct, connected_time: unix, scopes: Scopes::GLOBAL,
 //!                 };
-//!                 node.set_node(friend, "127.0.0.1:1315".parse()?, seen, SetNode::default(), now)?;
-//!                 searching = Some(node.find_node(friend, FindNode::default(), now)?);
+//!                 node.set_node(friend, "127.0.0.1:1315".parse()?, seen, SetNodeOptions::default(), now)?;
+//!                 searching = Some(node.find_node(friend, FindNodeOptions::default(), now)?);
 //!             }
 //!             Output::Event(Event::Done { id, result: Ok(Reply::FindNode(outcome)) }) => {
 //!                 assert_eq!(Some(id), searching);
@@ -73,7 +77,7 @@
 //!             _ => {}
 //!         }
 //!     }
-//!     // 4. Sleep until an input comes or the timeout is due; re-arm the timer or clear it, here and nowhere else.
+//!     // 4. Sleep until an input arrives or the timeout is due; set or clear the timer only here.
 //!     if inbox.is_empty() {
 //!         match node.poll_timeout() {
 //!             Some(at) => now = now.max(at),
@@ -87,7 +91,8 @@
 //!
 //! # Features
 //!
-//! `std` and `arbitrary` add trait implementations; no feature changes behaviour. Without them the crate needs `alloc` only.
+//! `std` and `arbitrary` add trait implementations, `tracing` logs each change of a connection's
+//! state with its reason. No feature changes behavior. Without them the crate needs `alloc` only.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -95,43 +100,90 @@ extern crate alloc;
 #[cfg(any(test, feature = "std", feature = "arbitrary"))]
 extern crate std;
 
-mod address;
+// From the lowest layer to the highest; ARCHITECTURE.md has the table of layers.
+pub mod types;
+
+pub mod store;
+
 pub mod cert;
 pub mod claims;
-mod config;
-mod connect;
-mod cx;
-mod error;
-mod graph;
-mod id;
-pub mod io;
-mod lookup;
-mod manager;
-mod metrics;
-mod names;
-mod request;
-mod rpc;
-mod seed_node;
-pub mod signal;
-mod signature;
-mod store;
-mod time;
-mod timers;
-mod trace;
+pub mod graph;
+mod shares;
 
-pub use address::*;
-pub use config::*;
-pub use error::*;
-pub use graph::*;
-pub use id::*;
-pub use io::*;
-pub use manager::*;
-pub use metrics::*;
-pub use names::*;
-pub use request::*;
-pub use rpc::*;
-pub use seed_node::*;
-pub use signature::*;
-pub use store::{Snapshot, SnapshotError, StoreMeta};
-pub use time::*;
-pub use trace::*;
+pub mod wire;
+
+pub mod api;
+#[cfg(feature = "arbitrary")]
+mod fuzzing;
+
+mod machine;
+
+mod connect;
+mod graph_writer;
+mod lookup;
+mod rpc;
+mod signalling;
+
+mod manager;
+
+mod replay;
+
+// The machine.
+pub use machine::phase::Phase;
+pub use manager::NodeManager;
+pub use replay::{Replay, ReplayError, ReplayStep};
+
+// Inputs and outputs.
+#[doc(no_inline)]
+pub use api::{Connected, Event, Identity, Input, Opener, Output, Side};
+
+// Requests and their results.
+#[doc(no_inline)]
+pub use api::{
+    ChainData, ClaimsFound, ClaimsQuery, FindEnd, FindNodeOptions, FindOutcome, FindStats,
+    FindStep, FindStepEnd, GestaltQuery, Pong, Reply, Request, RequestOptions, SetNodeOptions,
+    Strategies, Synced,
+};
+
+// Settings, state and counters.
+#[doc(no_inline)]
+pub use api::{
+    AddressPolicy, Census, Config, ConfigError, ConnectionInfo, ExchangeInfo, Metrics,
+    NodeBucketMeta, RecordedCall, Snapshot, StartParams, StoreMeta,
+};
+
+// Errors.
+#[doc(no_inline)]
+pub use api::{
+    ConnectionErrorCode, ConnectionErrorReason, DialFailure, DisconnectReason, Failure, PeerFault,
+    RequestError, SeedFailure, StartError, code,
+};
+
+// Values.
+#[doc(no_inline)]
+pub use types::{
+    ApprovalId, BucketIndex, ConnectionId, ContactMode, Distance, EffectId, Host, Hostname,
+    Instant, LeaseId, Network, NodeAddress, NodeAddressScope, NodeContact, NodeContactAddressData,
+    NodeId, NodeIdEncoded, ParseAddressError, ParseNodeIdError, ParseSeedNodeError, Refusal,
+    RequestId, Scopes, SeedNode, Signature, SignatureFault, StreamId, UnixMillis, verify,
+};
+
+// The store.
+#[doc(no_inline)]
+pub use store::{
+    NodeGraphSpace, SnapshotError, StoreOp, StoreRange, StoreRow, Table, WriteFailure,
+};
+
+// The graph.
+#[doc(no_inline)]
+pub use graph::{
+    Direction, DiversityLimits, NodeGraph, NodeOrder, SetNodeOutcome, SetNodeRejection,
+};
+
+// Messages between nodes.
+#[doc(no_inline)]
+pub use wire::{
+    ActiveConnection, ActiveNode, ClaimsPage, ClosestNodes, ClosestNodesQuery, Dialect,
+    FrameDecoder, FrameFault, MAX_FRAME, PunchRequest, RpcRequest, RpcResponse, SignalRequest,
+    SignalTerms, encode_frame, is_protocol_name, native, polykey, signal,
+};

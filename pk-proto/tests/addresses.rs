@@ -1,4 +1,4 @@
-//! Contact keys against the vectors of the reference (WIRE.md section 1, NodeContactAddress).
+//! Contact keys against the vectors of the reference (docs/WIRE.md section 1, NodeContactAddress).
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not seen as tests by the lint")]
 
@@ -10,7 +10,11 @@ fn samples() -> Vec<(String, u16, String)> {
     let vectors: Value = serde_json::from_str(include_str!("vectors/addresses.json")).unwrap();
     let samples = vectors["samples"].as_array().unwrap().iter();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    samples.map(|s| (text(&s["host"]), s["port"].as_u64().unwrap().try_into().unwrap(), text(&s["key"]))).collect()
+    samples
+        .map(|s| {
+            (text(&s["host"]), s["port"].as_u64().unwrap().try_into().unwrap(), text(&s["key"]))
+        })
+        .collect()
 }
 
 #[test]
@@ -27,7 +31,11 @@ fn a_key_is_read_back_as_the_address_it_was_made_of() {
     for (host, port, key) in samples() {
         let address = NodeAddress { host: host.parse::<Host>().unwrap(), port };
         assert_eq!(NodeAddress::from_contact_key(&key), Ok(address.clone()));
-        assert_eq!(NodeAddress::from_contact_key(&format!("{host}-{port}")), Ok(address.clone()), "not canonical");
+        assert_eq!(
+            NodeAddress::from_contact_key(&format!("{host}-{port}")),
+            Ok(address.clone()),
+            "not canonical"
+        );
         assert_eq!(address.to_string().parse(), Ok(address));
     }
 }
@@ -41,9 +49,17 @@ fn the_zone_of_an_address_stays_in_its_key() {
 
 #[test]
 fn keys_without_a_proper_host_or_port_are_refused() {
-    for key in
-        ["", "-", "10.0.0.1", "10.0.0.1-", "10.0.0.1-0", "10.0.0.1-65536", "10.0.0.1-+80", "-80", "10.0.0.256-80"]
-    {
+    for key in [
+        "",
+        "-",
+        "10.0.0.1",
+        "10.0.0.1-",
+        "10.0.0.1-0",
+        "10.0.0.1-65536",
+        "10.0.0.1-+80",
+        "-80",
+        "10.0.0.256-80",
+    ] {
         assert!(NodeAddress::from_contact_key(key).is_err(), "{key}");
     }
 }

@@ -7,20 +7,26 @@ use std::collections::BTreeSet;
 use data_encoding::HEXLOWER;
 use ed25519_dalek::{Signer, SigningKey};
 use pk_proto::cert::{
-    BuildFault, CertId, Certificate, CertificateFault, CertificateRequest, MAX_CERTIFICATE_LEN, MAX_CHAIN_LEN,
-    NameAttribute, Verified, verify_client, verify_server,
+    BuildFault, CertId, Certificate, CertificateFault, CertificateRequest, MAX_CERTIFICATE_LEN,
+    MAX_CHAIN_LEN, NameAttribute, Verified, verify_client, verify_server,
 };
-use pk_proto::{NodeId, SignatureFault};
+use pk_proto::{NodeId, SignatureFault, UnixMillis};
 use serde_json::Value;
 
 /// 2026-11-22T00:00:00Z, when the vectors were made.
 const NOW: u64 = 1_795_305_600;
 
-/// Where this crate decides otherwise than the reference, and by which fault: only where the reference does not look whose name a
-/// certificate carries.
+/// Where this crate decides otherwise than the reference, and by which fault: only where the
+/// reference does not look whose name a certificate carries.
 const DIFFERENCES: [(&str, &str); 2] = [
-    ("verifyServer", "CN is not the public key (REFERENCE ACCEPTS; a safe implementation must reject)"),
-    ("verifyClient", "CN is not the public key (REFERENCE ACCEPTS; a safe implementation must reject)"),
+    (
+        "verifyServer",
+        "CN is not the public key (REFERENCE ACCEPTS; a safe implementation must reject)",
+    ),
+    (
+        "verifyClient",
+        "CN is not the public key (REFERENCE ACCEPTS; a safe implementation must reject)",
+    ),
 ];
 
 fn vectors() -> Value {
@@ -72,7 +78,10 @@ fn every_vector_parses_to_what_the_reference_reads() {
         let key = NodeId::from_bytes(hex(&vector["subjectPublicKeyHex"]).try_into().unwrap());
         if name == "foreignCN" {
             let claimed = vector["subjectCN"].as_str().unwrap().parse().unwrap();
-            assert_eq!(Certificate::parse(&der), Err(CertificateFault::ForeignName { name: claimed, key }));
+            assert_eq!(
+                Certificate::parse(&der),
+                Err(CertificateFault::ForeignName { name: claimed, key })
+            );
             continue;
         }
         let certificate = Certificate::parse(&der).unwrap();
@@ -83,17 +92,37 @@ fn every_vector_parses_to_what_the_reference_reads() {
             assert_eq!(certificate.verify_node_signature(), Err(fault));
             continue;
         }
-        assert_eq!(HEXLOWER.encode(certificate.serial()), vector["serial"].as_str().unwrap(), "{name}");
-        assert_eq!(certificate.node_id().to_string(), vector["subjectCN"].as_str().unwrap(), "{name}");
-        assert_eq!(certificate.issuer().unwrap().to_string(), vector["issuerCN"].as_str().unwrap(), "{name}");
+        assert_eq!(
+            HEXLOWER.encode(certificate.serial()),
+            vector["serial"].as_str().unwrap(),
+            "{name}"
+        );
+        assert_eq!(
+            certificate.node_id().to_string(),
+            vector["subjectCN"].as_str().unwrap(),
+            "{name}"
+        );
+        assert_eq!(
+            certificate.issuer().unwrap().to_string(),
+            vector["issuerCN"].as_str().unwrap(),
+            "{name}"
+        );
         match vector["nodeSignatureHex"].as_str() {
             Some(signature) => {
-                assert_eq!(HEXLOWER.encode(certificate.node_signature().unwrap()), signature, "{name}");
+                assert_eq!(
+                    HEXLOWER.encode(certificate.node_signature().unwrap()),
+                    signature,
+                    "{name}"
+                );
                 assert_eq!(certificate.verify_node_signature(), Ok(()), "{name}");
             }
             None => {
                 assert_eq!(certificate.node_signature(), None, "{name}");
-                assert_eq!(certificate.verify_node_signature(), Err(CertificateFault::NoNodeSignature), "{name}");
+                assert_eq!(
+                    certificate.verify_node_signature(),
+                    Err(CertificateFault::NoNodeSignature),
+                    "{name}"
+                );
             }
         }
     }
@@ -106,7 +135,8 @@ fn every_vector_parses_to_what_the_reference_reads() {
 #[test]
 fn building_gives_the_reference_s_bytes_at_every_step() {
     let vectors = vectors();
-    let extra = vec![NameAttribute::Organization("Org".into()), NameAttribute::Country("AU".into())];
+    let extra =
+        vec![NameAttribute::Organization("Org".into()), NameAttribute::Country("AU".into())];
     let cases = [
         ("c1_self", 1, 1, vec![]),
         ("c2_issuedBy1", 2, 1, vec![]),
@@ -147,25 +177,35 @@ fn every_chain_gets_the_verdict_of_the_reference_but_for_the_listed_differences(
     let mut differences = BTreeSet::new();
     for case in cases {
         let (side, name) = (case["side"].as_str().unwrap(), case["name"].as_str().unwrap());
-        let chain: Vec<_> =
-            case["chain"].as_array().unwrap().iter().map(|n| der(&vectors, n.as_str().unwrap())).collect();
+        let chain: Vec<_> = case["chain"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|n| der(&vectors, n.as_str().unwrap()))
+            .collect();
         let targets = case["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let targets: Vec<NodeId> = targets.iter().map(|target| target.as_str().unwrap().parse().unwrap()).collect();
-        let (verdict, asked) = match side {
-            "verifyServer" => (verify_server(&chain, &targets, NOW), case["result"]["nodeId"].as_str()),
+        let targets: Vec<NodeId> =
+            targets.iter().map(|target| target.as_str().unwrap().parse().unwrap()).collect();
+        let (verdict, matched_id) = match side {
+            "verifyServer" => {
+                (verify_server(&chain, &targets, NOW), case["result"]["nodeId"].as_str())
+            }
             "verifyClient" => (verify_client(&chain, NOW), None),
             other => panic!("{other}"),
         };
-        let ours = verdict.as_ref().map(|verified| verified.asked.map(|id| id.to_string()));
+        let ours = verdict.as_ref().map(|verified| verified.matched_id.map(|id| id.to_string()));
         let ours = ours.map_err(|fault| (fault.quic_code(), u64::from(fault.alert())));
         let result = &case["result"];
         let reference = if result["ok"].as_bool().unwrap() {
-            Ok(asked.map(str::to_owned))
+            Ok(matched_id.map(str::to_owned))
         } else {
             Err((result["code"].as_u64().unwrap(), result["tlsAlert"].as_u64().unwrap()))
         };
         if ours != reference {
-            assert!(matches!(verdict, Err(CertificateFault::ForeignName { .. })), "{side}: {name}: {verdict:?}");
+            assert!(
+                matches!(verdict, Err(CertificateFault::ForeignName { .. })),
+                "{side}: {name}: {verdict:?}"
+            );
             differences.insert((side, name));
         }
     }
@@ -176,20 +216,28 @@ fn every_chain_gets_the_verdict_of_the_reference_but_for_the_listed_differences(
 fn the_proven_chain_goes_on_beyond_the_match_while_the_links_hold() {
     let vectors = vectors();
     let [c1, c2, c3] = ["c1_self", "c2_issuedBy1", "c3_issuedBy2"].map(|name| der(&vectors, name));
-    let ids = |verdict: Result<Verified, _>| verdict.map(|verified| (verified.leaf, verified.asked, verified.chain));
+    let ids = |verdict: Result<Verified, _>| {
+        verdict.map(|verified| (verified.leaf, verified.matched_id, verified.chain))
+    };
     let all = [c3.clone(), c2.clone(), c1.clone()];
-    for asked in [1, 2, 3] {
-        let expected = Ok((id(3), Some(id(asked)), vec![id(3), id(2), id(1)]));
-        assert_eq!(ids(verify_server(&all, &[id(9), id(asked)], NOW)), expected);
+    for matched_id in [1, 2, 3] {
+        let expected = Ok((id(3), Some(id(matched_id)), vec![id(3), id(2), id(1)]));
+        assert_eq!(ids(verify_server(&all, &[id(9), id(matched_id)], NOW)), expected);
     }
     assert_eq!(ids(verify_client(&all, NOW)), Ok((id(3), None, vec![id(3), id(2), id(1)])));
 
     // A link beyond the match that does not hold ends the chain, by name and by signature.
-    assert_eq!(ids(verify_server(&[&c3, &c1], &[id(3)], NOW)), Ok((id(3), Some(id(3)), vec![id(3)])));
+    assert_eq!(
+        ids(verify_server(&[&c3, &c1], &[id(3)], NOW)),
+        Ok((id(3), Some(id(3)), vec![id(3)]))
+    );
     let mut forged = c2.clone();
     *forged.last_mut().unwrap() ^= 0x10;
     let chain = [&c3, &forged, &c1];
-    assert_eq!(ids(verify_server(&chain, &[id(2)], NOW)), Ok((id(3), Some(id(2)), vec![id(3), id(2)])));
+    assert_eq!(
+        ids(verify_server(&chain, &[id(2)], NOW)),
+        Ok((id(3), Some(id(2)), vec![id(3), id(2)]))
+    );
     let fault = CertificateFault::IssuerSignature(SignatureFault::Mismatch);
     assert_eq!(verify_server(&chain, &[id(1)], NOW), Err(fault));
     assert_eq!(verify_client(&chain, NOW), Err(fault));
@@ -197,7 +245,10 @@ fn the_proven_chain_goes_on_beyond_the_match_while_the_links_hold() {
 
     // So does a certificate beyond the match that its own key did not sign.
     let tampered = der(&vectors, "tamperedNodeSignature");
-    assert_eq!(ids(verify_server(&[&c2, &tampered], &[id(2)], NOW)), Ok((id(2), Some(id(2)), vec![id(2)])));
+    assert_eq!(
+        ids(verify_server(&[&c2, &tampered], &[id(2)], NOW)),
+        Ok((id(2), Some(id(2)), vec![id(2)]))
+    );
 }
 
 #[test]
@@ -216,16 +267,19 @@ fn only_what_is_visited_has_to_be_valid_now() {
     let expired = expired.sign(sign(1), sign(1)).unwrap();
     let chain = [certificate(2, 1), expired];
     assert_eq!(verify_server(&chain, &[id(2)], NOW).unwrap().chain, [id(2), id(1)]);
-    assert_eq!(verify_server(&chain, &[id(1)], NOW), Err(CertificateFault::Expired(NOW - 1)));
+    assert_eq!(
+        verify_server(&chain, &[id(1)], NOW),
+        Err(CertificateFault::Expired { not_after: NOW - 1, now: NOW })
+    );
     assert_eq!(verify_client(&chain, NOW).unwrap().chain, [id(2), id(1)]);
 
     // Both bounds belong to the validity.
     let leaf = [certificate(1, 1)];
     for (now, verdict) in [
-        (NOW - 1, Err(CertificateFault::NotYetValid(NOW))),
+        (NOW - 1, Err(CertificateFault::NotYetValid { not_before: NOW, now: NOW - 1 })),
         (NOW, Ok(id(1))),
         (NOW + 100, Ok(id(1))),
-        (NOW + 101, Err(CertificateFault::Expired(NOW + 100))),
+        (NOW + 101, Err(CertificateFault::Expired { not_after: NOW + 100, now: NOW + 101 })),
     ] {
         assert_eq!(verify_client(&leaf, now).map(|verified| verified.leaf), verdict);
         assert_eq!(verify_server(&leaf, &[id(1)], now).map(|verified| verified.leaf), verdict);
@@ -243,7 +297,7 @@ fn a_renewal_under_the_same_key_and_extra_attributes_keep_the_chain_whole() {
     let chain = [&rotated, &renewed, &old];
     assert_eq!(verify_client(&chain, NOW).unwrap().chain, [id(2), id(1)]);
     assert_eq!(verify_server(&chain, &[id(1)], NOW).unwrap().chain, [id(2), id(1)]);
-    // Without the extra attributes the issuer is somebody else.
+    // Without the extra attributes the issuer is another node.
     assert_eq!(verify_client(&[&rotated, &old], NOW), Err(CertificateFault::IssuerName));
 }
 
@@ -273,7 +327,8 @@ fn caps_are_checked_before_anything_is_read() {
 fn a_tampered_certificate_is_never_the_same_node() {
     let vectors = vectors();
     let (c1, c2) = (der(&vectors, "c1_self"), der(&vectors, "c2_issuedBy1"));
-    // Behind the header of the certificate comes the TBSCertificate, then the algorithm and the issuer's signature.
+    // Behind the header of the certificate comes the TBSCertificate, then the algorithm and the
+    // issuer's signature.
     let tbs = 4..4 + hex(&vectors["certs"]["c2_issuedBy1"]["tbsHex"]).len();
     let mut without_issuer_signature = 0;
     for at in 0..c2.len() {
@@ -288,7 +343,8 @@ fn a_tampered_certificate_is_never_the_same_node() {
             assert!(client.is_err(), "byte {at} ^ {mask:#x}");
             let old = verify_server(&chain, &[id(1)], NOW);
             assert!(old.is_err(), "byte {at} ^ {mask:#x}");
-            // Nobody checks by whom the certificate of the node that was asked for is issued, so this one may pass, for its own node.
+            // The issuer of the certificate of the requested node is not checked, so this one may
+            // pass, for its own node.
             let new = verify_server(&chain, &[id(2)], NOW);
             if let Ok(verified) = new {
                 assert!(at >= tbs.end, "byte {at} ^ {mask:#x}");
@@ -315,7 +371,8 @@ fn what_is_cut_off_or_put_on_is_malformed() {
     }
 }
 
-/// The certificate with `from` replaced by `to`, which makes it longer by `more` bytes, in every length that encloses the extensions.
+/// The certificate with `from` replaced by `to`, which makes it longer by `more` bytes, in every
+/// length that encloses the extensions.
 fn edited(hex: &str, from: &str, to: &str, more: usize) -> Vec<u8> {
     let lengths = |more: usize| {
         let head = format!("3082{:04x}3082{:04x}a003", 0x2ca + more, 0x27c + more);
@@ -334,7 +391,8 @@ fn edited(hex: &str, from: &str, to: &str, more: usize) -> Vec<u8> {
 fn what_no_polykey_node_writes_is_a_fault() {
     let vectors = vectors();
     let c1 = vectors["certs"]["c1_self"]["derHex"].as_str().unwrap();
-    let fault = |from: &str, to: &str, more| Certificate::parse(&edited(c1, from, to, more)).unwrap_err();
+    let fault =
+        |from: &str, to: &str, more| Certificate::parse(&edited(c1, from, to, more)).unwrap_err();
 
     let constraints = "0603551d13040530030101ff";
     assert!(Certificate::parse(&edited(c1, constraints, constraints, 0)).is_ok());
@@ -350,10 +408,60 @@ fn what_no_polykey_node_writes_is_a_fault() {
     // X.509 v1.
     assert_eq!(fault("a003020102", "a003020100", 0), CertificateFault::Malformed);
     // Ed448 as algorithm and as key.
-    assert_eq!(fault("300506032b6570034100", "300506032b6571034100", 0), CertificateFault::NotEd25519);
-    assert_eq!(fault("300506032b6570032100", "300506032b6571032100", 0), CertificateFault::NotEd25519);
+    assert_eq!(
+        fault("300506032b6570034100", "300506032b6571034100", 0),
+        CertificateFault::NotEd25519
+    );
+    assert_eq!(
+        fault("300506032b6570032100", "300506032b6571032100", 0),
+        CertificateFault::NotEd25519
+    );
     // A name that is none (`w` for the first `v`).
     assert_eq!(fault("133576686134", "133577686134", 0), CertificateFault::NoNodeId);
+}
+
+#[test]
+fn dates_from_2050_on_are_generalized_time() {
+    const END_OF_2049: u64 = 2_524_607_999;
+    for (not_before, not_after, tags) in [
+        (0, END_OF_2049, [0x17, 0x17]),
+        (END_OF_2049, END_OF_2049 + 1, [0x17, 0x18]),
+        (END_OF_2049 + 1, CertificateRequest::MAX_NOT_AFTER, [0x18, 0x18]),
+    ] {
+        let request = CertificateRequest { not_before, not_after, ..request(1, 1) };
+        let der = request.sign(sign(1), sign(1)).unwrap();
+        let certificate = Certificate::parse(&der).unwrap();
+        assert_eq!((certificate.not_before(), certificate.not_after()), (not_before, not_after));
+        // The text of a time, behind its tag and length.
+        let tag_before = |text: &str| {
+            der[der.windows(text.len()).position(|bytes| bytes == text.as_bytes()).unwrap() - 2]
+        };
+        let text = |secs: u64, tag: u8| {
+            let date = UnixMillis::from_secs(secs).to_string().replace(['-', 'T', ':'], "");
+            if tag == 0x17 { date[2..].to_owned() } else { date }
+        };
+        assert_eq!(tag_before(&text(not_before, tags[0])), tags[0]);
+        assert_eq!(tag_before(&text(not_after, tags[1])), tags[1]);
+        assert_eq!(verify_client(&[&der], not_before).unwrap().leaf, id(1));
+        assert_eq!(verify_client(&[&der], not_after).unwrap().leaf, id(1));
+    }
+}
+
+#[test]
+fn a_fault_of_time_names_dates_and_clocks() {
+    let leaf = [certificate(1, 1)];
+    for (now, date) in [(NOW - 1, NOW), (NOW + 101, NOW + 100)] {
+        let fault = verify_client(&leaf, now).unwrap_err();
+        assert!(fault.is_of_time());
+        let text = fault.to_string();
+        for part in [
+            UnixMillis::from_secs(date).to_string(),
+            UnixMillis::from_secs(now).to_string(),
+            "the clock of this node".into(),
+        ] {
+            assert!(text.contains(&part), "{text}: {part}");
+        }
+    }
 }
 
 #[test]
@@ -361,14 +469,24 @@ fn a_request_that_no_peer_would_accept_is_refused() {
     let fault = |request: CertificateRequest| request.sign(sign(2), sign(1)).unwrap_err();
     let max = CertificateRequest::MAX_NOT_AFTER;
     assert!(CertificateRequest { not_after: max, ..request(2, 1) }.sign(sign(2), sign(1)).is_ok());
-    assert!(CertificateRequest { not_before: 0, not_after: 0, ..request(2, 1) }.sign(sign(2), sign(1)).is_ok());
+    assert!(
+        CertificateRequest { not_before: 0, not_after: 0, ..request(2, 1) }
+            .sign(sign(2), sign(1))
+            .is_ok()
+    );
     let late = BuildFault::Validity { not_before: NOW, not_after: max + 1 };
     assert_eq!(fault(CertificateRequest { not_after: max + 1, ..request(2, 1) }), late);
     let reversed = BuildFault::Validity { not_before: NOW, not_after: NOW - 1 };
     assert_eq!(fault(CertificateRequest { not_after: NOW - 1, ..request(2, 1) }), reversed);
-    assert_eq!(fault(CertificateRequest { version: "1.15.1é".into(), ..request(2, 1) }), BuildFault::Text);
+    assert_eq!(
+        fault(CertificateRequest { version: "1.15.1é".into(), ..request(2, 1) }),
+        BuildFault::Text
+    );
     let unprintable = vec![NameAttribute::Organization("Org_".into())];
-    assert_eq!(fault(CertificateRequest { subject_extra: unprintable, ..request(2, 1) }), BuildFault::Text);
+    assert_eq!(
+        fault(CertificateRequest { subject_extra: unprintable, ..request(2, 1) }),
+        BuildFault::Text
+    );
     let long = "1".repeat(MAX_CERTIFICATE_LEN);
     assert_eq!(fault(CertificateRequest { version: long, ..request(2, 1) }), BuildFault::TooLarge);
 

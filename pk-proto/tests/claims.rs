@@ -1,10 +1,12 @@
-//! Tokens, claims, their ids and their chains against the vectors of the reference (WIRE.md sections 1, 6 and 11).
+//! Tokens, claims, their ids and their chains against the vectors of the reference (docs/WIRE.md
+//! sections 1, 6 and 11).
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not seen as tests by the lint")]
 
 use ed25519_dalek::{Signer, SigningKey};
 use pk_proto::claims::{
-    ChainHead, ChainVerifier, Claim, ClaimContent, ClaimId, ClaimLinkNode, DigestAlgorithm, FullySigned, Token,
+    ChainFaultKind, ChainHead, ChainVerifier, Claim, ClaimContent, ClaimId, ClaimLinkNode,
+    DigestAlgorithm, DoublySigned, SignedToken,
 };
 use pk_proto::{NodeId, Signature, UnixMillis};
 use serde_json::Value;
@@ -61,22 +63,25 @@ fn ids_are_those_of_the_reference_under_the_same_clock() {
 fn a_token_is_read_and_made_as_the_reference_makes_it() {
     let vector = vectors(include_str!("vectors/tokens.json"));
     let encoded = vector["encoded"].to_string();
-    let token = Token::parse(encoded.as_bytes()).unwrap();
+    let token = SignedToken::parse(encoded.as_bytes()).unwrap();
     assert_eq!(token.payload(), text(&vector, "canonicalPayload"));
     assert_eq!(serde_json::from_str::<Value>(&token.to_json()).unwrap(), vector["encoded"]);
-    assert_eq!(Token::parse(token.to_json().as_bytes()).as_ref(), Ok(&token));
+    assert_eq!(SignedToken::parse(token.to_json().as_bytes()).as_ref(), Ok(&token));
 
     let signers = list(&vector, "signers");
     assert_eq!(token.signatures().len(), signers.len());
     for (signature, signer) in token.signatures().iter().zip(signers) {
         assert_eq!(signature.header(), text(signer, "canonicalProtected"));
         assert_eq!(signature.signer(), id(&key(signer)));
-        assert_eq!(*signature.signature(), sign(&key(signer), text(signer, "signingInput").as_bytes()));
+        assert_eq!(
+            *signature.signature(),
+            sign(&key(signer), text(signer, "signingInput").as_bytes())
+        );
         assert_eq!(token.verify(&signature.signer()), Ok(()));
     }
 
     // The first signature has no more members in its header than ours have.
-    let mut made = Token::new(text(&vector, "canonicalPayload").into()).unwrap();
+    let mut made = SignedToken::new(text(&vector, "canonicalPayload").into()).unwrap();
     let input = made.signing_input(&id(&key(&signers[0])));
     assert_eq!(input, text(&signers[0], "signingInput").as_bytes());
     made.add_signature(id(&key(&signers[0])), sign(&key(&signers[0]), &input)).unwrap();
@@ -90,7 +95,8 @@ fn chains_are_verified_digested_and_made_as_the_reference_does() {
     assert_eq!(nodes.len(), 2);
     for (name, node) in nodes {
         let owner = key(node);
-        let other = nodes.iter().find(|(other, _)| *other != name).map(|(_, node)| key(node)).unwrap();
+        let other =
+            nodes.iter().find(|(other, _)| *other != name).map(|(_, node)| key(node)).unwrap();
         let mut verifier = ChainVerifier::new(vec![id(&owner)]);
         let mut head: Option<ChainHead> = None;
         for vector in list(node, "sigchain") {
@@ -100,23 +106,32 @@ fn chains_are_verified_digested_and_made_as_the_reference_does() {
             let claim = verifier.read(Some(named), json.as_bytes()).unwrap();
             verifier.verify(&claim).unwrap();
             assert_eq!(verifier.head(), Some((named, claim.seq())));
-            assert_eq!(serde_json::from_str::<Value>(claim.token().payload()).unwrap(), vector["payload"]);
-            for (signature, header) in claim.token().signatures().iter().zip(list(vector, "protectedHeaders")) {
+            assert_eq!(
+                serde_json::from_str::<Value>(claim.token().payload()).unwrap(),
+                vector["payload"]
+            );
+            for (signature, header) in
+                claim.token().signatures().iter().zip(list(vector, "protectedHeaders"))
+            {
                 assert_eq!(serde_json::from_str::<Value>(signature.header()).unwrap(), *header);
             }
-            assert_eq!(String::from_utf8(claim.token().digest_preimage()).unwrap(), text(vector, "digestPreimage"));
+            assert_eq!(
+                String::from_utf8(claim.token().digest_preimage()).unwrap(),
+                text(vector, "digestPreimage")
+            );
             let digest = claim.token().digest(DigestAlgorithm::Blake2b256);
             assert_eq!(hex(digest.as_bytes()), text(vector, "digestHex"));
             assert_eq!(digest.to_string(), text(vector, "digestEncoded"));
-            assert!(FullySigned::verify(claim.clone(), &id(&owner), &id(&other)).is_ok());
-            assert!(FullySigned::verify(claim.clone(), &id(&other), &id(&owner)).is_err());
+            assert!(DoublySigned::verify(claim.clone(), &id(&owner), &id(&other)).is_ok());
+            assert!(DoublySigned::verify(claim.clone(), &id(&other), &id(&owner)).is_err());
 
             // Made from the same content at the same moment, it is the same to the byte.
             let link = *claim.link().unwrap();
             assert_eq!(Some(&*link.issuer.to_string()), claim.issuer());
             assert_eq!(link.other(&id(&owner)), Some(id(&other)));
             let unix = UnixMillis(claim.issued_at() * 1000);
-            let draft = Claim::draft(&ClaimContent::link(&link), named, unix, head.as_ref()).unwrap();
+            let draft =
+                Claim::draft(&ClaimContent::link(&link), named, unix, head.as_ref()).unwrap();
             let signature = sign(&owner, &draft.signing_input(&id(&owner)));
             let half = draft.sign(id(&owner), signature).unwrap();
             let signature = sign(&other, &half.signing_input(&id(&other)));
@@ -127,4 +142,27 @@ fn chains_are_verified_digested_and_made_as_the_reference_does() {
         }
         assert_eq!(ClaimLinkNode::TYP, "ClaimLinkNode");
     }
+}
+
+/// A real node has used up a number, and its chain is whole.
+#[test]
+fn a_chain_of_the_reference_with_a_gap_is_verified() {
+    let vector = vectors(include_str!("vectors/claims_gap.json"));
+    let owner: NodeId = text(&vector, "owner").parse().unwrap();
+    let mut verifier = ChainVerifier::new(vec![owner]);
+    let mut claims = Vec::new();
+    for claim in list(&vector, "sigchain") {
+        let json = claim["signedTokenEncoded"].to_string();
+        let claim =
+            verifier.read(text(claim, "claimIdEncoded").parse().ok(), json.as_bytes()).unwrap();
+        verifier.verify(&claim).unwrap();
+        claims.push(claim);
+    }
+    assert_eq!(claims.iter().map(Claim::seq).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(ChainVerifier::after(vec![owner], &claims[0]).verify(&claims[1]), Ok(()));
+    // Without the first one something is missing, and the last one again is a fork.
+    let missing = ChainVerifier::new(vec![owner]).verify(&claims[1]).unwrap_err();
+    assert_eq!((missing.seq, missing.kind), (1, ChainFaultKind::SeqGap(3)));
+    let again = verifier.verify(&claims[1]).unwrap_err();
+    assert_eq!((again.seq, again.kind), (4, ChainFaultKind::Fork(3)));
 }

@@ -34,7 +34,11 @@ fn places() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
         ("active nodes", [&closest[..], &[0]].concat(), [&node[..], &[0]].concat()),
         ("connections", [&closest[..], &[0, 1], &node].concat(), connection),
         ("shared id", [&closest[..], &[0, 1], &node, &[1]].concat(), vec![1]),
-        ("hostname of a connection", [&closest[..], &[0, 1], &node, &[1, 0, 2]].concat(), b"h".to_vec()),
+        (
+            "hostname of a connection",
+            [&closest[..], &[0, 1], &node, &[1, 0, 2]].concat(),
+            b"h".to_vec(),
+        ),
     ]
 }
 
@@ -49,7 +53,11 @@ fn a_count_allocates_nothing_and_a_list_is_dropped_at_its_cap() {
                 frame.extend(element.iter().cycle().take(size.saturating_sub(head.len())));
                 let mut decoded = None;
                 let peak = peak(|| decoded = Some(decode(&frame)));
-                assert_eq!(decoded, Some(Err(FrameFault::Malformed)), "{place}: {count} in {size} bytes");
+                assert_eq!(
+                    decoded,
+                    Some(Err(FrameFault::Malformed)),
+                    "{place}: {count} in {size} bytes"
+                );
                 // A list up to its cap, or a text that is too long.
                 assert!(peak <= 4096, "{place}: {count} in {size} bytes: {peak} bytes of memory");
             }

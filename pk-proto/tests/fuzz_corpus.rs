@@ -1,4 +1,4 @@
-//! Replays the committed corpus of every fuzz target.
+//! Replays the committed corpus of every fuzz target of a parser.
 
 #[path = "../../fuzz/bodies.rs"]
 mod bodies;
@@ -10,7 +10,8 @@ use std::path::Path;
 fn the_corpus_of_every_target_holds() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     for (target, body) in bodies::TARGETS {
-        let mut files: Vec<_> = fs::read_dir(corpus.join(target)).unwrap().map(|file| file.unwrap().path()).collect();
+        let mut files: Vec<_> =
+            fs::read_dir(corpus.join(target)).unwrap().map(|file| file.unwrap().path()).collect();
         files.sort();
         let mut taken = 0;
         for file in &files {
@@ -19,7 +20,10 @@ fn the_corpus_of_every_target_holds() {
             taken += usize::from(body(&fs::read(file).unwrap()));
         }
         let refused = files.len() - taken;
-        assert!(taken > 0 && refused > 0, "{target}: {taken} good inputs and {refused} bad ones; a corpus has both");
+        assert!(
+            taken > 0 && refused > 0,
+            "{target}: {taken} good inputs and {refused} bad ones; a corpus has both"
+        );
     }
 }
 
@@ -34,7 +38,9 @@ fn every_target_has_a_corpus_and_every_corpus_a_target() {
         names.sort();
         names
     };
-    let mut targets: Vec<_> = bodies::TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let machines = bodies::MACHINES.iter().copied();
+    let mut targets: Vec<_> =
+        bodies::TARGETS.iter().map(|(name, _)| *name).chain(machines).map(str::to_owned).collect();
     targets.sort();
     assert_eq!(names("fuzz_targets"), targets);
     assert_eq!(names("corpus"), targets);

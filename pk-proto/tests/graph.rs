@@ -1,12 +1,13 @@
-//! The NodeGraph: what it takes and drops, in which order it lists, and that its closest nodes are exact.
+//! The NodeGraph: what it takes and drops, in which order it lists, and that its closest nodes are
+//! exact.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not seen as tests by the lint")]
 
 use std::collections::BTreeMap;
 
 use pk_proto::{
-    BucketIndex, ContactMode, Direction, NodeAddress, NodeContact, NodeContactAddressData, NodeGraph, NodeId,
-    NodeOrder, Scopes, SetNodeOutcome, SetNodeRejection, UnixMillis,
+    BucketIndex, ContactMode, Direction, NodeAddress, NodeContact, NodeContactAddressData,
+    NodeGraph, NodeId, NodeOrder, Scopes, SetNodeOutcome, SetNodeRejection, UnixMillis,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -43,14 +44,19 @@ fn address(port: u16) -> NodeAddress {
 }
 
 fn at(time: u64) -> NodeContactAddressData {
-    NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(time), scopes: Scopes::GLOBAL }
+    NodeContactAddressData {
+        mode: ContactMode::Direct,
+        connected_time: UnixMillis(time),
+        scopes: Scopes::GLOBAL,
+    }
 }
 
 fn ids<'a>(nodes: impl IntoIterator<Item = (NodeId, &'a NodeContact)>) -> Vec<NodeId> {
     nodes.into_iter().map(|(node, _)| node).collect()
 }
 
-/// A graph with `limit` nodes in bucket 255, the times of which descend, and their ids in the order of setting.
+/// A graph with `limit` nodes in bucket 255, the times of which descend, and their ids in the order
+/// of setting.
 fn full_bucket(limit: usize) -> (NodeGraph, Vec<NodeId>, ChaCha8Rng) {
     let mut rng = rng(1);
     let own = random_id(&mut rng);
@@ -67,7 +73,10 @@ fn the_own_id_is_rejected_and_never_found() {
     let mut rng = rng(2);
     let own = random_id(&mut rng);
     let mut graph = NodeGraph::new(own, 20, 5);
-    assert_eq!(graph.set(own, address(1), at(1)), SetNodeOutcome::Rejected(SetNodeRejection::OwnNode));
+    assert_eq!(
+        graph.set(own, address(1), at(1)),
+        SetNodeOutcome::Rejected(SetNodeRejection::OwnNode)
+    );
     assert!(graph.is_empty() && !graph.contains(&own) && graph.unset(&own).is_none());
     assert_eq!(graph.own(), own);
     assert_eq!(graph.buckets().count(), 0);
@@ -86,7 +95,11 @@ fn a_full_bucket_rejects_the_new_and_still_updates_the_known() {
     assert_eq!(graph.get(&nodes[7]).map(NodeContact::connected_time), Some(UnixMillis(5000)));
     assert_eq!((graph.len(), graph.bucket_len(BucketIndex(255))), (20, 20));
     let other = id_in(&mut rng, &graph.own(), 254);
-    assert_eq!(graph.set(other, address(1), at(1)), SetNodeOutcome::Added, "other buckets have room");
+    assert_eq!(
+        graph.set(other, address(1), at(1)),
+        SetNodeOutcome::Added,
+        "other buckets have room"
+    );
 }
 
 #[test]
@@ -112,7 +125,8 @@ fn over_the_address_limit_the_oldest_connected_time_is_dropped() {
     for (port, time) in [(1, 30), (2, 10), (3, 20), (4, 40), (5, 5)] {
         graph.set(nodes[0], address(port), at(time));
     }
-    let kept: Vec<_> = graph.get(&nodes[0]).unwrap().iter().map(|(address, _)| address.port).collect();
+    let kept: Vec<_> =
+        graph.get(&nodes[0]).unwrap().iter().map(|(address, _)| address.port).collect();
     assert_eq!(kept, [4, 1, 3]);
 }
 
@@ -127,7 +141,9 @@ fn limits_of_nothing_are_one() {
     assert_eq!(graph.set(id_in(&mut rng, &own, 255), address(1), at(1)), FULL);
 
     let mut graph = NodeGraph::new(own, usize::MAX, 5);
-    let added = (0..300).filter(|_| graph.set(id_in(&mut rng, &own, 255), address(1), at(1)) != FULL).count();
+    let added = (0..300)
+        .filter(|_| graph.set(id_in(&mut rng, &own, 255), address(1), at(1)) != FULL)
+        .count();
     assert_eq!(added, NodeGraph::BUCKET_LIMIT_MAX);
 }
 
@@ -146,15 +162,30 @@ fn sorted_listings_follow_their_key_and_descending_is_the_reverse() {
     by_distance.sort_by_key(|node| own.distance(node));
     let mut by_time = by_id.clone();
     by_time.sort_by_key(time); // Stable, so ties are by id.
-    assert_eq!(time(&by_time[9]), UnixMillis(998), "the odd ones are the oldest, from the last set on");
+    assert_eq!(
+        time(&by_time[9]),
+        UnixMillis(998),
+        "the odd ones are the oldest, from the last set on"
+    );
     assert_eq!(by_time[0], nodes[19], "oldest connected first");
 
-    let orders =
-        [(NodeOrder::NodeId, by_id.clone()), (NodeOrder::Distance, by_distance), (NodeOrder::ConnectedTime, by_time)];
+    let orders = [
+        (NodeOrder::NodeId, by_id.clone()),
+        (NodeOrder::Distance, by_distance),
+        (NodeOrder::ConnectedTime, by_time),
+    ];
     for (order, mut expected) in orders {
-        assert_eq!(ids(graph.bucket_sorted(index, order, Direction::Ascending)), expected, "{order:?}");
+        assert_eq!(
+            ids(graph.bucket_sorted(index, order, Direction::Ascending)),
+            expected,
+            "{order:?}"
+        );
         expected.reverse();
-        assert_eq!(ids(graph.bucket_sorted(index, order, Direction::Descending)), expected, "{order:?}");
+        assert_eq!(
+            ids(graph.bucket_sorted(index, order, Direction::Descending)),
+            expected,
+            "{order:?}"
+        );
         assert!(graph.bucket_sorted(BucketIndex(3), order, Direction::Descending).is_empty());
     }
     assert_eq!(ids(graph.bucket(index)), by_id);
@@ -167,7 +198,8 @@ fn the_graph_agrees_with_a_map_through_a_random_history() {
     let own = random_id(&mut rng);
     let mut graph = NodeGraph::new(own, 4, 5);
     let mut model: BTreeMap<(BucketIndex, NodeId), NodeContact> = BTreeMap::new();
-    // All buckets, each with more candidates than room, so that every outcome occurs again and again.
+    // All buckets, each with more candidates than room, so that every outcome occurs again and
+    // again.
     let pool: Vec<_> = (0..=255).flat_map(|i| [i; 6]).map(|i| id_in(&mut rng, &own, i)).collect();
     let mut outcomes = [0; 3];
     for step in 0..20_000u64 {
@@ -195,7 +227,8 @@ fn the_graph_agrees_with_a_map_through_a_random_history() {
         assert_eq!(graph.get(&node), model.get(&(index, node)));
         assert_eq!(graph.len(), model.len());
         if step % 500 == 0 {
-            let expected: Vec<_> = model.iter().map(|((_, node), contact)| (*node, contact)).collect();
+            let expected: Vec<_> =
+                model.iter().map(|((_, node), contact)| (*node, contact)).collect();
             assert_eq!(graph.iter().collect::<Vec<_>>(), expected);
             let mut counts: BTreeMap<BucketIndex, usize> = BTreeMap::new();
             model.keys().for_each(|(index, _)| *counts.entry(*index).or_default() += 1);
@@ -290,7 +323,8 @@ fn the_closest_nodes_are_those_of_the_vectors_and_of_the_reference_where_it_is_e
         for (key, data) in member["contact"].as_object().unwrap() {
             let address = NodeAddress::from_contact_key(key).unwrap();
             assert_eq!(address.contact_key(), *key);
-            let scope = |name: &str| data["scopes"].as_array().unwrap().iter().any(|scope| scope == name);
+            let scope =
+                |name: &str| data["scopes"].as_array().unwrap().iter().any(|scope| scope == name);
             let data = NodeContactAddressData {
                 mode: serde_json::from_value(data["mode"].clone()).unwrap(),
                 connected_time: serde_json::from_value(data["connectedTime"].clone()).unwrap(),
@@ -306,9 +340,11 @@ fn the_closest_nodes_are_those_of_the_vectors_and_of_the_reference_where_it_is_e
     let mut exact = 0;
     for query in vectors["queries"].as_array().unwrap() {
         let target = id(&query["target"]);
-        let index = query["targetBucket"].as_u64().map(|index| BucketIndex(u8::try_from(index).unwrap()));
+        let index =
+            query["targetBucket"].as_u64().map(|index| BucketIndex(u8::try_from(index).unwrap()));
         assert_eq!(graph.own().bucket_index(&target), index);
-        let closest = ids(graph.closest(&target, usize::try_from(query["limit"].as_u64().unwrap()).unwrap()));
+        let closest =
+            ids(graph.closest(&target, usize::try_from(query["limit"].as_u64().unwrap()).unwrap()));
         assert_eq!(closest, list(&query["trueXorClosest"]), "{}", query["label"]);
         if query["referenceEqualsTrueClosest"] == true {
             assert_eq!(closest, list(&query["reference"]), "{}", query["label"]);

@@ -1,4 +1,5 @@
-//! Node ids, distances and bucket indices against the vectors of the reference (WIRE.md section 1).
+//! Node ids, distances and bucket indices against the vectors of the reference (docs/WIRE.md
+//! section 1).
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not seen as tests by the lint")]
 
@@ -53,7 +54,8 @@ fn decimal(bytes: &[u8; 32]) -> String {
 #[test]
 fn an_id_is_the_public_key_of_its_seed_and_is_written_as_the_reference_does() {
     for vector in list(&node_ids(), "fromSeed") {
-        let key = SigningKey::from_bytes(&bytes(text(vector, "seedHex"))).verifying_key().to_bytes();
+        let key =
+            SigningKey::from_bytes(&bytes(text(vector, "seedHex"))).verifying_key().to_bytes();
         assert_eq!(key, bytes(text(vector, "publicKeyHex")));
         let id = NodeId::from_bytes(key);
         assert_eq!(id.as_bytes(), &bytes(text(vector, "nodeIdHex")));
@@ -77,7 +79,8 @@ fn any_32_bytes_are_an_id_and_come_back_from_text_and_json() {
 #[test]
 fn parsing_takes_and_refuses_what_the_reference_takes_and_refuses() {
     let vectors = node_ids();
-    let (good, bad): (Vec<_>, Vec<_>) = list(&vectors, "decode").iter().partition(|v| v["decodedHex"].is_string());
+    let (good, bad): (Vec<_>, Vec<_>) =
+        list(&vectors, "decode").iter().partition(|v| v["decodedHex"].is_string());
     assert!(good.len() >= 4 && bad.len() >= 6);
     for vector in good {
         let id = NodeId::from_bytes(bytes(text(vector, "decodedHex")));
@@ -94,22 +97,36 @@ fn parsing_takes_and_refuses_what_the_reference_takes_and_refuses() {
 fn distances_and_bucket_indices_are_those_of_the_reference() {
     for pair in list(&distances(), "pairs") {
         let [a, b] = ["a", "b"].map(|key| text(pair, key).parse::<NodeId>().unwrap());
-        assert_eq!([*a.as_bytes(), *b.as_bytes()], ["aHex", "bHex"].map(|key| bytes(text(pair, key))));
+        assert_eq!(
+            [*a.as_bytes(), *b.as_bytes()],
+            ["aHex", "bHex"].map(|key| bytes(text(pair, key)))
+        );
         let distance = a.distance(&b);
         assert_eq!(distance, Distance::from_bytes(bytes(text(pair, "distanceHex"))));
         assert_eq!(decimal(distance.as_bytes()), text(pair, "distanceDecimal"));
         assert_eq!(b.distance(&a), distance);
-        // Equal ids lie in no bucket; the reference throws, and the vector holds the text of its error.
-        let index = pair["bucketIndex"].as_u64().map(|index| BucketIndex(u8::try_from(index).unwrap()));
+        // Equal ids lie in no bucket; the reference throws, and the vector holds the text of its
+        // error.
+        let index =
+            pair["bucketIndex"].as_u64().map(|index| BucketIndex(u8::try_from(index).unwrap()));
         assert_eq!(index.is_none(), a == b);
-        assert_eq!([a.bucket_index(&b), b.bucket_index(&a), distance.bucket_index()], [index; 3], "{pair}");
+        assert_eq!(
+            [a.bucket_index(&b), b.bucket_index(&a), distance.bucket_index()],
+            [index; 3],
+            "{pair}"
+        );
     }
 }
 
 #[test]
 fn sorting_by_distance_gives_the_order_of_the_reference() {
     let sort = &distances()["sort"];
-    let ids = |key| list(sort, key).iter().map(|id| id.as_str().unwrap().parse().unwrap()).collect::<Vec<NodeId>>();
+    let ids = |key| {
+        list(sort, key)
+            .iter()
+            .map(|id| id.as_str().unwrap().parse().unwrap())
+            .collect::<Vec<NodeId>>()
+    };
     let target: NodeId = text(sort, "target").parse().unwrap();
     let (mut input, expected) = (ids("input"), ids("ascendingByDistance"));
     assert_ne!(input, expected);
@@ -117,6 +134,6 @@ fn sorting_by_distance_gives_the_order_of_the_reference() {
     assert_eq!(input, expected);
 }
 
-// Two parts of distance.json have no test here. `stickyIdleTimeout` is about connections and is tested with them.
-// `bucketKeyLexiHex` is how the reference packs a bucket index into a key of its LevelDB; it never leaves that database, and
-// the store of this project has keys of its own.
+// Two parts of distance.json have no test here. `stickyIdleTimeout` is about connections and is
+// tested with them. `bucketKeyLexiHex` is how the reference packs a bucket index into a key of its
+// LevelDB; it never leaves that database, and the store of this project has keys of its own.

@@ -5,8 +5,9 @@
 use data_encoding::BASE64URL_NOPAD;
 use ed25519_dalek::{Signer, SigningKey};
 use pk_proto::claims::{
-    Claim, ClaimContent, ClaimFault, ClaimId, ClaimLinkNode, FullySigned, HalfSigned, JsonFault, MAX_SIGNATURES,
-    MAX_TOKEN_LEN, SignatureEncoded, SignedFault, Token, TokenEncoded, TokenFault,
+    Claim, ClaimContent, ClaimFault, ClaimId, ClaimLinkNode, DoublySigned, JsonFault,
+    MAX_SIGNATURES, MAX_TOKEN_LEN, SignatureEncoded, SignedFault, SignedToken, SignedTokenEncoded,
+    SinglySigned, TokenFault,
 };
 use pk_proto::{NodeId, Signature, SignatureFault, UnixMillis};
 
@@ -31,19 +32,19 @@ fn header(number: u8) -> String {
 }
 
 /// Any payload with any header, properly signed by a key.
-fn encoded(payload: &str, header: &str, number: u8) -> TokenEncoded {
+fn encoded(payload: &str, header: &str, number: u8) -> SignedTokenEncoded {
     let (payload, protected) = (base64(payload), base64(header));
     let signature = sign(number, format!("{payload}.{protected}").as_bytes());
     let signature = SignatureEncoded { protected, signature: BASE64URL_NOPAD.encode(&signature.0) };
-    TokenEncoded { payload, signatures: vec![signature] }
+    SignedTokenEncoded { payload, signatures: vec![signature] }
 }
 
-fn read(payload: &str, header: &str) -> Result<Token, TokenFault> {
-    Token::try_from(&encoded(payload, header, 1))
+fn read(payload: &str, header: &str) -> Result<SignedToken, TokenFault> {
+    SignedToken::try_from(&encoded(payload, header, 1))
 }
 
-fn signed(payload: &str, signers: &[u8]) -> Token {
-    let mut token = Token::new(payload.into()).unwrap();
+fn signed(payload: &str, signers: &[u8]) -> SignedToken {
+    let mut token = SignedToken::new(payload.into()).unwrap();
     for number in signers {
         let signature = sign(*number, &token.signing_input(&id(*number)));
         token.add_signature(id(*number), signature).unwrap();
@@ -54,14 +55,20 @@ fn signed(payload: &str, signers: &[u8]) -> Token {
 #[test]
 fn each_part_that_is_not_as_it_should_be_is_named() {
     assert!(read("{}", &header(1)).is_ok());
-    assert!(read("{}", &format!("{{\"alg\":\"EdDSA\",\"extra\":[1],\"kid\":\"{}\"}}", id(1))).is_ok());
+    assert!(
+        read("{}", &format!("{{\"alg\":\"EdDSA\",\"extra\":[1],\"kid\":\"{}\"}}", id(1))).is_ok()
+    );
     for (payload, header, fault) in [
         ("[]", header(1), TokenFault::Payload(JsonFault::Malformed)),
         ("{\"b\":1,\"a\":1}", header(1), TokenFault::Payload(JsonFault::Order)),
         ("{\"a\":1,\"a\":1}", header(1), TokenFault::Payload(JsonFault::Duplicate)),
         ("{\"a\": 1}", header(1), TokenFault::Payload(JsonFault::Malformed)),
         ("{\"a\":9007199254740992}", header(1), TokenFault::Payload(JsonFault::Integer)),
-        ("{}", format!("{{\"kid\":\"{}\",\"alg\":\"EdDSA\"}}", id(1)), TokenFault::Header(JsonFault::Order)),
+        (
+            "{}",
+            format!("{{\"kid\":\"{}\",\"alg\":\"EdDSA\"}}", id(1)),
+            TokenFault::Header(JsonFault::Order),
+        ),
         ("{}", "{\"alg\":\"EdDSA\"}".into(), TokenFault::Signer),
         ("{}", "{\"alg\":\"EdDSA\",\"kid\":7}".into(), TokenFault::Signer),
         ("{}", "{\"alg\":\"EdDSA\",\"kid\":\"v0\"}".into(), TokenFault::Signer),
@@ -73,20 +80,32 @@ fn each_part_that_is_not_as_it_should_be_is_named() {
     }
 
     let good = encoded("{\"a\":1}", &header(1), 1);
-    let change = |change: &dyn Fn(&mut TokenEncoded)| {
+    let change = |change: &dyn Fn(&mut SignedTokenEncoded)| {
         let mut encoded = good.clone();
         change(&mut encoded);
-        Token::try_from(&encoded).err()
+        SignedToken::try_from(&encoded).err()
     };
     assert_eq!(change(&|_| {}), None);
     assert_eq!(change(&|token| token.payload.push('=')), Some(TokenFault::Base64));
     assert_eq!(change(&|token| token.payload.push('+')), Some(TokenFault::Base64));
     // The last character has bits that belong to no byte.
-    assert_eq!(change(&|token| token.payload = token.payload.replace("fQ", "fR")), Some(TokenFault::Base64));
-    assert_eq!(change(&|token| token.payload = BASE64URL_NOPAD.encode(b"{\"\xff\":1}")), Some(TokenFault::Base64));
-    assert_eq!(change(&|token| token.signatures[0].signature.truncate(84)), Some(TokenFault::Length));
+    assert_eq!(
+        change(&|token| token.payload = token.payload.replace("fQ", "fR")),
+        Some(TokenFault::Base64)
+    );
+    assert_eq!(
+        change(&|token| token.payload = BASE64URL_NOPAD.encode(b"{\"\xff\":1}")),
+        Some(TokenFault::Base64)
+    );
+    assert_eq!(
+        change(&|token| token.signatures[0].signature.truncate(84)),
+        Some(TokenFault::Length)
+    );
     assert_eq!(change(&|token| token.signatures.clear()), Some(TokenFault::Signatures));
-    assert_eq!(change(&|token| token.signatures.push(token.signatures[0].clone())), Some(TokenFault::Repeated));
+    assert_eq!(
+        change(&|token| token.signatures.push(token.signatures[0].clone())),
+        Some(TokenFault::Repeated)
+    );
     assert_eq!(
         change(&|token| token.signatures = vec![token.signatures[0].clone(); MAX_SIGNATURES + 1]),
         Some(TokenFault::Signatures)
@@ -98,10 +117,10 @@ fn the_json_of_a_token_may_have_space_and_members_that_are_not_signed() {
     let token = signed("{\"a\":1}", &[1, 2]);
     let json = token.to_json();
     let loose = json.replace(':', " :\n").replacen('{', "{\"header\":{\"x\":[1]},", 1);
-    assert_eq!(Token::parse(loose.as_bytes()).as_ref(), Ok(&token));
-    assert_eq!(Token::try_from(&token.encoded()).as_ref(), Ok(&token));
+    assert_eq!(SignedToken::parse(loose.as_bytes()).as_ref(), Ok(&token));
+    assert_eq!(SignedToken::try_from(&token.encoded()).as_ref(), Ok(&token));
     assert_eq!(serde_json::to_string(&token).unwrap(), json);
-    assert_eq!(serde_json::from_str::<Token>(&json).unwrap(), token);
+    assert_eq!(serde_json::from_str::<SignedToken>(&json).unwrap(), token);
     for bad in [
         "",
         "null",
@@ -111,7 +130,7 @@ fn the_json_of_a_token_may_have_space_and_members_that_are_not_signed() {
         &format!("{json}{json}"),
         &json.replacen("payload", "payload\":\"\",\"payload", 1),
     ] {
-        assert_eq!(Token::parse(bad.as_bytes()), Err(TokenFault::Malformed), "{bad}");
+        assert_eq!(SignedToken::parse(bad.as_bytes()), Err(TokenFault::Malformed), "{bad}");
     }
 }
 
@@ -124,9 +143,12 @@ fn every_changed_bit_is_refused_or_no_longer_verified() {
         for bit in 0..8 {
             let mut changed = json.clone();
             changed[at] ^= 1 << bit;
-            let Ok(changed) = Token::parse(&changed) else { continue };
+            let Ok(changed) = SignedToken::parse(&changed) else { continue };
             read += 1;
-            assert!(changed.verify(&id(1)).is_err() || changed.verify(&id(2)).is_err(), "{at} {bit}");
+            assert!(
+                changed.verify(&id(1)).is_err() || changed.verify(&id(2)).is_err(),
+                "{at} {bit}"
+            );
         }
     }
     // Signatures have many values that are well-formed.
@@ -136,23 +158,31 @@ fn every_changed_bit_is_refused_or_no_longer_verified() {
 #[test]
 fn a_token_is_limited_whole_and_the_longest_can_be_sent_and_signed() {
     let payload = |len: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(len));
-    let longest = (0..MAX_TOKEN_LEN).rev().step_by(1).find(|len| Token::new(payload(*len)).is_ok()).unwrap();
+    let longest = (0..MAX_TOKEN_LEN)
+        .rev()
+        .step_by(1)
+        .find(|len| SignedToken::new(payload(*len)).is_ok())
+        .unwrap();
     assert!(longest > MAX_TOKEN_LEN / 4 * 3 - 1000, "{longest}");
-    let mut token = Token::new(payload(longest)).unwrap();
+    let mut token = SignedToken::new(payload(longest)).unwrap();
     let signature = sign(1, &token.signing_input(&id(1)));
     assert_eq!(token.add_signature(id(1), signature), Ok(()));
     assert!(token.to_json().len() <= MAX_TOKEN_LEN);
-    assert_eq!(Token::parse(token.to_json().as_bytes()).as_ref(), Ok(&token));
+    assert_eq!(SignedToken::parse(token.to_json().as_bytes()).as_ref(), Ok(&token));
     let before = token.clone();
     let signature = sign(2, &token.signing_input(&id(2)));
     assert_eq!(token.add_signature(id(2), signature), Err(TokenFault::TooLong));
     assert_eq!(token, before);
 
     let spaced = format!("{}{}", token.to_json(), " ".repeat(MAX_TOKEN_LEN));
-    assert_eq!(Token::parse(spaced.as_bytes()), Err(TokenFault::TooLong));
+    assert_eq!(SignedToken::parse(spaced.as_bytes()), Err(TokenFault::TooLong));
     let long = encoded(&payload(MAX_TOKEN_LEN), &header(1), 1);
-    assert_eq!(Token::try_from(&long), Err(TokenFault::TooLong));
-    let long_header = format!("{{\"alg\":\"EdDSA\",\"kid\":\"{}\",\"z\":\"{}\"}}", id(1), "x".repeat(MAX_TOKEN_LEN));
+    assert_eq!(SignedToken::try_from(&long), Err(TokenFault::TooLong));
+    let long_header = format!(
+        "{{\"alg\":\"EdDSA\",\"kid\":\"{}\",\"z\":\"{}\"}}",
+        id(1),
+        "x".repeat(MAX_TOKEN_LEN)
+    );
     assert_eq!(read("{}", &long_header), Err(TokenFault::TooLong));
 }
 
@@ -165,7 +195,11 @@ fn only_a_valid_signature_that_is_new_is_added() {
         (id(2), sign(3, &input), TokenFault::Signature(SignatureFault::Mismatch)),
         (id(2), sign(2, b"something else"), TokenFault::Signature(SignatureFault::Mismatch)),
         (id(1), *token.signatures()[0].signature(), TokenFault::Repeated),
-        (NodeId::from_bytes([0; 32]), sign(2, &input), TokenFault::Signature(SignatureFault::WeakKey)),
+        (
+            NodeId::from_bytes([0; 32]),
+            sign(2, &input),
+            TokenFault::Signature(SignatureFault::WeakKey),
+        ),
     ];
     for (signer, signature, fault) in refused {
         assert_eq!(token.add_signature(signer, signature), Err(fault));
@@ -193,7 +227,7 @@ fn draft() -> pk_proto::claims::UnsignedClaim {
     Claim::draft(&content(), ClaimId::next(&id(1), unix, None).unwrap(), unix, None).unwrap()
 }
 
-fn half() -> HalfSigned {
+fn half() -> SinglySigned {
     let signature = sign(1, &draft().signing_input(&id(1)));
     draft().sign(id(1), signature).unwrap()
 }
@@ -236,19 +270,19 @@ fn a_claim_that_lacks_something_is_named() {
 fn a_claim_is_signed_by_its_owner_first_and_then_by_the_other() {
     let full = half().counter_sign(id(2), sign(2, &half().signing_input(&id(2)))).unwrap();
     assert_eq!((half().owner(), full.owner(), full.counter()), (id(1), id(1), id(2)));
-    assert_eq!(HalfSigned::verify(claim(&[1]), &id(1)), Ok(half()));
-    assert_eq!(FullySigned::verify(claim(&[1, 2]), &id(1), &id(2)), Ok(full.clone()));
+    assert_eq!(SinglySigned::verify(claim(&[1]), &id(1)), Ok(half()));
+    assert_eq!(DoublySigned::verify(claim(&[1, 2]), &id(1), &id(2)), Ok(full.clone()));
     assert_eq!(half().completed_by(claim(&[1, 2]), &id(2)), Ok(full));
 
     use SignedFault::{Changed, Count, Counter, Owner};
     let not_signed = TokenFault::NotSigned;
-    assert_eq!(HalfSigned::verify(claim(&[1]), &id(2)), Err(Owner(not_signed)));
-    assert_eq!(HalfSigned::verify(claim(&[1, 2]), &id(1)), Err(Count(2)));
-    assert_eq!(HalfSigned::verify(draft().claim().clone(), &id(1)), Err(Count(0)));
-    assert_eq!(FullySigned::verify(claim(&[1]), &id(1), &id(2)), Err(Count(1)));
-    assert_eq!(FullySigned::verify(claim(&[1, 2, 3]), &id(1), &id(2)), Err(Count(3)));
-    assert_eq!(FullySigned::verify(claim(&[2, 1]), &id(1), &id(2)), Err(Owner(not_signed)));
-    assert_eq!(FullySigned::verify(claim(&[1, 3]), &id(1), &id(2)), Err(Counter(not_signed)));
+    assert_eq!(SinglySigned::verify(claim(&[1]), &id(2)), Err(Owner(not_signed)));
+    assert_eq!(SinglySigned::verify(claim(&[1, 2]), &id(1)), Err(Count(2)));
+    assert_eq!(SinglySigned::verify(draft().claim().clone(), &id(1)), Err(Count(0)));
+    assert_eq!(DoublySigned::verify(claim(&[1]), &id(1), &id(2)), Err(Count(1)));
+    assert_eq!(DoublySigned::verify(claim(&[1, 2, 3]), &id(1), &id(2)), Err(Count(3)));
+    assert_eq!(DoublySigned::verify(claim(&[2, 1]), &id(1), &id(2)), Err(Owner(not_signed)));
+    assert_eq!(DoublySigned::verify(claim(&[1, 3]), &id(1), &id(2)), Err(Counter(not_signed)));
     assert_eq!(half().completed_by(claim(&[1]), &id(2)), Err(Count(1)));
     assert_eq!(half().completed_by(claim(&[2, 1]), &id(2)), Err(Changed));
     assert_eq!(half().completed_by(claim(&[1, 3]), &id(2)), Err(Counter(not_signed)));
@@ -258,12 +292,12 @@ fn a_claim_is_signed_by_its_owner_first_and_then_by_the_other() {
     let other = Claim::try_from(signed(&payload, &[1, 2])).unwrap();
     assert_eq!(half().completed_by(other, &id(2)), Err(Changed));
 
-    // What is said to be somebody's and is not.
+    // Tokens whose signatures are attributed to the wrong node.
     let mut forged = claim(&[1, 3]).token().encoded();
     forged.signatures[1].protected = base64(&header(2));
-    let forged = Claim::try_from(Token::try_from(&forged).unwrap()).unwrap();
+    let forged = Claim::try_from(SignedToken::try_from(&forged).unwrap()).unwrap();
     let mismatch = TokenFault::Signature(SignatureFault::Mismatch);
-    assert_eq!(FullySigned::verify(forged.clone(), &id(1), &id(2)), Err(Counter(mismatch)));
+    assert_eq!(DoublySigned::verify(forged.clone(), &id(1), &id(2)), Err(Counter(mismatch)));
     assert_eq!(half().completed_by(forged, &id(2)), Err(Counter(mismatch)));
     assert_eq!(draft().sign(id(1), sign(3, &draft().signing_input(&id(1)))), Err(mismatch));
     assert_eq!(half().counter_sign(id(2), sign(3, &half().signing_input(&id(2)))), Err(mismatch));
@@ -275,13 +309,13 @@ fn claims_are_recorded_as_they_are_and_nothing_that_is_none_is_read_back() {
         target: id(2),
         since: Some(claim(&[1, 2])),
         limit: Some(7),
-        options: pk_proto::Options::default(),
+        options: pk_proto::RequestOptions::default(),
     };
     let recorded = postcard::to_allocvec(&request).unwrap();
     assert_eq!(postcard::from_bytes(&recorded), Ok(request));
     let recorded = postcard::to_allocvec(&claim(&[1])).unwrap();
     assert_eq!(postcard::from_bytes(&recorded), Ok(claim(&[1])));
     let other = postcard::to_allocvec(&signed("{}", &[1])).unwrap();
-    assert!(postcard::from_bytes::<Token>(&other).is_ok());
+    assert!(postcard::from_bytes::<SignedToken>(&other).is_ok());
     assert!(postcard::from_bytes::<Claim>(&other).is_err());
 }

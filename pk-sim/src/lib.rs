@@ -1,11 +1,12 @@
-//! Real nodes, a simulated world: [`NodeManager`](pk_proto::NodeManager)s on hosts with links, stores and clocks, in virtual
-//! time, with checkers that watch every word they say.
+//! Real nodes in a simulated world: [`NodeManager`](pk_proto::NodeManager)s on hosts with links,
+//! stores and clocks, in virtual time, with checkers for all inputs and outputs.
 //!
-//! A [`Cluster`] is what most tests want: so many nodes, started, with keys and certificates, named by their numbers.
+//! Most tests use a [`Cluster`]: a number of nodes, started, with keys and certificates, identified
+//! by number.
 //!
 //! ```
 //! use std::time::Duration;
-//! use pk_proto::{FindEnd, FindNode, Reply, Request};
+//! use pk_proto::{FindEnd, FindNodeOptions, Reply, Request};
 //! use pk_sim::{Cluster, Link};
 //!
 //! let link = Link::ms(40).jitter(Duration::from_millis(10)).loss(20);
@@ -14,7 +15,7 @@
 //!
 //! // A request, and how it ends.
 //! let target = cluster.id(4);
-//! let reply = cluster.ask(2, Request::FindNode { target, find: FindNode::default() });
+//! let reply = cluster.ask(2, Request::FindNode { target, find: FindNodeOptions::default() });
 //! assert!(matches!(reply, Ok(Reply::FindNode(outcome)) if outcome.ended == FindEnd::Connected));
 //!
 //! // What goes wrong in the world: a partition that outlasts the idle timeout, a process that is killed.
@@ -32,55 +33,53 @@
 //!
 //! The parts:
 //!
-//! - [`World`] drives any [`Machine`]: hosts, virtual time, partitions, kills; `step`, `drive`, `drive_until`, `drive_bounded`.
-//!   A run is decided by its seed: [`World::digest`] is the hash of everything that was said in it.
-//! - [`Host`] is what a driver is made of, with a field for everything that can be set or go wrong: keys, the transport's
-//!   windows and timeouts, the delays and failures of the [`Store`], the [`App`]s behind streams that are handed over.
-//! - [`Network`] and [`Link`]: who reaches whom, how late, with what losses; what names resolve to.
-//! - [`Puppet`] is a machine without a will, for peers that misbehave; a cluster can have some behind its nodes.
-//! - The checkers run by themselves, on every output and after every drain: requests end once; caps; windows; every node in
-//!   its bucket; timers make progress; nothing is said about what is over. A violation ends the run and tells what happened
-//!   last. [`CheckCounters`] say how often they looked, [`Coverage`] says which words were spoken: a test that is to prove
-//!   something asserts them.
+//! - [`World`] drives any [`Machine`]: hosts, virtual time, partitions, kills; `step`, `drive`,
+//!   `drive_until`, `drive_bounded`. A run is determined by its seed: [`World::digest`] is the hash
+//!   of all inputs and outputs.
+//! - [`Host`] has a field for everything that can be set or fail: keys, the transport's windows and
+//!   timeouts, the delays and failures of the [`Store`], the [`App`]s for streams that are handed
+//!   over.
+//! - [`Network`] and [`Link`]: reachability, latency and losses between hosts, NATs
+//!   ([`NatConfig`]), and name resolution.
+//! - [`ScriptedPeer`] is a scripted peer, for peers that misbehave; a cluster can have some after
+//!   its nodes.
+//! - The checkers run automatically, on every output and after every drain: requests end once;
+//!   limits; windows; every node is in its bucket; timers make progress; no output refers to
+//!   anything that has ended. A violation ends the run and prints the last entries.
+//!   [`CheckCounters`] are the numbers of checks, [`Coverage`] the parts of the vocabulary that
+//!   occurred: a test that is to prove something asserts them.
 //!
-//! **Time** is exact: inputs of a moment come before its timers, a timer fires when it is due, and nothing else costs time.
-//! **The transport** is QUIC at the level of the vocabulary ([`pk_proto::io`]); its promises are shown one by one in
-//! `tests/sim`. NATs are not simulated yet; they belong into the one function of [`Network`] that routes packets.
+//! - [`fuzz`] contains the bodies of the fuzz targets that drive whole machines.
+//!
+//! **Time** is exact: the inputs of a moment come before its timers, a timer fires when it is due,
+//! and nothing else takes time. **The transport** is QUIC at the level of [`pk_proto::api`];
+//! `tests/sim` verifies its properties. NATs follow RFC 4787.
 #![forbid(unsafe_code)]
 
-mod app;
 mod checkers;
 mod cluster;
-mod coverage;
-mod dice;
-mod effects;
+pub mod fuzz;
 mod host;
-mod identity;
-mod journal;
-mod link;
 mod machine;
-mod nat;
 mod network;
-mod puppet;
-mod store;
+mod rng_streams;
 mod transport;
 mod wire;
 mod world;
 
-pub use app::{App, AppAction, AppStream};
-pub use checkers::CheckCounters;
-pub use cluster::{Cluster, ClusterBuilder};
-pub use coverage::Coverage;
+pub use checkers::violation::CheckCounters;
+pub use cluster::Cluster;
+pub use cluster::builder::ClusterBuilder;
+pub use host::app::{App, AppAction, AppStream};
+pub use host::id::HostId;
+pub use host::identity::{Key, genesis, renew};
+pub use host::store::{CrashPolicy, Store, WriteFault};
 pub use host::{Host, TransportConfig};
-pub use identity::{Key, genesis, renew};
-pub use link::Link;
+pub use machine::coverage::Coverage;
+pub use machine::scripted_peer::{Actor, ScriptedPeer};
 pub use machine::{GraphView, Machine, StoredView};
-pub use nat::{Dependence, NatConfig, NatCounters, NatId};
 pub use network::Network;
-pub use puppet::{Actor, Puppet};
-pub use store::{CrashPolicy, Store};
+pub use network::link::Link;
+pub use network::nat::{Dependence, NatConfig, NatCounters, NatId};
 pub use transport::TransportCounters;
 pub use world::{Boot, World, WorldCounters};
-
-/// The number of a host in its world, from 0 in the order of their adding.
-pub type HostId = usize;

@@ -1,12 +1,13 @@
-//! Full buckets, in virtual time: who stays, who waits, who comes in (DESIGN section 4).
+//! Full buckets, in virtual time: who stays, who waits, who comes in (docs/DESIGN.md, Node graph).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
 
 use common::*;
 use pk_proto::{
-    BucketIndex, Config, ContactMode, Event, Failure, NodeAddress, NodeContactAddressData, Options, Reply, Request,
-    RequestId, Scopes, SetNode, SetNodeOutcome, SetNodeRejection, UnixMillis,
+    BucketIndex, Config, ContactMode, Event, Failure, NodeAddress, NodeContactAddressData, Reply,
+    Request, RequestId, RequestOptions, Scopes, SetNodeOptions, SetNodeOutcome, SetNodeRejection,
+    UnixMillis,
 };
 use pk_sim::{Cluster, HostId, Key};
 
@@ -14,7 +15,8 @@ const FAR: BucketIndex = BucketIndex(255);
 /// Room in a bucket of node 0.
 const ROOM: usize = 3;
 
-/// Node 0, and nodes of its farthest bucket: `members` fill it, in the order of their connections, `others` are there too.
+/// Node 0, and nodes of its farthest bucket: `members` fill it, in the order of their connections,
+/// `others` are there too.
 struct Full {
     cluster: Cluster,
     members: Vec<HostId>,
@@ -25,7 +27,10 @@ struct Full {
 fn seed_with(count: usize, wanted: usize) -> u64 {
     let id = |seed, node| Key::numbered(seed, node).id();
     let far = |seed| {
-        (1..count as u64).filter(|node| id(seed, 0).bucket_index(&id(seed, *node)) == Some(FAR)).count() >= wanted
+        (1..count as u64)
+            .filter(|node| id(seed, 0).bucket_index(&id(seed, *node)) == Some(FAR))
+            .count()
+            >= wanted
     };
     (0..).find(|seed| far(*seed)).unwrap()
 }
@@ -81,7 +86,7 @@ impl Full {
     }
 
     /// The embedder puts a node into the graph of node 0.
-    fn set(&mut self, node: HostId, how: SetNode) -> RequestId {
+    fn set(&mut self, node: HostId, how: SetNodeOptions) -> RequestId {
         let request = set_node(&self.cluster, node, how);
         self.cluster.request(0, request)
     }
@@ -98,13 +103,13 @@ impl Full {
     }
 }
 
-fn set_node(cluster: &Cluster, node: HostId, how: SetNode) -> Request {
+fn set_node(cluster: &Cluster, node: HostId, how: SetNodeOptions) -> Request {
     let data = data(cluster, Scopes::GLOBAL);
     Request::SetNode { node: cluster.id(node), address: cluster.address(node), data, how }
 }
 
-const BLOCK: SetNode = SetNode { block: true, force: false, options: NO };
-const FORCE: SetNode = SetNode { block: false, force: true, options: NO };
+const BLOCK: SetNodeOptions = SetNodeOptions { block: true, force: false, options: NO };
+const FORCE: SetNodeOptions = SetNodeOptions { block: false, force: true, options: NO };
 const FULL: SetNodeOutcome = SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
 
 // -- who stays
@@ -117,7 +122,10 @@ fn a_full_bucket_keeps_nodes_that_are_connected_and_asks_them_nothing() {
     full.cluster.drive(30 * SECOND);
     assert!(full.has_all(&full.members.clone()) && !full.has(full.others[0]));
     let metrics = full.cluster.node(0).metrics();
-    assert_eq!((metrics.collections, metrics.pending_dropped, metrics.nodes_dead, metrics.nodes_pending), (1, 1, 0, 0));
+    assert_eq!(
+        (metrics.collections, metrics.pending_dropped, metrics.nodes_dead, metrics.nodes_pending),
+        (1, 1, 0, 0)
+    );
     assert_eq!((full.dials(), metrics.calls), (dials, 0), "a live connection answers at once");
     full.cluster.stop_all();
 }
@@ -132,7 +140,7 @@ fn a_full_bucket_keeps_nodes_that_answer_a_dial() {
     assert!(full.has_all(&full.members.clone()) && !full.has(full.others[0]));
     let metrics = full.cluster.node(0).metrics();
     assert_eq!((metrics.collections, metrics.pending_dropped, metrics.nodes_dead), (1, 1, 0));
-    // Each once, at the address where it was, and nobody was asked for anybody: a probe is not a search.
+    // Each once, at its last address, and no node was asked for another: a probe is not a search.
     assert_eq!((full.dials() - dials, metrics.calls), (ROOM as u64, calls));
     full.cluster.stop_all();
 }
@@ -171,7 +179,8 @@ fn all_that_wait_share_the_room_and_the_newest_come_first() {
     }
     assert_eq!(full.cluster.node(0).metrics().nodes_pending, 5);
     full.cluster.drive(120 * SECOND);
-    let bucket: Vec<_> = full.cluster.node(0).bucket(FAR).into_iter().map(|(node, _)| node).collect();
+    let bucket: Vec<_> =
+        full.cluster.node(0).bucket(FAR).into_iter().map(|(node, _)| node).collect();
     let mut expected: Vec<_> =
         [full.members[1], full.others[4], full.others[3]].map(|node| full.cluster.id(node)).into();
     expected.sort_unstable();
@@ -182,7 +191,7 @@ fn all_that_wait_share_the_room_and_the_newest_come_first() {
 
 /// The least recently connected one first, and no more of them than have to go.
 #[test]
-fn who_was_connected_longest_ago_is_probed_first_and_nobody_in_vain() {
+fn garbage_collection_probes_least_recently_connected_first_and_no_more_than_needed() {
     let mut full = full_with(|config| config.find_concurrency = 1);
     full.disconnect();
     full.cluster.kill(full.members[0]);
@@ -230,30 +239,33 @@ fn force_takes_the_place_of_the_oldest_at_once() {
     let known = full.set(full.others[0], FORCE);
     assert_eq!(full.outcome(known), Some(SetNodeOutcome::Updated));
     let gone = full.cluster.id(full.members[1]);
-    full.cluster.call(0, |node, now| node.unset_node(gone, now));
+    full.cluster.call(0, |node, now| node.unset_node(gone, now).unwrap());
     let added = full.set(full.members[1], FORCE);
     assert_eq!(full.outcome(added), Some(SetNodeOutcome::Added));
     full.cluster.stop_all();
 }
 
 #[test]
-fn who_does_not_block_is_told_at_once_that_the_node_waits() {
+fn non_blocking_set_node_completes_at_once_as_pending() {
     let mut full = full();
     full.disconnect();
     full.cluster.kill(full.members[1]);
     let begun = full.cluster.now();
-    let request = full.set(full.others[0], SetNode::default());
+    let request = full.set(full.others[0], SetNodeOptions::default());
     assert_eq!((full.outcome(request), full.cluster.now()), (Some(SetNodeOutcome::Pending), begun));
     assert_eq!(full.cluster.node(0).metrics().nodes_pending, 1);
     full.cluster.drive(20 * SECOND);
     assert!(full.has(full.others[0]) && !full.has(full.members[1]));
-    assert!(!full.cluster.node(0).is_proven(full.cluster.id(full.others[0])), "nobody has connected it");
+    assert!(
+        !full.cluster.node(0).is_proven(full.cluster.id(full.others[0])),
+        "no node has connected to it"
+    );
     full.cluster.stop_all();
 }
 
 #[test]
-fn who_blocks_is_told_at_the_end_of_the_round_what_came_of_it() {
-    // Everybody answers.
+fn blocking_set_node_completes_with_the_outcome_of_the_round() {
+    // Every node answers.
     let mut full = full();
     full.disconnect();
     let request = full.set(full.others[0], BLOCK);
@@ -264,12 +276,16 @@ fn who_blocks_is_told_at_the_end_of_the_round_what_came_of_it() {
 
     // One does not: as soon as that is known.
     let mut full = full_dead();
-    let timeout = Options { connect_timeout: Some(4 * SECOND), deadline: None };
+    let timeout = RequestOptions { connect_timeout: Some(4 * SECOND), deadline: None };
     let begun = full.cluster.now();
-    let request = full.set(full.others[0], SetNode { options: timeout, ..BLOCK });
+    let request = full.set(full.others[0], SetNodeOptions { options: timeout, ..BLOCK });
     let reply = full.cluster.await_done(0, request);
     assert_eq!(reply, Ok(Reply::SetNode(SetNodeOutcome::Added)));
-    assert_eq!(full.cluster.now().since(begun), 4 * SECOND, "each probe has the time that was given");
+    assert_eq!(
+        full.cluster.now().since(begun),
+        4 * SECOND,
+        "each probe has the time that was given"
+    );
     full.cluster.stop_all();
 }
 
@@ -285,7 +301,7 @@ fn full_dead() -> Full {
 fn a_blocked_request_ends_early_and_leaves_its_node_waiting() {
     for cancel in [false, true] {
         let mut full = full_dead();
-        let request = full.set(full.others[0], SetNode { options: by(2 * SECOND), ..BLOCK });
+        let request = full.set(full.others[0], SetNodeOptions { options: by(2 * SECOND), ..BLOCK });
         full.cluster.drive(SECOND);
         if cancel {
             full.cluster.cancel(0, request);
@@ -305,13 +321,15 @@ fn a_blocked_request_ends_early_and_leaves_its_node_waiting() {
     full.cluster.stop_all();
 }
 
-/// However many want one: one goes on, one waits, and everybody is told at the end of theirs.
+/// However many requests want a round: one runs, one waits, and each request is answered at the end
+/// of its round.
 #[test]
 fn one_round_is_active_and_one_waits() {
     let mut full = full_dead();
     let first = full.set(full.others[0], BLOCK);
     full.cluster.drive(SECOND);
-    let more: Vec<_> = full.others[1..].to_vec().iter().map(|node| full.set(*node, BLOCK)).collect();
+    let more: Vec<_> =
+        full.others[1..].to_vec().iter().map(|node| full.set(*node, BLOCK)).collect();
     assert_eq!(full.cluster.node(0).metrics().collections, 1);
     full.cluster.drive(SECOND);
     assert_eq!(full.cluster.node(0).metrics().collections, 1);
@@ -321,8 +339,10 @@ fn one_round_is_active_and_one_waits() {
     }
     assert_eq!(full.cluster.node(0).metrics().collections, 2);
     // One place became free; the newest of those who waited at that moment has it.
-    let outcomes: Vec<_> =
-        std::iter::once(&first).chain(&more).map(|request| full.outcome(*request).unwrap()).collect();
+    let outcomes: Vec<_> = std::iter::once(&first)
+        .chain(&more)
+        .map(|request| full.outcome(*request).unwrap())
+        .collect();
     assert_eq!(outcomes, [FULL, FULL, FULL, FULL, SetNodeOutcome::Added], "{outcomes:?}");
     full.cluster.drive(300 * SECOND);
     assert_eq!(full.cluster.node(0).metrics().collections, 2);
@@ -351,7 +371,11 @@ fn peers_alone_begin_no_more_than_a_round_in_each_interval() {
     }
     let elapsed = full.cluster.now().since(begun).as_secs();
     let metrics = full.cluster.node(0).metrics();
-    assert!((4..=1 + elapsed / 60).contains(&metrics.collections), "{} in {elapsed} s", metrics.collections);
+    assert!(
+        (4..=1 + elapsed / 60).contains(&metrics.collections),
+        "{} in {elapsed} s",
+        metrics.collections
+    );
     assert!(full.dials() - dials <= metrics.collections * ROOM as u64);
     assert!(full.has_all(&full.members.clone()));
     full.cluster.stop_all();
@@ -366,17 +390,33 @@ fn updates_of_one_node_do_not_conflict() {
     let at = |port: u16, time: u64| {
         let address: NodeAddress = format!("8.8.8.8:{port}").parse().unwrap();
         let connected_time = UnixMillis(time);
-        (address, NodeContactAddressData { mode: ContactMode::Direct, connected_time, scopes: Scopes::GLOBAL })
+        (
+            address,
+            NodeContactAddressData {
+                mode: ContactMode::Direct,
+                connected_time,
+                scopes: Scopes::GLOBAL,
+            },
+        )
     };
     let requests: Vec<_> = [(1, 10), (2, 30), (1, 20), (3, 5)]
         .map(|(port, time)| {
             let (address, data) = at(port, time);
-            cluster.request(0, Request::SetNode { node, address, data, how: SetNode::default() })
+            cluster.request(
+                0,
+                Request::SetNode { node, address, data, how: SetNodeOptions::default() },
+            )
         })
         .into();
-    let outcomes: Vec<_> = requests.iter().map(|request| cluster.done(0, *request).unwrap().clone().unwrap()).collect();
+    let outcomes: Vec<_> = requests
+        .iter()
+        .map(|request| cluster.done(0, *request).unwrap().clone().unwrap())
+        .collect();
     let updated = Reply::SetNode(SetNodeOutcome::Updated);
-    assert_eq!(outcomes, [Reply::SetNode(SetNodeOutcome::Added), updated.clone(), updated.clone(), updated]);
+    assert_eq!(
+        outcomes,
+        [Reply::SetNode(SetNodeOutcome::Added), updated.clone(), updated.clone(), updated]
+    );
     let contact: Vec<_> = cluster.node(0).contact(node).unwrap().iter().cloned().collect();
     assert_eq!(contact, [at(2, 30), at(1, 20), at(3, 5)]);
     cluster.stop_all();
@@ -389,7 +429,9 @@ fn a_node_that_waits_waits_once_with_its_newest_address() {
     let first = full.set(full.others[0], BLOCK);
     let newer: NodeAddress = "9.9.9.9:9".parse().unwrap();
     let data = data(&full.cluster, Scopes::GLOBAL);
-    let second = full.cluster.request(0, Request::SetNode { node, address: newer.clone(), data, how: BLOCK });
+    let second = full
+        .cluster
+        .request(0, Request::SetNode { node, address: newer.clone(), data, how: BLOCK });
     assert_eq!(full.cluster.node(0).metrics().nodes_pending, 1);
     for request in [first, second] {
         assert_eq!(full.cluster.await_done(0, request), Ok(Reply::SetNode(SetNodeOutcome::Added)));
@@ -405,7 +447,7 @@ fn a_node_that_is_unset_does_not_come_in_any_more() {
     let request = full.set(full.others[0], BLOCK);
     let node = full.cluster.id(full.others[0]);
     full.cluster.drive(SECOND);
-    assert!(!full.cluster.call(0, |machine, now| machine.unset_node(node, now)));
+    assert!(!full.cluster.call(0, |machine, now| machine.unset_node(node, now).unwrap()));
     assert_eq!(full.cluster.node(0).metrics().nodes_pending, 0);
     assert!(full.cluster.await_done(0, request).is_ok());
     full.cluster.drive(60 * SECOND);
@@ -413,16 +455,17 @@ fn a_node_that_is_unset_does_not_come_in_any_more() {
     full.cluster.stop_all();
 }
 
-/// An unproven node that waits becomes a proven one by a connection, and no proof is lost by the embedder's word.
+/// An unproven node that waits becomes a proven one by a connection, and no proof is lost by the
+/// embedder's word.
 #[test]
-fn a_proof_counts_for_a_node_that_waits_whoever_said_so_first() {
+fn proof_counts_for_a_pending_node_that_the_embedder_added_first() {
     for proof_first in [false, true] {
         let mut full = full_dead();
         if proof_first {
             connect(&mut full.cluster, full.others[0], 0);
-            full.set(full.others[0], SetNode::default());
+            full.set(full.others[0], SetNodeOptions::default());
         } else {
-            full.set(full.others[0], SetNode::default());
+            full.set(full.others[0], SetNodeOptions::default());
             connect(&mut full.cluster, full.others[0], 0);
         }
         full.cluster.drive(60 * SECOND);
@@ -435,7 +478,7 @@ fn a_proof_counts_for_a_node_that_waits_whoever_said_so_first() {
 #[test]
 fn the_own_id_is_rejected() {
     let mut cluster = Cluster::quiet().nodes(2).start();
-    for how in [SetNode::default(), BLOCK, FORCE] {
+    for how in [SetNodeOptions::default(), BLOCK, FORCE] {
         let request = set_node(&cluster, 0, how);
         let rejected = Ok(Reply::SetNode(SetNodeOutcome::Rejected(SetNodeRejection::OwnNode)));
         assert_eq!(cluster.ask(0, request), rejected);
@@ -446,14 +489,15 @@ fn the_own_id_is_rejected() {
 
 // -- resetBuckets
 
-/// Everybody is in its bucket already: nothing changes, but a round under way is over, and who waited for it is told.
+/// Every node is in its bucket already: nothing changes, but a round in progress ends, and the
+/// requests that waited for it are answered.
 #[test]
 fn resetting_the_buckets_ends_rounds_and_changes_nothing_else() {
     let mut full = full_dead();
     let request = full.set(full.others[0], BLOCK);
     full.cluster.drive(SECOND);
     assert!(full.outcome(request).is_none());
-    full.cluster.call(0, pk_proto::NodeManager::reset_buckets);
+    full.cluster.call(0, pk_proto::NodeManager::reset_buckets).unwrap();
     assert_eq!(full.outcome(request), Some(FULL));
     assert!(full.has_all(&full.members.clone()));
     let meta = full.cluster.node(0).bucket_meta(FAR);

@@ -1,14 +1,14 @@
-//! Real nodes under everything at once: requests, kills, partitions, loss, NATs, stores that fail, new keys.
-//! The checkers judge; what is asserted here is that
-//! they had something to judge, and that calm returns.
+//! Real nodes under everything at once: requests, kills, partitions, loss, NATs, stores that fail,
+//! new keys. The checkers judge; what is asserted here is that they had something to judge, and
+//! that calm returns.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use pk_proto::{
-    ClosestLists, ContactMode, FindNode, NodeContactAddressData, NodeId, Options, Reply, Request, RequestId, Scopes,
-    SetNode,
+    ClosestNodesQuery, ContactMode, FindNodeOptions, NodeContactAddressData, NodeId, Reply,
+    Request, RequestId, RequestOptions, Scopes, SetNodeOptions,
 };
 use pk_sim::{App, AppAction, Cluster, Coverage, Dependence, HostId, Link, NatConfig};
 use rand_chacha::ChaCha8Rng;
@@ -31,7 +31,8 @@ impl Chaos {
         let mut cluster = builder
             .config(|config| {
                 config.bucket_limit = 3;
-                // Every other pair of seeds does by itself what nodes do: refreshes, retries, writes behind.
+                // Every other pair of seeds does by itself what nodes do: refreshes, retries,
+                // writes behind.
                 if seed % 4 >= 2 {
                     config.refresh_delay = Duration::from_secs(60);
                     config.retry_delay = Duration::from_secs(20);
@@ -50,7 +51,8 @@ impl Chaos {
                 }
             })
             .build();
-        // Two behind NATs, the second of which is a strict one; the others are reached from everywhere.
+        // Two behind NATs, the second of which is a strict one; the others are reached from
+        // everywhere.
         for (node, mapping) in [(5, Dependence::Nothing), (6, Dependence::AddressAndPort)] {
             let nat = cluster.add_nat(NatConfig::new(mapping, Dependence::AddressAndPort));
             cluster.put_behind(node, nat);
@@ -101,27 +103,48 @@ impl Chaos {
 
     fn request(&mut self) -> Request {
         let (target, other) = (self.someone(), self.node());
-        let options = Options { deadline: Some(Duration::from_millis(1 + self.below(20_000))), connect_timeout: None };
+        let options = RequestOptions {
+            deadline: Some(Duration::from_millis(1 + self.below(20_000))),
+            connect_timeout: None,
+        };
         let address = self.cluster.address(other);
         match self.below(12) {
-            0 => Request::FindNode { target, find: FindNode { options, ..FindNode::default() } },
+            0 => Request::FindNode {
+                target,
+                find: FindNodeOptions { options, ..FindNodeOptions::default() },
+            },
             1 => Request::PingNode { target, options },
             2 => Request::PingNodeAddress { target, address, options },
             3 => Request::Connect { target: self.cluster.id(other), address, options },
             4 => Request::AcquireConnection { target, options },
             5 => Request::OpenStream { target, protocol: "echo".to_owned(), options },
             6 => {
-                let lists = ClosestLists { local: true, active: true };
-                Request::AskClosest { via: self.cluster.id(other), target, lists, options }
+                let query = ClosestNodesQuery { known: true, connected: true };
+                Request::QueryClosestNodes { via: self.cluster.id(other), target, query, options }
             }
-            7 => Request::SyncNodeGraph { seeds: vec![self.cluster.seed_node(other)], blocking: true, options },
-            8 => Request::RefreshBucket { bucket: pk_proto::BucketIndex(255 - self.below(3) as u8), options },
+            7 => Request::SyncNodeGraph {
+                seeds: vec![self.cluster.seed_node(other)],
+                blocking: true,
+                options,
+            },
+            8 => Request::RefreshBucket {
+                bucket: pk_proto::BucketIndex(255 - self.below(3) as u8),
+                options,
+            },
             9 => Request::QueryMdns { target, timeout: options.deadline },
             10 => Request::Flush { options },
             _ => {
-                let how = SetNode { block: self.below(2) == 0, force: self.below(3) == 0, options };
+                let how = SetNodeOptions {
+                    block: self.below(2) == 0,
+                    force: self.below(3) == 0,
+                    options,
+                };
                 let connected_time = self.cluster.unix(other);
-                let data = NodeContactAddressData { mode: ContactMode::Direct, connected_time, scopes: Scopes::GLOBAL };
+                let data = NodeContactAddressData {
+                    mode: ContactMode::Direct,
+                    connected_time,
+                    scopes: Scopes::GLOBAL,
+                };
                 Request::SetNode { node: target, address, data, how }
             }
         }
@@ -152,7 +175,7 @@ impl Chaos {
             }
             8 => {
                 let other = self.someone();
-                self.cluster.call(node, |machine, now| machine.unset_node(other, now));
+                self.cluster.call(node, |machine, now| drop(machine.unset_node(other, now)));
             }
             9 | 10 if !self.open.is_empty() => {
                 let index = self.below(self.open.len() as u64) as usize;
@@ -161,9 +184,10 @@ impl Chaos {
                     self.cluster.cancel(node, id);
                 }
             }
-            11 => self.cluster.poke(node),
+            11 => self.cluster.spurious_timeout(node),
             12..=15 => {
-                let streams: Vec<_> = self.cluster.app_streams(node).filter(|app| !app.closed && !app.lost).collect();
+                let streams: Vec<_> =
+                    self.cluster.app_streams(node).filter(|app| !app.closed && !app.lost).collect();
                 let Some(stream) = streams.last().map(|app| app.stream) else { return };
                 let action = match self.below(4) {
                     0 => AppAction::Reset(1),
@@ -174,7 +198,8 @@ impl Chaos {
                 self.cluster.app(node, stream, action);
             }
             17 => {
-                // The true outcome is reported, whatever comes: it is not among those that are cancelled.
+                // The true outcome is reported, whatever comes: it is not among those that are
+                // cancelled.
                 if self.cluster.begin_renewal(node).is_ok() {
                     self.renewals += 1;
                 }
@@ -210,8 +235,14 @@ impl Chaos {
         self.cluster.drive(Duration::from_secs(120));
         for node in 1..NODES {
             let seeds = vec![self.cluster.seed_node(0)];
-            let reply =
-                self.cluster.ask(node, Request::SyncNodeGraph { seeds, blocking: true, options: Options::default() });
+            let reply = self.cluster.ask(
+                node,
+                Request::SyncNodeGraph {
+                    seeds,
+                    blocking: true,
+                    options: RequestOptions::default(),
+                },
+            );
             assert!(matches!(&reply, Ok(Reply::SyncNodeGraph(_))), "{reply:?}");
         }
         self.cluster.stop_all();
@@ -240,7 +271,13 @@ fn nodes_survive_chaos_and_break_no_rule() {
         let cluster = run(seed);
         seen.add(cluster.coverage());
         let checks = cluster.check_counters();
-        assert!(checks.requests > 50 && checks.gauges > 1000 && checks.nodes > 100 && checks.timers > 10, "{checks:?}");
+        assert!(
+            checks.requests > 50
+                && checks.gauges > 1000
+                && checks.nodes > 100
+                && checks.timers > 10,
+            "{checks:?}"
+        );
         assert!(checks.sends > 50 && checks.grants > 50 && checks.searches > 50, "{checks:?}");
         let transport = cluster.transport_counters();
         assert!(transport.handshakes > 20, "{transport:?}");
@@ -248,7 +285,10 @@ fn nodes_survive_chaos_and_break_no_rule() {
         idle_timeouts += transport.idle_timeouts;
         blocked += transport.blocked;
     }
-    assert!(idle_timeouts > 0 && retransmissions > 0 && blocked > 0, "{idle_timeouts} {retransmissions} {blocked}");
+    assert!(
+        idle_timeouts > 0 && retransmissions > 0 && blocked > 0,
+        "{idle_timeouts} {retransmissions} {blocked}"
+    );
     for word in [
         "Output::Punch",
         "Output::Sign",

@@ -6,8 +6,8 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use pk_proto::{
-    ClosestLists, Connected, ConnectionId, DialFailure, Dialect, DisconnectReason, Event, Failure, Input, LeaseId,
-    Output, Reply, Request, RequestError, Role,
+    ClosestNodesQuery, Connected, ConnectionId, DialFailure, Dialect, DisconnectReason, Event,
+    Failure, Input, LeaseId, Output, Reply, Request, RequestError, Side,
 };
 use pk_sim::{Cluster, HostId, Key, genesis, renew};
 
@@ -15,7 +15,7 @@ use pk_sim::{Cluster, HostId, Key, genesis, renew};
 
 #[test]
 fn a_connection_counts_only_after_the_hello_of_the_peer() {
-    let mut cluster = Cluster::quiet().nodes(2).puppets(1).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(2).scripted_peers(1).seed(3).start();
     let mut mute = Peer::honest(2);
     mute.greets = false;
     let request = connect_request(&cluster, 2);
@@ -24,16 +24,26 @@ fn a_connection_counts_only_after_the_hello_of_the_peer() {
     let asking = cluster.request(0, Request::PingNodeAddress { target, address, options: NO });
     mute.drive(&mut cluster, 9 * SECOND);
     // The handshake is done for a long time.
-    assert!(cluster.puppet(2).connected().is_some_and(|connected| connected.role == Role::Acceptor));
+    assert!(
+        cluster
+            .scripted_peer(2)
+            .connected()
+            .is_some_and(|connected| connected.side == Side::Acceptor)
+    );
     assert_eq!((cluster.done(0, waiting), cluster.done(0, asking)), (None, None));
     let node = cluster.node(0);
-    assert_eq!((node.connections().len(), node.graph().len(), node.metrics().connections_pending), (0, 0, 2));
-    // It is told to nobody, either.
+    assert_eq!(
+        (node.connections().len(), node.graph().len(), node.metrics().connections_pending),
+        (0, 0, 2)
+    );
+    // It is sent to no peer, either.
     let (via, target) = (cluster.id(0), cluster.id(2));
     connect(&mut cluster, 1, 0);
-    let lists = ClosestLists { local: true, active: true };
-    match cluster.ask(1, Request::AskClosest { via, target, lists, options: NO }) {
-        Ok(Reply::AskClosest(closest)) => assert_eq!((closest.local.len(), closest.active.len()), (0, 0)),
+    let query = ClosestNodesQuery { known: true, connected: true };
+    match cluster.ask(1, Request::QueryClosestNodes { via, target, query, options: NO }) {
+        Ok(Reply::QueryClosestNodes(closest)) => {
+            assert_eq!((closest.known.len(), closest.connected.len()), (0, 0));
+        }
         other => panic!("{other:?}"),
     }
     mute.drive(&mut cluster, 2 * SECOND);
@@ -41,8 +51,16 @@ fn a_connection_counts_only_after_the_hello_of_the_peer() {
     assert_eq!(cluster.done(0, waiting), Some(&Err(Failure::Dial(why))));
     assert_eq!(cluster.done(0, asking), Some(&Ok(Reply::PingNodeAddress(false))));
     assert_eq!(cluster.node(0).metrics().hello_timeouts, 2);
-    assert_eq!(count_events(&cluster, 0, |event| matches!(event, Event::ConnectionOpened { .. })), 1, "only node 1");
-    let ends: Vec<_> = cluster.puppet(2).inputs().filter(|input| matches!(input, Input::Disconnected { .. })).collect();
+    assert_eq!(
+        count_events(&cluster, 0, |event| matches!(event, Event::ConnectionOpened { .. })),
+        1,
+        "only node 1"
+    );
+    let ends: Vec<_> = cluster
+        .scripted_peer(2)
+        .inputs()
+        .filter(|input| matches!(input, Input::Disconnected { .. }))
+        .collect();
     let no_hello = |input: &&Input| {
         matches!(input, Input::Disconnected { why: DisconnectReason::Peer { code: 16, reason }, .. }
             if reason == "no Hello in time")
@@ -60,8 +78,8 @@ fn a_connection_counts_only_after_the_hello_of_the_peer() {
 }
 
 #[test]
-fn an_acceptor_gives_a_silent_dialler_its_time_and_no_more() {
-    let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(3).start();
+fn an_acceptor_gives_a_silent_dialer_its_time_and_no_more() {
+    let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
     let mut mute = Peer::honest(1);
     mute.greets = false;
     mute.connect(&mut cluster, 0);
@@ -69,17 +87,27 @@ fn an_acceptor_gives_a_silent_dialler_its_time_and_no_more() {
     assert_eq!(cluster.node(0).metrics().connections_pending, 1);
     mute.drive(&mut cluster, 2 * SECOND);
     let metrics = cluster.node(0).metrics();
-    assert_eq!((metrics.connections, metrics.connections_pending, metrics.hello_timeouts), (0, 0, 1));
-    let last = cluster.puppet(1).inputs().next_back();
-    assert!(matches!(last, Some(Input::Disconnected { why, .. }) if *why == peer(16, "no Hello in time")), "{last:?}");
-    assert_quiet(&mut cluster, 0, "silent dialler");
+    assert_eq!(
+        (metrics.connections, metrics.connections_pending, metrics.hello_timeouts),
+        (0, 0, 1)
+    );
+    let last = cluster.scripted_peer(1).inputs().next_back();
+    assert!(
+        matches!(last, Some(Input::Disconnected { why, .. }) if *why == peer(16, "no Hello in time")),
+        "{last:?}"
+    );
+    assert_quiet(&mut cluster, 0, "silent dialer");
     cluster.stop_all();
 }
 
 #[test]
 fn whom_the_acceptor_rejects_never_reports_success() {
     // Over the limit of connections.
-    let mut cluster = Cluster::quiet().nodes(3).seed(3).config_of(1, |config| config.connection_limit = 1).start();
+    let mut cluster = Cluster::quiet()
+        .nodes(3)
+        .seed(3)
+        .config_of(1, |config| config.connection_limit = 1)
+        .start();
     connect(&mut cluster, 0, 1);
     let why = DialFailure::Rejected { code: 17, reason: "too many connections".into() };
     let failures = vec![(cluster.address(1), why)];
@@ -92,7 +120,10 @@ fn whom_the_acceptor_rejects_never_reports_success() {
     assert_eq!(there, Ok(Reply::PingNodeAddress(false)));
     assert_eq!(cluster.node(1).metrics().connections_refused, 3);
     for (node, opened) in [(1, 1), (2, 0)] {
-        assert_eq!(count_events(&cluster, node, |event| matches!(event, Event::ConnectionOpened { .. })), opened);
+        assert_eq!(
+            count_events(&cluster, node, |event| matches!(event, Event::ConnectionOpened { .. })),
+            opened
+        );
         cluster.drive(SECOND);
         assert_quiet(&mut cluster, node, "rejected");
     }
@@ -106,18 +137,26 @@ fn whom_the_acceptor_rejects_never_reports_success() {
     cluster.stop_all();
 
     // Another version of the protocol.
-    let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
     let mut old = Peer::honest(1);
     old.hello = {
-        let hello = pk_proto::native::Hello { version_min: 2, version_max: 9, features: 0, agent: String::new() };
-        pk_proto::native::encode(&pk_proto::native::Message::V1(pk_proto::native::V1::Hello(hello))).unwrap()
+        let hello = pk_proto::native::Hello {
+            version_min: 2,
+            version_max: 9,
+            features: 0,
+            agent: String::new(),
+        };
+        pk_proto::native::encode(&pk_proto::native::Message::V1(pk_proto::native::V1::Hello(hello)))
+            .unwrap()
     };
     let request = connect_request(&cluster, 1);
     let waiting = cluster.request(0, request);
     old.drive(&mut cluster, SECOND);
     let result = cluster.done(0, waiting);
     assert!(matches!(result, Some(Err(Failure::Dial(why))) if why.len() == 1), "{result:?}");
-    let told = |event: &Event| matches!(event, Event::PeerMisbehaved { fault: pk_proto::PeerFault::Version, .. });
+    let told = |event: &Event| {
+        matches!(event, Event::PeerMisbehaved { fault: pk_proto::PeerFault::Version, .. })
+    };
     assert_eq!(count_events(&cluster, 0, told), 1);
     assert_quiet(&mut cluster, 0, "version");
     cluster.stop_all();
@@ -126,7 +165,7 @@ fn whom_the_acceptor_rejects_never_reports_success() {
 #[test]
 fn both_ends_being_the_same_node_is_no_connection() {
     // 1 has the key of 0, and dials it.
-    let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(3).build();
+    let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).build();
     let (key, unix) = (Key::numbered(3, 0), pk_proto::UnixMillis(1_767_000_000_000));
     cluster.host_mut(1).keys.insert(key.id(), key.clone());
     cluster.host_mut(1).identity = genesis(&key, unix);
@@ -136,14 +175,15 @@ fn both_ends_being_the_same_node_is_no_connection() {
     let mut twin = Peer::honest(1);
     twin.connect(&mut cluster, 0);
     twin.drive(&mut cluster, SECOND);
-    let last = cluster.puppet(1).inputs().next_back();
+    let last = cluster.scripted_peer(1).inputs().next_back();
     let expected = peer(18, "both ends are the same node");
     assert!(matches!(last, Some(Input::Disconnected { why, .. }) if *why == expected), "{last:?}");
     assert_eq!(cluster.node(0).metrics().connections_to_self, 1);
     assert_quiet(&mut cluster, 0, "twin");
     cluster.stop_all();
 
-    // 1 has a new key since 0 was copied from it: they know each other by different ids, and are one node.
+    // 1 has a new key since 0 was copied from it: they know each other by different ids, and are
+    // one node.
     let mut cluster = Cluster::quiet().nodes(2).seed(3).build();
     let (old, new) = (Key::numbered(3, 0), Key::numbered(3, 1));
     cluster.host_mut(1).identity = renew(&genesis(&old, unix), &old, &new, unix);
@@ -153,7 +193,11 @@ fn both_ends_being_the_same_node_is_no_connection() {
     let why = DialFailure::Transport("both ends are the same node".into());
     assert_eq!(cluster.connect(0, 1), Err(Failure::Dial(vec![(cluster.address(1), why)])));
     let request = connect_request(&cluster, 0);
-    assert_eq!(cluster.try_request(1, request), Err(RequestError::OwnNode), "its old id is its own, too");
+    assert_eq!(
+        cluster.try_request(1, request),
+        Err(RequestError::OwnNode),
+        "its old id is its own, too"
+    );
     cluster.drive(SECOND);
     assert_eq!((cluster.node(0).graph().len(), cluster.node(1).graph().len()), (0, 0));
     cluster.stop_all();
@@ -181,12 +225,18 @@ fn when_both_dial_both_end_with_the_same_primary() {
             cluster.drive(SECOND);
             for (node, request) in [0, 1].into_iter().zip(requests) {
                 let done = cluster.done(node, request);
-                assert!(matches!(done, Some(Ok(Reply::Connect(_)))), "offset {offset}, seed {seed}: {done:?}");
+                assert!(
+                    matches!(done, Some(Ok(Reply::Connect(_)))),
+                    "offset {offset}, seed {seed}: {done:?}"
+                );
             }
             let ids = |cluster: &Cluster, node: HostId| {
                 let mut infos = cluster.node(node).connections();
                 infos.sort_by(|a, b| a.shared_id.cmp(&b.shared_id));
-                assert!(infos.iter().enumerate().all(|(i, info)| info.primary == (i == 0)), "{infos:?}");
+                assert!(
+                    infos.iter().enumerate().all(|(i, info)| info.primary == (i == 0)),
+                    "{infos:?}"
+                );
                 infos.into_iter().map(|info| info.shared_id).collect::<Vec<Bytes>>()
             };
             let connections = ids(&cluster, 0);
@@ -206,12 +256,15 @@ fn when_both_dial_both_end_with_the_same_primary() {
             cluster.drive(2 * SECOND);
             assert_eq!((ids(&cluster, 0), ids(&cluster, 1)), (vec![], vec![]));
             for node in [0, 1] {
-                assert_quiet(&mut cluster, node, "after both dialled");
+                assert_quiet(&mut cluster, node, "after both dialed");
             }
             cluster.stop_all();
         }
     }
-    assert!(both >= 5 && second > 0 && second < both, "{both} pairs, {second}: both orders are met");
+    assert!(
+        both >= 5 && second > 0 && second < both,
+        "{both} pairs, {second}: both orders are met"
+    );
 }
 
 // -- idle
@@ -227,11 +280,14 @@ fn an_unused_connection_closes_by_its_distance() {
         assert_eq!((info.primary, info.idle_in), (true, Some(lives)));
         cluster.drive(lives - ms(11));
         // Getters tell of the time of the last call.
-        cluster.poke(0);
+        cluster.spurious_timeout(0);
         assert_eq!(cluster.node(0).connections()[0].idle_in, Some(ms(11)));
         cluster.drive(SECOND);
-        // The dialler is the last to accept, so the acceptor's time is over first.
-        assert_eq!(closed(&cluster, to), [(opened - ms(10) + lives, ConnectionId(1), DisconnectReason::Local)]);
+        // The dialer is the last to accept, so the acceptor's time is over first.
+        assert_eq!(
+            closed(&cluster, to),
+            [(opened - ms(10) + lives, ConnectionId(1), DisconnectReason::Local)]
+        );
         let end = closed(&cluster, 0).pop().unwrap();
         assert_eq!(end, (opened + lives, info.conn, peer(0, "idle")));
         assert_quiet(&mut cluster, 0, "idle");
@@ -269,12 +325,15 @@ fn a_lease_keeps_a_connection_open_until_it_is_released() {
     let lives = primary_timeout(&cluster, 0, 1);
     cluster.drive(4 * lives);
     cluster.call(0, |node, now| node.release(first, now));
-    // Twice is once, and nobody's lease is nobody's business.
+    // Releasing twice is releasing once, and releasing an unknown lease has no effect.
     cluster.call(0, |node, now| node.release(first, now));
     cluster.call(0, |node, now| node.release(LeaseId(99), now));
     cluster.drive(4 * lives);
     let infos = cluster.node(0).connections();
-    assert!(infos.len() == 1 && infos[0].conn == info.conn && infos[0].idle_in.is_none(), "{infos:?}");
+    assert!(
+        infos.len() == 1 && infos[0].conn == info.conn && infos[0].idle_in.is_none(),
+        "{infos:?}"
+    );
     assert!(closed(&cluster, 1).is_empty(), "the peer, who knows of no lease, does not close it");
 
     cluster.call(0, |node, now| node.release(second, now));
@@ -283,8 +342,13 @@ fn a_lease_keeps_a_connection_open_until_it_is_released() {
     cluster.drive(lives + SECOND);
     let ends = closed(&cluster, 0);
     let (at, conn, _) = &ends[0];
-    // The peer heard of us last up to half a minute before.
-    assert!(ends.len() == 1 && *conn == info.conn && *at <= released + lives && *at >= released + lives - 31 * SECOND);
+    // The peer received our last packet up to half a minute before.
+    assert!(
+        ends.len() == 1
+            && *conn == info.conn
+            && *at <= released + lives
+            && *at >= released + lives - 31 * SECOND
+    );
     assert!(lost(&cluster, 0).is_empty(), "they were released");
     assert_quiet(&mut cluster, 0, "released");
     cluster.stop_all();
@@ -323,7 +387,9 @@ fn an_application_stream_keeps_a_connection_open_on_both_sides() {
     cluster.call(1, |node, now| node.accept_protocol("hold".into(), now)).unwrap();
     tell(&mut cluster, 0, 1);
     let target = cluster.id(1);
-    let stream = match cluster.ask(0, Request::OpenStream { target, protocol: "hold".into(), options: NO }) {
+    let stream = match cluster
+        .ask(0, Request::OpenStream { target, protocol: "hold".into(), options: NO })
+    {
         Ok(Reply::OpenStream(stream)) => stream,
         other => panic!("{other:?}"),
     };
@@ -350,13 +416,13 @@ fn an_application_stream_keeps_a_connection_open_on_both_sides() {
 
 // -- several connections with one node
 
-/// On which of its connections a puppet was asked, and when.
+/// On which of its connections a scripted peer was asked, and when.
 fn asked_on(cluster: &Cluster) -> Vec<ConnectionId> {
     let asked = |input: &Input| match input {
         Input::StreamOpened { conn, .. } => Some(*conn),
         _ => None,
     };
-    cluster.puppet(1).inputs().filter_map(asked).collect()
+    cluster.scripted_peer(1).inputs().filter_map(asked).collect()
 }
 
 #[test]
@@ -377,11 +443,13 @@ fn only_the_primary_is_used_and_the_next_takes_its_place() {
         }
         assert_eq!(asked_on(&cluster), [conns[primary]; 5]);
 
-        // A question that is under way when its connection ends does not move.
+        // A question that is in progress when its connection ends is not moved.
         let request = ping(&cluster, 1);
         let id = cluster.request(0, request);
         let conn = conns[primary];
-        cluster.pull(1, |puppet| puppet.say(Output::CloseConnection { conn, code: 7, reason: "moved".into() }));
+        cluster.pull(1, |scripted_peer| {
+            scripted_peer.say(Output::CloseConnection { conn, code: 7, reason: "moved".into() });
+        });
         peer.drive(&mut cluster, SECOND);
         let why = DisconnectReason::Peer { code: 7, reason: "moved".into() };
         assert_eq!(cluster.done(0, id), Some(&Err(Failure::ConnectionLost(why))));
@@ -409,7 +477,11 @@ fn the_connection_that_is_not_primary_closes_after_60_seconds() {
         let other = 1 - primary;
         peer.drive(&mut cluster, 70 * SECOND);
         let ends = closed(&cluster, 0);
-        assert_eq!(ends, [(opened[other] + 60 * SECOND, infos[other].conn, DisconnectReason::Local)], "seed {seed}");
+        assert_eq!(
+            ends,
+            [(opened[other] + 60 * SECOND, infos[other].conn, DisconnectReason::Local)],
+            "seed {seed}"
+        );
         // The primary one lives on, from its last use.
         let lives = primary_timeout(&cluster, 0, 1);
         let rest = (opened[primary] + lives).since(cluster.now());
@@ -422,31 +494,36 @@ fn the_connection_that_is_not_primary_closes_after_60_seconds() {
 
 #[test]
 fn one_node_cannot_have_more_connections_than_allowed() {
-    let mut cluster =
-        Cluster::quiet().nodes(2).puppets(1).seed(3).config_of(0, |config| config.connections_per_node = 2).start();
+    let mut cluster = Cluster::quiet()
+        .nodes(2)
+        .scripted_peers(1)
+        .seed(3)
+        .config_of(0, |config| config.connections_per_node = 2)
+        .start();
     let mut greedy = Peer::honest(2);
     for _ in 0..5 {
         greedy.connect(&mut cluster, 0);
     }
     let metrics = cluster.node(0).metrics();
-    assert_eq!((metrics.connections, metrics.connections_refused), (2, 3));
-    let refused =
-        |input: &&Input| matches!(input, Input::Disconnected { why, .. } if *why == peer(17, "too many connections"));
-    assert_eq!(cluster.puppet(2).inputs().filter(refused).count(), 3);
-    // There is room for others, and for the same when one has ended.
+    assert_eq!(
+        (metrics.connections, metrics.connections_evicted, metrics.connections_refused),
+        (2, 3, 0)
+    );
+    let evicted = |input: &&Input| matches!(input, Input::Disconnected { why, .. } if *why == peer(0, "evicted"));
+    assert_eq!(cluster.scripted_peer(2).inputs().filter(evicted).count(), 3);
+    // There is room for others.
     connect(&mut cluster, 1, 0);
-    cluster.pull(2, |puppet| {
-        let conn = ConnectionId(0);
-        puppet.say(Output::CloseConnection { conn, code: 0, reason: String::new() });
-    });
-    greedy.connect(&mut cluster, 0);
     assert_eq!(cluster.node(0).metrics().connections, 3);
     cluster.stop_all();
 }
 
 #[test]
 fn the_limit_of_connections_holds_in_both_directions() {
-    let mut cluster = Cluster::quiet().nodes(8).seed(3).config_of(0, |config| config.connection_limit = 3).start();
+    let mut cluster = Cluster::quiet()
+        .nodes(8)
+        .seed(3)
+        .config_of(0, |config| config.connection_limit = 3)
+        .start();
     // The checkers hold it at every moment, dials included.
     let dials: Vec<_> = (1..8)
         .map(|to| {
@@ -460,7 +537,10 @@ fn the_limit_of_connections_holds_in_both_directions() {
     for id in dials {
         if let Some(Err(failure)) = cluster.done(0, id) {
             let Failure::Dial(why) = failure else { panic!("{failure:?}") };
-            assert!(matches!(&why[..], [(_, DialFailure::Transport(why))] if why == "too many connections"), "{why:?}");
+            assert!(
+                matches!(&why[..], [(_, DialFailure::Transport(why))] if why == "too many connections"),
+                "{why:?}"
+            );
         }
     }
     for from in 1..8 {
@@ -472,12 +552,14 @@ fn the_limit_of_connections_holds_in_both_directions() {
     let leaving = cluster.node(0).connections()[0].node;
     assert_eq!(cluster.call(0, |node, now| node.disconnect(leaving, now)), 1);
     cluster.drive(SECOND);
-    let to = (1..8).find(|to| cluster.node(0).connections().iter().all(|info| info.node != cluster.id(*to))).unwrap();
+    let to = (1..8)
+        .find(|to| cluster.node(0).connections().iter().all(|info| info.node != cluster.id(*to)))
+        .unwrap();
     connect(&mut cluster, 0, to);
     cluster.stop_all();
 }
 
-/// A machine that has dialled a peer and called the dial off, and the dial.
+/// A machine that has dialed a peer and called the dial off, and the dial.
 fn called_off() -> (Bare, ConnectionId) {
     let mut bare = Bare::new(|_| {});
     let address = "198.51.100.1:1314".parse().unwrap();
@@ -500,20 +582,22 @@ fn closed_at_once(bare: &mut Bare, conn: ConnectionId, dialect: Dialect) -> bool
     let peer = Bare::peer(0);
     bare.input(Input::Connected(Connected {
         conn,
-        role: Role::Dialler,
+        side: Side::Dialer,
         dialect,
         leaf: peer,
         chain: vec![peer],
-        asked: Some(peer),
+        matched_id: Some(peer),
         remote: "198.51.100.1:1314".parse().unwrap(),
         local: "192.0.2.1:1314".parse().unwrap(),
         shared_id: Bytes::from_static(b"name"),
     }));
-    bare.take().iter().any(|output| matches!(output, Output::CloseConnection { conn: closed, .. } if *closed == conn))
+    bare.take().iter().any(
+        |output| matches!(output, Output::CloseConnection { conn: closed, .. } if *closed == conn),
+    )
 }
 
 #[test]
-fn what_comes_of_a_dial_that_was_called_off_is_closed_but_on_quic() {
+fn connection_of_a_cancelled_dial_is_closed_except_on_quic() {
     let (mut bare, conn) = called_off();
     assert!(closed_at_once(&mut bare, conn, Dialect::Native));
     // The reference would call over it: it has to live as long as any.
@@ -521,7 +605,10 @@ fn what_comes_of_a_dial_that_was_called_off_is_closed_but_on_quic() {
     assert!(!closed_at_once(&mut bare, conn, Dialect::Polykey));
     assert_eq!(bare.node.connections().len(), 1);
     bare.pass(3 * 3600 * SECOND);
-    assert!(bare.take().iter().any(|output| matches!(output, Output::CloseConnection { .. })), "it was idle");
+    assert!(
+        bare.take().iter().any(|output| matches!(output, Output::CloseConnection { .. })),
+        "it was idle"
+    );
     // Not where we are about to be gone.
     let (mut bare, conn) = called_off();
     bare.node.stop(bare.now);

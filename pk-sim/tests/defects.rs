@@ -1,6 +1,8 @@
-//! The known defects of the reference that belong to nodes (DESIGN, last paragraph), each beside a plant: a check holds for
-//! what we do, and the same check fails on a model of what the reference does. Those of certificates are in pk-proto
-//! (`tests/certificates.rs`, against the reference's own verdicts), that of joining is in `refresh.rs`.
+//! The known defects of the reference that belong to nodes (docs/DESIGN.md, Known defects of the
+//! reference), each beside a plant: a check holds for what we do, and the same check fails on a
+//! model of what the reference does. Those of certificates are in pk-proto
+//! (`tests/certificates.rs`, against the reference's own verdicts), that of joining is in
+//! `refresh.rs`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -13,8 +15,9 @@ use common::signals::{in_seconds, request};
 use common::*;
 use pk_proto::signal::request_bytes;
 use pk_proto::{
-    Answer, BucketIndex, Config, ContactMode, Direction, FindNode, NodeContactAddressData, NodeGraph, NodeId,
-    NodeOrder, Question, Refusal, Reply, Request, Scopes, SetNode, SetNodeOutcome, UnixMillis, verify,
+    BucketIndex, Config, ContactMode, Direction, FindNodeOptions, NodeContactAddressData,
+    NodeGraph, NodeId, NodeOrder, Refusal, Reply, Request, RpcRequest, RpcResponse, Scopes,
+    SetNodeOptions, SetNodeOutcome, UnixMillis, verify,
 };
 use pk_sim::{Cluster, HostId, Key};
 
@@ -54,19 +57,23 @@ fn exact(graph: &NodeGraph, closest: impl Fn(&NodeId, usize) -> Vec<NodeId>) -> 
     Ok(())
 }
 
-/// The reference takes the target's bucket, then all nearer ones in one go, then the farther ones, until there are enough, and
-/// sorts only these.
+/// The reference takes the target's bucket, then all nearer ones in one go, then the farther ones,
+/// until there are enough, and sorts only these.
 fn closest_of_the_reference(graph: &NodeGraph, target: &NodeId, limit: usize) -> Vec<NodeId> {
     let own = graph.own();
     let at = own.bucket_index(target).unwrap().0;
-    let order = std::iter::once(at).chain((0..at).rev()).chain((u16::from(at) + 1..256).map(|index| index as u8));
+    let order = std::iter::once(at)
+        .chain((0..at).rev())
+        .chain((u16::from(at) + 1..256).map(|index| index as u8));
     let mut nodes: Vec<NodeId> = Vec::new();
     for index in order {
         if nodes.len() >= limit {
             break;
         }
         // From the bucket's beginning, without a look at the target.
-        nodes.extend(graph.bucket(BucketIndex(index)).map(|(node, _)| node).take(limit - nodes.len()));
+        nodes.extend(
+            graph.bucket(BucketIndex(index)).map(|(node, _)| node).take(limit - nodes.len()),
+        );
     }
     nodes.sort_by_key(|node| node.distance(target));
     nodes
@@ -75,7 +82,9 @@ fn closest_of_the_reference(graph: &NodeGraph, target: &NodeId, limit: usize) ->
 #[test]
 fn the_closest_nodes_are_exact() {
     let graph = graph(400);
-    let ids = |nodes: Vec<(NodeId, &pk_proto::NodeContact)>| nodes.into_iter().map(|(node, _)| node).collect();
+    let ids = |nodes: Vec<(NodeId, &pk_proto::NodeContact)>| {
+        nodes.into_iter().map(|(node, _)| node).collect()
+    };
     exact(&graph, |target, limit| ids(graph.closest(target, limit))).unwrap();
     let planted = exact(&graph, |target, limit| closest_of_the_reference(&graph, target, limit));
     assert!(planted.unwrap_err().contains("closest to"));
@@ -84,7 +93,10 @@ fn the_closest_nodes_are_exact() {
 // -- descending bucket listing throws
 
 /// Every bucket can be listed in both directions, and each is the reverse of the other.
-fn listed(graph: &NodeGraph, list: impl Fn(BucketIndex, NodeOrder, Direction) -> Result<Vec<NodeId>, String>) -> Check {
+fn listed(
+    graph: &NodeGraph,
+    list: impl Fn(BucketIndex, NodeOrder, Direction) -> Result<Vec<NodeId>, String>,
+) -> Check {
     for bucket in (0..=255).map(BucketIndex) {
         for order in [NodeOrder::NodeId, NodeOrder::Distance, NodeOrder::ConnectedTime] {
             let mut up = list(bucket, order, Direction::Ascending)?;
@@ -102,13 +114,20 @@ fn listed(graph: &NodeGraph, list: impl Fn(BucketIndex, NodeOrder, Direction) ->
 fn buckets_are_listed_in_both_directions() {
     let graph = graph(400);
     let ours = |bucket, order, direction| {
-        Ok(graph.bucket_sorted(bucket, order, direction).into_iter().map(|(node, _)| node).collect())
+        Ok(graph
+            .bucket_sorted(bucket, order, direction)
+            .into_iter()
+            .map(|(node, _)| node)
+            .collect())
     };
     listed(&graph, ours).unwrap();
-    // The reference reads keys of its database with a range whose ends are not exchanged for the reverse order.
+    // The reference reads keys of its database with a range whose ends are not exchanged for the
+    // reverse order.
     let planted = listed(&graph, |bucket, order, direction| match direction {
         Direction::Ascending => ours(bucket, order, direction),
-        Direction::Descending => Err("the range is empty: its lower end is above its upper one".to_owned()),
+        Direction::Descending => {
+            Err("the range is empty: its lower end is above its upper one".to_owned())
+        }
     });
     assert!(planted.is_err());
 }
@@ -136,7 +155,8 @@ fn a_restart_doubles_no_refresh() {
     let mut lives = Vec::new();
     for _ in 0..4 {
         cluster.drive(60 * SECOND);
-        // Refreshes that begin within twice their delay, if nobody resets them: one for each timer, and no other.
+        // Refreshes that start within twice their delay, if they are not reset: one for each timer,
+        // and no other.
         let node = cluster.node(3);
         let timers = (0..=255).filter(|bucket| node.refresh_at(BucketIndex(*bucket)).is_some());
         let timers: BTreeMap<u8, usize> = timers.map(|bucket| (bucket, 1)).collect();
@@ -173,14 +193,21 @@ fn bounded(waiting: &[u64], limit: u64) -> Check {
 fn what_waits_for_room_is_bounded() {
     let mut bare = Bare::new(|config| config.bucket_limit = 1);
     let own = bare.node.own_id();
-    let far: Vec<_> = (0..).map(id).filter(|id| own.bucket_index(id) == Some(BucketIndex(255))).take(300).collect();
+    let far: Vec<_> = (0..)
+        .map(id)
+        .filter(|id| own.bucket_index(id) == Some(BucketIndex(255)))
+        .take(300)
+        .collect();
     let mut of_the_reference = BTreeSet::new();
     let (mut waiting, mut planted) = (Vec::new(), Vec::new());
     for (i, node) in far.into_iter().enumerate() {
-        let data =
-            NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(1), scopes: Scopes::GLOBAL };
+        let data = NodeContactAddressData {
+            mode: ContactMode::Direct,
+            connected_time: UnixMillis(1),
+            scopes: Scopes::GLOBAL,
+        };
         let address = address(&format!("20.{}.{}.1:1", i / 256, i % 256));
-        bare.request(Request::SetNode { node, address, data, how: SetNode::default() });
+        bare.request(Request::SetNode { node, address, data, how: SetNodeOptions::default() });
         waiting.push(bare.node.metrics().nodes_pending);
         if i > 0 {
             of_the_reference.insert(node);
@@ -194,7 +221,8 @@ fn what_waits_for_room_is_bounded() {
 
 // -- a garbage collection probes by whole searches, and holds its bucket meanwhile
 
-/// A node whose bucket is full of a node that has died, and what it dialled and asked while a newcomer came.
+/// A node whose bucket is full of a node that has died, and what it dialed and asked while a
+/// newcomer came.
 struct Full {
     cluster: Cluster,
     dead: HostId,
@@ -205,18 +233,22 @@ struct Full {
 
 fn full() -> Full {
     let far = |seed: u64, node: u64| {
-        Key::numbered(seed, 0).id().bucket_index(&Key::numbered(seed, node).id()) == Some(BucketIndex(255))
+        Key::numbered(seed, 0).id().bucket_index(&Key::numbered(seed, node).id())
+            == Some(BucketIndex(255))
     };
     // Of the others, 1 to 3 are far and 4 is not.
     let seed = (0..).find(|seed| (1..4).all(|node| far(*seed, node)) && !far(*seed, 4)).unwrap();
-    let mut cluster =
-        Cluster::quiet().nodes(5).seed(seed).config_of(0, |config: &mut Config| config.bucket_limit = 1).start();
+    let mut cluster = Cluster::quiet()
+        .nodes(5)
+        .seed(seed)
+        .config_of(0, |config: &mut Config| config.bucket_limit = 1)
+        .start();
     connect(&mut cluster, 0, 1);
     let dead = cluster.id(1);
     cluster.call(0, |node, now| node.disconnect(dead, now));
     cluster.drive(SECOND);
     cluster.kill(1);
-    // Somebody whom a search would ask.
+    // A node that a search would ask.
     connect(&mut cluster, 0, 4);
     cluster.drive(SECOND);
     let before = (cluster.dials(0).len(), cluster.node(0).metrics().calls);
@@ -226,18 +258,19 @@ fn full() -> Full {
 impl Full {
     fn set(&mut self, node: HostId, block: bool) -> pk_proto::RequestId {
         let (data, address) = (data(&self.cluster, Scopes::GLOBAL), self.cluster.address(node));
-        let how = SetNode { block, force: false, options: NO };
+        let how = SetNodeOptions { block, force: false, options: NO };
         let node = self.cluster.id(node);
         self.cluster.request(0, Request::SetNode { node, address, data, how })
     }
 
-    /// A probe dials the addresses that are known of the node, and asks nobody anything.
+    /// A probe dials the known addresses of the node, and asks no other node.
     fn probed_by_dials_alone(&self) -> Check {
         let known = self.cluster.host(self.dead).addrs();
-        let dialled: Vec<SocketAddr> = self.cluster.dials(0)[self.before.0..].iter().map(|(_, addr)| *addr).collect();
+        let dialed: Vec<SocketAddr> =
+            self.cluster.dials(0)[self.before.0..].iter().map(|(_, addr)| *addr).collect();
         let asked = self.cluster.node(0).metrics().calls - self.before.1;
-        if dialled.is_empty() || !dialled.iter().all(|addr| known.contains(addr)) || asked > 0 {
-            return Err(format!("dialled {dialled:?}, asked {asked} questions"));
+        if dialed.is_empty() || !dialed.iter().all(|addr| known.contains(addr)) || asked > 0 {
+            return Err(format!("dialed `{dialed:?}`, asked {asked} questions"));
         }
         Ok(())
     }
@@ -259,18 +292,20 @@ fn a_probe_is_a_dial_and_no_search() {
     planted.cluster.stop_all();
 }
 
-/// While a probe of a silent node is under way, others of its bucket are dealt with at once, and what changes is written.
+/// While a probe of a node that does not answer is in progress, other nodes of its bucket are
+/// handled at once, and changes are written.
 fn nothing_is_held(full: &mut Full, wait: bool) -> Check {
     full.set(full.newcomer, false);
     full.cluster.drive(SECOND);
     if full.cluster.node(0).metrics().connections_pending == 0 {
-        return Err("no probe is under way".to_owned());
+        return Err("no probe is in progress".to_owned());
     }
     let begun = full.cluster.now();
     let request = full.set(full.bystander, wait);
     // A member of the bucket changes as well, and the embedder reads it.
     let member = full.set(full.dead, wait);
-    for (request, wanted) in [(request, SetNodeOutcome::Pending), (member, SetNodeOutcome::Updated)] {
+    for (request, wanted) in [(request, SetNodeOutcome::Pending), (member, SetNodeOutcome::Updated)]
+    {
         let outcome = full.cluster.await_done(0, request);
         let took = full.cluster.now().since(begun);
         if took > Duration::ZERO || outcome != Ok(Reply::SetNode(wanted)) {
@@ -280,7 +315,9 @@ fn nothing_is_held(full: &mut Full, wait: bool) -> Check {
     full.cluster.drive(ms(10));
     match full.cluster.node(0).metrics() {
         metrics if metrics.connections_pending == 0 => Err("the probe ended before".to_owned()),
-        metrics if metrics.unwritten > 0 => Err(format!("{} changes are held back", metrics.unwritten)),
+        metrics if metrics.unwritten > 0 => {
+            Err(format!("{} changes are held back", metrics.unwritten))
+        }
         _ => Ok(()),
     }
 }
@@ -290,7 +327,7 @@ fn no_bucket_and_no_transaction_is_held_while_a_peer_is_silent() {
     let mut ours = full();
     nothing_is_held(&mut ours, false).unwrap();
     ours.cluster.stop_all();
-    // As if whoever comes to the bucket had to wait for the round that holds it.
+    // As if a node that enters the bucket had to wait for the round that holds it.
     let mut planted = full();
     assert!(nothing_is_held(&mut planted, true).unwrap_err().contains("after"));
     planted.cluster.stop_all();
@@ -304,10 +341,14 @@ fn no_bucket_and_no_transaction_is_held_while_a_peer_is_silent() {
 // -- signalling replayable
 
 /// What was signalled once is refused when it comes again.
-fn works_once(mut relay: impl FnMut() -> Answer) -> Check {
+fn works_once(mut relay: impl FnMut() -> RpcResponse) -> Check {
     let answers = [relay(), relay(), relay()];
     match &answers {
-        [Answer::Signalled { .. }, Answer::Refused(Refusal::Replayed), Answer::Refused(Refusal::Replayed)] => Ok(()),
+        [
+            RpcResponse::Signalled { .. },
+            RpcResponse::Refused(Refusal::Replayed),
+            RpcResponse::Refused(Refusal::Replayed),
+        ] => Ok(()),
         _ => Err(format!("{answers:?}")),
     }
 }
@@ -315,20 +356,21 @@ fn works_once(mut relay: impl FnMut() -> Answer) -> Check {
 #[test]
 fn a_signal_works_once() {
     let seed = 6;
-    let mut cluster = Cluster::quiet().nodes(2).puppets(1).seed(seed).start();
+    let mut cluster = Cluster::quiet().nodes(2).scripted_peers(1).seed(seed).start();
     connect(&mut cluster, 1, 0);
     let (source, target) = (Key::numbered(seed, 2), cluster.id(1));
     let mut peer = Peer::honest(2);
     let conn = peer.connect(&mut cluster, 0);
     let signed = request(&source, target, in_seconds(&cluster, 0, 60), 1);
-    works_once(|| peer.ask_one(&mut cluster, conn, Question::Signal(signed.clone())).unwrap()).unwrap();
+    works_once(|| peer.ask_one(&mut cluster, conn, RpcRequest::Signal(signed.clone())).unwrap())
+        .unwrap();
     // The reference looks at the signature, which is as good the second time.
     let at = cluster.address(1);
     let planted = works_once(|| {
         let bytes = request_bytes(&source.id(), &target, &signed.terms);
         match verify(&source.id(), &bytes, &signed.signature.0) {
-            Ok(()) => Answer::Signalled { address: at.clone() },
-            Err(_) => Answer::Refused(Refusal::Signature),
+            Ok(()) => RpcResponse::Signalled { address: at.clone() },
+            Err(_) => RpcResponse::Refused(Refusal::Signature),
         }
     });
     assert!(planted.is_err());
@@ -337,7 +379,8 @@ fn a_signal_works_once() {
 
 // -- dead dials serialise a search
 
-/// How long it takes a node that knows twenty dead ones and, behind them, one that knows the target, to find the target.
+/// How long it takes a node that knows twenty dead ones and, behind them, one that knows the
+/// target, to find the target.
 fn found_among_the_dead(change: impl FnOnce(&mut Config)) -> Duration {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).config(change).start();
     wire(&mut cluster, &[(0, 1), (1, 2)]);
@@ -348,7 +391,7 @@ fn found_among_the_dead(change: impl FnOnce(&mut Config)) -> Duration {
     for (i, node) in dead.take(6).enumerate() {
         tell_of(&mut cluster, 0, node, address(&format!("203.0.{i}.1:1")));
     }
-    let find = FindNode { options: by(600 * SECOND), ..FindNode::default() };
+    let find = FindNodeOptions { options: by(600 * SECOND), ..FindNodeOptions::default() };
     let outcome = find_with(&mut cluster, 0, target, find);
     assert_eq!(outcome.ended, pk_proto::FindEnd::Connected, "{outcome:?}");
     let elapsed = outcome.stats.elapsed;

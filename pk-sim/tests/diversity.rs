@@ -1,4 +1,5 @@
-//! No network has more than its share of the graph, in virtual time (DESIGN section 4, diversity).
+//! No network has more than its share of the graph, in virtual time (docs/DESIGN.md, Network
+//! diversity).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -7,19 +8,28 @@ use std::time::Duration;
 
 use common::*;
 use pk_proto::{
-    ContactMode, Event, NodeContactAddressData, NodeId, Output, Reply, Request, Scopes, SetNode, SetNodeOutcome,
-    SetNodeRejection, UnixMillis,
+    ContactMode, Event, NodeContactAddressData, NodeId, Output, Reply, Request, Scopes,
+    SetNodeOptions, SetNodeOutcome, SetNodeRejection, UnixMillis,
 };
 
-const FORCE: SetNode = SetNode { block: false, force: true, options: NO };
+const FORCE: SetNodeOptions = SetNodeOptions { block: false, force: true, options: NO };
 
-fn set_at(bare: &mut Bare, node: NodeId, at: &str, how: SetNode) -> SetNodeOutcome {
+fn set_at(bare: &mut Bare, node: NodeId, at: &str, how: SetNodeOptions) -> SetNodeOutcome {
     set_at_time(bare, node, at, 5, how)
 }
 
-fn set_at_time(bare: &mut Bare, node: NodeId, at: &str, time: u64, how: SetNode) -> SetNodeOutcome {
-    let data =
-        NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(time), scopes: Scopes::GLOBAL };
+fn set_at_time(
+    bare: &mut Bare,
+    node: NodeId,
+    at: &str,
+    time: u64,
+    how: SetNodeOptions,
+) -> SetNodeOutcome {
+    let data = NodeContactAddressData {
+        mode: ContactMode::Direct,
+        connected_time: UnixMillis(time),
+        scopes: Scopes::GLOBAL,
+    };
     let request = bare.request(Request::SetNode { node, address: at.parse().unwrap(), data, how });
     match bare.done(request) {
         Some(Ok(Reply::SetNode(outcome))) => outcome,
@@ -44,7 +54,11 @@ const DIVERSITY: SetNodeOutcome = SetNodeOutcome::Rejected(SetNodeRejection::Div
 fn two_nodes_of_one_network_are_in_a_bucket_and_ten_in_the_graph() {
     for (network, other) in [("8.8.8", "8.8.9"), ("2606:4700:1", "2606:4700:2")] {
         let at = |network: &str, n: u8| {
-            if network.contains(':') { format!("[{network}:{n:x}::1]:1") } else { format!("{network}.{n}:1") }
+            if network.contains(':') {
+                format!("[{network}:{n:x}::1]:1")
+            } else {
+                format!("{network}.{n}:1")
+            }
         };
         let mut bare = Bare::new(|_| {});
         let own = bare.node.own_id();
@@ -52,34 +66,48 @@ fn two_nodes_of_one_network_are_in_a_bucket_and_ten_in_the_graph() {
         for bucket in [255, 254, 253, 252, 251, 250] {
             let ids = ids_in(own, bucket, 4);
             for (n, id) in ids.iter().enumerate().take(3) {
-                let outcome = set_at(&mut bare, *id, &at(network, n as u8), SetNode::default());
+                let outcome =
+                    set_at(&mut bare, *id, &at(network, n as u8), SetNodeOptions::default());
                 let room = n < 2 && admitted < 10;
-                assert_eq!(outcome, if room { SetNodeOutcome::Added } else { DIVERSITY }, "{bucket} {n}");
+                assert_eq!(
+                    outcome,
+                    if room { SetNodeOutcome::Added } else { DIVERSITY },
+                    "{bucket} {n}"
+                );
                 admitted += u8::from(room);
             }
             // Force is for full buckets.
             assert_eq!(set_at(&mut bare, ids[3], &at(network, 9), FORCE), DIVERSITY);
-            assert_eq!(set_at(&mut bare, ids[3], &at(other, bucket), SetNode::default()), SetNodeOutcome::Added);
+            assert_eq!(
+                set_at(&mut bare, ids[3], &at(other, bucket), SetNodeOptions::default()),
+                SetNodeOutcome::Added
+            );
         }
         let metrics = bare.node.metrics();
         assert_eq!((admitted, metrics.nodes, metrics.diversity_refused), (10, 16, 14));
         // Who leaves makes room.
         let (leaves, comes) = (ids_in(own, 255, 4)[0], ids_in(own, 255, 4)[2]);
-        assert!(bare.node.unset_node(leaves, bare.now));
-        assert_eq!(set_at(&mut bare, comes, &at(network, 7), SetNode::default()), SetNodeOutcome::Added);
+        assert!(bare.node.unset_node(leaves, bare.now).unwrap());
+        assert_eq!(
+            set_at(&mut bare, comes, &at(network, 7), SetNodeOptions::default()),
+            SetNodeOutcome::Added
+        );
     }
 }
 
-/// A second address counts as well: nobody gets more room by moving.
+/// A second address counts as well: no node gets more room by moving.
 #[test]
 fn an_address_in_a_network_that_is_full_is_not_stored_for_a_known_node_either() {
     let mut bare = Bare::new(|_| {});
     let ids = ids_in(bare.node.own_id(), 255, 3);
     for (id, at) in ids.iter().zip(["8.8.8.1:1", "8.8.8.2:1", "9.9.9.9:1"]) {
-        assert_eq!(set_at(&mut bare, *id, at, SetNode::default()), SetNodeOutcome::Added);
+        assert_eq!(set_at(&mut bare, *id, at, SetNodeOptions::default()), SetNodeOutcome::Added);
     }
-    assert_eq!(set_at(&mut bare, ids[2], "8.8.8.3:1", SetNode::default()), DIVERSITY);
-    assert_eq!(set_at(&mut bare, ids[0], "8.8.8.3:1", SetNode::default()), SetNodeOutcome::Updated);
+    assert_eq!(set_at(&mut bare, ids[2], "8.8.8.3:1", SetNodeOptions::default()), DIVERSITY);
+    assert_eq!(
+        set_at(&mut bare, ids[0], "8.8.8.3:1", SetNodeOptions::default()),
+        SetNodeOutcome::Updated
+    );
     assert_eq!(bare.node.contact(ids[2]).unwrap().len(), 1);
 }
 
@@ -97,13 +125,14 @@ fn private_networks_are_not_limited_and_the_limits_can_be_set() {
         });
         let ids = ids_in(bare.node.own_id(), 255, 20);
         for (n, id) in ids.into_iter().enumerate() {
-            set_at(&mut bare, id, &format!("{at}.{n}:1"), SetNode::default());
+            set_at(&mut bare, id, &format!("{at}.{n}:1"), SetNodeOptions::default());
         }
         assert_eq!(bare.node.metrics().nodes, expected, "{at} {limits:?}");
     }
 }
 
-/// A node that waits and is of a network that is full when there is room is dropped, and the next one comes in.
+/// A node that waits and is of a network that is full when there is room is dropped, and the next
+/// one comes in.
 #[test]
 fn diversity_holds_for_those_who_wait_as_well() {
     let mut bare = Bare::new(|config| {
@@ -114,11 +143,20 @@ fn diversity_holds_for_those_who_wait_as_well() {
     });
     let ids = ids_in(bare.node.own_id(), 255, 5);
     for (id, (at, time)) in ids.iter().zip([("8.8.8.1:1", 5), ("8.8.8.2:1", 5), ("9.9.9.9:1", 1)]) {
-        assert_eq!(set_at_time(&mut bare, *id, at, time, SetNode::default()), SetNodeOutcome::Added);
+        assert_eq!(
+            set_at_time(&mut bare, *id, at, time, SetNodeOptions::default()),
+            SetNodeOutcome::Added
+        );
     }
-    assert_eq!(set_at(&mut bare, ids[3], "7.7.7.7:1", SetNode::default()), SetNodeOutcome::Pending);
-    assert_eq!(set_at(&mut bare, ids[4], "8.8.8.3:1", SetNode::default()), SetNodeOutcome::Pending);
-    // Nobody answers. The one that is not of the full network is the oldest.
+    assert_eq!(
+        set_at(&mut bare, ids[3], "7.7.7.7:1", SetNodeOptions::default()),
+        SetNodeOutcome::Pending
+    );
+    assert_eq!(
+        set_at(&mut bare, ids[4], "8.8.8.3:1", SetNodeOptions::default()),
+        SetNodeOutcome::Pending
+    );
+    // No node answers. The one that is not of the full network is the oldest.
     bare.pass(16 * SECOND);
     let metrics = bare.node.metrics();
     assert_eq!((metrics.nodes_dead, metrics.diversity_refused, metrics.nodes_pending), (1, 1, 0));
@@ -126,24 +164,34 @@ fn diversity_holds_for_those_who_wait_as_well() {
     assert!(bare.node.contact(ids[0]).is_some() && bare.node.contact(ids[2]).is_none());
 }
 
-/// Who is refused for its network takes nobody's place, and what was known of that one stays as it was.
+/// A node that is refused for its network takes no place, and what was known of that node stays
+/// unchanged.
 #[test]
 fn force_takes_nobodys_place_for_a_node_of_a_full_network() {
     let mut bare = Bare::new(|config| config.bucket_limit = 3);
     let ids = ids_in(bare.node.own_id(), 255, 5);
     for (id, (at, time)) in ids.iter().zip([("9.9.9.9:1", 1), ("8.8.8.1:1", 5), ("8.8.8.2:1", 5)]) {
-        assert_eq!(set_at_time(&mut bare, *id, at, time, SetNode::default()), SetNodeOutcome::Added);
+        assert_eq!(
+            set_at_time(&mut bare, *id, at, time, SetNodeOptions::default()),
+            SetNodeOutcome::Added
+        );
     }
-    assert_eq!(set_at_time(&mut bare, ids[0], "9.9.8.9:1", 1, SetNode::default()), SetNodeOutcome::Updated);
+    assert_eq!(
+        set_at_time(&mut bare, ids[0], "9.9.8.9:1", 1, SetNodeOptions::default()),
+        SetNodeOutcome::Updated
+    );
     let before = bare.node.graph().clone();
     bare.take();
     assert_eq!(set_at(&mut bare, ids[3], "8.8.8.3:1", FORCE), DIVERSITY);
     assert_eq!(bare.node.graph(), &before);
-    let told = |output: &Output| matches!(output, Output::Event(Event::NodeRemoved { .. } | Event::NodeAdded { .. }));
-    assert!(!bare.take().iter().any(told), "nobody left");
-    // One of another network takes the place of the oldest, which is told first.
+    let told = |output: &Output| {
+        matches!(output, Output::Event(Event::NodeRemoved { .. } | Event::NodeAdded { .. }))
+    };
+    assert!(!bare.take().iter().any(told), "no node left");
+    // One of another network takes the place of the oldest, which is reported first.
     assert_eq!(set_at(&mut bare, ids[4], "7.7.7.7:1", FORCE), SetNodeOutcome::Replaced(ids[0]));
     let events: Vec<_> = bare.take().into_iter().filter(told).collect();
-    let expected = [Event::NodeRemoved { node: ids[0] }, Event::NodeAdded { node: ids[4] }].map(Output::Event);
+    let expected =
+        [Event::NodeRemoved { node: ids[0] }, Event::NodeAdded { node: ids[4] }].map(Output::Event);
     assert_eq!(events, expected);
 }

@@ -6,8 +6,8 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use pk_proto::{
-    ConnectionId, DialFailure, DisconnectReason, Event, Failure, FindEnd, Input, Output, Reply, Request, RequestError,
-    Role,
+    ConnectionId, DialFailure, DisconnectReason, Event, Failure, FindEnd, Input, Output, Reply,
+    Request, RequestError, Side,
 };
 use pk_sim::{Cluster, Link};
 
@@ -20,9 +20,17 @@ fn disconnect_closes_every_connection_with_a_node() {
     assert_eq!(cluster.call(0, |node, now| node.disconnect(stranger, now)), 0);
     assert_eq!(cluster.call(0, |node, now| node.disconnect(id, now)), 2);
     assert_eq!(cluster.node(0).connections().len(), 0, "at once");
-    assert_eq!(cluster.call(0, |node, now| node.disconnect(id, now)), 0, "they are closing already");
+    assert_eq!(
+        cluster.call(0, |node, now| node.disconnect(id, now)),
+        0,
+        "they are closing already"
+    );
     peer.drive(&mut cluster, SECOND);
-    let ends: Vec<_> = cluster.puppet(1).inputs().filter(|input| matches!(input, Input::Disconnected { .. })).collect();
+    let ends: Vec<_> = cluster
+        .scripted_peer(1)
+        .inputs()
+        .filter(|input| matches!(input, Input::Disconnected { .. }))
+        .collect();
     let graceful = |input: &&Input| matches!(input, Input::Disconnected { why, .. } if *why == self::peer(0, ""));
     assert!(ends.len() == 2 && ends.iter().all(graceful), "{ends:?}");
     assert!(cluster.node(0).contact(id).is_some());
@@ -32,7 +40,7 @@ fn disconnect_closes_every_connection_with_a_node() {
 
 #[test]
 fn disconnect_ends_a_dial_that_has_come_as_far_as_the_hello() {
-    let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
     let request = connect_request(&cluster, 1);
     let waiting = cluster.request(0, request);
     cluster.drive(SECOND);
@@ -68,12 +76,12 @@ fn a_killed_peer_is_reported_after_the_idle_timeout() {
     let ends = closed(&cluster, 0);
     assert!(matches!(&ends[..], [(_, _, DisconnectReason::TimedOut)]), "{ends:?}");
     let gone = ends[0].0.since(killed);
-    // Nothing was heard for 30 s: the last sign of life was at most the 10 s of a keep-alive before.
+    // Nothing was received for 30 s: the last packet was at most the 10 s of a keep-alive before.
     assert!((20 * SECOND..=30 * SECOND).contains(&gone), "{gone:?}");
-    let failure = Err(Failure::ConnectionLost(DisconnectReason::TimedOut));
-    assert_eq!(cluster.done(0, asking), Some(&failure));
-    let request = ping(&cluster, 1);
+    // The connection was suspected, so the node was looked for again, and was not found.
     let why = vec![(cluster.address(1), DialFailure::TimedOut)];
+    assert_eq!(cluster.done(0, asking), Some(&Err(Failure::NotFound(why.clone()))));
+    let request = ping(&cluster, 1);
     assert_eq!(cluster.ask(0, request), Err(Failure::NotFound(why)));
     for node in [0, 2, 3] {
         assert_quiet(&mut cluster, node, "killed");
@@ -92,8 +100,16 @@ fn a_search_ends_by_its_deadline_whatever_the_dead_do() {
         let options = by(deadline);
         let failed = cluster.ask(2, Request::PingNode { target, options });
         assert_eq!(failed, Err(Failure::DeadlineExceeded));
-        let found = find_with(&mut cluster, 2, target, pk_proto::FindNode { options, ..Default::default() });
-        assert_eq!((found.found.clone(), found.ended, found.stats.elapsed), (None, FindEnd::Deadline, deadline));
+        let found = find_with(
+            &mut cluster,
+            2,
+            target,
+            pk_proto::FindNodeOptions { options, ..Default::default() },
+        );
+        assert_eq!(
+            (found.found.clone(), found.ended, found.stats.elapsed),
+            (None, FindEnd::Deadline, deadline)
+        );
     }
     assert_eq!(cluster.now().since(begun), 2 * (ms(501) + 3 * SECOND));
     cluster.stop_all();
@@ -108,14 +124,22 @@ fn a_partition_is_survived_if_it_is_short_and_healed_if_it_is_long() {
     let asking = cluster.request(0, request);
     cluster.drive(10 * SECOND);
     cluster.heal();
-    assert!(matches!(cluster.await_done(0, asking), Ok(Reply::PingNode(pong)) if pong.rtt >= 10 * SECOND));
+    assert!(
+        matches!(cluster.await_done(0, asking), Ok(Reply::PingNode(pong)) if pong.rtt >= 10 * SECOND)
+    );
     assert!(closed(&cluster, 0).is_empty() && closed(&cluster, 1).is_empty());
 
     cluster.partition(&[&[0], &[1]]);
     cluster.drive(60 * SECOND);
     for node in [0, 1] {
         let ends = closed(&cluster, node);
-        assert!(matches!(&ends[..], [(_, _, DisconnectReason::TimedOut)]), "node {node}: {ends:?}");
+        // A dial beside the silent connection may have made another one, which was not needed.
+        let (last, others) = ends.split_last().unwrap();
+        assert!(matches!(last, (_, _, DisconnectReason::TimedOut)), "node {node}: {ends:?}");
+        assert!(
+            others.iter().all(|(.., why)| *why == DisconnectReason::Local),
+            "node {node}: {ends:?}"
+        );
         assert_quiet(&mut cluster, node, "partition");
     }
     let request = ping(&cluster, 1);
@@ -157,12 +181,16 @@ fn stop_closes_everything_gracefully_and_says_so_last() {
     let (asking, events) = (cluster.request(0, request), cluster.events(0).len());
     let begun = cluster.now();
     cluster.stop(0);
-    assert!(cluster.now().since(begun) <= ms(10), "it waits for nobody");
+    assert!(cluster.now().since(begun) <= ms(10), "it waits for no peer");
     let told: Vec<_> = cluster.events_since(0, events).cloned().collect();
-    assert!(matches!(&told[0], Event::Done { id, result: Err(Failure::Stopped) } if *id == asking), "{told:?}");
+    assert!(
+        matches!(&told[0], Event::Done { id, result: Err(Failure::Stopped) } if *id == asking),
+        "{told:?}"
+    );
     assert_eq!(told.last(), Some(&Event::Stopped));
-    let closed_here =
-        told.iter().filter(|event| matches!(event, Event::ConnectionClosed { why: DisconnectReason::Local, .. }));
+    let closed_here = told.iter().filter(|event| {
+        matches!(event, Event::ConnectionClosed { why: DisconnectReason::Local, .. })
+    });
     assert_eq!((closed_here.count(), lost(&cluster, 0)), (3, vec![lease]));
     assert_eq!(told.len(), 1 + 3 + 1 + 1);
     assert_eq!((cluster.node(0).poll_timeout(), cluster.node(0).metrics().connections), (None, 0));
@@ -186,23 +214,28 @@ fn who_connects_to_a_node_that_stops_is_turned_away() {
     connect(&mut cluster, 0, 1);
     cluster.host_mut(0).input_delay = ms(500);
     let request = connect_request(&cluster, 0);
-    let dialling = cluster.request(2, request);
+    let dialing = cluster.request(2, request);
     cluster.drive(ms(400));
     cluster.stop(0);
-    let result = cluster.await_done(2, dialling);
+    let result = cluster.await_done(2, dialing);
     assert!(
         matches!(&result, Err(Failure::Dial(why)) if matches!(why[0].1, DialFailure::Rejected { code: 0, .. })),
         "{result:?}"
     );
-    assert_eq!(count_events(&cluster, 0, |event| matches!(event, Event::ConnectionOpened { .. })), 1);
+    assert_eq!(
+        count_events(&cluster, 0, |event| matches!(event, Event::ConnectionOpened { .. })),
+        1
+    );
     cluster.stop_all();
 }
 
 #[test]
-fn what_a_slow_driver_still_says_of_a_closing_connection_changes_nothing() {
-    // Questions arrive while the connection is being closed; the checkers see that nothing is said on it any more.
+fn late_inputs_about_a_closing_connection_have_no_effect() {
+    // Requests arrive while the connection is being closed; the checkers detect anything that is
+    // sent on it.
     for after in [0, 5, 10, 15, 20, 30, 45] {
-        let mut cluster = Cluster::quiet().nodes(2).seed(3).link(Link::ms(10).jitter(ms(3))).start();
+        let mut cluster =
+            Cluster::quiet().nodes(2).seed(3).link(Link::ms(10).jitter(ms(3))).start();
         connect(&mut cluster, 0, 1);
         cluster.host_mut(0).input_delay = ms(40);
         cluster.host_mut(1).input_delay = ms(15);
@@ -218,7 +251,10 @@ fn what_a_slow_driver_still_says_of_a_closing_connection_changes_nothing() {
         cluster.drive(SECOND);
         for id in ids {
             let result = cluster.done(1, id);
-            assert!(matches!(result, Some(Ok(_) | Err(Failure::ConnectionLost(_)))), "{after} ms: {result:?}");
+            assert!(
+                matches!(result, Some(Ok(_) | Err(Failure::ConnectionLost(_)))),
+                "{after} ms: {result:?}"
+            );
         }
         for node in [0, 1] {
             assert_quiet(&mut cluster, node, &format!("{after} ms"));
@@ -235,7 +271,10 @@ fn calls_on_a_connection_that_we_close_fail_at_once() {
     let asking = cluster.request(0, request);
     let id = cluster.id(1);
     cluster.call(0, |node, now| node.disconnect(id, now));
-    assert_eq!(cluster.done(0, asking), Some(&Err(Failure::ConnectionLost(DisconnectReason::Local))));
+    assert_eq!(
+        cluster.done(0, asking),
+        Some(&Err(Failure::ConnectionLost(DisconnectReason::Local)))
+    );
     cluster.stop_all();
 }
 
@@ -245,15 +284,23 @@ fn stop_is_forced_when_the_driver_does_not_answer() {
     let peers = [0, 1].map(Bare::peer);
     let conns = peers.map(|peer| bare.accept(peer));
     let acquired = bare.request(Request::AcquireConnection { target: peers[0], options: NO });
-    let Some(Ok(Reply::AcquireConnection { lease, .. })) = bare.done(acquired) else { panic!("{:?}", bare.outputs) };
+    let Some(Ok(Reply::AcquireConnection { lease, .. })) = bare.done(acquired) else {
+        panic!("{:?}", bare.outputs)
+    };
     let address = address("203.0.113.1:1");
-    let dialling = bare.request(Request::Connect { target: Bare::peer(2), address, options: NO });
+    let dialing = bare.request(Request::Connect { target: Bare::peer(2), address, options: NO });
     bare.take();
     bare.node.stop(bare.now);
     let begun = bare.now;
     let outputs = bare.take();
-    assert!(outputs.contains(&Output::Event(Event::Done { id: dialling, result: Err(Failure::Stopped) })));
-    let closes = outputs.iter().filter(|output| matches!(output, Output::CloseConnection { code: 0, .. })).count();
+    assert!(
+        outputs
+            .contains(&Output::Event(Event::Done { id: dialing, result: Err(Failure::Stopped) }))
+    );
+    let closes = outputs
+        .iter()
+        .filter(|output| matches!(output, Output::CloseConnection { code: 0, .. }))
+        .count();
     assert_eq!(closes, 2, "{outputs:?}");
     assert!(!bare.node.is_stopped());
     // Of two connections, one is reported; the dial is not.
@@ -271,8 +318,15 @@ fn stop_is_forced_when_the_driver_does_not_answer() {
             other => panic!("{other:?}"),
         })
         .collect();
-    let gone = |i: usize| Event::ConnectionClosed { conn: conns[i], node: peers[i], why: DisconnectReason::Local };
-    assert_eq!(events, [gone(1), Event::LeaseLost { lease, node: peers[0] }, gone(0), Event::Stopped]);
+    let gone = |i: usize| Event::ConnectionClosed {
+        conn: conns[i],
+        node: peers[i],
+        why: DisconnectReason::Local,
+    };
+    assert_eq!(
+        events,
+        [gone(1), Event::LeaseLost { lease, node: peers[0] }, gone(0), Event::Stopped]
+    );
     assert_eq!((bare.node.poll_timeout(), bare.node.metrics().connections_pending), (None, 0));
     // What comes later is counted.
     bare.input(Input::Disconnected { conn: conns[0], why: DisconnectReason::Local });
@@ -284,11 +338,12 @@ fn stop_is_forced_when_the_driver_does_not_answer() {
 fn a_handshake_that_was_under_way_when_its_dial_was_cancelled_is_closed() {
     let mut bare = Bare::new(|_| {});
     let target = Bare::peer(0);
-    let request = bare.request(Request::Connect { target, address: address("203.0.113.1:1"), options: NO });
+    let request =
+        bare.request(Request::Connect { target, address: address("203.0.113.1:1"), options: NO });
     bare.node.cancel(request, bare.now);
     let outputs = bare.take();
     assert!(outputs.contains(&Output::CancelDial { conn: ConnectionId(0) }), "{outputs:?}");
-    bare.connected(ConnectionId(0), Role::Dialler, target, "203.0.113.1:1".parse().unwrap(), 1);
+    bare.connected(ConnectionId(0), Side::Dialer, target, "203.0.113.1:1".parse().unwrap(), 1);
     let close = Output::CloseConnection { conn: ConnectionId(0), code: 0, reason: String::new() };
     assert_eq!(bare.take(), [close], "and nothing is opened on it");
     assert_eq!(bare.node.connections(), []);
@@ -297,7 +352,7 @@ fn a_handshake_that_was_under_way_when_its_dial_was_cancelled_is_closed() {
 }
 
 #[test]
-fn inputs_about_what_is_over_are_counted_and_ignored() {
+fn inputs_about_finished_ids_are_counted_and_ignored() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept(Bare::peer(0));
     let (timeout, gone) = (bare.node.poll_timeout(), ConnectionId(77));
@@ -325,12 +380,18 @@ fn inputs_about_what_is_over_are_counted_and_ignored() {
     }
     assert_eq!(bare.node.metrics().late_inputs, count);
     // A number that is in use already, and a dial that was never made.
-    bare.connected(conn, Role::Acceptor, Bare::peer(1), "203.0.113.1:1".parse().unwrap(), 1);
-    bare.connected(ConnectionId(8), Role::Dialler, Bare::peer(1), "203.0.113.1:1".parse().unwrap(), 1);
+    bare.connected(conn, Side::Acceptor, Bare::peer(1), "203.0.113.1:1".parse().unwrap(), 1);
+    bare.connected(
+        ConnectionId(8),
+        Side::Dialer,
+        Bare::peer(1),
+        "203.0.113.1:1".parse().unwrap(),
+        1,
+    );
     assert_eq!((bare.take(), bare.node.metrics().late_inputs), (vec![], count + 2));
     assert_eq!((bare.node.connections().len(), bare.node.poll_timeout()), (1, timeout));
     // Confirmations of bytes on a stream that is over are usual.
-    bare.input(Input::StreamSent { stream, bytes: 5 });
+    bare.input(Input::StreamWritten { stream, bytes: 5 });
     bare.input(Input::OpenFailed { stream });
     assert_eq!(bare.take(), []);
 }

@@ -1,4 +1,4 @@
-//! Searches, in virtual time: along which ways, how far, to which end (DESIGN section 5).
+//! Searches, in virtual time: along which ways, how far, to which end (docs/DESIGN.md, Searches).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -7,28 +7,36 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::*;
-use pk_proto::{DialFailure, Failure, FindEnd, FindNode, FindStats, FindStepEnd, NodeId, Options, Reply, Request};
+use pk_proto::{
+    DialFailure, Failure, FindEnd, FindNodeOptions, FindStats, FindStepEnd, NodeId, Reply, Request,
+    RequestOptions,
+};
 use pk_sim::{Cluster, HostId, Link};
 
-/// A cluster whose nodes know each other along these edges, and nobody else.
+/// A cluster whose nodes know each other along these edges, and no other node.
 fn graph(nodes: usize, edges: &[(HostId, HostId)]) -> Cluster {
     let mut cluster = Cluster::quiet().nodes(nodes).seed(3).start();
     wire(&mut cluster, edges);
     cluster
 }
 
-fn limit(limit: usize) -> FindNode {
-    FindNode { limit: Some(limit), ..FindNode::default() }
+fn limit(limit: usize) -> FindNodeOptions {
+    FindNodeOptions { limit: Some(limit), ..FindNodeOptions::default() }
 }
 
 #[test]
 fn two_nodes_connect_and_know_each_other() {
     let mut cluster = Cluster::quiet().nodes(2).start();
-    assert!(matches!(cluster.connect(0, 1), Ok(Reply::Connect(info)) if info.node == cluster.id(1)));
+    assert!(
+        matches!(cluster.connect(0, 1), Ok(Reply::Connect(info)) if info.node == cluster.id(1))
+    );
     cluster.drive(SECOND);
     for (node, other) in [(0, 1), (1, 0)] {
         let other = cluster.id(other);
-        assert!(cluster.node(node).contact(other).is_some(), "node {node} has the other in its graph");
+        assert!(
+            cluster.node(node).contact(other).is_some(),
+            "node {node} has the other in its graph"
+        );
         assert_eq!(cluster.node(node).connections().len(), 1);
     }
     cluster.stop_all();
@@ -57,14 +65,20 @@ fn a_chain_is_followed_to_its_end() {
     let target = cluster.id(4);
     let outcome = find(&mut cluster, 0, target);
     assert_consistent(&outcome);
-    assert_eq!(outcome.found.as_ref().map(|(address, _)| address.clone()), Some(cluster.address(4)));
+    assert_eq!(
+        outcome.found.as_ref().map(|(address, _)| address.clone()),
+        Some(cluster.address(4))
+    );
     assert_eq!(steps(&cluster, &outcome), [(1, None), (2, Some(1)), (3, Some(2)), (4, Some(3))]);
     let ends: Vec<_> = outcome.trace.iter().map(|step| step.end.clone()).collect();
-    let answered = FindStepEnd::Answered { told: 1, new: 1 };
+    let answered = FindStepEnd::Answered { reported: 1, new: 1 };
     assert_eq!(ends, [answered.clone(), answered.clone(), answered, FindStepEnd::Target]);
     // Each link takes 10 ms: handshake and Hellos are two round trips, a question is one.
     let elapsed = ms(3 * (40 + 20) + 40);
-    assert_eq!(outcome.stats, FindStats { elapsed, attempts: 4, failures: 0, calls: 3, candidates: 4 });
+    assert_eq!(
+        outcome.stats,
+        FindStats { elapsed, attempts: 4, failures: 0, calls: 3, candidates: 4 }
+    );
     assert_quiet(&mut cluster, 0, "chain");
     cluster.stop_all();
 }
@@ -91,17 +105,22 @@ fn a_tree_is_searched_along_all_branches() {
 
 #[test]
 fn cycles_end() {
-    let ring: Vec<_> = (0..6).flat_map(|node| [(node, (node + 1) % 6), ((node + 1) % 6, node)]).collect();
+    let ring: Vec<_> =
+        (0..6).flat_map(|node| [(node, (node + 1) % 6), ((node + 1) % 6, node)]).collect();
     let chords = [(0, 3), (3, 0), (1, 4), (4, 1)];
     for edges in [ring.clone(), [ring, chords.to_vec()].concat()] {
         let mut cluster = graph(6, &edges);
         let outcome = find(&mut cluster, 0, nobody(0));
         assert_consistent(&outcome);
         assert_eq!(outcome.ended, FindEnd::Exhausted);
-        let mut contacted: Vec<_> = steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();
+        let mut contacted: Vec<_> =
+            steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();
         contacted.sort_unstable();
-        assert_eq!(contacted, [1, 2, 3, 4, 5], "everybody once");
-        assert_eq!((outcome.stats.attempts, outcome.stats.calls, outcome.stats.candidates), (5, 5, 5));
+        assert_eq!(contacted, [1, 2, 3, 4, 5], "every node once");
+        assert_eq!(
+            (outcome.stats.attempts, outcome.stats.calls, outcome.stats.candidates),
+            (5, 5, 5)
+        );
         assert_quiet(&mut cluster, 0, "cycle");
         cluster.stop_all();
     }
@@ -109,16 +128,16 @@ fn cycles_end() {
 
 #[test]
 fn a_shortcut_is_taken() {
-    // 4 is told of by 1 at once, and by 3 after a long way.
+    // 4 is reported by 1 at once, and by 3 after a long path.
     let mut cluster = graph(5, &[(0, 1), (1, 2), (2, 3), (3, 4), (1, 4)]);
     let target = cluster.id(4);
     let outcome = find(&mut cluster, 0, target);
     assert_consistent(&outcome);
     let steps = steps(&cluster, &outcome);
     assert!(steps.contains(&(4, Some(1))), "{steps:?}");
-    assert!(steps.iter().all(|(node, _)| *node != 3), "nobody goes the long way: {steps:?}");
+    assert!(steps.iter().all(|(node, _)| *node != 3), "no search takes the long path: {steps:?}");
     assert_eq!(outcome.stats.elapsed, ms(60 + 40));
-    // What the search had begun beside it is called off, or is a connection like any other.
+    // What the search had started besides is cancelled, or is a connection like any other.
     cluster.drive(SECOND);
     assert_quiet(&mut cluster, 0, "shortcut");
     cluster.stop_all();
@@ -135,9 +154,9 @@ fn offline_nodes_are_passed_by() {
     assert_consistent(&outcome);
     assert_eq!(outcome.ended, FindEnd::Connected);
     assert!(outcome.stats.elapsed < SECOND, "{outcome:?}");
-    assert_eq!(outcome.stats.failures, 0, "nobody waits for the dead");
+    assert_eq!(outcome.stats.failures, 0, "the search does not wait for dead nodes");
     cluster.drive(ms(100));
-    assert_quiet(&mut cluster, 0, "the dials of dead nodes are called off");
+    assert_quiet(&mut cluster, 0, "the dials of dead nodes are cancelled");
     let metrics = cluster.node(0).metrics();
     assert_eq!((metrics.connections, metrics.dial_failures), (2, 0), "{metrics:?}");
 
@@ -146,7 +165,7 @@ fn offline_nodes_are_passed_by() {
     cluster.kill(1);
     cluster.kill(2);
     let target = cluster.id(4);
-    let find = FindNode { concurrency: Some(1), ..FindNode::default() };
+    let find = FindNodeOptions { concurrency: Some(1), ..FindNodeOptions::default() };
     let outcome = find_with(&mut cluster, 0, target, find);
     assert_eq!(outcome.ended, FindEnd::Connected);
     assert!(outcome.stats.elapsed <= ms(2 * 500 + 100), "{outcome:?}");
@@ -156,13 +175,14 @@ fn offline_nodes_are_passed_by() {
 // -- self
 
 #[test]
-fn a_search_for_oneself_asks_everybody_it_hears_of() {
+fn search_for_the_local_id_asks_every_reported_node() {
     let mut cluster = graph(7, &[(0, 1), (1, 2), (2, 3), (1, 4), (4, 5), (5, 6)]);
     let own = cluster.id(0);
     let outcome = find(&mut cluster, 0, own);
     assert_consistent(&outcome);
     assert_eq!((outcome.found.clone(), outcome.ended), (None, FindEnd::Exhausted));
-    let contacted: BTreeSet<_> = steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();
+    let contacted: BTreeSet<_> =
+        steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();
     assert_eq!(contacted, BTreeSet::from([1, 2, 3, 4, 5, 6]));
     assert_eq!(cluster.node(0).graph().len(), 6, "and knows them all now");
     assert_quiet(&mut cluster, 0, "own id");
@@ -179,17 +199,22 @@ fn a_search_for_oneself_ends_at_its_limit() {
     assert_eq!((outcome.stats.attempts, outcome.stats.calls, outcome.stats.candidates), (2, 2, 3));
     // The two are connected, so they are free now, and the limit reaches two further.
     let outcome = find_with(&mut cluster, 0, own, limit(2));
-    assert_eq!((outcome.ended, outcome.stats.attempts, outcome.stats.calls), (FindEnd::Exhausted, 2, 4));
+    assert_eq!(
+        (outcome.ended, outcome.stats.attempts, outcome.stats.calls),
+        (FindEnd::Exhausted, 2, 4)
+    );
     cluster.stop_all();
 }
 
 #[test]
 fn a_search_asks_no_further_than_the_closest_k_that_live() {
     let edges: Vec<_> = (1..10).map(|node| (0, node)).collect();
-    let mut cluster = Cluster::quiet().nodes(10).seed(3).config(|config| config.bucket_limit = 4).start();
+    let mut cluster =
+        Cluster::quiet().nodes(10).seed(3).config(|config| config.bucket_limit = 4).start();
     wire(&mut cluster, &edges);
     let target = nobody(5);
-    let mut nearest: Vec<_> = (1..10).map(|node| (cluster.id(node).distance(&target), node)).collect();
+    let mut nearest: Vec<_> =
+        (1..10).map(|node| (cluster.id(node).distance(&target), node)).collect();
     nearest.sort_unstable();
     let known: Vec<_> = nearest
         .iter()
@@ -200,7 +225,8 @@ fn a_search_asks_no_further_than_the_closest_k_that_live() {
         .map(|(_, node)| *node)
         .collect();
     let outcome = find(&mut cluster, 0, target);
-    let contacted: BTreeSet<_> = steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();
+    let contacted: BTreeSet<_> =
+        steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();
     assert_eq!(contacted, known[..4].iter().copied().collect(), "the four closest of {known:?}");
     assert_eq!(outcome.ended, FindEnd::Exhausted);
     cluster.stop_all();
@@ -220,9 +246,16 @@ fn the_limit_counts_failures_and_no_live_connections() {
     let outcome = find_with(&mut cluster, 0, nobody(1), limit(2));
     assert_consistent(&outcome);
     assert_eq!(outcome.ended, FindEnd::Limit);
-    assert_eq!((outcome.stats.attempts, outcome.stats.failures, outcome.stats.calls), (2, 2, 3), "{outcome:?}");
+    assert_eq!(
+        (outcome.stats.attempts, outcome.stats.failures, outcome.stats.calls),
+        (2, 2, 3),
+        "{outcome:?}"
+    );
     let elapsed = outcome.stats.elapsed;
-    assert!((15 * SECOND..16 * SECOND).contains(&elapsed), "both are given their time: {outcome:?}");
+    assert!(
+        (15 * SECOND..16 * SECOND).contains(&elapsed),
+        "both are given their time: {outcome:?}"
+    );
 
     let outcome = find_with(&mut cluster, 0, nobody(1), limit(0));
     assert_eq!(outcome.ended, FindEnd::Limit);
@@ -239,7 +272,7 @@ fn no_more_are_contacted_at_a_time_than_allowed() {
     for concurrency in [1, 2, 3, 7] {
         let edges: Vec<_> = (1..14).map(|node| (0, node)).collect();
         let mut cluster = graph(14, &edges);
-        let find = FindNode { concurrency: Some(concurrency), ..FindNode::default() };
+        let find = FindNodeOptions { concurrency: Some(concurrency), ..FindNodeOptions::default() };
         let outcome = find_with(&mut cluster, 0, nobody(2), find);
         assert_consistent(&outcome);
         assert_eq!((outcome.ended, outcome.stats.calls), (FindEnd::Exhausted, 13));
@@ -256,15 +289,21 @@ fn only_stalled_contacts_let_more_be_contacted() {
         for dead in 4..14 {
             cluster.kill(dead);
         }
-        let find = FindNode { concurrency: Some(concurrency), ..FindNode::default() };
+        let find = FindNodeOptions { concurrency: Some(concurrency), ..FindNodeOptions::default() };
         let outcome = find_with(&mut cluster, 0, nobody(2), find);
         assert_consistent(&outcome);
-        assert_eq!((outcome.ended, outcome.stats.calls, outcome.stats.failures), (FindEnd::Exhausted, 3, 10));
+        assert_eq!(
+            (outcome.ended, outcome.stats.calls, outcome.stats.failures),
+            (FindEnd::Exhausted, 3, 10)
+        );
         let (running, fresh) = overlap(&outcome.trace, ms(500));
         assert_eq!(fresh, concurrency, "{outcome:?}");
         assert_eq!(running, 10, "all the dead are waited for at the end: {outcome:?}");
         // Ten dead ones cost their stalls and one timeout, not ten timeouts.
-        assert!(outcome.stats.elapsed <= 15 * SECOND + ms(10 * 500 / concurrency as u64 + 500), "{outcome:?}");
+        assert!(
+            outcome.stats.elapsed <= 15 * SECOND + ms(10 * 500 / concurrency as u64 + 500),
+            "{outcome:?}"
+        );
         assert_quiet(&mut cluster, 0, "stalled");
         cluster.stop_all();
     }
@@ -277,14 +316,18 @@ fn a_target_that_is_connected_ends_a_search_at_once() {
     let mut cluster = graph(3, &[(0, 1), (0, 2)]);
     assert!(cluster.connect(1, 0).is_ok());
     let (target, dials) = (cluster.id(1), cluster.transport_counters().dials);
-    let request = cluster.request(0, Request::FindNode { target, find: FindNode::default() });
+    let request =
+        cluster.request(0, Request::FindNode { target, find: FindNodeOptions::default() });
     let done = cluster.done(0, request).cloned();
     let Some(Ok(Reply::FindNode(outcome))) = done else { panic!("no time has passed: {done:?}") };
     assert_eq!(
         (outcome.ended, outcome.stats),
         (FindEnd::Connected, FindStats { candidates: 2, ..FindStats::default() })
     );
-    assert_eq!((outcome.found.map(|(address, _)| address), outcome.trace.len()), (Some(cluster.address(1)), 0));
+    assert_eq!(
+        (outcome.found.map(|(address, _)| address), outcome.trace.len()),
+        (Some(cluster.address(1)), 0)
+    );
     assert_eq!(cluster.transport_counters().dials, dials);
     cluster.stop_all();
 }
@@ -294,7 +337,8 @@ fn a_target_that_connects_to_us_ends_a_search() {
     let mut cluster = graph(3, &[(0, 1)]);
     cluster.kill(1);
     let target = cluster.id(2);
-    let request = cluster.request(0, Request::FindNode { target, find: FindNode::default() });
+    let request =
+        cluster.request(0, Request::FindNode { target, find: FindNodeOptions::default() });
     cluster.drive(2 * SECOND);
     assert_eq!(cluster.done(0, request), None);
     assert!(cluster.connect(2, 0).is_ok());
@@ -303,7 +347,7 @@ fn a_target_that_connects_to_us_ends_a_search() {
     assert_eq!((outcome.ended, outcome.stats.attempts), (FindEnd::Connected, 1));
     assert!(outcome.stats.elapsed < 3 * SECOND);
     cluster.drive(SECOND);
-    assert_quiet(&mut cluster, 0, "the dead dial is called off");
+    assert_quiet(&mut cluster, 0, "the dial of the dead node is cancelled");
     cluster.stop_all();
 }
 
@@ -313,12 +357,16 @@ fn a_deadline_ends_a_search_with_what_it_has() {
     for dead in [1, 2] {
         cluster.kill(dead);
     }
-    let find = FindNode { options: by(2 * SECOND), ..FindNode::default() };
+    let find = FindNodeOptions { options: by(2 * SECOND), ..FindNodeOptions::default() };
     let outcome = find_with(&mut cluster, 0, nobody(3), find);
     assert_consistent(&outcome);
-    assert_eq!((outcome.found.clone(), outcome.ended, outcome.stats.elapsed), (None, FindEnd::Deadline, 2 * SECOND));
+    assert_eq!(
+        (outcome.found.clone(), outcome.ended, outcome.stats.elapsed),
+        (None, FindEnd::Deadline, 2 * SECOND)
+    );
     assert_eq!((outcome.stats.attempts, outcome.stats.calls, outcome.stats.failures), (3, 1, 0));
-    let pending: Vec<_> = outcome.trace.iter().filter(|step| step.end == FindStepEnd::Pending).collect();
+    let pending: Vec<_> =
+        outcome.trace.iter().filter(|step| step.end == FindStepEnd::Pending).collect();
     assert_eq!(pending.len(), 2, "{outcome:?}");
     cluster.drive(ms(10));
     assert_quiet(&mut cluster, 0, "deadline");
@@ -326,12 +374,15 @@ fn a_deadline_ends_a_search_with_what_it_has() {
 }
 
 #[test]
-fn without_anybody_to_ask_a_search_is_over_at_once() {
+fn search_without_candidates_ends_at_once() {
     let mut cluster = Cluster::quiet().nodes(1).start();
     let outcome = find(&mut cluster, 0, nobody(0));
-    assert_eq!((outcome.ended, outcome.stats, outcome.trace.len()), (FindEnd::Exhausted, FindStats::default(), 0));
+    assert_eq!(
+        (outcome.ended, outcome.stats, outcome.trace.len()),
+        (FindEnd::Exhausted, FindStats::default(), 0)
+    );
     assert!(matches!(
-        cluster.ask(0, Request::PingNode { target: nobody(0), options: Options::default() }),
+        cluster.ask(0, Request::PingNode { target: nobody(0), options: RequestOptions::default() }),
         Err(Failure::NotFound(why)) if why.is_empty()
     ));
     cluster.stop_all();
@@ -364,20 +415,27 @@ fn not_found_says_why_the_dials_of_the_target_failed() {
         let steps: Vec<_> = outcome.trace.iter().filter(|step| step.node == target).collect();
         assert_eq!(steps.len(), 1);
         assert_eq!(steps[0].end, FindStepEnd::Unreachable(vec![(place.clone(), why.clone())]));
-        let ping = cluster.ask(0, Request::PingNode { target, options: Options::default() });
+        let ping = cluster.ask(0, Request::PingNode { target, options: RequestOptions::default() });
         assert_eq!(ping, Err(Failure::NotFound(vec![(place, why.clone())])));
         let text = ping.unwrap_err().to_string();
-        assert!(text.starts_with("the node was not found: ") && text.ends_with(&why.to_string()), "{text}");
-        cluster.call(0, |node, now| node.unset_node(target, now));
+        assert!(
+            text.starts_with("the node was not found: ") && text.ends_with(&why.to_string()),
+            "{text}"
+        );
+        cluster.call(0, |node, now| node.unset_node(target, now).unwrap());
     }
-    // Somebody else lives there: every address that was tried has its failure.
+    // Another node has the address: every address that was tried has its failure.
     let target = nobody(9);
     for place in [cluster.address(1), cluster.address(2)] {
         tell_of(&mut cluster, 0, target, place);
     }
-    match cluster.ask(0, Request::PingNode { target, options: Options::default() }) {
+    match cluster.ask(0, Request::PingNode { target, options: RequestOptions::default() }) {
         Err(Failure::NotFound(why)) => {
-            let find = |host| why.iter().find(|(address, _)| *address == cluster.address(host)).map(|(_, why)| why);
+            let find = |host| {
+                why.iter()
+                    .find(|(address, _)| *address == cluster.address(host))
+                    .map(|(_, why)| why)
+            };
             assert!(matches!(find(1), Some(DialFailure::Certificate(_))), "{why:?}");
             assert_eq!((find(2), why.len()), (Some(&DialFailure::TimedOut), 2));
         }
@@ -388,24 +446,29 @@ fn not_found_says_why_the_dials_of_the_target_failed() {
 }
 
 #[test]
-fn addresses_that_cannot_be_dialled_are_named() {
+fn addresses_that_cannot_be_dialed_are_named() {
     let mut cluster = Cluster::quiet().nodes(1).start();
     cluster.network_mut().set_name("zero.example.org", Ok(vec!["0.0.0.0".parse().unwrap()]));
-    for (number, text) in ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[fe80::1%eth0]:1", "zero.example.org:1"]
-        .into_iter()
-        .enumerate()
+    for (number, text) in
+        ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[fe80::1%eth0]:1", "zero.example.org:1"]
+            .into_iter()
+            .enumerate()
     {
         let target = nobody(number as u64);
         tell_of(&mut cluster, 0, target, address(text));
-        let ping = cluster.ask(0, Request::PingNode { target, options: Options::default() });
+        let ping = cluster.ask(0, Request::PingNode { target, options: RequestOptions::default() });
         let Err(Failure::NotFound(why)) = &ping else { panic!("{text}: {ping:?}") };
-        // A name is told beside its addresses.
+        // A name is reported besides its addresses.
         let why = match &why[..] {
-            [(name, DialFailure::LeadsTo(to)), rest @ ..] if *name == address(text) && to.len() == rest.len() => rest,
+            [(name, DialFailure::LeadsTo(to)), rest @ ..]
+                if *name == address(text) && to.len() == rest.len() =>
+            {
+                rest
+            }
             all => all,
         };
         assert!(matches!(why, [(_, DialFailure::Transport(_))]), "{text}: {why:?}");
-        cluster.call(0, |node, now| node.unset_node(target, now));
+        cluster.call(0, |node, now| node.unset_node(target, now).unwrap());
     }
     assert_eq!(cluster.transport_counters().dials, 0);
     cluster.stop_all();
@@ -415,12 +478,14 @@ fn addresses_that_cannot_be_dialled_are_named() {
 
 #[test]
 fn cancelling_in_every_stage_leaves_nothing_behind() {
-    // Stages in the order in which they are reached: dial, handshake, Hello, question; and again for the next node.
+    // Stages in the order in which they are reached: dial, handshake, Hello, question; and again
+    // for the next node.
     let mut stages = BTreeSet::new();
     for after in (0..280).step_by(5) {
         let mut cluster = graph(4, &[(0, 1), (1, 2), (2, 3)]);
         let target = cluster.id(3);
-        let request = cluster.request(0, Request::FindNode { target, find: FindNode::default() });
+        let request =
+            cluster.request(0, Request::FindNode { target, find: FindNodeOptions::default() });
         cluster.drive(ms(after));
         let metrics = cluster.node(0).metrics();
         if cluster.done(0, request).is_some() {
@@ -433,7 +498,11 @@ fn cancelling_in_every_stage_leaves_nothing_behind() {
         assert_eq!(cluster.done(0, request), Some(&Err(Failure::Cancelled)), "at once");
         cluster.drive(ms(0));
         let metrics = cluster.node(0).metrics();
-        assert_eq!((metrics.requests_open, metrics.timers), (0, metrics.connections), "after {after} ms: {metrics:?}");
+        assert_eq!(
+            (metrics.requests_open, metrics.timers),
+            (0, metrics.connections),
+            "after {after} ms: {metrics:?}"
+        );
         cluster.drive(ms(1));
         assert_quiet(&mut cluster, 0, &format!("after {after} ms"));
         cluster.drive(SECOND);
@@ -442,15 +511,19 @@ fn cancelling_in_every_stage_leaves_nothing_behind() {
         }
         cluster.stop_all();
     }
-    // Three connections in turn: dialling, greeting with the control stream open, asking with two streams open.
+    // Three connections in turn: dialing, greeting with the control stream open, asking with two
+    // streams open.
     let reached: Vec<_> = stages.into_iter().collect();
-    assert_eq!(reached, [(0, 1, 0), (0, 1, 1), (1, 0, 2), (1, 1, 1), (1, 1, 2), (2, 0, 3), (2, 1, 2), (2, 1, 3)]);
+    assert_eq!(
+        reached,
+        [(0, 1, 0), (0, 1, 1), (1, 0, 2), (1, 1, 1), (1, 1, 2), (2, 0, 3), (2, 1, 2), (2, 1, 3)]
+    );
 }
 
 // -- statistics and trace
 
 #[test]
-fn the_trace_tells_who_told_of_whom_first() {
+fn trace_names_the_first_reporter_of_each_node() {
     // 1 and 2 both know 3; only 2 knows 4.
     let mut cluster = graph(6, &[(0, 1), (0, 2), (1, 3), (2, 3), (2, 4), (3, 5), (4, 5)]);
     cluster.network_mut().set_link(0, 2, Link::ms(50));
@@ -462,42 +535,53 @@ fn the_trace_tells_who_told_of_whom_first() {
     let mut steps = steps(&cluster, &outcome);
     steps.sort_unstable();
     assert_eq!(steps, [(1, None), (2, None), (3, Some(1)), (4, Some(2)), (5, Some(3))]);
-    let of = |host: HostId| outcome.trace.iter().find(|step| step.node == cluster.id(host)).unwrap();
+    let of =
+        |host: HostId| outcome.trace.iter().find(|step| step.node == cluster.id(host)).unwrap();
     assert_eq!(
         (of(1).begun, of(1).took, of(1).end.clone()),
-        (ms(0), ms(60), FindStepEnd::Answered { told: 1, new: 1 })
+        (ms(0), ms(60), FindStepEnd::Answered { reported: 1, new: 1 })
     );
     assert_eq!(
         (of(2).begun, of(2).took, of(2).end.clone()),
-        (ms(0), ms(300), FindStepEnd::Answered { told: 2, new: 1 })
+        (ms(0), ms(300), FindStepEnd::Answered { reported: 2, new: 1 })
     );
     assert_eq!((of(5).begun, of(5).took), (ms(120), 15 * SECOND));
     let why = vec![(cluster.address(5), DialFailure::TimedOut)];
     assert_eq!(of(5).end, FindStepEnd::Unreachable(why));
     let elapsed = ms(120) + 15 * SECOND;
-    assert_eq!(outcome.stats, FindStats { elapsed, attempts: 5, failures: 1, calls: 4, candidates: 5 });
+    assert_eq!(
+        outcome.stats,
+        FindStats { elapsed, attempts: 5, failures: 1, calls: 4, candidates: 5 }
+    );
     cluster.stop_all();
 }
 
 #[test]
 fn a_contact_that_does_not_answer_is_no_obstacle() {
-    let mut cluster = Cluster::quiet().nodes(4).puppets(1).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(4).scripted_peers(1).seed(3).start();
     wire(&mut cluster, &[(0, 1), (1, 2)]);
     tell(&mut cluster, 0, 4);
-    // The puppet greets, and never answers.
+    // The scripted peer greets, and never answers.
     let mut mute = Peer::new(4, |_| Reaction::Silence);
     let target = cluster.id(2);
-    let request = cluster.request(0, Request::FindNode { target, find: FindNode::default() });
+    let request =
+        cluster.request(0, Request::FindNode { target, find: FindNodeOptions::default() });
     mute.drive(&mut cluster, SECOND);
-    let Some(Ok(Reply::FindNode(outcome))) = cluster.done(0, request).cloned() else { panic!("it waits") };
+    let Some(Ok(Reply::FindNode(outcome))) = cluster.done(0, request).cloned() else {
+        panic!("it waits")
+    };
     assert_eq!((outcome.ended, mute.asked.len()), (FindEnd::Connected, 1));
-    // For somebody who is not there it is waited for, but not for ever.
-    let request = cluster.request(0, Request::FindNode { target: nobody(0), find: FindNode::default() });
+    // The search waits for a node that is not there, but not without limit.
+    let request = cluster
+        .request(0, Request::FindNode { target: nobody(0), find: FindNodeOptions::default() });
     mute.drive(&mut cluster, 20 * SECOND);
-    let Some(Ok(Reply::FindNode(outcome))) = cluster.done(0, request).cloned() else { panic!("it waits") };
+    let Some(Ok(Reply::FindNode(outcome))) = cluster.done(0, request).cloned() else {
+        panic!("it waits")
+    };
     assert_consistent(&outcome);
     assert_eq!((outcome.ended, outcome.stats.elapsed), (FindEnd::Exhausted, 15 * SECOND));
-    let end = |id: NodeId| outcome.trace.iter().find(|step| step.node == id).map(|step| step.end.clone());
+    let end =
+        |id: NodeId| outcome.trace.iter().find(|step| step.node == id).map(|step| step.end.clone());
     assert_eq!(end(cluster.id(4)), Some(FindStepEnd::NoAnswer));
     assert_eq!(cluster.node(0).metrics().call_timeouts, 1);
     cluster.stop_all();
@@ -508,7 +592,8 @@ fn a_contact_that_does_not_answer_is_no_obstacle() {
 #[test]
 fn with_a_third_of_the_nodes_dead_searches_stay_quick_and_find_nearly_everyone() {
     const NODES: usize = 200;
-    let mut cluster = Cluster::quiet().nodes(NODES).seed(11).link(Link::ms(20).jitter(ms(20))).start();
+    let mut cluster =
+        Cluster::quiet().nodes(NODES).seed(11).link(Link::ms(20).jitter(ms(20))).start();
     cluster.join_all();
     // Connections close for idleness, apart from those with the nearest.
     cluster.drive(20 * 60 * SECOND);
@@ -520,7 +605,8 @@ fn with_a_third_of_the_nodes_dead_searches_stay_quick_and_find_nearly_everyone()
     let (mut times, mut found, mut dials, mut failures) = (Vec::new(), 0, 0, 0);
     for (i, from) in alive.iter().enumerate() {
         let target = alive[(i * 37 + 11) % alive.len()];
-        let connected = cluster.node(*from).connections().iter().any(|info| info.node == cluster.id(target));
+        let connected =
+            cluster.node(*from).connections().iter().any(|info| info.node == cluster.id(target));
         if connected || target == *from {
             continue;
         }
@@ -531,12 +617,22 @@ fn with_a_third_of_the_nodes_dead_searches_stay_quick_and_find_nearly_everyone()
         assert_consistent(&outcome);
         found += usize::from(outcome.found.is_some());
         dials += outcome.stats.attempts;
-        failures += outcome.trace.iter().filter(|step| dead.contains(&cluster.number(step.node).unwrap())).count();
+        failures += outcome
+            .trace
+            .iter()
+            .filter(|step| dead.contains(&cluster.number(step.node).unwrap()))
+            .count();
         times.push(outcome.stats.elapsed);
     }
     times.sort_unstable();
     let p = |percent: usize| times[(times.len() - 1) * percent / 100];
-    println!("{found} of {}: p50 {:?} p95 {:?} max {:?}, {dials} dials", times.len(), p(50), p(95), p(100));
+    println!(
+        "{found} of {}: p50 {:?} p95 {:?} max {:?}, {dials} dials",
+        times.len(),
+        p(50),
+        p(95),
+        p(100)
+    );
     assert!(times.len() >= 100 && failures > 0, "the dead are met: {failures}");
     assert!(found * 100 >= 99 * times.len(), "recall: {found} of {}", times.len());
     assert!(p(95) < 3 * SECOND, "{:?}", p(95));
@@ -544,7 +640,7 @@ fn with_a_third_of_the_nodes_dead_searches_stay_quick_and_find_nearly_everyone()
 }
 
 #[test]
-fn a_contact_whose_connection_was_dead_already_is_dialled_again() {
+fn a_contact_whose_connection_was_dead_already_is_dialed_again() {
     let mut cluster = Cluster::builder().nodes(3).seed(11).start();
     cluster.connect(0, 1).unwrap();
     cluster.connect(1, 2).unwrap();
@@ -555,7 +651,15 @@ fn a_contact_whose_connection_was_dead_already_is_dialled_again() {
     assert_eq!(cluster.call(1, |node, now| node.disconnect(id, now)), 1);
     let outcome = find(&mut cluster, 0, target);
     assert_eq!(outcome.ended, FindEnd::Connected, "{outcome:?}");
-    let ends: Vec<_> = outcome.trace.iter().filter(|step| step.node == cluster.id(1)).map(|step| &step.end).collect();
-    assert!(matches!(ends[..], [FindStepEnd::NoAnswer, FindStepEnd::Answered { .. }]), "{outcome:?}");
+    let ends: Vec<_> = outcome
+        .trace
+        .iter()
+        .filter(|step| step.node == cluster.id(1))
+        .map(|step| &step.end)
+        .collect();
+    assert!(
+        matches!(ends[..], [FindStepEnd::NoAnswer, FindStepEnd::Answered { .. }]),
+        "{outcome:?}"
+    );
     cluster.stop_all();
 }

@@ -1,4 +1,4 @@
-//! Peers that break the protocol or abuse it: each is counted, told of, and bounded.
+//! Peers that break the protocol or abuse it: each is counted, reported, and limited.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -7,8 +7,9 @@ use bytes::Bytes;
 use common::*;
 use pk_proto::native::{self, Message, V1};
 use pk_proto::{
-    Answer, ClosestLists, ConnectionId, DisconnectReason, Event, Failure, FrameFault, Input, MAX_FRAME, Options,
-    Output, PeerFault, Question, Reply, Request, Role, StreamId,
+    ClosestNodesQuery, ConnectionId, DisconnectReason, Event, Failure, FrameFault, Input,
+    MAX_FRAME, Output, PeerFault, Reply, Request, RequestOptions, RpcRequest, RpcResponse, Side,
+    StreamId,
 };
 use pk_sim::{Cluster, HostId};
 
@@ -17,12 +18,15 @@ fn message(message: V1) -> Vec<u8> {
 }
 
 fn call() -> Vec<u8> {
-    message(V1::Call { deadline_ms: 1000, question: Question::Ping { nonce: 1 } })
+    message(V1::Call { deadline_ms: 1000, request: RpcRequest::Ping { nonce: 1 } })
 }
 
 fn closest_call() -> Vec<u8> {
-    let lists = ClosestLists { local: true, active: true };
-    message(V1::Call { deadline_ms: 1000, question: Question::Closest { target: nobody(0), lists } })
+    let query = ClosestNodesQuery { known: true, connected: true };
+    message(V1::Call {
+        deadline_ms: 1000,
+        request: RpcRequest::Closest { target: nobody(0), query },
+    })
 }
 
 /// A frame of a kind that only a later version knows.
@@ -45,9 +49,10 @@ fn has_closed(outputs: &[Output]) -> bool {
     outputs.iter().any(|output| matches!(output, Output::CloseConnection { code: 16, reason: is, .. } if is == reason))
 }
 
-/// A node in a world with a puppet that has dialled it.
+/// A node in a world with a scripted peer that has dialed it.
 fn victim(change: impl FnOnce(&mut pk_proto::Config)) -> (Cluster, Peer, ConnectionId) {
-    let mut cluster = Cluster::quiet().nodes(2).puppets(1).seed(3).config_of(0, change).build();
+    let mut cluster =
+        Cluster::quiet().nodes(2).scripted_peers(1).seed(3).config_of(0, change).build();
     // What the transport allows is no help: the core keeps its own limits.
     cluster.host_mut(0).transport.stream_limit = 100_000;
     (0..3).for_each(|host| cluster.start_node(host));
@@ -58,13 +63,13 @@ fn victim(change: impl FnOnce(&mut pk_proto::Config)) -> (Cluster, Peer, Connect
 }
 
 fn end_of_puppet(cluster: &Cluster) -> Option<DisconnectReason> {
-    cluster.puppet(2).inputs().find_map(|input| match input {
+    cluster.scripted_peer(2).inputs().find_map(|input| match input {
         Input::Disconnected { why, .. } => Some(why.clone()),
         _ => None,
     })
 }
 
-/// Whether a node still serves: somebody else may connect, and is answered.
+/// Whether a node still serves: another node may connect, and is answered.
 fn assert_serves(cluster: &mut Cluster, node: HostId) {
     let other = 1 - node;
     connect(cluster, other, node);
@@ -80,22 +85,44 @@ fn each_breach_of_the_protocol_has_its_fault_and_its_end() {
     let future = from_the_future(100);
     let trailing = frame(call().len() as u32 - 3, &[&call()[4..], b"x"].concat());
     let list = [[0, 2, 1, 21].as_slice(), &[7; 21 * 33]].concat();
-    // What the first stream of a peer that has said Hello says, and what it means; whether the connection ends.
+    // What the first stream of a peer that has said Hello says, and what it means; whether the
+    // connection ends.
     let frame_fault = PeerFault::Frame;
     let cases = vec![
-        ("garbage", b"GET / HTTP/1.1\r\n\r\n".to_vec(), false, frame_fault(TooLong(0x4745_5420)), 2, true),
+        (
+            "garbage",
+            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+            false,
+            frame_fault(TooLong(0x4745_5420)),
+            2,
+            true,
+        ),
         ("too long by one", frame(65_537, b""), false, frame_fault(TooLong(65_537)), 2, true),
         ("empty", frame(0, b""), false, frame_fault(Malformed), 4, true),
         ("not a message", frame(3, &[0, 1, 9]), false, frame_fault(Malformed), 4, true),
         ("a message and a half", trailing, false, frame_fault(Malformed), 4, true),
-        ("a list over its cap", frame(list.len() as u32, &list), false, frame_fault(Malformed), 4, true),
+        (
+            "a list over its cap",
+            frame(list.len() as u32, &list),
+            false,
+            frame_fault(Malformed),
+            4,
+            true,
+        ),
         ("from the future", future, false, frame_fault(Unknown), 1, false),
         ("another version", frame(2, &[1, 0]), false, frame_fault(Unknown), 1, false),
         ("nothing at all", Vec::new(), true, PeerFault::Truncated, 4, false),
         ("half a header", vec![0, 0], true, PeerFault::Truncated, 4, false),
         ("half a message", call()[..9].to_vec(), true, PeerFault::Truncated, 4, false),
         ("a second Hello", hello().to_vec(), false, PeerFault::Unexpected, 4, false),
-        ("an answer", message(V1::Answer(Answer::Pong { nonce: 1 })), false, PeerFault::Unexpected, 4, false),
+        (
+            "an answer",
+            message(V1::Answer(RpcResponse::Pong { nonce: 1 })),
+            false,
+            PeerFault::Unexpected,
+            4,
+            false,
+        ),
         ("an acceptance", message(V1::Accepted), false, PeerFault::Unexpected, 4, false),
     ];
     for (name, bytes, fin, fault, code, fatal) in cases {
@@ -108,7 +135,8 @@ fn each_breach_of_the_protocol_has_its_fault_and_its_end() {
         assert_eq!(faults(&outputs), std::slice::from_ref(&fault), "{name}");
         assert_eq!(has_closed(&outputs), fatal, "{name}");
         assert!(outputs.contains(&Output::ResetStream { stream, code }), "{name}: {outputs:?}");
-        let stops = outputs.iter().filter(|output| matches!(output, Output::StopStream { .. })).count();
+        let stops =
+            outputs.iter().filter(|output| matches!(output, Output::StopStream { .. })).count();
         assert_eq!(stops, usize::from(!fin), "{name}: {outputs:?}");
         let metrics = bare.node.metrics();
         assert_eq!(metrics.stream_faults, 1, "{name}");
@@ -119,13 +147,13 @@ fn each_breach_of_the_protocol_has_its_fault_and_its_end() {
             bare.input(Input::Disconnected { conn, why: DisconnectReason::Local });
             assert!(matches!(bare.take()[..], [Output::Event(Event::ConnectionClosed { .. })]));
         } else {
-            let left = (metrics.connections, metrics.streams, metrics.receive_bytes, metrics.timers);
+            let left =
+                (metrics.connections, metrics.streams, metrics.receive_bytes, metrics.timers);
             assert_eq!(left, (1, quiet.streams, quiet.receive_bytes, quiet.timers), "{name}");
             // It is served as before.
             let stream = bare.opened(conn);
             bare.feed(stream, &call(), true);
-            let answered =
-                |output: &Output| matches!(output, Output::SendStream { stream: of, fin: true, .. } if *of == stream);
+            let answered = |output: &Output| matches!(output, Output::SendStream { stream: of, fin: true, .. } if *of == stream);
             assert!(bare.take().iter().any(answered), "{name}");
         }
     }
@@ -138,18 +166,27 @@ fn the_control_stream_takes_one_hello_and_nothing_else() {
         ("a second Hello", later(hello().to_vec()), false, PeerFault::Unexpected),
         ("a question", later(call()), false, PeerFault::Unexpected),
         ("its end", later(Vec::new()), true, PeerFault::Truncated),
-        ("from the future", later(from_the_future(9)), false, PeerFault::Frame(FrameFault::Unknown)),
+        (
+            "from the future",
+            later(from_the_future(9)),
+            false,
+            PeerFault::Frame(FrameFault::Unknown),
+        ),
     ];
     for (name, bytes, fin, fault) in cases {
         let mut bare = Bare::new(|_| {});
         let conn = ConnectionId(bare.odd());
-        bare.connected(conn, Role::Acceptor, Bare::peer(0), "198.51.100.1:1".parse().unwrap(), 1);
+        bare.connected(conn, Side::Acceptor, Bare::peer(0), "198.51.100.1:1".parse().unwrap(), 1);
         let control = bare.opened(conn);
         bare.feed(control, &bytes, fin);
         let outputs = bare.take();
         assert_eq!((faults(&outputs), has_closed(&outputs)), (vec![fault], false), "{name}");
         assert_eq!(bare.node.connections().len(), 1, "{name}: accepted by its Hello, and it lives");
-        assert_eq!((bare.node.metrics().streams, bare.node.metrics().receive_bytes), (0, 0), "{name}");
+        assert_eq!(
+            (bare.node.metrics().streams, bare.node.metrics().receive_bytes),
+            (0, 0),
+            "{name}"
+        );
         // It closes when it is idle, all the same.
         bare.pass(3 * 3600 * SECOND);
         assert_eq!(bare.node.connections().len(), 0, "{name}");
@@ -162,12 +199,14 @@ fn nobody_is_served_before_the_hello() {
         let mut bare = Bare::new(|_| {});
         bare.node.accept_protocol("p".into(), bare.now).unwrap();
         let conn = ConnectionId(bare.odd());
-        bare.connected(conn, Role::Acceptor, Bare::peer(0), "198.51.100.1:1".parse().unwrap(), 1);
+        bare.connected(conn, Side::Acceptor, Bare::peer(0), "198.51.100.1:1".parse().unwrap(), 1);
         let stream = bare.opened(conn);
         bare.feed(stream, &first, true);
         let outputs = bare.take();
         assert_eq!(faults(&outputs), [PeerFault::Unexpected]);
-        let served = |output: &Output| matches!(output, Output::SendStream { .. } | Output::HandOver { .. });
+        let served = |output: &Output| {
+            matches!(output, Output::SendStream { .. } | Output::DetachStream { .. })
+        };
         assert!(!outputs.iter().any(served), "{outputs:?}");
         assert_eq!((bare.node.metrics().answers, bare.node.graph().len()), (0, 0));
         // The Hello is not too late.
@@ -181,15 +220,16 @@ fn nobody_is_served_before_the_hello() {
 fn answers_that_nobody_asked_for_are_late_inputs() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept(Bare::peer(0));
-    bare.data(StreamId(4), &message(V1::Answer(Answer::Pong { nonce: 1 })), true);
+    bare.data(StreamId(4), &message(V1::Answer(RpcResponse::Pong { nonce: 1 })), true);
     assert_eq!((bare.take(), bare.node.metrics().late_inputs), (vec![], 1));
     assert_eq!(bare.node.connections()[0].conn, conn);
 }
 
 #[test]
 fn what_a_peer_has_ended_is_not_ended_again() {
-    // Every purpose of a stream, reset and stopped by the peer in both orders: no output names what is over.
-    let lists = ClosestLists { local: true, active: true };
+    // Every purpose of a stream, reset and stopped by the peer in both orders: no output names what
+    // is over.
+    let query = ClosestNodesQuery { known: true, connected: true };
     let peer = Bare::peer(0);
     for (reset, stop) in [(true, false), (false, true), (true, true)] {
         for case in 0..5 {
@@ -199,12 +239,21 @@ fn what_a_peer_has_ended_is_not_ended_again() {
             let stream = match case {
                 // Ours: a question, an opening. Theirs: nothing yet, half a message, a question.
                 0 => {
-                    bare.request(Request::AskClosest { via: peer, target: peer, lists, options: Options::default() });
+                    bare.request(Request::QueryClosestNodes {
+                        via: peer,
+                        target: peer,
+                        query,
+                        options: RequestOptions::default(),
+                    });
                     StreamId(0)
                 }
                 1 => {
                     let protocol = "p".into();
-                    bare.request(Request::OpenStream { target: peer, protocol, options: Options::default() });
+                    bare.request(Request::OpenStream {
+                        target: peer,
+                        protocol,
+                        options: RequestOptions::default(),
+                    });
                     StreamId(0)
                 }
                 _ => bare.opened(conn),
@@ -235,14 +284,20 @@ fn what_a_peer_has_ended_is_not_ended_again() {
                             assert!(writing, "case {case}: reset again");
                             writing = false;
                         }
-                        Output::SendStream { stream: of, .. } if of == stream => assert!(writing, "case {case}"),
+                        Output::SendStream { stream: of, .. } if of == stream => {
+                            assert!(writing, "case {case}");
+                        }
                         _ => {}
                     }
                 }
             }
             bare.pass(20 * SECOND);
             let metrics = bare.node.metrics();
-            assert_eq!((metrics.streams, metrics.requests_open), (1, 0), "case {case}: {metrics:?}");
+            assert_eq!(
+                (metrics.streams, metrics.requests_open),
+                (1, 0),
+                "case {case}: {metrics:?}"
+            );
         }
     }
 }
@@ -266,19 +321,23 @@ fn too_many_faults_end_the_connection() {
 // -- too much
 
 #[test]
-fn messages_from_the_future_never_end_a_connection_and_are_read_by_turns() {
+fn long_messages_from_the_future_are_read_by_turns() {
     // 100 streams want the longest message at once; four have room in the window at a time.
     for (window, streams) in [(256 * 1024, 99), (128 * 1024, 99), (128 * 1024, 250)] {
         let (mut cluster, mut peer, conn) = victim(|config| {
             config.receive_window = window;
             config.streams_per_connection = 1 + streams;
+            // They count, and so many at once would end the connection: see `limits.rs`.
+            config.fault_limit = 100;
         });
         let ids: Vec<_> = (0..streams)
             .map(|_| {
-                // The header first, everywhere, so that everybody begins.
+                // The header first, everywhere, so that every stream starts.
                 let bytes = from_the_future(MAX_FRAME);
                 let stream = peer.send(&mut cluster, conn, bytes[..10].to_vec(), false);
-                cluster.pull(2, |puppet| puppet.send(stream, bytes[10..].to_vec(), false));
+                cluster.pull(2, |scripted_peer| {
+                    scripted_peer.send(stream, bytes[10..].to_vec(), false);
+                });
                 stream
             })
             .collect();
@@ -289,10 +348,11 @@ fn messages_from_the_future_never_end_a_connection_and_are_read_by_turns() {
         }
         assert!(most <= window && most > window / 2, "{most}");
         let metrics = cluster.node(0).metrics();
-        let end = (metrics.unsupported, metrics.stream_timeouts, metrics.streams, metrics.receive_bytes);
+        let end =
+            (metrics.unsupported, metrics.stream_timeouts, metrics.streams, metrics.receive_bytes);
         assert_eq!(end, (streams as u64, 0, 1, 4), "{metrics:?}");
         let refused = |input: &&Input| matches!(input, Input::StreamReset { stream, code: 1 } if ids.contains(stream));
-        assert_eq!(cluster.puppet(2).inputs().filter(refused).count(), streams);
+        assert_eq!(cluster.scripted_peer(2).inputs().filter(refused).count(), streams);
         assert_eq!((end_of_puppet(&cluster), cluster.node(0).connections().len()), (None, 1));
         // The windows hold everywhere: the checkers have looked at each grant.
         assert!(cluster.check_counters().grants >= 2 * streams as u64);
@@ -307,13 +367,20 @@ fn questions_among_long_messages_are_answered() {
         peer.send(&mut cluster, conn, from_the_future(MAX_FRAME), false);
     }
     let stream = peer.send(&mut cluster, conn, call(), true);
-    cluster.pull(2, |puppet| puppet.grant(stream, 1000));
+    cluster.pull(2, |scripted_peer| scripted_peer.grant(stream, 1000));
     // And what the victim asks on the same connection.
     let request = ping(&cluster, 2);
     let asking = cluster.request(0, request);
     peer.drive(&mut cluster, 5 * SECOND);
-    assert_eq!(cluster.puppet(2).read(stream), (message(V1::Answer(Answer::Pong { nonce: 1 })), true));
-    assert!(matches!(cluster.done(0, asking), Some(Ok(Reply::PingNode(_)))), "{:?}", cluster.done(0, asking));
+    assert_eq!(
+        cluster.scripted_peer(2).read(stream),
+        (message(V1::Answer(RpcResponse::Pong { nonce: 1 })), true)
+    );
+    assert!(
+        matches!(cluster.done(0, asking), Some(Ok(Reply::PingNode(_)))),
+        "{:?}",
+        cluster.done(0, asking)
+    );
     cluster.stop_all();
 }
 
@@ -344,9 +411,12 @@ fn endless_streams_are_refused_and_end_the_connection() {
 fn streams_that_never_bring_a_whole_message_time_out() {
     let (mut cluster, mut peer, conn) = victim(|_| {});
     // A byte a second each: no byte resets the time.
-    let slow: Vec<_> = (0..20).map(|_| peer.send(&mut cluster, conn, frame(1000, b"begun"), false)).collect();
+    let slow: Vec<_> =
+        (0..20).map(|_| peer.send(&mut cluster, conn, frame(1000, b"begun"), false)).collect();
     for second in 1..15 {
-        cluster.pull(2, |puppet| slow.iter().for_each(|stream| puppet.send(*stream, vec![1], false)));
+        cluster.pull(2, |scripted_peer| {
+            slow.iter().for_each(|stream| scripted_peer.send(*stream, vec![1], false));
+        });
         peer.drive(&mut cluster, SECOND);
         let metrics = cluster.node(0).metrics();
         assert_eq!((metrics.stream_timeouts, metrics.streams), (0, 21), "after {second} s");
@@ -354,7 +424,8 @@ fn streams_that_never_bring_a_whole_message_time_out() {
     }
     peer.drive(&mut cluster, 2 * SECOND);
     let metrics = cluster.node(0).metrics();
-    // They are all due in the same moment; the sixteenth ends the connection, and the others with it.
+    // They are all due in the same moment; the sixteenth ends the connection, and the others with
+    // it.
     assert_eq!((metrics.stream_timeouts, metrics.connections, metrics.streams), (16, 0, 0));
     assert!(matches!(end_of_puppet(&cluster), Some(DisconnectReason::Peer { code: 16, .. })));
     assert_quiet(&mut cluster, 0, "never finished");
@@ -375,19 +446,25 @@ fn a_peer_that_asks_and_never_reads_is_dropped() {
         tell_of(&mut cluster, 0, nobody(number), place);
     }
     connect(&mut cluster, 1, 0);
-    let asked: Vec<_> = (0..50).map(|_| peer.send(&mut cluster, conn, closest_call(), true)).collect();
+    let asked: Vec<_> =
+        (0..50).map(|_| peer.send(&mut cluster, conn, closest_call(), true)).collect();
     peer.drive(&mut cluster, 10 * SECOND);
     let metrics = cluster.node(0).metrics();
     assert_eq!((metrics.answers, metrics.streams), (50, 2 + 50), "answered, and not read");
     // The checkers hold every stream to its window; in all that is what the answers weigh.
-    assert!(metrics.send_bytes > 50 * 40 && metrics.send_bytes < 51 * 4096, "{}", metrics.send_bytes);
+    assert!(
+        metrics.send_bytes > 50 * 40 && metrics.send_bytes < 51 * 4096,
+        "{}",
+        metrics.send_bytes
+    );
     peer.drive(&mut cluster, 6 * SECOND);
     let metrics = cluster.node(0).metrics();
     assert_eq!((metrics.send_overflows, metrics.connections, metrics.streams), (10, 1, 1));
-    let told = |event: &Event| matches!(event, Event::PeerMisbehaved { fault: PeerFault::NotReading, .. });
+    let told =
+        |event: &Event| matches!(event, Event::PeerMisbehaved { fault: PeerFault::NotReading, .. });
     assert_eq!(count_events(&cluster, 0, told), 10);
     assert!(matches!(end_of_puppet(&cluster), Some(DisconnectReason::Peer { code: 16, .. })));
-    assert!(asked.iter().all(|stream| cluster.puppet(2).read(*stream).0.is_empty()));
+    assert!(asked.iter().all(|stream| cluster.scripted_peer(2).read(*stream).0.is_empty()));
     cluster.stop_all();
 }
 
@@ -400,7 +477,10 @@ fn a_peer_that_greets_without_end_is_bounded_by_its_faults() {
     peer.drive(&mut cluster, SECOND);
     let metrics = cluster.node(0).metrics();
     assert_eq!((metrics.stream_faults, metrics.connections), (16, 0));
-    assert_eq!(count_events(&cluster, 0, |event| matches!(event, Event::PeerMisbehaved { .. })), 16);
+    assert_eq!(
+        count_events(&cluster, 0, |event| matches!(event, Event::PeerMisbehaved { .. })),
+        16
+    );
     assert_serves(&mut cluster, 0);
     cluster.stop_all();
 }
@@ -412,14 +492,17 @@ fn an_acceptor_that_breaks_the_protocol_before_its_hello_is_no_connection() {
         (call(), PeerFault::Unexpected),
         (from_the_future(50), PeerFault::Frame(FrameFault::Unknown)),
     ] {
-        let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(3).start();
+        let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
         let mut peer = Peer::honest(1);
         peer.hello = hello.into();
         let request = connect_request(&cluster, 1);
         let id = cluster.request(0, request);
         peer.drive(&mut cluster, 20 * SECOND);
         let result = cluster.done(0, id);
-        assert!(matches!(result, Some(Err(Failure::Dial(why))) if why.len() == 1), "{fault}: {result:?}");
+        assert!(
+            matches!(result, Some(Err(Failure::Dial(why))) if why.len() == 1),
+            "{fault}: {result:?}"
+        );
         let told = |event: &Event| matches!(event, Event::PeerMisbehaved { fault: of, .. } if *of == fault);
         assert_eq!(count_events(&cluster, 0, told), 1, "{fault}");
         assert_eq!(cluster.node(0).graph().len(), 0);
@@ -464,8 +547,10 @@ fn blake3_noise(seed: u64) -> Vec<u8> {
 /// Bytes of the wrong kind are dropped, whole.
 #[test]
 fn nothing_of_a_refused_stream_stays() {
-    let mut bare = Bare::new(|config| config.streams_per_connection = 1);
+    let mut bare = Bare::new(|config| config.streams_per_connection = 2);
     let conn = bare.accept(Bare::peer(0));
+    // One stream is for the Hellos, and this one is the other.
+    bare.opened(conn);
     let quiet = bare.node.metrics();
     for _ in 0..15 {
         let stream = bare.opened(conn);

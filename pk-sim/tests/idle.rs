@@ -16,7 +16,8 @@ fn fired(cluster: &Cluster) -> Vec<u64> {
 
 #[test]
 fn a_settled_network_wakes_for_due_timers_only_and_then_not_at_all() {
-    let mut cluster = Cluster::quiet().nodes(20).seed(3).link(Link::ms(20).jitter(ms(10)).loss(10)).start();
+    let mut cluster =
+        Cluster::quiet().nodes(20).seed(3).link(Link::ms(20).jitter(ms(10)).loss(10)).start();
     cluster.join_all();
     cluster.drive(SECOND);
     let (before, timers) = (cluster.counters(), fired(&cluster));
@@ -24,7 +25,8 @@ fn a_settled_network_wakes_for_due_timers_only_and_then_not_at_all() {
     assert!(connections > 100 && connections.is_multiple_of(2));
     (0..20).for_each(|node| assert_quiet(&mut cluster, node, "settled"));
 
-    // In three hours every connection closes, each by one timer at one of its ends, or by one at both at the same moment.
+    // In three hours every connection closes, each by one timer at one of its ends, or by one at
+    // both at the same moment.
     cluster.drive(3 * HOUR * SECOND);
     let after = cluster.counters();
     let (woken, fired_then): (u64, u64) = (
@@ -34,7 +36,8 @@ fn a_settled_network_wakes_for_due_timers_only_and_then_not_at_all() {
     assert_eq!(after.spurious_timeouts, 0);
     assert!(woken <= fired_then, "no call without a due timer: {woken} calls, {fired_then} timers");
     assert!((connections / 2..=connections).contains(&fired_then), "{fired_then} of {connections}");
-    // One input for each end of a connection; one output to close it, and one to tell of it at each end.
+    // One input for each end of a connection; one output to close it, and one to tell of it at each
+    // end.
     assert_eq!(after.inputs - before.inputs, connections);
     assert_eq!(after.outputs - before.outputs, connections + fired_then);
     assert!((0..20).all(|node| cluster.node(node).connections().is_empty()));
@@ -61,9 +64,14 @@ fn a_leased_connection_costs_one_ping_in_half_the_idle_time() {
     let woken = after.timeouts - before.timeouts;
     // The next is counted from the answer to the last.
     assert!((pings - 2..=pings).contains(&woken), "{woken}");
-    assert_eq!(fired(&cluster), [timers[0] + woken, timers[1]], "the peer is woken by nothing but packets");
+    assert_eq!(
+        fired(&cluster),
+        [timers[0] + woken, timers[1]],
+        "the peer is woken by nothing but packets"
+    );
     assert_eq!((after.spurious_timeouts, cluster.node(1).metrics().answers), (0, woken));
-    // Opening, question and credit; the answer's credit and its end; there, two credits, the answer, the end.
+    // Opening, question and credit; the answer's credit and its end; there, two credits, the
+    // answer, the end.
     let each = (after.outputs - before.outputs) / woken;
     assert!(each <= 10, "{each} outputs a ping");
     assert_eq!(cluster.node(0).connections().len(), 1);
@@ -85,9 +93,15 @@ fn a_connection_in_use_is_looked_at_once_in_its_idle_time() {
     let looks = 24 * HOUR / primary_timeout(&cluster, 0, 1).as_secs() as u32;
     for (node, before) in timers.into_iter().enumerate() {
         let looked = cluster.node(node).metrics().timeouts - before;
-        assert!(looked <= u64::from(looks) + 1 && looked >= u64::from(looks) - 1, "{looked} of {looks}");
+        assert!(
+            looked <= u64::from(looks) + 1 && looked >= u64::from(looks) - 1,
+            "{looked} of {looks}"
+        );
     }
-    assert_eq!((after.outputs, after.inputs, after.spurious_timeouts), (before.outputs, before.inputs, 0));
+    assert_eq!(
+        (after.outputs, after.inputs, after.spurious_timeouts),
+        (before.outputs, before.inputs, 0)
+    );
     cluster.stop_all();
 }
 
@@ -107,7 +121,7 @@ fn waking_a_node_too_early_does_nothing() {
     };
     let (before, outputs): (_, WorldCounters) = (state(&cluster, 0), cluster.counters());
     for _ in 0..100 {
-        cluster.poke(0);
+        cluster.spurious_timeout(0);
     }
     assert_eq!((state(&cluster, 0), cluster.counters().outputs), (before, outputs.outputs));
     assert_eq!(cluster.counters().spurious_timeouts, 100);

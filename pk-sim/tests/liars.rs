@@ -7,25 +7,32 @@ use std::collections::BTreeSet;
 
 use common::*;
 use pk_proto::{
-    ActiveConnection, ActiveNode, Answer, Closest, Event, FindEnd, FindNode, FindOutcome, FindStepEnd, FrameFault,
-    NodeContact, NodeId, PeerFault, Question, Reply, Request, Scopes,
+    ActiveConnection, ActiveNode, ClosestNodes, Event, FindEnd, FindNodeOptions, FindOutcome,
+    FindStepEnd, FrameFault, NodeContact, NodeId, PeerFault, Reply, Request, RpcRequest,
+    RpcResponse, Scopes,
 };
 use pk_sim::Cluster;
 
 // -- peers that lie
 
-/// A network of 0 to 5 with a puppet that everybody of them meets, and what came of a search of 0 for 5.
-fn among_liars(script: impl FnMut(Question) -> Reaction + 'static) -> (Cluster, Peer, FindOutcome) {
-    let mut cluster = Cluster::quiet().nodes(6).puppets(1).seed(3).start();
+/// A network of 0 to 5 with a scripted peer that all of them meet, and what came of a search of 0
+/// for 5.
+fn among_liars(
+    script: impl FnMut(RpcRequest) -> Reaction + 'static,
+) -> (Cluster, Peer, FindOutcome) {
+    let mut cluster = Cluster::quiet().nodes(6).scripted_peers(1).seed(3).start();
     wire(&mut cluster, &[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]);
     for node in [0, 1, 2] {
         tell(&mut cluster, node, 6);
     }
     let mut liar = Peer::new(6, script);
     let target = cluster.id(5);
-    let request = cluster.request(0, Request::FindNode { target, find: FindNode::default() });
+    let request =
+        cluster.request(0, Request::FindNode { target, find: FindNodeOptions::default() });
     liar.drive(&mut cluster, 5 * SECOND);
-    let Some(Ok(Reply::FindNode(outcome))) = cluster.done(0, request).cloned() else { panic!("it hangs") };
+    let Some(Ok(Reply::FindNode(outcome))) = cluster.done(0, request).cloned() else {
+        panic!("it hangs")
+    };
     assert_consistent(&outcome);
     assert_eq!(outcome.ended, FindEnd::Connected);
     assert!(!liar.asked.is_empty(), "the liar is asked");
@@ -33,7 +40,7 @@ fn among_liars(script: impl FnMut(Question) -> Reaction + 'static) -> (Cluster, 
 }
 
 fn closest(local: Vec<(NodeId, NodeContact)>) -> Reaction {
-    Reaction::answer(Answer::Closest(Closest { local, active: Vec::new() }))
+    Reaction::answer(RpcResponse::Closest(ClosestNodes { known: local, connected: Vec::new() }))
 }
 
 #[test]
@@ -72,7 +79,8 @@ fn answers_that_are_no_answers_change_nothing_and_end_the_connection() {
 
 #[test]
 fn an_answer_to_another_question_is_none() {
-    let (mut cluster, _, outcome) = among_liars(|_| Reaction::answer(Answer::Pong { nonce: 1 }));
+    let (mut cluster, _, outcome) =
+        among_liars(|_| Reaction::answer(RpcResponse::Pong { nonce: 1 }));
     let step = outcome.trace.iter().find(|step| step.node == cluster.id(6)).unwrap();
     assert_eq!(step.end, FindStepEnd::NoAnswer);
     cluster.stop_all();
@@ -80,7 +88,7 @@ fn an_answer_to_another_question_is_none() {
 
 #[test]
 fn nodes_that_cannot_be_are_counted_and_left_out() {
-    let (cluster, keys) = (Cluster::quiet().nodes(6).puppets(1).seed(3).build(), [0, 6]);
+    let (cluster, keys) = (Cluster::quiet().nodes(6).scripted_peers(1).seed(3).build(), [0, 6]);
     let [own, liar] = keys.map(|host| cluster.id(host));
     let lies = [
         (own, "203.0.113.1:1"),
@@ -89,17 +97,18 @@ fn nodes_that_cannot_be_are_counted_and_left_out() {
         (nobody(3), "224.0.0.1:1"),
         (nobody(4), "[ff02::1]:1"),
         (nobody(5), "[::]:1"),
-        // This one can be, as far as anybody can see: it is the liar itself.
+        // This one can be, as far as the node can determine: it is the liar itself.
         (liar, "203.0.113.2:1"),
     ];
     let lies = told(&cluster, &lies);
     let (mut cluster, _, outcome) = among_liars(move |_| closest(lies.clone()));
     let step = outcome.trace.iter().find(|step| step.node == liar).unwrap();
-    assert_eq!(step.end, FindStepEnd::Answered { told: 7, new: 0 });
+    assert_eq!(step.end, FindStepEnd::Answered { reported: 7, new: 0 });
     assert_eq!(outcome.stats.candidates, 6, "{outcome:?}");
     // The own id once, and five nodes for their only address and for having no other.
     assert_eq!(cluster.node(0).metrics().told_unusable, 1 + 2 * 5);
-    let graph: BTreeSet<_> = cluster.node(0).graph().iter().map(|(node, _)| cluster.number(node)).collect();
+    let graph: BTreeSet<_> =
+        cluster.node(0).graph().iter().map(|(node, _)| cluster.number(node)).collect();
     assert!(!graph.contains(&None), "what a peer tells enters no graph: {graph:?}");
     cluster.stop_all();
 }
@@ -107,9 +116,11 @@ fn nodes_that_cannot_be_are_counted_and_left_out() {
 #[test]
 fn a_wrong_address_of_the_target_costs_one_dial() {
     // The liar is asked first, and says that the target is where it is not.
-    let cluster = Cluster::quiet().nodes(6).puppets(1).seed(3).build();
+    let cluster = Cluster::quiet().nodes(6).scripted_peers(1).seed(3).build();
     let target = cluster.id(5);
-    for text in ["203.0.113.9:1".to_owned(), cluster.address(6).to_string(), cluster.address(1).to_string()] {
+    for text in
+        ["203.0.113.9:1".to_owned(), cluster.address(6).to_string(), cluster.address(1).to_string()]
+    {
         let lie = told(&cluster, &[(target, &text)]);
         let (mut cluster, _, outcome) = among_liars(move |_| closest(lie.clone()));
         assert_eq!(outcome.found.map(|(address, _)| address), Some(cluster.address(5)), "{text}");
@@ -121,18 +132,23 @@ fn a_wrong_address_of_the_target_costs_one_dial() {
 #[test]
 fn one_liar_cannot_use_up_the_addresses_of_the_target() {
     // As many as one answer takes: eight in each list.
-    let cluster = Cluster::builder().nodes(6).puppets(1).seed(3).build();
+    let cluster = Cluster::builder().nodes(6).scripted_peers(1).seed(3).build();
     let known = data(&cluster, Scopes::GLOBAL);
     let target = cluster.id(5);
     let place = |i: u8| address(&format!("203.0.113.{i}:1"));
     let contact: NodeContact = (0..8).map(|i| (place(i), known)).collect();
-    let connection =
-        |i: u8| ActiveConnection { shared_id: vec![i].into(), address: place(i), primary: i == 8, idle_in_ms: None };
+    let connection = |i: u8| ActiveConnection {
+        shared_id: vec![i].into(),
+        address: place(i),
+        primary: i == 8,
+        idle_in_ms: None,
+    };
     let active = vec![ActiveNode { node: target, connections: (8..16).map(connection).collect() }];
-    let lie = Closest { local: vec![(target, contact)], active };
-    let (mut cluster, _, outcome) = among_liars(move |_| Reaction::answer(Answer::Closest(lie.clone())));
+    let lie = ClosestNodes { known: vec![(target, contact)], connected: active };
+    let (mut cluster, _, outcome) =
+        among_liars(move |_| Reaction::answer(RpcResponse::Closest(lie.clone())));
     assert_eq!(outcome.found.map(|(address, _)| address), Some(cluster.address(5)));
-    // The lies are dialled first, and the truth after them.
+    // The lies are dialed first, and the truth after them.
     assert!(outcome.stats.elapsed < 4 * SECOND, "{:?}", outcome.stats);
     assert_eq!(cluster.node(0).metrics().told_unusable, 16 - 5, "half of what a race takes");
     cluster.stop_all();

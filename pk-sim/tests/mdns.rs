@@ -1,4 +1,5 @@
-//! The local network, in virtual time: advertising, asking, searching (specification: queryMDNS, findNodeByMDNS).
+//! The local network, in virtual time: advertising, asking, searching (specification: queryMDNS,
+//! findNodeByMDNS).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -7,14 +8,15 @@ use std::time::Duration;
 
 use common::*;
 use pk_proto::{
-    ContactMode, Failure, FindEnd, FindNode, FindStepEnd, NodeAddress, NodeId, Reply, Request, RequestError, Scopes,
-    Strategies,
+    ContactMode, Failure, FindEnd, FindNodeOptions, FindStepEnd, NodeAddress, NodeId, Reply,
+    Request, RequestError, Scopes, Strategies,
 };
 use pk_sim::{Cluster, HostId};
 
-/// Nodes on these local networks; who has none is somewhere else. Nobody knows anybody.
+/// Nodes on these local networks; a node without one is elsewhere. No node knows another.
 fn lans(lans: &[Option<u32>], mdns: bool) -> Cluster {
-    let mut cluster = Cluster::quiet().nodes(lans.len()).seed(4).config(|config| config.mdns = mdns).build();
+    let mut cluster =
+        Cluster::quiet().nodes(lans.len()).seed(4).config(|config| config.mdns = mdns).build();
     for (node, lan) in lans.iter().enumerate() {
         cluster.host_mut(node).lan = *lan;
         cluster.start_node(node);
@@ -23,7 +25,12 @@ fn lans(lans: &[Option<u32>], mdns: bool) -> Cluster {
     cluster
 }
 
-fn query(cluster: &mut Cluster, node: HostId, target: NodeId, timeout: Option<Duration>) -> Vec<NodeAddress> {
+fn query(
+    cluster: &mut Cluster,
+    node: HostId,
+    target: NodeId,
+    timeout: Option<Duration>,
+) -> Vec<NodeAddress> {
     match cluster.ask(node, Request::QueryMdns { target, timeout }) {
         Ok(Reply::QueryMdns(found)) => found,
         other => panic!("{other:?}"),
@@ -37,7 +44,10 @@ fn a_node_on_the_local_network_is_found_without_knowing_anybody() {
     let outcome = find(&mut cluster, 0, target);
     assert_consistent(&outcome);
     let (address, data) = outcome.found.unwrap();
-    assert_eq!((address, data.mode, data.scopes), (cluster.address(1), ContactMode::Direct, Scopes::LOCAL));
+    assert_eq!(
+        (address, data.mode, data.scopes),
+        (cluster.address(1), ContactMode::Direct, Scopes::LOCAL)
+    );
     // Two ms for the question and the answer, a handshake, the Hello.
     assert!(outcome.stats.elapsed < ms(100), "{:?}", outcome.stats);
     cluster.drive(SECOND);
@@ -48,7 +58,9 @@ fn a_node_on_the_local_network_is_found_without_knowing_anybody() {
 
 #[test]
 fn nodes_elsewhere_and_nodes_that_do_not_take_part_are_not_found() {
-    for (networks, mdns) in [([Some(1), Some(2)], true), ([Some(1), None], true), ([Some(1), Some(1)], false)] {
+    for (networks, mdns) in
+        [([Some(1), Some(2)], true), ([Some(1), None], true), ([Some(1), Some(1)], false)]
+    {
         let mut cluster = lans(&networks, mdns);
         let target = cluster.id(1);
         let outcome = find(&mut cluster, 0, target);
@@ -56,7 +68,8 @@ fn nodes_elsewhere_and_nodes_that_do_not_take_part_are_not_found() {
         // The question has a patience of its own, shorter than that of a search.
         let waited = if mdns { ms(1500) } else { Duration::ZERO };
         assert_eq!(outcome.stats.elapsed, waited, "{networks:?}");
-        let asked = cluster.coverage().count("Output::Browse") + cluster.coverage().count("Output::Advertise");
+        let asked = cluster.coverage().count("Output::Browse")
+            + cluster.coverage().count("Output::Advertise");
         assert_eq!(asked > 0, mdns, "it is opt-in");
         cluster.stop_all();
     }
@@ -66,12 +79,17 @@ fn nodes_elsewhere_and_nodes_that_do_not_take_part_are_not_found() {
 fn the_patience_of_a_search_for_the_local_network_is_its_own() {
     let mut cluster = lans(&[Some(1)], true);
     for timeout in [ms(1), ms(300), 4 * SECOND] {
-        let find = FindNode { mdns_timeout: Some(timeout), ..FindNode::default() };
+        let find = FindNodeOptions { mdns_timeout: Some(timeout), ..FindNodeOptions::default() };
         let outcome = find_with(&mut cluster, 0, nobody(1), find);
         assert_eq!((outcome.ended, outcome.stats.elapsed), (FindEnd::Exhausted, timeout));
     }
     let strategies = Some(Strategies { mdns: false, ..Strategies::default() });
-    let outcome = find_with(&mut cluster, 0, nobody(1), FindNode { strategies, ..FindNode::default() });
+    let outcome = find_with(
+        &mut cluster,
+        0,
+        nobody(1),
+        FindNodeOptions { strategies, ..FindNodeOptions::default() },
+    );
     assert_eq!(outcome.stats.elapsed, Duration::ZERO, "it is not asked at all");
     cluster.stop_all();
 }
@@ -81,11 +99,14 @@ fn who_appears_while_it_is_looked_for_is_found() {
     let mut cluster = lans(&[Some(1), Some(1)], true);
     cluster.kill(1);
     let target = cluster.id(1);
-    let request = cluster.request(0, Request::FindNode { target, find: FindNode::default() });
+    let request =
+        cluster.request(0, Request::FindNode { target, find: FindNodeOptions::default() });
     cluster.drive(SECOND);
     assert!(cluster.done(0, request).is_none());
     cluster.start_node(1);
-    let Ok(Reply::FindNode(outcome)) = cluster.await_done(0, request) else { panic!("not a search") };
+    let Ok(Reply::FindNode(outcome)) = cluster.await_done(0, request) else {
+        panic!("not a search")
+    };
     assert_eq!(outcome.ended, FindEnd::Connected);
     cluster.stop_all();
 }
@@ -99,7 +120,10 @@ fn a_node_at_a_wrong_local_address_is_not_found_and_why_is_told() {
     cluster.network_mut().set_unreachable(ip);
     let outcome = find(&mut cluster, 0, target);
     let step = outcome.trace.iter().find(|step| step.node == target).unwrap();
-    assert!(matches!(&step.end, FindStepEnd::Unreachable(failures) if failures.len() == 1), "{step:?}");
+    assert!(
+        matches!(&step.end, FindStepEnd::Unreachable(failures) if failures.len() == 1),
+        "{step:?}"
+    );
     assert_eq!((outcome.ended, outcome.stats.attempts), (FindEnd::Exhausted, 1));
     cluster.stop_all();
 }
@@ -113,8 +137,12 @@ fn a_query_gives_addresses_and_connects_nobody() {
     assert_eq!(cluster.now().since(begun), ms(1500), "all its time, since others may answer");
     assert_eq!(query(&mut cluster, 0, nobody(3), Some(ms(200))), []);
     assert_eq!((cluster.node(0).metrics().dials, cluster.node(0).connections().len()), (0, 0));
-    let refused = cluster.try_request(0, Request::QueryMdns { target, timeout: Some(Duration::ZERO) });
-    assert!(matches!(refused, Err(RequestError::Option { name: "mdns_timeout", .. })), "{refused:?}");
+    let refused =
+        cluster.try_request(0, Request::QueryMdns { target, timeout: Some(Duration::ZERO) });
+    assert!(
+        matches!(refused, Err(RequestError::Option { name: "mdns_timeout", .. })),
+        "{refused:?}"
+    );
     cluster.stop_all();
 }
 
@@ -124,7 +152,10 @@ fn a_question_ends_with_its_request() {
     let target = nobody(1);
     for request in [
         Request::QueryMdns { target, timeout: Some(60 * SECOND) },
-        Request::FindNode { target, find: FindNode { mdns_timeout: Some(60 * SECOND), ..FindNode::default() } },
+        Request::FindNode {
+            target,
+            find: FindNodeOptions { mdns_timeout: Some(60 * SECOND), ..FindNodeOptions::default() },
+        },
     ] {
         let before = cluster.coverage().count("Output::CancelBrowse");
         let id = cluster.request(0, request);
@@ -138,7 +169,10 @@ fn a_question_ends_with_its_request() {
     tell(&mut cluster, 0, 1);
     let target = cluster.id(1);
     find(&mut cluster, 0, target);
-    assert_eq!(cluster.coverage().count("Output::CancelBrowse"), cluster.coverage().count("Output::Browse"));
+    assert_eq!(
+        cluster.coverage().count("Output::CancelBrowse"),
+        cluster.coverage().count("Output::Browse")
+    );
     cluster.stop_all();
 }
 
@@ -157,7 +191,8 @@ fn a_node_is_advertised_from_its_start_to_its_stop_and_under_its_new_id_after_a_
 
 #[test]
 fn background_searches_do_not_ask_the_local_network() {
-    let mut cluster = Cluster::builder().nodes(4).seed(4).config(|config| config.mdns = true).start();
+    let mut cluster =
+        Cluster::builder().nodes(4).seed(4).config(|config| config.mdns = true).start();
     cluster.join_all();
     cluster.drive(Duration::from_secs(3 * 3600));
     assert!(cluster.node(0).metrics().refreshes > 3);

@@ -1,4 +1,5 @@
-//! What a node holds in memory: little when idle, and never more than its caps, whatever a peer does.
+//! What a node holds in memory: little when idle, and never more than its caps, whatever a peer
+//! does.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -8,9 +9,9 @@ use std::net::SocketAddr;
 use common::*;
 use pk_proto::native::{self, Message, V1};
 use pk_proto::{
-    ActiveConnection, ActiveNode, Answer, Closest, ClosestLists, ConnectionId, DisconnectReason, Event, FindNode,
-    Input, MAX_FRAME, NodeContact, NodeContactAddressData, NodeId, Output, Question, Request, Role, Scopes, StreamId,
-    UnixMillis,
+    ActiveConnection, ActiveNode, ClosestNodes, ClosestNodesQuery, ConnectionId, DisconnectReason,
+    Event, FindNodeOptions, Input, MAX_FRAME, NodeContact, NodeContactAddressData, NodeId, Output,
+    Request, RpcRequest, RpcResponse, Scopes, Side, StreamId, UnixMillis,
 };
 
 const KIB: u64 = 1024;
@@ -26,8 +27,8 @@ fn message(message: V1) -> Vec<u8> {
     native::encode(&Message::V1(message)).unwrap().to_vec()
 }
 
-fn call(question: Question) -> Vec<u8> {
-    message(V1::Call { deadline_ms: 1000, question })
+fn call(question: RpcRequest) -> Vec<u8> {
+    message(V1::Call { deadline_ms: 1000, request: question })
 }
 
 /// Forgets what was said; what is left of it is the test's.
@@ -63,19 +64,19 @@ fn an_idle_node_is_small() {
         quiet(&mut bare);
         bare
     });
-    println!("a node that knows nobody: {empty} bytes of heap");
+    println!("a node that knows no other node: {empty} bytes of heap");
     assert!(empty <= 4 * KIB, "{empty}");
 
     let ((), connected, _) = measured(|| {
         for number in 0..100 {
             let conn = ConnectionId(bare.odd());
             let remote = SocketAddr::from(([198, 51, 100, number as u8], 1));
-            bare.connected(conn, Role::Acceptor, id(number), remote, number as u8);
+            bare.connected(conn, Side::Acceptor, id(number), remote, number as u8);
             let control = bare.opened(conn);
             bare.feed(control, &hello(), false);
             bare.take();
             // The transport takes our Hello.
-            bare.input(Input::StreamSent { stream: control, bytes: 100 });
+            bare.input(Input::StreamWritten { stream: control, bytes: 100 });
         }
         quiet(&mut bare);
     });
@@ -93,7 +94,7 @@ fn an_idle_node_is_small() {
         for number in 0..100 {
             let conn = ConnectionId(bare.odd());
             let remote = SocketAddr::from(([198, 51, 100, number as u8], 1));
-            bare.connected(conn, Role::Acceptor, id(number), remote, number as u8);
+            bare.connected(conn, Side::Acceptor, id(number), remote, number as u8);
             let control = bare.opened(conn);
             bare.feed(control, &hello(), false);
             bare.take();
@@ -110,7 +111,10 @@ fn an_idle_node_is_small() {
         quiet(&mut bare);
         bare
     });
-    assert_eq!((bare.node.connections().len(), bare.node.metrics().timers, bare.take().len()), (0, 0, 0));
+    assert_eq!(
+        (bare.node.connections().len(), bare.node.metrics().timers, bare.take().len()),
+        (0, 0, 0)
+    );
     assert!(rest <= empty + graph + 12 * KIB, "{rest}: {empty} and {graph}");
 }
 
@@ -123,7 +127,8 @@ fn long_messages_are_held_within_the_receive_window() {
         let frame = frame(MAX_FRAME as u32, &vec![0xff; MAX_FRAME]);
         // Every stream brings as much as it may, and none its last byte.
         let (mut streams, held, most) = measured(|| {
-            let mut streams: Vec<(StreamId, usize)> = (0..99).map(|_| (bare.opened(conn), 0)).collect();
+            let mut streams: Vec<(StreamId, usize)> =
+                (0..99).map(|_| (bare.opened(conn), 0)).collect();
             for _ in 0..4 {
                 for (stream, at) in &mut streams {
                     let rest = bare.feed(*stream, &frame[*at..frame.len() - 1], false).len();
@@ -135,16 +140,24 @@ fn long_messages_are_held_within_the_receive_window() {
             streams
         });
         let metrics = bare.node.metrics();
-        println!("window {window}: {held} bytes held, {most} at most, {} by its own account", metrics.receive_bytes);
-        assert!(metrics.receive_bytes <= window && metrics.receive_bytes > window / 2, "{metrics:?}");
-        // What is put together grows by doubling; a stream costs something beside; the test has one message in its hand.
+        println!(
+            "window {window}: {held} bytes held, {most} at most, {} by its own account",
+            metrics.receive_bytes
+        );
+        assert!(
+            metrics.receive_bytes <= window && metrics.receive_bytes > window / 2,
+            "{metrics:?}"
+        );
+        // What is put together grows by doubling; a stream costs something beside; the test has one
+        // message in its hand.
         assert!(most <= 2 * window + 99 * KIB + 2 * MAX_FRAME as u64, "{most}");
         assert!(held <= window + window / 2 + 99 * KIB, "{held}");
         streams.clear();
         // It times out, and is gone.
         let before = bare.node.metrics().connections;
         bare.pass(16 * SECOND);
-        let closed = bare.take().into_iter().any(|output| matches!(output, Output::CloseConnection { .. }));
+        let closed =
+            bare.take().into_iter().any(|output| matches!(output, Output::CloseConnection { .. }));
         assert!(before == 1 && closed);
         assert_eq!((bare.node.metrics().receive_bytes, bare.node.metrics().streams), (0, 0));
     }
@@ -175,7 +188,10 @@ fn streams_without_end_cost_no_more_than_their_limit() {
     }
     println!("99 streams: {} bytes each; then {:?}", levels[0].0 / 99, &levels[1..]);
     assert!(levels[0].0 <= 99 * KIB && base < 16 * KIB, "{levels:?}");
-    assert_eq!((bare.node.metrics().streams, bare.node.metrics().streams_refused), (100, 10_000 - 99));
+    assert_eq!(
+        (bare.node.metrics().streams, bare.node.metrics().streams_refused),
+        (100, 10_000 - 99)
+    );
 }
 
 #[test]
@@ -189,19 +205,25 @@ fn answers_that_nobody_reads_are_held_once_per_stream_and_dropped_in_their_time(
                 node: id(number),
                 address,
                 data: data(),
-                how: pk_proto::SetNode::default(),
+                how: pk_proto::SetNodeOptions::default(),
             });
         }
         let conn = ConnectionId(bare.odd());
-        bare.connected(conn, Role::Acceptor, id(number), "[2001:db8::1]:7".parse().unwrap(), number as u8);
+        bare.connected(
+            conn,
+            Side::Acceptor,
+            id(number),
+            "[2001:db8::1]:7".parse().unwrap(),
+            number as u8,
+        );
         let control = bare.opened(conn);
         bare.feed(control, &hello(), false);
     }
     let conn = bare.accept(Bare::peer(0));
     quiet(&mut bare);
     let before = bare.node.metrics();
-    let lists = ClosestLists { local: true, active: true };
-    let question = call(Question::Closest { target: Bare::peer(9), lists });
+    let query = ClosestNodesQuery { known: true, connected: true };
+    let question = call(RpcRequest::Closest { target: Bare::peer(9), query });
     let ((), held, most) = measured(|| {
         for _ in 0..99 {
             let stream = bare.opened(conn);
@@ -218,14 +240,18 @@ fn answers_that_nobody_reads_are_held_once_per_stream_and_dropped_in_their_time(
     assert!(most <= held + 64 * KIB, "{most}");
     bare.pass(16 * SECOND);
     quiet(&mut bare);
-    assert_eq!(bare.node.metrics().send_bytes, before.send_bytes / 61 * 60, "with their connection, and its Hello");
+    assert_eq!(
+        bare.node.metrics().send_bytes,
+        before.send_bytes / 61 * 60,
+        "with their connection, and its Hello"
+    );
 }
 
 #[test]
 fn a_flood_of_questions_leaves_nothing_behind() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept(Bare::peer(0));
-    let question = call(Question::Ping { nonce: 1 });
+    let question = call(RpcRequest::Ping { nonce: 1 });
     let mut flood = |count: usize| {
         for _ in 0..count {
             let stream = bare.opened(conn);
@@ -238,7 +264,7 @@ fn a_flood_of_questions_leaves_nothing_behind() {
                     _ => 0,
                 })
                 .sum();
-            bare.input(Input::StreamSent { stream, bytes: sent });
+            bare.input(Input::StreamWritten { stream, bytes: sent });
             bare.credit.clear();
         }
         quiet(&mut bare);
@@ -253,50 +279,58 @@ fn a_flood_of_questions_leaves_nothing_behind() {
 
 #[test]
 fn connections_without_end_cost_no_more_than_their_limit() {
-    let mut bare = Bare::new(|config| config.connection_limit = 50);
-    let flood = |bare: &mut Bare, count: u64, greet: bool| {
+    let mut bare = Bare::new(|config| (config.connection_limit, config.dial_share) = (50, 0));
+    // Each from one of eight networks: those that came first make room.
+    let flood = |bare: &mut Bare, count: u64| {
         for number in 0..count {
             let conn = ConnectionId(bare.odd());
-            let remote = SocketAddr::from(([198, 51, 100, 7], 1 + (number % 60_000) as u16));
-            bare.connected(conn, Role::Acceptor, id(number), remote, number as u8);
-            if greet {
-                let control = bare.opened(conn);
-                bare.feed(control, &hello(), false);
+            let remote =
+                SocketAddr::from(([198, 51, (number % 8) as u8, 7], 1 + (number % 60_000) as u16));
+            bare.connected(conn, Side::Acceptor, id(number), remote, number as u8);
+            for output in bare.take() {
+                if let Output::CloseConnection { conn, .. } = output {
+                    bare.input(Input::Disconnected { conn, why: DisconnectReason::Local });
+                }
             }
-            let closed = bare.take().into_iter().any(|output| matches!(output, Output::CloseConnection { .. }));
             bare.credit.clear();
-            if closed {
-                bare.input(Input::Disconnected { conn, why: DisconnectReason::Local });
-                bare.take();
-            }
         }
         quiet(bare);
     };
-    flood(&mut bare, 100, false);
-    let ((), held, most) = measured(|| flood(&mut bare, 5000, true));
+    flood(&mut bare, 100);
+    let ((), held, most) = measured(|| flood(&mut bare, 5000));
     println!("5,000 connections over the limit: {held} bytes more, {most} at most");
     assert!(held <= KIB && most <= 16 * KIB, "{held}, {most}");
     let metrics = bare.node.metrics();
-    assert_eq!((metrics.connections_pending, metrics.connections_refused), (50, 5050));
-    // Those that never greet make room.
+    assert_eq!(
+        (metrics.connections_pending, metrics.connections_evicted, metrics.connections_refused),
+        (50, 5050, 0)
+    );
+    // Those that never greet leave in the end.
     bare.pass(11 * SECOND);
-    assert_eq!(bare.node.metrics().hello_timeouts, 50);
+    assert_eq!(
+        (bare.node.metrics().hello_timeouts, bare.node.metrics().connections_pending),
+        (50, 0)
+    );
 }
 
 #[test]
 fn a_search_among_liars_is_bounded() {
-    // Everybody tells of twenty new nodes with as many addresses as fit, for ever.
+    // Every node reports twenty new nodes with as many addresses as fit, without end.
     let mut bare = Bare::new(|_| {});
     let peer = Bare::peer(0);
     let conn = bare.accept(peer);
     quiet(&mut bare);
-    let find = FindNode { limit: Some(1024), concurrency: Some(64), ..FindNode::default() };
+    let find =
+        FindNodeOptions { limit: Some(1024), concurrency: Some(64), ..FindNodeOptions::default() };
     let mut next = 0;
     let mut lies = || {
         let local = (0..20).map(|_| {
             next += 1;
-            let contact: NodeContact =
-                (0..8u8).map(|i| (format!("[2001:db8:{:x}::{i}]:1", next % 65_536).parse().unwrap(), data())).collect();
+            let contact: NodeContact = (0..8u8)
+                .map(|i| {
+                    (format!("[2001:db8:{:x}::{i}]:1", next % 65_536).parse().unwrap(), data())
+                })
+                .collect();
             (id(next), contact)
         });
         let local: Vec<_> = local.collect();
@@ -310,7 +344,7 @@ fn a_search_among_liars_is_bounded() {
             ActiveNode { node: *node, connections: connections.collect() }
         });
         let active = active.collect();
-        message(V1::Answer(Answer::Closest(Closest { local, active })))
+        message(V1::Answer(RpcResponse::Closest(ClosestNodes { known: local, connected: active })))
     };
     let mut answers = 0;
     let (request, held, most) = measured(|| {
@@ -319,13 +353,14 @@ fn a_search_among_liars_is_bounded() {
         while answers < 400 {
             let Some(output) = queue.pop() else { break };
             match output {
-                // Whoever is dialled answers at once, and lies.
+                // Every node that is dialed answers at once, and lies.
                 Output::Dial { conn, expect, addr, .. } => {
                     let peer = *expect.first().unwrap();
-                    bare.connected(conn, Role::Dialler, peer, addr, 1);
+                    bare.connected(conn, Side::Dialer, peer, addr, 1);
                 }
                 Output::OpenStream { stream, conn: of } => {
-                    let greeting = of != conn && bare.node.connections().iter().all(|info| info.conn != of);
+                    let greeting =
+                        of != conn && bare.node.connections().iter().all(|info| info.conn != of);
                     let bytes = if greeting { hello().to_vec() } else { lies() };
                     answers += usize::from(!greeting);
                     bare.feed(stream, &bytes, !greeting);
@@ -340,7 +375,10 @@ fn a_search_among_liars_is_bounded() {
         request
     });
     let metrics = bare.node.metrics();
-    println!("{answers} lies of 40 nodes: {held} bytes held, {most} at most, {} connections", metrics.connections);
+    println!(
+        "{answers} lies of 40 nodes: {held} bytes held, {most} at most, {} connections",
+        metrics.connections
+    );
     assert!(answers >= 20, "{answers}");
     // 256 candidates with 10 addresses, and the connections.
     assert!(held <= 256 * 10 * 100 + metrics.connections * 4 * KIB, "{held}");

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{NO, SECOND, assert_consistent, connect, find, ping};
 use pk_proto::{
-    ClosestLists, ContactMode, DialFailure, Dialect, Event, Failure, FindStepEnd, Reply, Request, Role, polykey,
+    ClosestNodesQuery, ContactMode, DialFailure, Dialect, Event, Failure, FindStepEnd, Reply,
+    Request, Side, polykey,
 };
 use pk_sim::{App, Cluster, ClusterBuilder, Dependence, HostId, NatConfig};
 
@@ -24,14 +25,22 @@ fn mixed(builder: ClusterBuilder, reference: &[HostId]) -> Cluster {
     cluster
 }
 
-/// Nothing is under way on a connection without a control stream.
+/// Nothing is in progress on a connection without a control stream.
 fn assert_nothing_left(cluster: &mut Cluster) {
     cluster.drive(20 * SECOND);
     for node in 0..cluster.len() {
         let metrics = cluster.node(node).metrics();
         let (streams, bytes) = (metrics.streams, (metrics.receive_bytes, metrics.send_bytes));
-        assert_eq!((streams, bytes, metrics.requests_open), (0, (0, 0), 0), "node {node}: {metrics:?}");
-        assert_eq!((metrics.stream_faults, metrics.stream_timeouts, metrics.call_timeouts), (0, 0, 0), "node {node}");
+        assert_eq!(
+            (streams, bytes, metrics.requests_open),
+            (0, (0, 0), 0),
+            "node {node}: {metrics:?}"
+        );
+        assert_eq!(
+            (metrics.stream_faults, metrics.stream_timeouts, metrics.call_timeouts),
+            (0, 0, 0),
+            "node {node}"
+        );
     }
 }
 
@@ -39,33 +48,48 @@ fn assert_nothing_left(cluster: &mut Cluster) {
 fn two_nodes_ask_each_other_everything_over_quic() {
     let mut cluster = mixed(Cluster::quiet().nodes(3).seed(1), &[0, 1, 2]);
     let info = connect(&mut cluster, 0, 1);
-    assert!(info.shared_id.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
+    assert!(
+        info.shared_id
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    );
     connect(&mut cluster, 1, 2);
     cluster.drive(SECOND);
     // In both directions of the one connection.
     for (from, to) in [(0, 1), (1, 0)] {
         assert!(matches!(cluster.ask(from, ping(&cluster, to)), Ok(Reply::PingNode(_))));
     }
-    let ask = |cluster: &mut Cluster, lists| {
-        let request = Request::AskClosest { via: cluster.id(1), target: cluster.id(2), lists, options: NO };
+    let ask = |cluster: &mut Cluster, query| {
+        let request = Request::QueryClosestNodes {
+            via: cluster.id(1),
+            target: cluster.id(2),
+            query,
+            options: NO,
+        };
         match cluster.ask(0, request) {
-            Ok(Reply::AskClosest(closest)) => closest,
+            Ok(Reply::QueryClosestNodes(closest)) => closest,
             other => panic!("{other:?}"),
         }
     };
-    let both = ask(&mut cluster, ClosestLists { local: true, active: true });
-    let [(local, contact)] = &both.local[..] else { panic!("{both:?}") };
-    let [active] = &both.active[..] else { panic!("{both:?}") };
+    let both = ask(&mut cluster, ClosestNodesQuery { known: true, connected: true });
+    let [(local, contact)] = &both.known[..] else { panic!("{both:?}") };
+    let [active] = &both.connected[..] else { panic!("{both:?}") };
     assert_eq!((*local, active.node), (cluster.id(2), cluster.id(2)));
     assert_eq!(contact.iter().next().unwrap().0, cluster.address(2));
     let connections = cluster.node(1).connections();
     let there = connections.iter().find(|info| info.node == cluster.id(2)).unwrap();
     assert_eq!(active.connections[0].shared_id, there.shared_id);
-    let local = ask(&mut cluster, ClosestLists { local: true, active: false });
-    assert_eq!((&local.local, local.active.len()), (&both.local, 0));
-    let active = ask(&mut cluster, ClosestLists { local: false, active: true });
-    assert_eq!((active.active[0].node, active.active.len(), active.local.len()), (cluster.id(2), 1, 0));
-    assert_eq!(ask(&mut cluster, ClosestLists { local: false, active: false }), Default::default());
+    let local = ask(&mut cluster, ClosestNodesQuery { known: true, connected: false });
+    assert_eq!((&local.known, local.connected.len()), (&both.known, 0));
+    let active = ask(&mut cluster, ClosestNodesQuery { known: false, connected: true });
+    assert_eq!(
+        (active.connected[0].node, active.connected.len(), active.known.len()),
+        (cluster.id(2), 1, 0)
+    );
+    assert_eq!(
+        ask(&mut cluster, ClosestNodesQuery { known: false, connected: false }),
+        Default::default()
+    );
     assert_nothing_left(&mut cluster);
     cluster.stop_all();
 }
@@ -93,10 +117,12 @@ fn both_sides_of_simultaneous_dials_keep_the_same_primary() {
 }
 
 #[test]
-fn everybody_finds_everybody_in_a_mixed_network() {
-    for (seed, reference) in
-        [(1, &[0, 3, 5, 8][..]), (2, &[1, 2, 4, 6, 7, 9, 11]), (3, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])]
-    {
+fn all_nodes_find_each_other_in_a_mixed_network() {
+    for (seed, reference) in [
+        (1, &[0, 3, 5, 8][..]),
+        (2, &[1, 2, 4, 6, 7, 9, 11]),
+        (3, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+    ] {
         let mut cluster = mixed(Cluster::builder().nodes(12).seed(seed), reference);
         cluster.join_all();
         cluster.drive(60 * SECOND);
@@ -115,8 +141,8 @@ fn everybody_finds_everybody_in_a_mixed_network() {
 
 const CONE: NatConfig = NatConfig::new(Dependence::Nothing, Dependence::AddressAndPort);
 
-/// Source, relay and target each as one of ours or like the reference, in every combination: a relay that speaks both
-/// brings together whoever it is connected to.
+/// Source, relay and target each as one of ours or like the reference, in every combination: a
+/// relay that supports both dialects introduces any two of its peers to each other.
 #[test]
 fn every_mixture_of_source_relay_and_target_punches_through() {
     const RELAY: HostId = 0;
@@ -144,7 +170,8 @@ fn every_mixture_of_source_relay_and_target_punches_through() {
         assert_eq!(info.data.mode, ContactMode::Signal, "{reference:?}");
         let relay = cluster.node(RELAY).metrics();
         assert_eq!(relay.signals_relayed, 1, "{reference:?}");
-        // Only who does not know better has to be told: a target of the reference takes plain signals only.
+        // Only a node that does not know that is asked for it: a target of the reference accepts
+        // plain signals only.
         let ours = |node| !reference.contains(&node);
         let told = ours(0) && ours(1) && !ours(2);
         assert_eq!(relay.signals_refused, u64::from(told), "{reference:?}");
@@ -167,7 +194,7 @@ fn a_relay_of_the_reference_that_lost_the_target_says_so() {
     }
     cluster.drive(SECOND);
     let target = cluster.id(2);
-    // It is told who the target is connected to, but by then it is not.
+    // It learns what the target is connected to, but by then the target is not.
     let request = cluster.request(1, Request::FindNode { target, find: Default::default() });
     let gone = |cluster: &Cluster| {
         let outputs = cluster.node(0).metrics();
@@ -184,7 +211,7 @@ fn a_relay_of_the_reference_that_lost_the_target_says_so() {
 }
 
 #[test]
-fn a_rotated_node_is_dialled_by_its_old_id_over_quic() {
+fn a_rotated_node_is_dialed_by_its_old_id_over_quic() {
     for reference in [&[0][..], &[1], &[0, 1]] {
         let mut cluster = mixed(Cluster::quiet().nodes(2).seed(5), reference);
         let (old, address) = (cluster.id(1), cluster.address(1));
@@ -192,14 +219,17 @@ fn a_rotated_node_is_dialled_by_its_old_id_over_quic() {
         let request = Request::Connect { target: old, address, options: NO };
         let Ok(Reply::Connect(info)) = cluster.ask(0, request) else { panic!() };
         assert_eq!(info.node, new);
-        // The other end knows its peer, whoever dialled.
+        // The other end knows its peer, whichever of them dialed.
         cluster.drive(SECOND);
         let opened = cluster.events(1).iter().rev().find_map(|(_, event)| match event {
-            Event::ConnectionOpened { node, role, .. } => Some((*node, *role)),
+            Event::ConnectionOpened { node, side, .. } => Some((*node, *side)),
             _ => None,
         });
-        assert_eq!(opened, Some((cluster.id(0), Role::Acceptor)));
-        assert!(matches!(cluster.ask(0, Request::PingNode { target: old, options: NO }), Ok(Reply::PingNode(_))));
+        assert_eq!(opened, Some((cluster.id(0), Side::Acceptor)));
+        assert!(matches!(
+            cluster.ask(0, Request::PingNode { target: old, options: NO }),
+            Ok(Reply::PingNode(_))
+        ));
         cluster.stop_all();
     }
 }
@@ -211,18 +241,30 @@ fn further_methods_are_streams_of_the_embedder() {
         let protocol = || "polykey:vaultsScan".to_owned();
         cluster.call(1, |node, now| node.accept_protocol(protocol(), now)).unwrap();
         let request = polykey::write_request("vaultsScan", "{}", Some(15 * SECOND));
-        let result = Bytes::from([&polykey::write_result("{\"vaultName\":\"v\"}")[..], b"raw"].concat());
-        cluster.host_mut(0).apps.insert(protocol(), App::Script { send: request.clone(), fin: true });
-        cluster.host_mut(1).apps.insert(protocol(), App::Script { send: result.clone(), fin: true });
+        let result =
+            Bytes::from([&polykey::write_result("{\"vaultName\":\"v\"}")[..], b"raw"].concat());
+        cluster
+            .host_mut(0)
+            .apps
+            .insert(protocol(), App::Script { send: request.clone(), fin: true });
+        cluster
+            .host_mut(1)
+            .apps
+            .insert(protocol(), App::Script { send: result.clone(), fin: true });
         connect(&mut cluster, 0, 1);
         let target = cluster.id(1);
-        let reply = cluster.ask(0, Request::OpenStream { target, protocol: protocol(), options: NO });
+        let reply =
+            cluster.ask(0, Request::OpenStream { target, protocol: protocol(), options: NO });
         cluster.drive(SECOND);
         let ours = cluster.app_streams(0).next().unwrap();
         assert_eq!(reply, Ok(Reply::OpenStream(ours.stream)));
         assert_eq!((ours.received.as_slice(), ours.closed), (&result[..], true), "{reference:?}");
         let theirs = cluster.app_streams(1).next().unwrap();
-        assert_eq!((theirs.received.as_slice(), theirs.closed), (&request[..], true), "{reference:?}");
+        assert_eq!(
+            (theirs.received.as_slice(), theirs.closed),
+            (&request[..], true),
+            "{reference:?}"
+        );
         let parsed = polykey::parse_request(&theirs.received).unwrap();
         assert_eq!((&parsed.method[..], parsed.timeout), ("vaultsScan", Some(15 * SECOND)));
         cluster.stop_all();
@@ -235,12 +277,16 @@ fn what_the_reference_does_not_know_is_unsupported() {
     connect(&mut cluster, 0, 1);
     let target = cluster.id(1);
     // A stream of ours: there is no such thing on this dialect, and nothing is sent.
-    let open = |protocol: &str| Request::OpenStream { target, protocol: protocol.to_owned(), options: NO };
+    let open =
+        |protocol: &str| Request::OpenStream { target, protocol: protocol.to_owned(), options: NO };
     assert_eq!(cluster.ask(0, open("echo")), Err(Failure::Unsupported));
-    // A method that nobody handles: our embedder sees what any caller sees.
-    let request = polykey::write_request("vaultsScan", "{}", None);
-    cluster.host_mut(0).apps.insert("polykey:vaultsScan".to_owned(), App::Script { send: request, fin: true });
-    assert!(matches!(cluster.ask(0, open("polykey:vaultsScan")), Ok(Reply::OpenStream(_))));
+    // A method without a handler: our embedder sees what any caller sees.
+    let request = polykey::write_request("nodesUnheardOf", "{}", None);
+    cluster
+        .host_mut(0)
+        .apps
+        .insert("polykey:nodesUnheardOf".to_owned(), App::Script { send: request, fin: true });
+    assert!(matches!(cluster.ask(0, open("polykey:nodesUnheardOf")), Ok(Reply::OpenStream(_))));
     cluster.drive(SECOND);
     let stream = cluster.app_streams(0).next().unwrap();
     assert_eq!((stream.reset, stream.received.len(), stream.closed), (Some(1), 0, true));
@@ -249,8 +295,8 @@ fn what_the_reference_does_not_know_is_unsupported() {
     cluster.stop_all();
 }
 
-/// A node of the reference searches for itself every 45 seconds, by both calls on every connection, and refreshes every
-/// hour: neither costs a dial, nor keeps anything.
+/// A node of the reference searches for itself every 45 seconds, by both calls on every connection,
+/// and refreshes every hour: neither costs a dial, nor keeps anything.
 #[test]
 fn the_searches_of_the_reference_are_served_cheaply() {
     let mut cluster = mixed(Cluster::quiet().nodes(6).seed(8), &[0, 1, 2]);
@@ -263,7 +309,11 @@ fn the_searches_of_the_reference_are_served_cheaply() {
         let outcome = find(&mut cluster, 1, own);
         assert_eq!(outcome.stats.attempts, 0, "{outcome:?}");
         answered.extend(
-            outcome.trace.iter().filter(|step| matches!(step.end, FindStepEnd::Answered { .. })).map(|step| step.node),
+            outcome
+                .trace
+                .iter()
+                .filter(|step| matches!(step.end, FindStepEnd::Answered { .. }))
+                .map(|step| step.node),
         );
         cluster.drive(45 * SECOND);
     }
@@ -275,7 +325,11 @@ fn the_searches_of_the_reference_are_served_cheaply() {
             (before.dials, before.connections_accepted),
             "node {node}"
         );
-        assert_eq!((after.nodes, after.nodes_pending), (before.nodes, before.nodes_pending), "node {node}");
+        assert_eq!(
+            (after.nodes, after.nodes_pending),
+            (before.nodes, before.nodes_pending),
+            "node {node}"
+        );
     }
     cluster.stop_all();
 }

@@ -1,4 +1,5 @@
-//! Claims over Polykey 1.x (`quic`), in virtual time: chains that are told in one answer, and exchanges.
+//! Claims over Polykey 1.x (`quic`), in virtual time: chains that are sent in one answer, and
+//! exchanges.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -8,8 +9,8 @@ use common::{Bare, NO, SECOND, sent};
 use pk_proto::claims::{Claim, ClaimPolicy, claim_row};
 use pk_proto::polykey::{ObjectDecoder, Response, parse_response, write_request, write_result};
 use pk_proto::{
-    ChainData, Dialect, Event, Failure, Input, Output, PeerFault, Refusal, Reply, Request, RequestId, StoreOp,
-    StoreRow, StreamId,
+    ChainData, Dialect, Event, Failure, Input, Output, PeerFault, Refusal, Reply, Request,
+    RequestId, StoreOp, StoreRow, StreamId,
 };
 use pk_sim::{Cluster, HostId, Key};
 
@@ -25,9 +26,12 @@ fn links(count: u64) -> Vec<Claim> {
     chain(&key(1), &friends)
 }
 
-/// Two nodes of which these are like the reference, and which sign for everybody.
+/// Two nodes of which these are like the reference, and which sign for every node.
 fn cluster(reference: &[HostId]) -> Cluster {
-    let builder = Cluster::quiet().nodes(2).seed(SEED).config(|config| config.claim_policy = ClaimPolicy::All);
+    let builder = Cluster::quiet()
+        .nodes(2)
+        .seed(SEED)
+        .config(|config| config.claim_policy = ClaimPolicy::All);
     let mut cluster = builder.build();
     for node in reference {
         cluster.host_mut(*node).dialects = vec![Dialect::Polykey];
@@ -40,8 +44,11 @@ fn cluster(reference: &[HostId]) -> Cluster {
 
 fn read_chain(cluster: &mut Cluster, since: Option<&Claim>) -> (ChainData, Vec<Vec<Claim>>) {
     let since = since.cloned();
-    let id = cluster.request(0, Request::RequestChainData { target: cluster.id(1), since, limit: None, options: NO });
-    let Ok(Reply::ChainData(outcome)) = cluster.await_done(0, id) else { panic!() };
+    let id = cluster.request(
+        0,
+        Request::RequestChainData { target: cluster.id(1), since, limit: None, options: NO },
+    );
+    let Ok(Reply::RequestChainData(outcome)) = cluster.await_done(0, id) else { panic!() };
     let pages = cluster.events(0).iter().filter_map(|(_, event)| match event {
         Event::ChainData { id: of, claims } if *of == id => Some(claims.clone()),
         _ => None,
@@ -53,8 +60,16 @@ fn assert_nothing_left(cluster: &mut Cluster) {
     cluster.drive(20 * SECOND);
     for node in 0..2 {
         let metrics = cluster.node(node).metrics();
-        assert_eq!((metrics.streams, metrics.receive_bytes, metrics.send_bytes), (0, 0, 0), "node {node}");
-        assert_eq!((metrics.stream_faults, metrics.requests_open, metrics.exchanges), (0, 0, 0), "node {node}");
+        assert_eq!(
+            (metrics.streams, metrics.receive_bytes, metrics.send_bytes),
+            (0, 0, 0),
+            "node {node}"
+        );
+        assert_eq!(
+            (metrics.stream_faults, metrics.requests_open, metrics.exchanges),
+            (0, 0, 0),
+            "node {node}"
+        );
     }
 }
 
@@ -87,7 +102,10 @@ fn a_chain_that_is_told_in_one_answer_is_read_page_by_page() {
 fn an_empty_chain_is_an_answer_without_messages() {
     let mut cluster = cluster(&[0]);
     let (outcome, pages) = read_chain(&mut cluster, None);
-    assert_eq!((outcome, pages.len()), (ChainData { verified: 0, head: None, fault: None, more: false }, 0));
+    assert_eq!(
+        (outcome, pages.len()),
+        (ChainData { verified: 0, head: None, fault: None, more: false }, 0)
+    );
     assert_nothing_left(&mut cluster);
     cluster.stop_all();
 }
@@ -99,7 +117,10 @@ fn fifty_claims_each_way_are_signed_and_verified() {
         for _ in 0..50 {
             for (from, to) in [(0, 1), (1, 0)] {
                 let claim = Request::ClaimNode { target: cluster.id(to), options: NO };
-                assert!(matches!(cluster.ask(from, claim), Ok(Reply::ClaimNode(_))), "{reference:?}");
+                assert!(
+                    matches!(cluster.ask(from, claim), Ok(Reply::ClaimNode(_))),
+                    "{reference:?}"
+                );
             }
         }
         let (outcome, _) = read_chain(&mut cluster, None);
@@ -146,8 +167,9 @@ fn a_claim_that_policy_does_not_allow_is_refused_as_such() {
 
 // -- on the wire
 
-/// A node with a chain in its store, answered by the test; what it asks its store for is answered at once.
-fn loads(bare: &mut Bare, rows: &[StoreRow]) -> Vec<Output> {
+/// A node with a chain in its store, answered by the test; what it asks its store for is answered
+/// at once.
+fn store_reads(bare: &mut Bare, rows: &[StoreRow]) -> Vec<Output> {
     let mut outputs = Vec::new();
     loop {
         let new = bare.take();
@@ -157,7 +179,9 @@ fn loads(bare: &mut Bare, rows: &[StoreRow]) -> Vec<Output> {
         });
         outputs.extend(new);
         let Some((id, range, max_bytes)) = load else { return outputs };
-        let inside = |(key, _): &&StoreRow| *key >= range.from && range.to.as_ref().is_none_or(|to| key < to);
+        let inside = |(key, _): &&StoreRow| {
+            *key >= range.from && range.to.as_ref().is_none_or(|to| key < to)
+        };
         let (mut bytes, mut found, mut more) = (0, Vec::new(), false);
         for (key, value) in rows.iter().filter(inside) {
             bytes += (key.len() + value.len()) as u64;
@@ -179,8 +203,8 @@ fn rows(chain: &[Claim]) -> Vec<StoreRow> {
     chain.iter().map(row).collect()
 }
 
-/// The reference reads a whole chain from one answer. It is loaded and sent a page at a time, the next one when the one
-/// before is with the transport.
+/// The reference reads a whole chain from one answer. It is loaded and sent a page at a time, the
+/// next one when the one before is with the transport.
 #[test]
 fn a_peer_is_told_the_whole_chain_page_by_page_in_one_answer() {
     let (chain, mut bare) = (links(200), Bare::new(|_| {}));
@@ -190,10 +214,10 @@ fn a_peer_is_told_the_whole_chain_page_by_page_in_one_answer() {
     bare.feed(stream, &write_request("nodesClaimsGet", "{\"claimIdEncoded\":\"\"}", None), true);
     let (mut bytes, mut pages, mut ended) = (Vec::new(), 0, false);
     while !ended {
-        let outputs = loads(&mut bare, &rows);
+        let outputs = store_reads(&mut bare, &rows);
         let (page, fin) = sent(&outputs, stream);
         assert!(page.len() < 128 * 1024 && (fin || !page.is_empty()), "{}", page.len());
-        bare.input(Input::StreamSent { stream, bytes: page.len() as u64 });
+        bare.input(Input::StreamWritten { stream, bytes: page.len() as u64 });
         bytes.extend(page);
         (pages, ended) = (pages + 1, fin);
     }
@@ -204,7 +228,10 @@ fn a_peer_is_told_the_whole_chain_page_by_page_in_one_answer() {
         let object = decoder.next().unwrap().unwrap();
         let Ok(Response::Result(result)) = parse_response(&object) else { panic!("{object:?}") };
         let token = claim.token().to_json();
-        assert_eq!(result, format!("{{\"claimIdEncoded\":\"{}\",\"signedTokenEncoded\":{token}}}", claim.id()));
+        assert_eq!(
+            result,
+            format!("{{\"claimIdEncoded\":\"{}\",\"signedTokenEncoded\":{token}}}", claim.id())
+        );
     }
     assert_eq!((decoder.next(), decoder.buffered()), (Ok(None), 0));
     let metrics = bare.node.metrics();
@@ -220,7 +247,7 @@ fn a_peer_that_goes_away_between_pages_leaves_nothing() {
         let conn = bare.accept_polykey(Bare::peer(0));
         let stream = bare.opened(conn);
         bare.feed(stream, &write_request("nodesClaimsGet", "{}", None), false);
-        assert!(!sent(&loads(&mut bare, &rows), stream).1);
+        assert!(!sent(&store_reads(&mut bare, &rows), stream).1);
         match end {
             "stop" => bare.input(Input::StreamStopped { stream, code: 0 }),
             "reset and stop" => {
@@ -233,11 +260,18 @@ fn a_peer_that_goes_away_between_pages_leaves_nothing() {
             _ => {}
         }
         bare.pass(16 * SECOND);
-        let faults =
-            bare.take().iter().filter(|output| matches!(output, Output::Event(Event::PeerMisbehaved { .. }))).count();
+        let faults = bare
+            .take()
+            .iter()
+            .filter(|output| matches!(output, Output::Event(Event::PeerMisbehaved { .. })))
+            .count();
         assert_eq!(faults, usize::from(end == "silence"), "{end}");
         let metrics = bare.node.metrics();
-        assert_eq!((metrics.streams, metrics.send_bytes, metrics.receive_bytes), (0, 0, 0), "{end}");
+        assert_eq!(
+            (metrics.streams, metrics.send_bytes, metrics.receive_bytes),
+            (0, 0, 0),
+            "{end}"
+        );
     }
 }
 
@@ -248,7 +282,7 @@ fn reading(since: Option<&Claim>) -> (Bare, RequestId, StreamId, Vec<u8>) {
     bare.accept_polykey(target);
     let since = since.cloned();
     let id = bare.request(Request::RequestChainData { target, since, limit: None, options: NO });
-    let outputs = loads(&mut bare, &[]);
+    let outputs = store_reads(&mut bare, &[]);
     let stream = outputs.iter().find_map(|output| match output {
         Output::OpenStream { stream, .. } => Some(*stream),
         _ => None,
@@ -260,7 +294,10 @@ fn reading(since: Option<&Claim>) -> (Bare, RequestId, StreamId, Vec<u8>) {
 fn told(chain: &[Claim]) -> Vec<u8> {
     let result = |claim: &Claim| {
         let token = claim.token().to_json();
-        write_result(&format!("{{\"claimIdEncoded\":\"{}\",\"signedTokenEncoded\":{token}}}", claim.id()))
+        write_result(&format!(
+            "{{\"claimIdEncoded\":\"{}\",\"signedTokenEncoded\":{token}}}",
+            claim.id()
+        ))
     };
     chain.iter().flat_map(result).collect()
 }
@@ -281,7 +318,9 @@ fn settle(bare: &mut Bare) {
         let due = bare.node.poll_timeout().is_some_and(|due| due <= bare.now + common::ms(1));
         match persist {
             Some(id) => {
-                bare.outputs.retain(|output| !matches!(output, Output::Persist { id: of, .. } if *of == id));
+                bare.outputs.retain(
+                    |output| !matches!(output, Output::Persist { id: of, .. } if *of == id),
+                );
                 bare.input(Input::Persisted { id, result: Ok(()) });
             }
             None if due => bare.pass(common::ms(1)),
@@ -292,12 +331,16 @@ fn settle(bare: &mut Bare) {
 
 /// The reference tells its whole chain, whatever it is asked for; what was known is skipped.
 #[test]
-fn a_peer_that_tells_the_whole_chain_is_read_on_from_what_is_known() {
+fn whole_chain_of_a_peer_is_read_from_the_last_known_claim() {
     let chain = links(30);
     for since in [None, Some(0), Some(20), Some(29)] {
         let (mut bare, id, stream, asked) = reading(since.map(|known| &chain[known]));
         let after = since.map(|known| chain[known].id().to_string()).unwrap_or_default();
-        assert!(String::from_utf8(asked).unwrap().contains(&format!("{{\"claimIdEncoded\":\"{after}\",\"metadata\"")));
+        assert!(
+            String::from_utf8(asked)
+                .unwrap()
+                .contains(&format!("{{\"claimIdEncoded\":\"{after}\",\"metadata\""))
+        );
         let bytes = told(&chain);
         let mut left = &bytes[..];
         while !left.is_empty() {
@@ -308,13 +351,15 @@ fn a_peer_that_tells_the_whole_chain_is_read_on_from_what_is_known() {
         }
         bare.feed(stream, b"", true);
         settle(&mut bare);
-        let Some(Ok(Reply::ChainData(outcome))) = bare.done(id) else { panic!("{:?}", bare.outputs) };
+        let Some(Ok(Reply::RequestChainData(outcome))) = bare.done(id) else {
+            panic!("{:?}", bare.outputs)
+        };
         let expected = 30 - since.map_or(0, |known| known + 1);
         assert_eq!((outcome.verified, outcome.fault), (expected as u64, None), "{since:?}");
     }
 }
 
-/// Nothing is read while a page is verified; who resets the stream then is asked anew.
+/// Nothing is read while a page is verified; a peer that resets the stream then is asked again.
 #[test]
 fn an_answer_that_breaks_off_between_pages_is_asked_for_anew() {
     let chain = links(150);
@@ -340,7 +385,9 @@ fn an_answer_that_breaks_off_between_pages_is_asked_for_anew() {
         });
         stream = newest.unwrap_or(stream);
     }
-    let Some(Ok(Reply::ChainData(outcome))) = bare.done(id) else { panic!("{:?}", bare.done(id)) };
+    let Some(Ok(Reply::RequestChainData(outcome))) = bare.done(id) else {
+        panic!("{:?}", bare.done(id))
+    };
     assert_eq!((outcome.verified, outcome.fault), (150, None));
     assert_eq!(bare.node.metrics().streams, 0);
 }
@@ -348,7 +395,11 @@ fn an_answer_that_breaks_off_between_pages_is_asked_for_anew() {
 #[test]
 fn a_claim_that_is_none_ends_the_request() {
     let (mut bare, id, stream, _) = reading(None);
-    bare.feed(stream, &write_result("{\"claimIdEncoded\":\"nonsense\",\"signedTokenEncoded\":{}}"), true);
+    bare.feed(
+        stream,
+        &write_result("{\"claimIdEncoded\":\"nonsense\",\"signedTokenEncoded\":{}}"),
+        true,
+    );
     let fault = PeerFault::Object(pk_proto::polykey::ObjectFault::NotAMessage);
     assert_eq!(bare.done(id), Some(Err(Failure::Peer(fault))));
 }

@@ -1,4 +1,5 @@
-//! A node against a peer that speaks Polykey 1.x properly, badly, or not at all (WIRE.md section 4), in virtual time.
+//! A node against a peer that speaks Polykey 1.x properly, badly, or not at all (docs/WIRE.md
+//! section 4), in virtual time.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -7,12 +8,12 @@ use std::time::Duration;
 
 use common::{Bare, NO, SECOND, sent};
 use pk_proto::polykey::{
-    ObjectDecoder, ObjectFault, RemoteError, Response, parse_request, parse_response, write_error, write_request,
-    write_result,
+    ObjectDecoder, ObjectFault, RemoteError, Response, parse_request, parse_response, write_error,
+    write_request, write_result,
 };
 use pk_proto::{
-    ClosestLists, ConnectionId, DisconnectReason, Event, Failure, Input, Opener, Output, PeerFault, Refusal, Reply,
-    Request, RequestId, StreamId, UnixMillis,
+    ClosestNodesQuery, ConnectionId, DisconnectReason, Event, Failure, Input, Opener, Output,
+    PeerFault, Refusal, Reply, Request, RequestId, StreamId, UnixMillis,
 };
 
 const CLOSEST: &str = "nodesClosestActiveConnectionsGet";
@@ -26,7 +27,7 @@ fn question() -> Vec<u8> {
 /// Everything sent is with the transport.
 fn confirm(bare: &mut Bare, outputs: &[Output], stream: StreamId) {
     let bytes = sent(outputs, stream).0.len() as u64;
-    bare.input(Input::StreamSent { stream, bytes });
+    bare.input(Input::StreamWritten { stream, bytes });
 }
 
 fn resets(outputs: &[Output]) -> Vec<(StreamId, &'static str, u64)> {
@@ -101,15 +102,15 @@ fn a_question_is_answered_however_its_bytes_come() {
         }
         assert!(fin);
         let outputs = bare.take();
-        // The only connection is that of the asker, who is not told of itself.
+        // The only connection is that of the asking node, which is not reported to itself.
         assert_eq!(sent(&outputs, stream), (Vec::new(), true), "chunks of {size}");
         assert_eq!((resets(&outputs), faults(&outputs)), (vec![], vec![]), "chunks of {size}");
         assert_nothing_held(&bare, "answered");
     }
 }
 
-/// The caller of the reference keeps its side open until it has the result: it must not be asked to stop, and what it says
-/// further is not read.
+/// The caller of the reference keeps its side open until it has the result: it must not be asked to
+/// stop, and what it says further is not read.
 #[test]
 fn a_caller_is_not_stopped_and_ends_its_side_itself() {
     for (more, reset) in [(false, false), (true, false), (false, true)] {
@@ -134,7 +135,7 @@ fn a_caller_is_not_stopped_and_ends_its_side_itself() {
         assert_eq!((resets(&bare.take()), bare.node.metrics().stream_faults), (vec![], 0));
         assert_nothing_held(&bare, "ended");
     }
-    // It never does: after a while nobody waits for it, and nobody blames it.
+    // It never does: after a while the request has ended, and the peer is not reported as faulty.
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(0));
     let stream = bare.opened(conn);
@@ -150,8 +151,10 @@ fn a_caller_is_not_stopped_and_ends_its_side_itself() {
 #[test]
 fn parameters_that_make_no_question_are_answered_with_an_error() {
     let id = Bare::peer(9).to_string();
-    let (good, bad) =
-        (format!("{{\"nodeIdEncoded\":\"{id}\"}}"), "Node ID must be multibase base32hex encoded public-keys");
+    let (good, bad) = (
+        format!("{{\"nodeIdEncoded\":\"{id}\"}}"),
+        "Node ID must be multibase base32hex encoded public-keys",
+    );
     let other = "Input data failed validation";
     let signature = "A".repeat(86);
     let cases = [
@@ -180,8 +183,15 @@ fn parameters_that_make_no_question_are_answered_with_an_error() {
         bare.feed(stream, &write_request(method, &params, None), true);
         let outputs = bare.take();
         let (bytes, fin) = sent(&outputs, stream);
-        assert_eq!(error(&bytes), ("ErrorValidation".to_owned(), message.to_owned()), "{method} {params}");
-        assert!(fin && resets(&outputs).is_empty() && faults(&outputs).is_empty(), "{method} {params}");
+        assert_eq!(
+            error(&bytes),
+            ("ErrorValidation".to_owned(), message.to_owned()),
+            "{method} {params}"
+        );
+        assert!(
+            fin && resets(&outputs).is_empty() && faults(&outputs).is_empty(),
+            "{method} {params}"
+        );
         confirm(&mut bare, &outputs, stream);
         assert_nothing_held(&bare, method);
     }
@@ -193,9 +203,11 @@ fn parameters_that_make_no_question_are_answered_with_an_error() {
 fn a_signal_that_is_refused_says_so_by_its_class() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(0));
-    let (own, peer, other, signature) = (bare.node.own_id(), Bare::peer(0), Bare::peer(9), "A".repeat(86));
+    let (own, peer, other, signature) =
+        (bare.node.own_id(), Bare::peer(0), Bare::peer(9), "A".repeat(86));
     let address = "{\"host\":\"77.0.0.1\",\"port\":7}";
-    let initial = |target| format!("{{\"targetNodeIdEncoded\":\"{target}\",\"signature\":\"{signature}\"}}");
+    let initial =
+        |target| format!("{{\"targetNodeIdEncoded\":\"{target}\",\"signature\":\"{signature}\"}}");
     let finale = |source| {
         format!(
             "{{\"sourceNodeIdEncoded\":\"{source}\",\"targetNodeIdEncoded\":\"{own}\",\"address\":{address},\
@@ -203,10 +215,26 @@ fn a_signal_that_is_refused_says_so_by_its_class() {
         )
     };
     for (method, params, class) in [
-        ("nodesConnectionSignalInitial", initial(other), "ErrorNodeConnectionManagerConnectionNotFound"),
-        ("nodesConnectionSignalInitial", initial(peer), "ErrorNodesConnectionSignalRelayVerificationFailed"),
-        ("nodesConnectionSignalFinal", finale(other), "ErrorNodesConnectionSignalRelayVerificationFailed"),
-        ("nodesConnectionSignalFinal", finale(own), "ErrorNodesConnectionSignalRequestVerificationFailed"),
+        (
+            "nodesConnectionSignalInitial",
+            initial(other),
+            "ErrorNodeConnectionManagerConnectionNotFound",
+        ),
+        (
+            "nodesConnectionSignalInitial",
+            initial(peer),
+            "ErrorNodesConnectionSignalRelayVerificationFailed",
+        ),
+        (
+            "nodesConnectionSignalFinal",
+            finale(other),
+            "ErrorNodesConnectionSignalRelayVerificationFailed",
+        ),
+        (
+            "nodesConnectionSignalFinal",
+            finale(own),
+            "ErrorNodesConnectionSignalRequestVerificationFailed",
+        ),
     ] {
         let stream = bare.opened(conn);
         bare.feed(stream, &write_request(method, &params, None), false);
@@ -218,7 +246,11 @@ fn a_signal_that_is_refused_says_so_by_its_class() {
     let mut limited = 0;
     for _ in 0..40 {
         let stream = bare.opened(conn);
-        bare.feed(stream, &write_request("nodesConnectionSignalInitial", &initial(peer), None), true);
+        bare.feed(
+            stream,
+            &write_request("nodesConnectionSignalInitial", &initial(peer), None),
+            true,
+        );
         let (bytes, _) = sent(&bare.take(), stream);
         limited += usize::from(error(&bytes).0 == "ErrorNodeConnectionManagerRequestRateExceeded");
     }
@@ -229,12 +261,18 @@ fn a_signal_that_is_refused_says_so_by_its_class() {
 fn an_unknown_method_is_stopped_and_reset_with_code_1() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(0));
-    for method in ["nodesClaimNetworkVerify", "", "vaultsScan", "nodesclaimsget", "constructor", "__proto__"] {
+    for method in
+        ["nodesClaimNetworkVerify", "", "vaultsscan", "nodesclaimsget", "constructor", "__proto__"]
+    {
         let stream = bare.opened(conn);
         bare.feed(stream, &write_request(method, "{}", None), false);
         let outputs = bare.take();
         assert_eq!(resets(&outputs), [(stream, "reset", 1), (stream, "stop", 1)], "{method}");
-        assert_eq!((sent(&outputs, stream), faults(&outputs)), ((Vec::new(), false), vec![]), "{method}");
+        assert_eq!(
+            (sent(&outputs, stream), faults(&outputs)),
+            ((Vec::new(), false), vec![]),
+            "{method}"
+        );
         assert_nothing_held(&bare, method);
     }
     assert_eq!(bare.node.metrics().unsupported, 6);
@@ -266,13 +304,21 @@ fn what_is_no_message_is_reset_at_once_and_the_connection_lives() {
             format!("{{\"method\":\"{CLOSEST}\",\"jsonrpc\":\"1.0\",\"params\":{{}}}}").into(),
             NotAMessage,
         ),
-        ("a method that is a number", b"{\"method\":7,\"jsonrpc\":\"2.0\",\"params\":{}}".to_vec(), NotAMessage),
+        (
+            "a method that is a number",
+            b"{\"method\":7,\"jsonrpc\":\"2.0\",\"params\":{}}".to_vec(),
+            NotAMessage,
+        ),
         (
             "parameters that are a list",
             format!("{{\"method\":\"{CLOSEST}\",\"jsonrpc\":\"2.0\",\"params\":[]}}").into(),
             NotAMessage,
         ),
-        ("a method twice", b"{\"method\":\"a\",\"method\":\"b\",\"jsonrpc\":\"2.0\"}".to_vec(), NotAMessage),
+        (
+            "a method twice",
+            b"{\"method\":\"a\",\"method\":\"b\",\"jsonrpc\":\"2.0\"}".to_vec(),
+            NotAMessage,
+        ),
         ("a comma too many", b"{\"method\":\"a\",\"jsonrpc\":\"2.0\",}".to_vec(), NotAMessage),
         ("brackets that do not match", b"{]".to_vec(), NotAMessage),
         ("no UTF-8", b"{\"method\":\"\xff\",\"jsonrpc\":\"2.0\"}".to_vec(), NotAMessage),
@@ -287,7 +333,10 @@ fn what_is_no_message_is_reset_at_once_and_the_connection_lives() {
         let code = if fault == TooLong { 2 } else { 4 };
         assert_eq!(resets(&outputs), [(stream, "reset", code), (stream, "stop", code)], "{what}");
         assert_eq!(faults(&outputs), [PeerFault::Object(fault)], "{what}");
-        assert!(!outputs.iter().any(|output| matches!(output, Output::CloseConnection { .. })), "{what}");
+        assert!(
+            !outputs.iter().any(|output| matches!(output, Output::CloseConnection { .. })),
+            "{what}"
+        );
         // What is too long is not read to its end.
         assert_eq!(left > 800_000, fault == TooLong, "{what}");
         assert_eq!(bare.node.metrics().stream_faults, 1, "{what}");
@@ -297,14 +346,15 @@ fn what_is_no_message_is_reset_at_once_and_the_connection_lives() {
 }
 
 #[test]
-fn who_never_says_a_message_is_cut_off_in_the_end() {
+fn peer_that_repeats_malformed_messages_is_disconnected() {
     let mut bare = Bare::new(|config| config.fault_limit = 3);
     let conn = bare.accept_polykey(Bare::peer(0));
     for round in 1..=3 {
         let stream = bare.opened(conn);
         bare.feed(stream, b"nonsense", false);
         let outputs = bare.take();
-        let closed = outputs.iter().any(|output| matches!(output, Output::CloseConnection { code: 16, .. }));
+        let closed =
+            outputs.iter().any(|output| matches!(output, Output::CloseConnection { code: 16, .. }));
         assert_eq!(closed, round == 3, "{round}");
     }
 }
@@ -330,7 +380,10 @@ fn silence_and_half_messages_end_by_themselves() {
         let stream = bare.opened(conn);
         bare.feed(stream, said, true);
         let outputs = bare.take();
-        assert_eq!((resets(&outputs), faults(&outputs)), (vec![(stream, "reset", 4)], vec![PeerFault::Truncated]));
+        assert_eq!(
+            (resets(&outputs), faults(&outputs)),
+            (vec![(stream, "reset", 4)], vec![PeerFault::Truncated])
+        );
         assert_nothing_held(&bare, "half-close");
 
         // The peer resets, or does not want to hear.
@@ -393,7 +446,10 @@ fn a_caller_that_does_not_read_its_answer_holds_nothing_for_ever() {
     // It is never confirmed.
     bare.pass(15 * SECOND);
     let outputs = bare.take();
-    assert_eq!((resets(&outputs), faults(&outputs)), (vec![(stream, "reset", 7)], vec![PeerFault::NotReading]));
+    assert_eq!(
+        (resets(&outputs), faults(&outputs)),
+        (vec![(stream, "reset", 7)], vec![PeerFault::NotReading])
+    );
     assert_nothing_held(&bare, "unread");
 }
 
@@ -429,8 +485,11 @@ fn a_reset_at_any_point_ends_the_stream_and_nothing_else() {
 
 // -- asking
 
-/// A connection with a peer of the reference, a request for it, and the streams that the node has opened.
-fn asking(request: impl FnOnce(pk_proto::NodeId) -> Request) -> (Bare, ConnectionId, RequestId, Vec<StreamId>) {
+/// A connection with a peer of the reference, a request for it, and the streams that the node has
+/// opened.
+fn asking(
+    request: impl FnOnce(pk_proto::NodeId) -> Request,
+) -> (Bare, ConnectionId, RequestId, Vec<StreamId>) {
     let mut bare = Bare::new(|_| {});
     let target = Bare::peer(0);
     let conn = bare.accept_polykey(target);
@@ -448,7 +507,12 @@ fn ping(target: pk_proto::NodeId) -> Request {
 }
 
 fn ask(target: pk_proto::NodeId) -> Request {
-    Request::AskClosest { via: target, target, lists: ClosestLists { local: true, active: true }, options: NO }
+    Request::QueryClosestNodes {
+        via: target,
+        target,
+        query: ClosestNodesQuery { known: true, connected: true },
+        options: NO,
+    }
 }
 
 #[test]
@@ -457,8 +521,9 @@ fn each_call_is_one_message_and_the_end() {
     let outputs = bare.take();
     let mut methods = Vec::new();
     for stream in &streams {
-        let sends =
-            outputs.iter().filter(|output| matches!(output, Output::SendStream { stream: of, .. } if of == stream));
+        let sends = outputs.iter().filter(
+            |output| matches!(output, Output::SendStream { stream: of, .. } if of == stream),
+        );
         assert_eq!(sends.count(), 1, "in one write");
         let (bytes, fin) = sent(&outputs, *stream);
         let request = parse_request(&bytes).unwrap();
@@ -469,7 +534,8 @@ fn each_call_is_one_message_and_the_end() {
     assert_eq!(methods, ["nodesClosestLocalNodesGet", CLOSEST]);
 }
 
-/// A responder of the reference stops the caller's side when it has read the question: that is no error.
+/// A responder of the reference stops the caller's side when it has read the question: that is no
+/// error.
 #[test]
 fn to_be_stopped_after_the_question_is_no_error() {
     let (mut bare, _, id, streams) = asking(ping);
@@ -485,7 +551,8 @@ fn to_be_stopped_after_the_question_is_no_error() {
 #[test]
 fn an_answer_is_read_to_its_end_however_it_comes() {
     let result = |node| {
-        let contact = "{\"1.2.3.4-5\":{\"mode\":\"direct\",\"connectedTime\":7,\"scopes\":[\"global\"]}}";
+        let contact =
+            "{\"1.2.3.4-5\":{\"mode\":\"direct\",\"connectedTime\":7,\"scopes\":[\"global\"]}}";
         write_result(&format!("{{\"nodeIdEncoded\":\"{node}\",\"nodeContact\":{contact}}}"))
     };
     let bytes = [&result(Bare::peer(1))[..], b" \n", &result(Bare::peer(2)), b" "].concat();
@@ -498,8 +565,8 @@ fn an_answer_is_read_to_its_end_however_it_comes() {
             assert!(bare.feed(local, chunk, false).is_empty());
         }
         bare.feed(local, b"", true);
-        let Some(Ok(Reply::AskClosest(closest))) = bare.done(id) else { panic!("{size}") };
-        let told: Vec<_> = closest.local.iter().map(|(node, _)| *node).collect();
+        let Some(Ok(Reply::QueryClosestNodes(closest))) = bare.done(id) else { panic!("{size}") };
+        let told: Vec<_> = closest.known.iter().map(|(node, _)| *node).collect();
         assert_eq!(told, [Bare::peer(1), Bare::peer(2)]);
         let outputs = bare.take();
         for stream in streams {
@@ -516,7 +583,7 @@ fn of_two_calls_one_is_enough() {
     bare.input(Input::StreamReset { stream: local, code: 1 });
     assert_eq!(bare.done(id), None);
     bare.feed(active, b"", true);
-    assert_eq!(bare.done(id), Some(Ok(Reply::AskClosest(Default::default()))));
+    assert_eq!(bare.done(id), Some(Ok(Reply::QueryClosestNodes(Default::default()))));
     // None is not.
     let (mut bare, _, id, streams) = asking(ask);
     for stream in streams {
@@ -548,14 +615,24 @@ fn an_error_fails_the_request_with_its_meaning() {
 #[test]
 fn an_answer_that_is_none_is_a_fault_and_fails_the_request() {
     let node = Bare::peer(1);
-    let known =
-        |contact: &str| write_result(&format!("{{\"nodeIdEncoded\":\"{node}\",\"nodeContact\":{contact}}}")).to_vec();
+    let known = |contact: &str| {
+        write_result(&format!("{{\"nodeIdEncoded\":\"{node}\",\"nodeContact\":{contact}}}"))
+            .to_vec()
+    };
     let many = known("{}").repeat(257);
     for (what, bytes, fault) in [
         ("nothing like it", b"<html>".to_vec(), PeerFault::Object(ObjectFault::NotAnObject)),
         ("a question", question(), PeerFault::Object(ObjectFault::NotAMessage)),
-        ("no result", b"{\"jsonrpc\":\"2.0\",\"id\":null}".to_vec(), PeerFault::Object(ObjectFault::NotAMessage)),
-        ("of another method", write_result("{\"nodeId\":\"x\"}").to_vec(), PeerFault::Object(ObjectFault::NotAMessage)),
+        (
+            "no result",
+            b"{\"jsonrpc\":\"2.0\",\"id\":null}".to_vec(),
+            PeerFault::Object(ObjectFault::NotAMessage),
+        ),
+        (
+            "of another method",
+            write_result("{\"nodeId\":\"x\"}").to_vec(),
+            PeerFault::Object(ObjectFault::NotAMessage),
+        ),
         ("no map", known("[]"), PeerFault::Object(ObjectFault::NotAMessage)),
         ("no contact", known("{\"1.2.3.4-5\":7}"), PeerFault::Object(ObjectFault::NotAMessage)),
         ("too much", many, PeerFault::TooMuch),
@@ -567,7 +644,9 @@ fn an_answer_that_is_none_is_a_fault_and_fails_the_request() {
         bare.feed(local, &bytes, fault == PeerFault::Truncated);
         let expected = match bare.done(id) {
             // What was said before it was too much is an answer.
-            Some(Ok(Reply::AskClosest(closest))) => closest.local.len() == 256 && fault == PeerFault::TooMuch,
+            Some(Ok(Reply::QueryClosestNodes(closest))) => {
+                closest.known.len() == 256 && fault == PeerFault::TooMuch
+            }
             // The first call to fail says why.
             Some(Err(Failure::Unsupported)) => fault != PeerFault::TooMuch,
             other => panic!("{what}: {other:?}"),
@@ -583,7 +662,9 @@ fn an_answer_that_is_none_is_a_fault_and_fails_the_request() {
 fn addresses_that_mean_nothing_are_left_out_of_an_answer() {
     let (mut bare, _, id, streams) = asking(ask);
     let [local, active] = streams[..] else { panic!("{streams:?}") };
-    let data = |mode: &str, time: &str| format!("{{\"mode\":\"{mode}\",\"connectedTime\":{time},\"scopes\":[]}}");
+    let data = |mode: &str, time: &str| {
+        format!("{{\"mode\":\"{mode}\",\"connectedTime\":{time},\"scopes\":[]}}")
+    };
     let contact = [
         ("1.2.3.4-5", data("direct", "7")),
         ("0:0:0:0:0:ffff:102:304-6", data("signal", "8.5")),
@@ -594,26 +675,40 @@ fn addresses_that_mean_nothing_are_left_out_of_an_answer() {
     ];
     let contact: Vec<_> = contact.iter().map(|(key, data)| format!("\"{key}\":{data}")).collect();
     let (node, contact) = (Bare::peer(1), contact.join(","));
-    bare.feed(local, &write_result(&format!("{{\"nodeIdEncoded\":\"{node}\",\"nodeContact\":{{{contact}}}}}")), true);
+    bare.feed(
+        local,
+        &write_result(&format!("{{\"nodeIdEncoded\":\"{node}\",\"nodeContact\":{{{contact}}}}}")),
+        true,
+    );
     let connections = "{\"a\":{\"host\":\"::ffff:1.2.3.4\",\"hostName\":\"h\",\"port\":5,\"timeout\":9.25,\"primary\":true},\
                         \"b\":{\"host\":\"no host\",\"port\":5,\"primary\":false}}";
-    bare.feed(active, &write_result(&format!("{{\"nodeId\":\"{node}\",\"connections\":{connections}}}")), true);
-    let Some(Ok(Reply::AskClosest(closest))) = bare.done(id) else { panic!("{:?}", bare.outputs) };
-    let told: Vec<_> = closest.local[0].1.iter().map(|(address, _)| address.to_string()).collect();
+    bare.feed(
+        active,
+        &write_result(&format!("{{\"nodeId\":\"{node}\",\"connections\":{connections}}}")),
+        true,
+    );
+    let Some(Ok(Reply::QueryClosestNodes(closest))) = bare.done(id) else {
+        panic!("{:?}", bare.outputs)
+    };
+    let told: Vec<_> = closest.known[0].1.iter().map(|(address, _)| address.to_string()).collect();
     assert_eq!(told, ["1.2.3.4:6", "1.2.3.4:5"]);
-    let [connection] = &closest.active[0].connections[..] else { panic!("{closest:?}") };
-    assert_eq!((connection.address.to_string(), connection.idle_in_ms), ("1.2.3.4:5".to_owned(), Some(9)));
+    let [connection] = &closest.connected[0].connections[..] else { panic!("{closest:?}") };
+    assert_eq!(
+        (connection.address.to_string(), connection.idle_in_ms),
+        ("1.2.3.4:5".to_owned(), Some(9))
+    );
 }
 
 // -- handed over
 
 #[test]
-fn what_comes_before_the_driver_knows_of_the_hand_over_is_not_lost() {
+fn bytes_received_before_the_hand_over_is_executed_are_delivered() {
     let mut bare = Bare::new(|_| {});
     bare.node.accept_protocol("polykey:vaultsGitInfoGet".to_owned(), bare.now).unwrap();
     let conn = bare.accept_polykey(Bare::peer(0));
     let stream = bare.opened(conn);
-    let header = write_request("vaultsGitInfoGet", "{\"vaultNameOrId\":\"v\",\"action\":\"pull\"}", None);
+    let header =
+        write_request("vaultsGitInfoGet", "{\"vaultNameOrId\":\"v\",\"action\":\"pull\"}", None);
     bare.drain();
     // Read in one turn of the driver, which takes the outputs afterwards.
     for (bytes, fin) in [(&header[..], false), (b"raw", false), (b" bytes", true)] {
@@ -622,7 +717,9 @@ fn what_comes_before_the_driver_knows_of_the_hand_over_is_not_lost() {
     }
     let outputs = bare.take();
     let handed = outputs.iter().find_map(|output| match output {
-        Output::HandOver { protocol, opener, unread, .. } => Some((protocol.clone(), *opener, unread.clone())),
+        Output::DetachStream { protocol, opener, unread, .. } => {
+            Some((protocol.clone(), *opener, unread.clone()))
+        }
         _ => None,
     });
     let (protocol, opener, unread) = handed.unwrap();
@@ -630,7 +727,7 @@ fn what_comes_before_the_driver_knows_of_the_hand_over_is_not_lost() {
     assert_eq!(unread, [&header[..], b"raw bytes"].concat());
     assert_eq!(resets(&outputs), []);
     assert_eq!(bare.node.metrics().late_inputs, 0);
-    // Nothing of it is the core's any more.
+    // The core has no state of it.
     bare.data(stream, b"late", false);
     assert_eq!((bare.take(), bare.node.metrics().late_inputs), (vec![], 1));
 }

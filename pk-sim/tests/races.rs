@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use common::*;
 use pk_proto::{
-    ConnectionId, ContactMode, DialFailure, Event, Failure, FindEnd, FindNode, Input, Instant, NodeContactAddressData,
-    Options, Output, Reply, Request, Role, Scopes, SetNode, UnixMillis,
+    ConnectionId, ContactMode, DialFailure, Event, Failure, FindEnd, FindNodeOptions, Input,
+    Instant, NodeContactAddressData, Output, Reply, Request, RequestOptions, Scopes,
+    SetNodeOptions, Side, UnixMillis,
 };
 use pk_sim::{Cluster, Link};
 
@@ -40,7 +41,11 @@ fn an_address_that_fails_costs_nothing_but_its_failure() {
     tell(&mut cluster, 0, 1);
     tell_of(&mut cluster, 0, target, address("198.51.100.7:1"));
     let outcome = find(&mut cluster, 0, target);
-    assert_eq!((outcome.ended, outcome.stats.elapsed), (FindEnd::Connected, ms(40)), "the next begins at once");
+    assert_eq!(
+        (outcome.ended, outcome.stats.elapsed),
+        (FindEnd::Connected, ms(40)),
+        "the next begins at once"
+    );
     assert_eq!(cluster.node(0).metrics().dial_failures, 1);
     cluster.stop_all();
 }
@@ -50,7 +55,7 @@ fn two_searches_for_one_node_share_its_dials() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).link(Link::ms(100)).start();
     tell(&mut cluster, 0, 1);
     let target = cluster.id(1);
-    let find = Request::FindNode { target, find: FindNode::default() };
+    let find = Request::FindNode { target, find: FindNodeOptions::default() };
     let first = cluster.request(0, find.clone());
     cluster.drive(ms(50));
     let second = cluster.request(0, find.clone());
@@ -59,7 +64,9 @@ fn two_searches_for_one_node_share_its_dials() {
     let mut ends = Vec::new();
     for id in [first, third] {
         match cluster.await_done(0, id) {
-            Ok(Reply::FindNode(outcome)) => ends.push((outcome.ended, outcome.stats.elapsed, outcome.stats.attempts)),
+            Ok(Reply::FindNode(outcome)) => {
+                ends.push((outcome.ended, outcome.stats.elapsed, outcome.stats.attempts));
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -70,12 +77,12 @@ fn two_searches_for_one_node_share_its_dials() {
 }
 
 #[test]
-fn a_race_goes_on_while_anybody_waits_and_no_longer() {
+fn race_runs_until_its_last_waiter_leaves() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     tell(&mut cluster, 0, 1);
     cluster.kill(1);
     let target = cluster.id(1);
-    let find = Request::FindNode { target, find: FindNode::default() };
+    let find = Request::FindNode { target, find: FindNodeOptions::default() };
     let requests = [0, 1, 2].map(|_| cluster.request(0, find.clone()));
     cluster.drive(SECOND);
     for (left, id) in [2, 1, 0].into_iter().zip(requests) {
@@ -83,7 +90,7 @@ fn a_race_goes_on_while_anybody_waits_and_no_longer() {
         cluster.cancel(0, id);
         cluster.drive(ms(1));
     }
-    assert_quiet(&mut cluster, 0, "nobody waits");
+    assert_quiet(&mut cluster, 0, "no request waits");
     cluster.stop_all();
 }
 
@@ -92,7 +99,7 @@ fn who_joins_a_race_brings_its_addresses() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     let target = cluster.id(1);
     tell_of(&mut cluster, 0, target, address("198.51.100.7:1"));
-    let find = Request::FindNode { target, find: FindNode::default() };
+    let find = Request::FindNode { target, find: FindNodeOptions::default() };
     let first = cluster.request(0, find.clone());
     cluster.drive(SECOND);
     // Meanwhile the right address becomes known.
@@ -118,27 +125,41 @@ fn who_joins_a_race_has_its_own_patience() {
         cluster.drive(Duration::ZERO);
         tell(&mut cluster, 0, 1);
         let target = cluster.id(1);
-        let ping = |seconds: u32| Options { connect_timeout: Some(seconds * SECOND), ..Options::default() };
+        let ping = |seconds: u32| RequestOptions {
+            connect_timeout: Some(seconds * SECOND),
+            ..RequestOptions::default()
+        };
         let first_id = cluster.request(0, Request::PingNode { target, options: ping(first) });
         cluster.drive(ms(500));
         let second_id = cluster.request(0, Request::PingNode { target, options: ping(second) });
         cluster.drive(3 * SECOND);
-        let (hasty, patient) = if first < second { (first_id, second_id) } else { (second_id, first_id) };
+        let (hasty, patient) =
+            if first < second { (first_id, second_id) } else { (second_id, first_id) };
         let why = vec![(cluster.address(1), DialFailure::TimedOut)];
-        assert_eq!(cluster.done(0, hasty), Some(&Err(Failure::NotFound(why))), "{first} s, {second} s");
-        let ended = cluster.events(0).iter().find(|(_, event)| matches!(event, Event::Done { id, .. } if *id == hasty));
+        assert_eq!(
+            cluster.done(0, hasty),
+            Some(&Err(Failure::NotFound(why))),
+            "{first} s, {second} s"
+        );
+        let ended = cluster
+            .events(0)
+            .iter()
+            .find(|(_, event)| matches!(event, Event::Done { id, .. } if *id == hasty));
         let due = if first < second { ms(1000) } else { ms(1500) };
         assert_eq!(ended.unwrap().0.since(Instant::ORIGIN), due);
         assert_eq!(cluster.done(0, patient), None);
         cluster.start_node(1);
-        assert!(matches!(cluster.await_done(0, patient), Ok(Reply::PingNode(_))), "{first} s, {second} s");
+        assert!(
+            matches!(cluster.await_done(0, patient), Ok(Reply::PingNode(_))),
+            "{first} s, {second} s"
+        );
         assert_eq!(cluster.node(0).metrics().dials, 1 + u64::from(first < second));
         cluster.stop_all();
     }
 }
 
 /// The addresses that a machine dials, and when, until it gives up.
-fn dialled(bare: &mut Bare, patience: Duration) -> Vec<(Duration, String)> {
+fn dialed(bare: &mut Bare, patience: Duration) -> Vec<(Duration, String)> {
     let (begun, mut dials) = (bare.now, Vec::new());
     while bare.now.since(begun) < patience {
         for output in bare.take() {
@@ -156,20 +177,33 @@ fn dialled(bare: &mut Bare, patience: Duration) -> Vec<(Duration, String)> {
 fn the_addresses_of_a_node_take_turns_by_family_and_wait_for_each_other() {
     let mut bare = Bare::new(|_| {});
     let node = Bare::peer(0);
-    let known =
-        NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(5), scopes: Scopes::GLOBAL };
+    let known = NodeContactAddressData {
+        mode: ContactMode::Direct,
+        connected_time: UnixMillis(5),
+        scopes: Scopes::GLOBAL,
+    };
     // Of equal times, what was set last comes first.
     for text in ["10.0.0.3:1", "[2001:db8::2]:1", "[2001:db8::1]:1", "10.0.0.2:1", "10.0.0.1:1"] {
-        bare.request(Request::SetNode { node, address: address(text), data: known, how: SetNode::default() });
+        bare.request(Request::SetNode {
+            node,
+            address: address(text),
+            data: known,
+            how: SetNodeOptions::default(),
+        });
     }
     bare.take();
-    let request = bare.request(Request::FindNode { target: node, find: FindNode::default() });
+    let request =
+        bare.request(Request::FindNode { target: node, find: FindNodeOptions::default() });
     let order = ["[2001:db8::1]:1", "10.0.0.1:1", "[2001:db8::2]:1", "10.0.0.2:1", "10.0.0.3:1"];
-    let expected: Vec<_> = order.iter().enumerate().map(|(i, text)| (ms(250 * i as u64), (*text).to_owned())).collect();
-    assert_eq!(dialled(&mut bare, 14 * SECOND), expected);
+    let expected: Vec<_> = order
+        .iter()
+        .enumerate()
+        .map(|(i, text)| (ms(250 * i as u64), (*text).to_owned()))
+        .collect();
+    assert_eq!(dialed(&mut bare, 14 * SECOND), expected);
 
-    // The third answers: the others are called off, in the same breath.
-    bare.connected(ConnectionId(4), Role::Dialler, node, "[2001:db8::2]:1".parse().unwrap(), 1);
+    // The third answers: the others are cancelled in the same call.
+    bare.connected(ConnectionId(4), Side::Dialer, node, "[2001:db8::2]:1".parse().unwrap(), 1);
     let control = bare.outputs.iter().find_map(|output| match output {
         Output::OpenStream { stream, .. } => Some(*stream),
         _ => None,
@@ -185,20 +219,27 @@ fn the_addresses_of_a_node_take_turns_by_family_and_wait_for_each_other() {
         })
         .collect();
     assert_eq!(cancelled, [0, 2, 6, 8]);
-    assert!(matches!(bare.done(request), Some(Ok(Reply::FindNode(outcome))) if outcome.found.is_some()));
+    assert!(
+        matches!(bare.done(request), Some(Ok(Reply::FindNode(outcome))) if outcome.found.is_some())
+    );
 }
 
 #[test]
 fn names_are_resolved_beside_the_dials_and_bring_all_their_addresses() {
     let mut bare = Bare::new(|_| {});
     let target = Bare::peer(0);
-    let options = Options::default();
-    bare.request(Request::PingNodeAddress { target, address: address("seed.example.org:7"), options });
+    let options = RequestOptions::default();
+    bare.request(Request::PingNodeAddress {
+        target,
+        address: address("seed.example.org:7"),
+        options,
+    });
     let outputs = bare.take();
     let [Output::Resolve { id, name, port: 7 }] = &outputs[..] else { panic!("{outputs:?}") };
     assert_eq!(name.as_str(), "seed.example.org");
     bare.pass(SECOND);
-    let sockets = ["192.0.2.7:7", "192.0.2.8:7", "[2001:db8::7]:7"].map(|text| text.parse().unwrap());
+    let sockets =
+        ["192.0.2.7:7", "192.0.2.8:7", "[2001:db8::7]:7"].map(|text| text.parse().unwrap());
     bare.input(Input::Resolved { id: *id, result: Ok(sockets.to_vec()) });
     let (first, mut dials) = (bare.now, Vec::new());
     for _ in 0..3 {
@@ -210,35 +251,47 @@ fn names_are_resolved_beside_the_dials_and_bring_all_their_addresses() {
         bare.pass(ms(250));
     }
     let order = ["[2001:db8::7]:7", "192.0.2.7:7", "192.0.2.8:7"];
-    let expected: Vec<_> = order.iter().enumerate().map(|(i, text)| (ms(250 * i as u64), (*text).to_owned())).collect();
+    let expected: Vec<_> = order
+        .iter()
+        .enumerate()
+        .map(|(i, text)| (ms(250 * i as u64), (*text).to_owned()))
+        .collect();
     assert_eq!(dials, expected);
 }
 
 #[test]
 fn dials_over_the_limit_wait_for_their_turn() {
-    let mut cluster = Cluster::quiet().nodes(6).seed(3).config_of(0, |config| config.dial_limit = 2).start();
+    let mut cluster =
+        Cluster::quiet().nodes(6).seed(3).config_of(0, |config| config.dial_limit = 2).start();
     let requests: Vec<_> = (1..6)
         .map(|node| {
             let (target, address) = (cluster.id(node), cluster.address(node));
-            cluster.request(0, Request::Connect { target, address, options: Options::default() })
+            cluster.request(
+                0,
+                Request::Connect { target, address, options: RequestOptions::default() },
+            )
         })
         .collect();
     assert_eq!(cluster.node(0).metrics().connections_pending, 2);
     for request in requests {
         assert!(matches!(cluster.await_done(0, request), Ok(Reply::Connect(_))));
-        assert!(cluster.node(0).metrics().connections_pending <= 4, "dials, and connections without Hello");
+        assert!(
+            cluster.node(0).metrics().connections_pending <= 4,
+            "dials, and connections without Hello"
+        );
     }
     let metrics = cluster.node(0).metrics();
     assert_eq!((metrics.connections, metrics.dials), (5, 5), "{metrics:?}");
     assert!(metrics.dials_delayed >= 3, "{metrics:?}");
 
-    // Whose turn never came is told so.
-    let mut cluster = Cluster::quiet().nodes(3).seed(3).config_of(0, |config| config.dial_limit = 1).build();
+    // A dial that was never started is reported as such.
+    let mut cluster =
+        Cluster::quiet().nodes(3).seed(3).config_of(0, |config| config.dial_limit = 1).build();
     cluster.start_node(0);
     cluster.drive(Duration::ZERO);
     let requests = [1, 2].map(|node| {
         let (target, address) = (cluster.id(node), cluster.address(node));
-        cluster.request(0, Request::Connect { target, address, options: Options::default() })
+        cluster.request(0, Request::Connect { target, address, options: RequestOptions::default() })
     });
     for (node, request) in [1, 2].into_iter().zip(requests) {
         let why = vec![(cluster.address(node), DialFailure::TimedOut)];
@@ -247,9 +300,10 @@ fn dials_over_the_limit_wait_for_their_turn() {
     cluster.stop_all();
 }
 
-/// Searches in the background dial the dead, fifteen seconds each; whoever waits for a connection is not kept from it.
+/// Searches in the background dial dead nodes, fifteen seconds each; a request that waits for a
+/// connection is not delayed by that.
 #[test]
-fn what_goes_on_in_the_background_leaves_the_embedder_a_place() {
+fn background_dials_leave_a_place_for_the_embedder() {
     for limit in [2, 4, 8] {
         let background = |config: &mut pk_proto::Config| {
             config.dial_limit = limit;

@@ -1,4 +1,5 @@
-//! Keeping the graph fresh, in virtual time: refreshing, retrying, joining (DESIGN section 4).
+//! Keeping the graph fresh, in virtual time: refreshing, retrying, joining (docs/DESIGN.md, Node
+//! graph).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -9,8 +10,8 @@ use std::time::Duration;
 use common::*;
 use pk_proto::native::{self, Message, V1};
 use pk_proto::{
-    BucketIndex, Config, ContactMode, Instant, NodeContactAddressData, NodeId, Options, Output, Question, Reply,
-    Request, RequestError, Scopes, SetNode, UnixMillis,
+    BucketIndex, Config, ContactMode, Instant, NodeContactAddressData, NodeId, Output, Reply,
+    Request, RequestError, RequestOptions, RpcRequest, Scopes, SetNodeOptions, UnixMillis,
 };
 use pk_sim::{Cluster, HostId};
 
@@ -19,7 +20,11 @@ const BUCKETS: std::ops::RangeInclusive<u8> = 0..=255;
 
 /// When each bucket of a machine is refreshed next, as long from now.
 fn timers(bare: &Bare) -> BTreeMap<u8, Duration> {
-    BUCKETS.filter_map(|index| Some((index, bare.node.refresh_at(BucketIndex(index))?.since(bare.now)))).collect()
+    BUCKETS
+        .filter_map(|index| {
+            Some((index, bare.node.refresh_at(BucketIndex(index))?.since(bare.now)))
+        })
+        .collect()
 }
 
 /// An id in a bucket of a machine.
@@ -29,12 +34,15 @@ fn id_in(bare: &Bare, bucket: u8) -> NodeId {
     NodeId::from_bytes(bytes)
 }
 
-/// A machine is told of a node in a bucket.
+/// A machine is given a node in a bucket.
 fn learn(bare: &mut Bare, bucket: u8) {
-    let data =
-        NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(5), scopes: Scopes::GLOBAL };
+    let data = NodeContactAddressData {
+        mode: ContactMode::Direct,
+        connected_time: UnixMillis(5),
+        scopes: Scopes::GLOBAL,
+    };
     let (node, address) = (id_in(bare, bucket), format!("77.0.{bucket}.1:1").parse().unwrap());
-    bare.request(Request::SetNode { node, address, data, how: SetNode::default() });
+    bare.request(Request::SetNode { node, address, data, how: SetNodeOptions::default() });
 }
 
 /// A machine that retries nothing, with a node in each of these buckets.
@@ -48,7 +56,7 @@ fn knowing(buckets: impl IntoIterator<Item = u8>, change: impl FnOnce(&mut Confi
     bare
 }
 
-/// How many refreshes were begun.
+/// The number of refreshes that were started.
 fn refreshes(bare: &Bare) -> u64 {
     bare.node.metrics().refreshes
 }
@@ -58,15 +66,19 @@ fn refreshes(bare: &Bare) -> u64 {
 #[test]
 fn only_buckets_from_the_nearest_neighbour_on_are_refreshed() {
     let mut bare = knowing([], |_| {});
-    assert_eq!(timers(&bare).keys().copied().collect::<Vec<_>>(), [255], "nobody is known");
+    assert_eq!(timers(&bare).keys().copied().collect::<Vec<_>>(), [255], "no node is known");
     for nearest in [255, 254, 250, 240] {
         learn(&mut bare, nearest);
-        assert_eq!(timers(&bare).into_keys().collect::<Vec<_>>(), (nearest..=255).collect::<Vec<_>>());
+        assert_eq!(
+            timers(&bare).into_keys().collect::<Vec<_>>(),
+            (nearest..=255).collect::<Vec<_>>()
+        );
     }
     // A nearest neighbour that leaves takes its buckets with it: their timers fire for nothing.
-    bare.node.unset_node(id_in(&bare, 240), bare.now);
+    bare.node.unset_node(id_in(&bare, 240), bare.now).unwrap();
     bare.pass(3 * HOUR);
-    let refreshed: Vec<_> = BUCKETS.filter(|index| bare.node.refreshed_at(BucketIndex(*index)).is_some()).collect();
+    let refreshed: Vec<_> =
+        BUCKETS.filter(|index| bare.node.refreshed_at(BucketIndex(*index)).is_some()).collect();
     assert_eq!(refreshed, (250..=255).collect::<Vec<_>>());
 }
 
@@ -96,7 +108,10 @@ fn a_delay_of_nothing_is_never() {
     bare.pass(24 * HOUR);
     assert_eq!(refreshes(&bare), 0);
     // Who asks for one gets one.
-    bare.request(Request::RefreshBucket { bucket: BucketIndex(255), options: Options::default() });
+    bare.request(Request::RefreshBucket {
+        bucket: BucketIndex(255),
+        options: RequestOptions::default(),
+    });
     bare.pass(HOUR);
     assert_eq!((refreshes(&bare), timers(&bare).len()), (1, 0));
 }
@@ -111,8 +126,10 @@ fn a_node_that_comes_or_is_updated_resets_the_timer_of_its_bucket_and_of_no_othe
     assert_eq!(after[&255], before[&255]);
     assert!(after[&254] >= 2700 * SECOND, "{after:?}");
     // By a connection as well.
-    let peer =
-        (0..).map(Bare::peer).find(|peer| bare.node.own_id().bucket_index(peer) == Some(BucketIndex(255))).unwrap();
+    let peer = (0..)
+        .map(Bare::peer)
+        .find(|peer| bare.node.own_id().bucket_index(peer) == Some(BucketIndex(255)))
+        .unwrap();
     bare.accept(peer);
     assert!(timers(&bare)[&255] >= 2700 * SECOND);
 }
@@ -150,9 +167,15 @@ fn the_delay_of_a_bucket_can_be_set_and_lazily() {
     assert_eq!(bare.node.set_refresh_delay(bucket, 31 * day, false, bare.now), Err(range));
     assert_eq!(bare.node.set_refresh_delay(bucket, 30 * day, false, bare.now), Ok(()));
     bare.node.stop(bare.now);
-    assert_eq!(bare.node.set_refresh_delay(bucket, SECOND, false, bare.now), Err(RequestError::Stopping));
+    assert_eq!(
+        bare.node.set_refresh_delay(bucket, SECOND, false, bare.now),
+        Err(RequestError::Stopping)
+    );
     let mut early = Bare::starting(|_| {});
-    assert_eq!(early.node.set_refresh_delay(bucket, SECOND, false, early.now), Err(RequestError::NotReady));
+    assert_eq!(
+        early.node.set_refresh_delay(bucket, SECOND, false, early.now),
+        Err(RequestError::NotReady)
+    );
 }
 
 /// Everything that a machine has asked since it last was looked at: for nodes closest to which ids.
@@ -162,7 +185,7 @@ fn asked(bare: &mut Bare) -> Vec<NodeId> {
         _ => None,
     });
     sent.filter_map(|message| match message {
-        Message::V1(V1::Call { question: Question::Closest { target, .. }, .. }) => Some(target),
+        Message::V1(V1::Call { request: RpcRequest::Closest { target, .. }, .. }) => Some(target),
         _ => None,
     })
     .collect()
@@ -179,7 +202,8 @@ fn a_refresh_looks_for_a_random_id_of_its_bucket() {
         for _ in 0..3 {
             bare.take();
             let bucket = BucketIndex(index);
-            let id = bare.request(Request::RefreshBucket { bucket, options: Options::default() });
+            let id =
+                bare.request(Request::RefreshBucket { bucket, options: RequestOptions::default() });
             let asked = asked(&mut bare);
             assert_eq!(asked.len(), 1, "{index}");
             assert_eq!(own.bucket_index(&asked[0]), Some(bucket));
@@ -193,7 +217,8 @@ fn a_refresh_looks_for_a_random_id_of_its_bucket() {
 
 // -- no storm
 
-/// The most searches that a machine has under way, and how many refreshes it has begun, second by second.
+/// The most searches that a machine has in progress, and how many refreshes it has started, second
+/// by second.
 fn watch(bare: &mut Bare, seconds: u32) -> (u64, Vec<u64>) {
     let mut most = bare.node.metrics().requests_open;
     let mut begun = vec![refreshes(bare)];
@@ -212,7 +237,11 @@ fn refreshes_are_spread_over_the_delay_from_the_start_on() {
         let (most, begun) = watch(&mut bare, 3600);
         assert!(most <= 2, "{most} at a time");
         let each: Vec<_> = begun.chunks(600).map(|part| part[part.len() - 1] - part[0]).collect();
-        assert!(each.iter().all(|count| *count <= 25), "{each:?} in ten minutes each, of {} in all", begun[3600]);
+        assert!(
+            each.iter().all(|count| *count <= 25),
+            "{each:?} in ten minutes each, of {} in all",
+            begun[3600]
+        );
     }
 }
 
@@ -234,7 +263,9 @@ fn after_a_night_of_suspension_there_is_no_storm() {
 // -- restarts
 
 fn refreshed(cluster: &Cluster, node: HostId) -> BTreeMap<u8, UnixMillis> {
-    BUCKETS.filter_map(|index| Some((index, cluster.node(node).refreshed_at(BucketIndex(index))?))).collect()
+    BUCKETS
+        .filter_map(|index| Some((index, cluster.node(node).refreshed_at(BucketIndex(index))?)))
+        .collect()
 }
 
 fn due(cluster: &Cluster, node: HostId) -> BTreeMap<u8, Duration> {
@@ -243,7 +274,7 @@ fn due(cluster: &Cluster, node: HostId) -> BTreeMap<u8, Duration> {
 }
 
 #[test]
-fn what_was_refreshed_is_remembered_over_a_restart() {
+fn refresh_times_survive_a_restart() {
     let mut cluster = Cluster::builder().nodes(12).seed(4).start();
     cluster.join_all();
     cluster.drive(2 * HOUR);
@@ -260,7 +291,10 @@ fn what_was_refreshed_is_remembered_over_a_restart() {
         let age = Duration::from_millis(now - before[bucket].0);
         // Where the last one is known, the next is one delay after it, or soon if that is over.
         let (least, most) = (2700 * SECOND, 4500 * SECOND);
-        assert!(age + *due >= least && (*due <= 360 * SECOND || age + *due <= most), "{bucket}: {age:?} + {due:?}");
+        assert!(
+            age + *due >= least && (*due <= 360 * SECOND || age + *due <= most),
+            "{bucket}: {age:?} + {due:?}"
+        );
     }
     cluster.stop_all();
 }
@@ -288,7 +322,11 @@ fn a_wall_clock_that_has_gone_back_stops_no_refreshing() {
 
 #[test]
 fn restarts_double_no_timer() {
-    let mut cluster = Cluster::builder().nodes(12).seed(4).config(|config| config.retry_delay = Duration::ZERO).start();
+    let mut cluster = Cluster::builder()
+        .nodes(12)
+        .seed(4)
+        .config(|config| config.retry_delay = Duration::ZERO)
+        .start();
     cluster.join_all();
     let expected = due(&cluster, 5).len() as u64;
     for _ in 0..5 {
@@ -311,7 +349,11 @@ fn restarts_double_no_timer() {
 
 /// The useful buckets of a node that have been refreshed since.
 fn refreshed_since(cluster: &Cluster, node: HostId, since: UnixMillis) -> BTreeSet<u8> {
-    refreshed(cluster, node).into_iter().filter(|(_, at)| *at >= since).map(|(bucket, _)| bucket).collect()
+    refreshed(cluster, node)
+        .into_iter()
+        .filter(|(_, at)| *at >= since)
+        .map(|(bucket, _)| bucket)
+        .collect()
 }
 
 fn useful(cluster: &Cluster, node: HostId) -> BTreeSet<u8> {
@@ -338,14 +380,18 @@ fn a_join_refreshes_every_bucket_beyond_the_nearest_node_blocking_or_not() {
         cluster.start_node(late);
         cluster.drive(Duration::ZERO);
         let since = cluster.unix(late);
-        let request =
-            Request::SyncNodeGraph { seeds: vec![cluster.seed_node(0)], blocking, options: Options::default() };
+        let request = Request::SyncNodeGraph {
+            seeds: vec![cluster.seed_node(0)],
+            blocking,
+            options: RequestOptions::default(),
+        };
         assert!(matches!(cluster.ask(late, request), Ok(Reply::SyncNodeGraph(_))));
         cluster.drive(60 * SECOND);
         let (useful, refreshed) = (useful(&cluster, late), refreshed_since(&cluster, late, since));
         assert!(useful.len() > 3, "{useful:?}");
         check_join(&useful, &refreshed).unwrap();
-        // The defect of the reference: from the farthest node that was found on, which is the last bucket alone.
+        // The defect of the reference: from the farthest node that was found on, which is the last
+        // bucket alone.
         let farthest = *useful.last().unwrap();
         let planted = refreshed.into_iter().filter(|bucket| *bucket >= farthest).collect();
         assert!(check_join(&useful, &planted).is_err());
@@ -355,7 +401,8 @@ fn a_join_refreshes_every_bucket_beyond_the_nearest_node_blocking_or_not() {
 
 #[test]
 fn a_network_converges_after_everybody_has_joined() {
-    let mut cluster = Cluster::builder().nodes(40).seed(9).config(|config| config.bucket_limit = 5).start();
+    let mut cluster =
+        Cluster::builder().nodes(40).seed(9).config(|config| config.bucket_limit = 5).start();
     cluster.join_all();
     cluster.drive(120 * SECOND);
     assert_eq!(cluster.assert_converged(), 40 * 39);
@@ -365,7 +412,8 @@ fn a_network_converges_after_everybody_has_joined() {
 
 // -- retrying
 
-/// When a node has begun to look for a connection to the farther half of all ids: `refreshes` counts them as well.
+/// When a node has started to search for a connection to the farther half of all ids: `refreshes`
+/// counts them as well.
 fn retries(cluster: &mut Cluster, node: HostId, time: Duration) -> Vec<Instant> {
     let end = cluster.now() + time;
     let mut before = cluster.node(node).metrics().refreshes;
@@ -380,7 +428,11 @@ fn retries(cluster: &mut Cluster, node: HostId, time: Duration) -> Vec<Instant> 
 
 /// Nodes that retry and do not refresh.
 fn retrying(nodes: usize) -> Cluster {
-    let mut cluster = Cluster::quiet().nodes(nodes).seed(6).config(|config| config.retry_delay = 45 * SECOND).start();
+    let mut cluster = Cluster::quiet()
+        .nodes(nodes)
+        .seed(6)
+        .config(|config| config.retry_delay = 45 * SECOND)
+        .start();
     cluster.join_all();
     cluster
 }
@@ -395,7 +447,9 @@ fn reaches_far(cluster: &Cluster, node: HostId) -> bool {
 fn who_is_connected_to_the_farther_half_does_not_retry() {
     let mut cluster = retrying(8);
     // Held, so that it does not close.
-    let far = (1..8).find(|node| cluster.id(0).bucket_index(&cluster.id(*node)) == Some(BucketIndex(255))).unwrap();
+    let far = (1..8)
+        .find(|node| cluster.id(0).bucket_index(&cluster.id(*node)) == Some(BucketIndex(255)))
+        .unwrap();
     acquire(&mut cluster, 0, far);
     cluster.drive(SECOND);
     assert!(reaches_far(&cluster, 0));
@@ -412,15 +466,16 @@ fn who_is_isolated_retries_every_forty_five_seconds() {
     let times = retries(&mut cluster, 0, 600 * SECOND);
     assert!(times.len() >= 8, "{times:?}");
     let gaps: Vec<_> = times.windows(2).map(|pair| pair[1].since(pair[0]).as_secs()).collect();
-    // A search that is still under way is not doubled.
+    // A search that is still in progress is not repeated.
     assert!(gaps.iter().all(|gap| gap % 45 == 0 && *gap > 0), "{gaps:?}");
     assert!(gaps.contains(&45), "{gaps:?}");
     cluster.stop_all();
 }
 
 #[test]
-fn nobody_known_is_nobody_to_retry_and_a_delay_of_nothing_is_never() {
-    let mut cluster = Cluster::quiet().nodes(2).config(|config| config.retry_delay = 45 * SECOND).start();
+fn empty_graph_is_not_retried_and_zero_retry_delay_disables() {
+    let mut cluster =
+        Cluster::quiet().nodes(2).config(|config| config.retry_delay = 45 * SECOND).start();
     assert_eq!(retries(&mut cluster, 0, 600 * SECOND), []);
     tell(&mut cluster, 0, 1);
     assert!(!retries(&mut cluster, 0, 600 * SECOND).is_empty());

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use common::*;
 use pk_proto::{
-    ClosestLists, Config, ConfigError, Event, Failure, FindEnd, FindNode, Input, NodeId, Options, Output, Reply,
-    Request, RequestError, RequestId, SeedNode, SetNodeOutcome, SetNodeRejection,
+    ClosestNodesQuery, Config, ConfigError, Event, Failure, FindEnd, FindNodeOptions, Input,
+    NodeId, Output, Reply, Request, RequestError, RequestId, RequestOptions, SeedNode,
+    SetNodeOutcome, SetNodeRejection,
 };
 use pk_sim::{Cluster, HostId};
 
-const LISTS: ClosestLists = ClosestLists { local: true, active: true };
+const QUERY: ClosestNodesQuery = ClosestNodesQuery { known: true, connected: true };
 
 /// 0 knows 1, and 1 knows 2: a search of 0 for 2 goes through every stage.
 fn chain() -> Cluster {
@@ -23,25 +24,35 @@ fn chain() -> Cluster {
     cluster
 }
 
-/// Everything that may be asked about somebody.
+/// Every request about another node.
 fn all_about(target: NodeId) -> Vec<Request> {
     let (address, options) = (address("203.0.113.1:1"), NO);
     vec![
-        Request::FindNode { target, find: FindNode::default() },
+        Request::FindNode { target, find: FindNodeOptions::default() },
         Request::PingNode { target, options },
         Request::PingNodeAddress { target, address: address.clone(), options },
         Request::Connect { target, address: address.clone(), options },
         Request::AcquireConnection { target, options },
         Request::OpenStream { target, protocol: "p".into(), options },
-        Request::AskClosest { via: target, target, lists: LISTS, options },
-        Request::SyncNodeGraph { seeds: vec![SeedNode { node: target, address }], blocking: true, options },
+        Request::QueryClosestNodes { via: target, target, query: QUERY, options },
+        Request::SyncNodeGraph {
+            seeds: vec![SeedNode { node: target, address }],
+            blocking: true,
+            options,
+        },
     ]
 }
 
 /// How a request ended, and when after `begun`.
-fn ended(cluster: &Cluster, node: HostId, id: RequestId) -> Vec<(Duration, Result<Reply, Failure>)> {
+fn ended(
+    cluster: &Cluster,
+    node: HostId,
+    id: RequestId,
+) -> Vec<(Duration, Result<Reply, Failure>)> {
     let end = |(at, event): &(pk_proto::Instant, Event)| match event {
-        Event::Done { id: of, result } if *of == id => Some((at.since(pk_proto::Instant::ORIGIN), result.clone())),
+        Event::Done { id: of, result } if *of == id => {
+            Some((at.since(pk_proto::Instant::ORIGIN), result.clone()))
+        }
         _ => None,
     };
     cluster.events(node).iter().filter_map(end).collect()
@@ -56,12 +67,18 @@ fn a_request_before_ready_or_after_stop_is_a_typed_error() {
     for request in all_about(target) {
         assert_eq!(bare.node.request(request, bare.now), Err(RequestError::NotReady));
     }
-    assert_eq!((bare.take(), bare.node.metrics().requests, bare.node.poll_timeout()), (vec![], 0, None));
+    assert_eq!(
+        (bare.take(), bare.node.metrics().requests, bare.node.poll_timeout()),
+        (vec![], 0, None)
+    );
     bare.input(Input::Listening { addrs: vec![] });
     bare.request(Request::PingNode { target, options: NO });
     // Ready is said once, also when the addresses change.
     bare.input(Input::Listening { addrs: vec!["192.0.2.9:1".parse().unwrap()] });
-    let ready = bare.take().into_iter().filter(|output| matches!(output, Output::Event(Event::Ready { .. })));
+    let ready = bare
+        .take()
+        .into_iter()
+        .filter(|output| matches!(output, Output::Event(Event::Ready { .. })));
     assert_eq!(ready.count(), 1);
     // While it stops, and after it.
     bare.accept(target);
@@ -87,13 +104,19 @@ fn the_own_id_is_refused_where_it_makes_no_sense() {
     for request in all_about(own) {
         let result = cluster.try_request(0, request.clone());
         match request {
-            // Learning the neighbourhood is legal; a seed may be us, among others, and is a failure of its own.
+            // Learning the neighbourhood is legal; a seed may be us, among others, and is a failure
+            // of its own.
             Request::FindNode { .. } => {
                 let done = cluster.await_done(0, result.unwrap());
-                assert!(matches!(done, Ok(Reply::FindNode(found)) if found.found.is_none() && found.stats.calls == 2));
+                assert!(
+                    matches!(done, Ok(Reply::FindNode(found)) if found.found.is_none() && found.stats.calls == 2)
+                );
             }
             Request::SyncNodeGraph { .. } => {
-                assert!(matches!(cluster.await_done(0, result.unwrap()), Err(Failure::NoSeedReached(_))));
+                assert!(matches!(
+                    cluster.await_done(0, result.unwrap()),
+                    Err(Failure::NoSeedReached(_))
+                ));
             }
             request => assert_eq!(result, Err(RequestError::OwnNode), "{request:?}"),
         }
@@ -102,13 +125,14 @@ fn the_own_id_is_refused_where_it_makes_no_sense() {
         node: own,
         address: address("203.0.113.1:1"),
         data: data(&cluster, pk_proto::Scopes::GLOBAL),
-        how: pk_proto::SetNode::default(),
+        how: pk_proto::SetNodeOptions::default(),
     };
     let rejected = SetNodeOutcome::Rejected(SetNodeRejection::OwnNode);
     assert_eq!(cluster.ask(0, request), Ok(Reply::SetNode(rejected)));
-    // Asking somebody for those closest to us is legal.
-    let request = Request::AskClosest { via: cluster.id(1), target: own, lists: LISTS, options: NO };
-    assert!(matches!(cluster.ask(0, request), Ok(Reply::AskClosest(_))));
+    // Requesting the nodes closest to the local node is valid.
+    let request =
+        Request::QueryClosestNodes { via: cluster.id(1), target: own, query: QUERY, options: NO };
+    assert!(matches!(cluster.ask(0, request), Ok(Reply::QueryClosestNodes(_))));
     cluster.stop_all();
 }
 
@@ -130,7 +154,7 @@ fn options_outside_their_ranges_are_refused_by_name() {
         ("connect_timeout", None, Some(3601 * SECOND), false),
     ];
     for (name, deadline, connect_timeout, legal) in cases {
-        let options = Options { deadline, connect_timeout };
+        let options = RequestOptions { deadline, connect_timeout };
         for request in all_about(target) {
             let request = with(request, options);
             let result = bare.node.request(request.clone(), bare.now);
@@ -151,7 +175,7 @@ fn options_outside_their_ranges_are_refused_by_name() {
         ("limit", None, Some(1024), true),
         ("limit", None, Some(1025), false),
     ] {
-        let find = FindNode { concurrency, limit, ..FindNode::default() };
+        let find = FindNodeOptions { concurrency, limit, ..FindNodeOptions::default() };
         match bare.node.find_node(target, find, bare.now) {
             Ok(_) if legal => {}
             Err(RequestError::Option { name: named, range }) if !legal => {
@@ -165,7 +189,7 @@ fn options_outside_their_ranges_are_refused_by_name() {
     }
 }
 
-fn with(mut request: Request, new: Options) -> Request {
+fn with(mut request: Request, new: RequestOptions) -> Request {
     match &mut request {
         Request::FindNode { find, .. } => find.options = new,
         Request::PingNode { options, .. }
@@ -174,7 +198,7 @@ fn with(mut request: Request, new: Options) -> Request {
         | Request::ConnectThrough { options, .. }
         | Request::AcquireConnection { options, .. }
         | Request::OpenStream { options, .. }
-        | Request::AskClosest { options, .. }
+        | Request::QueryClosestNodes { options, .. }
         | Request::SyncNodeGraph { options, .. }
         | Request::RefreshBucket { options, .. }
         | Request::ClaimNode { options, .. }
@@ -208,7 +232,14 @@ fn settings_outside_their_ranges_make_no_node() {
         let unix = pk_proto::UnixMillis(1_767_225_600_000);
         let identity = pk_sim::genesis(&key, unix);
         let now = pk_proto::Instant::ORIGIN;
-        let made = pk_proto::NodeManager::new(config, &identity, pk_proto::Snapshot::default(), [0; 32], now, unix);
+        let made = pk_proto::NodeManager::new(
+            config,
+            &identity,
+            pk_proto::Snapshot::default(),
+            [0; 32],
+            now,
+            unix,
+        );
         assert_eq!(made.err(), Some(pk_proto::StartError::Config(error)));
     }
 }
@@ -216,7 +247,8 @@ fn settings_outside_their_ranges_make_no_node() {
 #[test]
 fn no_more_requests_are_open_than_allowed() {
     for limit in [1, 3] {
-        let mut cluster = Cluster::quiet().nodes(2).seed(3).config(|config| config.request_limit = limit).build();
+        let mut cluster =
+            Cluster::quiet().nodes(2).seed(3).config(|config| config.request_limit = limit).build();
         cluster.start_node(0);
         cluster.drive(SECOND);
         let request = connect_request(&cluster, 1);
@@ -244,13 +276,21 @@ fn no_more_requests_are_open_than_allowed() {
 #[test]
 fn a_request_that_is_refused_changes_nothing() {
     let mut cluster = chain();
-    let before = (cluster.node(0).metrics(), cluster.node(0).poll_timeout(), cluster.events(0).len());
+    let before =
+        (cluster.node(0).metrics(), cluster.node(0).poll_timeout(), cluster.events(0).len());
     let own = cluster.id(0);
     assert!(cluster.try_request(0, Request::PingNode { target: own, options: NO }).is_err());
     let target = cluster.id(1);
-    assert!(cluster.try_request(0, Request::PingNode { target, options: by(Duration::ZERO) }).is_err());
-    assert!(cluster.try_request(0, Request::OpenStream { target, protocol: String::new(), options: NO }).is_err());
-    let after = (cluster.node(0).metrics(), cluster.node(0).poll_timeout(), cluster.events(0).len());
+    assert!(
+        cluster.try_request(0, Request::PingNode { target, options: by(Duration::ZERO) }).is_err()
+    );
+    assert!(
+        cluster
+            .try_request(0, Request::OpenStream { target, protocol: String::new(), options: NO })
+            .is_err()
+    );
+    let after =
+        (cluster.node(0).metrics(), cluster.node(0).poll_timeout(), cluster.events(0).len());
     assert_eq!(before, after);
     cluster.stop_all();
 }
@@ -272,20 +312,26 @@ fn a_request_ends_once_however_often_it_is_cancelled() {
     cluster.cancel(0, second);
     cluster.drive(SECOND);
     cluster.cancel(0, second);
-    // One that was never begun, one of the future, and one that is a part of another.
+    // One that was never started, a future one, and one that is a part of another.
     cluster.cancel(0, RequestId(999));
     let seeds = vec![cluster.seed_node(1)];
     let sync = cluster.request(0, Request::SyncNodeGraph { seeds, blocking: true, options: NO });
     cluster.cancel(0, RequestId(sync.0 + 1));
-    assert!(matches!(cluster.await_done(0, sync), Ok(Reply::SyncNodeGraph(synced)) if synced.search.is_some()));
+    assert!(
+        matches!(cluster.await_done(0, sync), Ok(Reply::SyncNodeGraph(synced)) if synced.search.is_some())
+    );
     assert_eq!((ended(&cluster, 0, id).len(), ended(&cluster, 0, second).len()), (1, 1));
     assert_eq!(ended(&cluster, 0, second)[0].1, Err(Failure::Cancelled));
     assert_quiet(&mut cluster, 0, "cancelled");
     cluster.stop_all();
 }
 
-/// Begins a request of every kind, interrupts it after every so many steps of the world, and looks what became of it.
-fn interrupt(how: impl Fn(&mut Cluster, RequestId), expect: &Failure) -> BTreeMap<&'static str, usize> {
+/// Starts a request of every kind, interrupts it after each number of steps of the simulation, and
+/// checks its result.
+fn interrupt(
+    how: impl Fn(&mut Cluster, RequestId),
+    expect: &Failure,
+) -> BTreeMap<&'static str, usize> {
     let mut interrupted = BTreeMap::new();
     let kinds = every_request(&mut chain(), 2, NO).len();
     for kind in 0..kinds {
@@ -302,17 +348,24 @@ fn interrupt(how: impl Fn(&mut Cluster, RequestId), expect: &Failure) -> BTreeMa
             }
             *interrupted.entry(name).or_default() += 1;
             how(&mut cluster, id);
-            assert_eq!(cluster.done(0, id), Some(&Err(expect.clone())), "{name} after {steps} steps");
+            assert_eq!(
+                cluster.done(0, id),
+                Some(&Err(expect.clone())),
+                "{name} after {steps} steps"
+            );
             cluster.drive(SECOND);
             assert_eq!(ended(&cluster, 0, id).len(), 1, "{name} after {steps} steps");
             for node in 0..3 {
-                // A join goes on in the background only after its end.
+                // A join continues in the background only after its end.
                 assert_quiet(&mut cluster, node, &format!("{name} after {steps} steps"));
             }
             // The connections that were made meanwhile work.
             if expect == &Failure::Cancelled {
                 let target = cluster.id(2);
-                assert!(matches!(cluster.ask(0, Request::PingNode { target, options: NO }), Ok(Reply::PingNode(_))));
+                assert!(matches!(
+                    cluster.ask(0, Request::PingNode { target, options: NO }),
+                    Ok(Reply::PingNode(_))
+                ));
             }
             cluster.stop_all();
         }
@@ -344,7 +397,8 @@ fn stopping_ends_many_requests_each_once_and_in_their_order() {
     let mut cluster = chain();
     cluster.kill(2);
     let requests = every_request(&mut cluster, 2, NO);
-    let ids: Vec<_> = requests.into_iter().map(|(_, request)| cluster.request(0, request)).collect();
+    let ids: Vec<_> =
+        requests.into_iter().map(|(_, request)| cluster.request(0, request)).collect();
     cluster.drive(SECOND);
     let before = cluster.events(0).len();
     cluster.stop(0);
@@ -373,7 +427,9 @@ fn every_request_ends_by_its_deadline() {
             let result = cluster.ask(0, request);
             assert_eq!(cluster.now().since(begun), deadline, "{name}");
             match (name, result) {
-                ("find", Ok(Reply::FindNode(outcome))) => assert_eq!(outcome.ended, FindEnd::Deadline),
+                ("find", Ok(Reply::FindNode(outcome))) => {
+                    assert_eq!(outcome.ended, FindEnd::Deadline);
+                }
                 (_, Err(Failure::DeadlineExceeded)) => {}
                 other => panic!("{other:?}"),
             }
@@ -395,7 +451,7 @@ fn a_deadline_is_kept_while_the_peer_is_asked() {
     let requests = [
         Request::PingNode { target, options },
         Request::OpenStream { target, protocol: "echo".into(), options },
-        Request::AskClosest { via: target, target, lists: LISTS, options },
+        Request::QueryClosestNodes { via: target, target, query: QUERY, options },
     ];
     for request in requests {
         let begun = cluster.now();
@@ -403,8 +459,22 @@ fn a_deadline_is_kept_while_the_peer_is_asked() {
         assert_eq!(cluster.now().since(begun), 2 * SECOND);
         assert_quiet(&mut cluster, 0, "asked");
     }
-    // A live connection is enough for these, whatever it is worth.
+    // A suspected connection does not show that the node is there.
     let address = cluster.address(2);
+    let begun = cluster.now();
+    let request = Request::PingNodeAddress { target, address: address.clone(), options };
+    let result = cluster.ask(0, request);
+    assert!(
+        matches!(result, Err(Failure::DeadlineExceeded) | Ok(Reply::PingNodeAddress(false))),
+        "{result:?}"
+    );
+    assert_eq!(cluster.now().since(begun), 2 * SECOND);
+    cluster.heal();
+    cluster.stop_all();
+    // A connection that is not suspected is enough for these.
+    let mut cluster = chain();
+    connect(&mut cluster, 0, 2);
+    cluster.partition(&[&[0], &[2]]);
     for request in [
         Request::Connect { target, address: address.clone(), options },
         Request::PingNodeAddress { target, address, options },
@@ -422,7 +492,7 @@ fn a_deadline_is_kept_while_the_peer_is_asked() {
 fn the_patience_for_a_connection_is_an_option() {
     let mut cluster = chain();
     cluster.kill(2);
-    let options = Options { connect_timeout: Some(3 * SECOND), ..NO };
+    let options = RequestOptions { connect_timeout: Some(3 * SECOND), ..NO };
     for (name, request) in every_request(&mut cluster, 2, options) {
         let begun = cluster.now();
         let result = cluster.ask(0, request);
@@ -432,8 +502,12 @@ fn the_patience_for_a_connection_is_an_option() {
             ("find", Ok(Reply::FindNode(outcome))) => assert_eq!(outcome.ended, FindEnd::Exhausted),
             ("ping address", Ok(Reply::PingNodeAddress(false))) => {}
             ("connect", Err(Failure::Dial(why))) => assert_eq!(why.len(), 1),
-            ("ping" | "acquire" | "open" | "ask", Err(Failure::NotFound(why))) => assert_eq!(why.len(), 1),
-            ("sync" | "sync in the background", Err(Failure::NoSeedReached(why))) => assert_eq!(why.len(), 1),
+            ("ping" | "acquire" | "open" | "ask", Err(Failure::NotFound(why))) => {
+                assert_eq!(why.len(), 1);
+            }
+            ("sync" | "sync in the background", Err(Failure::NoSeedReached(why))) => {
+                assert_eq!(why.len(), 1);
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -445,7 +519,11 @@ fn the_patience_for_a_connection_is_an_option() {
 #[test]
 fn requests_need_no_drain_between_them() {
     let (mut bare, peers) = (Bare::new(|_| {}), [0, 1].map(Bare::peer));
-    let connect = |peer: NodeId| Request::Connect { target: peer, address: address("203.0.113.1:1"), options: NO };
+    let connect = |peer: NodeId| Request::Connect {
+        target: peer,
+        address: address("203.0.113.1:1"),
+        options: NO,
+    };
     let now = bare.now;
     let first = bare.node.request(connect(peers[0]), now).unwrap();
     let second = bare.node.request(connect(peers[1]), now).unwrap();
@@ -473,7 +551,8 @@ fn time_that_goes_back_is_the_time_that_was() {
     let late = bare.now;
     bare.node.handle_timeout(late);
     let target = Bare::peer(0);
-    let request = Request::Connect { target, address: address("203.0.113.1:1"), options: by(5 * SECOND) };
+    let request =
+        Request::Connect { target, address: address("203.0.113.1:1"), options: by(5 * SECOND) };
     let id = bare.node.request(request, pk_proto::Instant::ORIGIN).unwrap();
     assert_eq!(bare.node.poll_timeout(), Some(late + 5 * SECOND));
     bare.take();
@@ -491,7 +570,8 @@ fn a_timeout_that_is_late_fires_everything_that_was_due_in_order() {
         address: address("203.0.113.1:1"),
         options: by(seconds * SECOND),
     };
-    let ids = [(0, 9), (1, 3), (2, 6)].map(|(number, seconds)| bare.request(connect(number, seconds)));
+    let ids =
+        [(0, 9), (1, 3), (2, 6)].map(|(number, seconds)| bare.request(connect(number, seconds)));
     bare.take();
     bare.now = bare.now + 3600 * SECOND;
     bare.node.handle_timeout(bare.now);
@@ -515,7 +595,7 @@ fn a_question_is_asked_again_once_if_the_peer_was_closing_the_connection() {
     let target = cluster.id(1);
     let questions = [
         Request::PingNode { target, options: NO },
-        Request::AskClosest { via: target, target, lists: LISTS, options: NO },
+        Request::QueryClosestNodes { via: target, target, query: QUERY, options: NO },
     ];
     for question in questions {
         // The close is on its way when the question is asked.
@@ -524,9 +604,12 @@ fn a_question_is_asked_again_once_if_the_peer_was_closing_the_connection() {
         assert_eq!(cluster.call(1, |node, now| node.disconnect(own, now)), 1);
         let asked = cluster.request(0, question.clone());
         let done = cluster.await_done(0, asked);
-        assert!(matches!(done, Ok(Reply::PingNode(_) | Reply::AskClosest(_))), "{question:?}: {done:?}");
+        assert!(
+            matches!(done, Ok(Reply::PingNode(_) | Reply::QueryClosestNodes(_))),
+            "{question:?}: {done:?}"
+        );
         assert_eq!(cluster.node(0).connections().len(), 1, "a new one");
-        // Whoever closes it itself wants no other one.
+        // A node that closes a connection itself does not need another.
         let asked = cluster.request(0, question.clone());
         assert_eq!(cluster.call(0, |node, now| node.disconnect(target, now)), 1);
         let lost = Err(Failure::ConnectionLost(pk_proto::DisconnectReason::Local));

@@ -1,4 +1,5 @@
-//! Starting again, in virtual time: what a node finds in its store, and what it does first (issue 3, storage).
+//! Starting again, in virtual time: what a node finds in its store, and what it does first (issue
+//! 3, storage).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -7,7 +8,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::*;
-use pk_proto::{FindEnd, NodeContact, NodeId, Options, Reply, Request, RequestError, Scopes, SetNode, SetNodeOutcome};
+use pk_proto::{
+    FindEnd, NodeContact, NodeId, Reply, Request, RequestError, RequestOptions, Scopes,
+    SetNodeOptions, SetNodeOutcome,
+};
 use pk_sim::{Cluster, CrashPolicy, HostId, Store};
 
 fn network(nodes: usize) -> Cluster {
@@ -30,19 +34,26 @@ fn a_restarted_node_dials_its_nearest_neighbours_first_and_needs_no_seed() {
     let known: BTreeSet<_> = graph(&cluster, late).into_iter().map(|(id, _)| id).collect();
     cluster.stop(late);
     cluster.drive(SECOND);
-    let dialled = cluster.dials(late).len();
+    let dialed = cluster.dials(late).len();
     // The one that it had joined through is gone.
     cluster.kill(0);
     cluster.restart(late);
     cluster.drive(30 * SECOND);
     let own = cluster.id(late);
-    let first: Vec<_> = cluster.dials(late)[dialled..].iter().take(3).map(|(_, addr)| *addr).collect();
-    let mut nearest: Vec<HostId> = (0..40).filter(|node| known.contains(&cluster.id(*node))).collect();
+    let first: Vec<_> =
+        cluster.dials(late)[dialed..].iter().take(3).map(|(_, addr)| *addr).collect();
+    let mut nearest: Vec<HostId> =
+        (0..40).filter(|node| known.contains(&cluster.id(*node))).collect();
     nearest.sort_by_key(|node| cluster.id(*node).distance(&own));
     let expected: Vec<_> = nearest[..3].iter().map(|node| cluster.host(*node).addrs()[0]).collect();
-    assert_eq!(BTreeSet::from_iter(first), BTreeSet::from_iter(expected), "the nearest three, side by side");
+    assert_eq!(
+        BTreeSet::from_iter(first),
+        BTreeSet::from_iter(expected),
+        "the nearest three, side by side"
+    );
     // It is connected with those of the nearest that live, and can find and be found.
-    let partners: BTreeSet<_> = cluster.node(late).connections().into_iter().map(|info| info.node).collect();
+    let partners: BTreeSet<_> =
+        cluster.node(late).connections().into_iter().map(|info| info.node).collect();
     for node in nearest.iter().take(10).filter(|node| **node != 0) {
         assert!(partners.contains(&cluster.id(*node)), "{node}");
     }
@@ -64,7 +75,8 @@ fn a_neighbour_that_is_dead_by_then_holds_nobody_up() {
     nearest[..4].iter().for_each(|node| cluster.kill(*node));
     cluster.restart(5);
     let begun = cluster.now();
-    let joined = cluster.drive_until(|cluster| cluster.node(5).connections().len() >= 5, 60 * SECOND);
+    let joined =
+        cluster.drive_until(|cluster| cluster.node(5).connections().len() >= 5, 60 * SECOND);
     assert!(joined && cluster.now().since(begun) < 3 * SECOND, "{:?}", cluster.now().since(begun));
     cluster.stop_all();
 }
@@ -72,7 +84,11 @@ fn a_neighbour_that_is_dead_by_then_holds_nobody_up() {
 #[test]
 fn a_join_without_seeds_needs_somebody_that_is_known() {
     let mut cluster = network(6);
-    let sync = |blocking| Request::SyncNodeGraph { seeds: Vec::new(), blocking, options: Options::default() };
+    let sync = |blocking| Request::SyncNodeGraph {
+        seeds: Vec::new(),
+        blocking,
+        options: RequestOptions::default(),
+    };
     cluster.stop(2);
     cluster.restart(2);
     cluster.drive(SECOND);
@@ -106,15 +122,15 @@ fn a_graph_is_the_same_after_a_stop_and_after_a_flush_and_a_crash() {
             node: nobody(1),
             address: address("203.0.113.1:1"),
             data: data(&cluster, Scopes::GLOBAL),
-            how: SetNode::default(),
+            how: SetNodeOptions::default(),
         };
         assert_eq!(cluster.ask(4, request), Ok(Reply::SetNode(SetNodeOutcome::Added)));
         let gone = before[0].0;
-        cluster.call(4, |node, now| node.unset_node(gone, now));
-        let options = Options::default();
+        cluster.call(4, |node, now| node.unset_node(gone, now).unwrap());
+        let options = RequestOptions::default();
         assert_eq!(cluster.ask(4, Request::Flush { options }), Ok(Reply::Flush));
         let mut expected = graph(&cluster, 4);
-        // What nobody has proven is not kept.
+        // A node that no connection has proven is not kept.
         expected.retain(|(node, _)| *node != nobody(1));
         cluster.kill(4);
         cluster.start_node(4);
@@ -129,10 +145,14 @@ fn a_graph_is_the_same_after_a_stop_and_after_a_flush_and_a_crash() {
 fn whatever_a_crash_takes_the_graph_is_whole() {
     let mut sizes = BTreeSet::new();
     for pause in 0..20 {
-        let mut cluster = Cluster::quiet().nodes(8).seed(pause).config(|config| config.store_delay = ms(100)).start();
+        let mut cluster = Cluster::quiet()
+            .nodes(8)
+            .seed(pause)
+            .config(|config| config.store_delay = ms(100))
+            .start();
         cluster.host_mut(3).store.delay = ms(40);
         connect(&mut cluster, 3, 0);
-        let options = Options::default();
+        let options = RequestOptions::default();
         assert_eq!(cluster.ask(3, Request::Flush { options }), Ok(Reply::Flush));
         let flushed = cluster.id(0);
         for other in [1, 2, 4, 5] {
@@ -164,9 +184,12 @@ fn writes_that_fail_are_tried_again_and_nothing_is_missing_afterwards() {
     cluster.drive(SECOND);
     let failures: u64 = (0..6).map(|node| cluster.node(node).metrics().store_failures).sum();
     assert!(failures > 5, "{failures}");
-    let request = Request::Flush { options: Options::default() };
+    let request = Request::Flush { options: RequestOptions::default() };
     let flushed: Vec<_> = (0..6).map(|node| cluster.ask(node, request.clone())).collect();
-    assert!(flushed.iter().any(|reply| matches!(reply, Err(pk_proto::Failure::Store(_)))), "{flushed:?}");
+    assert!(
+        flushed.iter().any(|reply| matches!(reply, Err(pk_proto::Failure::Store(_)))),
+        "{flushed:?}"
+    );
     (0..6).for_each(|node| cluster.host_mut(node).store.fail_per_mille = 0);
     cluster.drive(120 * SECOND);
     for node in 0..6 {
@@ -177,7 +200,8 @@ fn writes_that_fail_are_tried_again_and_nothing_is_missing_afterwards() {
     cluster.stop_all();
 }
 
-/// What changes is written within the delay, however much more changes meanwhile, and in one transaction at a time.
+/// What changes is written within the delay, however much more changes meanwhile, and in one
+/// transaction at a time.
 #[test]
 fn changes_are_written_behind_with_a_bounded_delay() {
     let mut bare = Bare::new(|config| config.store_delay = 2 * SECOND);

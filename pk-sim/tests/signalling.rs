@@ -1,4 +1,5 @@
-//! Connections through a relay, in virtual time: signalling, punching, NATs (DESIGN section 5).
+//! Connections through a relay, in virtual time: signalling, punching, NATs (docs/DESIGN.md,
+//! Searches).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -8,9 +9,10 @@ use std::time::Duration;
 use common::signals::{in_seconds, punch, request};
 use common::{Peer, Reaction, SECOND, assert_consistent, find, find_with, ms};
 use pk_proto::{
-    ActiveConnection, ActiveNode, Answer, Closest, ContactMode, DialFailure, Failure, FindEnd, FindNode, FindOutcome,
-    FindStepEnd, NodeAddress, NodeId, Options, Question, Refusal, Reply, Request, RequestError, SignalRequest,
-    SignalTerms, Strategies, UnixMillis,
+    ActiveConnection, ActiveNode, ClosestNodes, ContactMode, DialFailure, Failure, FindEnd,
+    FindNodeOptions, FindOutcome, FindStepEnd, NodeAddress, NodeId, Refusal, Reply, Request,
+    RequestError, RequestOptions, RpcRequest, RpcResponse, SignalRequest, SignalTerms, Strategies,
+    UnixMillis,
 };
 use pk_sim::{Cluster, Dependence, HostId, Key, NatConfig};
 
@@ -21,7 +23,8 @@ const TARGET: HostId = 2;
 const CONE: NatConfig = NatConfig::new(Dependence::Nothing, Dependence::AddressAndPort);
 const SYMMETRIC: NatConfig = NatConfig::new(Dependence::AddressAndPort, Dependence::AddressAndPort);
 
-/// A relay in the wide world, and two nodes that are connected to it and know nobody else, each behind what it says.
+/// A public relay, and two nodes that are connected to it and know no other node, each behind the
+/// given NAT.
 fn around_a_relay(seed: u64, source: Option<NatConfig>, target: Option<NatConfig>) -> Cluster {
     let mut cluster = Cluster::builder().nodes(3).seed(seed).build();
     for (node, nat) in [(SOURCE, source), (TARGET, target)] {
@@ -64,18 +67,26 @@ fn mode(cluster: &Cluster, node: HostId, with: HostId) -> ContactMode {
 fn an_embedder_connects_through_the_relay_that_it_names() {
     let mut cluster = around_a_relay(1, Some(CONE), Some(CONE));
     let (target, relay) = (cluster.id(TARGET), cluster.id(RELAY));
-    let through = |target, relay| Request::ConnectThrough { target, relay, options: Options::default() };
+    let through = |target, relay| Request::ConnectThrough {
+        target,
+        relay,
+        options: RequestOptions::default(),
+    };
     let Ok(Reply::Connect(info)) = cluster.ask(SOURCE, through(target, relay)) else { panic!() };
     assert_eq!((info.node, info.data.mode), (target, ContactMode::Signal));
-    // There is nothing to do any more.
+    // Nothing is left to do.
     let Ok(Reply::Connect(again)) = cluster.ask(SOURCE, through(target, relay)) else { panic!() };
     assert_eq!(again.conn, info.conn);
     assert_eq!(cluster.node(SOURCE).metrics().signals_sent, 1);
-    // A relay that has never heard of the node, and one that is nowhere.
+    // A relay that does not know the node, and one that is unreachable.
     let nobody = Key::from_seed([99; 32]).id();
-    let Err(Failure::Dial(failures)) = cluster.ask(SOURCE, through(nobody, relay)) else { panic!() };
+    let Err(Failure::Dial(failures)) = cluster.ask(SOURCE, through(nobody, relay)) else {
+        panic!()
+    };
     assert!(matches!(&failures[..], [(_, DialFailure::Signal(_))]), "{failures:?}");
-    let Err(Failure::NotFound(_)) = cluster.ask(SOURCE, through(Key::from_seed([98; 32]).id(), nobody)) else {
+    let Err(Failure::NotFound(_)) =
+        cluster.ask(SOURCE, through(Key::from_seed([98; 32]).id(), nobody))
+    else {
         panic!()
     };
     let own = cluster.id(SOURCE);
@@ -87,10 +98,12 @@ fn an_embedder_connects_through_the_relay_that_it_names() {
 
 // -- NATs
 
-/// Every kind of NAT on both sides, with and without port preservation, and none: what connects is what can.
+/// Every kind of NAT on both sides, with and without port preservation, and none: what connects is
+/// what can.
 #[test]
 fn a_search_through_a_relay_succeeds_where_the_rules_of_nats_say_so() {
-    let sides: Vec<_> = std::iter::once(None).chain(NatConfig::all().into_iter().map(Some)).collect();
+    let sides: Vec<_> =
+        std::iter::once(None).chain(NatConfig::all().into_iter().map(Some)).collect();
     let (mut direct, mut signalled, mut impossible) = (0, 0, 0);
     for source in &sides {
         for target in &sides {
@@ -101,9 +114,10 @@ fn a_search_through_a_relay_succeeds_where_the_rules_of_nats_say_so() {
             let what = format!("{source:?} → {target:?}: {outcome:?}");
             assert_eq!(outcome.found.is_some(), possible, "{what}");
             assert_consistent(&outcome);
-            // Who lets everybody in is reached without help.
+            // A node that admits every packet is reached without signalling.
             let open = target.is_none_or(|nat| {
-                nat.filtering == Dependence::Nothing && (nat.mapping == Dependence::Nothing || nat.preserve_ports)
+                nat.filtering == Dependence::Nothing
+                    && (nat.mapping == Dependence::Nothing || nat.preserve_ports)
             });
             if possible {
                 let expected = if open { ContactMode::Direct } else { ContactMode::Signal };
@@ -115,7 +129,10 @@ fn a_search_through_a_relay_succeeds_where_the_rules_of_nats_say_so() {
             } else {
                 assert_eq!(outcome.ended, FindEnd::Exhausted, "{what}");
                 assert!(outcome.stats.elapsed < 16 * SECOND, "{what}");
-                assert!(failures(&outcome, id).contains(&DialFailure::TimedOutAfterSignal), "{what}");
+                assert!(
+                    failures(&outcome, id).contains(&DialFailure::TimedOutAfterSignal),
+                    "{what}"
+                );
                 impossible += 1;
             }
         }
@@ -140,13 +157,17 @@ fn two_nodes_that_only_share_a_relay_connect_through_it_in_both_directions() {
         cluster.drive(SECOND);
         for (node, other) in [(from, to), (to, from)] {
             let contact = cluster.node(node).contact(cluster.id(other)).unwrap();
-            assert!(contact.iter().all(|(_, data)| data.mode == ContactMode::Signal), "{contact:?}");
+            assert!(
+                contact.iter().all(|(_, data)| data.mode == ContactMode::Signal),
+                "{contact:?}"
+            );
         }
         cluster.stop_all();
     }
 }
 
-/// The NAT of the target gives each peer another port, so that only its own packets get through: it has to dial.
+/// The NAT of the target gives each peer another port, so that only its own packets get through: it
+/// has to dial.
 #[test]
 fn a_target_behind_a_symmetric_nat_dials_back() {
     let mut cluster = around_a_relay(1, None, Some(SYMMETRIC));
@@ -156,66 +177,82 @@ fn a_target_behind_a_symmetric_nat_dials_back() {
     assert_ne!(address.port, 40_000, "not where the relay sees it");
     assert_eq!(data.mode, ContactMode::Signal);
     cluster.drive(SECOND);
-    assert_eq!([mode(&cluster, SOURCE, TARGET), mode(&cluster, TARGET, SOURCE)], [ContactMode::Signal; 2]);
+    assert_eq!(
+        [mode(&cluster, SOURCE, TARGET), mode(&cluster, TARGET, SOURCE)],
+        [ContactMode::Signal; 2]
+    );
     assert_eq!(cluster.node(TARGET).metrics().punches, 1);
     cluster.stop_all();
 }
 
 #[test]
 fn who_dials_back_before_the_relay_has_answered_was_signalled() {
-    let mut cluster = Cluster::builder().nodes(1).puppets(2).seed(3).start();
+    let mut cluster = Cluster::builder().nodes(1).scripted_peers(2).seed(3).start();
     let target = cluster.id(2);
     let mut relay = Peer::new(1, move |question| match question {
-        Question::Closest { .. } => Reaction::answer(Answer::Closest(active(target, "77.0.0.1:7"))),
+        RpcRequest::Closest { .. } => {
+            Reaction::answer(RpcResponse::Closest(active(target, "77.0.0.1:7")))
+        }
         _ => Reaction::Silence,
     });
     relay.connect(&mut cluster, 0);
     let strategies = Strategies { direct: false, signal: true, mdns: false };
-    let find = FindNode { strategies: Some(strategies), ..FindNode::default() };
+    let find = FindNodeOptions { strategies: Some(strategies), ..FindNodeOptions::default() };
     let request = cluster.request(0, Request::FindNode { target, find });
     for _ in 0..100 {
         relay.drive(&mut cluster, ms(10));
     }
     assert_eq!(cluster.node(0).metrics().signals_sent, 1);
     Peer::honest(2).connect(&mut cluster, 0);
-    let Ok(Reply::FindNode(outcome)) = cluster.await_done(0, request) else { panic!("the search failed") };
+    let Ok(Reply::FindNode(outcome)) = cluster.await_done(0, request) else {
+        panic!("the search failed")
+    };
     assert_eq!(outcome.found.unwrap().1.mode, ContactMode::Signal);
     cluster.stop_all();
 }
 
 // -- relays
 
-/// A search of node 0, which is connected to a puppet that says it is connected to the target.
+/// A search of node 0, which is connected to a scripted peer that says it is connected to the
+/// target.
 struct Claimed {
     cluster: Cluster,
     relay: Peer,
     target: NodeId,
 }
 
-/// Node 0 and the puppet 1, which tells of a target at an address where nobody is, and treats signals as told.
+/// Node 0 and the scripted peer 1, which reports a target at an address without a node, and
+/// confirms every signal.
 fn claimed(signal: impl Fn(&SignalRequest) -> Reaction + 'static) -> Claimed {
-    let mut cluster = Cluster::builder().nodes(1).puppets(1).seed(3).start();
+    let mut cluster = Cluster::builder().nodes(1).scripted_peers(1).seed(3).start();
     let target = common::nobody(0);
     let mut relay = Peer::new(1, move |question| match question {
-        Question::Signal(request) => signal(&request),
-        Question::Closest { .. } => Reaction::answer(Answer::Closest(active(target, "77.0.0.1:7"))),
+        RpcRequest::Signal(request) => signal(&request),
+        RpcRequest::Closest { .. } => {
+            Reaction::answer(RpcResponse::Closest(active(target, "77.0.0.1:7")))
+        }
         _ => Reaction::Silence,
     });
     relay.connect(&mut cluster, 0);
     Claimed { cluster, relay, target }
 }
 
-fn active(node: NodeId, at: &str) -> Closest {
+fn active(node: NodeId, at: &str) -> ClosestNodes {
     let address: NodeAddress = at.parse().unwrap();
     let shared_id = vec![1; 32].into();
     let connection = ActiveConnection { shared_id, address, primary: true, idle_in_ms: None };
-    Closest { local: Vec::new(), active: vec![ActiveNode { node, connections: vec![connection] }] }
+    ClosestNodes {
+        known: Vec::new(),
+        connected: vec![ActiveNode { node, connections: vec![connection] }],
+    }
 }
 
 impl Claimed {
     fn search(&mut self) -> FindOutcome {
-        let id =
-            self.cluster.request(0, pk_proto::Request::FindNode { target: self.target, find: FindNode::default() });
+        let id = self.cluster.request(
+            0,
+            pk_proto::Request::FindNode { target: self.target, find: FindNodeOptions::default() },
+        );
         for _ in 0..60 {
             self.relay.drive(&mut self.cluster, SECOND);
             if let Some(result) = self.cluster.done(0, id) {
@@ -229,7 +266,7 @@ impl Claimed {
     }
 
     fn signals(&self) -> usize {
-        self.relay.asked.iter().filter(|question| matches!(question, Question::Signal(_))).count()
+        self.relay.asked.iter().filter(|question| matches!(question, RpcRequest::Signal(_))).count()
     }
 }
 
@@ -246,7 +283,7 @@ fn without_a_relay_nobody_is_asked_to_signal() {
 
 #[test]
 fn a_relay_that_has_lost_the_target_says_so() {
-    let mut claimed = claimed(|_| Reaction::answer(Answer::Refused(Refusal::NotConnected)));
+    let mut claimed = claimed(|_| Reaction::answer(RpcResponse::Refused(Refusal::NotConnected)));
     let outcome = claimed.search();
     assert_eq!(outcome.ended, FindEnd::Exhausted);
     let failures = failures(&outcome, claimed.target);
@@ -255,10 +292,11 @@ fn a_relay_that_has_lost_the_target_says_so() {
     assert_eq!(claimed.signals(), 1);
 }
 
-/// The relay never answers, another one does, and others have to be asked as well: neither waits for the first.
+/// The relay never answers, another one does, and others have to be asked as well: neither waits
+/// for the first.
 #[test]
 fn a_silent_relay_holds_up_neither_the_search_nor_another_relay() {
-    let mut cluster = Cluster::builder().nodes(4).puppets(1).seed(2).build();
+    let mut cluster = Cluster::builder().nodes(4).scripted_peers(1).seed(2).build();
     let [source, relay, target, other, silent] = [0, 1, 2, 3, 4];
     for node in [source, target] {
         let nat = cluster.add_nat(CONE);
@@ -269,40 +307,58 @@ fn a_silent_relay_holds_up_neither_the_search_nor_another_relay() {
     cluster.connect(target, relay).unwrap();
     cluster.connect(other, relay).unwrap();
     let id = cluster.id(target);
-    let mut puppet = Peer::new(silent, move |question| match question {
-        Question::Closest { .. } => Reaction::answer(Answer::Closest(active(id, "77.0.0.1:7"))),
+    let mut scripted_peer = Peer::new(silent, move |question| match question {
+        RpcRequest::Closest { .. } => {
+            Reaction::answer(RpcResponse::Closest(active(id, "77.0.0.1:7")))
+        }
         _ => Reaction::Silence,
     });
-    // The puppet is the first to tell of the target, the relay comes a little later.
+    // The scripted peer is the first to tell of the target, the relay comes a little later.
     let (address, node) = (cluster.host(silent).addrs()[0].into(), cluster.id(silent));
-    let connect = pk_proto::Request::Connect { target: node, address, options: pk_proto::Options::default() };
+    let connect = pk_proto::Request::Connect {
+        target: node,
+        address,
+        options: pk_proto::RequestOptions::default(),
+    };
     cluster.request(source, connect);
-    puppet.drive(&mut cluster, SECOND);
+    scripted_peer.drive(&mut cluster, SECOND);
     let slow = pk_sim::Link::ms(100);
     cluster.network_mut().set_link(source, relay, slow);
     let connect = pk_proto::Request::Connect {
         target: cluster.id(relay),
         address: cluster.address(relay),
-        options: pk_proto::Options::default(),
+        options: pk_proto::RequestOptions::default(),
     };
     cluster.request(source, connect);
-    puppet.drive(&mut cluster, 2 * SECOND);
+    scripted_peer.drive(&mut cluster, 2 * SECOND);
     let begun = cluster.now();
-    let search = cluster.request(source, pk_proto::Request::FindNode { target: id, find: FindNode::default() });
+    let search = cluster.request(
+        source,
+        pk_proto::Request::FindNode { target: id, find: FindNodeOptions::default() },
+    );
     while cluster.done(source, search).is_none() {
-        puppet.drive(&mut cluster, ms(10));
-        assert!(cluster.now().since(begun) < 4 * SECOND, "{:?}", puppet.asked);
+        scripted_peer.drive(&mut cluster, ms(10));
+        assert!(cluster.now().since(begun) < 4 * SECOND, "{:?}", scripted_peer.asked);
     }
-    let Some(Ok(pk_proto::Reply::FindNode(outcome))) = cluster.done(source, search).cloned() else { panic!() };
+    let Some(Ok(pk_proto::Reply::FindNode(outcome))) = cluster.done(source, search).cloned() else {
+        panic!()
+    };
     assert!(outcome.found.is_some(), "{outcome:?}");
-    assert!(puppet.asked.iter().any(|question| matches!(question, Question::Signal(_))), "it was asked first");
-    assert!(matches!(step(&outcome, cluster.id(other)), FindStepEnd::Answered { .. } | FindStepEnd::Pending));
+    assert!(
+        scripted_peer.asked.iter().any(|question| matches!(question, RpcRequest::Signal(_))),
+        "it was asked first"
+    );
+    assert!(matches!(
+        step(&outcome, cluster.id(other)),
+        FindStepEnd::Answered { .. } | FindStepEnd::Pending
+    ));
 }
 
-/// Relays in the hands of the test are asked once each by one search, however often they tell of the target.
+/// Relays in the hands of the test are asked once each by one search, however often they tell of
+/// the target.
 #[test]
 fn a_relay_is_asked_once_by_a_search() {
-    for reaction in [Reaction::answer(Answer::Refused(Refusal::Busy)), Reaction::Silence] {
+    for reaction in [Reaction::answer(RpcResponse::Refused(Refusal::Busy)), Reaction::Silence] {
         let mut claimed = claimed(move |_| reaction.clone());
         let outcome = claimed.search();
         assert!(outcome.found.is_none());
@@ -317,7 +373,12 @@ fn a_search_without_the_strategy_asks_no_relay() {
         let mut cluster = around_a_relay(1, Some(CONE), Some(CONE));
         let strategies = Some(pk_proto::Strategies { direct, signal, mdns: false });
         let target = cluster.id(TARGET);
-        let outcome = find_with(&mut cluster, SOURCE, target, FindNode { strategies, ..FindNode::default() });
+        let outcome = find_with(
+            &mut cluster,
+            SOURCE,
+            target,
+            FindNodeOptions { strategies, ..FindNodeOptions::default() },
+        );
         assert_eq!(outcome.found.is_some(), signal);
         assert_eq!(cluster.node(SOURCE).metrics().signals_sent, u64::from(signal));
     }
@@ -337,7 +398,7 @@ struct Between {
 
 fn between(sources: usize) -> Between {
     let seed = 5;
-    let mut cluster = Cluster::builder().nodes(1).puppets(sources + 1).seed(seed).start();
+    let mut cluster = Cluster::builder().nodes(1).scripted_peers(sources + 1).seed(seed).start();
     let connect = |cluster: &mut Cluster, host| {
         let mut peer = Peer::honest(host);
         let conn = peer.connect(cluster, 0);
@@ -359,20 +420,21 @@ impl Between {
         request(&self.key(source), self.target, in_seconds(&self.cluster, 0, seconds), nonce)
     }
 
-    fn ask(&mut self, source: usize, requests: Vec<SignalRequest>) -> Vec<Answer> {
+    fn ask(&mut self, source: usize, requests: Vec<SignalRequest>) -> Vec<RpcResponse> {
         let (peer, conn) = &mut self.sources[source];
-        let questions = requests.into_iter().map(Question::Signal).collect();
+        let questions = requests.into_iter().map(RpcRequest::Signal).collect();
         peer.ask(&mut self.cluster, *conn, questions).into_iter().map(Option::unwrap).collect()
     }
 
-    fn ask_one(&mut self, source: usize, request: SignalRequest) -> Answer {
+    fn ask_one(&mut self, source: usize, request: SignalRequest) -> RpcResponse {
         self.ask(source, vec![request]).remove(0)
     }
 
     /// Calls that the target was given.
     fn forwarded(&self) -> usize {
-        let opened = |input: &&pk_proto::Input| matches!(input, pk_proto::Input::StreamOpened { .. });
-        self.cluster.puppet(self.target_host).inputs().filter(opened).count()
+        let opened =
+            |input: &&pk_proto::Input| matches!(input, pk_proto::Input::StreamOpened { .. });
+        self.cluster.scripted_peer(self.target_host).inputs().filter(opened).count()
     }
 }
 
@@ -384,16 +446,16 @@ fn once(request: &mut SignalRequest) -> (&mut UnixMillis, &mut [u8; 16]) {
     }
 }
 
-fn is_signalled(answer: &Answer) -> bool {
-    matches!(answer, Answer::Signalled { .. })
+fn is_signalled(answer: &RpcResponse) -> bool {
+    matches!(answer, RpcResponse::Signalled { .. })
 }
 
 #[test]
-fn a_relay_passes_on_what_is_fresh_and_genuine_and_says_where_the_target_is() {
+fn relay_forwards_fresh_signed_requests_and_returns_the_address_of_the_target() {
     let mut between = between(1);
     let request = between.signed(0, 120, 1);
     let address = between.cluster.address(between.target_host);
-    assert_eq!(between.ask_one(0, request), Answer::Signalled { address });
+    assert_eq!(between.ask_one(0, request), RpcResponse::Signalled { address });
     assert_eq!(between.forwarded(), 1);
     let metrics = between.cluster.node(0).metrics();
     assert_eq!((metrics.signals_relayed, metrics.signals_refused), (1, 0));
@@ -411,27 +473,51 @@ fn a_relay_refuses_what_is_replayed_expired_foreign_or_changed() {
     let gone = common::nobody(3);
     let cases = vec![
         (0, fresh.clone(), Refusal::Replayed),
-        // Somebody else's, genuine otherwise.
+        // Of another node, genuine otherwise.
         (1, between.signed(0, 120, 2), Refusal::Signature),
         (0, between.signed(0, -1, 3), Refusal::Expired),
         (0, between.signed(0, 260, 4), Refusal::Expired),
-        (0, flipped(between.signed(0, 120, 5), |request| once(request).1[0] ^= 1), Refusal::Signature),
-        (0, flipped(between.signed(0, 120, 6), |request| once(request).0.0 += 1), Refusal::Signature),
-        (0, flipped(between.signed(0, 120, 7), |request| request.signature.0[40] ^= 1), Refusal::Signature),
-        (0, request(&between.key(0), gone, in_seconds(&between.cluster, 0, 120), 8), Refusal::NotConnected),
+        (
+            0,
+            flipped(between.signed(0, 120, 5), |request| once(request).1[0] ^= 1),
+            Refusal::Signature,
+        ),
+        (
+            0,
+            flipped(between.signed(0, 120, 6), |request| once(request).0.0 += 1),
+            Refusal::Signature,
+        ),
+        (
+            0,
+            flipped(between.signed(0, 120, 7), |request| request.signature.0[40] ^= 1),
+            Refusal::Signature,
+        ),
+        (
+            0,
+            request(&between.key(0), gone, in_seconds(&between.cluster, 0, 120), 8),
+            Refusal::NotConnected,
+        ),
         // For the relay itself.
         (
             0,
-            request(&between.key(0), between.cluster.id(0), in_seconds(&between.cluster, 0, 120), 9),
+            request(
+                &between.key(0),
+                between.cluster.id(0),
+                in_seconds(&between.cluster, 0, 120),
+                9,
+            ),
             Refusal::NotConnected,
         ),
     ];
     let count = cases.len() as u64;
     for (source, request, refusal) in cases {
-        assert_eq!(between.ask_one(source, request), Answer::Refused(refusal));
+        assert_eq!(between.ask_one(source, request), RpcResponse::Refused(refusal));
     }
     let metrics = between.cluster.node(0).metrics();
-    assert_eq!((metrics.signals_relayed, metrics.signals_refused, between.forwarded()), (1, count, 1));
+    assert_eq!(
+        (metrics.signals_relayed, metrics.signals_refused, between.forwarded()),
+        (1, count, 1)
+    );
     // What was refused for its signature has not used up the nonce.
     let second = between.signed(0, 120, 5);
     assert!(is_signalled(&between.ask_one(0, second)));
@@ -443,11 +529,20 @@ fn a_relay_takes_twenty_signals_of_a_source_at_once_and_ten_a_second() {
     let burst: Vec<_> = (0..30).map(|nonce| between.signed(0, 120, nonce)).collect();
     let answers = between.ask(0, burst);
     assert_eq!(answers.iter().filter(|answer| is_signalled(answer)).count(), 20);
-    assert_eq!(answers.iter().filter(|answer| **answer == Answer::Refused(Refusal::RateLimited)).count(), 10);
+    assert_eq!(
+        answers
+            .iter()
+            .filter(|answer| **answer == RpcResponse::Refused(Refusal::RateLimited))
+            .count(),
+        10
+    );
     // A second has passed since.
     let more: Vec<_> = (30..60).map(|nonce| between.signed(0, 120, nonce)).collect();
     let answers = between.ask(0, more);
-    assert!((10..=11).contains(&answers.iter().filter(|answer| is_signalled(answer)).count()), "{answers:?}");
+    assert!(
+        (10..=11).contains(&answers.iter().filter(|answer| is_signalled(answer)).count()),
+        "{answers:?}"
+    );
     assert!(between.cluster.node(0).metrics().signals_refused >= 29);
 }
 
@@ -475,11 +570,10 @@ fn common_burst(sources: usize) -> Between {
     let mut between = between(sources);
     for source in 0..sources {
         for nonce in 0..10 {
-            let question = Question::Signal(between.signed(source, 120, nonce));
-            let call = pk_proto::native::encode(&pk_proto::native::Message::V1(pk_proto::native::V1::Call {
-                deadline_ms: 5000,
-                question,
-            }));
+            let question = RpcRequest::Signal(between.signed(source, 120, nonce));
+            let call = pk_proto::native::encode(&pk_proto::native::Message::V1(
+                pk_proto::native::V1::Call { deadline_ms: 5000, request: question },
+            ));
             let (peer, conn) = &mut between.sources[source];
             peer.send(&mut between.cluster, *conn, call.unwrap(), true);
         }
@@ -490,7 +584,7 @@ fn common_burst(sources: usize) -> Between {
 
 // -- the target in us
 
-/// Node 0, told to punch by the puppet 1, for the puppet 2.
+/// Node 0, asked by the scripted peer 1 to punch for the scripted peer 2.
 struct Told {
     cluster: Cluster,
     relay: Peer,
@@ -500,7 +594,7 @@ struct Told {
 
 fn told() -> Told {
     let seed = 6;
-    let mut cluster = Cluster::builder().nodes(1).puppets(2).seed(seed).start();
+    let mut cluster = Cluster::builder().nodes(1).scripted_peers(2).seed(seed).start();
     let mut relay = Peer::honest(1);
     let conn = relay.connect(&mut cluster, 0);
     Told { cluster, relay, conn, keys: [0, 1, 2].map(|host| Key::numbered(seed, host)) }
@@ -511,18 +605,23 @@ impl Told {
         request(source, self.keys[0].id(), in_seconds(&self.cluster, 0, 120), nonce)
     }
 
-    /// The puppet 2 wants us, from this address.
+    /// The scripted peer 2 wants us, from this address.
     fn punch(&self, nonce: u8, at: &str) -> pk_proto::PunchRequest {
         let [_, relay, source] = &self.keys;
         punch(relay, source.id(), at.parse().unwrap(), self.request(source, nonce))
     }
 
-    fn ask(&mut self, punches: Vec<pk_proto::PunchRequest>) -> Vec<Answer> {
-        let questions = punches.into_iter().map(|punch| Question::Punch(Box::new(punch))).collect();
-        self.relay.ask(&mut self.cluster, self.conn, questions).into_iter().map(Option::unwrap).collect()
+    fn ask(&mut self, punches: Vec<pk_proto::PunchRequest>) -> Vec<RpcResponse> {
+        let questions =
+            punches.into_iter().map(|punch| RpcRequest::Punch(Box::new(punch))).collect();
+        self.relay
+            .ask(&mut self.cluster, self.conn, questions)
+            .into_iter()
+            .map(Option::unwrap)
+            .collect()
     }
 
-    fn ask_one(&mut self, punch: pk_proto::PunchRequest) -> Answer {
+    fn ask_one(&mut self, punch: pk_proto::PunchRequest) -> RpcResponse {
         self.ask(vec![punch]).remove(0)
     }
 
@@ -535,7 +634,7 @@ impl Told {
 fn a_target_punches_for_fifteen_seconds_and_dials_back() {
     let mut told = told();
     let request = told.punch(1, "77.0.0.1:7");
-    assert_eq!(told.ask_one(request), Answer::Punching);
+    assert_eq!(told.ask_one(request), RpcResponse::Punching);
     let metrics = told.cluster.node(0).metrics();
     assert_eq!((metrics.punches, metrics.dials), (1, 1));
     told.cluster.drive(13 * SECOND);
@@ -552,7 +651,7 @@ fn punching_ends_when_the_source_is_connected() {
     let mut told = told();
     // The source comes from another port than the relay sees, as behind a symmetric NAT.
     let request = told.punch(1, "22.0.0.1:7");
-    assert_eq!(told.ask_one(request), Answer::Punching);
+    assert_eq!(told.ask_one(request), RpcResponse::Punching);
     let sent = told.datagrams();
     Peer::honest(2).connect(&mut told.cluster, 0);
     told.cluster.drive(20 * SECOND);
@@ -561,7 +660,7 @@ fn punching_ends_when_the_source_is_connected() {
     // Nor does it begin for who is connected.
     let again = told.punch(2, "22.0.0.1:8");
     let sent = told.datagrams();
-    assert_eq!(told.ask_one(again), Answer::Punching);
+    assert_eq!(told.ask_one(again), RpcResponse::Punching);
     assert_eq!(told.datagrams(), sent);
 }
 
@@ -570,7 +669,7 @@ fn a_target_refuses_what_is_replayed_expired_foreign_or_changed() {
     let mut told = told();
     let at = |text: &str| -> NodeAddress { text.parse().unwrap() };
     let good = told.punch(1, "77.0.0.1:7");
-    assert_eq!(told.ask_one(good.clone()), Answer::Punching);
+    assert_eq!(told.ask_one(good.clone()), RpcResponse::Punching);
     let [own, relay, source] = told.keys.clone();
     let expired = request(&source, own.id(), in_seconds(&told.cluster, 0, -1), 2);
     let mut changed = told.punch(3, "77.0.0.1:7");
@@ -580,7 +679,8 @@ fn a_target_refuses_what_is_replayed_expired_foreign_or_changed() {
     let foreign_relay = punch(&source, source.id(), at("77.0.0.1:7"), told.request(&source, 5));
     let foreign_source = punch(&relay, source.id(), at("77.0.0.1:7"), told.request(&relay, 6));
     let in_seconds = in_seconds(&told.cluster, 0, 120);
-    let other_target = punch(&relay, source.id(), at("77.0.0.1:7"), request(&source, relay.id(), in_seconds, 7));
+    let other_target =
+        punch(&relay, source.id(), at("77.0.0.1:7"), request(&source, relay.id(), in_seconds, 7));
     let ourselves = punch(&relay, own.id(), at("77.0.0.1:7"), told.request(&own, 8));
     let cases = [
         (good, Refusal::Replayed),
@@ -594,7 +694,7 @@ fn a_target_refuses_what_is_replayed_expired_foreign_or_changed() {
     ];
     let count = cases.len() as u64;
     for (request, refusal) in cases {
-        assert_eq!(told.ask_one(request), Answer::Refused(refusal));
+        assert_eq!(told.ask_one(request), RpcResponse::Refused(refusal));
     }
     let metrics = told.cluster.node(0).metrics();
     assert_eq!((metrics.punches, metrics.punches_refused), (1, count));
@@ -604,10 +704,13 @@ fn a_target_refuses_what_is_replayed_expired_foreign_or_changed() {
 fn at_most_three_punchings_go_to_one_host_and_the_same_address_only_once() {
     let mut told = told();
     let ports = [1, 2, 3, 4, 1, 2, 5];
-    let requests: Vec<_> =
-        ports.iter().zip(0..).map(|(port, nonce)| told.punch(nonce, &format!("77.0.0.1:{port}"))).collect();
+    let requests: Vec<_> = ports
+        .iter()
+        .zip(0..)
+        .map(|(port, nonce)| told.punch(nonce, &format!("77.0.0.1:{port}")))
+        .collect();
     let answers = told.ask(requests);
-    let (yes, busy) = (Answer::Punching, Answer::Refused(Refusal::Busy));
+    let (yes, busy) = (RpcResponse::Punching, RpcResponse::Refused(Refusal::Busy));
     let expected = [&yes, &yes, &yes, &busy, &yes, &yes, &busy];
     assert_eq!(answers.iter().collect::<Vec<_>>(), expected);
     told.cluster.drive(60 * SECOND);

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use common::*;
 use pk_proto::native::{self, Message, V1};
 use pk_proto::{
-    Answer, Closest, ClosestLists, ConnectionId, Event, Failure, Input, Opener, Output, PeerFault, Question, Reply,
-    Request, RequestError, RequestId, Role, StreamId,
+    ClosestNodes, ClosestNodesQuery, ConnectionId, Event, Failure, Input, Opener, Output,
+    PeerFault, Reply, Request, RequestError, RequestId, RpcRequest, RpcResponse, Side, StreamId,
 };
 use pk_sim::{App, AppAction, AppStream, Cluster, HostId, Link};
 
@@ -53,14 +53,25 @@ fn an_application_stream_carries_every_byte_in_both_directions() {
         cluster.call(1, |node, now| node.accept_protocol("echo/1".into(), now)).unwrap();
         cluster.host_mut(1).apps.insert("echo/1".into(), App::Echo);
         let sent = pattern(length);
-        cluster.host_mut(0).apps.insert("echo/1".into(), App::Script { send: sent.clone(), fin: true });
+        cluster
+            .host_mut(0)
+            .apps
+            .insert("echo/1".into(), App::Script { send: sent.clone(), fin: true });
         let stream = opened(&mut cluster, 0, 1, "echo/1");
         cluster.drive(40 * SECOND);
         let (here, there) = (app(&cluster, 0), app(&cluster, 1));
         assert_eq!((here.stream, here.node, there.node), (stream, cluster.id(1), cluster.id(0)));
         assert!(matches!((here.opener, there.opener), (Opener::Us(_), Opener::Peer)));
-        assert_eq!((&there.received, there.ended, there.closed), (&sent.to_vec(), true, true), "{length} bytes");
-        assert_eq!((&here.received, here.ended, here.closed), (&sent.to_vec(), true, true), "{length} bytes");
+        assert_eq!(
+            (&there.received, there.ended, there.closed),
+            (&sent.to_vec(), true, true),
+            "{length} bytes"
+        );
+        assert_eq!(
+            (&here.received, here.ended, here.closed),
+            (&sent.to_vec(), true, true),
+            "{length} bytes"
+        );
         for node in [0, 1] {
             assert_quiet(&mut cluster, node, "echo");
             assert_eq!(
@@ -84,31 +95,39 @@ fn a_protocol_that_is_not_accepted_is_unsupported_and_nothing_else_ends() {
     cluster.call(1, |node, now| node.refuse_protocol("never", now));
     assert_eq!(cluster.ask(0, request), Err(Failure::Unsupported));
     assert_eq!(cluster.node(1).metrics().unsupported, 2);
-    // The one that is open stays, the connection too, and nobody is blamed.
+    // The open one stays, the connection too, and no peer is reported as faulty.
     assert!(cluster.app(0, first, AppAction::Send(Bytes::from_static(b"still here"), false)));
     cluster.drive(SECOND);
     assert_eq!(app(&cluster, 1).received, b"still here");
     for node in [0, 1] {
         assert_eq!(cluster.node(node).connections().len(), 1);
-        assert_eq!(count_events(&cluster, node, |event| matches!(event, Event::PeerMisbehaved { .. })), 0);
+        assert_eq!(
+            count_events(&cluster, node, |event| matches!(event, Event::PeerMisbehaved { .. })),
+            0
+        );
     }
     cluster.stop_all();
 }
 
 #[test]
 fn names_of_protocols_are_checked_and_their_number_is_limited() {
-    let mut cluster = Cluster::quiet().nodes(2).seed(3).config(|config| config.protocol_limit = 2).start();
+    let mut cluster =
+        Cluster::quiet().nodes(2).seed(3).config(|config| config.protocol_limit = 2).start();
     tell(&mut cluster, 0, 1);
     for bad in [String::new(), "a\n".into(), "ä".into(), "a".repeat(65)] {
-        assert_eq!(cluster.call(0, |node, now| node.accept_protocol(bad.clone(), now)), Err(RequestError::Protocol));
+        assert_eq!(
+            cluster.call(0, |node, now| node.accept_protocol(bad.clone(), now)),
+            Err(RequestError::Protocol)
+        );
         let request = open(&cluster, 1, &bad);
         assert_eq!(cluster.try_request(0, request), Err(RequestError::Protocol), "{bad}");
     }
-    let accept =
-        |cluster: &mut Cluster, name: &str| cluster.call(0, |node, now| node.accept_protocol(name.into(), now));
+    let accept = |cluster: &mut Cluster, name: &str| {
+        cluster.call(0, |node, now| node.accept_protocol(name.into(), now))
+    };
     assert_eq!(accept(&mut cluster, &"a".repeat(64)), Ok(()));
     assert_eq!(accept(&mut cluster, "b c~"), Ok(()));
-    assert_eq!(accept(&mut cluster, "third"), Err(RequestError::TooMany(2)));
+    assert_eq!(accept(&mut cluster, "third"), Err(RequestError::TooManyProtocols(2)));
     assert_eq!(accept(&mut cluster, "b c~"), Ok(()), "it is accepted already");
     cluster.call(0, |node, now| node.refuse_protocol("b c~", now));
     assert_eq!(accept(&mut cluster, "third"), Ok(()));
@@ -119,18 +138,18 @@ fn names_of_protocols_are_checked_and_their_number_is_limited() {
 fn what_follows_the_opening_is_left_to_the_application() {
     // A peer sends its opening, its first bytes and its end in one go.
     for fin in [false, true] {
-        let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(3).start();
+        let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
         cluster.call(0, |node, now| node.accept_protocol("p".into(), now)).unwrap();
         let mut peer = Peer::honest(1);
         let conn = peer.connect(&mut cluster, 0);
         let bytes = [&message(V1::Open { protocol: "p".into() })[..], &pattern(50_000)].concat();
         let stream = peer.send(&mut cluster, conn, bytes, fin);
-        cluster.pull(1, |puppet| puppet.grant(stream, 1 << 20));
+        cluster.pull(1, |scripted_peer| scripted_peer.grant(stream, 1 << 20));
         peer.drive(&mut cluster, 5 * SECOND);
         let app = app(&cluster, 0);
         assert_eq!((app.received.len(), app.ended, app.closed), (50_000, fin, fin));
         assert_eq!(app.received, pattern(50_000));
-        assert_eq!(cluster.puppet(1).read(stream), (message(V1::Accepted).to_vec(), fin));
+        assert_eq!(cluster.scripted_peer(1).read(stream), (message(V1::Accepted).to_vec(), fin));
         cluster.stop_all();
     }
 }
@@ -153,14 +172,18 @@ fn the_core_reads_nothing_beyond_its_message() {
         })
         .sum();
     assert_eq!(granted, open.len() as u64);
-    let [.., Output::SendStream { .. }, Output::HandOver { unread, opener: Opener::Peer, .. }] = &outputs[..] else {
+    let [.., Output::SendStream { .. }, Output::DetachStream { unread, opener: Opener::Peer, .. }] =
+        &outputs[..]
+    else {
         panic!("{outputs:?}")
     };
     assert!(unread.is_empty());
     // A driver that reads more than it may loses nothing, either.
     let stream = bare.opened(conn);
     bare.data(stream, &bytes, false);
-    assert!(matches!(bare.take().last(), Some(Output::HandOver { unread, .. }) if &unread[..] == b"body"));
+    assert!(
+        matches!(bare.take().last(), Some(Output::DetachStream { unread, .. }) if &unread[..] == b"body")
+    );
     bare.input(Input::StreamClosed { stream });
     assert_eq!(bare.node.metrics().late_inputs, 0);
 }
@@ -183,32 +206,51 @@ fn the_end_of_an_application_is_counted_and_begins_the_idle_time() {
 }
 
 #[test]
-fn streams_of_applications_count_against_the_limit_of_streams() {
-    let mut bare = Bare::new(|config| config.streams_per_connection = 3);
+fn streams_of_applications_have_their_own_limit() {
+    let mut bare = Bare::new(|config| {
+        config.streams_per_connection = 2;
+        config.application_streams = 3;
+    });
     bare.node.accept_protocol("p".into(), bare.now).unwrap();
     let conn = bare.accept(Bare::peer(0));
-    // The control stream is one of them.
+    // One at a time: the control stream is one of the two, an opening the other.
     let open = message(V1::Open { protocol: "p".into() });
-    let streams = [0; 3].map(|_| {
+    let streams = [0; 4].map(|_| {
         let stream = bare.opened(conn);
         bare.feed(stream, &open, false);
         stream
     });
     let outputs = bare.take();
-    let handed = outputs.iter().filter(|output| matches!(output, Output::HandOver { .. })).count();
-    let reset = Output::ResetStream { stream: streams[2], code: 8 };
-    assert!(handed == 2 && outputs.contains(&reset), "{outputs:?}");
-    assert_eq!(bare.node.metrics().streams_refused, 1);
+    let handed =
+        outputs.iter().filter(|output| matches!(output, Output::DetachStream { .. })).count();
+    let reset = Output::ResetStream { stream: streams[3], code: 8 };
+    assert!(handed == 3 && outputs.contains(&reset), "{outputs:?}");
+    let metrics = bare.node.metrics();
+    assert_eq!((metrics.streams_refused, metrics.connections_faulty), (1, 0));
     bare.input(Input::StreamClosed { stream: streams[0] });
     let stream = bare.opened(conn);
     bare.feed(stream, &open, false);
-    assert!(matches!(bare.take().last(), Some(Output::HandOver { .. })));
+    assert!(matches!(bare.take().last(), Some(Output::DetachStream { .. })));
+}
+
+#[test]
+fn calls_go_on_beside_idle_streams_of_applications() {
+    let mut bare = Bare::new(|_| {});
+    bare.node.accept_protocol("p".into(), bare.now).unwrap();
+    let conn = bare.accept(Bare::peer(0));
+    for _ in 0..250 {
+        let stream = bare.opened(conn);
+        bare.feed(stream, &message(V1::Open { protocol: "p".into() }), false);
+    }
+    let stream = bare.opened(conn);
+    assert!(bare.credit.contains_key(&stream), "a call of the peer is read");
+    assert_eq!(bare.node.metrics().streams_refused, 0);
 }
 
 #[test]
 fn an_opening_that_nobody_answers_ends_by_its_deadline() {
     for (options, code) in [(NO, 7), (by(3 * SECOND), 0)] {
-        let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(3).start();
+        let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
         let mut mute = Peer::honest(1);
         mute.connect(&mut cluster, 0);
         let (target, begun) = (cluster.id(1), cluster.now());
@@ -217,13 +259,14 @@ fn an_opening_that_nobody_answers_ends_by_its_deadline() {
         assert_eq!(cluster.done(0, id), Some(&Err(Failure::DeadlineExceeded)));
         let (at, _) = cluster.events(0).last().unwrap();
         assert_eq!(at.since(begun), options.deadline.unwrap_or(15 * SECOND));
-        let ends: Vec<_> = cluster.puppet(1).inputs().filter(|input| ends_with(input, code)).collect();
+        let ends: Vec<_> =
+            cluster.scripted_peer(1).inputs().filter(|input| ends_with(input, code)).collect();
         assert_eq!(ends.len(), 2, "reset and stop: {ends:?}");
         assert_quiet(&mut cluster, 0, "opening");
         cluster.stop_all();
     }
     // Cancelled: the same, without reproach.
-    let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
     let mut mute = Peer::honest(1);
     mute.connect(&mut cluster, 0);
     let request = open(&cluster, 1, "p");
@@ -232,7 +275,7 @@ fn an_opening_that_nobody_answers_ends_by_its_deadline() {
     cluster.cancel(0, id);
     assert_quiet(&mut cluster, 0, "cancelled");
     mute.drive(&mut cluster, SECOND);
-    assert_eq!(cluster.puppet(1).inputs().filter(|input| ends_with(input, 0)).count(), 2);
+    assert_eq!(cluster.scripted_peer(1).inputs().filter(|input| ends_with(input, 0)).count(), 2);
     cluster.stop_all();
 }
 
@@ -242,20 +285,22 @@ fn ends_with(input: &Input, wanted: u64) -> bool {
 
 #[test]
 fn a_refusal_by_the_peer_is_told_with_its_code() {
-    for (code, failure) in [(1, Failure::Unsupported), (5, Failure::Aborted(5)), (0, Failure::Aborted(0))] {
+    for (code, failure) in
+        [(1, Failure::Unsupported), (5, Failure::Aborted(5)), (0, Failure::Aborted(0))]
+    {
         for stop in [false, true] {
-            let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(3).start();
+            let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
             let mut peer = Peer::honest(1);
             peer.connect(&mut cluster, 0);
             let request = open(&cluster, 1, "p");
             let id = cluster.request(0, request);
             peer.drive(&mut cluster, SECOND);
-            let stream = cluster.puppet(1).opened().unwrap();
+            let stream = cluster.scripted_peer(1).opened().unwrap();
             let refusal = match stop {
                 true => Output::StopStream { stream, code },
                 false => Output::ResetStream { stream, code },
             };
-            cluster.pull(1, |puppet| puppet.say(refusal));
+            cluster.pull(1, |scripted_peer| scripted_peer.say(refusal));
             peer.drive(&mut cluster, SECOND);
             assert_eq!(cluster.done(0, id), Some(&Err(failure.clone())));
             assert_quiet(&mut cluster, 0, "refused");
@@ -281,7 +326,7 @@ fn a_ping_tells_the_round_trip_and_the_address() {
 
 #[test]
 fn a_call_that_is_not_answered_fails_in_its_time_and_a_late_answer_is_nothing() {
-    let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(3).start();
+    let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
     let mut slow = Peer::new(1, |_| Reaction::Silence);
     slow.connect(&mut cluster, 0);
     let request = ping(&cluster, 1);
@@ -290,8 +335,10 @@ fn a_call_that_is_not_answered_fails_in_its_time_and_a_late_answer_is_nothing() 
     assert_eq!(cluster.done(0, id), Some(&Err(Failure::DeadlineExceeded)));
     assert_eq!(cluster.events(0).last().unwrap().0.since(begun), 15 * SECOND);
     assert_quiet(&mut cluster, 0, "not answered");
-    let stream = cluster.puppet(1).opened().unwrap();
-    cluster.pull(1, |puppet| puppet.send(stream, message(V1::Answer(Answer::Pong { nonce: 1 })), true));
+    let stream = cluster.scripted_peer(1).opened().unwrap();
+    cluster.pull(1, |scripted_peer| {
+        scripted_peer.send(stream, message(V1::Answer(RpcResponse::Pong { nonce: 1 })), true);
+    });
     slow.drive(&mut cluster, SECOND);
     let metrics = cluster.node(0).metrics();
     assert_eq!((metrics.call_timeouts, metrics.stream_faults, metrics.connections), (1, 0, 1));
@@ -300,22 +347,28 @@ fn a_call_that_is_not_answered_fails_in_its_time_and_a_late_answer_is_nothing() 
 
 #[test]
 fn an_answer_has_to_fit_its_question() {
-    let closest = || Answer::Closest(Closest::default());
-    for (asks_ping, answer) in
-        [(true, Answer::Pong { nonce: 7 }), (true, closest()), (false, Answer::Pong { nonce: 7 })]
-    {
-        let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(3).start();
+    let closest = || RpcResponse::Closest(ClosestNodes::default());
+    for (asks_ping, answer) in [
+        (true, RpcResponse::Pong { nonce: 7 }),
+        (true, closest()),
+        (false, RpcResponse::Pong { nonce: 7 }),
+    ] {
+        let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
         let told = answer.clone();
         let mut liar = Peer::new(1, move |_| Reaction::answer(told.clone()));
         liar.connect(&mut cluster, 0);
-        let (target, lists) = (cluster.id(1), ClosestLists { local: true, active: false });
+        let (target, query) = (cluster.id(1), ClosestNodesQuery { known: true, connected: false });
         let request = match asks_ping {
             true => Request::PingNode { target, options: NO },
-            false => Request::AskClosest { via: target, target, lists, options: NO },
+            false => Request::QueryClosestNodes { via: target, target, query, options: NO },
         };
         let id = cluster.request(0, request);
         liar.drive(&mut cluster, SECOND);
-        assert_eq!(cluster.done(0, id), Some(&Err(Failure::Peer(PeerFault::Unexpected))), "{answer:?}");
+        assert_eq!(
+            cluster.done(0, id),
+            Some(&Err(Failure::Peer(PeerFault::Unexpected))),
+            "{answer:?}"
+        );
         assert_quiet(&mut cluster, 0, "misfit");
         cluster.stop_all();
     }
@@ -323,18 +376,19 @@ fn an_answer_has_to_fit_its_question() {
 
 #[test]
 fn a_call_is_answered_although_the_peer_reads_no_more() {
-    // STOP_SENDING says nothing about the answer (WIRE.md section 4).
+    // STOP_SENDING does not affect the answer (docs/WIRE.md section 4).
     let mut bare = Bare::new(|_| {});
     let peer = Bare::peer(0);
     let conn = bare.accept(peer);
-    let lists = ClosestLists { local: true, active: true };
-    let id = bare.request(Request::AskClosest { via: peer, target: peer, lists, options: NO });
+    let query = ClosestNodesQuery { known: true, connected: true };
+    let id =
+        bare.request(Request::QueryClosestNodes { via: peer, target: peer, query, options: NO });
     let stream = asked(&bare);
     bare.take();
     bare.input(Input::StreamStopped { stream, code: 0 });
     assert_eq!(bare.done(id), None);
-    bare.feed(stream, &message(V1::Answer(Answer::Closest(Closest::default()))), true);
-    assert_eq!(bare.done(id), Some(Ok(Reply::AskClosest(Closest::default()))));
+    bare.feed(stream, &message(V1::Answer(RpcResponse::Closest(ClosestNodes::default()))), true);
+    assert_eq!(bare.done(id), Some(Ok(Reply::QueryClosestNodes(ClosestNodes::default()))));
     assert_eq!((bare.node.connections()[0].conn, bare.node.metrics().streams), (conn, 1));
 }
 
@@ -364,18 +418,25 @@ fn what_the_transport_has_not_taken_is_taken_back() {
         let id = bare.request(Request::PingNode { target: peer, options: NO });
         let stream = asked(&bare);
         if confirmed {
-            bare.input(Input::StreamSent { stream, bytes: 1 << 20 });
+            bare.input(Input::StreamWritten { stream, bytes: 1 << 20 });
         }
         bare.take();
         bare.node.cancel(id, bare.now);
         let stop = (stream, "stop", 0);
-        assert_eq!(ends(&mut bare), if confirmed { vec![stop] } else { vec![(stream, "reset", 0), stop] });
+        assert_eq!(
+            ends(&mut bare),
+            if confirmed { vec![stop] } else { vec![(stream, "reset", 0), stop] }
+        );
     }
-    // An answer that nobody reads.
+    // An answer that is not read.
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept(peer);
     let stream = bare.opened(conn);
-    bare.feed(stream, &message(V1::Call { deadline_ms: 1000, question: Question::Ping { nonce: 5 } }), true);
+    bare.feed(
+        stream,
+        &message(V1::Call { deadline_ms: 1000, request: RpcRequest::Ping { nonce: 5 } }),
+        true,
+    );
     bare.take();
     bare.pass(15 * SECOND);
     assert_eq!(ends(&mut bare), [(stream, "reset", 7)]);
@@ -406,17 +467,17 @@ fn a_question_that_overtakes_the_hello_is_answered_after_it() {
     let (target, address) = (Bare::peer(0), address("203.0.113.1:1"));
     let id = bare.request(Request::Connect { target, address, options: NO });
     bare.take();
-    bare.connected(ConnectionId(0), Role::Dialler, target, "203.0.113.1:1".parse().unwrap(), 1);
+    bare.connected(ConnectionId(0), Side::Dialer, target, "203.0.113.1:1".parse().unwrap(), 1);
     let control = asked(&bare);
     // The acceptor has greeted, and asks at once; the stream of its question is here first.
     let early = bare.opened(ConnectionId(0));
-    let call = message(V1::Call { deadline_ms: 1000, question: Question::Ping { nonce: 5 } });
+    let call = message(V1::Call { deadline_ms: 1000, request: RpcRequest::Ping { nonce: 5 } });
     assert_eq!(bare.feed(early, &call, true), &call[..], "nothing of it is read");
     assert_eq!(bare.feed(control, &hello(), false), b"");
     assert!(matches!(bare.done(id), Some(Ok(Reply::Connect(_)))));
     bare.take();
     assert_eq!(bare.feed(early, &call, true), b"");
-    let answer = message(V1::Answer(Answer::Pong { nonce: 5 }));
+    let answer = message(V1::Answer(RpcResponse::Pong { nonce: 5 }));
     assert!(bare.take().contains(&Output::SendStream { stream: early, bytes: answer, fin: true }));
     assert_eq!(bare.node.metrics().stream_faults, 0);
 
@@ -451,24 +512,29 @@ fn answers_are_sent_as_the_window_opens() {
         connected_time: pk_proto::UnixMillis(1),
         scopes: pk_proto::Scopes::GLOBAL,
     };
-    // Proven nodes are told, and a long answer they make.
+    // Proven nodes are reported, and they make a long answer.
     let peers: Vec<_> = (1..=40).map(Bare::peer).collect();
     for (i, peer) in peers.iter().enumerate() {
         let conn = ConnectionId(bare.odd());
         let remote = format!("198.51.100.{}:{}", i + 1, i + 1).parse().unwrap();
-        bare.connected(conn, Role::Acceptor, *peer, remote, i as u8);
+        bare.connected(conn, Side::Acceptor, *peer, remote, i as u8);
         let control = bare.opened(conn);
         bare.feed(control, &hello(), false);
         for port in 1..5 {
             let address = common::address(&format!("203.0.113.{}:{port}", i + 1));
-            bare.request(Request::SetNode { node: *peer, address, data, how: pk_proto::SetNode::default() });
+            bare.request(Request::SetNode {
+                node: *peer,
+                address,
+                data,
+                how: pk_proto::SetNodeOptions::default(),
+            });
         }
     }
     let conn = bare.accept(Bare::peer(0));
     let stream = bare.opened(conn);
-    let lists = ClosestLists { local: true, active: true };
-    let question = Question::Closest { target: Bare::peer(0), lists };
-    bare.feed(stream, &message(V1::Call { deadline_ms: 1000, question }), true);
+    let query = ClosestNodesQuery { known: true, connected: true };
+    let question = RpcRequest::Closest { target: Bare::peer(0), query };
+    bare.feed(stream, &message(V1::Call { deadline_ms: 1000, request: question }), true);
     let (mut answer, mut rounds, mut ended) = (Vec::new(), 0, false);
     while !ended {
         let mut sent = 0;
@@ -481,15 +547,18 @@ fn answers_are_sent_as_the_window_opens() {
                 ended |= fin;
             }
         }
-        assert!(sent > 0 && sent <= 1024 && (sent == 1024 || ended || rounds % 2 == 1), "round {rounds}: {sent}");
+        assert!(
+            sent > 0 && sent <= 1024 && (sent == 1024 || ended || rounds % 2 == 1),
+            "round {rounds}: {sent}"
+        );
         let metrics = bare.node.metrics();
         assert_eq!(metrics.streams, 42);
         // The transport takes half, then the rest.
         let taken = if rounds % 2 == 0 { sent as u64 / 2 } else { 1024 };
-        bare.input(Input::StreamSent { stream, bytes: taken });
+        bare.input(Input::StreamWritten { stream, bytes: taken });
         rounds += 1;
     }
-    bare.input(Input::StreamSent { stream, bytes: 1024 });
+    bare.input(Input::StreamWritten { stream, bytes: 1024 });
     assert!(rounds > 4, "{rounds} rounds");
     assert_eq!(bare.node.metrics().streams, 41, "confirmed to the end, it is over");
     assert_eq!(
@@ -497,9 +566,12 @@ fn answers_are_sent_as_the_window_opens() {
         (true, 1),
         "Hellos are not confirmed"
     );
-    let Ok(Message::V1(V1::Answer(Answer::Closest(closest)))) = native::decode(&answer[4..]) else { panic!("cut") };
-    assert_eq!((closest.local.len(), closest.active.len()), (20, 20));
-    assert!(closest.local.iter().all(|(_, contact)| contact.len() == 5));
+    let Ok(Message::V1(V1::Answer(RpcResponse::Closest(closest)))) = native::decode(&answer[4..])
+    else {
+        panic!("cut")
+    };
+    assert_eq!((closest.known.len(), closest.connected.len()), (20, 20));
+    assert!(closest.known.iter().all(|(_, contact)| contact.len() == 5));
 }
 
 #[test]
@@ -507,7 +579,10 @@ fn an_application_that_reads_nothing_blocks_nobody_else() {
     let mut cluster = pair(3);
     cluster.call(1, |node, now| node.accept_protocol("bulk".into(), now)).unwrap();
     cluster.host_mut(1).apps.insert("bulk".into(), App::Stalled);
-    cluster.host_mut(0).apps.insert("bulk".into(), App::Script { send: pattern(1 << 20), fin: true });
+    cluster
+        .host_mut(0)
+        .apps
+        .insert("bulk".into(), App::Script { send: pattern(1 << 20), fin: true });
     for _ in 0..5 {
         opened(&mut cluster, 0, 1, "bulk");
     }
@@ -515,24 +590,34 @@ fn an_application_that_reads_nothing_blocks_nobody_else() {
     assert!(cluster.transport_counters().blocked > 0);
     for (from, to) in [(0, 1), (1, 0)] {
         let request = ping(&cluster, to);
-        assert!(matches!(cluster.ask(from, request), Ok(Reply::PingNode(pong)) if pong.rtt == ms(20)));
+        assert!(
+            matches!(cluster.ask(from, request), Ok(Reply::PingNode(pong)) if pong.rtt == ms(20))
+        );
     }
     cluster.stop_all();
-    assert!(cluster.app_streams(0).all(|stream| stream.lost), "the end of the connection is the end of its streams");
+    assert!(
+        cluster.app_streams(0).all(|stream| stream.lost),
+        "the end of the connection is the end of its streams"
+    );
 }
 
 #[test]
-fn a_handed_over_stream_is_told_before_the_end_of_its_request() {
+fn hand_over_precedes_the_end_of_its_request() {
     let mut bare = Bare::new(|_| {});
     let peer = Bare::peer(0);
     bare.accept(peer);
-    let request: RequestId = bare.request(Request::OpenStream { target: peer, protocol: "p".into(), options: NO });
+    let request: RequestId =
+        bare.request(Request::OpenStream { target: peer, protocol: "p".into(), options: NO });
     let stream = asked(&bare);
     bare.take();
     let bytes = [&message(V1::Accepted)[..], b"greeting"].concat();
     assert_eq!(bare.feed(stream, &bytes, false), b"greeting");
     let outputs = bare.take();
-    let [Output::ReadCredit { .. }, Output::HandOver { opener, stream: of, .. }, Output::Event(done)] = &outputs[..]
+    let [
+        Output::ReadCredit { .. },
+        Output::DetachStream { opener, stream: of, .. },
+        Output::Event(done),
+    ] = &outputs[..]
     else {
         panic!("{outputs:?}")
     };

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::*;
 use pk_proto::{
-    DialFailure, Event, Failure, FindEnd, NodeId, Options, Reply, Request, RequestError, SeedFailure, SeedNode, Synced,
+    DialFailure, Event, Failure, FindEnd, NodeId, Reply, Request, RequestError, RequestOptions,
+    SeedFailure, SeedNode, Synced,
 };
 use pk_sim::{Cluster, HostId, Link};
 
@@ -53,7 +54,7 @@ fn one_live_seed_is_enough_to_meet_everybody() {
     assert_eq!((search.ended, search.found), (FindEnd::Exhausted, None));
     assert_eq!(known(&cluster, 8), (0..8).collect());
     assert!(cluster.now().since(begun) < SECOND);
-    // And is met by everybody.
+    // And every node connects to it.
     for node in 0..8 {
         assert!(known(&cluster, node).contains(&8), "{node}");
     }
@@ -71,7 +72,8 @@ fn a_dead_seed_among_three_holds_nobody_up() {
     let reached: BTreeSet<_> = joined.seeds.iter().map(|id| cluster.number(*id).unwrap()).collect();
     assert_eq!(reached, BTreeSet::from([0, 2]));
     assert_eq!(known(&cluster, 8), (0..8).filter(|node| *node != 1).collect());
-    // The search for the own id is over when the dials of the dead one are: it is one of those to be asked.
+    // The search for the own id is over when the dials of the dead one are: it is one of those to
+    // be asked.
     assert!(cluster.now().since(begun) <= 16 * SECOND);
     let failed: Vec<_> = joined.failed.iter().map(|(seed, _)| seed.node).collect();
     assert_eq!(failed, [cluster.id(1)]);
@@ -98,7 +100,7 @@ fn a_dead_seed_among_three_holds_nobody_up() {
         })
         .collect();
     assert_eq!(late, BTreeSet::from([0, 1]));
-    // The search goes on, and is nobody's request.
+    // The search continues without a request.
     let metrics = cluster.node(8).metrics();
     assert_eq!(metrics.requests_open, 0);
     assert!(metrics.timers > metrics.connections + 1, "{metrics:?}");
@@ -112,7 +114,7 @@ fn a_dead_seed_among_three_holds_nobody_up() {
 #[test]
 fn when_no_seed_answers_one_error_names_each_cause() {
     for blocking in [true, false] {
-        let mut cluster = Cluster::quiet().nodes(4).puppets(1).seed(3).build();
+        let mut cluster = Cluster::quiet().nodes(4).scripted_peers(1).seed(3).build();
         for node in [0, 2, 3] {
             cluster.start_node(node);
         }
@@ -152,7 +154,8 @@ fn when_no_seed_answers_one_error_names_each_cause() {
         for seed in &seeds {
             assert!(text.contains(&seed.to_string()), "{text}");
         }
-        for cause in ["it is this node itself", "timed out", "full", "network unreachable", "no such host"] {
+        for cause in ["it is this node", "timed out", "full", "network unreachable", "no such host"]
+        {
             assert!(text.contains(cause), "{cause}: {text}");
         }
         assert_quiet(&mut cluster, 0, "no seed");
@@ -176,9 +179,14 @@ fn a_name_that_does_not_resolve_is_no_obstacle_beside_one_that_does() {
     let begun = cluster.now();
     let joined = synced(cluster.ask(8, sync(&seeds, true)));
     assert_eq!(joined.seeds, [id]);
-    let [(failed, SeedFailure::Dial(why))] = &joined.failed[..] else { panic!("{:?}", joined.failed) };
+    let [(failed, SeedFailure::Dial(why))] = &joined.failed[..] else {
+        panic!("{:?}", joined.failed)
+    };
     assert_eq!((failed, why.len()), (&seeds[2], 1));
-    assert!(matches!(&why[0].1, DialFailure::Resolve(why) if why == "the name has no address"), "{why:?}");
+    assert!(
+        matches!(&why[0].1, DialFailure::Resolve(why) if why == "the name has no address"),
+        "{why:?}"
+    );
     assert!(cluster.now().since(begun) < 2 * SECOND);
     assert_eq!(known(&cluster, 8), (0..8).collect());
     cluster.stop_all();
@@ -214,15 +222,18 @@ fn several_addresses_of_one_seed_race_each_other() {
     assert_eq!(cluster.now().since(begun), ms(250 + 40));
     cluster.stop_all();
 
-    // All in vain: each address is named with its own failure, once.
+    // All fail: each address is named with its own failure, once.
     let mut cluster = network();
     let id = cluster.id(2);
     cluster.network_mut().set_unreachable("198.51.100.1".parse().unwrap());
     let seeds = [seed(id, "198.51.100.1:1"), seed(id, "198.51.100.2:1")];
-    let Err(Failure::NoSeedReached(failed)) = cluster.ask(8, sync(&seeds, true)) else { panic!("reached") };
+    let Err(Failure::NoSeedReached(failed)) = cluster.ask(8, sync(&seeds, true)) else {
+        panic!("reached")
+    };
     let unreachable = DialFailure::Transport("network unreachable".into());
-    let expected = [(0, unreachable), (1, DialFailure::TimedOut)]
-        .map(|(i, why)| (seeds[i].clone(), SeedFailure::Dial(vec![(seeds[i].address.clone(), why)])));
+    let expected = [(0, unreachable), (1, DialFailure::TimedOut)].map(|(i, why)| {
+        (seeds[i].clone(), SeedFailure::Dial(vec![(seeds[i].address.clone(), why)]))
+    });
     assert_eq!(failed, expected);
     cluster.stop_all();
 }
@@ -238,7 +249,7 @@ fn the_own_id_among_the_seeds_is_told_and_left_out() {
 }
 
 #[test]
-fn a_seed_that_is_connected_is_not_dialled() {
+fn a_seed_that_is_connected_is_not_dialed() {
     let mut cluster = network();
     connect(&mut cluster, 8, 0);
     let dials = cluster.node(8).metrics().dials;
@@ -272,7 +283,8 @@ fn a_join_is_cancelled_with_all_its_parts() {
     for after in [0, 5, 100, 3000] {
         let mut cluster = network();
         cluster.kill(5);
-        let seeds = [cluster.seed_node(0), cluster.seed_node(5), seed(nobody(1), "missing.example.org:1")];
+        let seeds =
+            [cluster.seed_node(0), cluster.seed_node(5), seed(nobody(1), "missing.example.org:1")];
         let id = cluster.request(8, sync(&seeds, true));
         cluster.drive(ms(after));
         assert_eq!(cluster.done(8, id), None, "5 is waited for");
@@ -290,7 +302,7 @@ fn a_deadline_ends_a_join_that_has_begun_to_search() {
     let mut cluster = network();
     cluster.kill(5);
     let seeds = vec![cluster.seed_node(0)];
-    let options = Options { deadline: Some(2 * SECOND), ..NO };
+    let options = RequestOptions { deadline: Some(2 * SECOND), ..NO };
     let begun = cluster.now();
     let result = cluster.ask(8, Request::SyncNodeGraph { seeds, blocking: true, options });
     assert_eq!(cluster.now().since(begun), 2 * SECOND);
@@ -327,7 +339,7 @@ fn the_patience_for_a_dial_is_that_of_the_join_for_its_search_too() {
     let mut cluster = network();
     cluster.kill(5);
     let seeds = [cluster.seed_node(0)];
-    let options = Options { deadline: None, connect_timeout: Some(SECOND) };
+    let options = RequestOptions { deadline: None, connect_timeout: Some(SECOND) };
     let begun = cluster.now();
     let request = Request::SyncNodeGraph { seeds: seeds.to_vec(), blocking: true, options };
     let joined = synced(cluster.ask(8, request));

@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How many cases open sockets at a time.
 const SLOTS: usize = 2;
 
-/// Nobody waits longer for a slot.
+/// No case waits longer for a slot.
 const SLOT_LIMIT: Duration = Duration::from_secs(600);
 
 /// A runtime that cases run on.
@@ -38,10 +38,12 @@ impl Rt for Tokio {
     const NAME: &'static str = "tokio";
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("tokio has its threads");
         let output = runtime.block_on(future);
-        // A task that does not yield would hold up the drop for ever; the case is over, and says so itself.
+        // A task that does not yield would block the drop forever; the case is over, and says so
+        // itself.
         runtime.shutdown_timeout(Duration::from_secs(5));
         output
     }
@@ -63,11 +65,11 @@ impl Rt for Smol {
     }
 }
 
-/// Declares tests: for each case `name`, an `async fn name<R: Rt>(runtime: R)` beside it, the tests `name::tokio` and
-/// `name::smol`.
+/// Declares tests: for each case `name`, an `async fn name<R: Rt>(runtime: R)` beside it, the tests
+/// `name::tokio` and `name::smol`.
 ///
-/// Each holds one of two slots while it runs. `unslotted` cases hold none: they spend their time waiting, and take a
-/// [`slot`](crate::case::slot) themselves while they do not.
+/// Each holds one of two slots while it runs. `unslotted` cases hold none: they spend their time
+/// waiting, and take a [`slot`](crate::case::slot) themselves while they do not.
 #[macro_export]
 macro_rules! cases {
     ($($name:ident),+ $(,)?) => {
@@ -110,12 +112,19 @@ pub fn run_alone<R: Rt, F: Future<Output = ()>>(
 }
 
 /// Runs a case without a slot.
-pub fn run_unslotted<R: Rt, F: Future<Output = ()>>(name: &str, case: impl FnOnce(R) -> F + Send + 'static) {
+pub fn run_unslotted<R: Rt, F: Future<Output = ()>>(
+    name: &str,
+    case: impl FnOnce(R) -> F + Send + 'static,
+) {
     run_for(LIMIT, name, case);
 }
 
-/// Runs a case, on a thread of its own: then even a case that blocks is given up in the end.
-fn run_for<R: Rt, F: Future<Output = ()>>(limit: Duration, name: &str, case: impl FnOnce(R) -> F + Send + 'static) {
+/// Runs a case, on its own thread: then even a case that blocks is abandoned in the end.
+fn run_for<R: Rt, F: Future<Output = ()>>(
+    limit: Duration,
+    name: &str,
+    case: impl FnOnce(R) -> F + Send + 'static,
+) {
     log::install();
     let begun = Instant::now();
     let (sender, receiver) = channel();
@@ -138,7 +147,8 @@ fn run_for<R: Rt, F: Future<Output = ()>>(limit: Duration, name: &str, case: imp
     println!("{name} on {}: held, in {:?}", R::NAME, begun.elapsed());
 }
 
-/// One of the two rights to open sockets, among all tests of this target directory, whatever process they run in.
+/// One of the two rights to open sockets, among all tests of this target directory, whatever
+/// process they run in.
 #[derive(Debug)]
 pub struct Slot {
     // The lock goes with the file, also when the process is killed.
@@ -148,12 +158,16 @@ pub struct Slot {
 /// Waits for a slot.
 pub fn slot() -> Slot {
     let exe = std::env::current_exe().expect("this program has a path");
-    let dir = exe.parent().expect("it lies in a folder").join("pk-tests-slots");
-    fs::create_dir_all(&dir).expect("the folder of the slots can be made");
+    let dir = exe.parent().expect("it is in a directory").join("pk-tests-slots");
+    fs::create_dir_all(&dir).expect("the directory of the slots can be made");
     let begun = Instant::now();
     while begun.elapsed() < SLOT_LIMIT {
         for n in 0..SLOTS {
-            let file = File::options().create(true).truncate(false).write(true).open(dir.join(n.to_string()));
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(dir.join(n.to_string()));
             let file = file.expect("the file of a slot can be opened");
             if file.try_lock().is_ok() {
                 return Slot { _file: file };

@@ -1,6 +1,6 @@
 //! What peers present in their handshakes, good and bad.
 
-use pk_driver::{KeyPair, now};
+use pk_driver::{KeyPair, unix_now};
 use pk_proto::NodeId;
 use pk_proto::cert::{CertId, CertificateRequest};
 
@@ -24,21 +24,23 @@ impl Presented {
 
     /// A key with a certificate that expired an hour ago.
     pub fn expired(key: &KeyPair) -> Self {
-        let now = now().as_secs();
+        let now = unix_now().as_secs();
         Self::of(key, issue(key, |request| request.not_after = now - HOUR).der)
     }
 
     /// A key with a certificate that is valid in an hour.
     pub fn not_yet_valid(key: &KeyPair) -> Self {
-        let now = now().as_secs();
+        let now = unix_now().as_secs();
         Self::of(key, issue(key, |request| request.not_before = now + HOUR).der)
     }
 
-    /// A key with a certificate that is right in everything, all signatures included, but that its name is that of
-    /// `name`.
+    /// A key with a certificate that is right in everything, all signatures included, but that its
+    /// name is that of `name`.
     pub fn naming(key: &KeyPair, name: NodeId) -> Self {
         let honest = issue(key, |_| {});
-        let rename = |bytes: &[u8]| replace(bytes, key.node_id().to_string().as_bytes(), name.to_string().as_bytes());
+        let rename = |bytes: &[u8]| {
+            replace(bytes, key.node_id().to_string().as_bytes(), name.to_string().as_bytes())
+        };
         let by_subject = key.sign(&rename(&honest.first)).0;
         let second = replace(&rename(&honest.second), &honest.by_subject, &by_subject);
         let by_issuer = key.sign(&second).0;
@@ -46,7 +48,7 @@ impl Presented {
         Self::of(key, replace(&der, &honest.by_issuer, &by_issuer))
     }
 
-    /// A key with a certificate of somebody else.
+    /// A key with a certificate of another node.
     pub fn stolen(key: &KeyPair, from: &KeyPair) -> Self {
         Self { key: key.clone(), ..Self::valid(from) }
     }
@@ -86,7 +88,7 @@ struct Issued {
 
 /// Issues what is asked for; the key signs as subject and as issuer.
 fn issue(key: &KeyPair, change: impl FnOnce(&mut CertificateRequest)) -> Issued {
-    let now = now();
+    let now = unix_now();
     let mut request = CertificateRequest {
         serial: CertId::new(now.0, 0, 0),
         subject: key.node_id(),
@@ -101,7 +103,8 @@ fn issue(key: &KeyPair, change: impl FnOnce(&mut CertificateRequest)) -> Issued 
     let unsigned = request.prepare().expect("it can be asked for");
     let first = unsigned.message().to_vec();
     let by_subject = key.sign(&first).0;
-    let half_signed = unsigned.signed_by_subject(&by_subject).expect("the signature is the subject's");
+    let half_signed =
+        unsigned.signed_by_subject(&by_subject).expect("the signature is the subject's");
     let second = half_signed.message().to_vec();
     let by_issuer = key.sign(&second).0;
     let der = half_signed.signed_by_issuer(&by_issuer).expect("the signature is the issuer's");
@@ -112,7 +115,12 @@ fn issue(key: &KeyPair, change: impl FnOnce(&mut CertificateRequest)) -> Issued 
 fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut bytes = bytes.to_vec();
-    let places: Vec<_> = bytes.windows(from.len()).enumerate().filter(|(_, at)| *at == from).map(|(i, _)| i).collect();
+    let places: Vec<_> = bytes
+        .windows(from.len())
+        .enumerate()
+        .filter(|(_, at)| *at == from)
+        .map(|(i, _)| i)
+        .collect();
     assert!(!places.is_empty(), "there is nothing to replace");
     for place in places {
         bytes.get_mut(place..place + to.len()).expect("it was found there").copy_from_slice(to);
@@ -130,7 +138,7 @@ mod tests {
     #[test]
     fn a_forged_name_is_the_only_thing_that_is_wrong_with_it() {
         let (key, other) = (KeyPair::from_seed(&[1; 32]), KeyPair::from_seed(&[2; 32]));
-        let now = now().as_secs();
+        let now = unix_now().as_secs();
         assert!(verify_client(&Presented::valid(&key).chain, now).is_ok());
         assert!(verify_client(&Presented::naming(&key, key.node_id()).chain, now).is_ok());
         let forged = Presented::naming(&key, other.node_id());

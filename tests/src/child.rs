@@ -1,6 +1,7 @@
 //! Nodes in processes of their own (the program `pk-test-node`): to be killed, and to be weighed.
 //!
-//! A child prints one JSON line when it is ready, and one for each line that it is told. Dropping it kills it.
+//! A child prints one JSON line when it is ready, and one for each line that it is sent. Dropping
+//! it kills it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child as Process, ChildStdin, Command, Stdio};
@@ -53,12 +54,14 @@ impl Child {
     pub async fn line<R: Runtime>(&self, runtime: &R, what: &str) -> Value {
         let line = within(runtime, LIMIT, what, self.lines.recv()).await;
         let line = line.unwrap_or_else(|_| panic!("{what}: the child has ended"));
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{what}: the child says {line:?}: {error}"))
+        serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("{what}: the child says {line:?}: {error}"))
     }
 
     /// Tells the child something and returns its answer.
     pub async fn ask<R: Runtime>(&mut self, runtime: &R, line: &str) -> Value {
-        writeln!(self.stdin, "{line}").unwrap_or_else(|error| panic!("the child does not hear {line:?}: {error}"));
+        writeln!(self.stdin, "{line}")
+            .unwrap_or_else(|error| panic!("the child does not hear {line:?}: {error}"));
         let answer = self.line(runtime, line).await;
         assert!(answer.get("error").is_none(), "the child does not {line}: {answer}");
         answer
@@ -66,20 +69,22 @@ impl Child {
 
     /// Tells the child something and waits for nothing.
     pub fn tell(&mut self, line: &str) {
-        writeln!(self.stdin, "{line}").unwrap_or_else(|error| panic!("the child does not hear {line:?}: {error}"));
+        writeln!(self.stdin, "{line}")
+            .unwrap_or_else(|error| panic!("the child does not hear {line:?}: {error}"));
     }
 
-    /// What the child said before it ended, and nobody has heard yet.
+    /// What the child printed before it ended, and was not read yet.
     pub async fn last_words<R: Runtime>(&self, runtime: &R) -> Vec<Value> {
         let mut words = Vec::new();
-        while let Ok(line) = within(runtime, LIMIT, "the end of the child", self.lines.recv()).await {
+        while let Ok(line) = within(runtime, LIMIT, "the end of the child", self.lines.recv()).await
+        {
             // What was cut off was not said.
             words.extend(serde_json::from_str::<Value>(&line));
         }
         words
     }
 
-    /// Kills it, by SIGKILL: it does nothing any more.
+    /// Kills the process with SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill().expect("the child can be killed");
         self.process.wait().expect("a killed child ends");
@@ -96,7 +101,9 @@ impl Drop for Child {
 
 /// Who the child is and where, by its first line.
 pub fn whoami(ready: &Value) -> SeedNode {
-    let text = |name| ready.get(name).and_then(Value::as_str).unwrap_or_else(|| panic!("no {name} in {ready}"));
+    let text = |name| {
+        ready.get(name).and_then(Value::as_str).unwrap_or_else(|| panic!("no {name} in {ready}"))
+    };
     let node: NodeId = text("id").parse().expect("the child knows its id");
     SeedNode { node, address: text("addr").parse().expect("the child knows its address") }
 }

@@ -1,4 +1,5 @@
-//! A machine behind a firewall: nobody gets through to it but whom it has sent something to.
+//! A machine behind a firewall: only packets from addresses that it has sent something to get
+//! through to it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -22,7 +23,7 @@ pub struct Firewalled<R> {
 
 #[derive(Debug, Default)]
 struct Wall {
-    /// Whom something was sent to.
+    /// The addresses that something was sent to.
     open: Mutex<BTreeSet<SocketAddr>>,
     shut: AtomicBool,
     stopped: AtomicU64,
@@ -34,7 +35,8 @@ impl<R> Firewalled<R> {
         Self { inner, wall: Arc::default() }
     }
 
-    /// From now on nobody gets through but who does by now, whoever something is sent to.
+    /// From now on the set of addresses that get through is fixed, whatever addresses something is
+    /// sent to.
     pub fn shut(&self) {
         self.wall.shut.store(true, Ordering::SeqCst);
     }
@@ -106,9 +108,13 @@ impl AsyncUdpSocket for FirewalledSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         // One at a time: then what is stopped leaves no gap.
-        let (Some(bufs), Some(meta)) = (bufs.get_mut(..1), meta.get_mut(..1)) else { return Poll::Ready(Ok(0)) };
+        let (Some(bufs), Some(meta)) = (bufs.get_mut(..1), meta.get_mut(..1)) else {
+            return Poll::Ready(Ok(0));
+        };
         loop {
-            let Poll::Ready(received) = self.inner.poll_recv(cx, bufs, meta)? else { return Poll::Pending };
+            let Poll::Ready(received) = self.inner.poll_recv(cx, bufs, meta)? else {
+                return Poll::Pending;
+            };
             let open = self.wall.open.lock().unwrap_or_else(PoisonError::into_inner);
             if meta.iter().take(received).all(|meta| open.contains(&meta.addr)) {
                 return Poll::Ready(Ok(received));

@@ -1,9 +1,14 @@
 //! The harness of the end-to-end tests: real nodes over real sockets on loopback.
 //!
-//! Every case is written once, generic over the runtime, and instantiated for each of them by [`cases!`]; its name and its
-//! output say which one ran. Waits are bounded and name what they waited for; nothing depends on how fast the machine is
-//! beyond generous deadlines.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Every case is written once, generic over the runtime, and instantiated for each of them by
+//! [`cases!`]; its name and its output say which one ran. Waits are bounded and name what they
+//! waited for; nothing depends on how fast the machine is beyond generous deadlines.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot continue has failed"
+)]
 
 pub mod case;
 pub mod certs;

@@ -35,6 +35,8 @@ impl<R: Runtime> Runtime for Named<R> {
 
     fn resolve(&self, host: String, _: u16) -> BoxFuture<io::Result<Vec<SocketAddr>>> {
         let addrs = self.names.get(&host).cloned();
-        Box::pin(async move { addrs.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such name")) })
+        Box::pin(async move {
+            addrs.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such name"))
+        })
     }
 }

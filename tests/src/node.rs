@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pk_driver::{KeyPair, Node, NodeConfig, Runtime};
 use pk_proto::{
-    ConnectionInfo, ContactMode, FindNode, NodeAddress, NodeContactAddressData, NodeId, Options, Scopes, SeedNode,
-    Synced, UnixMillis,
+    ConnectionInfo, ContactMode, FindNodeOptions, NodeAddress, NodeContactAddressData, NodeId,
+    RequestOptions, Scopes, SeedNode, Synced, UnixMillis,
 };
 use smol::future::try_zip;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,7 +32,11 @@ pub async fn start<R: Runtime>(runtime: &R, seed: u8) -> Node<R> {
 }
 
 /// Starts a node with other settings.
-pub async fn start_with<R: Runtime>(runtime: &R, seed: u8, change: impl FnOnce(&mut NodeConfig)) -> Node<R> {
+pub async fn start_with<R: Runtime>(
+    runtime: &R,
+    seed: u8,
+    change: impl FnOnce(&mut NodeConfig),
+) -> Node<R> {
     let mut config = config(seed);
     change(&mut config);
     let node = soon(runtime, "start of a node", Node::start_on(runtime.clone(), config)).await;
@@ -56,17 +60,19 @@ pub fn seed<R>(node: &Node<R>) -> SeedNode {
 
 /// Joins the network of a seed.
 ///
-/// Whoever has gone costs it a second of this, and not the fifteen of the default.
+/// A node that has stopped costs it a second of this, and not the fifteen of the default.
 pub async fn join<R: Runtime>(runtime: &R, node: &Node<R>, seed: SeedNode) -> Synced {
-    let options = Options { deadline: None, connect_timeout: Some(Duration::from_secs(1)) };
+    let options = RequestOptions { deadline: None, connect_timeout: Some(Duration::from_secs(1)) };
     let joined = soon(runtime, "join", node.sync_node_graph(vec![seed], true, options)).await;
     joined.unwrap_or_else(|error| panic!("a node does not join: {error}"))
 }
 
 /// Connects one node to another.
 pub async fn connect<R: Runtime>(runtime: &R, from: &Node<R>, to: &Node<R>) -> ConnectionInfo {
-    let connected = from.connect(to.own_id(), address(to), Options::default());
-    soon(runtime, "connect", connected).await.unwrap_or_else(|error| panic!("a node does not connect: {error}"))
+    let connected = from.connect(to.own_id(), address(to), RequestOptions::default());
+    soon(runtime, "connect", connected)
+        .await
+        .unwrap_or_else(|error| panic!("a node does not connect: {error}"))
 }
 
 /// The connections with a node.
@@ -84,18 +90,22 @@ pub async fn shutdown<R: Runtime>(runtime: &R, nodes: &[&Node<R>]) {
 }
 
 /// Options with a deadline for the request and for each dial.
-pub fn options(deadline: Duration, connect_timeout: Duration) -> Options {
-    Options { deadline: Some(deadline), connect_timeout: Some(connect_timeout) }
+pub fn options(deadline: Duration, connect_timeout: Duration) -> RequestOptions {
+    RequestOptions { deadline: Some(deadline), connect_timeout: Some(connect_timeout) }
 }
 
 /// A search with these options.
-pub fn find(options: Options) -> FindNode {
-    FindNode { options, ..FindNode::default() }
+pub fn find(options: RequestOptions) -> FindNodeOptions {
+    FindNodeOptions { options, ..FindNodeOptions::default() }
 }
 
-/// What an embedder says of an address that it heard of.
+/// What an embedder reports of an address that it has learnt.
 pub fn heard_of() -> NodeContactAddressData {
-    NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(0), scopes: Scopes::GLOBAL }
+    NodeContactAddressData {
+        mode: ContactMode::Direct,
+        connected_time: UnixMillis(0),
+        scopes: Scopes::GLOBAL,
+    }
 }
 
 /// Sends back whatever comes on streams of this protocol, as long as the node runs.
@@ -118,12 +128,22 @@ pub async fn echo<R: Runtime>(runtime: &R, node: &Node<R>, protocol: &str) {
 }
 
 /// Sends this many bytes to the [`echo`] of a node and gets as many back, both at once.
-pub async fn exchange<R: Runtime>(runtime: &R, node: &Node<R>, peer: NodeId, protocol: &str, len: usize) {
-    let stream = soon(runtime, "open a stream", node.open_stream(peer, protocol, Options::default())).await;
+pub async fn exchange<R: Runtime>(
+    runtime: &R,
+    node: &Node<R>,
+    peer: NodeId,
+    protocol: &str,
+    len: usize,
+) {
+    let stream =
+        soon(runtime, "open a stream", node.open_stream(peer, protocol, RequestOptions::default()))
+            .await;
     let stream = stream.unwrap_or_else(|error| panic!("no stream: {error}"));
     assert_eq!((stream.node(), stream.protocol()), (peer, protocol));
-    // Multiplicative hashing: every byte differs from its neighbours, so that a misplaced one shows.
-    let sent: Vec<u8> = (0..len).map(|i| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    // Multiplicative hashing: every byte differs from its neighbours, so that a misplaced one
+    // shows.
+    let sent: Vec<u8> =
+        (0..len).map(|i| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
     let (mut recv, mut send) = smol::io::split(stream);
     let write = async {
         send.write_all(&sent).await?;
@@ -131,6 +151,8 @@ pub async fn exchange<R: Runtime>(runtime: &R, node: &Node<R>, peer: NodeId, pro
     };
     let mut received = Vec::new();
     let both = try_zip(write, recv.read_to_end(&mut received));
-    within(runtime, Duration::from_secs(40), "echo", both).await.unwrap_or_else(|error| panic!("no echo: {error}"));
+    within(runtime, Duration::from_secs(40), "echo", both)
+        .await
+        .unwrap_or_else(|error| panic!("no echo: {error}"));
     assert!(sent == received, "the echo of {len} bytes has {} bytes, or others", received.len());
 }

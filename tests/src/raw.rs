@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pk_driver::Runtime;
-use pk_proto::io::Dialect;
+use pk_proto::Dialect;
 use pk_proto::native::{Hello, Message, V1, encode};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, RecvStream, SendStream, TransportConfig};
+use quinn::{
+    Connection, ConnectionError, Endpoint, EndpointConfig, RecvStream, SendStream, TransportConfig,
+};
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::{default_provider, sign::any_eddsa_type};
@@ -23,7 +25,8 @@ use crate::certs::Presented;
 use crate::socket::{Deaf, loopback};
 
 /// What comes before a 32-byte seed in PKCS#8.
-const PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 /// The ALPN that our nodes speak.
 pub const NATIVE: &[u8] = Dialect::Native.alpn();
@@ -35,8 +38,12 @@ pub fn transport() -> TransportConfig {
     transport
 }
 
-/// A dialler that accepts any server. `presented`: what it shows of itself, if anything.
-pub fn client(presented: Option<&Presented>, alpn: &[&[u8]], transport: TransportConfig) -> quinn::ClientConfig {
+/// A dialer that accepts any server. `presented`: what it shows of itself, if anything.
+pub fn client(
+    presented: Option<&Presented>,
+    alpn: &[&[u8]],
+    transport: TransportConfig,
+) -> quinn::ClientConfig {
     let builder = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring has TLS 1.3")
@@ -47,17 +54,19 @@ pub fn client(presented: Option<&Presented>, alpn: &[&[u8]], transport: Transpor
         None => builder.with_no_client_auth(),
     };
     tls.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("TLS 1.3 it is")));
+    let mut config =
+        quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("TLS 1.3 it is")));
     config.transport_config(Arc::new(transport));
     config
 }
 
-/// A dialler with a valid certificate.
+/// A dialer with a valid certificate.
 pub fn valid_client(presented: &Presented) -> quinn::ClientConfig {
     client(Some(presented), &[NATIVE], transport())
 }
 
-/// An acceptor. `refuse`: whether it refuses every certificate, after the dialler believes that the handshake is done.
+/// An acceptor. `refuse`: whether it refuses every certificate, after the dialer believes that the
+/// handshake is done.
 pub fn server(presented: &Presented, alpn: &[&[u8]], refuse: bool) -> quinn::ServerConfig {
     let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -65,8 +74,9 @@ pub fn server(presented: &Presented, alpn: &[&[u8]], refuse: bool) -> quinn::Ser
         .with_client_cert_verifier(Arc::new(Anybody { refuse }))
         .with_cert_resolver(Arc::new(Resolver::new(presented)));
     tls.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    let mut config =
-        quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).expect("TLS 1.3 it is")));
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(
+        QuicServerConfig::try_from(tls).expect("TLS 1.3 it is"),
+    ));
     config.transport_config(Arc::new(transport()));
     config
 }
@@ -74,7 +84,8 @@ pub fn server(presented: &Presented, alpn: &[&[u8]], refuse: bool) -> quinn::Ser
 /// An endpoint on a free port of 127.0.0.1.
 pub fn endpoint<R: Runtime>(runtime: &R, server: Option<quinn::ServerConfig>) -> Endpoint {
     let socket = std::net::UdpSocket::bind(loopback()).expect("there is a free port");
-    Endpoint::new(EndpointConfig::default(), server, socket, runtime.quinn()).expect("the socket is good")
+    Endpoint::new(EndpointConfig::default(), server, socket, runtime.quinn())
+        .expect("the socket is good")
 }
 
 /// An endpoint that never hears an answer, on a free port of this address.
@@ -82,7 +93,8 @@ pub fn deaf_endpoint<R: Runtime>(runtime: &R, from: std::net::IpAddr) -> Endpoin
     let socket = std::net::UdpSocket::bind((from, 0)).expect("there is a free port");
     let quinn = runtime.quinn();
     let socket = Arc::new(Deaf(quinn.wrap_udp_socket(socket).expect("the socket is good")));
-    Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, quinn).expect("the socket is good")
+    Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, quinn)
+        .expect("the socket is good")
 }
 
 /// A handshake with a node.
@@ -95,7 +107,7 @@ pub async fn dial(
     config: quinn::ClientConfig,
     addr: SocketAddr,
 ) -> Result<Connection, ConnectionError> {
-    endpoint.connect_with(config, addr, "polykey").expect("the address can be dialled").await
+    endpoint.connect_with(config, addr, "polykey").expect("the address can be dialed").await
 }
 
 /// A frame with our Hello.
@@ -109,7 +121,7 @@ pub fn frame(message: V1) -> Bytes {
     encode(&Message::V1(message)).expect("the message is one of the protocol")
 }
 
-/// Says Hello as a dialler does, and waits for the answer. The control stream has to be kept.
+/// Says Hello as a dialer does, and waits for the answer. The control stream has to be kept.
 ///
 /// # Errors
 ///
@@ -171,7 +183,7 @@ impl ResolvesClientCert for Resolver {
     }
 }
 
-/// Takes everybody for whom they say they are, or nobody.
+/// Accepts every certificate, or none.
 #[derive(Debug)]
 struct Anybody {
     refuse: bool,

@@ -15,7 +15,7 @@ pub fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }
 
-/// A port that nobody uses just now, for the local network of one case.
+/// A port that is not in use now, for the local network of one case.
 pub fn private_port() -> u16 {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("there is a free port");
     socket.local_addr().expect("a bound socket has an address").port()
@@ -42,7 +42,7 @@ impl BlackHole {
     }
 }
 
-/// A socket that sends and hears nothing: whoever uses it never gets beyond its first packet.
+/// A socket that sends and receives nothing: a dial through it never gets beyond its first packet.
 #[derive(Debug)]
 pub struct Deaf(pub Arc<dyn AsyncUdpSocket>);
 

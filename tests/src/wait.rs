@@ -12,7 +12,7 @@ use smol::future::or;
 /// For what takes milliseconds on a quiet machine.
 pub const SOON: Duration = Duration::from_secs(15);
 
-/// Between two looks at something that nobody announces.
+/// Between two reads of a state for which there is no event.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Waits this long.
@@ -23,7 +23,11 @@ pub async fn sleep<R: Runtime>(runtime: &R, duration: Duration) {
 }
 
 /// The output of a future, or `None` if it is not there in time.
-pub async fn try_within<R: Runtime, T>(runtime: &R, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+pub async fn try_within<R: Runtime, T>(
+    runtime: &R,
+    limit: Duration,
+    future: impl Future<Output = T>,
+) -> Option<T> {
     let late = async {
         sleep(runtime, limit).await;
         None
@@ -36,7 +40,12 @@ pub async fn try_within<R: Runtime, T>(runtime: &R, limit: Duration, future: imp
 /// # Panics
 ///
 /// It is not there in time.
-pub async fn within<R: Runtime, T>(runtime: &R, limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
+pub async fn within<R: Runtime, T>(
+    runtime: &R,
+    limit: Duration,
+    what: &str,
+    future: impl Future<Output = T>,
+) -> T {
     match try_within(runtime, limit, future).await {
         Some(output) => output,
         None => panic!("{what}: not within {limit:?}"),
@@ -114,7 +123,8 @@ impl<T> Spawned<T> {
 
 /// The outputs of futures that run side by side, on this task.
 pub async fn all<T, F: Future<Output = T>>(futures: impl IntoIterator<Item = F>) -> Vec<T> {
-    let mut running: Vec<(Pin<Box<F>>, Option<T>)> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
+    let mut running: Vec<(Pin<Box<F>>, Option<T>)> =
+        futures.into_iter().map(|f| (Box::pin(f), None)).collect();
     poll_fn(|cx| {
         let mut done = true;
         for (future, output) in &mut running {

@@ -184,7 +184,10 @@ impl AsyncUdpSocket for WatchedSocket {
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         self.inner.try_send(transmit)?;
-        self.held.watch.sent.fetch_add(transmit.contents.len().div_ceil(segment) as u64, Ordering::SeqCst);
+        self.held
+            .watch
+            .sent
+            .fetch_add(transmit.contents.len().div_ceil(segment) as u64, Ordering::SeqCst);
         Ok(())
     }
 
@@ -196,7 +199,11 @@ impl AsyncUdpSocket for WatchedSocket {
     ) -> Poll<io::Result<usize>> {
         let poll = self.inner.poll_recv(cx, bufs, meta);
         if let Poll::Ready(Ok(count)) = &poll {
-            let datagrams = meta.iter().take(*count).map(|meta| meta.len.div_ceil(meta.stride.max(1)) as u64).sum();
+            let datagrams = meta
+                .iter()
+                .take(*count)
+                .map(|meta| meta.len.div_ceil(meta.stride.max(1)) as u64)
+                .sum();
             self.held.watch.received.fetch_add(datagrams, Ordering::SeqCst);
         }
         poll

@@ -1,4 +1,5 @@
-//! See Cargo.toml. No product code: the `unsafe` that an allocator needs stands here so that it stands nowhere else.
+//! See Cargo.toml. Not part of the product: the `unsafe` code that an allocator needs is here, and
+//! nowhere else.
 #![no_std]
 
 extern crate alloc;

@@ -1,22 +1,22 @@
-//! The steps of the demo about the life of a node: how it is reached through others, and that it stays itself.
+//! Steps of the demo about the life of a node: signalling, mDNS, restart, renewal.
 
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use pk_driver::{KeyStore, MdnsInterfaces, NodeConfig, Runtime};
-use pk_proto::{ContactMode, FindNode, Options, Scopes, Strategies};
+use pk_proto::{ContactMode, FindNodeOptions, RequestOptions, Scopes, Strategies};
 use serde_json::json;
 
 use super::claims::whole;
 use super::network::{Network, until};
 use super::report::{Outcome, Progress};
 use crate::error::{CliError, Result};
-use crate::words::{count, human, ms};
+use crate::output::format::{count, human, ms};
 
-/// A busy machine may be late.
+/// Generous, because a busy machine may be late.
 const MDNS_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Two newcomers that only share a relay, the first node, connect through it.
+/// Two new nodes that share only a relay, the first node, connect through it.
 pub(super) async fn signal<R: Runtime + Unpin>(
     network: &mut Network<R>,
     runtime: &R,
@@ -25,22 +25,27 @@ pub(super) async fn signal<R: Runtime + Unpin>(
     let relay = network.seed()?;
     let (a, b) = (network.guest(runtime, |_| {}).await?, network.guest(runtime, |_| {}).await?);
     for node in [&a, &b] {
-        node.connect(relay.node, relay.address.clone(), Options::default()).await?;
+        node.connect(relay.node, relay.address.clone(), RequestOptions::default()).await?;
     }
-    // No other way than this one.
+    // Allow only this strategy.
     let strategies = Strategies { direct: false, signal: true, mdns: false };
-    let find = FindNode { strategies: Some(strategies), ..FindNode::default() };
+    let find = FindNodeOptions { strategies: Some(strategies), ..FindNodeOptions::default() };
     let outcome = a.find_node(b.own_id(), find).await?;
     match &outcome.found {
         Some((_, data)) if data.mode == ContactMode::Signal => {}
-        _ => return Err(CliError::new("Signal", format!("the two did not connect through the relay: {outcome:?}"))),
+        _ => {
+            return Err(CliError::new(
+                "Signal",
+                format!("the two nodes did not connect through the relay: {outcome:?}"),
+            ));
+        }
     }
-    let rtt = b.ping_node(a.own_id(), Options::default()).await?.rtt;
+    let rtt = b.ping_node(a.own_id(), RequestOptions::default()).await?.rtt;
     progress.tick();
     let took = outcome.stats.elapsed;
     Ok(Outcome {
         summary: format!(
-            "two newcomers that share only a relay connected through it in {}: round trip {}",
+            "two new nodes that share only a relay connected through it in {}: round trip {}",
             human(took),
             human(rtt)
         ),
@@ -48,7 +53,8 @@ pub(super) async fn signal<R: Runtime + Unpin>(
     })
 }
 
-/// Two newcomers that know nobody find each other on the local network, on a port that no one else uses.
+/// Two new nodes without contacts find each other on the local network, on a port that nothing else
+/// uses.
 pub(super) async fn mdns<R: Runtime + Unpin>(
     network: &mut Network<R>,
     runtime: &R,
@@ -62,20 +68,28 @@ pub(super) async fn mdns<R: Runtime + Unpin>(
         config.driver.mdns.interfaces = MdnsInterfaces::Loopback;
     };
     let (a, b) = (network.guest(runtime, local).await?, network.guest(runtime, local).await?);
-    let outcome = a.find_node(b.own_id(), FindNode::default()).await?;
+    let outcome = a.find_node(b.own_id(), FindNodeOptions::default()).await?;
     match &outcome.found {
         Some((_, data)) if data.scopes == Scopes::LOCAL => {}
-        _ => return Err(CliError::new("Mdns", format!("nobody was found on the local network: {outcome:?}"))),
+        _ => {
+            return Err(CliError::new(
+                "Mdns",
+                format!("no node was found on the local network: {outcome:?}"),
+            ));
+        }
     }
     progress.tick();
     let took = outcome.stats.elapsed;
     Ok(Outcome {
-        summary: format!("two newcomers that know nobody met on the local network in {}", human(took)),
+        summary: format!(
+            "two new nodes without contacts found each other on the local network in {}",
+            human(took)
+        ),
         figures: json!({ "scope": "local", "findMs": ms(took) }),
     })
 }
 
-/// The node that has a folder stops, starts again from it, and finds the others without a seed.
+/// The node with a directory stops, starts again from it, and finds the others without a seed node.
 pub(super) async fn restart<R: Runtime + Unpin>(
     network: &mut Network<R>,
     runtime: &R,
@@ -88,27 +102,28 @@ pub(super) async fn restart<R: Runtime + Unpin>(
     let node = network.reopen(runtime).await?;
     let started = begun.elapsed();
     if node.own_id() != id {
-        return Err(CliError::new("Restart", format!("{id} came back as {}", node.own_id())));
+        return Err(CliError::new("Restart", format!("{id} has restarted as {}", node.own_id())));
     }
     let known = node.metrics().await?.nodes;
     if known == 0 {
-        return Err(CliError::new("Restart", format!("{id} has forgotten everybody")));
+        return Err(CliError::new("Restart", format!("{id} has lost its node graph")));
     }
     if node.chain_head().await? != head {
-        return Err(CliError::new("Restart", format!("{id} has another chain than before")));
+        return Err(CliError::new("Restart", format!("the chain of {id} has changed")));
     }
     let target = network.other()?;
-    let outcome = node.find_node(target.own_id(), FindNode::default()).await?;
+    let outcome = node.find_node(target.own_id(), FindNodeOptions::default()).await?;
     if outcome.found.is_none() {
-        let message = format!("{id} did not find {} after its restart: {outcome:?}", target.own_id());
+        let message =
+            format!("{id} did not find {} after its restart: {outcome:?}", target.own_id());
         return Err(CliError::new("NotFound", message));
     }
     let found = begun.elapsed();
-    target.ping_node(id, Options::default()).await?;
+    target.ping_node(id, RequestOptions::default()).await?;
     progress.tick();
     Ok(Outcome {
         summary: format!(
-            "a node was up again from its folder in {}, knew {}, had found one without a seed after {}",
+            "a node restarted from its directory in {}, knew {}, and found one without a seed node in {}",
             human(started),
             count(known, "other"),
             human(found)
@@ -117,7 +132,8 @@ pub(super) async fn restart<R: Runtime + Unpin>(
     })
 }
 
-/// The node that has a folder becomes another key. It is reached by its old id, and whoever reaches it learns the new one.
+/// The node with a directory renews its key. It is reached under its former id, and its peers learn
+/// the new one.
 pub(super) async fn renew<R: Runtime + Unpin>(
     network: &mut Network<R>,
     runtime: &R,
@@ -125,30 +141,42 @@ pub(super) async fn renew<R: Runtime + Unpin>(
 ) -> Result<Outcome> {
     let node = network.resident()?;
     let friend = network.other()?;
-    friend.ping_node(node.own_id(), Options::default()).await?;
+    friend.ping_node(node.own_id(), RequestOptions::default()).await?;
     let begun = Instant::now();
     let renewed = node.renew().await?;
     let took = begun.elapsed();
     let (old, new) = (renewed.old, renewed.new);
     let key = KeyStore::new(network.folder()).load_key()?.map(|key| key.node_id());
     if old == new || node.own_id() != new || key != Some(new) {
-        return Err(CliError::new("Renew", format!("{old} is {} now, and its key that of {key:?}", node.own_id())));
+        return Err(CliError::new(
+            "Renew",
+            format!("{old} became {}, but its key is that of {key:?}", node.own_id()),
+        ));
     }
-    // Over a new connection, which is made by the old id.
+    // Forces a new connection, which is dialed under the former id.
     friend.disconnect(old).await?;
     friend.disconnect(new).await?;
-    let rtt = friend.ping_node(old, Options::default()).await?.rtt;
-    until(runtime, "a node that reached another one by its old id does not learn the new one", async || {
-        // Not by its graph: the bucket of the new id may be full, where the new one waits for room.
-        let by_new = friend.connections().await?.iter().any(|connection| connection.node == new);
-        Ok((by_new && friend.contact(old).await?.is_none()).then_some(()))
-    })
+    let rtt = friend.ping_node(old, RequestOptions::default()).await?.rtt;
+    until(
+        runtime,
+        "a node that reached another one under its former id did not learn the new id",
+        async || {
+            // Not by its node graph: the bucket of the new id may be full, so that the new id is
+            // pending.
+            let by_new =
+                friend.connections().await?.iter().any(|connection| connection.node == new);
+            Ok((by_new && friend.contact(old).await?.is_none()).then_some(()))
+        },
+    )
     .await?;
-    // The claims are those of the old key, and the certificates say whose that was.
+    // The claims are signed by the old key; the certificates prove its owner.
     let claims = whole(&friend, new).await?.len();
-    let outcome = network.first()?.find_node(new, FindNode::default()).await?;
+    let outcome = network.first()?.find_node(new, FindNodeOptions::default()).await?;
     if outcome.found.is_none() {
-        return Err(CliError::new("NotFound", format!("{new} was not found by its new id: {outcome:?}")));
+        return Err(CliError::new(
+            "NotFound",
+            format!("{new} was not found under its new id: {outcome:?}"),
+        ));
     }
     let mut learnt = 0;
     for other in &network.nodes {
@@ -158,7 +186,8 @@ pub(super) async fn renew<R: Runtime + Unpin>(
     progress.tick();
     Ok(Outcome {
         summary: format!(
-            "a node took a new key in {}; reached by its old id, round trip {}; its {} hold; {} by the new one",
+            "a node renewed its key in {}; reached under its former id, round trip {}; its {} \
+                are valid; {} by the new one",
             human(took),
             human(rtt),
             count(claims as u64, "claim"),

@@ -2,9 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -16,43 +15,56 @@ use serde_json::json;
 
 use super::report::{Outcome, Progress};
 use crate::error::{CliError, Result};
-use crate::runtime::{sleep, timeout};
-use crate::words::count;
-use crate::{echo, keys, node};
+use crate::node;
+use crate::node::echo;
+use crate::node::keys;
+use crate::output::format::count;
+use crate::process::leftovers::TemporaryDir;
+use crate::process::runtime::{sleep, timeout};
 
-/// Nodes that start at a time.
+/// Nodes that start concurrently.
 const CONCURRENCY: usize = 16;
 
-pub(super) const DISAGREE: &str = "nodes do not agree on who is connected with whom";
+pub(super) const DISAGREE: &str = "nodes do not agree on their connections";
 
-/// The news of a connection's end need a fraction of it.
+/// Much longer than the end of a connection takes to reach the peer.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// All of them; the first is the seed node of the others, the last one has a folder.
+/// All nodes. The first is the seed node of the others; the last has a directory.
 pub(super) struct Network<R> {
     pub(super) nodes: Vec<Node<R>>,
-    /// Newcomers of single steps.
+    /// Additional nodes of single steps.
     guests: Vec<Node<R>>,
-    folder: Folder,
+    folder: TemporaryDir,
     acceptors: Vec<StreamAcceptor>,
 }
 
 impl<R: Runtime + Unpin> Network<R> {
-    /// Without any node yet.
+    /// Creates a network without nodes.
     ///
     /// # Errors
     ///
-    /// There is no room for a folder.
+    /// The temporary directory cannot be created.
     pub(super) fn new() -> Result<Self> {
-        Ok(Self { nodes: Vec::new(), guests: Vec::new(), folder: Folder::new()?, acceptors: Vec::new() })
+        Ok(Self {
+            nodes: Vec::new(),
+            guests: Vec::new(),
+            folder: TemporaryDir::new("pk-demo")?,
+            acceptors: Vec::new(),
+        })
     }
 
-    /// Step 1: every node has a key of its own, listens, and echoes streams.
-    pub(super) async fn start(&mut self, nodes: usize, runtime: &R, progress: &Progress) -> Result<Outcome> {
+    /// Step 1: starts all nodes. Each has its own key, listens, and echoes streams.
+    pub(super) async fn start(
+        &mut self,
+        nodes: usize,
+        runtime: &R,
+        progress: &Progress,
+    ) -> Result<Outcome> {
         let start = async |number| {
             let config = match number {
-                // What is not there is made.
-                last if last + 1 == nodes => NodeConfig::open(&self.folder.0)?,
+                // `open` creates what is missing.
+                last if last + 1 == nodes => NodeConfig::open(self.folder.path())?,
                 _ => node::ephemeral(keys::ephemeral(None)?)?,
             };
             let node = start(config, runtime).await?;
@@ -60,17 +72,25 @@ impl<R: Runtime + Unpin> Network<R> {
             progress.tick();
             Ok::<_, CliError>((node, acceptor))
         };
-        let started: Vec<_> = stream::iter(0..nodes).map(start).buffered(CONCURRENCY).try_collect().await?;
+        let started: Vec<_> =
+            stream::iter(0..nodes).map(start).buffered(CONCURRENCY).try_collect().await?;
         (self.nodes, self.acceptors) = started.into_iter().unzip();
-        Ok(Outcome { summary: format!("{} listen", count(nodes as u64, "node")), figures: json!({}) })
+        Ok(Outcome {
+            summary: format!("{} listening", count(nodes as u64, "node")),
+            figures: json!({}),
+        })
     }
 
-    /// Starts a newcomer that knows nobody.
-    pub(super) async fn guest(&mut self, runtime: &R, change: impl FnOnce(&mut NodeConfig)) -> Result<Node<R>> {
+    /// Starts an additional node without contacts.
+    pub(super) async fn guest(
+        &mut self,
+        runtime: &R,
+        change: impl FnOnce(&mut NodeConfig),
+    ) -> Result<Node<R>> {
         self.guest_of(runtime, keys::ephemeral(None)?, change).await
     }
 
-    /// As [`guest`](Self::guest), with a key that others have as well.
+    /// Like [`guest`](Self::guest), with a given key.
     pub(super) async fn guest_of(
         &mut self,
         runtime: &R,
@@ -84,53 +104,58 @@ impl<R: Runtime + Unpin> Network<R> {
         Ok(node)
     }
 
-    /// Every node and newcomer.
+    /// Returns all nodes, including additional ones.
     pub(super) fn all(&self) -> impl Iterator<Item = &Node<R>> {
         self.nodes.iter().chain(&self.guests)
     }
 
-    /// The first node.
+    /// Returns the first node.
     ///
     /// # Errors
     ///
-    /// There is none.
+    /// There is no node.
     pub(super) fn first(&self) -> Result<&Node<R>> {
         self.nodes.first().ok_or_else(|| CliError::new("Start", "no node listens"))
     }
 
-    /// The node that has a folder.
+    /// Returns the node with a directory.
     ///
     /// # Errors
     ///
-    /// There is none.
+    /// There is no node.
     pub(super) fn resident(&self) -> Result<Node<R>> {
         self.nodes.last().cloned().ok_or_else(|| CliError::new("Start", "no node listens"))
     }
 
-    /// Its folder.
+    /// Returns its directory.
     pub(super) fn folder(&self) -> &Path {
-        &self.folder.0
+        self.folder.path()
     }
 
-    /// Starts it again, after its end.
+    /// Starts it again after it has shut down.
     pub(super) async fn reopen(&mut self, runtime: &R) -> Result<Node<R>> {
-        let node = start(NodeConfig::open(&self.folder.0)?, runtime).await?;
+        let node = start(NodeConfig::open(self.folder.path())?, runtime).await?;
         if let Some(last) = self.nodes.last_mut() {
             *last = node.clone();
         }
         Ok(node)
     }
 
-    /// One of the others: not the seed, if there is any other.
+    /// Returns a node other than the seed node, if there is one.
     ///
     /// # Errors
     ///
-    /// There is none.
+    /// There is no node.
     pub(super) fn other(&self) -> Result<Node<R>> {
-        self.nodes.iter().rev().nth(1).cloned().ok_or_else(|| CliError::new("Start", "there is only one node"))
+        self.nodes
+            .iter()
+            .rev()
+            .nth(1)
+            .cloned()
+            .ok_or_else(|| CliError::new("Start", "there is only one node"))
     }
 
-    /// Echoes whatever is streamed to any node, until all have shut down.
+    /// Echoes the streams of all nodes, until all have shut down.
     pub(super) fn serve_echoes(&mut self) -> impl Future<Output = ()> + use<R> {
         let echoes = join_all(std::mem::take(&mut self.acceptors).into_iter().map(echo::serve));
         async {
@@ -138,23 +163,24 @@ impl<R: Runtime + Unpin> Network<R> {
         }
     }
 
-    /// Where the others join.
+    /// Returns the seed node of the others.
     ///
     /// # Errors
     ///
-    /// There is no node that listens.
+    /// No node listens.
     pub(super) fn seed(&self) -> Result<SeedNode> {
         let node = self.first()?;
         Ok(SeedNode { node: node.own_id(), address: address(node)? })
     }
 
-    /// Waits until both ends agree on every connection that there is now, and returns how many are agreed on then. A search
-    /// that ends leaves dials behind, which the other end may take for connections until it hears of their end. Nodes go on
-    /// connecting meanwhile, as the refreshes after a join do: what is new is not waited for.
+    /// Waits until both ends agree on every connection that exists now, and returns the number of
+    /// these connections. A search that ends leaves dials behind, which the other end may regard as
+    /// connections until their end arrives. Nodes continue to connect meanwhile, for example for
+    /// the refreshes after a join; new connections are not waited for.
     ///
     /// # Errors
     ///
-    /// They do not agree in time.
+    /// The ends do not agree in time.
     pub(super) async fn settle(&self, runtime: &R) -> Result<usize> {
         let look = async || {
             let ends = try_join_all(self.nodes.iter().map(Node::connections)).await?;
@@ -163,17 +189,18 @@ impl<R: Runtime + Unpin> Network<R> {
                 *counts.entry(end.shared_id).or_default() += 1;
             }
             let agreed = counts.values().filter(|ends| **ends == 2).count();
-            let open: BTreeSet<_> = counts.into_iter().filter(|(_, ends)| *ends != 2).map(|(id, _)| id).collect();
+            let open: BTreeSet<_> =
+                counts.into_iter().filter(|(_, ends)| *ends != 2).map(|(id, _)| id).collect();
             Ok((open, agreed))
         };
         all_settled(runtime, look).await
     }
 
-    /// Waits until the other ends agree on every connection that one node has now.
+    /// Waits until the other ends agree on every connection that a node has now.
     ///
     /// # Errors
     ///
-    /// They do not agree in time.
+    /// The ends do not agree in time.
     pub(super) async fn settle_one(&self, node: &Node<R>, runtime: &R) -> Result<()> {
         let look = async || {
             let mut mine: BTreeSet<_> = BTreeSet::new();
@@ -191,61 +218,42 @@ impl<R: Runtime + Unpin> Network<R> {
         all_settled(runtime, look).await
     }
 
-    /// A random partner for every node: each is the partner of exactly one other, and two nodes are never each other's,
-    /// unless there are only two (Sattolo: a random cycle through all of them).
+    /// Returns a random partner for every node: each is the partner of exactly one other node, and
+    /// no two nodes are each other's partner unless there are only two (Sattolo's algorithm: a
+    /// random cycle through all nodes).
     ///
     /// # Errors
     ///
-    /// The operating system has no randomness to give.
+    /// Reading system randomness fails.
     pub(super) fn pairs(&self) -> Result<Vec<(&Node<R>, &Node<R>)>> {
         let mut cycle: Vec<&Node<R>> = self.nodes.iter().collect();
         for i in (1..cycle.len()).rev() {
-            let random = getrandom::u64().map_err(|error| CliError::new("Random", error.to_string()))?;
+            let random =
+                getrandom::u64().map_err(|error| CliError::new("Random", error.to_string()))?;
             cycle.swap(i, usize::try_from(random % i as u64).unwrap_or(0));
         }
         Ok(self.nodes.iter().zip(cycle).collect())
     }
 }
 
-/// Where a node listens.
+/// Returns the address that a node listens on.
 ///
 /// # Errors
 ///
-/// Nowhere.
+/// The node does not listen.
 pub(super) fn address<R: Runtime>(node: &Node<R>) -> Result<NodeAddress> {
     let addr = node.local_addrs().first().copied();
     addr.map(NodeAddress::from_socket).ok_or_else(|| CliError::new("Start", "no node listens"))
 }
 
-/// Starts a node on loopback, which signs claims for whom it is told to allow it.
+/// Starts a node on loopback with the claim policy allow-list.
 async fn start<R: Runtime>(mut config: NodeConfig, runtime: &R) -> Result<Node<R>> {
     config.core.claim_policy = ClaimPolicy::AllowList;
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Ok(Node::start_on(runtime.clone(), config).await?)
 }
 
-/// A folder for as long as this lives.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Self> {
-        let random = getrandom::u64().map_err(|error| CliError::new("Random", error.to_string()))?;
-        let path = std::env::temp_dir().join(format!("pk-demo-{random:016x}"));
-        // Not there yet, and then ours alone: whoever guesses the name gets nothing but an error here.
-        fs::create_dir(&path).map_err(|error| CliError::new("Io", format!("{}: {error}", path.display())))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "the folder is left");
-        }
-    }
-}
-
-/// Looks at what is not settled again and again, until each thing that was not at first has been seen settled or gone.
+/// Checks repeatedly, until each item that was not settled at first has been seen settled or gone.
 async fn all_settled<R: Runtime, I: Ord, T>(
     runtime: &R,
     look: impl AsyncFn() -> Result<(BTreeSet<I>, T)>,
@@ -263,7 +271,8 @@ async fn all_settled<R: Runtime, I: Ord, T>(
     .await
 }
 
-/// Looks again and again until there is something, at most for `SETTLE_TIMEOUT`; `failing` says what is not so by then.
+/// Checks repeatedly until `look` returns a value, at most for `SETTLE_TIMEOUT`. `failing`
+/// describes the failure.
 pub(super) async fn until<R: Runtime, T>(
     runtime: &R,
     failing: &str,

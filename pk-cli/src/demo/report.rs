@@ -1,4 +1,5 @@
-//! What the demo says while it runs: a progress bar and a line per step for people, a JSON object per step for programs.
+//! Output of the demo: a progress bar and a line per step for people, or a JSON object per step for
+//! programs.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::error::{CliError, Result};
 use crate::output;
-use crate::words::{human, ms};
+use crate::output::format::{human, ms};
 
-/// How a step went: a sentence for people, with further lines if need be, and figures for programs.
+/// Result of a step: a sentence for people, possibly with more lines, and figures for programs.
 pub(crate) struct Outcome {
     pub(crate) summary: String,
     pub(crate) figures: Value,
@@ -39,12 +40,12 @@ struct EndLine {
     ms: f64,
 }
 
-/// Told by a step how far it is.
+/// Handle with which a step reports its progress.
 #[derive(Clone)]
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// One more is done.
+    /// Reports one more completed part.
     pub(crate) fn tick(&self) {
         self.0.inc(1);
     }
@@ -55,7 +56,7 @@ impl Report {
         Self { json, begun: Instant::now() }
     }
 
-    /// Runs a step of so many parts and prints how it went.
+    /// Runs a step with a number of parts and prints its result.
     pub(crate) async fn step(
         &self,
         name: &'static str,
@@ -79,13 +80,16 @@ impl Report {
         }
     }
 
-    /// The last line.
+    /// Prints the last line.
     pub(crate) fn end(&self, ok: bool, nodes: usize, runtime: &'static str) {
         let took = self.begun.elapsed();
         if self.json {
             output::json(&EndLine { ok, nodes, runtime, ms: ms(took) });
         } else if ok {
-            output::line(format_args!("everything held: {nodes} nodes on {runtime} in {}", human(took)));
+            output::line(format_args!(
+                "all steps succeeded: {nodes} nodes on {runtime} in {}",
+                human(took)
+            ));
         }
     }
 
@@ -93,7 +97,7 @@ impl Report {
         if self.json {
             output::json(&StepLine { step, ok: true, ms: ms(took), figures: outcome.figures });
         } else {
-            // Further lines stand below the first.
+            // Further lines are aligned below the first.
             let summary = outcome.summary.replace('\n', &format!("\n{:21}", ""));
             output::line(format_args!("  {step:<9}{:>8}  {summary}", human(took)));
         }
@@ -101,19 +105,27 @@ impl Report {
 
     fn failed(&self, step: &'static str, took: Duration, error: &CliError) {
         if self.json {
-            output::json(&StepLine { step, ok: false, ms: ms(took), figures: json!({ "error": error.json() }) });
+            output::json(&StepLine {
+                step,
+                ok: false,
+                ms: ms(took),
+                figures: json!({ "error": error.json() }),
+            });
         } else {
             output::line(format_args!("  {step:<9}{:>8}  failed", human(took)));
         }
     }
 
-    /// Draws on stderr, and only if that is a terminal; gone when the step is over.
+    /// Draws on stderr, only if it is a terminal; removed at the end of the step.
     fn bar(&self, name: &'static str, parts: usize) -> ProgressBar {
         if self.json {
             return ProgressBar::hidden();
         }
-        let bar = ProgressBar::with_draw_target(Some(parts as u64), ProgressDrawTarget::stderr()).with_prefix(name);
-        if let Ok(style) = ProgressStyle::with_template("  {prefix:<9}{elapsed:>8}  {bar:24} {pos}/{len}") {
+        let bar = ProgressBar::with_draw_target(Some(parts as u64), ProgressDrawTarget::stderr())
+            .with_prefix(name);
+        if let Ok(style) =
+            ProgressStyle::with_template("  {prefix:<9}{elapsed:>8}  {bar:24} {pos}/{len}")
+        {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(100));

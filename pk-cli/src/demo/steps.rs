@@ -1,4 +1,4 @@
-//! The steps of the demo after the start.
+//! Steps of the demo after the start.
 
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
@@ -6,23 +6,24 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pk_driver::{Node, Runtime};
-use pk_proto::{FindNode, FindOutcome, NodeId, Options};
+use pk_proto::{FindNodeOptions, FindOutcome, NodeId, RequestOptions};
 use serde_json::json;
 
 use super::network::{DISAGREE, Network, until};
 use super::report::{Outcome, Progress};
-use crate::echo;
 use crate::error::{CliError, Result};
-use crate::words::{Spread, count, human, ms};
+use crate::node::echo;
+use crate::output::format::{Spread, count, human, ms};
 
-/// What happens at a time: enough to keep the machine busy, little enough that times are not those of a queue.
+/// Concurrency: high enough to keep the machine busy, low enough that the measured times contain no
+/// queueing.
 const JOINS: usize = 8;
 const STREAMS: usize = 4;
 
-/// What goes over each stream.
+/// Bytes sent on each stream.
 const PAYLOAD: usize = 1024 * 1024;
 
-/// Everyone joins through the first node.
+/// All nodes join through the first node.
 pub(super) async fn join<R: Runtime + Unpin>(
     network: &Network<R>,
     runtime: &R,
@@ -31,7 +32,7 @@ pub(super) async fn join<R: Runtime + Unpin>(
     let seed = network.seed()?;
     let join = async |node: &Node<R>| {
         let begun = Instant::now();
-        node.sync_node_graph(vec![seed.clone()], true, Options::default()).await?;
+        node.sync_node_graph(vec![seed.clone()], true, RequestOptions::default()).await?;
         progress.tick();
         Ok::<_, CliError>(begun.elapsed())
     };
@@ -46,7 +47,7 @@ pub(super) async fn join<R: Runtime + Unpin>(
     let spread = Spread::of(times.iter().copied());
     Ok(Outcome {
         summary: format!(
-            "{} joined through the first: median {}, p95 {}; {} in all, each knows {}",
+            "{} joined through the first: median {}, p95 {}; {} in total, each knows {}",
             count(times.len() as u64, "node"),
             human(spread.median),
             human(spread.p95),
@@ -63,7 +64,8 @@ pub(super) async fn join<R: Runtime + Unpin>(
 /// Every node with its partner.
 pub(super) type Pairs<'a, R> = [(&'a Node<R>, &'a Node<R>)];
 
-/// Everyone finds its partner, which it is not connected with and, if others can tell it, knows nothing of.
+/// Each node finds its partner. It is not connected with the partner and, if other nodes can report
+/// it, has no contact for it.
 pub(super) async fn find<R: Runtime + Unpin>(
     network: &Network<R>,
     pairs: &Pairs<'_, R>,
@@ -72,12 +74,13 @@ pub(super) async fn find<R: Runtime + Unpin>(
 ) -> Result<Outcome> {
     let others_know = network.nodes.len() > 2;
     let mut outcomes = Vec::with_capacity(pairs.len());
-    // One after the other: the times are those of a search, and none loses a connection because another one ends.
+    // Sequentially: the times are those of a search, and no search loses a connection because
+    // another one ends.
     for (node, partner) in pairs {
         let target = partner.own_id();
         forget(node, partner, others_know, runtime).await?;
         network.settle_one(node, runtime).await?;
-        let outcome = node.find_node(target, FindNode::default()).await?;
+        let outcome = node.find_node(target, FindNodeOptions::default()).await?;
         if outcome.found.is_none() {
             let message = format!("{} did not find {target}: {outcome:?}", node.own_id());
             return Err(CliError::new("NotFound", message));
@@ -87,14 +90,17 @@ pub(super) async fn find<R: Runtime + Unpin>(
     }
     network.settle(runtime).await?;
     let spread = Spread::of(outcomes.iter().map(|outcome| outcome.stats.elapsed));
-    let total = |of: fn(&FindOutcome) -> u32| outcomes.iter().map(|outcome| u64::from(of(outcome))).sum::<u64>();
+    let total = |of: fn(&FindOutcome) -> u32| {
+        outcomes.iter().map(|outcome| u64::from(of(outcome))).sum::<u64>()
+    };
     let calls = total(|outcome| outcome.stats.calls);
     let attempts = total(|outcome| outcome.stats.attempts);
     let failures = total(|outcome| outcome.stats.failures);
     let each = |n: u64| format!("{:.1}", n as f64 / outcomes.len() as f64);
     Ok(Outcome {
         summary: format!(
-            "{} found one they were not connected with: median {}, p95 {}; each {} questions, {} connection attempts",
+            "{} found a partner that they were not connected with: median {}, p95 {}; {} calls \
+                and {} connection attempts each",
             count(outcomes.len() as u64, "node"),
             human(spread.median),
             human(spread.p95),
@@ -108,8 +114,14 @@ pub(super) async fn find<R: Runtime + Unpin>(
     })
 }
 
-/// Ends the connections of two nodes, until both know of it; with `graph` also takes the other out of the first one's graph.
-async fn forget<R: Runtime + Unpin>(node: &Node<R>, other: &Node<R>, graph: bool, runtime: &R) -> Result<()> {
+/// Closes the connections between two nodes, at both ends. With `graph` also removes the other node
+/// from the first one's graph.
+async fn forget<R: Runtime + Unpin>(
+    node: &Node<R>,
+    other: &Node<R>,
+    graph: bool,
+    runtime: &R,
+) -> Result<()> {
     node.disconnect(other.own_id()).await?;
     if graph {
         node.unset_node(other.own_id()).await?;
@@ -121,7 +133,7 @@ async fn forget<R: Runtime + Unpin>(node: &Node<R>, other: &Node<R>, graph: bool
     .await
 }
 
-/// Everyone pings its partner, one after the other, so that the time is that of the network.
+/// Each node pings its partner, sequentially, so that the time is that of the network.
 pub(super) async fn ping<R: Runtime + Unpin>(
     network: &Network<R>,
     pairs: &Pairs<'_, R>,
@@ -129,7 +141,7 @@ pub(super) async fn ping<R: Runtime + Unpin>(
 ) -> Result<Outcome> {
     let mut times = Vec::with_capacity(network.nodes.len());
     for (node, partner) in pairs {
-        times.push(node.ping_node(partner.own_id(), Options::default()).await?.rtt);
+        times.push(node.ping_node(partner.own_id(), RequestOptions::default()).await?.rtt);
         progress.tick();
     }
     let spread = Spread::of(times.iter().copied());
@@ -144,7 +156,7 @@ pub(super) async fn ping<R: Runtime + Unpin>(
     })
 }
 
-/// Everyone streams to its partner and checks every byte of the echo.
+/// Each node streams to its partner and checks every byte of the echo.
 pub(super) async fn stream<R: Runtime + Unpin>(
     network: &Network<R>,
     pairs: &Pairs<'_, R>,
@@ -153,11 +165,15 @@ pub(super) async fn stream<R: Runtime + Unpin>(
     let begun = Instant::now();
     let exchange = async |(node, partner): &(&Node<R>, &Node<R>)| {
         let sent = payload(node.own_id());
-        let stream = node.open_stream(partner.own_id(), echo::PROTOCOL, Options::default()).await?;
+        let stream =
+            node.open_stream(partner.own_id(), echo::PROTOCOL, RequestOptions::default()).await?;
         let received = echo::call(stream, &sent).await?;
         if received != sent {
             let at = received.iter().zip(&sent).take_while(|(a, b)| a == b).count();
-            return Err(CliError::new("Echo", format!("the echo of {PAYLOAD} bytes differs from byte {at} on")));
+            return Err(CliError::new(
+                "Echo",
+                format!("the echo of {PAYLOAD} bytes differs from byte {at}"),
+            ));
         }
         progress.tick();
         Ok(())
@@ -168,7 +184,7 @@ pub(super) async fn stream<R: Runtime + Unpin>(
     let rate = bytes as f64 / f64::from(1 << 20) / begun.elapsed().as_secs_f64();
     Ok(Outcome {
         summary: format!(
-            "{} of {} MiB echoed and checked to the byte: {rate:.0} MiB/s each way",
+            "{} of {} MiB echoed, every byte verified: {rate:.0} MiB/s each way",
             count(streams as u64, "stream"),
             PAYLOAD >> 20
         ),
@@ -176,10 +192,12 @@ pub(super) async fn stream<R: Runtime + Unpin>(
     })
 }
 
-/// Bytes that differ from node to node and from place to place (xorshift64).
+/// Returns bytes that depend on the node and the position (xorshift64).
 fn payload(node: NodeId) -> Vec<u8> {
-    let mut state =
-        node.as_bytes().iter().fold(1_u64, |state, byte| state.wrapping_mul(31).wrapping_add((*byte).into()));
+    let mut state = node
+        .as_bytes()
+        .iter()
+        .fold(1_u64, |state, byte| state.wrapping_mul(31).wrapping_add((*byte).into()));
     let mut bytes = Vec::with_capacity(PAYLOAD);
     while bytes.len() < PAYLOAD {
         state ^= state << 13;
@@ -190,8 +208,11 @@ fn payload(node: NodeId) -> Vec<u8> {
     bytes
 }
 
-/// Every node shuts down, at once; then every address is free again.
-pub(super) async fn shutdown<R: Runtime + Unpin>(network: &Network<R>, progress: &Progress) -> Result<Outcome> {
+/// All nodes shut down concurrently; then every address is free again.
+pub(super) async fn shutdown<R: Runtime + Unpin>(
+    network: &Network<R>,
+    progress: &Progress,
+) -> Result<Outcome> {
     let addrs: BTreeSet<_> = network.all().flat_map(Node::local_addrs).collect();
     let shutdown = async |node: &Node<R>| {
         node.shutdown().await;
@@ -199,15 +220,19 @@ pub(super) async fn shutdown<R: Runtime + Unpin>(network: &Network<R>, progress:
     };
     stream::iter(network.all()).for_each_concurrent(None, shutdown).await;
     for addr in addrs {
-        UdpSocket::bind(addr)
-            .map_err(|error| CliError::new("Shutdown", format!("{addr} is not free again: {error}")))?;
+        UdpSocket::bind(addr).map_err(|error| {
+            CliError::new("Shutdown", format!("{addr} is still in use: {error}"))
+        })?;
     }
     let tasks: u64 = network.all().map(|node| node.driver_metrics().tasks).sum();
     if tasks > 0 {
-        return Err(CliError::new("Shutdown", format!("{tasks} tasks are left")));
+        return Err(CliError::new("Shutdown", format!("{tasks} tasks are still running")));
     }
     Ok(Outcome {
-        summary: format!("{} closed; no task, no socket left", count(network.all().count() as u64, "node")),
+        summary: format!(
+            "{} closed; no task and no socket left",
+            count(network.all().count() as u64, "node")
+        ),
         figures: json!({ "tasksLeft": tasks }),
     })
 }

@@ -7,7 +7,7 @@ use std::thread;
 use crate::process::{Agent, LIMIT, command, pk_ok, signal, wait};
 
 #[test]
-fn a_node_says_what_happens_and_ends_cleanly_on_a_signal() {
+fn run_prints_events_and_ends_cleanly_on_a_signal() {
     for (name, runtime) in [("INT", "tokio"), ("TERM", "smol")] {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().to_str().unwrap();
@@ -20,7 +20,7 @@ fn a_node_says_what_happens_and_ends_cleanly_on_a_signal() {
         for expected in [
             format!("node {id} on {runtime}"),
             "listening on UDP 127.0.0.1:".to_owned(),
-            format!("others join with --seed-node pk://{id}@127.0.0.1:"),
+            format!("other nodes join with --seed-node pk://{id}@127.0.0.1:"),
             format!("+ {} connected, to 127.0.0.1:{}", seed.id, seed.port),
             "joined through 1 seed node in ".to_owned(),
             format!("SIG{name}: shutting down"),
@@ -30,25 +30,29 @@ fn a_node_says_what_happens_and_ends_cleanly_on_a_signal() {
         }
         // The next time it knows where to go.
         let said = run_until(&listen, name, "joined");
-        for expected in ["1 node known from before", "joined through nodes known from before in "] {
+        for expected in ["1 node in the stored node graph", "joined through stored contacts in "] {
             assert!(said.iter().any(|line| line.starts_with(expected)), "{expected} in {said:?}");
         }
         seed.end();
-        let said = run_until(&listen, name, "none of the nodes known from before answers");
+        let said = run_until(&listen, name, "no stored contact answered; retrying");
         assert!(!said.iter().any(|line| line.starts_with("joined")), "{said:?}");
     }
 }
 
 #[test]
-fn a_node_that_knows_nobody_says_so() {
+fn node_without_contacts_reports_it() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
     pk_ok(&["keygen", "--dir", dir]);
-    run_until(&["run", "--dir", dir, "--listen", "127.0.0.1:0"], "TERM", "no other node is known");
+    run_until(
+        &["run", "--dir", dir, "--listen", "127.0.0.1:0"],
+        "TERM",
+        "no stored contacts and no --seed-node",
+    );
 }
 
 #[test]
-fn a_node_says_with_whom_it_belongs_together() {
+fn run_prints_new_links() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
     pk_ok(&["keygen", "--dir", dir]);
@@ -59,20 +63,24 @@ fn a_node_says_with_whom_it_belongs_together() {
         other.ask(&format!("claim {}", connected["nodeId"].as_str().unwrap()));
         other.end();
     });
-    let args = ["run", "--dir", dir, "--listen", "127.0.0.1:0", "--allow-all", "--seed-node", &seed_node];
+    let args =
+        ["run", "--dir", dir, "--listen", "127.0.0.1:0", "--allow-all", "--seed-node", &seed_node];
     let said = run_until(&args, "TERM", "✓");
-    let told = format!("✓ {id} and this node belong together: claim v");
+    let told = format!("✓ linked with {id}: claim v");
     assert!(said.iter().any(|line| line.starts_with(&told)), "{said:?}");
     claiming.join().unwrap();
-    assert!(pk_ok(&["chain", "--dir", dir]).stdout.ends_with("holds: 1 claim\n"));
+    assert!(pk_ok(&["chain", "--dir", dir]).stdout.ends_with("is valid: 1 claim\n"));
 }
 
-/// Runs a node until it says a line that begins like this, sends it a signal, and returns all that it said.
+/// Runs a node until it says a line that begins like this, sends it a signal, and returns all that
+/// it said.
 fn run_until(args: &[&str], name: &str, said_last: &str) -> Vec<String> {
     let mut child = command(args).spawn().unwrap();
     let (queue, lines) = mpsc::channel();
     let stdout = BufReader::new(child.stdout.take().unwrap());
-    thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| queue.send(line)));
+    thread::spawn(move || {
+        stdout.lines().map_while(Result::ok).try_for_each(|line| queue.send(line))
+    });
     let mut said = Vec::<String>::new();
     while !said.last().is_some_and(|line| line.starts_with(said_last)) {
         let Ok(line) = lines.recv_timeout(LIMIT) else {

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::process::{Agent, pk, pk_ok};
 
-const NOBODY: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
-/// Nobody listens there.
+const UNKNOWN: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
+/// No node listens there.
 const DEAD: &str = "pk://vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0@127.0.0.1:9";
 
 /// Runs `pk run --stdio` and joins through others.
@@ -19,8 +19,12 @@ fn joined(through: &Agent, args: &[&str]) -> Agent {
 }
 
 fn refused(answer: &Value) {
-    assert_eq!((&answer["ok"], &answer["error"]["name"]), (&json!(false), &json!("Refused")), "{answer}");
-    assert!(answer["error"]["message"].as_str().unwrap().contains("not allowed"), "{answer}");
+    assert_eq!(
+        (&answer["ok"], &answer["error"]["name"]),
+        (&json!(false), &json!("Refused")),
+        "{answer}"
+    );
+    assert!(answer["error"]["message"].as_str().unwrap().contains("does not allow it"), "{answer}");
 }
 
 /// B claims A, which has to allow it; C, a third, verifies what both then say.
@@ -31,14 +35,21 @@ fn three_processes(runtimes: [&str; 3]) {
     let (a_id, b_id) = (a.id.clone(), b.id.clone());
 
     refused(&b.answer(&format!("claim {a_id}")));
-    assert_eq!((a.ask("sigchain"), b.ask("sigchain"), a.ask("gestalt")), (json!([]), json!([]), json!(null)));
+    assert_eq!(
+        (a.ask("sigchain"), b.ask("sigchain"), a.ask("gestalt")),
+        (json!([]), json!([]), json!(null))
+    );
     assert_eq!(a.ask(&format!("allow {b_id}")), json!({}));
     assert_eq!(a.ask("allowed"), json!([b_id]));
     let claimed = b.ask(&format!("claim {a_id}"));
     assert_eq!(b.event("claimAdded")["claimIdEncoded"], claimed["claimIdEncoded"]);
     let of_a = a.event("claimAdded");
     assert_eq!(of_a["nodeId"], b_id.as_str());
-    assert_eq!(claimed["signedTokenEncoded"]["signatures"].as_array().unwrap().len(), 2, "{claimed}");
+    assert_eq!(
+        claimed["signedTokenEncoded"]["signatures"].as_array().unwrap().len(),
+        2,
+        "{claimed}"
+    );
 
     // Each has one in its own chain, signed by the owner first; both say who began.
     for (owner, other, id) in [(&a_id, &b_id, &of_a), (&b_id, &a_id, &claimed)] {
@@ -47,9 +58,17 @@ fn three_processes(runtimes: [&str; 3]) {
         assert_eq!(claim["claimIdEncoded"], id["claimIdEncoded"]);
         assert_eq!(claim["signers"], json!([owner, other]));
         let payload = &claim["payload"];
-        assert_eq!((&payload["typ"], &payload["seq"]), (&json!("ClaimLinkNode"), &json!(1)), "{payload}");
+        assert_eq!(
+            (&payload["typ"], &payload["seq"]),
+            (&json!("ClaimLinkNode"), &json!(1)),
+            "{payload}"
+        );
         assert_eq!((&payload["iss"], &payload["sub"]), (&json!(b_id), &json!(a_id)), "{payload}");
-        assert_eq!((&payload["prevClaimId"], &payload["jti"]), (&json!(null), &claim["claimIdEncoded"]), "{payload}");
+        assert_eq!(
+            (&payload["prevClaimId"], &payload["jti"]),
+            (&json!(null), &claim["claimIdEncoded"]),
+            "{payload}"
+        );
     }
     assert_eq!(c.ask(&format!("claimsGet {b_id}")), json!([claimed]));
     assert_eq!(c.ask(&format!("gestalt {a_id}")), json!([a_id, b_id]));
@@ -67,7 +86,11 @@ fn three_processes(runtimes: [&str; 3]) {
     assert_eq!(own[2]["signedTokenEncoded"], signed["signedTokenEncoded"]);
     c.send(&format!("#x chain {b_id}"));
     let tagged = c.wait_for("the tagged answer", |line| line["tag"] == "x");
-    assert_eq!((&tagged["cmd"], tagged["result"].as_array().unwrap().len()), (&json!("chain"), 3), "{tagged}");
+    assert_eq!(
+        (&tagged["cmd"], tagged["result"].as_array().unwrap().len()),
+        (&json!("chain"), 3),
+        "{tagged}"
+    );
     assert_eq!(tagged["result"][2]["signers"], json!([b_id, a_id]));
 
     assert_eq!(a.ask(&format!("disallow {b_id}")), json!({}));
@@ -88,14 +111,18 @@ fn three_processes_on_smol_and_tokio() {
 }
 
 #[test]
-fn who_may_claim_is_said_at_the_start_or_each_time() {
+fn claim_policy_is_set_at_the_start_or_per_claim() {
     let mut ask = Agent::start(&["--claims", "ask"]);
     let mut other = joined(&ask, &[]);
     let (id, claim) = (other.id.clone(), format!("claim {}", ask.id));
     for (word, signs) in [("refuse", false), ("sign", true)] {
         other.send(&claim);
         let asked = ask.event("claimAsked");
-        assert_eq!((&asked["nodeId"], &asked["payload"]["typ"]), (&json!(id), &json!("ClaimLinkNode")), "{asked}");
+        assert_eq!(
+            (&asked["nodeId"], &asked["payload"]["typ"]),
+            (&json!(id), &json!("ClaimLinkNode")),
+            "{asked}"
+        );
         assert!(asked["withinMs"].as_f64().unwrap() > 0.0, "{asked}");
         assert_eq!(ask.ask(&format!("answer {} {word}", asked["ask"])), json!({}));
         let answer = other.wait_for("the answer", |line| line["cmd"] == "claim");
@@ -109,7 +136,11 @@ fn who_may_claim_is_said_at_the_start_or_each_time() {
     let closed = joined(&ask, &["--claims", "refuse"]);
     other.ask(&format!("claim {}", open.id));
     refused(&other.answer(&format!("claim {}", closed.id)));
-    assert_eq!(other.ask("gestalt").as_array().unwrap().len(), 4, "itself and three that it claimed");
+    assert_eq!(
+        other.ask("gestalt").as_array().unwrap().len(),
+        4,
+        "itself and three that it claimed"
+    );
     [ask, other, listed, open, closed].into_iter().for_each(Agent::end);
 }
 
@@ -117,11 +148,12 @@ fn who_may_claim_is_said_at_the_start_or_each_time() {
 fn one_shots_allow_claim_and_show_chains() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [dir, served] = dirs.each_ref().map(|dir| dir.path().to_str().unwrap());
-    let [id, served_id] = [dir, served].map(|dir| pk_ok(&["keygen", "--dir", dir]).stdout.trim().to_owned());
+    let [id, served_id] =
+        [dir, served].map(|dir| pk_ok(&["keygen", "--dir", dir]).stdout.trim().to_owned());
 
     // The list is kept, and the node that runs later goes by it.
     let nobody = pk_ok(&["allow", "--dir", served]);
-    assert_eq!(nobody.stdout, format!("nobody may claim {served_id}\n"));
+    assert_eq!(nobody.stdout, format!("no node may claim {served_id}\n"));
     let allowed = pk_ok(&["allow", &id, "--dir", served, "--json", "--runtime", "smol"]);
     assert_eq!(allowed.json()[0]["allowed"], json!([id]), "{allowed}");
     pk_ok(&["allow", &id, "--dir", served, "--remove"]);
@@ -129,22 +161,31 @@ fn one_shots_allow_claim_and_show_chains() {
     let claim = ["claim", &served_id, "--dir", dir, "--seed-node", &agent.seed_node()];
     let ended = pk(&claim);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended}");
-    assert!(ended.stderr.contains("does not let") && ended.stderr.contains(&format!("pk allow {id}")), "{ended}");
+    assert!(
+        ended.stderr.contains("does not allow") && ended.stderr.contains(&format!("pk allow {id}")),
+        "{ended}"
+    );
     let ended = pk(&[&claim[..], &["--json"]].concat());
-    assert_eq!((ended.code, &ended.json()[0]["error"]["name"]), (Some(1), &json!("Refused")), "{ended}");
+    assert_eq!(
+        (ended.code, &ended.json()[0]["error"]["name"]),
+        (Some(1), &json!("Refused")),
+        "{ended}"
+    );
     agent.ask(&format!("allow {id}"));
     agent.quit();
 
     let empty = pk_ok(&["chain", "--dir", dir]);
-    assert_eq!(empty.stdout, format!("{id} has claimed nothing\n"));
+    assert_eq!(empty.stdout, format!("the chain of {id} is empty\n"));
     let agent = Agent::start(&["--dir", served]);
     let claim = ["claim", &served_id, "--dir", dir, "--seed-node", &agent.seed_node()];
     let claimed = pk_ok(&claim);
-    assert!(claimed.stdout.starts_with(&format!("{id} and {served_id} belong together now\n")), "{claimed}");
+    assert!(claimed.stdout.starts_with(&format!("{id} and {served_id} are linked\n")), "{claimed}");
     let claimed = pk_ok(&[&claim[..], &["--json", "--runtime", "smol"]].concat());
     assert_eq!(claimed.json()[0]["seq"], 2, "{claimed}");
 
-    for (whose, owner, other) in [(&[][..], &id, &served_id), (&[served_id.as_str()], &served_id, &id)] {
+    for (whose, owner, other) in
+        [(&[][..], &id, &served_id), (&[served_id.as_str()], &served_id, &id)]
+    {
         let args = [&["chain"], whose, &["--dir", dir]].concat();
         let shown = pk_ok(&args);
         let lines: Vec<_> = shown.stdout.lines().collect();
@@ -154,21 +195,25 @@ fn one_shots_allow_claim_and_show_chains() {
         assert_eq!(lines[2], format!("      ✓ signed by {other}"), "{shown}");
         assert_eq!(
             (lines[3], lines[7]),
-            ("      ✓ the first one", "      ✓ follows claim 1, by id and digest"),
+            ("      ✓ the first claim", "      ✓ follows claim 1, by id and digest"),
             "{shown}"
         );
-        assert_eq!(lines[8], format!("the chain of {owner} holds: 2 claims"), "{shown}");
+        assert_eq!(lines[8], format!("the chain of {owner} is valid: 2 claims"), "{shown}");
         let shown = pk_ok(&[&args[..], &["--json"]].concat());
         let shown = &shown.json()[0];
         assert_eq!((&shown["nodeId"], &shown["verified"]), (&json!(owner), &json!(2)), "{shown}");
         assert_eq!(shown["claims"][1]["signers"], json!([owner, other]), "{shown}");
-        assert_eq!(shown["claims"][1]["payload"]["prevClaimId"], shown["claims"][0]["claimIdEncoded"], "{shown}");
+        assert_eq!(
+            shown["claims"][1]["payload"]["prevClaimId"], shown["claims"][0]["claimIdEncoded"],
+            "{shown}"
+        );
     }
     for command in ["claim", "chain"] {
-        let nobody = pk(&[command, NOBODY, "--dir", dir]);
+        let nobody = pk(&[command, UNKNOWN, "--dir", dir]);
         assert_eq!((nobody.code, nobody.stdout.as_str()), (Some(1), ""), "{nobody}");
-        assert!(nobody.stderr.contains(&format!("{NOBODY} was not found")), "{nobody}");
-        let timed_out = pk(&[command, NOBODY, "--dir", dir, "--timeout", "5", "--seed-node", DEAD]);
+        assert!(nobody.stderr.contains(&format!("{UNKNOWN} was not found")), "{nobody}");
+        let timed_out =
+            pk(&[command, UNKNOWN, "--dir", dir, "--timeout", "5", "--seed-node", DEAD]);
         assert_eq!((timed_out.code, timed_out.stdout.as_str()), (Some(1), ""), "{timed_out}");
         assert!(timed_out.stderr.contains("no seed node could be reached"), "{timed_out}");
     }
@@ -176,8 +221,11 @@ fn one_shots_allow_claim_and_show_chains() {
     // Under another id it is still its chain.
     let new = pk_ok(&["renew", "--dir", dir]).stdout.lines().next().unwrap().to_owned();
     let shown = pk_ok(&["chain", "--dir", dir]);
-    assert!(shown.stdout.contains(&format!("✓ signed by {id}, another id of its owner")), "{shown}");
-    assert!(shown.stdout.ends_with(&format!("the chain of {new} holds: 2 claims\n")), "{shown}");
+    assert!(
+        shown.stdout.contains(&format!("✓ signed by {id}, another id of its owner")),
+        "{shown}"
+    );
+    assert!(shown.stdout.ends_with(&format!("the chain of {new} is valid: 2 claims\n")), "{shown}");
 }
 
 #[test]
@@ -188,24 +236,32 @@ fn a_chain_that_does_not_hold_is_told_up_to_where_it_does() {
     let friend = Agent::start(&["--allow-all"]);
     let mut agent = Agent::start(&["--dir", path, "--seed-node", &friend.seed_node()]);
     agent.event("joined");
-    let claims: Vec<Value> =
-        (0..3).map(|_| agent.ask(&format!("claim {}", friend.id))["claimIdEncoded"].clone()).collect();
+    let claims: Vec<Value> = (0..3)
+        .map(|_| agent.ask(&format!("claim {}", friend.id))["claimIdEncoded"].clone())
+        .collect();
     agent.quit();
 
-    // Whoever has the disk leaves one out.
+    // Anyone with access to the disk omits one.
     let second: ClaimId = claims[1].as_str().unwrap().parse().unwrap();
     let mut store = RedbStore::open(dir.path().join("store.redb")).unwrap();
     let key = second.as_bytes().to_vec().into();
     store.apply(&[StoreOp::Delete { table: Table::Claims, key }], true).unwrap();
     drop(store);
 
-    let fault = "claim 2 of the chain: claims are missing before it: it is number 3";
+    let fault = "claim 2 of the chain: claims before it are missing: it has number 3";
     let own = pk(&["chain", "--dir", path]);
     assert_eq!((own.code, own.stdout.lines().count()), (Some(1), 4), "{own}");
-    assert!(own.stderr.contains(fault) && own.stderr.contains("the claim before is verified"), "{own}");
+    assert!(
+        own.stderr.contains(fault) && own.stderr.contains("the claim before is verified"),
+        "{own}"
+    );
     let own = pk(&["chain", "--dir", path, "--json"]).json().remove(0);
     assert_eq!((&own["ok"], &own["error"]["name"]), (&json!(false), &json!("ChainFault")), "{own}");
-    assert_eq!((&own["error"]["seq"], &own["error"]["fault"]), (&json!(2), &json!({ "SeqGap": 3 })), "{own}");
+    assert_eq!(
+        (&own["error"]["seq"], &own["error"]["fault"]),
+        (&json!(2), &json!({ "SeqGap": 3 })),
+        "{own}"
+    );
     assert_eq!(own["error"]["verified"][0]["claimIdEncoded"], claims[0], "{own}");
 
     let agent = Agent::start(&["--dir", path]);

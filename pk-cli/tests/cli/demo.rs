@@ -8,8 +8,8 @@ use std::process::Command;
 use crate::process::{Ended, pk_ok};
 
 const STEPS: [&str; 13] = [
-    "start", "join", "find", "ping", "stream", "claim", "chain", "forgery", "signal", "mdns", "restart", "renew",
-    "shutdown",
+    "start", "join", "find", "ping", "stream", "claim", "chain", "forgery", "signal", "mdns",
+    "restart", "renew", "shutdown",
 ];
 /// Those before the step of a real Polykey node.
 const BEFORE_POLYKEY: usize = 8;
@@ -34,14 +34,22 @@ fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
         (&json!(nodes - 1), &json!(nodes), &json!(nodes))
     );
     assert_eq!(lines[4]["bytes"], nodes << 20);
-    assert_eq!((&lines[5]["claimed"], &lines[6]["chains"]), (&json!(nodes), &json!(2 * nodes)), "{ended}");
-    assert!(lines[6]["claims"].as_u64() >= Some(4 * nodes), "a chain has a claim of each partner: {ended}");
+    assert_eq!(
+        (&lines[5]["claimed"], &lines[6]["chains"]),
+        (&json!(nodes), &json!(2 * nodes)),
+        "{ended}"
+    );
+    assert!(
+        lines[6]["claims"].as_u64() >= Some(4 * nodes),
+        "a chain has a claim of each partner: {ended}"
+    );
     let refused = lines[7]["forgeries"].as_array().unwrap();
-    let found: Vec<_> = refused.iter().map(|one| (one["verified"].as_u64().unwrap(), &one["fault"])).collect();
+    let found: Vec<_> =
+        refused.iter().map(|one| (one["verified"].as_u64().unwrap(), &one["fault"])).collect();
     let expected = [
         (2, "claim 3 of the chain: the owner's signature is not valid"),
-        (1, "claim 2 of the chain: its digest of the claim before is wrong"),
-        (1, "claim 2 of the chain: claims are missing before it: it is number 3"),
+        (1, "claim 2 of the chain: its digest of the claim before it is wrong"),
+        (1, "claim 2 of the chain: claims before it are missing: it has number 3"),
         (2, "claim 3 of the chain: another node's signature is not valid"),
     ];
     assert_eq!(found.len(), expected.len(), "{ended}");
@@ -52,7 +60,10 @@ fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
     assert!(lines[10]["known"].as_u64().unwrap() > 0, "{ended}");
     assert_eq!(lines[11]["claims"], 2, "{ended}");
     assert!(lines[11]["learnt"].as_u64().unwrap() > 0, "{ended}");
-    assert!(lines[2]["attempts"].as_u64().unwrap() > 0, "nobody was found without connecting: {ended}");
+    assert!(
+        lines[2]["attempts"].as_u64().unwrap() > 0,
+        "no node was found without connecting: {ended}"
+    );
     assert_eq!(ended.stderr, "", "nothing is logged");
 }
 
@@ -70,7 +81,8 @@ fn eight_nodes_do_the_whole_main_job_on_smol() {
 fn the_smallest_networks_hold_again_and_again() {
     for runtime in ["tokio", "smol"] {
         for nodes in [2, 3, 4] {
-            let ended = pk_ok(&["demo", "--nodes", &nodes.to_string(), "--json", "--runtime", runtime]);
+            let ended =
+                pk_ok(&["demo", "--nodes", &nodes.to_string(), "--json", "--runtime", runtime]);
             every_step_held(&ended, nodes, runtime);
         }
     }
@@ -80,16 +92,20 @@ fn the_smallest_networks_hold_again_and_again() {
 fn people_get_a_line_per_step() {
     let ended = pk_ok(&["demo", "--nodes", "3"]);
     // Further lines of a step stand below its first.
-    let (more, lines): (Vec<&str>, Vec<&str>) = ended.stdout.lines().partition(|line| line.starts_with("   "));
+    let (more, lines): (Vec<&str>, Vec<&str>) =
+        ended.stdout.lines().partition(|line| line.starts_with("   "));
     assert!(more.len() == 4 && more[0].contains("the owner's signature is not valid"), "{ended}");
     assert_eq!(lines.len(), STEPS.len() + 2, "{ended}");
     for (line, step) in lines.iter().skip(1).zip(STEPS) {
         assert!(line.trim_start().starts_with(step), "{ended}");
     }
-    assert!(lines[STEPS.len() + 1].starts_with("everything held: 3 nodes on tokio in "), "{ended}");
+    assert!(
+        lines[STEPS.len() + 1].starts_with("all steps succeeded: 3 nodes on tokio in "),
+        "{ended}"
+    );
 }
 
-/// The folder in which the interop suite of `tests/` has its package too.
+/// The directory in which the interop suite of `tests/` has its package too.
 const CACHE: &str = env!("CARGO_TARGET_TMPDIR");
 
 #[test]
@@ -99,25 +115,39 @@ fn a_real_polykey_node_joins_where_there_can_be_one() {
     }
     for runtime in ["tokio", "smol"] {
         let demo = ["demo", "--nodes", "4", "--interop", "--json", "--runtime", runtime];
-        let ended = Command::new(env!("CARGO_BIN_EXE_pk")).args(demo).env("XDG_CACHE_HOME", CACHE).output().unwrap();
+        let ended = Command::new(env!("CARGO_BIN_EXE_pk"))
+            .args(demo)
+            .env("XDG_CACHE_HOME", CACHE)
+            .output()
+            .unwrap();
         let stdout = String::from_utf8(ended.stdout).unwrap();
         assert!(ended.status.success(), "{stdout}{}", String::from_utf8_lossy(&ended.stderr));
-        let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<Value> =
+            stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let steps: Vec<_> = lines.iter().filter_map(|line| line["step"].as_str()).collect();
         let (before, after) = STEPS.split_at(BEFORE_POLYKEY);
         assert_eq!(steps, [&["install"], before, &["polykey"], after].concat(), "{stdout}");
         let met = lines.iter().find(|line| line["step"] == "polykey").unwrap();
-        assert_eq!((&met["found"], &met["foundBy"], &met["claims"]), (&json!(4), &json!(4), &json!(2)), "{stdout}");
+        assert_eq!(
+            (&met["found"], &met["foundBy"], &met["claims"]),
+            (&json!(4), &json!(4), &json!(2)),
+            "{stdout}"
+        );
     }
 }
 
 #[test]
-fn without_node_js_the_demo_says_what_to_do() {
-    let ended = Command::new(env!("CARGO_BIN_EXE_pk")).args(["demo", "--interop"]).env("PATH", "").output().unwrap();
+fn demo_without_node_js_prints_a_tip() {
+    let ended = Command::new(env!("CARGO_BIN_EXE_pk"))
+        .args(["demo", "--interop"])
+        .env("PATH", "")
+        .output()
+        .unwrap();
     let stderr = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(1), "{stderr}");
     assert!(
-        stderr.contains("`node` is not installed") && stderr.contains("tip: Install Node.js 20 or later"),
+        stderr.contains("`node` is not installed")
+            && stderr.contains("tip: Install Node.js 20 or later"),
         "{stderr}"
     );
 }

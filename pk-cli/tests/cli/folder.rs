@@ -1,4 +1,5 @@
-//! A node in a folder: what it knows outlives it, and the folder is for one at a time.
+//! A node in a directory: what it stores is there after a restart, and only one node uses the
+//! directory at a time.
 
 use std::fs;
 
@@ -6,9 +7,9 @@ use serde_json::json;
 
 use crate::process::{Agent, pk, pk_ok};
 
-const NOBODY: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
+const UNKNOWN: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
 
-/// A new node in a folder: the folder and the id.
+/// A new node in a directory: the directory and the id.
 fn made() -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let id = pk_ok(&["keygen", "--dir", dir.path().to_str().unwrap()]).stdout.trim().to_owned();
@@ -29,7 +30,8 @@ fn a_folder_that_knows_the_network_needs_no_seed() {
             let alone = run(command);
             assert_eq!((alone.code, alone.stdout.as_str()), (Some(1), ""), "{alone}");
             assert!(
-                alone.stderr.contains("knows no other node yet") && alone.stderr.contains("--seed-node"),
+                alone.stderr.contains("has no stored contacts")
+                    && alone.stderr.contains("--seed-node"),
                 "{alone}"
             );
         }
@@ -44,9 +46,12 @@ fn a_folder_that_knows_the_network_needs_no_seed() {
         }
         let buckets = run(&["buckets"]);
         assert!(buckets.stdout.contains(&a.id) && buckets.stdout.contains(&b.id), "{buckets}");
-        let nobody = run(&["find", NOBODY]);
+        let nobody = run(&["find", UNKNOWN]);
         assert_eq!(nobody.code, Some(1), "{nobody}");
-        assert!(nobody.stderr.contains("none of the nodes nearest to it knows it"), "{nobody}");
+        assert!(
+            nobody.stderr.contains("none of the nodes nearest to it has a contact for it"),
+            "{nobody}"
+        );
         a.end();
         b.end();
     }
@@ -64,7 +69,10 @@ fn a_node_that_runs_again_joins_without_a_seed() {
     a.event("connectionClosed");
     let mut again = Agent::start(&["--dir", dir, "--runtime", "smol"]);
     assert_eq!(again.id, id);
-    assert_eq!(again.ask("graph")[&a.id]["contact"][format!("127.0.0.1-{}", a.port)]["mode"], "direct");
+    assert_eq!(
+        again.ask("graph")[&a.id]["contact"][format!("127.0.0.1-{}", a.port)]["mode"],
+        "direct"
+    );
     assert_eq!(again.event("joined")["seeds"], json!([]));
     assert_eq!(a.event("connectionReverse")["nodeId"], id.as_str());
     again.quit();
@@ -72,22 +80,22 @@ fn a_node_that_runs_again_joins_without_a_seed() {
 }
 
 #[test]
-fn a_folder_is_for_one_node_at_a_time() {
+fn directory_is_used_by_one_node_at_a_time() {
     let (dir, id) = made();
     let dir = dir.path().to_str().unwrap();
     let node = Agent::start(&["--dir", dir]);
     for args in [
         &["run", "--dir", dir][..],
         &["run", "--stdio", "--dir", dir],
-        &["find", NOBODY, "--dir", dir],
-        &["ping", NOBODY, "--dir", dir],
+        &["find", UNKNOWN, "--dir", dir],
+        &["ping", UNKNOWN, "--dir", dir],
         &["buckets", "--dir", dir],
         &["renew", "--dir", dir],
     ] {
         let ended = pk(args);
         assert_eq!(ended.code, Some(1), "{args:?}: {ended}");
-        assert!(ended.stderr.contains(&format!("a node is running in {dir}")), "{ended}");
-        assert!(ended.stderr.contains("tip: stop that one first"), "{ended}");
+        assert!(ended.stderr.contains(&format!("another process is using {dir}")), "{ended}");
+        assert!(ended.stderr.contains("tip: stop the other process first"), "{ended}");
     }
     let json = pk(&["renew", "--dir", dir, "--json"]).json();
     assert_eq!((&json[0]["ok"], &json[0]["error"]["name"]), (&json!(false), &json!("InUse")));
@@ -98,7 +106,7 @@ fn a_folder_is_for_one_node_at_a_time() {
 }
 
 #[test]
-fn a_store_of_another_kind_is_told_and_left_alone() {
+fn foreign_store_file_is_reported_and_not_changed() {
     let (dir, _) = made();
     let store = dir.path().join("store.redb");
     let dir = dir.path().to_str().unwrap();

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::process::{Agent, pk, pk_ok};
 
-const NOBODY: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
+const UNKNOWN: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
 
 #[test]
-fn one_shots_find_ping_and_list_what_others_run() {
+fn one_shots_find_ping_and_list_running_nodes() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
     let own = pk_ok(&["keygen", "--dir", dir]).stdout;
@@ -38,11 +38,15 @@ fn one_shots_find_ping_and_list_what_others_run() {
     let buckets = run(&["buckets", "--json"]);
     assert_eq!(buckets.json()[0]["nodes"], 2, "{buckets}");
 
-    let nobody = run(&["find", NOBODY]);
+    let nobody = run(&["find", UNKNOWN]);
     assert_eq!((nobody.code, nobody.stdout.as_str()), (Some(1), ""), "{nobody}");
     assert!(nobody.stderr.contains("was not found") && nobody.stderr.contains("tip:"), "{nobody}");
-    let nobody = run(&["ping", NOBODY, "--json"]);
-    assert_eq!((nobody.code, &nobody.json()[0]["error"]["name"]), (Some(1), &"NotFound".into()), "{nobody}");
+    let nobody = run(&["ping", UNKNOWN, "--json"]);
+    assert_eq!(
+        (nobody.code, &nobody.json()[0]["error"]["name"]),
+        (Some(1), &"NotFound".into()),
+        "{nobody}"
+    );
 
     let itself = run(&["ping", own.trim()]);
     assert_eq!(itself.code, Some(1), "{itself}");
@@ -56,10 +60,11 @@ fn seeds_that_nobody_answers_at_are_an_error_that_names_each() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
     pk_ok(&["keygen", "--dir", dir]);
-    let dead = format!("pk://{NOBODY}@127.0.0.1:9");
-    let unknown = format!("pk://{NOBODY}@no-such-host.invalid:9");
+    let dead = format!("pk://{UNKNOWN}@127.0.0.1:9");
+    let unknown = format!("pk://{UNKNOWN}@no-such-host.invalid:9");
     let begun = Instant::now();
-    let args = ["buckets", "--dir", dir, "--seed-node", &dead, "--seed-node", &unknown, "--timeout", "3"];
+    let args =
+        ["buckets", "--dir", dir, "--seed-node", &dead, "--seed-node", &unknown, "--timeout", "3"];
     let ended = pk(&args);
     assert_eq!(ended.code, Some(1), "{ended}");
     assert!(ended.stderr.contains("no seed node could be reached"), "{ended}");

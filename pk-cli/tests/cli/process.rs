@@ -21,26 +21,37 @@ pub(crate) struct Ended {
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "exit code {:?}\n-- stdout\n{}\n-- stderr\n{}", self.code, self.stdout, self.stderr)
+        write!(
+            f,
+            "exit code {:?}\n-- stdout\n{}\n-- stderr\n{}",
+            self.code, self.stdout, self.stderr
+        )
     }
 }
 
 impl Ended {
     /// stdout as JSON, one value per line.
     pub(crate) fn json(&self) -> Vec<Value> {
-        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}\n{self}"));
+        let parse = |line| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}\n{self}"))
+        };
         self.stdout.lines().map(parse).collect()
     }
 }
 
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pk"));
-    command.args(args).env_remove("PK_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(args)
+        .env_remove("PK_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
 /// As [`command`], in a network namespace.
-fn command_in(namespace: &str, args: &[&str]) -> Command {
+pub(crate) fn command_in(namespace: &str, args: &[&str]) -> Command {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_pk")]).args(args);
     command.env_remove("PK_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -57,12 +68,14 @@ pub(crate) fn pk_in(namespace: &str, args: &[&str]) -> Ended {
     finish(&mut command_in(namespace, args), LIMIT)
 }
 
-fn finish(command: &mut Command, limit: Duration) -> Ended {
+/// Runs a command to its end. Its stderr is a pipe, its stdout may be something else.
+pub(crate) fn finish(command: &mut Command, limit: Duration) -> Ended {
     let mut child = command.spawn().unwrap();
-    let stdout = read_all(child.stdout.take().unwrap());
+    let stdout = child.stdout.take().map(read_all);
     let stderr = read_all(child.stderr.take().unwrap());
     let code = wait(&mut child, limit);
-    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+    let stdout = stdout.map_or_else(String::new, |stdout| stdout.join().unwrap());
+    let stderr = stderr.join().unwrap();
     let ended = Ended { code: code.flatten(), stdout, stderr };
     assert!(code.is_some(), "`{command:?}` did not end within {limit:?}: {ended}");
     ended
@@ -131,14 +144,18 @@ impl Agent {
         Self::spawn(&mut command_in(namespace, &[&["run", "--stdio"], args].concat()))
     }
 
-    fn spawn(command: &mut Command) -> Self {
+    /// Runs a command that is `pk run --stdio`, with what else was set for it.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let (queue, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| queue.send(line)));
+        thread::spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|line| queue.send(line))
+        });
         let stderr = Some(read_all(child.stderr.take().unwrap()));
         let stdin = child.stdin.take();
-        let mut agent = Self { child, stdin, lines, unclaimed: Vec::new(), stderr, id: String::new(), port: 0 };
+        let mut agent =
+            Self { child, stdin, lines, unclaimed: Vec::new(), stderr, id: String::new(), port: 0 };
         let ready = agent.event("ready");
         agent.id = ready["nodeId"].as_str().unwrap().to_owned();
         agent.port = ready["port"].as_u64().unwrap();
@@ -184,9 +201,13 @@ impl Agent {
             let left = until.saturating_duration_since(Instant::now());
             let Ok(line) = self.lines.recv_timeout(left) else {
                 let stderr = self.kill();
-                panic!("{what} did not come within {LIMIT:?}; what came: {:?}\n{stderr}", self.unclaimed);
+                panic!(
+                    "{what} did not come within {LIMIT:?}; what came: {:?}\n{stderr}",
+                    self.unclaimed
+                );
             };
-            let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
+            let value: Value =
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
             if fits(&value) {
                 return value;
             }

@@ -21,7 +21,7 @@ fn a_renewed_folder_has_a_new_id_and_proves_the_old_one() {
         assert_eq!(pk_ok(&["id", "--dir", dir]).stdout.trim(), new);
         let mut node = Agent::start(&["--dir", dir, "--runtime", runtime]);
         assert_eq!(node.id, new);
-        // Whoever knew it by its old id learns the new one.
+        // A node that knew the old id learns the new one.
         let connected = friend.ask(&format!("connect {old} 127.0.0.1 {}", node.port));
         assert_eq!(connected["nodeId"], new.as_str());
         assert_ne!(friend.ask(&format!("ping {old}")), json!(null));
@@ -40,6 +40,12 @@ fn a_renewed_folder_has_a_new_id_and_proves_the_old_one() {
                 "event": "identityRenewed", "oldNodeId": new, "nodeId": newest,
             })
         );
+        // Its neighbours learn the newest id when it connects to them again.
+        friend.wait_for("a connection of the newest id", |value| {
+            ["connectionForward", "connectionReverse"]
+                .contains(&value["event"].as_str().unwrap_or(""))
+                && value["nodeId"] == newest.as_str()
+        });
         assert_ne!(friend.ask(&format!("ping {newest}")), json!(null));
         node.quit();
         friend.quit();
@@ -48,11 +54,20 @@ fn a_renewed_folder_has_a_new_id_and_proves_the_old_one() {
         assert_eq!((&cert["nodeId"], &cert["fault"]), (&json!(newest), &json!(null)), "{cert}");
         assert_eq!(cert["provenNodeIds"], json!([newest, new, old]));
         assert_eq!(cert["certPem"], again["certChainPem"]);
-        let issuers: Vec<_> = cert["certificates"].as_array().unwrap().iter().map(|one| &one["issuerNodeId"]).collect();
+        let issuers: Vec<_> = cert["certificates"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| &one["issuerNodeId"])
+            .collect();
         assert_eq!(issuers, [&json!(new), &json!(old), &json!(old)]);
         let people = pk_ok(&["cert", "--dir", dir]).stdout;
         assert!(people.starts_with(&format!("{newest} has 3 certificates\n")), "{people}");
-        assert!(people.contains("issued by itself") && people.ends_with("they prove 3 node ids\n"), "{people}");
+        assert!(
+            people.contains("issued by itself")
+                && people.ends_with("the certificates prove 3 node ids\n"),
+            "{people}"
+        );
     }
 }
 

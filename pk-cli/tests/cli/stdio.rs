@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::process::{Agent, LIMIT, command, pk, signal, wait};
 
-const NOBODY: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
+const UNKNOWN: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
 const SEED: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 
 /// B joins through A, C joins through A, C finds B by its id and opens an application stream to it.
@@ -27,12 +27,16 @@ fn three_processes(runtimes: [&str; 3]) {
     c.ask(&format!("unsetnode {b_id}"));
     let found = c.ask(&format!("findNode {b_id}"));
     assert_eq!(found[0], json!(["127.0.0.1", b_port]));
-    assert_eq!((&found[1]["mode"], &found[1]["scopes"]), (&json!("direct"), &json!(["global"])), "{found}");
+    assert_eq!(
+        (&found[1]["mode"], &found[1]["scopes"]),
+        (&json!("direct"), &json!(["global"])),
+        "{found}"
+    );
     assert_eq!(c.ask(&format!("stream {b_id} hello,  B")), "hello,  B");
     assert_eq!(c.ask(&format!("ping {b_id}"))[0], found[0]);
 
-    assert_eq!(c.ask(&format!("findNode {NOBODY}")), json!(null));
-    assert_eq!(c.ask(&format!("ping {NOBODY}")), json!(null));
+    assert_eq!(c.ask(&format!("findNode {UNKNOWN}")), json!(null));
+    assert_eq!(c.ask(&format!("ping {UNKNOWN}")), json!(null));
     a.quit();
     b.end();
     c.quit();
@@ -51,7 +55,7 @@ fn three_processes_on_smol() {
 #[test]
 fn the_results_have_the_shapes_of_the_reference() {
     let mut a = Agent::start(&["--seed", SEED]);
-    assert_eq!(a.id, NOBODY, "the id of that key");
+    assert_eq!(a.id, UNKNOWN, "the id of that key");
     let mut b = Agent::start(&["--runtime", "smol", "--connect-timeout", "2000"]);
     let connected = b.ask(&format!("connect {} 127.0.0.1 {}", a.id, a.port));
     assert_eq!((&connected["nodeId"], &connected["host"]), (&json!(a.id), &json!("127.0.0.1")));
@@ -59,7 +63,10 @@ fn the_results_have_the_shapes_of_the_reference() {
     let connections = b.ask("connections");
     assert_eq!(connections[0]["connectionId"], connection_id);
     assert_eq!(connections[0]["address"], json!({ "host": "127.0.0.1", "port": a.port }));
-    assert_eq!((&connections[0]["primary"], connections.as_array().unwrap().len()), (&json!(true), 1));
+    assert_eq!(
+        (&connections[0]["primary"], connections.as_array().unwrap().len()),
+        (&json!(true), 1)
+    );
     a.event("connectionReverse");
     let others = a.ask("connections");
     assert_eq!(others[0]["connectionId"], connection_id, "both ends have one name for it");
@@ -82,23 +89,34 @@ fn the_results_have_the_shapes_of_the_reference() {
     c.event("joined");
     let c_key = format!("127.0.0.1-{}", c.port);
     let via = b.ask(&format!("closest {} {}", c.id, a.id));
-    assert_eq!((&via[0]["nodeIdEncoded"], &via[0]["nodeContact"][&c_key]["mode"]), (&json!(c.id), &json!("direct")));
+    assert_eq!(
+        (&via[0]["nodeIdEncoded"], &via[0]["nodeContact"][&c_key]["mode"]),
+        (&json!(c.id), &json!("direct"))
+    );
     let via = b.ask(&format!("active {} {}", c.id, a.id));
     assert_eq!(via[0]["nodeId"], c.id.as_str(), "{via}");
     let named = c.ask("connections")[0]["connectionId"].as_str().unwrap().to_owned();
     assert_eq!(via[0]["connections"][&named]["port"], c.port, "{via}");
     c.end();
 
-    assert_eq!(b.ask(&format!("setnode {NOBODY} 127.0.0.1 {} local", a.port)), json!({ "outcome": "updated" }));
-    let scopes = b.ask("graph")[NOBODY]["contact"][&key]["scopes"].clone();
+    assert_eq!(
+        b.ask(&format!("setnode {UNKNOWN} 127.0.0.1 {} local", a.port)),
+        json!({ "outcome": "updated" })
+    );
+    let scopes = b.ask("graph")[UNKNOWN]["contact"][&key]["scopes"].clone();
     assert_eq!(scopes, json!(["global", "local"]));
-    assert_eq!(b.ask(&format!("unsetnode {NOBODY}")), json!({}));
-    assert_eq!(b.ask("graph")[NOBODY], json!(null));
+    assert_eq!(b.ask(&format!("unsetnode {UNKNOWN}")), json!({}));
+    assert_eq!(b.ask("graph")[UNKNOWN], json!(null));
     assert_eq!(b.ask(&format!("disconnect {}", a.id)), json!({}));
     let a_id = a.id.clone();
-    b.wait_for("the end of the connection", |value| value["event"] == "connectionClosed" && value["nodeId"] == a_id);
+    b.wait_for("the end of the connection", |value| {
+        value["event"] == "connectionClosed" && value["nodeId"] == a_id
+    });
     let left = b.ask("connections");
-    assert!(left.as_array().unwrap().iter().all(|connection| connection["nodeId"] != a_id), "{left}");
+    assert!(
+        left.as_array().unwrap().iter().all(|connection| connection["nodeId"] != a_id),
+        "{left}"
+    );
     a.end();
     b.end();
 }
@@ -122,7 +140,10 @@ fn a_node_is_set_with_every_outcome() {
     for id in &ids[..20] {
         assert_eq!(a.ask(&format!("setnode {id} 127.0.0.1 9")), json!({ "outcome": "added" }));
     }
-    assert_eq!(a.ask(&format!("setnode {} 127.0.0.1 9 local", ids[0])), json!({ "outcome": "updated" }));
+    assert_eq!(
+        a.ask(&format!("setnode {} 127.0.0.1 9 local", ids[0])),
+        json!({ "outcome": "updated" })
+    );
     let graph = a.ask("graph");
     assert_eq!(graph[&ids[0]]["contact"]["127.0.0.1-9"]["scopes"], json!(["global", "local"]));
     assert_eq!(graph[&ids[0]]["bucket"], 255);
@@ -133,7 +154,7 @@ fn a_node_is_set_with_every_outcome() {
     assert!(ids[..20].contains(&gone), "{forced}");
     let graph = a.ask("graph");
     assert!(graph[&gone].is_null() && graph[&ids[21]].is_object(), "{graph}");
-    // Nobody answers, so there is room by the time that it has been looked for.
+    // No node answers, so there is room by the time the search for it ends.
     assert_eq!(a.ask(&format!("setnode {gone} 127.0.0.1 9 block")), json!({ "outcome": "added" }));
     for id in &ids {
         assert_eq!(a.ask(&format!("unsetnode {id}")), json!({}));
@@ -153,7 +174,7 @@ fn two_nodes_connect_through_the_relay_that_is_named() {
     assert_eq!(through, json!({ "nodeId": b.id, "host": "127.0.0.1", "port": b.port }));
     let key = format!("127.0.0.1-{}", b.port);
     assert_eq!(a.ask("graph")[&b.id]["contact"][&key]["mode"], "signal");
-    let unknown = a.answer(&format!("signal {NOBODY} {}", relay.id));
+    let unknown = a.answer(&format!("signal {UNKNOWN} {}", relay.id));
     assert_eq!(unknown["error"]["errors"][0]["name"], "Signal", "{unknown}");
     let itself = a.answer(&format!("signal {} {}", b.id, a.id.clone()));
     assert_eq!(itself["error"]["name"], "OwnNode", "{itself}");
@@ -164,9 +185,11 @@ fn two_nodes_connect_through_the_relay_that_is_named() {
 
 #[test]
 fn nodes_that_know_nobody_find_each_other_on_the_local_network() {
-    let port = std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port().to_string();
+    let port =
+        std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port().to_string();
     let mdns = ["--mdns", "--mdns-port", &port, "--mdns-interface", "lo"];
-    let [mut a, mut b] = ["tokio", "smol"].map(|runtime| Agent::start(&[&mdns[..], &["--runtime", runtime]].concat()));
+    let [mut a, mut b] = ["tokio", "smol"]
+        .map(|runtime| Agent::start(&[&mdns[..], &["--runtime", runtime]].concat()));
     // A busy machine may be late; a question itself is short.
     let until = std::time::Instant::now() + LIMIT;
     let told = loop {
@@ -174,13 +197,13 @@ fn nodes_that_know_nobody_find_each_other_on_the_local_network() {
         if told != json!([]) {
             break told;
         }
-        assert!(std::time::Instant::now() < until, "nobody is told of");
+        assert!(std::time::Instant::now() < until, "no node is reported");
     };
     assert_eq!(told, json!([["127.0.0.1", b.port]]));
     let found = a.ask(&format!("findNode {}", b.id));
     assert_eq!((&found[0], &found[1]["scopes"]), (&told[0], &json!(["local"])), "{found}");
-    assert_eq!(b.ask(&format!("mdns {NOBODY}")), json!([]));
-    // A one-shot that knows nobody.
+    assert_eq!(b.ask(&format!("mdns {UNKNOWN}")), json!([]));
+    // A one-shot node that knows no other node.
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
     pk(&["keygen", "--dir", dir]);
@@ -193,16 +216,24 @@ fn nodes_that_know_nobody_find_each_other_on_the_local_network() {
 #[test]
 fn tagged_commands_run_beside_the_others_which_run_in_order() {
     let mut a = Agent::start(&["--connect-timeout", "2000"]);
-    // Nobody is there, so these take their time.
-    a.send(&format!("connect {NOBODY} 127.0.0.1 9"));
+    // No node is there, so these take some time.
+    a.send(&format!("connect {UNKNOWN} 127.0.0.1 9"));
     a.send("graph");
-    a.send(&format!("#slow connect {NOBODY} 127.0.0.1 10"));
+    a.send(&format!("#slow connect {UNKNOWN} 127.0.0.1 10"));
     a.send("#1 connections");
-    let answers: Vec<_> = (0..4).map(|_| a.wait_for("an answer", |value| value["cmd"].is_string())).collect();
+    let answers: Vec<_> =
+        (0..4).map(|_| a.wait_for("an answer", |value| value["cmd"].is_string())).collect();
     let at = |cmd: &str, tagged: bool| {
-        answers.iter().position(|answer| answer["cmd"] == cmd && answer["tag"].is_string() == tagged).unwrap()
+        answers
+            .iter()
+            .position(|answer| answer["cmd"] == cmd && answer["tag"].is_string() == tagged)
+            .unwrap()
     };
-    assert_eq!((answers[0]["tag"].as_str(), at("connections", true)), (Some("1"), 0), "{answers:?}");
+    assert_eq!(
+        (answers[0]["tag"].as_str(), at("connections", true)),
+        (Some("1"), 0),
+        "{answers:?}"
+    );
     assert!(at("connect", false) < at("graph", false), "{answers:?}");
     let failed = &answers[at("connect", true)];
     assert_eq!((&failed["tag"], &failed["ok"]), (&json!("slow"), &json!(false)), "{failed}");
@@ -211,11 +242,11 @@ fn tagged_commands_run_beside_the_others_which_run_in_order() {
 }
 
 #[test]
-fn a_bad_line_is_answered_and_the_next_one_done() {
+fn invalid_line_is_answered_and_the_next_one_executed() {
     let mut a = Agent::start(&[]);
     for (line, expected) in [
         ("dance", "unknown command dance"),
-        ("ping xyz", "bad node id xyz"),
+        ("ping xyz", "invalid node id xyz"),
         ("connect", "usage: connect <nodeId> <host> <port>"),
     ] {
         let answer = a.answer(line);
@@ -225,16 +256,16 @@ fn a_bad_line_is_answered_and_the_next_one_done() {
     let own = a.id.clone();
     assert_eq!(a.answer(&format!("ping {own}"))["error"]["name"], "OwnNode");
     assert_eq!(a.ask("graph"), json!({}));
-    // What is under way when stdin ends is still answered.
+    // Commands in progress when stdin ends are still answered.
     a.send("#last graph");
     a.send("connections");
     a.end();
 }
 
 #[test]
-fn quit_ends_what_is_under_way_at_once() {
+fn quit_ends_running_commands_at_once() {
     let mut a = Agent::start(&[]);
-    a.send(&format!("#slow connect {NOBODY} 127.0.0.1 9"));
+    a.send(&format!("#slow connect {UNKNOWN} 127.0.0.1 9"));
     a.ask("graph");
     a.send("quit");
     let slow = a.wait_for("the answer to connect", |value| value["tag"] == "slow");
@@ -263,9 +294,11 @@ fn a_reader_that_does_not_read_holds_up_no_signal() {
     use std::process::Stdio;
 
     let mut child = command(&["run", "--stdio"]).stdin(Stdio::piped()).spawn().unwrap();
-    // More answers than the pipe and the queue hold, while stdout stays unread. Its writer ends with the node.
+    // More answers than the pipe and the queue hold, while stdout stays unread. Its writer ends
+    // with the node.
     let mut stdin = child.stdin.take().unwrap();
-    let writer = std::thread::spawn(move || while writeln!(stdin, "#x {}", "dance".repeat(100)).is_ok() {});
+    let writer =
+        std::thread::spawn(move || while writeln!(stdin, "#x {}", "dance".repeat(100)).is_ok() {});
     std::thread::sleep(Duration::from_secs(1));
     signal(child.id(), "TERM");
     assert_eq!(wait(&mut child, LIMIT), Some(Some(0)));
@@ -289,7 +322,14 @@ fn a_port_that_is_taken_is_fatal_and_says_so() {
     let ended = pk(&["run", "--stdio", "--port", &a.port.to_string()]);
     assert_eq!(ended.code, Some(1), "{ended}");
     let fatal = &ended.json()[0];
-    assert_eq!((&fatal["event"], &fatal["error"]["name"]), (&json!("fatal"), &json!("Bind")), "{ended}");
-    assert!(ended.stderr.contains("cannot listen on UDP 127.0.0.1:") && ended.stderr.contains("tip:"), "{ended}");
+    assert_eq!(
+        (&fatal["event"], &fatal["error"]["name"]),
+        (&json!("fatal"), &json!("Bind")),
+        "{ended}"
+    );
+    assert!(
+        ended.stderr.contains("cannot listen on UDP 127.0.0.1:") && ended.stderr.contains("tip:"),
+        "{ended}"
+    );
     a.end();
 }

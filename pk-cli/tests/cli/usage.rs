@@ -10,7 +10,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn bad_usage_exits_with_2_and_says_what_is_wrong() {
+fn invalid_usage_exits_with_2_and_names_the_error() {
     for (line, expected) in [
         ("", "Usage: pk"),
         ("dance", "unrecognized subcommand 'dance'"),
@@ -23,39 +23,45 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
         ("replay", "<FILE>"),
         // Ids.
         ("find", "<ID>"),
-        ("find xyz --dir d --seed-node ID@a.b:1", "a node id starts with `v` (base32hex), not with `x`"),
-        ("ping v --dir d --seed-node ID@a.b:1", "a node id has 32 bytes, not 0"),
+        (
+            "find xyz --dir d --seed-node ID@a.b:1",
+            "a node id must start with `v` (base32hex), not with `x`",
+        ),
+        ("ping v --dir d --seed-node ID@a.b:1", "a node id must have 32 bytes, not 0"),
         ("ping IDv --dir d --seed-node ID@a.b:1", "node id"),
         // Seed nodes.
         ("buckets --dir d --seed-node ID", "the `@` is missing"),
-        ("buckets --dir d --seed-node http://ID@a.b:1", "a seed node's scheme is `pk://`, not `http://`"),
-        ("buckets --dir d --seed-node pk://xyz@a.b:1", "seed node: a node id starts with `v`"),
+        (
+            "buckets --dir d --seed-node http://ID@a.b:1",
+            "the scheme of a seed node must be `pk://`, not `http://`",
+        ),
+        ("buckets --dir d --seed-node pk://xyz@a.b:1", "seed node: a node id must start with `v`"),
         ("buckets --dir d --seed-node pk://ID@a.b", "does not end in a port from 1 to 65535"),
         ("buckets --dir d --seed-node pk://ID@a.b:0", "does not end in a port from 1 to 65535"),
         ("buckets --dir d --seed-node pk://ID@a..b:1", "neither an IP address nor a host name"),
-        ("buckets --dir d --seed-node pk://ID@::1:1", "stands in brackets"),
+        ("buckets --dir d --seed-node pk://ID@::1:1", "must be in brackets"),
         // Addresses to listen on.
-        ("run --stdio --listen localhost:1", "an address to listen on is IP:PORT"),
-        ("run --stdio --listen 127.0.0.1", "an address to listen on is IP:PORT"),
-        ("run --stdio --listen 127.0.0.1:65536", "an address to listen on is IP:PORT"),
+        ("run --stdio --listen localhost:1", "the address to listen on has the form IP:PORT"),
+        ("run --stdio --listen 127.0.0.1", "the address to listen on has the form IP:PORT"),
+        ("run --stdio --listen 127.0.0.1:65536", "the address to listen on has the form IP:PORT"),
         ("run --stdio --host localhost", "not an IP address"),
         ("run --stdio --listen 127.0.0.1:1 --port 2", "cannot be used with"),
         ("run --stdio --port 65536", "65536 is not in 0..=65535"),
         // Claims.
         ("claim", "<ID>"),
         ("claim ID", "--dir <DIR>"),
-        ("claim xyz --dir d", "a node id starts with `v`"),
+        ("claim xyz --dir d", "a node id must start with `v`"),
         ("chain", "--dir <DIR>"),
-        ("chain xyz --dir d", "a node id starts with `v`"),
+        ("chain xyz --dir d", "a node id must start with `v`"),
         ("allow ID", "--dir <DIR>"),
         ("allow --dir d --remove", "<ID>"),
         ("run --stdio --claims some", "possible values: refuse, allow-list, ask, all"),
         ("run --stdio --allow-all --claims all", "cannot be used with"),
         ("run --stdio --allow-all --allow ID", "cannot be used with"),
-        ("run --stdio --claims refuse --allow ID", "--allow does nothing with --claims refuse"),
+        ("run --stdio --claims refuse --allow ID", "--allow has no effect with --claims refuse"),
         ("run --dir d --claims ask", "--claims ask needs --stdio"),
         // Keys.
-        ("run --stdio --seed 0101", "a private key is 64 hex digits"),
+        ("run --stdio --seed 0101", "a private key has 64 hex digits"),
         (
             "run --stdio --dir d --seed 0101010101010101010101010101010101010101010101010101010101010101",
             "cannot be used with",
@@ -64,8 +70,8 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
         ("run --stdio --mdns-port 5", "--mdns"),
         ("run --stdio --mdns --mdns-port 0", "0 is not in 1..=65535"),
         ("run --stdio --mdns-interface lo", "--mdns"),
-        ("run --stdio --mdns --mdns-groups 224.0.0.250", "the groups cannot be chosen"),
-        ("find ID --dir d --mdns-groups=x", "the library mdns-sd, which serves the standard ones only"),
+        ("run --stdio --mdns --mdns-groups 224.0.0.250", "the multicast groups cannot be changed"),
+        ("find ID --dir d --mdns-groups=x", "the library mdns-sd supports only the standard ones"),
         // Numbers.
         ("demo --nodes 1", "1 is not in 2..=256"),
         ("demo --nodes 257", "257 is not in 2..=256"),
@@ -76,7 +82,7 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
         ("run --stdio --keepalive-interval 10", "10 is not in 500..=300000"),
         ("run --stdio --keepalive-interval 20000", "at most half of --keepalive-timeout"),
         ("find ID --dir d --seed-node ID@a.b:1 --timeout 0", "0 is not in 1..=86400"),
-        ("--log loud id --dir d", "a level is one of off, error, warn, info, debug, trace"),
+        ("--log loud id --dir d", "the level must be one of off, error, warn, info, debug, trace"),
     ] {
         let words = words(line);
         let ended = pk(&words.iter().map(String::as_str).collect::<Vec<_>>());
@@ -89,15 +95,20 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
 #[test]
 fn help_names_every_command() {
     let help = pk_ok(&["--help"]).stdout;
-    for command in
-        ["keygen", "id", "run", "find", "ping", "buckets", "cert", "renew", "replay", "demo", "claim", "chain", "allow"]
-    {
+    for command in [
+        "keygen", "id", "run", "find", "ping", "buckets", "cert", "renew", "replay", "demo",
+        "claim", "chain", "allow",
+    ] {
         assert!(help.contains(&format!("\n  {command}")), "{command} in {help}");
     }
     for command in ["run", "find", "ping", "buckets", "claim", "chain"] {
         let help = pk_ok(&[command, "--help"]).stdout;
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(help.contains("Not needed once the node in DIR knows others") && help.contains("--mdns"), "{help}");
+        assert!(
+            help.contains("Not needed once the node in DIR has stored contacts")
+                && help.contains("--mdns"),
+            "{help}"
+        );
         assert!(!help.contains("groups") && !help.contains("not stored"), "{help}");
     }
 }

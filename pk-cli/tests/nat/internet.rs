@@ -4,13 +4,14 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What stands before a host.
+/// The NAT or firewall in front of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nat {
     /// Nothing: the host has a public address.
     None,
-    /// Keeps the source port where it can; the same for every destination. Lets in only answers (RFC 4787: endpoint-
-    /// independent mapping by way of port preservation, address and port-dependent filtering).
+    /// Keeps the source port where it can; the same for every destination. Lets in only answers
+    /// (RFC 4787: endpoint- independent mapping by way of port preservation, address and
+    /// port-dependent filtering).
     PortPreserving,
     /// Another random port for every destination.
     Symmetric,
@@ -21,26 +22,23 @@ pub(crate) enum Nat {
 pub(crate) struct Internet {
     prefix: String,
     hosts: Vec<(String, Nat)>,
+    /// Hosts that share the NAT of another one.
+    behind: Vec<String>,
 }
 
 impl Internet {
-    /// Builds an internet with these hosts and a public one named `relay`. `None`, said loudly, where that is not possible.
+    /// Builds an internet with these hosts and a public one named `relay`. `None`, said loudly,
+    /// where that is not possible.
     pub(crate) fn new(name: &str, hosts: &[(&str, Nat)]) -> Option<Self> {
-        if let Some(missing) = missing() {
-            assert!(
-                std::env::var_os("CI").is_none_or(|ci| ci != "true"),
-                "CI has to run the tests behind NATs: {missing}"
-            );
-            // Not by `eprintln!`, which the harness of tests keeps to itself where a test passes.
-            let told =
-                writeln!(std::io::stderr(), "\n*** NOT RUN: the test behind real NATs ({name}): {missing} ***\n");
-            drop(told);
+        if missing_here(name) {
             return None;
         }
-        let mut hosts: Vec<_> = hosts.iter().map(|(host, nat)| ((*host).to_owned(), *nat)).collect();
+        let mut hosts: Vec<_> =
+            hosts.iter().map(|(host, nat)| ((*host).to_owned(), *nat)).collect();
         hosts.push(("relay".to_owned(), Nat::None));
         remove_orphans();
-        let internet = Self { prefix: format!("{MARK}{}-{name}-", std::process::id()), hosts };
+        let prefix = format!("{MARK}{}-{name}-", std::process::id());
+        let internet = Self { prefix, hosts, behind: Vec::new() };
         internet.build();
         Some(internet)
     }
@@ -54,6 +52,25 @@ impl Internet {
     pub(crate) fn address(&self, host: &str) -> String {
         let at = self.hosts.iter().position(|(known, _)| known == host).unwrap();
         format!("10.77.0.{}", at + 1)
+    }
+
+    /// Adds a host behind the NAT of `other`, in the same local network.
+    pub(crate) fn add_behind(&mut self, host: &str, other: &str) {
+        let at = self.hosts.iter().position(|(known, _)| known == other).unwrap();
+        let (router, inside) = (format!("{}n{other}", self.prefix), self.namespace(host));
+        let net = format!("10.10{at}.0");
+        run(&["ip", "-n", &router, "link", "add", "home", "type", "bridge", "mcast_snooping", "0"]);
+        run(&["ip", "-n", &router, "addr", "flush", "dev", "lan"]);
+        run(&["ip", "-n", &router, "link", "set", "lan", "master", "home"]);
+        address(&router, "home", &format!("{net}.1/24"));
+        run(&["ip", "netns", "add", &inside]);
+        self.behind.push(host.to_owned());
+        run(&["ip", "-n", &inside, "link", "set", "lo", "up"]);
+        let port = format!("lan{}", self.behind.len());
+        link((&inside, "eth0"), (&router, &port));
+        run(&["ip", "-n", &router, "link", "set", &port, "master", "home", "up"]);
+        address(&inside, "eth0", &format!("{net}.{}/24", 2 + self.behind.len()));
+        run(&["ip", "-n", &inside, "route", "add", "default", "via", &format!("{net}.1")]);
     }
 
     fn build(&self) {
@@ -116,7 +133,7 @@ impl Internet {
 impl Drop for Internet {
     fn drop(&mut self) {
         let hosts = self.hosts.iter().flat_map(|(host, _)| [host.clone(), format!("n{host}")]);
-        for namespace in hosts.chain(["sw".to_owned()]) {
+        for namespace in hosts.chain(self.behind.iter().cloned()).chain(["sw".to_owned()]) {
             let name = format!("{}{namespace}", self.prefix);
             // The routers of public hosts were never there.
             drop(Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status());
@@ -125,12 +142,14 @@ impl Drop for Internet {
 }
 
 /// How the names of all namespaces of this test begin; the number of its process follows.
-const MARK: &str = "pknat";
+pub(crate) const MARK: &str = "pknat";
 
 /// Takes down what a test that was killed has left.
-fn remove_orphans() {
+pub(crate) fn remove_orphans() {
     let names = Command::new("ip").args(["netns", "list"]).output().unwrap().stdout;
-    for name in String::from_utf8_lossy(&names).lines().filter_map(|line| line.split_whitespace().next()) {
+    for name in
+        String::from_utf8_lossy(&names).lines().filter_map(|line| line.split_whitespace().next())
+    {
         let pid = name.strip_prefix(MARK).and_then(|rest| rest.split('-').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             // Fails if another test is quicker.
@@ -139,10 +158,31 @@ fn remove_orphans() {
     }
 }
 
+/// Whether something is missing that the tests in namespaces need: then that is said, and in CI the
+/// test fails.
+pub(crate) fn missing_here(name: &str) -> bool {
+    let Some(missing) = missing() else { return false };
+    assert!(
+        std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+        "CI has to run the tests in namespaces: {missing}"
+    );
+    // Not by `eprintln!`, which the harness of tests keeps to itself where a test passes.
+    drop(writeln!(
+        std::io::stderr(),
+        "\n*** NOT RUN: the test in network namespaces ({name}): {missing} ***\n"
+    ));
+    true
+}
+
 /// What is missing to run here.
 fn missing() -> Option<&'static str> {
     let works = |program: &str, args: &[&str]| {
-        Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+        Command::new(program)
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
     };
     if !works("ip", &["netns", "list"]) {
         return Some("`ip` (iproute2) is not here");
@@ -160,7 +200,9 @@ fn missing() -> Option<&'static str> {
 }
 
 fn link((a, a_name): (&str, &str), (b, b_name): (&str, &str)) {
-    run(&["ip", "link", "add", a_name, "netns", a, "type", "veth", "peer", "name", b_name, "netns", b]);
+    run(&[
+        "ip", "link", "add", a_name, "netns", a, "type", "veth", "peer", "name", b_name, "netns", b,
+    ]);
 }
 
 fn address(namespace: &str, device: &str, address: &str) {
@@ -168,7 +210,12 @@ fn address(namespace: &str, device: &str, address: &str) {
     run(&["ip", "-n", namespace, "link", "set", device, "up"]);
 }
 
-fn run(args: &[&str]) {
+pub(crate) fn run(args: &[&str]) {
     let output = Command::new(args[0]).args(&args[1..]).output().unwrap();
-    assert!(output.status.success(), "`{}`: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "`{}`: {}",
+        args.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -1,9 +1,11 @@
-//! Real `pk run` nodes behind real NATs: network namespaces, with nftables masquerade in front of them.
+//! Real `pk run` nodes behind real NATs: network namespaces, with nftables masquerade in front of
+//! them.
 //!
-//! Needs root, `ip` and `nft`. Where one is missing the tests say so on stderr and pass, except in CI (`CI=true`), where
-//! everything has to be there.
+//! Needs root, `ip` and `nft`. Where one is missing the tests say so on stderr and pass, except in
+//! CI (`CI=true`), where everything has to be there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails as a test does")]
 
+#[allow(dead_code, reason = "shared with the other tests in namespaces")]
 mod internet;
 #[path = "../cli/process.rs"]
 #[allow(dead_code, reason = "shared with the other tests of the program")]
@@ -21,7 +23,8 @@ const CONNECT_TIMEOUT_MS: &str = "8000";
 
 /// A node somewhere on the internet.
 fn node(internet: &Internet, host: &str, relay: Option<&Agent>) -> Agent {
-    let mut args = vec!["--host", "0.0.0.0", "--port", "4433", "--connect-timeout", CONNECT_TIMEOUT_MS];
+    let mut args =
+        vec!["--host", "0.0.0.0", "--port", "4433", "--connect-timeout", CONNECT_TIMEOUT_MS];
     let seed = relay.map(|relay| format!("pk://{}@{}:4433", relay.id, internet.address("relay")));
     args.extend(seed.iter().flat_map(|seed| ["--seed-node", seed.as_str()]));
     let mut agent = Agent::start_in(&internet.namespace(host), &args);
@@ -31,7 +34,8 @@ fn node(internet: &Internet, host: &str, relay: Option<&Agent>) -> Agent {
     agent
 }
 
-/// One node finds another one that it shares only a relay with, and speaks to it. Says how the connection was made.
+/// One node finds another one that it shares only a relay with, and speaks to it. Says how the
+/// connection was made.
 fn find(from: &mut Agent, to: &Agent) -> Value {
     let found = from.ask(&format!("findNode {}", to.id));
     assert_ne!(found, json!(null), "the node was not found");
@@ -39,11 +43,13 @@ fn find(from: &mut Agent, to: &Agent) -> Value {
     found[1]["mode"].clone()
 }
 
-/// Builds an internet with two hosts and a relay for each direction, and has the one find the other. Each time anew: a NAT
-/// remembers whom it let through.
+/// Builds an internet with two hosts and a relay for each direction, and makes one host find the
+/// other. Each time it is built again, since a NAT remembers which packets it let through.
 fn in_both_directions(name: &str, a: Nat, b: Nat, check: impl Fn(&Internet, Value)) {
     for [from, to] in [["a", "b"], ["b", "a"]] {
-        let Some(internet) = Internet::new(&format!("{name}{from}"), &[("a", a), ("b", b)]) else { return };
+        let Some(internet) = Internet::new(&format!("{name}{from}"), &[("a", a), ("b", b)]) else {
+            return;
+        };
         let relay = node(&internet, "relay", None);
         let mut first = node(&internet, from, Some(&relay));
         let second = node(&internet, to, Some(&relay));
@@ -57,7 +63,9 @@ fn in_both_directions(name: &str, a: Nat, b: Nat, check: impl Fn(&Internet, Valu
 #[test]
 fn two_nodes_behind_port_preserving_nats_connect_in_both_directions() {
     // Without the help of the relay each NAT drops what the other node sends.
-    in_both_directions("pp", Nat::PortPreserving, Nat::PortPreserving, |_, mode| assert_eq!(mode, "signal"));
+    in_both_directions("pp", Nat::PortPreserving, Nat::PortPreserving, |_, mode| {
+        assert_eq!(mode, "signal");
+    });
 }
 
 #[test]
@@ -67,7 +75,10 @@ fn symmetric_and_public_connect_in_both_directions() {
 
 #[test]
 fn two_nodes_behind_symmetric_nats_are_told_that_it_cannot_be() {
-    let Some(internet) = Internet::new("ss", &[("a", Nat::Symmetric), ("b", Nat::Symmetric)]) else { return };
+    let Some(internet) = Internet::new("ss", &[("a", Nat::Symmetric), ("b", Nat::Symmetric)])
+    else {
+        return;
+    };
     let relay = node(&internet, "relay", None);
     let mut a = node(&internet, "a", Some(&relay));
     let b = node(&internet, "b", Some(&relay));
@@ -77,17 +88,21 @@ fn two_nodes_behind_symmetric_nats_are_told_that_it_cannot_be() {
     let why = a.answer(&format!("signal {} {}", b.id, relay.id));
     assert_eq!((&why["ok"], &why["error"]["name"]), (&json!(false), &json!("Dial")), "{why}");
     let causes = why["error"]["errors"].as_array().unwrap();
-    assert!(!causes.is_empty() && causes.iter().all(|cause| cause["name"] == "TimedOutAfterSignal"), "{why}");
+    assert!(
+        !causes.is_empty() && causes.iter().all(|cause| cause["name"] == "TimedOutAfterSignal"),
+        "{why}"
+    );
 
     // As a user of a one-shot sees it.
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
     pk_ok(&["keygen", "--dir", dir]);
     let seed = format!("pk://{}@{}:4433", relay.id, internet.address("relay"));
-    let ended = pk_in(&internet.namespace("a"), &["find", &b.id, "--dir", dir, "--seed-node", &seed]);
+    let ended =
+        pk_in(&internet.namespace("a"), &["find", &b.id, "--dir", dir, "--seed-node", &seed]);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended}");
     assert!(ended.stderr.contains("signalling was accepted, but the dial timed out"), "{ended}");
-    assert!(ended.stderr.contains("tip: the NATs before both nodes are too strict"), "{ended}");
+    assert!(ended.stderr.contains("tip: the NATs of both nodes are too strict"), "{ended}");
     a.quit();
     b.quit();
     relay.quit();

@@ -1,111 +1,66 @@
-//! The network: the endpoint, handshakes in both directions, connections and their streams.
+//! QUIC: the endpoint, handshakes in both directions, connections and their streams.
 
-mod admission;
 mod cids;
 mod connections;
 mod endpoint;
 mod handshakes;
+mod liveness;
 mod punch;
-mod reasons;
+mod resets;
 mod streams;
-mod tls;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Waker;
 
 use bytes::Bytes;
-use pk_proto::{ConnectionId, Identity, Input, StreamId};
-use quinn::{Incoming, VarInt};
+use pk_proto::{ConnectionId, Identity, Input, Instant, NodeId, Opener, StreamId};
 
-use self::admission::Handshakes;
-use self::cids::Cids;
-use self::connections::Connection;
-use self::handshakes::{Dial, Handshake};
+use self::connections::Connections;
+use self::handshakes::{Established, Handshakes};
 use self::punch::PunchSocket;
-pub(crate) use self::reasons::{disconnect_reason, varint};
-use self::streams::CoreStream;
-use self::tls::Tls;
-use crate::cx::{Cx, Key};
+use crate::cx::Cx;
 use crate::error::StartError;
-use crate::keys::KeyPair;
-use crate::runtime::BoxFuture;
-use crate::tasks::Tasks;
+use crate::system::runtime::BoxFuture;
+use crate::system::tasks::Tasks;
+use pk_host::KeyPair;
+use pk_host::TransportSecret;
 
-/// The network of one node.
+/// The network of one node. Each call is passed to the component that owns the state.
 pub(crate) struct Net {
-    endpoint: quinn::Endpoint,
     socket: Arc<PunchSocket>,
-    cids: Cids,
-    bound: SocketAddr,
-    tls: Tls,
-    /// Everything about incoming connections but TLS.
-    server: quinn::ServerConfig,
-    transport: Arc<quinn::TransportConfig>,
-
-    accept: BoxFuture<Option<Incoming>>,
-    accept_waker: Waker,
-    admission: Handshakes,
-    // What peers make grow is in trees: a hash table would keep the room of its greatest day for good.
-    handshakes: BTreeMap<u64, Handshake>,
-    dials: BTreeMap<ConnectionId, Dial>,
-    connections: BTreeMap<ConnectionId, Connection>,
-    streams: BTreeMap<StreamId, CoreStream>,
-    next_handshake: u64,
-    next_connection: u64,
-    next_stream: u64,
+    handshakes: Handshakes,
+    connections: Connections,
 }
 
 impl Net {
-    /// Binds the endpoint and begins to accept. `streams` is how many streams a peer may have open on a connection.
+    /// Binds the endpoint and starts to accept. `streams` limits the open streams of a peer on a
+    /// connection.
     pub(crate) fn bind(
         cx: &mut Cx,
         listen: SocketAddr,
         identity: &Identity,
         key: &KeyPair,
+        secret: &TransportSecret,
         streams: usize,
         tasks: &Tasks,
     ) -> Result<Self, StartError> {
-        let tls = Tls::new(identity, key, &cx.config.dialects);
-        let cids = Cids::default();
-        let transport = endpoint::transport(&cx.config, streams);
-        // The endpoint asks for a TLS configuration, though every handshake is accepted with one of its own.
-        let (server_tls, _) = tls.server().map_err(StartError::Tls)?;
-        let server = endpoint::server(&cx.config, &transport, server_tls);
-        let (endpoint, socket, bound) = endpoint::bind(listen, server.clone(), &cids, tasks)?;
-        Ok(Self {
-            accept: accept(&endpoint),
-            endpoint,
-            socket,
-            cids,
-            bound: endpoint::canonical(bound),
-            tls,
-            server,
-            transport,
-            accept_waker: cx.source(Key::Endpoint),
-            admission: Handshakes::new(cx.config.handshake_limit, cx.config.handshake_network_limit),
-            handshakes: BTreeMap::new(),
-            dials: BTreeMap::new(),
-            connections: BTreeMap::new(),
-            streams: BTreeMap::new(),
-            next_handshake: 0,
-            next_connection: 1,
-            next_stream: 1,
-        })
+        let (handshakes, socket) =
+            Handshakes::bind(cx, listen, identity, key, secret, streams, tasks)?;
+        Ok(Self { socket, handshakes, connections: Connections::new() })
     }
 
-    /// Where the endpoint listens.
+    /// Returns the address that the endpoint listens on.
     pub(crate) fn bound(&self) -> SocketAddr {
-        self.bound
+        self.handshakes.bound()
     }
 
-    /// Presents another identity from now on; connections stay.
+    /// Presents another identity from now on; existing connections are not affected.
     pub(crate) fn replace_identity(&mut self, cx: &Cx, identity: &Identity, key: &KeyPair) {
-        self.tls = Tls::new(identity, key, &cx.config.dialects);
+        self.handshakes.replace_identity(cx, identity, key);
     }
 
-    /// Sends one datagram, now or not at all.
+    /// Sends one datagram now, or drops it.
     pub(crate) fn punch(&self, cx: &mut Cx, addr: SocketAddr, bytes: &[u8]) {
         match self.socket.punch(addr, bytes) {
             Ok(()) => cx.metrics.punches += 1,
@@ -116,57 +71,132 @@ impl Net {
         }
     }
 
-    // -- streams: what the core wants. A stream that is not there ended with its connection.
+    // -- handshakes
 
-    pub(crate) fn send_stream(&mut self, cx: &mut Cx, stream: StreamId, bytes: Bytes, fin: bool) {
-        self.with_stream(cx, stream, |stream| stream.send(bytes, fin));
+    /// Executes the effect `Dial`. `DialFailed` or `Connected` follows.
+    pub(crate) fn dial(
+        &mut self,
+        cx: &mut Cx,
+        conn: ConnectionId,
+        addr: SocketAddr,
+        expect: BTreeSet<NodeId>,
+        deadline: Instant,
+    ) {
+        self.handshakes.dial(cx, conn, addr, expect, deadline);
     }
 
-    pub(crate) fn credit(&mut self, cx: &mut Cx, stream: StreamId, bytes: u64) {
-        self.with_stream(cx, stream, |stream| stream.credit(bytes));
+    /// Executes the effect `CancelDial`.
+    pub(crate) fn cancel_dial(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        self.handshakes.cancel_dial(cx, conn);
     }
 
-    pub(crate) fn reset_stream(&mut self, cx: &mut Cx, stream: StreamId, code: u64) {
-        self.with_stream(cx, stream, |stream| stream.reset(code));
+    /// Handles the deadline of a dial, or a poll for its confirmation.
+    pub(crate) fn dial_due(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        let established = self.handshakes.dial_due(cx, conn);
+        self.establish(cx, established);
     }
 
-    pub(crate) fn stop_stream(&mut self, cx: &mut Cx, stream: StreamId, code: u64) {
-        self.with_stream(cx, stream, |stream| stream.stop(code));
+    pub(crate) fn poll_dial(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        let established = self.handshakes.poll_dial(cx, conn);
+        self.establish(cx, established);
     }
 
-    fn with_stream(&mut self, cx: &mut Cx, id: StreamId, action: impl FnOnce(&mut CoreStream)) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            action(stream);
-            self.forget_if_over(cx, id);
+    /// Handles connection attempts. Returns whether more can follow: not if the endpoint is closed
+    /// or has failed.
+    pub(crate) fn poll_endpoint(&mut self, cx: &mut Cx) -> bool {
+        self.handshakes.poll_endpoint(cx)
+    }
+
+    /// Handles the deadline of a handshake.
+    pub(crate) fn handshake_timed_out(&mut self, cx: &mut Cx, id: u64) {
+        self.handshakes.timed_out(cx, id);
+    }
+
+    pub(crate) fn poll_handshake(&mut self, cx: &mut Cx, id: u64) {
+        let established = self.handshakes.poll_handshake(cx, id);
+        self.establish(cx, established);
+    }
+
+    fn establish(&mut self, cx: &Cx, established: Option<Established>) {
+        if let Some((conn, quinn)) = established {
+            self.connections.add(cx, conn, quinn);
         }
     }
 
-    // -- the end
+    // -- connections
 
-    /// Closes whatever is open and takes nothing new. Resolves when the peers have been told, as far as they answer.
+    /// Executes the effect `CloseConnection`. `Disconnected` follows.
+    pub(crate) fn close_connection(&mut self, conn: ConnectionId, code: u64, reason: &str) {
+        self.connections.close(conn, code, reason);
+    }
+
+    pub(crate) fn poll_connection(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        self.connections.poll_connection(cx, conn);
+    }
+
+    /// Checks whether a connection is silent.
+    pub(crate) fn look_due(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        self.connections.look_due(cx, conn);
+    }
+
+    // -- streams: outputs of the core. A stream that does not exist ended with its connection.
+
+    /// Executes the effect `OpenStream`.
+    pub(crate) fn open_stream(&mut self, cx: &mut Cx, conn: ConnectionId, stream: StreamId) {
+        self.connections.open_stream(cx, conn, stream);
+    }
+
+    pub(crate) fn send_stream(&mut self, stream: StreamId, bytes: Bytes, fin: bool) {
+        self.connections.with_stream(stream, |stream| stream.send(bytes, fin));
+    }
+
+    pub(crate) fn credit(&mut self, stream: StreamId, bytes: u64) {
+        self.connections.with_stream(stream, |stream| stream.credit(bytes));
+    }
+
+    pub(crate) fn reset_stream(&mut self, stream: StreamId, code: u64) {
+        self.connections.with_stream(stream, |stream| stream.reset(code));
+    }
+
+    pub(crate) fn stop_stream(&mut self, stream: StreamId, code: u64) {
+        self.connections.with_stream(stream, |stream| stream.stop(code));
+    }
+
+    /// Executes the effect `DetachStream`. `DetachedStream` follows when QUIC has accepted
+    /// everything that the core sent.
+    pub(crate) fn detach(
+        &mut self,
+        cx: &mut Cx,
+        stream: StreamId,
+        node: NodeId,
+        protocol: String,
+        opener: Opener,
+        unread: Bytes,
+    ) {
+        self.connections.detach(cx, stream, node, protocol, opener, unread);
+    }
+
+    pub(crate) fn poll_stream(&mut self, cx: &mut Cx, stream: StreamId) {
+        self.connections.poll_stream(cx, stream);
+    }
+
+    // -- shutdown
+
+    /// Closes everything and accepts nothing new. Resolves when the peers have acknowledged it, as
+    /// far as they answer.
     pub(crate) fn close(&mut self) -> BoxFuture<()> {
-        self.handshakes.clear();
-        self.dials.clear();
-        self.endpoint.close(VarInt::from_u32(0), b"");
-        let endpoint = self.endpoint.clone();
-        Box::pin(async move { endpoint.wait_idle().await })
+        self.handshakes.close()
     }
 
-    /// Counts what there is.
+    /// Updates the counters.
     pub(crate) fn count(&self, cx: &mut Cx) {
-        cx.metrics.handshakes_pending = self.handshakes.len() as u64;
-        cx.metrics.dials_pending = self.dials.len() as u64;
-        cx.metrics.connections = self.connections.len() as u64;
-        cx.metrics.streams = self.streams.len() as u64;
+        self.handshakes.count(cx);
+        self.connections.count(cx);
+        (cx.metrics.resets, cx.metrics.resets_dropped) = self.socket.resets.counts();
     }
 
-    /// The endpoint is bound: what the core is told first.
+    /// Returns the first input of the core, after the endpoint was bound.
     pub(crate) fn listening(&self) -> Input {
-        Input::Listening { addrs: vec![self.bound] }
+        Input::Listening { addrs: vec![self.bound()] }
     }
-}
-
-fn accept(endpoint: &quinn::Endpoint) -> BoxFuture<Option<Incoming>> {
-    let endpoint = endpoint.clone();
-    Box::pin(async move { endpoint.accept().await })
 }

@@ -1,20 +1,20 @@
-//! One stream of the core: bytes with credit both ways over a quinn stream.
+//! One stream of the core over a quinn stream, with credit in both directions.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use pk_proto::{ConnectionId, Input, NodeId, Opener, StreamId};
+use pk_quic::reasons::varint;
+use pk_quic::{RecvEnd, SendEnd};
 use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 
-use super::reasons::varint;
 use crate::cx::Cx;
-use crate::runtime::{BoxFuture, poll_once};
-use crate::stream::{RecvEnd, SendEnd};
+use crate::system::runtime::{BoxFuture, poll_once};
 
-/// Reads and writes of one stream before others get their turn.
+/// Reads and writes of one stream before others are served.
 const STEPS: usize = 16;
-/// The most that one read takes.
+/// Maximum length of one read, in bytes.
 const READ: u64 = 16 * 1024;
 
 /// A stream that the core drives.
@@ -24,52 +24,62 @@ pub(super) struct CoreStream {
     waker: Waker,
     send: Send,
     recv: Recv,
-    pub(super) hand_over: Option<HandOver>,
+    pub(super) detach: Option<PendingDetach>,
 }
 
-/// To whom the stream is to go when all that the core sent is with QUIC.
-pub(super) struct HandOver {
+/// Destination of the stream when QUIC has accepted everything that the core sent.
+pub(super) struct PendingDetach {
     pub(super) node: NodeId,
     pub(super) protocol: String,
     pub(super) opener: Opener,
     pub(super) unread: Bytes,
 }
 
-/// Our direction.
+/// The sending direction.
 struct Send {
-    /// `None` while the stream waits to be opened, and in the end.
+    /// `None` while the stream waits to be opened, and after its end.
     stream: Option<SendStream>,
     queue: VecDeque<Bytes>,
     fin: bool,
+    /// Whether QUIC has accepted data since the last [`CoreStream::take_sent`].
+    sent: bool,
     end: Option<SendEnd>,
-    /// Resolves when the peer stops our direction, even while nothing is to be sent. Made only where it is waited for.
+    /// Resolves when the peer stops this direction, even while nothing is to be sent. Created only
+    /// where it is polled.
     stopped: Option<BoxFuture<Result<Option<VarInt>, StoppedError>>>,
 }
 
-/// The peer's direction.
+/// The receiving direction.
 struct Recv {
-    /// `None` while the stream waits to be opened, and in the end.
+    /// `None` while the stream waits to be opened, and after its end.
     stream: Option<RecvStream>,
     credit: u64,
     end: Option<RecvEnd>,
 }
 
 impl CoreStream {
-    /// A stream that is not open yet.
+    /// Creates a stream that is not open yet.
     pub(super) fn new(conn: ConnectionId, waker: Waker) -> Self {
         Self {
             conn,
             waker,
-            send: Send { stream: None, queue: VecDeque::new(), fin: false, end: None, stopped: None },
+            send: Send {
+                stream: None,
+                queue: VecDeque::new(),
+                fin: false,
+                sent: false,
+                end: None,
+                stopped: None,
+            },
             recv: Recv { stream: None, credit: 0, end: None },
-            hand_over: None,
+            detach: None,
         }
     }
 
-    /// The stream is open now. What was decided before is carried out.
+    /// The stream is open. Executes what was decided before.
     pub(super) fn attach(&mut self, mut send: SendStream, mut recv: RecvStream) {
         match self.send.end {
-            // Only a reset ends our direction before it is open.
+            // Only a reset ends this direction before the stream is open.
             Some(SendEnd::Ours(code)) => drop(send.reset(varint(code))),
             _ => self.send.stream = Some(send),
         }
@@ -80,12 +90,12 @@ impl CoreStream {
         self.touch();
     }
 
-    /// Has the stream polled in this turn.
+    /// Schedules the stream to be polled in this turn.
     pub(super) fn touch(&self) {
         self.waker.wake_by_ref();
     }
 
-    // -- what the core wants
+    // -- outputs of the core
 
     pub(super) fn send(&mut self, bytes: Bytes, fin: bool) {
         if self.send.end.is_none() && !self.send.fin {
@@ -120,19 +130,35 @@ impl CoreStream {
         }
     }
 
-    /// Whether both directions have ended.
+    /// Returns whether data waits to be passed to QUIC.
+    pub(super) fn sends(&self) -> bool {
+        self.send.stream.is_some() && (self.send.fin || !self.send.queue.is_empty())
+    }
+
+    /// Returns whether QUIC has accepted data since the last call.
+    pub(super) fn take_sent(&mut self) -> bool {
+        std::mem::take(&mut self.send.sent)
+    }
+
+    /// Returns whether the request was sent completely and the response is not complete yet.
+    pub(super) fn waits(&self) -> bool {
+        self.send.end == Some(SendEnd::Finished) && self.recv.end.is_none()
+    }
+
+    /// Returns whether both directions have ended.
     pub(super) fn is_over(&self) -> bool {
         self.send.end.is_some() && self.recv.end.is_some()
     }
 
-    // -- what the world does
+    // -- events of QUIC
 
-    /// Sends and reads as much as can be. Says whether the stream is ready to be handed over.
+    /// Sends and reads as much as possible. Returns whether the stream is ready to be handed over.
     pub(super) fn poll(&mut self, cx: &mut Cx, id: StreamId) -> bool {
         let mut context = Context::from_waker(&self.waker);
         let mut again = self.send.poll(cx, id, &mut context);
-        if self.hand_over.is_some() {
-            let flushed = self.send.end.is_some() || (self.send.stream.is_some() && self.send.queue.is_empty());
+        if self.detach.is_some() {
+            let flushed = self.send.end.is_some()
+                || (self.send.stream.is_some() && self.send.queue.is_empty());
             if !flushed && again {
                 self.touch();
             }
@@ -145,7 +171,7 @@ impl CoreStream {
         false
     }
 
-    /// The halves as they are, for the embedder.
+    /// Returns the halves in their current state, for the embedder.
     pub(super) fn into_halves(self) -> (Result<SendStream, SendEnd>, Result<RecvStream, RecvEnd>) {
         (
             self.send.stream.ok_or(self.send.end.unwrap_or(SendEnd::Ours(0))),
@@ -155,7 +181,7 @@ impl CoreStream {
 }
 
 impl Send {
-    /// Returns whether there is more to do right away.
+    /// Returns whether there is more to do at once.
     fn poll(&mut self, cx: &mut Cx, id: StreamId, context: &mut Context<'_>) -> bool {
         let Some(stream) = &mut self.stream else { return false };
         let mut sent = 0;
@@ -172,23 +198,26 @@ impl Send {
                     stopped = Some(code);
                     break;
                 }
-                // The connection's own end is reported where it is seen.
+                // The end of the connection is reported elsewhere.
                 Poll::Ready(Err(_)) | Poll::Pending => break,
             }
         }
         if sent > 0 {
-            cx.input(Input::StreamSent { stream: id, bytes: sent });
+            self.sent = true;
+            cx.input(Input::StreamWritten { stream: id, bytes: sent });
         }
         if stopped.is_none() && self.queue.is_empty() {
             if self.fin {
-                // An error says that it has ended already.
+                // An error means that it has ended already.
                 let _ = stream.finish();
+                self.sent = true;
                 self.end(SendEnd::Finished);
                 return false;
             }
             let watch = self.stopped.get_or_insert_with(|| Box::pin(stream.stopped()));
             if let Poll::Ready(result) = watch.as_mut().poll(context) {
-                // It is not polled again. Anything but a stop is the end of the connection, which is reported elsewhere.
+                // It is not polled again. Anything but a stop is the end of the connection, which
+                // is reported elsewhere.
                 *watch = Box::pin(std::future::pending());
                 stopped = result.ok().flatten();
             }
@@ -210,25 +239,28 @@ impl Send {
 }
 
 impl Recv {
-    /// Returns whether there is more to do right away.
+    /// Returns whether there is more to do at once.
     fn poll(&mut self, cx: &mut Cx, id: StreamId, context: &mut Context<'_>) -> bool {
         let Some(stream) = &mut self.stream else { return false };
-        // The last bytes go together with the end, so each piece waits for what is behind it.
+        // The last bytes are reported together with the end, so that each chunk waits for the next
+        // one.
         let mut held: Option<Bytes> = None;
         for _ in 0..STEPS {
-            // Without credit nothing is read, but the end still shows, and a waker is left.
+            // Without credit nothing is read, but the end is detected and a waker is registered.
             let max = usize::try_from(self.credit.min(READ)).unwrap_or(usize::MAX);
             match poll_once(context, stream.read_chunk(max, true)) {
                 Poll::Ready(Ok(Some(chunk))) if chunk.bytes.is_empty() => {
-                    // There are bytes but no credit. Credit brings us back; until then a reset does not show, since quinn
-                    // can only be asked for one in a way that it later takes amiss.
+                    // There are bytes but no credit. Credit wakes the stream; until then a peer
+                    // reset is not detected, because the only quinn call that reports it makes
+                    // later reads fail.
                     release(cx, id, held, false);
                     return false;
                 }
                 Poll::Ready(Ok(Some(chunk))) => {
                     release(cx, id, held.take(), false);
                     self.credit = self.credit.saturating_sub(chunk.bytes.len() as u64);
-                    // A copy: the chunk is a slice of the packets that it came in, and would keep all of them.
+                    // A copy, because the chunk is a slice of whole packets and would keep them in
+                    // memory.
                     held = Some(Bytes::copy_from_slice(&chunk.bytes));
                 }
                 Poll::Ready(Ok(None)) => {
@@ -241,7 +273,7 @@ impl Recv {
                     self.reset(cx, id, code);
                     return false;
                 }
-                // The connection's own end is reported where it is seen.
+                // The end of the connection is reported elsewhere.
                 Poll::Ready(Err(_)) | Poll::Pending => {
                     release(cx, id, held, false);
                     return false;
@@ -253,7 +285,7 @@ impl Recv {
     }
 
     fn reset(&mut self, cx: &mut Cx, id: StreamId, code: VarInt) {
-        // The first end counts: after a reset quinn would say that the stream was finished.
+        // The first end counts: after a reset quinn would report that the stream was finished.
         self.end(RecvEnd::Reset(code.into_inner()));
         cx.input(Input::StreamReset { stream: id, code: code.into_inner() });
     }

@@ -13,7 +13,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 
 use super::{Rig, Setup};
 
-/// A socket that never hears anything, as that of a liar about its address.
+/// A socket that receives nothing, like that of a peer with a forged address.
 #[derive(Debug)]
 struct Deaf(Arc<dyn AsyncUdpSocket>);
 
@@ -40,7 +40,7 @@ impl AsyncUdpSocket for Deaf {
     }
 }
 
-/// Begins handshakes and never goes on with them.
+/// Starts handshakes and never continues them.
 pub(super) struct Flood {
     endpoint: quinn::Endpoint,
     attempts: Vec<quinn::Connecting>,
@@ -55,9 +55,15 @@ impl fmt::Debug for Flood {
 impl Flood {
     pub(super) fn new() -> Self {
         let runtime: Arc<dyn quinn::Runtime> = Arc::new(quinn::TokioRuntime);
-        let socket = runtime.wrap_udp_socket(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+        let socket =
+            runtime.wrap_udp_socket(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
         let config = quinn::EndpointConfig::default();
-        let endpoint = quinn::Endpoint::new_with_abstract_socket(config, None, Arc::new(Deaf(socket)), runtime);
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            config,
+            None,
+            Arc::new(Deaf(socket)),
+            runtime,
+        );
         Self { endpoint: endpoint.unwrap(), attempts: Vec::new() }
     }
 
@@ -86,10 +92,15 @@ async fn a_flood_of_liars_is_bounded_and_the_honest_get_in() {
     let mut acceptor = setup.start().await;
     let mut flood = Flood::new();
     flood.begin(acceptor.addr, 60);
-    let metrics = acceptor.metrics(|metrics| metrics.handshakes + metrics.handshakes_retried >= 60).await;
-    assert_eq!((metrics.handshakes_pending, metrics.handshakes), (4, 4), "half of what one network gets: {metrics:?}");
+    let metrics =
+        acceptor.metrics(|metrics| metrics.handshakes + metrics.handshakes_retried >= 60).await;
+    assert_eq!(
+        (metrics.handshakes_pending, metrics.handshakes),
+        (4, 4),
+        "half of what one network gets: {metrics:?}"
+    );
 
-    // One who shows that it receives at its address gets in, by way of a Retry.
+    // A peer that validates its address is accepted, after a Retry.
     let mut honest = Rig::start(2).await;
     honest.connect(&mut acceptor).await;
     let metrics = acceptor.metrics(|metrics| metrics.handshakes == 5).await;
@@ -102,38 +113,41 @@ async fn a_flood_of_liars_is_bounded_and_the_honest_get_in() {
 
 #[tokio::test]
 async fn a_dial_to_nobody_ends_at_its_deadline() {
-    let mut dialler = Rig::start(1).await;
-    // Bound, and silent.
+    let mut dialer = Rig::start(1).await;
+    // Bound, but never answers.
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let addr = silent.local_addr().unwrap();
-    let expect = [dialler.id].into_iter().collect();
+    let expect = [dialer.id].into_iter().collect();
     let begun = Instant::now();
-    let dial = dialler.handle.call(move |_, cx, core| {
+    let dial = dialer.handle.call(move |_, cx, core| {
         let deadline = cx.now + Duration::from_millis(300);
         core.output(Output::Dial { conn: pk_proto::ConnectionId(0), addr, expect, deadline });
     });
     dial.await.unwrap();
-    assert_eq!(dialler.dial_failed().await, DialFailure::TimedOut);
+    assert_eq!(dialer.dial_failed().await, DialFailure::TimedOut);
     let took = begun.elapsed();
     assert!((Duration::from_millis(300)..Duration::from_secs(3)).contains(&took), "{took:?}");
-    dialler.silence().await;
-    dialler.metrics(|metrics| metrics.dials_pending == 0).await;
+    dialer.silence().await;
+    dialer.metrics(|metrics| metrics.dials_pending == 0).await;
 }
 
 #[tokio::test]
 async fn a_cancelled_dial_and_an_impossible_one_fail_once() {
-    let mut dialler = Rig::start(1).await;
+    let mut dialer = Rig::start(1).await;
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (own, addr) = (dialler.id, silent.local_addr().unwrap());
-    let conn = dialler.dial(addr, &[own]).await;
-    dialler.output(Output::CancelDial { conn }).await;
-    assert_eq!(dialler.dial_failed().await, DialFailure::Cancelled);
-    dialler.output(Output::CancelDial { conn }).await;
-    dialler.dial("[::1]:9".parse().unwrap(), &[own]).await;
-    assert!(matches!(dialler.dial_failed().await, DialFailure::Transport(_)), "IPv6 from an IPv4 socket");
-    dialler.dial("127.0.0.1:0".parse().unwrap(), &[own]).await;
-    assert!(matches!(dialler.dial_failed().await, DialFailure::Transport(_)), "port 0");
-    dialler.silence().await;
+    let (own, addr) = (dialer.id, silent.local_addr().unwrap());
+    let conn = dialer.dial(addr, &[own]).await;
+    dialer.output(Output::CancelDial { conn }).await;
+    assert_eq!(dialer.dial_failed().await, DialFailure::Cancelled);
+    dialer.output(Output::CancelDial { conn }).await;
+    dialer.dial("[::1]:9".parse().unwrap(), &[own]).await;
+    assert!(
+        matches!(dialer.dial_failed().await, DialFailure::Transport(_)),
+        "IPv6 from an IPv4 socket"
+    );
+    dialer.dial("127.0.0.1:0".parse().unwrap(), &[own]).await;
+    assert!(matches!(dialer.dial_failed().await, DialFailure::Transport(_)), "port 0");
+    dialer.silence().await;
 }
 
 #[tokio::test]
@@ -144,8 +158,11 @@ async fn a_refused_handshake_is_told() {
     let acceptor = setup.start().await;
     let mut flood = Flood::new();
     flood.begin(acceptor.addr, 10);
-    acceptor.metrics(|metrics| metrics.handshakes_pending == 1 && metrics.handshakes_retried >= 9).await;
-    // The one place for the validated: taken by one whose core never speaks, it stays pending no longer than TLS takes.
+    acceptor
+        .metrics(|metrics| metrics.handshakes_pending == 1 && metrics.handshakes_retried >= 9)
+        .await;
+    // The only place for validated peers: occupied by a peer whose core never sends, it is pending
+    // no longer than TLS takes.
     let mut honest = Rig::start(2).await;
     honest.dial(acceptor.addr, &[acceptor.id]).await;
     honest.connected().await;
@@ -156,7 +173,8 @@ async fn a_refused_handshake_is_told() {
 async fn a_close_carries_its_code_and_reason() {
     let (mut a, mut b) = (Rig::start(1).await, Rig::start(2).await);
     let (ours, theirs) = a.connect(&mut b).await;
-    a.output(Output::CloseConnection { conn: ours, code: 17, reason: "full\u{7}".to_owned() }).await;
+    a.output(Output::CloseConnection { conn: ours, code: 17, reason: "full\u{7}".to_owned() })
+        .await;
     assert_eq!(a.input().await, Input::Disconnected { conn: ours, why: DisconnectReason::Local });
     let why = DisconnectReason::Peer { code: 17, reason: "full".to_owned() };
     assert_eq!(b.input().await, Input::Disconnected { conn: theirs, why });
@@ -185,7 +203,8 @@ async fn ipv4_is_ipv4_also_through_an_ipv6_socket() {
         return;
     }
     let everywhere = |seed| Setup { listen: "[::]:0".parse().unwrap(), ..Setup::new(seed) };
-    let (mut a, mut b, mut c) = (everywhere(1).start().await, everywhere(2).start().await, Rig::start(3).await);
+    let (mut a, mut b, mut c) =
+        (everywhere(1).start().await, everywhere(2).start().await, Rig::start(3).await);
     let v4 = |rig: &Rig| SocketAddr::from(([127, 0, 0, 1], rig.addr.port()));
     a.dial(v4(&b), &[b.id]).await;
     let (ours, theirs) = tokio::join!(a.connected(), b.connected());

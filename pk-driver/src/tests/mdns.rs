@@ -1,4 +1,4 @@
-//! The local network, on loopback and on ports of these tests' own.
+//! mDNS, on loopback and on ports of these tests.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use pk_proto::{EffectId, Input, Instant, NodeId, Output};
 use super::{Rig, Setup};
 use crate::config::MdnsInterfaces;
 
-/// A port that nobody else uses now.
+/// A port that is not in use.
 fn private_port() -> u16 {
     UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
 }
@@ -24,7 +24,7 @@ async fn browse(rig: &Rig, id: u64, node: NodeId) {
     rig.output(Output::Browse { id: EffectId(id), node, deadline: Instant::FAR_FUTURE }).await;
 }
 
-/// What a browse is told next, and whether that is its end.
+/// The next result of a browse, and whether it is the last one.
 async fn discovered(rig: &mut Rig) -> (u64, Vec<SocketAddr>, bool) {
     match rig.input().await {
         Input::Discovered { id, addrs, done } => (id.0, addrs, done),
@@ -40,7 +40,7 @@ async fn a_node_that_is_advertised_is_found_and_nobody_else() {
     a.output(Output::Advertise { node: a.id, port: Some(4321) }).await;
     browse(&b, 1, a.id).await;
     assert_eq!(discovered(&mut b).await, (1, at(4321), false));
-    // Who asks later is told what is known already.
+    // A later browse returns stored results.
     browse(&b, 2, a.id).await;
     assert_eq!(discovered(&mut b).await, (2, at(4321), false));
     browse(&b, 3, b.id).await;
@@ -51,7 +51,7 @@ async fn a_node_that_is_advertised_is_found_and_nobody_else() {
     }
     b.output(Output::CancelBrowse { id: EffectId(2) }).await;
     b.silence().await;
-    // After a pause: mdns-sd has kept it.
+    // After a pause: mdns-sd has stored it.
     browse(&b, 4, a.id).await;
     assert_eq!(discovered(&mut b).await, (4, at(4321), false));
     assert_eq!(b.metrics(|_| true).await.mdns_failures, 0);
@@ -79,14 +79,14 @@ async fn a_node_that_is_taken_back_or_has_ended_is_not_found() {
     b.output(Output::CancelBrowse { id: EffectId(1) }).await;
     discovered(&mut b).await;
     a.output(Output::Advertise { node: a.id, port: None }).await;
-    // The goodbye leaves its record with a second to live.
+    // The goodbye leaves its record with a lifetime of one second.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     browse(&b, 2, a.id).await;
     tokio::time::sleep(Duration::from_millis(400)).await;
     b.output(Output::CancelBrowse { id: EffectId(2) }).await;
     assert_eq!(discovered(&mut b).await, (2, vec![], true));
 
-    // The end takes back what is left; the shutdown waits for it.
+    // The shutdown withdraws the rest, and waits for it.
     a.output(Output::Advertise { node: a.id, port: Some(4322) }).await;
     browse(&b, 3, a.id).await;
     assert_eq!(discovered(&mut b).await.1.len(), 1);
@@ -99,10 +99,11 @@ async fn a_node_that_is_taken_back_or_has_ended_is_not_found() {
     assert_eq!(discovered(&mut b).await, (4, vec![], true));
 }
 
-/// An answer of the local network that nobody asked for: instances of the service, by name.
+/// An unsolicited mDNS response: instances of the service, by name.
 fn announcement(names: &[String]) -> Vec<u8> {
     let name = |labels: &[&str]| -> Vec<u8> {
-        let label = |label: &&str| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat();
+        let label =
+            |label: &&str| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat();
         labels.iter().flat_map(label).chain([0]).collect()
     };
     let count = u8::try_from(names.len()).unwrap();
@@ -123,7 +124,7 @@ async fn a_listener_that_is_dropped_listens_again() {
     let (a, mut b) = (start(1, port).await, start(2, port).await);
     browse(&b, 1, a.id).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    // More than mdns-sd keeps for a listener, while the pump sleeps.
+    // More than mdns-sd queues for a listener, while the pump sleeps.
     let stranger = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
     stranger.set_multicast_if_v4(&std::net::Ipv4Addr::LOCALHOST).unwrap();
     stranger.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();

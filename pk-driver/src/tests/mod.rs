@@ -1,4 +1,4 @@
-//! Pumps with a scripted core: what the driver makes of the world, input by input.
+//! Pumps with a scripted core: which inputs the driver produces.
 
 mod dialects;
 mod handshakes;
@@ -15,34 +15,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pk_proto::{
-    Connected, ConnectionId, DialFailure, Event, Identity, Input, Instant, LeaseId, NodeId, Output, RequestId,
+    Connected, ConnectionId, DialFailure, Event, Identity, Input, Instant, LeaseId, NodeId, Output,
+    RequestId,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::config::DriverConfig;
-use crate::core::Core;
-use crate::identity::create_identity;
-use crate::keys::KeyPair;
-use crate::launch::{Handle, Launch, launch};
-use crate::runtime::{BoxFuture, Runtime};
-use crate::store::{MemoryStore, Store};
+use crate::pump::core::Core;
+use crate::pump::handle::Handle;
+use crate::pump::spawn::{PumpConfig, spawn_pump};
+use crate::system::runtime::{BoxFuture, Runtime};
+use pk_host::KeyPair;
+use pk_host::TransportSecret;
+use pk_host::create_identity;
+use pk_host::{MemoryStore, Store};
 
 /// Longer than anything in these tests takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A core that does as it is told, and tells what it was told.
+/// A core that executes commands of the test and reports its inputs.
 #[derive(Debug)]
 pub(crate) struct Script {
     id: NodeId,
     outputs: VecDeque<Output>,
     told: mpsc::UnboundedSender<Told>,
     timeout: Option<Instant>,
-    /// What every stream of a peer is granted at once.
+    /// Credit that every incoming stream gets at once.
     credit: u64,
 }
 
-/// What a [`Script`] was told.
+/// An input of a [`Script`].
 #[derive(Debug, PartialEq)]
 pub(crate) enum Told {
     Input(Input),
@@ -155,7 +158,7 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn new(seed: u8) -> Self {
         let key = KeyPair::from_seed(&[seed; 32]);
-        let identity = create_identity(&key, crate::clock::unix()).unwrap();
+        let identity = create_identity(&key, pk_host::unix()).unwrap();
         Self {
             key,
             identity,
@@ -169,7 +172,8 @@ impl Setup {
     pub(crate) async fn start(self) -> Rig {
         let (told, hears) = mpsc::unbounded_channel();
         let id = self.key.node_id();
-        let config = Launch {
+        let config = PumpConfig {
+            transport_secret: TransportSecret::of_key(&self.key),
             key: self.key,
             identity: self.identity,
             listen: self.listen,
@@ -178,10 +182,11 @@ impl Setup {
             store: self.store,
             record: None,
         };
-        let script = |_, _| Ok(Script { id, outputs: VecDeque::new(), told, timeout: None, credit: 0 });
-        let (handle, ready) = launch(TestRuntime, config, script, |_| None).unwrap();
+        let script =
+            |_, _| Ok(Script { id, outputs: VecDeque::new(), told, timeout: None, credit: 0 });
+        let (handle, ready) = spawn_pump(TestRuntime, config, script, |_| None).unwrap();
         ready.await.unwrap();
-        let addr = handle.published.view().addrs[0];
+        let addr = handle.status.read().addrs[0];
         let mut rig = Rig { id, addr, handle, told: hears, next_conn: 0 };
         assert_eq!(rig.input().await, Input::Listening { addrs: vec![addr] });
         rig
@@ -193,32 +198,35 @@ impl Rig {
         Setup::new(seed).start().await
     }
 
-    /// The core wants this.
+    /// The core produces this output.
     pub(crate) async fn output(&self, output: Output) {
         self.handle.call(move |_, _, core| core.output(output)).await.unwrap();
     }
 
-    /// What the core is told next.
+    /// The next input or timeout of the core.
     pub(crate) async fn told(&mut self) -> Told {
-        timeout(PATIENCE, self.told.recv()).await.expect("the core is told something in time").unwrap()
+        timeout(PATIENCE, self.told.recv())
+            .await
+            .expect("the core receives an input in time")
+            .unwrap()
     }
 
-    /// The input that the core gets next.
+    /// The next input of the core.
     pub(crate) async fn input(&mut self) -> Input {
         match self.told().await {
             Told::Input(input) => input,
-            other => panic!("{other:?} is no input"),
+            other => panic!("{other:?} is not an input"),
         }
     }
 
-    /// The core is told nothing for a while.
+    /// The core receives nothing for a while.
     pub(crate) async fn silence(&mut self) {
-        if let Ok(told) = timeout(Duration::from_millis(100), self.told.recv()).await {
-            panic!("told {told:?}");
+        if let Ok(input) = timeout(Duration::from_millis(100), self.told.recv()).await {
+            panic!("received {input:?}");
         }
     }
 
-    /// Begins a dial and returns its number.
+    /// Starts a dial and returns its id.
     pub(crate) async fn dial(&mut self, addr: SocketAddr, expect: &[NodeId]) -> ConnectionId {
         let conn = ConnectionId(self.next_conn);
         self.next_conn += 2;
@@ -234,14 +242,14 @@ impl Rig {
     pub(crate) async fn connected(&mut self) -> Connected {
         match self.input().await {
             Input::Connected(connected) => connected,
-            other => panic!("{other:?} is no connection"),
+            other => panic!("{other:?} is not a connection"),
         }
     }
 
     pub(crate) async fn dial_failed(&mut self) -> DialFailure {
         match self.input().await {
             Input::DialFailed { why, .. } => why,
-            other => panic!("{other:?} is no failure"),
+            other => panic!("{other:?} is not a failure"),
         }
     }
 
@@ -252,18 +260,23 @@ impl Rig {
         (ours.conn, theirs.conn)
     }
 
-    /// Waits until the published metrics satisfy something.
-    pub(crate) async fn metrics(&self, enough: impl Fn(&crate::DriverMetrics) -> bool) -> crate::DriverMetrics {
+    /// Waits until the published metrics satisfy a condition.
+    pub(crate) async fn metrics(
+        &self,
+        enough: impl Fn(&crate::DriverMetrics) -> bool,
+    ) -> crate::DriverMetrics {
         let look = async {
             loop {
-                let metrics = self.handle.published.view().metrics;
+                let metrics = self.handle.status.read().metrics;
                 if enough(&metrics) {
                     return metrics;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, look).await.unwrap_or_else(|_| panic!("{:?}", self.handle.published.view().metrics))
+        timeout(PATIENCE, look)
+            .await
+            .unwrap_or_else(|_| panic!("{:?}", self.handle.status.read().metrics))
     }
 
     pub(crate) async fn shutdown(&self) {

@@ -1,4 +1,4 @@
-//! The pump itself: turns, timers, effects, what the embedder drops, and the end.
+//! The pump: turns, timers, effects, handles dropped by the embedder, and shutdown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pk_proto::{
-    DisconnectReason, EffectId, Event, Failure, Input, LeaseId, NodeId, Output, Reply, RequestId, StoreOp, StoreRange,
-    StoreRow, Table,
+    DisconnectReason, EffectId, Event, Failure, Input, LeaseId, NodeId, Output, Reply, RequestId,
+    StoreOp, StoreRange, StoreRow, Table, WriteFailure,
 };
 use tokio::sync::oneshot;
 
 use super::{Rig, Setup, Told};
-use crate::desk::Answer;
 use crate::error::NodeError;
-use crate::store::{Store, StoreError};
+use crate::pump::handle_registry::Response;
+use crate::stream::accept::AcceptQueue;
+use pk_host::{Store, StoreError};
 
 #[tokio::test]
 async fn an_idle_pump_does_not_turn() {
@@ -64,7 +65,9 @@ async fn effects_are_answered() {
     let mut rig = Rig::start(1).await;
     let (id, key) = (EffectId(1), rig.id);
     rig.output(Output::Sign { id, key, bytes: Bytes::from_static(b"claim") }).await;
-    let Input::Signed { result: Ok(signature), .. } = rig.input().await else { panic!("not signed") };
+    let Input::Signed { result: Ok(signature), .. } = rig.input().await else {
+        panic!("not signed")
+    };
     assert_eq!(pk_proto::verify(&key, b"claim", &signature.0), Ok(()));
     rig.output(Output::Sign { id, key: NodeId::from_bytes([1; 32]), bytes: Bytes::new() }).await;
     assert!(matches!(rig.input().await, Input::Signed { result: Err(_), .. }));
@@ -75,11 +78,17 @@ async fn effects_are_answered() {
     assert_eq!(rig.input().await, Input::Persisted { id, result: Ok(()) });
     let range = StoreRange { table, from: Bytes::new(), to: None, descending: false };
     rig.output(Output::Load { id, range, max_bytes: 100 }).await;
-    assert_eq!(rig.input().await, Input::Loaded { id, result: Ok((vec![(row.clone(), row)], false)) });
+    assert_eq!(
+        rig.input().await,
+        Input::Loaded { id, result: Ok((vec![(row.clone(), row)], false)) }
+    );
 
     let resolve = |name: &str| Output::Resolve { id, name: name.parse().unwrap(), port: 5 };
     rig.output(resolve("some.example")).await;
-    assert_eq!(rig.input().await, Input::Resolved { id, result: Ok(vec!["192.0.2.1:5".parse().unwrap()]) });
+    assert_eq!(
+        rig.input().await,
+        Input::Resolved { id, result: Ok(vec!["192.0.2.1:5".parse().unwrap()]) }
+    );
     rig.output(resolve("none.example")).await;
     assert_eq!(rig.input().await, Input::Resolved { id, result: Err("no such name".to_owned()) });
 
@@ -87,7 +96,7 @@ async fn effects_are_answered() {
     assert_eq!((metrics.signatures, metrics.writes), (2, 1));
 }
 
-/// Whatever this driver was built with, a browse has its end.
+/// With and without mDNS, a browse ends.
 #[cfg(not(feature = "mdns"))]
 #[tokio::test]
 async fn without_mdns_the_local_network_has_nothing_to_say() {
@@ -102,13 +111,16 @@ async fn without_mdns_the_local_network_has_nothing_to_say() {
 }
 
 #[tokio::test]
-async fn a_name_that_nobody_answers_for_times_out() {
+async fn name_resolution_without_an_answer_times_out() {
     let mut setup = Setup::new(1);
     setup.driver.resolve_timeout = Duration::from_millis(50);
     let mut rig = setup.start().await;
     let id = EffectId(3);
     rig.output(Output::Resolve { id, name: "never.example".parse().unwrap(), port: 5 }).await;
-    assert_eq!(rig.input().await, Input::Resolved { id, result: Err("no answer in time".to_owned()) });
+    assert_eq!(
+        rig.input().await,
+        Input::Resolved { id, result: Err("time limit exceeded".to_owned()) }
+    );
 }
 
 #[tokio::test]
@@ -116,7 +128,7 @@ async fn a_request_that_is_dropped_is_cancelled_and_a_late_lease_goes_back() {
     let mut rig = Rig::start(1).await;
     let id = RequestId(7);
     let (caller, answer) = oneshot::channel();
-    rig.handle.call(move |desk, cx, _| desk.wait(cx, id, caller)).await.unwrap();
+    rig.handle.call(move |registry, cx, _| registry.wait(cx, id, caller)).await.unwrap();
     rig.silence().await;
     drop(answer);
     assert_eq!(rig.told().await, Told::Cancel(id));
@@ -138,15 +150,16 @@ fn acquired(lease: u64) -> Reply {
         data,
         shared_id: Bytes::new(),
         primary: true,
+        suspected: false,
         idle_in: None,
     };
     Reply::AcquireConnection { lease: LeaseId(lease), connection }
 }
 
-async fn lease(rig: &Rig, id: u64) -> Answer {
+async fn lease(rig: &Rig, id: u64) -> Response {
     let (caller, answer) = oneshot::channel();
     let request = RequestId(id);
-    rig.handle.call(move |desk, cx, _| desk.wait(cx, request, caller)).await.unwrap();
+    rig.handle.call(move |registry, cx, _| registry.wait(cx, request, caller)).await.unwrap();
     rig.output(Output::Event(Event::Done { id: request, result: Ok(acquired(id)) })).await;
     answer.await.unwrap().unwrap()
 }
@@ -157,7 +170,7 @@ async fn a_lease_is_released_when_dropped_and_told_when_lost() {
     drop(lease(&rig, 1).await.lease);
     assert_eq!(rig.told().await, Told::Release(LeaseId(1)));
     let held = lease(&rig, 2).await;
-    let mut events = rig.handle.events.upgrade().unwrap().subscribe();
+    let mut events = rig.handle.events.subscribe().unwrap();
     let lost = Event::LeaseLost { lease: LeaseId(2), node: rig.id };
     rig.output(Output::Event(lost.clone())).await;
     held.lease.unwrap().await.unwrap();
@@ -168,10 +181,10 @@ async fn a_lease_is_released_when_dropped_and_told_when_lost() {
 #[tokio::test]
 async fn an_answer_reaches_its_caller_and_only_it() {
     let rig = Rig::start(1).await;
-    let mut events = rig.handle.events.upgrade().unwrap().subscribe();
+    let mut events = rig.handle.events.subscribe().unwrap();
     let (caller, answer) = oneshot::channel();
     let id = RequestId(1);
-    rig.handle.call(move |desk, cx, _| desk.wait(cx, id, caller)).await.unwrap();
+    rig.handle.call(move |registry, cx, _| registry.wait(cx, id, caller)).await.unwrap();
     rig.output(Output::Event(Event::Done { id, result: Err(Failure::DeadlineExceeded) })).await;
     assert!(matches!(answer.await.unwrap(), Err(NodeError::Failure(Failure::DeadlineExceeded))));
     let node = rig.id;
@@ -185,28 +198,31 @@ async fn a_dropped_acceptor_refuses_from_then_on() {
     let accept = |rig: &Rig| {
         let handle = rig.handle.clone();
         async move {
-            let (streams, accepted) = tokio::sync::mpsc::channel(1);
-            handle.call(move |desk, cx, _| desk.accept(cx, "test/1".to_owned(), streams)).await.unwrap();
+            let (streams, accepted) = AcceptQueue::new("test/1".to_owned(), 1);
+            handle
+                .call(move |registry, cx, _| registry.accept(cx, "test/1".to_owned(), streams))
+                .await
+                .unwrap();
             accepted
         }
     };
     let accepted = accept(&rig).await;
-    assert!(rig.handle.call(|desk, _, _| desk.accepts("test/1")).await.unwrap());
+    assert!(rig.handle.call(|registry, _, _| registry.accepts("test/1")).await.unwrap());
     drop(accepted);
     assert_eq!(rig.told().await, Told::RefuseProtocol("test/1".to_owned()));
-    // Dropped and taken anew before the pump has looked: the new one stays.
+    // Dropped and replaced before the pump has noticed: the new one stays.
     let first = accept(&rig).await;
     let handle = rig.handle.clone();
-    let (streams, _second) = tokio::sync::mpsc::channel(1);
+    let (streams, _second) = AcceptQueue::new("test/1".to_owned(), 1);
     handle
-        .call(move |desk, cx, _| {
+        .call(move |registry, cx, _| {
             drop(first);
-            desk.accept(cx, "test/1".to_owned(), streams);
+            registry.accept(cx, "test/1".to_owned(), streams);
         })
         .await
         .unwrap();
     rig.silence().await;
-    assert!(rig.handle.call(|desk, _, _| desk.accepts("test/1")).await.unwrap());
+    assert!(rig.handle.call(|registry, _, _| registry.accepts("test/1")).await.unwrap());
 }
 
 #[tokio::test]
@@ -233,7 +249,7 @@ async fn a_pump_without_handles_ends_by_itself() {
 
 #[tokio::test]
 async fn a_peer_that_does_not_answer_does_not_hold_up_the_shutdown() {
-    // Whoever is gone without a word leaves a connection that never drains by its own.
+    // A peer that disappears without a close leaves a connection that never drains by itself.
     let (mut a, mut b) = (Rig::start(1).await, Rig::start(2).await);
     a.connect(&mut b).await;
     b.handle.call(|_, _, _| std::thread::sleep(Duration::from_millis(700))).await.unwrap();
@@ -243,17 +259,21 @@ async fn a_peer_that_does_not_answer_does_not_hold_up_the_shutdown() {
     assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
-/// A store that takes its time.
+/// A slow store.
 struct Slow(Arc<AtomicUsize>);
 
 impl Store for Slow {
-    fn apply(&mut self, _: &[StoreOp], _: bool) -> Result<(), StoreError> {
+    fn apply(&mut self, _: &[StoreOp], _: bool) -> Result<(), WriteFailure> {
         std::thread::sleep(Duration::from_millis(20));
         let count = self.0.fetch_add(1, Ordering::SeqCst);
-        if count == 1 { Err(StoreError("the disk is full".to_owned())) } else { Ok(()) }
+        if count == 1 {
+            Err(WriteFailure::NotApplied("the disk is full".to_owned()))
+        } else {
+            Ok(())
+        }
     }
 
-    fn range(&self, _: &StoreRange, _: u64) -> Result<(Vec<StoreRow>, bool), StoreError> {
+    fn range(&mut self, _: &StoreRange, _: u64) -> Result<(Vec<StoreRow>, bool), StoreError> {
         Ok((Vec::new(), false))
     }
 }
@@ -261,16 +281,19 @@ impl Store for Slow {
 #[tokio::test]
 async fn a_store_on_its_thread_answers_in_order_and_is_closed_at_the_end() {
     let written = Arc::new(AtomicUsize::new(0));
-    let mut rig = Setup { store: Box::new(Slow(Arc::clone(&written))), ..Setup::new(1) }.start().await;
+    let mut rig =
+        Setup { store: Box::new(Slow(Arc::clone(&written))), ..Setup::new(1) }.start().await;
     for id in [1, 2, 3] {
         rig.output(Output::Persist { id: EffectId(id), ops: vec![], durable: true }).await;
     }
-    let result = |id| if id == 2 { Err("the disk is full".to_owned()) } else { Ok(()) };
+    let result = |id| {
+        if id == 2 { Err(WriteFailure::NotApplied("the disk is full".to_owned())) } else { Ok(()) }
+    };
     for id in [1, 2, 3] {
         assert_eq!(rig.input().await, Input::Persisted { id: EffectId(id), result: result(id) });
     }
     assert_eq!(written.load(Ordering::SeqCst), 3);
-    // What was wanted before the end is done before the end.
+    // What was requested before the stop is done before the end.
     rig.output(Output::Persist { id: EffectId(4), ops: vec![], durable: true }).await;
     rig.shutdown().await;
     assert_eq!((written.load(Ordering::SeqCst), Arc::strong_count(&written)), (4, 1));

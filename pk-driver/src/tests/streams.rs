@@ -1,15 +1,18 @@
-//! Streams of the core: bytes with credit both ways, and how they end.
+//! Streams of the core: credit in both directions, and how streams end.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use pk_proto::{ConnectionId, Event, Input, Opener, Output, Reply, RequestId, StreamId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{Rig, Setup};
-use crate::desk::Answer;
-use crate::error::{NodeError, StreamError};
+use pk_quic::StreamError;
+
+use crate::error::NodeError;
+use crate::pump::handle_registry::Response;
 use crate::stream::Stream;
+use crate::stream::accept::{AcceptQueue, StreamAcceptor};
 
 /// Two connected rigs.
 struct Pair {
@@ -44,22 +47,24 @@ fn credit(stream: StreamId, bytes: u64) -> Output {
 }
 
 impl Pair {
-    /// Opens a stream with these first bytes and returns its number at the other end.
+    /// Opens a stream with these first bytes and returns its id at the other end.
     async fn open(&mut self, first: Bytes, fin: bool) -> StreamId {
         self.a.output(Output::OpenStream { conn: self.conn, stream: OURS }).await;
         let sent = first.len() as u64;
         self.a.output(send(OURS, first, fin)).await;
         if sent > 0 {
-            assert_eq!(self.a.input().await, Input::StreamSent { stream: OURS, bytes: sent });
+            assert_eq!(self.a.input().await, Input::StreamWritten { stream: OURS, bytes: sent });
         }
-        let Input::StreamOpened { conn, stream } = self.b.input().await else { panic!("no stream") };
+        let Input::StreamOpened { conn, stream } = self.b.input().await else {
+            panic!("no stream")
+        };
         assert_eq!(conn, self.theirs);
         assert!(!stream.is_ours());
         stream
     }
 }
 
-/// Collects what arrives on a stream until its end or until so many bytes.
+/// Collects what arrives on a stream until its end or until `len` bytes.
 async fn receive(rig: &mut Rig, stream: StreamId, len: usize) -> (Vec<u8>, bool) {
     let mut all = Vec::new();
     while all.len() < len {
@@ -95,9 +100,12 @@ async fn the_end_comes_with_the_last_bytes_or_without_credit() {
     pair.b.output(credit(theirs, 10)).await;
     let expected = Input::StreamData { stream: theirs, bytes: bytes(10), fin: true };
     assert_eq!(pair.b.input().await, expected);
-    // An empty answer: only an end. The other has given no credit.
+    // An empty answer: only an end. The other end has given no credit.
     pair.b.output(send(theirs, Bytes::new(), true)).await;
-    assert_eq!(pair.a.input().await, Input::StreamData { stream: OURS, bytes: Bytes::new(), fin: true });
+    assert_eq!(
+        pair.a.input().await,
+        Input::StreamData { stream: OURS, bytes: Bytes::new(), fin: true }
+    );
     pair.a.metrics(|metrics| metrics.streams == 0).await;
     pair.b.metrics(|metrics| metrics.streams == 0).await;
     pair.a.silence().await;
@@ -111,13 +119,13 @@ async fn an_unread_stream_blocks_its_writer() {
     let theirs = pair.open(bytes(16 * 1024), false).await;
     pair.a.output(send(OURS, bytes(40 * 1024), true)).await;
     pair.a.silence().await;
-    // The rest flows as it is read, and every byte is confirmed.
+    // The rest is sent as it is read, and every byte is confirmed.
     pair.b.output(credit(theirs, 1 << 20)).await;
     let (all, fin) = receive(&mut pair.b, theirs, usize::MAX).await;
     assert_eq!((all.len(), fin), (56 * 1024, true));
     let mut sent = 0;
     while sent < 40 * 1024 {
-        let Input::StreamSent { bytes, .. } = pair.a.input().await else { panic!("not sent") };
+        let Input::StreamWritten { bytes, .. } = pair.a.input().await else { panic!("not sent") };
         sent += bytes;
     }
     assert_eq!(sent, 40 * 1024);
@@ -129,16 +137,19 @@ async fn a_reset_is_told_once() {
     let theirs = pair.open(bytes(100), false).await;
     pair.b.output(credit(theirs, 100)).await;
     receive(&mut pair.b, theirs, 100).await;
-    // All credit is used up, and nothing waits.
+    // All credit is used up.
     pair.a.output(Output::ResetStream { stream: OURS, code: 7 }).await;
     assert_eq!(pair.b.input().await, Input::StreamReset { stream: theirs, code: 7 });
     pair.b.output(credit(theirs, 1000)).await;
     pair.b.silence().await;
-    // The other direction lives on.
+    // The other direction is not affected.
     pair.b.output(send(theirs, bytes(5), true)).await;
-    assert_eq!(pair.b.input().await, Input::StreamSent { stream: theirs, bytes: 5 });
+    assert_eq!(pair.b.input().await, Input::StreamWritten { stream: theirs, bytes: 5 });
     pair.a.output(credit(OURS, 10)).await;
-    assert_eq!(pair.a.input().await, Input::StreamData { stream: OURS, bytes: bytes(5), fin: true });
+    assert_eq!(
+        pair.a.input().await,
+        Input::StreamData { stream: OURS, bytes: bytes(5), fin: true }
+    );
     pair.a.metrics(|metrics| metrics.streams == 0).await;
     pair.b.metrics(|metrics| metrics.streams == 0).await;
 }
@@ -151,7 +162,7 @@ async fn a_stop_is_told_without_writing_and_answered_with_a_reset() {
     assert_eq!(receive(&mut pair.b, theirs, 1).await.0.len(), 1);
     pair.b.output(Output::StopStream { stream: theirs, code: 3 }).await;
     assert_eq!(pair.a.input().await, Input::StreamStopped { stream: OURS, code: 3 });
-    // Nothing more of ours counts, and the peer's direction lives on.
+    // Later sends have no effect, and the peer's direction is not affected.
     pair.a.output(send(OURS, bytes(9), true)).await;
     pair.a.silence().await;
     pair.b.output(Output::ResetStream { stream: theirs, code: 4 }).await;
@@ -182,7 +193,7 @@ async fn a_stream_waits_until_the_peer_allows_it() {
         pair.a.output(Output::OpenStream { conn: pair.conn, stream }).await;
         pair.a.output(send(stream, bytes(len), true)).await;
     }
-    // One is given up before it was open: the peer never hears of it.
+    // One is reset before it is open: the peer never receives it.
     pair.a.output(Output::ResetStream { stream: StreamId(4), code: 0 }).await;
     pair.a.output(Output::StopStream { stream: StreamId(4), code: 0 }).await;
     pair.a.silence().await;
@@ -192,11 +203,11 @@ async fn a_stream_waits_until_the_peer_allows_it() {
         receive(&mut pair.b, theirs, usize::MAX).await;
         pair.b.output(send(theirs, Bytes::new(), true)).await;
         pair.a.output(credit(OURS, 1)).await;
-        // The end of the stream before, and then what was sent on the next one.
+        // The end of the previous stream, then what was sent on the next one.
         let mut inputs = vec![pair.a.input().await, pair.a.input().await];
-        inputs.sort_by_key(|input| matches!(input, Input::StreamSent { .. }));
+        inputs.sort_by_key(|input| matches!(input, Input::StreamWritten { .. }));
         assert!(matches!(&inputs[0], Input::StreamData { fin: true, .. }), "{inputs:?}");
-        assert_eq!(inputs[1], Input::StreamSent { stream: StreamId(number), bytes: len as u64 });
+        assert_eq!(inputs[1], Input::StreamWritten { stream: StreamId(number), bytes: len as u64 });
         let Input::StreamOpened { stream, .. } = pair.b.input().await else { panic!("no stream") };
         theirs = stream;
     }
@@ -204,7 +215,7 @@ async fn a_stream_waits_until_the_peer_allows_it() {
 }
 
 #[tokio::test]
-async fn what_came_before_the_end_of_a_connection_is_still_read() {
+async fn data_received_before_the_end_of_a_connection_is_read() {
     let mut pair = pair().await;
     let theirs = pair.open(bytes(1), false).await;
     pair.b.output(credit(theirs, 1000)).await;
@@ -212,14 +223,14 @@ async fn what_came_before_the_end_of_a_connection_is_still_read() {
     let (conn, their_conn) = (pair.conn, pair.theirs);
     pair.a.output(send(OURS, bytes(50), true)).await;
     pair.a.input().await;
-    // Let the bytes leave before the close, which abandons what has not left.
+    // Data that is not sent before the close is lost.
     tokio::time::sleep(Duration::from_millis(50)).await;
     pair.a.output(Output::CloseConnection { conn, code: 0, reason: String::new() }).await;
     assert_eq!(receive(&mut pair.b, theirs, usize::MAX).await, (bytes(50).to_vec(), true));
     let Input::Disconnected { conn, .. } = pair.b.input().await else { panic!("not over") };
     assert_eq!(conn, their_conn);
     pair.b.metrics(|metrics| metrics.streams == 0 && metrics.connections == 0).await;
-    // Late wishes do nothing.
+    // Late outputs have no effect.
     pair.b.output(send(theirs, bytes(5), true)).await;
     pair.b.output(Output::OpenStream { conn, stream: StreamId(0) }).await;
     pair.b.silence().await;
@@ -229,54 +240,79 @@ async fn what_came_before_the_end_of_a_connection_is_still_read() {
 async fn a_stream_and_the_end_of_its_connection_come_at_once() {
     let mut pair = pair().await;
     pair.b.handle.call(|_, _, core| core.credit = 1000).await.unwrap();
-    // While b looks away everything arrives: the stream, its bytes, and the close.
+    // While b takes no turns everything arrives: the stream, its bytes, and the close.
     let looking_away = {
         let handle = pair.b.handle.clone();
-        tokio::spawn(async move { handle.call(|_, _, _| std::thread::sleep(Duration::from_millis(300))).await })
+        tokio::spawn(async move {
+            handle.call(|_, _, _| std::thread::sleep(Duration::from_millis(300))).await
+        })
     };
     tokio::time::sleep(Duration::from_millis(50)).await;
     pair.a.output(Output::OpenStream { conn: pair.conn, stream: OURS }).await;
     pair.a.output(send(OURS, bytes(50), true)).await;
-    assert!(matches!(pair.a.input().await, Input::StreamSent { .. }));
+    assert!(matches!(pair.a.input().await, Input::StreamWritten { .. }));
     tokio::time::sleep(Duration::from_millis(50)).await;
-    pair.a.output(Output::CloseConnection { conn: pair.conn, code: 0, reason: String::new() }).await;
+    pair.a
+        .output(Output::CloseConnection { conn: pair.conn, code: 0, reason: String::new() })
+        .await;
     looking_away.await.unwrap().unwrap();
     let Input::StreamOpened { stream, .. } = pair.b.input().await else { panic!("no stream") };
     assert_eq!(pair.b.input().await, Input::StreamData { stream, bytes: bytes(50), fin: true });
     assert!(matches!(pair.b.input().await, Input::Disconnected { .. }));
 }
 
-/// A stream that is being handed over at both ends: ours as the answer to a request, theirs to an acceptor.
-struct Handing {
-    answer: oneshot::Receiver<Result<Answer, NodeError>>,
-    accepted: mpsc::Receiver<Stream>,
+/// A stream that is being handed over at both ends: here as the result of a request, there to an
+/// acceptor.
+struct Detaching {
+    answer: oneshot::Receiver<Result<Response, NodeError>>,
+    accepted: StreamAcceptor,
 }
 
-impl Handing {
+impl Detaching {
     async fn ours(&mut self) -> Stream {
         (&mut self.answer).await.unwrap().unwrap().stream.unwrap()
     }
 
     async fn theirs(&mut self) -> Stream {
-        self.accepted.recv().await.unwrap()
+        self.accepted.accept().await.unwrap()
     }
 }
 
-async fn hand_over(pair: &mut Pair, theirs: StreamId, unread: Bytes) -> Handing {
+async fn detach(pair: &mut Pair, theirs: StreamId, unread: Bytes) -> Detaching {
     let protocol = || "test/1".to_owned();
-    let (streams, accepted) = mpsc::channel(1);
-    pair.b.handle.call(move |desk, cx, _| desk.accept(cx, protocol(), streams)).await.unwrap();
+    let (streams, accepted) = AcceptQueue::new(protocol(), 1);
+    pair.b
+        .handle
+        .call(move |registry, cx, _| registry.accept(cx, protocol(), streams))
+        .await
+        .unwrap();
     let (a, b, request) = (pair.a.id, pair.b.id, RequestId(0));
     let (caller, answer) = oneshot::channel();
-    pair.a.handle.call(move |desk, cx, _| desk.wait(cx, request, caller)).await.unwrap();
+    pair.a.handle.call(move |registry, cx, _| registry.wait(cx, request, caller)).await.unwrap();
     let (conn, opener) = (pair.conn, Opener::Us(request));
-    let ours = Output::HandOver { conn, stream: OURS, node: b, protocol: protocol(), opener, unread: Bytes::new() };
+    let ours = Output::DetachStream {
+        conn,
+        stream: OURS,
+        node: b,
+        protocol: protocol(),
+        opener,
+        unread: Bytes::new(),
+    };
     pair.a.output(ours).await;
     let done = Event::Done { id: request, result: Ok(Reply::OpenStream(OURS)) };
     pair.a.output(Output::Event(done)).await;
     let (conn, opener) = (pair.theirs, Opener::Peer);
-    pair.b.output(Output::HandOver { conn, stream: theirs, node: a, protocol: protocol(), opener, unread }).await;
-    Handing { answer, accepted }
+    pair.b
+        .output(Output::DetachStream {
+            conn,
+            stream: theirs,
+            node: a,
+            protocol: protocol(),
+            opener,
+            unread,
+        })
+        .await;
+    Detaching { answer, accepted }
 }
 
 #[tokio::test]
@@ -286,9 +322,12 @@ async fn a_stream_that_is_handed_over_keeps_every_byte() {
     let theirs = pair.open(bytes(16), false).await;
     pair.b.output(credit(theirs, 10)).await;
     receive(&mut pair.b, theirs, 10).await;
-    let mut handing = hand_over(&mut pair, theirs, bytes(10).slice(6..)).await;
-    let (mut ours, mut accepted) = (handing.ours().await, handing.theirs().await);
-    assert_eq!((ours.node(), accepted.node(), accepted.protocol()), (pair.b.id, pair.a.id, "test/1"));
+    let mut detaching = detach(&mut pair, theirs, bytes(10).slice(6..)).await;
+    let (mut ours, mut accepted) = (detaching.ours().await, detaching.theirs().await);
+    assert_eq!(
+        (ours.node(), accepted.node(), accepted.protocol()),
+        (pair.b.id, pair.a.id, "test/1")
+    );
     ours.write_all(b"more").await.unwrap();
     ours.finish().unwrap();
     assert_eq!(ours.write(b"x").await, Err(StreamError::Ended));
@@ -301,7 +340,7 @@ async fn a_stream_that_is_handed_over_keeps_every_byte() {
     };
     let (all, ()) = tokio::join!(ours.read_to_end(1 << 20), answer);
     assert_eq!(all.unwrap().len(), 200_000);
-    // Both directions have ended, so it is over, though the objects live.
+    // Both directions have ended, so that the stream is closed although its handles exist.
     assert_eq!(pair.b.input().await, Input::StreamClosed { stream: theirs });
     assert_eq!(pair.a.input().await, Input::StreamClosed { stream: OURS });
     drop((ours, accepted));
@@ -312,12 +351,16 @@ async fn a_stream_that_is_handed_over_keeps_every_byte() {
 async fn a_dropped_stream_is_aborted_and_told() {
     let mut pair = pair().await;
     let theirs = pair.open(bytes(1), false).await;
-    let mut handing = hand_over(&mut pair, theirs, Bytes::new()).await;
-    let (ours, mut accepted) = (handing.ours().await, handing.theirs().await);
+    let mut detaching = detach(&mut pair, theirs, Bytes::new()).await;
+    let (ours, mut accepted) = (detaching.ours().await, detaching.theirs().await);
     drop(ours);
     assert_eq!(pair.a.input().await, Input::StreamClosed { stream: OURS });
     assert_eq!(accepted.read_to_end(100).await, Err(StreamError::Reset(0)));
-    assert_eq!(accepted.read(&mut [0; 8]).await, Err(StreamError::Reset(0)), "a reset never becomes an end");
+    assert_eq!(
+        accepted.read(&mut [0; 8]).await,
+        Err(StreamError::Reset(0)),
+        "a reset never becomes an end"
+    );
     assert_eq!(accepted.write_all(&vec![0; 1 << 20]).await, Err(StreamError::Stopped(0)));
     assert_eq!(pair.b.input().await, Input::StreamClosed { stream: theirs });
 }
@@ -328,19 +371,19 @@ async fn a_handed_over_stream_is_flushed_first() {
     setup.driver.stream_window = 16 * 1024;
     let mut pair = pair_of(Setup::new(1), setup).await;
     let theirs = pair.open(bytes(16 * 1024), false).await;
-    // The window is full: these wait in the driver when the stream is handed over.
+    // The window is full: these bytes wait in the driver when the stream is handed over.
     pair.a.output(send(OURS, bytes(1000), false)).await;
-    let mut handing = hand_over(&mut pair, theirs, Bytes::new()).await;
-    let mut accepted = handing.theirs().await;
+    let mut detaching = detach(&mut pair, theirs, Bytes::new()).await;
+    let mut accepted = detaching.theirs().await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(handing.answer.try_recv().is_err(), "ours came before it was flushed");
+    assert!(detaching.answer.try_recv().is_err(), "ours came before it was flushed");
     let mut all = vec![0; 17_384];
     let mut len = 0;
     while len < all.len() {
         len += accepted.read(&mut all[len..]).await.unwrap();
     }
     assert_eq!(all, [bytes(16 * 1024), bytes(1000)].concat());
-    let mut ours = handing.ours().await;
+    let mut ours = detaching.ours().await;
     ours.write_all(b"application").await.unwrap();
     ours.finish().unwrap();
     assert_eq!(accepted.read_to_end(100).await.unwrap(), b"application");
@@ -352,9 +395,15 @@ async fn a_full_or_missing_acceptor_refuses() {
     let theirs = pair.open(bytes(1), false).await;
     let (node, conn) = (pair.a.id, pair.theirs);
     let protocol = "nobody/1".to_owned();
-    let hand_over =
-        Output::HandOver { conn, stream: theirs, node, protocol, opener: Opener::Peer, unread: Bytes::new() };
-    pair.b.output(hand_over).await;
+    let detach = Output::DetachStream {
+        conn,
+        stream: theirs,
+        node,
+        protocol,
+        opener: Opener::Peer,
+        unread: Bytes::new(),
+    };
+    pair.b.output(detach).await;
     assert_eq!(pair.b.input().await, Input::StreamClosed { stream: theirs });
     let mut seen = [pair.a.input().await, pair.a.input().await];
     seen.sort_by_key(|input| matches!(input, Input::StreamReset { .. }));

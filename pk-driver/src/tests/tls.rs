@@ -1,19 +1,19 @@
-//! Who is let in: the verdicts about certificates, as both ends see them.
+//! Which peers are accepted: verification of certificates, at both ends.
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use pk_proto::{DialFailure, Dialect, DisconnectReason, Identity, Input, NodeId, Role};
+use pk_proto::{DialFailure, Dialect, DisconnectReason, Identity, Input, NodeId, Side};
 use tokio::time::timeout;
 
 use super::{PATIENCE, Rig, Setup};
-use crate::identity::create_identity;
-use crate::keys::KeyPair;
+use pk_host::KeyPair;
+use pk_host::create_identity;
 
 /// A node with certificates from the vectors of the reference, and the key of a seed.
 pub(super) fn presenting(seed: u8, names: &[&str]) -> Setup {
     let vectors = include_str!("../../../pk-proto/tests/vectors/certificates.json");
     let chain = names.iter().map(|name| {
-        // The vectors are one certificate after the other; no JSON reader is needed to find one.
+        // The vectors are listed one after the other, so that no JSON parser is needed.
         let (_, rest) = vectors.split_once(&format!("\"{name}\": {{")).unwrap();
         let (_, rest) = rest.split_once("\"derHex\": \"").unwrap();
         let (hex, _) = rest.split_once('"').unwrap();
@@ -27,31 +27,33 @@ fn id(seed: u8) -> NodeId {
     KeyPair::from_seed(&[seed; 32]).node_id()
 }
 
-/// What the acceptor's refusal of its certificates looks like to a dialler.
+/// What a dialer sees when the acceptor refuses its certificates.
 async fn refused(setup: Setup) -> String {
     let mut acceptor = Rig::start(100).await;
-    let mut dialler = setup.start().await;
-    dialler.dial(acceptor.addr, &[acceptor.id]).await;
-    // TLS 1.3: the dialler is done before the acceptor has judged it.
-    let why = match dialler.input().await {
+    let mut dialer = setup.start().await;
+    dialer.dial(acceptor.addr, &[acceptor.id]).await;
+    // TLS 1.3: the dialer completes before the acceptor has verified it.
+    let why = match dialer.input().await {
         Input::DialFailed { why, .. } => why.to_string(),
-        Input::Connected(_) => match dialler.input().await {
+        Input::Connected(_) => match dialer.input().await {
             Input::Disconnected { why: DisconnectReason::Transport(why), .. } => why,
             other => panic!("{other:?}"),
         },
         other => panic!("{other:?}"),
     };
     acceptor.silence().await;
-    acceptor.metrics(|metrics| metrics.handshakes_failed == 1 && metrics.handshakes_pending == 0).await;
+    acceptor
+        .metrics(|metrics| metrics.handshakes_failed == 1 && metrics.handshakes_pending == 0)
+        .await;
     why
 }
 
-/// What a dialler makes of an acceptor's certificates.
+/// The result of a dialer's verification of an acceptor's certificates.
 async fn judged(setup: Setup, expect: NodeId) -> DialFailure {
     let mut acceptor = setup.start().await;
-    let mut dialler = Rig::start(100).await;
-    dialler.dial(acceptor.addr, &[expect]).await;
-    let why = dialler.dial_failed().await;
+    let mut dialer = Rig::start(100).await;
+    dialer.dial(acceptor.addr, &[expect]).await;
+    let why = dialer.dial_failed().await;
     acceptor.silence().await;
     acceptor.metrics(|metrics| metrics.handshakes_failed == 1).await;
     why
@@ -62,9 +64,9 @@ async fn both_ends_know_each_other_and_name_the_connection_equally() {
     let (mut a, mut b) = (Rig::start(1).await, Rig::start(2).await);
     let conn = a.dial(b.addr, &[id(50), b.id]).await;
     let (ours, theirs) = tokio::join!(a.connected(), b.connected());
-    assert_eq!((ours.conn, ours.role, ours.dialect), (conn, Role::Dialler, Dialect::Native));
-    assert_eq!((ours.leaf, ours.asked, &ours.chain[..]), (b.id, Some(b.id), &[b.id][..]));
-    assert_eq!((theirs.role, theirs.leaf, theirs.asked), (Role::Acceptor, a.id, None));
+    assert_eq!((ours.conn, ours.side, ours.dialect), (conn, Side::Dialer, Dialect::Native));
+    assert_eq!((ours.leaf, ours.matched_id, &ours.chain[..]), (b.id, Some(b.id), &[b.id][..]));
+    assert_eq!((theirs.side, theirs.leaf, theirs.matched_id), (Side::Acceptor, a.id, None));
     assert!(ours.conn.is_ours() && !theirs.conn.is_ours());
     assert_eq!((ours.shared_id.len(), &ours.shared_id), (32, &theirs.shared_id));
     assert_eq!((ours.remote, theirs.remote), (b.addr, a.addr));
@@ -72,12 +74,12 @@ async fn both_ends_know_each_other_and_name_the_connection_equally() {
 }
 
 #[tokio::test]
-async fn a_dialler_takes_nobody_else() {
+async fn a_dialer_takes_nobody_else() {
     let mut acceptor = Rig::start(2).await;
-    let mut dialler = Rig::start(1).await;
-    dialler.dial(acceptor.addr, &[id(3)]).await;
-    let why = dialler.dial_failed().await;
-    assert_eq!(why.to_string(), "certificate: the peer is none of the nodes that were asked for");
+    let mut dialer = Rig::start(1).await;
+    dialer.dial(acceptor.addr, &[id(3)]).await;
+    let why = dialer.dial_failed().await;
+    assert_eq!(why.to_string(), "certificate: the peer is none of the expected nodes");
     acceptor.silence().await;
 }
 
@@ -86,30 +88,37 @@ async fn a_renewed_node_is_found_under_its_old_ids() {
     let chain = ["c3_issuedBy2", "c2_issuedBy1", "c1_self"];
     for (expect, who) in [(id(1), 1), (id(2), 2), (id(3), 3)] {
         let acceptor = presenting(3, &chain).start().await;
-        let mut dialler = Rig::start(100).await;
-        dialler.dial(acceptor.addr, &[expect]).await;
-        let connected = dialler.connected().await;
-        assert_eq!((connected.leaf, connected.asked), (id(3), Some(expect)), "asked for {who}");
+        let mut dialer = Rig::start(100).await;
+        dialer.dial(acceptor.addr, &[expect]).await;
+        let connected = dialer.connected().await;
+        assert_eq!(
+            (connected.leaf, connected.matched_id),
+            (id(3), Some(expect)),
+            "asked for {who}"
+        );
         assert_eq!(connected.chain, [id(3), id(2), id(1)]);
     }
     let mut acceptor = Rig::start(100).await;
-    let mut dialler = presenting(3, &chain).start().await;
-    dialler.dial(acceptor.addr, &[acceptor.id]).await;
+    let mut dialer = presenting(3, &chain).start().await;
+    dialer.dial(acceptor.addr, &[acceptor.id]).await;
     assert_eq!(acceptor.connected().await.chain, [id(3), id(2), id(1)]);
 }
 
 #[tokio::test]
 async fn the_name_of_somebody_else_is_refused_in_both_directions() {
-    // The reference takes this one: key 8 with the name of node 7 (WIRE.md section 3.4).
+    // The reference accepts this one: key 8 with the name of node 7 (docs/WIRE.md section 3.4).
     let why = judged(presenting(8, &["foreignCN"]), id(7)).await;
-    assert!(matches!(&why, DialFailure::Certificate(why) if why.contains("claims the name of")), "{why}");
+    assert!(
+        matches!(&why, DialFailure::Certificate(why) if why.contains("has the subject name")),
+        "{why}"
+    );
     let why = refused(presenting(8, &["foreignCN"])).await;
     assert!(why.contains("42"), "bad_certificate: {why}");
 }
 
 #[tokio::test]
 async fn the_certificate_of_somebody_else_is_refused_in_both_directions() {
-    // A true certificate of node 1, presented by one who has another key.
+    // A valid certificate of node 1, presented by a peer with another key.
     let stolen = || Setup { identity: Setup::new(1).identity, ..Setup::new(9) };
     let why = judged(stolen(), id(1)).await;
     assert!(matches!(&why, DialFailure::Transport(_)), "{why}");
@@ -124,7 +133,10 @@ async fn expired_and_unsigned_certificates_are_refused_in_both_directions() {
     let why = refused(presenting(4, &["expired_self"])).await;
     assert!(why.contains("45"), "certificate_expired: {why}");
     let why = judged(presenting(6, &["noNodeSignature"]), id(6)).await;
-    assert!(matches!(&why, DialFailure::Certificate(why) if why.contains("no node signature")), "{why}");
+    assert!(
+        matches!(&why, DialFailure::Certificate(why) if why.contains("no node signature")),
+        "{why}"
+    );
     let why = refused(presenting(6, &["noNodeSignature"])).await;
     assert!(why.contains("42"), "bad_certificate: {why}");
 }
@@ -134,22 +146,27 @@ async fn a_replaced_identity_is_presented_from_then_on_and_connections_stay() {
     let (mut a, mut b) = (Rig::start(1).await, Rig::start(2).await);
     let (old, _) = a.connect(&mut b).await;
     let next = KeyPair::from_seed(&[3; 32]);
-    let identity = create_identity(&next, crate::clock::unix()).unwrap();
+    let identity = create_identity(&next, pk_host::unix()).unwrap();
     let replace = pk_proto::Output::ReplaceIdentity { id: pk_proto::EffectId(0), identity };
     b.output(replace.clone()).await;
-    let Input::IdentityReplaced { result: Err(error), .. } = b.input().await else { panic!("there is no key yet") };
+    let Input::IdentityReplaced { result: Err(error), .. } = b.input().await else {
+        panic!("there is no key yet")
+    };
     assert!(error.contains(&next.node_id().to_string()), "{error}");
 
     b.handle.call(move |_, cx, _| cx.keys.add(next)).await.unwrap();
     b.output(replace).await;
-    assert_eq!(b.input().await, Input::IdentityReplaced { id: pk_proto::EffectId(0), result: Ok(()) });
+    assert_eq!(
+        b.input().await,
+        Input::IdentityReplaced { id: pk_proto::EffectId(0), result: Ok(()) }
+    );
     a.dial(b.addr, &[id(3)]).await;
     assert_eq!(a.connected().await.leaf, id(3));
     a.output(pk_proto::Output::CloseConnection { conn: old, code: 0, reason: String::new() }).await;
     assert_eq!(a.input().await, Input::Disconnected { conn: old, why: DisconnectReason::Local });
 }
 
-/// A QUIC client that is no node.
+/// A QUIC client that is not a node.
 async fn stranger(tls: rustls::ClientConfig, addr: std::net::SocketAddr) -> quinn::ConnectionError {
     let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
@@ -169,7 +186,7 @@ fn code(error: &quinn::ConnectionError) -> u64 {
 }
 
 mod anything {
-    //! A client's verifier that takes any server.
+    //! A verifier that accepts any server.
 
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};

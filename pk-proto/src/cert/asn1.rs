@@ -1,4 +1,4 @@
-//! The ASN.1 of a Polykey certificate (WIRE.md section 3.1).
+//! The ASN.1 of a Polykey certificate (docs/WIRE.md section 3.1).
 
 use alloc::vec::Vec;
 
@@ -10,13 +10,15 @@ use x509_cert::time::Time;
 use x509_cert::{AlgorithmIdentifier, SubjectPublicKeyInfo, Version};
 
 use super::name::Name;
-use crate::NodeId;
+use crate::types::id::NodeId;
 
 pub(super) const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-pub(super) const POLYKEY_VERSION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57167.2.2.1");
-pub(super) const NODE_SIGNATURE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57167.2.2.2");
+pub(super) const POLYKEY_VERSION: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57167.2.2.1");
+pub(super) const NODE_SIGNATURE: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57167.2.2.2");
 
-/// A certificate: what is signed, and the issuer's signature of it.
+/// A certificate: the signed part, and the issuer's signature of it.
 #[derive(Debug, Clone, PartialEq, Eq, Sequence)]
 pub(super) struct Signed {
     pub(super) tbs: Tbs,
@@ -24,7 +26,8 @@ pub(super) struct Signed {
     pub(super) signature: BitString,
 }
 
-/// What is signed. x509-cert's own type keeps its fields to itself; this one has those that Polykey uses, and all of them.
+/// The signed part. x509-cert's own type has private fields; this one has all fields that Polykey
+/// uses.
 #[derive(Debug, Clone, PartialEq, Eq, Sequence)]
 pub(super) struct Tbs {
     #[asn1(context_specific = "0", tag_mode = "EXPLICIT")]
@@ -39,7 +42,8 @@ pub(super) struct Tbs {
     pub(super) extensions: Vec<Extension>,
 }
 
-/// The first and the last second. Each is written back as the kind of time it was, which x509-cert's own type does not promise.
+/// First and last second. Each is encoded with the time type that it was decoded from, which
+/// x509-cert's own type does not guarantee.
 #[derive(Debug, Clone, PartialEq, Eq, Sequence)]
 pub(super) struct Validity {
     pub(super) not_before: Time,
@@ -51,14 +55,15 @@ impl Signed {
         Ok(Self { tbs, algorithm: ed25519(), signature: BitString::from_bytes(signature)? })
     }
 
-    /// The issuer's signature, if it has the length of one.
+    /// Returns the issuer's signature, if it has the right length.
     pub(super) fn signature(&self) -> Option<&[u8; 64]> {
         self.signature.as_bytes()?.try_into().ok()
     }
 }
 
 impl Tbs {
-    /// What the certificate's own key signs: all but the node signature (WIRE.md section 3.2).
+    /// Returns what the certificate's own key signs: everything except the node signature
+    /// (docs/WIRE.md section 3.2).
     pub(super) fn without_node_signature(&self) -> Self {
         let mut tbs = self.clone();
         tbs.extensions.retain(|extension| extension.extn_id != NODE_SIGNATURE);
@@ -70,16 +75,18 @@ impl Tbs {
         Ok(())
     }
 
-    /// The node signature; `Ok(None)` if there is none, an error if there are several or it is not one.
+    /// Returns the node signature; `Ok(None)` if there is none, an error if there are several or it
+    /// is malformed.
     pub(super) fn node_signature(&self) -> der::Result<Option<[u8; 64]>> {
-        let mut found = self.extensions.iter().filter(|extension| extension.extn_id == NODE_SIGNATURE);
+        let mut found =
+            self.extensions.iter().filter(|extension| extension.extn_id == NODE_SIGNATURE);
         let Some(extension) = found.next() else { return Ok(None) };
         let signature = <&OctetStringRef>::from_der(extension.extn_value.as_bytes())?;
         let signature = signature.as_bytes().try_into().ok().filter(|_| found.next().is_none());
         signature.map(Some).ok_or_else(|| der::ErrorKind::Failed.into())
     }
 
-    /// The Ed25519 key; `None` if it is a key of another kind.
+    /// Returns the Ed25519 key; `None` for a key of another kind.
     pub(super) fn node_id(&self) -> Option<NodeId> {
         let bytes: [u8; 32] = self.key.subject_public_key.as_bytes()?.try_into().ok()?;
         is_ed25519(&self.key.algorithm).then(|| NodeId::from_bytes(bytes))
@@ -95,10 +102,13 @@ pub(super) fn is_ed25519(algorithm: &AlgorithmIdentifier) -> bool {
 }
 
 pub(super) fn ed25519_key(id: &NodeId) -> der::Result<SubjectPublicKeyInfo> {
-    Ok(SubjectPublicKeyInfo { algorithm: ed25519(), subject_public_key: BitString::from_bytes(id.as_bytes())? })
+    Ok(SubjectPublicKeyInfo {
+        algorithm: ed25519(),
+        subject_public_key: BitString::from_bytes(id.as_bytes())?,
+    })
 }
 
-/// An extension that is not critical, as all of Polykey's are.
+/// Returns an extension that is not critical, like all of Polykey's.
 pub(super) fn extension(id: ObjectIdentifier, value: &impl Encode) -> der::Result<Extension> {
     Ok(Extension { extn_id: id, critical: false, extn_value: OctetString::new(value.to_der()?)? })
 }

@@ -2,27 +2,27 @@
 
 use core::fmt;
 
-use crate::id::sortable;
+use crate::types::id::sortable;
 
-/// The serial number of a certificate: 128 bits that sort by time (WIRE.md section 1).
+/// Serial number of a certificate: 128 bits that sort by time (docs/WIRE.md section 1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CertId([u8; 16]);
 
 impl CertId {
-    /// The id of a certificate made at `unix_millis` milliseconds since 1970.
+    /// Returns the id of a certificate created at `unix_millis` milliseconds since 1970.
     ///
-    /// `seq` orders ids of the same 1/4096 second and is 0 otherwise; its low 12 bits are used. `tail` is random, which makes ids of
-    /// different issuers differ; its low 62 bits are used.
+    /// `seq` orders ids of the same 1/4096 second and is 0 otherwise; its low 12 bits are used.
+    /// `tail` is random, so that ids of different issuers differ; its low 62 bits are used.
     pub const fn new(unix_millis: u64, seq: u16, tail: u64) -> Self {
         Self(sortable(unix_millis, seq, tail).to_be_bytes())
     }
 
-    /// The id with these big-endian bytes, of whatever time.
+    /// Returns the id with these big-endian bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// The big-endian bytes.
+    /// Returns the big-endian bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -40,7 +40,8 @@ mod tests {
 
     use super::*;
 
-    /// Real ids of the reference: vectors/claim_ids.json, which has the same layout with a tail from the node id.
+    /// Real ids of the reference: vectors/claim_ids.json, which has the same layout with a tail
+    /// from the node id.
     #[test]
     fn the_layout_is_the_reference_s() {
         let tail = u64::from_be_bytes([0x8a, 0x88, 0xe3, 0xdd, 0x74, 0x09, 0xf1, 0x95]) >> 2;
@@ -62,6 +63,9 @@ mod tests {
     fn what_does_not_fit_changes_no_other_field() {
         let id = CertId::new(0, 0xffff, u64::MAX);
         assert_eq!(format!("{id:?}"), "0000000000007fffbfffffffffffffff");
-        assert_eq!(format!("{:?}", CertId::new(u64::MAX, 0, 0)).get(12..), Some("70008000000000000000"));
+        assert_eq!(
+            format!("{:?}", CertId::new(u64::MAX, 0, 0)).get(12..),
+            Some("70008000000000000000")
+        );
     }
 }

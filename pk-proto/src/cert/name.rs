@@ -1,4 +1,4 @@
-//! Names of subjects and issuers: a CN that is a node id, and whatever else the owner put there.
+//! Names of subjects and issuers: a CN that is a node id, and optional attributes.
 
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use der::asn1::{Any, AnyRef, ObjectIdentifier, PrintableStringRef};
 use der::{Decode, Encode, Reader, Sequence, SliceReader, Tag, Tagged};
 
-use crate::NodeId;
+use crate::types::id::NodeId;
 
-/// A part of a name beside the CN. Polykey's own certificates have none.
+/// An attribute of a name in addition to the CN. Polykey's own certificates have none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NameAttribute {
@@ -21,10 +21,11 @@ pub enum NameAttribute {
 
 /// A distinguished name: a sequence of RDNs, each a SET of attributes.
 ///
-/// The sets are kept as they came. Nothing here depends on their order, so that sorting them would only be work for a peer to cause.
+/// The sets are kept in the received order. Nothing depends on it, and sorting them would only be
+/// work that a peer can cause.
 pub(super) type Name = Vec<Any>;
 
-/// The name of `id`.
+/// Encodes the name of `id`.
 pub(super) fn encode(id: &NodeId, extra: &[NameAttribute]) -> der::Result<Name> {
     let mut name = vec![rdn(COMMON_NAME, &id.to_string())?];
     for attribute in extra {
@@ -36,7 +37,8 @@ pub(super) fn encode(id: &NodeId, extra: &[NameAttribute]) -> der::Result<Name> 
     Ok(name)
 }
 
-/// The node that this is the name of; `None` if there is no CN, one that is no node id, or several of different nodes.
+/// Returns the node id of a name; `None` if there is no CN, one that is not a node id, or several
+/// of different nodes.
 pub(super) fn node_id(name: &Name) -> Option<NodeId> {
     let mut found = None;
     for rdn in name {
@@ -53,9 +55,10 @@ pub(super) fn node_id(name: &Name) -> Option<NodeId> {
     found
 }
 
-/// Whether both names have the same attributes in the same RDNs, in any order, as the reference compares them.
+/// Returns whether both names have the same attributes in the same RDNs, in any order, as the
+/// reference compares them.
 ///
-/// Values are compared as bytes: a text is the same as a PrintableString and as a UTF8String.
+/// Values are compared as bytes: a text is equal as PrintableString and as UTF8String.
 pub(super) fn same(one: &Name, other: &Name) -> bool {
     matches!((comparable(one), comparable(other)), (Ok(one), Ok(other)) if one == other)
 }
@@ -70,7 +73,7 @@ struct Attribute<'a> {
     value: AnyRef<'a>,
 }
 
-/// An RDN with one attribute.
+/// Returns an RDN with one attribute.
 fn rdn(kind: ObjectIdentifier, value: &str) -> der::Result<Any> {
     let value = PrintableStringRef::new(value)?;
     Any::new(Tag::Set, Attribute { kind, value: value.into() }.to_der()?)
@@ -95,7 +98,7 @@ fn common_name(value: AnyRef<'_>) -> Option<NodeId> {
     }
 }
 
-/// The attributes of an RDN by type and bytes, sorted.
+/// Attributes of an RDN by type and bytes, sorted.
 type Comparable<'a> = Vec<(ObjectIdentifier, &'a [u8])>;
 
 fn comparable(name: &Name) -> der::Result<Vec<Comparable<'_>>> {
@@ -129,7 +132,11 @@ mod tests {
         let text = ID.to_string();
         let own = attribute(COMMON_NAME, Tag::PrintableString, text.as_bytes());
         let own_utf8 = attribute(COMMON_NAME, Tag::Utf8String, text.as_bytes());
-        let foreign = attribute(COMMON_NAME, Tag::PrintableString, NodeId::from_bytes([8; 32]).to_string().as_bytes());
+        let foreign = attribute(
+            COMMON_NAME,
+            Tag::PrintableString,
+            NodeId::from_bytes([8; 32]).to_string().as_bytes(),
+        );
         let org = attribute(ORGANIZATION, Tag::PrintableString, b"Org");
         let cases: [(Name, Option<NodeId>); 9] = [
             (vec![set(&[&own])], Some(ID)),
@@ -158,7 +165,8 @@ mod tests {
         assert!(!same(&both, &name(core::slice::from_ref(&country))));
         assert!(!same(&name(&[country]), &name(&[organization])));
         assert!(!same(&name(&[]), &encode(&NodeId::from_bytes([8; 32]), &[]).unwrap()));
-        let utf8 = vec![set(&[&attribute(COMMON_NAME, Tag::Utf8String, ID.to_string().as_bytes())])];
+        let utf8 =
+            vec![set(&[&attribute(COMMON_NAME, Tag::Utf8String, ID.to_string().as_bytes())])];
         assert!(same(&name(&[]), &utf8));
         // A broken name equals nothing, not even itself.
         let broken = vec![Any::new(Tag::Set, vec![0x30, 0x05]).unwrap()];

@@ -1,11 +1,12 @@
-//! Gestalts: which nodes are linked with which by verified claims.
+//! Gestalts: nodes that are linked by verified claims.
 //!
-//! A link is known from the chain of one of its two nodes, or of both; from each chain the newest claim counts, and of the two
-//! the one with the newer id. A key that a node has renewed is another node to everybody who only knows the key, so a renewal
-//! is a link as well, proven by the certificates of the node.
+//! A link is known from the chain of one of its two nodes, or of both; from each chain the newest
+//! claim counts, and of the two the one with the newer id. A renewed key is another node to nodes
+//! that only know the key, so that a renewal is a link as well, proved by the certificates of the
+//! node.
 //!
-//! Everything here is a function of rows: rows to write, rows that were read. A row is never read before it is written: the
-//! claims of one chain come in the order of their ids.
+//! Everything here is a function of rows: rows to write, and rows that were read. A row is never
+//! read before it is written, because the claims of one chain arrive in the order of their ids.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -15,53 +16,53 @@ use serde::{Deserialize, Serialize};
 
 use super::claim::ClaimLinkNode;
 use super::id::ClaimId;
-use crate::id::NodeId;
-use crate::io::{StoreOp, StoreRange, StoreRow, Table};
-use crate::store::{SnapshotError, decode, encode};
+use crate::store::row::{SnapshotError, decode, encode};
+use crate::store::table::{StoreOp, StoreRange, StoreRow, Table};
+use crate::types::id::NodeId;
 
-/// What links two nodes.
+/// Proof of a link between two nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum GestaltProof {
     /// They are two keys of one node.
     Renewal,
-    /// A claim of the chain of one of them: the newest that is known.
+    /// A claim of the chain of one of them: the newest known one.
     Claim {
-        /// Whose chain.
+        /// Owner of the chain.
         owner: NodeId,
-        /// The claim.
+        /// Id of the claim.
         id: ClaimId,
     },
 }
 
-/// A node that another one is linked with.
+/// A link between two nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GestaltLink {
-    /// One node.
+    /// First node.
     pub node: NodeId,
-    /// The other one.
+    /// Second node.
     pub other: NodeId,
-    /// What links them.
+    /// Proof of the link.
     pub proof: GestaltProof,
 }
 
-/// The nodes that are linked with one, over any number of links.
+/// The nodes that are linked with a node, over any number of links.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Gestalt {
-    /// The nodes, in the order of how many links they are away from the first one, which is the one asked for.
+    /// Nodes in the order of their number of links from the first one, which is the requested one.
     pub nodes: Vec<NodeId>,
-    /// The links between them; each one once, from the node that comes first.
+    /// Links between them; each once, from the node that comes first.
     pub links: Vec<GestaltLink>,
-    /// Whether there is more, beyond a limit.
+    /// Whether a limit was reached and there is more.
     pub more: bool,
 }
 
-/// The rows that say that a verified claim of the chain of `owner` links two nodes. They replace those of an older claim of
-/// the same chain; they belong into the transaction of the claim.
+/// Returns the rows of a link by a verified claim of the chain of `owner`. They replace those of an
+/// older claim of the same chain, and belong in the transaction of the claim.
 pub(crate) fn link_rows(owner: &NodeId, link: &ClaimLinkNode, id: ClaimId) -> [StoreOp; 2] {
     rows(&link.issuer, &link.subject, owner, GestaltProof::Claim { owner: *owner, id })
 }
 
-/// The rows that say that two ids are one node, by its certificates.
+/// Returns the rows of a link between two ids of one node, proved by its certificates.
 pub(crate) fn renewal_rows(new: &NodeId, old: &NodeId) -> [StoreOp; 2] {
     rows(new, old, new, GestaltProof::Renewal)
 }
@@ -73,43 +74,49 @@ fn rows(a: &NodeId, b: &NodeId, by: &NodeId, proof: GestaltProof) -> [StoreOp; 2
     })
 }
 
-/// The row that says up to which claim the links of a chain are in the table. `root` is the oldest id of its owner, which no
-/// renewal changes.
+/// Returns the row with the last claim of a chain whose links are in the table. `root` is the
+/// oldest id of its owner, which no renewal changes.
 pub(crate) fn seen_row(root: &NodeId, id: ClaimId) -> StoreOp {
-    StoreOp::Put { table: Table::Gestalt, key: Bytes::copy_from_slice(root.as_bytes()), value: encode(&id) }
+    StoreOp::Put {
+        table: Table::Gestalt,
+        key: Bytes::copy_from_slice(root.as_bytes()),
+        value: encode(&id),
+    }
 }
 
-/// Where that row is.
+/// Returns the range of that row.
 pub(crate) fn seen_range(root: &NodeId) -> StoreRange {
     let from = Bytes::copy_from_slice(root.as_bytes());
-    // The next key there can be.
+    // The next possible key.
     let to = Some([root.as_bytes(), &[0][..]].concat().into());
     StoreRange { table: Table::Gestalt, from, to, descending: false }
 }
 
-/// Reads that row; `None` if there is none.
+/// Parses that row; `None` if there is none.
 pub(crate) fn read_seen(rows: &[StoreRow]) -> Result<Option<ClaimId>, SnapshotError> {
     rows.first().map(|(_, value)| decode(Table::Gestalt, value)).transpose()
 }
 
-/// Walks from a node along its links, one read after the other.
+/// Traverses the links from a node, one read at a time.
 ///
-/// Ask for [`next`](Self::next) and hand in what was read with [`loaded`](Self::loaded) until there is nothing to read.
+/// Call [`next`](Self::next), read the range and pass the rows to [`loaded`](Self::loaded), until
+/// there is nothing to read.
 #[derive(Debug)]
 pub(crate) struct GestaltWalk {
     found: Gestalt,
-    /// Nodes whose links are not read yet, and from which key on.
+    /// Nodes whose links are not read yet, with the key to start from.
     ahead: VecDeque<(NodeId, Bytes)>,
-    /// Only the first node's links are of interest.
+    /// Whether only the links of the first node are read.
     direct: bool,
     node_limit: usize,
     link_limit: usize,
-    /// The links of the node that is being read, by the other node.
+    /// Links of the node that is being read, by the other node.
     reading: BTreeMap<NodeId, GestaltProof>,
 }
 
 impl GestaltWalk {
-    /// From a node along all links, or only along its own if `direct`; up to this many nodes and links.
+    /// Starts from a node along all links, or only along its own if `direct`; up to these numbers
+    /// of nodes and links.
     pub(crate) fn new(node: NodeId, direct: bool, node_limit: usize, link_limit: usize) -> Self {
         Self {
             found: Gestalt { nodes: alloc::vec![node], ..Gestalt::default() },
@@ -121,23 +128,25 @@ impl GestaltWalk {
         }
     }
 
-    /// What to read next; `None` at the end.
+    /// Returns the next range to read; `None` at the end.
     pub(crate) fn next(&self) -> Option<StoreRange> {
         let (node, from) = self.ahead.front()?;
-        // No key of the node is above this one, which has more bytes than any.
+        // No key of the node is above this one, which is longer than any.
         let to = Some([&node.as_bytes()[..], &[0xff; 65]].concat().into());
         Some(StoreRange { table: Table::Gestalt, from: from.clone(), to, descending: false })
     }
 
-    /// Takes what was read, and whether the range holds more.
+    /// Takes rows that were read, and whether the range contains more.
     ///
     /// # Errors
-    /// A row that cannot be read.
+    /// A row cannot be parsed.
     pub(crate) fn loaded(&mut self, rows: &[StoreRow], more: bool) -> Result<(), SnapshotError> {
         let Some((node, from)) = self.ahead.front_mut() else { return Ok(()) };
         let node = *node;
         for (key, value) in rows {
-            let other = key.get(NodeId::LEN..2 * NodeId::LEN).and_then(|other| <[u8; 32]>::try_from(other).ok());
+            let other = key
+                .get(NodeId::LEN..2 * NodeId::LEN)
+                .and_then(|other| <[u8; 32]>::try_from(other).ok());
             let other = NodeId::from_bytes(other.ok_or(SnapshotError::Corrupt(Table::Gestalt))?);
             let proof = decode(Table::Gestalt, value)?;
             let known = self.reading.entry(other).or_insert(proof);
@@ -158,7 +167,7 @@ impl GestaltWalk {
         Ok(())
     }
 
-    /// What was found; nothing is left of the walk.
+    /// Returns the result; the walk is empty afterwards.
     pub(crate) fn finish(&mut self) -> Gestalt {
         core::mem::take(&mut self.found)
     }
@@ -166,8 +175,10 @@ impl GestaltWalk {
     fn link(&mut self, link: GestaltLink) {
         let place = |node: &NodeId| self.found.nodes.iter().position(|found| found == node);
         match (place(&link.node), place(&link.other)) {
-            // Told already, from the other side.
-            (Some(from), Some(to)) if !self.direct && to < from && !self.is_ahead(&link.other) => return,
+            // Already returned from the other side.
+            (Some(from), Some(to)) if !self.direct && to < from && !self.is_ahead(&link.other) => {
+                return;
+            }
             (_, Some(_)) => {}
             (_, None) if self.found.nodes.len() < self.node_limit => {
                 self.found.nodes.push(link.other);
@@ -187,18 +198,18 @@ impl GestaltWalk {
         }
     }
 
-    /// Whether a node's own links are still to be read.
+    /// Returns whether the links of a node are still to be read.
     fn is_ahead(&self, node: &NodeId) -> bool {
         self.ahead.iter().any(|(ahead, _)| ahead == node)
     }
 
-    /// Behind the row that says up to which claim a chain was seen.
+    /// After the row with the last claim of a chain.
     fn first_key(node: &NodeId) -> Bytes {
         [node.as_bytes(), &[0][..]].concat().into()
     }
 }
 
-/// Which of two proofs is told: a renewal is for good; of claims the newer id counts.
+/// Returns which of two proofs is used: a renewal is permanent; of claims the newer id counts.
 fn newer(proof: &GestaltProof, known: &GestaltProof) -> bool {
     match (proof, known) {
         (GestaltProof::Renewal, GestaltProof::Claim { .. }) => true,
@@ -210,7 +221,7 @@ fn newer(proof: &GestaltProof, known: &GestaltProof) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::UnixMillis;
+    use crate::types::time::UnixMillis;
 
     fn node(byte: u8) -> NodeId {
         NodeId::from_bytes([byte; 32])
@@ -221,7 +232,11 @@ mod tests {
     }
 
     fn linked(owner: u8, a: u8, b: u8, unix: u64) -> [StoreOp; 2] {
-        link_rows(&node(owner), &ClaimLinkNode { issuer: node(a), subject: node(b) }, claim(owner, unix))
+        link_rows(
+            &node(owner),
+            &ClaimLinkNode { issuer: node(a), subject: node(b) },
+            claim(owner, unix),
+        )
     }
 
     /// A store of rows that answers in pages of at most `page` rows.
@@ -231,7 +246,9 @@ mod tests {
         fn new(page: usize, ops: impl IntoIterator<Item = StoreOp>) -> Self {
             let mut rows = BTreeMap::new();
             for op in ops {
-                let StoreOp::Put { table: Table::Gestalt, key, value } = op else { panic!("{op:?}") };
+                let StoreOp::Put { table: Table::Gestalt, key, value } = op else {
+                    panic!("{op:?}")
+                };
                 rows.insert(key, value);
             }
             Self(rows, page)
@@ -239,7 +256,8 @@ mod tests {
 
         fn load(&self, range: &StoreRange) -> (Vec<StoreRow>, bool) {
             let rows = self.0.range(range.from.clone()..range.to.clone().unwrap());
-            let mut rows: Vec<StoreRow> = rows.map(|(key, value)| (key.clone(), value.clone())).collect();
+            let mut rows: Vec<StoreRow> =
+                rows.map(|(key, value)| (key.clone(), value.clone())).collect();
             let more = rows.len() > self.1;
             rows.truncate(self.1);
             (rows, more)
@@ -329,7 +347,10 @@ mod tests {
 
     #[test]
     fn how_far_a_chain_was_seen_is_read_back() {
-        let rows = Rows::new(9, [seen_row(&node(1), claim(1, 5000))].into_iter().chain(linked(1, 1, 2, 1000)));
+        let rows = Rows::new(
+            9,
+            [seen_row(&node(1), claim(1, 5000))].into_iter().chain(linked(1, 1, 2, 1000)),
+        );
         let seen = |of| read_seen(&rows.load(&seen_range(&node(of))).0);
         assert_eq!(seen(1), Ok(Some(claim(1, 5000))));
         assert_eq!(seen(2), Ok(None));
@@ -338,9 +359,12 @@ mod tests {
     #[test]
     fn a_damaged_row_is_an_error_and_no_panic() {
         let key = [&[1; 32][..], &[2; 32], &[1; 32]].concat();
-        for (key, value) in
-            [(key.clone(), &[][..]), (key.clone(), &[1, 9]), (key, &[2, 0]), ([1; 33].to_vec(), &[1, 0])]
-        {
+        for (key, value) in [
+            (key.clone(), &[][..]),
+            (key.clone(), &[1, 9]),
+            (key, &[2, 0]),
+            ([1; 33].to_vec(), &[1, 0]),
+        ] {
             let mut walk = GestaltWalk::new(node(1), false, 9, 9);
             assert!(walk.loaded(&[(key.into(), Bytes::copy_from_slice(value))], false).is_err());
         }

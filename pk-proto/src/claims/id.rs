@@ -1,4 +1,4 @@
-//! The ids of claims: 128 bits that sort by time.
+//! Claim ids: 128 bits that sort by time.
 
 use alloc::borrow::Cow;
 use alloc::string::String;
@@ -7,15 +7,16 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BASE32HEX, NodeId, sortable};
-use crate::time::UnixMillis;
+use crate::types::id::{BASE32HEX, NodeId, sortable};
+use crate::types::time::UnixMillis;
 
-/// The id of a claim (`jti`): the moment it was made, a sequence number within that moment, and who made it (WIRE.md section 1).
+/// Id of a claim (`jti`): its creation time, a sequence number within that time, and its owner
+/// (docs/WIRE.md section 1).
 ///
-/// Its order is the order of the claims of one owner. The text form ([`Display`](fmt::Display), [`FromStr`], serde of
-/// human-readable formats) is multibase base32hex, `v` and 26 characters; no other text is an id.
+/// Its order is the order of the claims of one owner. The text form ([`Display`](fmt::Display),
+/// [`FromStr`], serde of human-readable formats) is multibase base32hex, `v` and 26 characters; no
+/// other text is an id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct ClaimId([u8; 16]);
 
 impl ClaimId {
@@ -24,33 +25,38 @@ impl ClaimId {
     /// Length of the text form in characters.
     pub const TEXT_LEN: usize = 27;
 
-    /// The id with these big-endian bytes, of whatever moment.
+    /// Returns the id with these big-endian bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// The big-endian bytes. They sort as the ids do, so they are the key of a stored claim.
+    /// Returns the big-endian bytes. They sort like the ids, so that they are the key of a stored
+    /// claim.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// The next id of `owner` at this time: above `last`, the newest id that was ever made or stored, whatever the clock
-    /// does.
+    /// Returns the next id of `owner` at this time: greater than `last`, the newest id that was
+    /// ever created or stored, whatever the clock does.
     ///
-    /// While the clock stands still or is behind, the sequence number counts up, and after 4096 ids the 1/4096 second does.
-    /// `None` only if `last` is above every id that can be made, of the year 4147.
+    /// While the clock does not advance or is behind, the sequence number increases, and after 4096
+    /// ids the 1/4096 second does. `None` only if `last` is greater than every possible id, of the
+    /// year 4147.
     pub fn next(owner: &NodeId, unix: UnixMillis, last: Option<Self>) -> Option<Self> {
         let [a, b, c, d, e, f, g, h, ..] = *owner.as_bytes();
         let tail = u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 2;
         let first = sortable(unix.0, 0, tail);
-        let Some(last) = last.map(|last| u128::from_be_bytes(last.0)) else { return Some(Self(first.to_be_bytes())) };
+        let Some(last) = last.map(|last| u128::from_be_bytes(last.0)) else {
+            return Some(Self(first.to_be_bytes()));
+        };
         let moment = last >> TIME_SHIFT;
         let at = |moment: u128, seq: u128| moment << TIME_SHIFT | seq << SEQ_SHIFT | first & FIXED;
         let seq = last >> SEQ_SHIFT & MAX_SEQ;
-        // Within one moment the sequence number decides, not the tail, which is another after a renewal of the key.
+        // Within one time the sequence number decides, not the tail, which changes with a renewal.
         let same_moment = (seq < MAX_SEQ).then(|| at(moment, seq + 1));
         let next_moment = (moment < MAX_MOMENT).then(|| at(moment + 1, 0));
-        let candidates = [(first >> TIME_SHIFT > moment).then_some(first), same_moment, next_moment];
+        let candidates =
+            [(first >> TIME_SHIFT > moment).then_some(first), same_moment, next_moment];
         candidates.into_iter().flatten().find(|id| *id > last).map(|id| Self(id.to_be_bytes()))
     }
 }
@@ -79,15 +85,18 @@ impl fmt::Debug for ClaimId {
 
 /// Why a text is not a [`ClaimId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a claim id is `v` and 26 characters of 0-9 and a-v")]
+#[error("a claim id must be `v` and 26 characters of 0-9 and a-v")]
 pub struct ParseClaimIdError;
 
 impl FromStr for ClaimId {
     type Err = ParseClaimIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The length first: decoding allocates.
-        let rest = text.strip_prefix('v').filter(|_| text.len() == Self::TEXT_LEN).ok_or(ParseClaimIdError)?;
+        // The length first, because decoding allocates.
+        let rest = text
+            .strip_prefix('v')
+            .filter(|_| text.len() == Self::TEXT_LEN)
+            .ok_or(ParseClaimIdError)?;
         let bytes = BASE32HEX.decode(rest.as_bytes()).map_err(|_| ParseClaimIdError)?;
         <[u8; 16]>::try_from(bytes).map(Self).map_err(|_| ParseClaimIdError)
     }
@@ -95,7 +104,11 @@ impl FromStr for ClaimId {
 
 impl Serialize for ClaimId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
     }
 }
 
@@ -131,9 +144,13 @@ mod tests {
         let moment = id;
         for seq in 1..=0xfff_u16 {
             id = next(NOW.0 - u64::from(seq), Some(id));
-            assert_eq!(id, ClaimId(sortable(NOW.0, seq, u64::from_be_bytes([0x11; 8]) >> 2).to_be_bytes()));
+            assert_eq!(
+                id,
+                ClaimId(sortable(NOW.0, seq, u64::from_be_bytes([0x11; 8]) >> 2).to_be_bytes())
+            );
         }
-        // The sequence is used up: the time counts on by 1/4096 second, until the clock is ahead again.
+        // The sequence is used up: the time counts on by 1/4096 second, until the clock is ahead
+        // again.
         let over = next(0, Some(id));
         let time = |id: ClaimId| u128::from_be_bytes(id.0) >> TIME_SHIFT;
         assert_eq!(time(over), time(moment) + 1);

@@ -1,8 +1,10 @@
-//! Canonical JSON: the one text of a JSON value (WIRE.md section 6; npm `canonicalize`, RFC 8785).
+//! Canonical JSON: the canonical text of a JSON value (docs/WIRE.md section 6; npm `canonicalize`,
+//! RFC 8785).
 //!
-//! What peers sign is the canonical text, and a receiver of the reference re-encodes before it verifies. So a text is read
-//! here only if it *is* its re-encoding: members sorted by UTF-16 code units and none twice, no white space, strings and
-//! numbers as `JSON.stringify` writes them. Nothing is decoded that nobody asks for.
+//! Peers sign the canonical text, and a receiver of the reference encodes a value again before it
+//! verifies. A text is therefore accepted here only if it *is* its canonical encoding: members
+//! sorted by UTF-16 code units without duplicates, no white space, strings and numbers as
+//! `JSON.stringify` writes them. Values are decoded only on demand.
 
 use alloc::borrow::Cow;
 use alloc::string::{String, ToString};
@@ -11,20 +13,20 @@ use core::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-/// How deep objects and lists may be nested. Recursion stops there, whatever the text.
+/// Maximum nesting of objects and lists, which limits recursion for any text.
 pub const MAX_JSON_DEPTH: usize = 32;
 
-/// The largest integer that every implementation of JSON keeps exactly: 2^53 - 1.
+/// The largest integer that every implementation of JSON represents exactly: 2^53 - 1.
 pub const MAX_JSON_INTEGER: u64 = (1 << 53) - 1;
 
 /// Why a text is not canonical JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum JsonFault {
-    /// Not JSON, or a second text of a value that has a canonical one.
+    /// Not JSON, or not the canonical text of a value.
     #[error("not the canonical text of a JSON value")]
     Malformed,
-    /// Members out of order.
+    /// Members in the wrong order.
     #[error("members are not sorted")]
     Order,
     /// A member twice.
@@ -38,10 +40,10 @@ pub enum JsonFault {
     Depth,
 }
 
-/// The members of a canonical object in their order: name, and canonical text of the value.
+/// Members of a canonical object in order: name, and canonical text of the value.
 pub(crate) type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
 
-/// Reads an object. The whole text must be canonical; values stay text.
+/// Parses an object. The whole text must be canonical; values remain text.
 pub(crate) fn object(text: &str) -> Result<Members<'_>, JsonFault> {
     let mut reader = Reader { text, at: 0 };
     let mut members = Vec::new();
@@ -49,14 +51,14 @@ pub(crate) fn object(text: &str) -> Result<Members<'_>, JsonFault> {
     if reader.at == text.len() { Ok(members) } else { Err(JsonFault::Malformed) }
 }
 
-/// The string that a canonical value is, if it is one.
+/// Returns the string of a canonical value, if it is one.
 pub(crate) fn string(value: &str) -> Option<Cow<'_, str>> {
     let mut reader = Reader { text: value, at: 0 };
     let string = reader.string().ok()?;
     (reader.at == value.len()).then_some(string)
 }
 
-/// The integer that a canonical value is, if it is one and not negative.
+/// Returns the integer of a canonical value, if it is a non-negative one.
 pub(crate) fn integer(value: &str) -> Option<u64> {
     value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok()).flatten()
 }
@@ -78,7 +80,10 @@ pub(crate) fn write_string(out: &mut String, string: &str) {
                 let code = usize::try_from(u32::from(char)).unwrap_or_default();
                 out.push_str("\\u00");
                 out.extend(
-                    [code >> 4, code & 15].iter().filter_map(|digit| HEX.get(*digit)).map(|digit| char::from(*digit)),
+                    [code >> 4, code & 15]
+                        .iter()
+                        .filter_map(|digit| HEX.get(*digit))
+                        .map(|digit| char::from(*digit)),
                 );
             }
             char => out.push(char),
@@ -87,13 +92,13 @@ pub(crate) fn write_string(out: &mut String, string: &str) {
     out.push('"');
 }
 
-/// The order of members: by UTF-16 code units.
+/// Returns the order of two member names: by UTF-16 code units.
 pub(crate) fn order(a: &str, b: &str) -> Ordering {
-    // UTF-8 and UTF-16 agree up to where surrogates begin.
+    // UTF-8 and UTF-16 agree below the surrogates.
     if a.is_ascii() && b.is_ascii() { a.cmp(b) } else { a.encode_utf16().cmp(b.encode_utf16()) }
 }
 
-/// Reads one canonical value after the other.
+/// Parses one canonical value after the other.
 struct Reader<'a> {
     text: &'a str,
     at: usize,
@@ -104,7 +109,7 @@ impl<'a> Reader<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Steps over this byte if it is next.
+    /// Consumes this byte if it is next.
     fn take(&mut self, byte: u8) -> bool {
         let is = self.peek() == Some(byte);
         self.at += usize::from(is);
@@ -119,14 +124,17 @@ impl<'a> Reader<'a> {
         self.text.get(from..self.at).ok_or(JsonFault::Malformed)
     }
 
-    /// Steps over a value. `depth` levels may follow below.
+    /// Consumes a value. `depth` levels may follow below it.
     fn value(&mut self, depth: usize) -> Result<(), JsonFault> {
         match self.peek() {
             Some(b'{') => self.object(depth, |_, _| {}),
             Some(b'[') => self.list(depth),
             Some(b'"') => self.string().map(drop),
             Some(b'-' | b'0'..=b'9') => self.number(),
-            _ => ["null", "true", "false"].iter().find_map(|word| self.word(word)).ok_or(JsonFault::Malformed),
+            _ => ["null", "true", "false"]
+                .iter()
+                .find_map(|word| self.word(word))
+                .ok_or(JsonFault::Malformed),
         }
     }
 
@@ -134,7 +142,11 @@ impl<'a> Reader<'a> {
         self.text.get(self.at..)?.starts_with(word).then(|| self.at += word.len())
     }
 
-    fn object(&mut self, depth: usize, mut member: impl FnMut(Cow<'a, str>, &'a str)) -> Result<(), JsonFault> {
+    fn object(
+        &mut self,
+        depth: usize,
+        mut member: impl FnMut(Cow<'a, str>, &'a str),
+    ) -> Result<(), JsonFault> {
         let depth = depth.checked_sub(1).ok_or(JsonFault::Depth)?;
         self.expect(b'{')?;
         if self.take(b'}') {
@@ -198,10 +210,14 @@ impl<'a> Reader<'a> {
             return Ok(Cow::Borrowed(inner));
         }
         let string = unescape(inner).ok_or(JsonFault::Malformed)?;
-        // Only one escape of each character is the one that is written.
+        // Each character has only one canonical escape.
         let mut canonical = String::with_capacity(inner.len() + 2);
         write_string(&mut canonical, &string);
-        if canonical == self.since(start)? { Ok(Cow::Owned(string)) } else { Err(JsonFault::Malformed) }
+        if canonical == self.since(start)? {
+            Ok(Cow::Owned(string))
+        } else {
+            Err(JsonFault::Malformed)
+        }
     }
 
     fn number(&mut self) -> Result<(), JsonFault> {
@@ -214,7 +230,7 @@ impl<'a> Reader<'a> {
         if digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return match (digits.len(), digits.starts_with('0')) {
                 (0, _) | (2.., true) => Err(JsonFault::Malformed),
-                // There is a negative zero in JSON, but nobody writes it.
+                // JSON has a negative zero, but `JSON.stringify` does not write it.
                 (_, true) if text != digits => Err(JsonFault::Malformed),
                 _ if digits.parse().is_ok_and(|value: u64| value <= MAX_JSON_INTEGER) => Ok(()),
                 _ => Err(JsonFault::Integer),
@@ -241,8 +257,8 @@ fn unescape(inner: &str) -> Option<String> {
                 'u' => {
                     let code = chars.as_str().get(..4)?;
                     chars.nth(3);
-                    // `JSON.stringify` writes whole characters as they are, and only a lone surrogate, which is no
-                    // character, as `\ud800`.
+                    // `JSON.stringify` writes characters unescaped, and only a lone surrogate,
+                    // which is not a character, as `\ud800`.
                     char::from_u32(u32::from_str_radix(code, 16).ok()?)?
                 }
                 _ => return None,
@@ -253,8 +269,8 @@ fn unescape(inner: &str) -> Option<String> {
     Some(string)
 }
 
-/// Whether a positive number that is not written as an integer is written as ECMAScript's `Number::toString` does: the
-/// fewest digits that name this double, in its layout.
+/// Returns whether a positive number that is not an integer is written like ECMAScript's
+/// `Number::toString`: with the fewest digits that identify the double, in its layout.
 fn is_canonical_fraction(text: &str) -> bool {
     /// The longest is `0.0000012345678901234567`, or `1.2345678901234567e+100`.
     const MAX_LEN: usize = 25;
@@ -271,12 +287,15 @@ fn is_canonical_fraction(text: &str) -> bool {
     let leading = all.len() - digits.len();
     let digits = digits.trim_end_matches('0');
     // The number is 0.DIGITS times ten to the power of `point`.
-    let (Ok(whole), Ok(leading)) = (i32::try_from(whole.len()), i32::try_from(leading)) else { return false };
+    let (Ok(whole), Ok(leading)) = (i32::try_from(whole.len()), i32::try_from(leading)) else {
+        return false;
+    };
     let point = whole - leading + exponent;
     !digits.is_empty() && layout(digits, point).is_some_and(|canonical| canonical == text)
 }
 
-/// ECMAScript's layout of 0.DIGITS times ten to the power of `point`, if it has a point or an exponent.
+/// Returns ECMAScript's layout of 0.DIGITS times ten to the power of `point`, if it has a point or
+/// an exponent.
 fn layout(digits: &str, point: i32) -> Option<String> {
     let mut text = String::new();
     match point {
@@ -323,8 +342,17 @@ mod tests {
     fn members_come_in_order_with_their_names_decoded_and_their_values_as_text() {
         let text = r#"{"":0,"a\n\u001f":"x","b":{"c":[1,[],{}]},"é":null,"€":true}"#;
         let members = object(text).unwrap();
-        let expected = [("", "0"), ("a\n\u{1f}", "\"x\""), ("b", "{\"c\":[1,[],{}]}"), ("é", "null"), ("€", "true")];
-        assert_eq!(members.iter().map(|(name, value)| (&**name, *value)).collect::<Vec<_>>(), expected);
+        let expected = [
+            ("", "0"),
+            ("a\n\u{1f}", "\"x\""),
+            ("b", "{\"c\":[1,[],{}]}"),
+            ("é", "null"),
+            ("€", "true"),
+        ];
+        assert_eq!(
+            members.iter().map(|(name, value)| (&**name, *value)).collect::<Vec<_>>(),
+            expected
+        );
         assert_eq!(object("{}"), Ok(Vec::new()));
     }
 
@@ -376,14 +404,16 @@ mod tests {
         ] {
             assert_eq!(object(text), Err(fault), "{text}");
         }
-        let nest =
-            |depth: usize| object(&format!("{}{}{}", "{\"a\":".repeat(depth), "{}", "}".repeat(depth))).map(drop);
+        let nest = |depth: usize| {
+            object(&format!("{}{}{}", "{\"a\":".repeat(depth), "{}", "}".repeat(depth))).map(drop)
+        };
         assert_eq!(nest(MAX_JSON_DEPTH - 1), Ok(()));
         assert_eq!(nest(MAX_JSON_DEPTH), Err(Depth));
         assert_eq!(value(&"[".repeat(60_000)), Err(Depth));
     }
 
-    /// The right column is `JSON.stringify(JSON.parse(left))` in Node.js, or the left where that is the same.
+    /// The right column is `JSON.stringify(JSON.parse(left))` in Node.js, or the left where that is
+    /// the same.
     #[test]
     fn numbers_are_those_that_json_stringify_writes() {
         for text in [

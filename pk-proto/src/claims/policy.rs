@@ -1,27 +1,31 @@
-//! Whom we sign claims for. The core decides; the embedder sets the policy, and is asked where it says so.
+//! The claim policy. The core applies it; the embedder sets it, and decides single claims if it is
+//! `Ask`.
 
 use alloc::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::NodeId;
+use crate::types::id::NodeId;
 
-/// Who may have claims signed by this node. Claims that we ask others to sign are not its affair.
+/// Which claims of peers this node signs. The policy does not apply to claims that this node
+/// starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum ClaimPolicy {
-    /// Nobody.
+    /// Sign no claims.
     #[default]
     Refuse,
-    /// Who was allowed, by any id that its certificates prove.
+    /// Sign claims of nodes on the allow-list, by any id that their certificates prove.
     AllowList,
-    /// Who was allowed; for all others the embedder is asked each time
-    /// ([`Event::ClaimAsked`](crate::Event::ClaimAsked)), and no answer is a refusal.
+    /// Sign claims of nodes on the allow-list; for all others the embedder decides each time
+    /// ([`Event::ClaimApprovalRequested`](crate::Event::ClaimApprovalRequested)), and no answer is
+    /// a refusal.
     Ask,
-    /// Everybody.
+    /// Sign all claims.
     All,
 }
 
-/// What a policy says about one peer.
+/// Decision of a policy about one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Sign,
@@ -30,7 +34,7 @@ pub(crate) enum Verdict {
 }
 
 impl ClaimPolicy {
-    /// What is to be done about a peer, by the ids that its certificates prove.
+    /// Decides about a peer, by the ids that its certificates prove.
     pub(crate) fn judge(self, allowed: &BTreeSet<NodeId>, peer: &[NodeId]) -> Verdict {
         let listed = peer.iter().any(|id| allowed.contains(id));
         match self {
@@ -51,8 +55,9 @@ mod tests {
     fn a_policy_decides_by_every_id_of_a_peer() {
         let id = |byte| NodeId::from_bytes([byte; 32]);
         let allowed = BTreeSet::from([id(1)]);
-        let of =
-            |policy: ClaimPolicy| [&[id(1)][..], &[id(2), id(1)], &[id(2)]].map(|peer| policy.judge(&allowed, peer));
+        let of = |policy: ClaimPolicy| {
+            [&[id(1)][..], &[id(2), id(1)], &[id(2)]].map(|peer| policy.judge(&allowed, peer))
+        };
         use Verdict::{Ask, Refuse, Sign};
         assert_eq!(of(ClaimPolicy::default()), [Refuse; 3]);
         assert_eq!(of(ClaimPolicy::AllowList), [Sign, Sign, Refuse]);

@@ -1,8 +1,10 @@
-//! Our own chain (specification: Sigchain): where it ends, and the one transaction that moves its end.
+//! The local chain (specification: Sigchain): its head, and the one transaction that moves the
+//! head.
 //!
-//! Nobody reserves the chain. A claim is drafted on the head of the moment, and appended only if that is still the head; if
-//! not, it is *stale*, and whoever wanted it drafts another one. While a transaction is under way nothing is drafted, because
-//! the head is about to be another one: that wait is for the store alone, never for a peer.
+//! The chain is not locked. A claim is drafted on the current head, and appended only if the head
+//! has not changed; otherwise it is *stale*, and must be drafted again. While a transaction is in
+//! progress nothing is drafted, because the head is about to change: that wait is for the store
+//! only, never for a peer.
 
 use alloc::vec::Vec;
 use core::ops::Bound;
@@ -10,107 +12,160 @@ use core::ops::Bound;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::digest::DigestAlgorithm;
 use super::gestalt::link_rows;
 use super::rows::{claim_row, claims_range};
 use super::{ChainHead, Claim, ClaimContent, ClaimFault, ClaimId, ClaimLinkNode, UnsignedClaim};
-use crate::cx::Cx;
-use crate::id::{EffectId, NodeId};
-use crate::io::{Output, Signature, StoreOp, StoreRange, Table};
-use crate::store::{SnapshotError, decode, encode};
+use crate::store::row::{SnapshotError, decode, encode};
+use crate::store::table::{StoreOp, StoreRange, Table};
+use crate::types::id::NodeId;
+use crate::types::signature::Signature;
+use crate::types::time::UnixMillis;
 
-/// The one row of [`Table::ClaimHead`].
+/// Key of the only row of [`Table::ClaimHead`].
 const HEAD_KEY: &[u8] = b"head";
-/// More than any row of one claim takes.
-const ROW_LEN: u64 = 2 * super::MAX_TOKEN_LEN as u64;
-
-/// The end of our chain. What is appended becomes visible when it is durable.
-#[derive(Debug, Default)]
+/// The head of the local chain. An appended claim becomes visible when it is durable.
+#[derive(Debug)]
 pub(crate) struct Sigchain {
-    head: Option<ChainHead>,
-    /// The newest id that was ever made or stored: the next one is above it, whatever the clock does.
+    end: End,
+    /// Newest id that was ever created or stored: the next one is greater, whatever the clock does.
     last: Option<ClaimId>,
-    appending: Option<(EffectId, ChainHead, Appended)>,
+}
+
+/// State of the head. Claims can be drafted only on a known head.
+#[derive(Debug)]
+enum End {
+    /// The head is this claim; `None` if the chain is empty.
+    Known(Option<ChainHead>),
+    /// A transaction is in progress.
+    Moving(Append),
+    /// The transaction has failed, and its outcome is unknown.
+    Unknown(Append),
+}
+
+/// A transaction that appends a claim.
+#[derive(Debug, Clone, Copy)]
+struct Append {
+    from: Option<ChainHead>,
+    to: ChainHead,
+    appended: Appended,
+}
+
+impl Default for Sigchain {
+    fn default() -> Self {
+        Self::new(None, core::iter::empty())
+    }
 }
 
 /// A claim that a transaction appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Appended {
     pub(crate) claim: ClaimId,
-    /// Whom it links.
+    /// The linked nodes.
     pub(crate) link: Option<ClaimLinkNode>,
 }
 
 impl Sigchain {
-    /// The chain as it was stored. `made` are further ids of ours that were stored.
+    /// Creates the chain from the store. `made` are further local ids that were stored.
     pub(crate) fn new(head: Option<ChainHead>, made: impl Iterator<Item = ClaimId>) -> Self {
         let last = made.chain(head.map(|head| head.id)).max();
-        Self { head, last, appending: None }
+        Self { end: End::Known(head), last }
     }
 
-    /// The newest claim that is durable.
+    /// Returns the newest claim that is known to be durable.
     pub(crate) fn head(&self) -> Option<&ChainHead> {
-        self.head.as_ref()
-    }
-
-    /// A claim on the head of this moment; `None` while a transaction is under way.
-    pub(crate) fn draft(&mut self, cx: &Cx, content: &ClaimContent) -> Option<Result<UnsignedClaim, ClaimFault>> {
-        if self.appending.is_some() {
-            return None;
+        match &self.end {
+            End::Known(head)
+            | End::Moving(Append { from: head, .. })
+            | End::Unknown(Append { from: head, .. }) => head.as_ref(),
         }
-        let id = ClaimId::next(&cx.own(), cx.unix(), self.last)?;
-        self.last = Some(id);
-        Some(Claim::draft(content, id, cx.unix(), self.head.as_ref()))
     }
 
-    /// Whether a claim of ours can be appended now, as it is.
+    /// Returns whether the outcome of a transaction that moves the end is unknown.
+    pub(crate) fn in_doubt(&self) -> bool {
+        matches!(self.end, End::Unknown(_))
+    }
+
+    /// Returns whether a transaction moves the head, or may have moved it.
+    pub(crate) fn is_appending(&self) -> bool {
+        !matches!(self.end, End::Known(_))
+    }
+
+    /// Drafts a claim on the current head; `None` while a transaction is in progress or the head is
+    /// unknown.
+    pub(crate) fn draft(
+        &mut self,
+        own: &NodeId,
+        unix: UnixMillis,
+        content: &ClaimContent,
+    ) -> Option<Result<UnsignedClaim, ClaimFault>> {
+        let End::Known(head) = &self.end else { return None };
+        let id = ClaimId::next(own, unix, self.last)?;
+        self.last = Some(id);
+        Some(Claim::draft(content, id, unix, head.as_ref()))
+    }
+
+    /// Returns whether a claim can be appended now.
     pub(crate) fn fits(&self, claim: &Claim) -> bool {
-        let head = self.head.as_ref();
-        self.appending.is_none()
-            && claim.seq() == head.map_or(0, |head| head.seq).saturating_add(1)
+        let End::Known(head) = &self.end else { return false };
+        let head = head.as_ref();
+        claim.seq() == head.map_or(0, |head| head.seq).saturating_add(1)
             && claim.prev_claim_id() == head.map(|head| head.id)
             && claim.prev_digest() == head.map(|head| &head.digest)
     }
 
-    /// The transaction that appends a claim that [`fits`](Self::fits): the claim, the new head, and the link if it is one.
-    /// It is under way from now on, as this effect.
-    pub(crate) fn append(&mut self, cx: &Cx, effect: EffectId, claim: &Claim) -> Vec<StoreOp> {
-        let head = ChainHead::of(claim, cx.config.claim_digest);
+    /// Returns the transaction that appends a claim that [`fits`](Self::fits): the claim, the new
+    /// head, and the link if it is one. It is in progress from now on.
+    pub(crate) fn append(&mut self, algorithm: DigestAlgorithm, claim: &Claim) -> Vec<StoreOp> {
+        let head = ChainHead::of(claim, algorithm);
         let mut ops = alloc::vec![claim_row(claim), head_row(&head)];
         if let (Some(link), Some(owner)) = (claim.link(), claim.token().signatures().first()) {
             ops.extend(link_rows(&owner.signer(), link, claim.id()));
         }
-        self.appending = Some((effect, head, Appended { claim: claim.id(), link: claim.link().copied() }));
+        let appended = Appended { claim: claim.id(), link: claim.link().copied() };
+        self.end = End::Moving(Append { from: self.head().copied(), to: head, appended });
         ops
     }
 
-    /// A transaction is over. Returns what it has appended, or has not, if it was the one of this chain.
-    pub(crate) fn persisted(&mut self, effect: EffectId, written: bool) -> Option<Appended> {
-        let (_, head, appended) = self.appending.take_if(|(appending, ..)| *appending == effect)?;
-        if written {
-            self.head = Some(head);
+    /// The transaction has completed. Returns what it has appended, or has not.
+    pub(crate) fn persisted(&mut self, written: bool) -> Option<Appended> {
+        match &self.end {
+            End::Moving(append) | End::Unknown(append) => {
+                let Append { from, to, appended, .. } = *append;
+                self.end = End::Known(if written { Some(to) } else { from });
+                Some(appended)
+            }
+            End::Known(_) => None,
         }
-        Some(appended)
+    }
+
+    /// The outcome of the transaction is unknown.
+    pub(crate) fn doubt(&mut self) {
+        if let End::Moving(append) = &self.end {
+            self.end = End::Unknown(*append);
+        }
     }
 }
 
-/// A claim of ours whose exchange is not finished, or one of a peer that we have agreed to sign.
+/// An unfinished exchange: of a local claim, or of a peer's claim that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OpenExchange {
-    /// Ours is in our chain; the peer may not have its own. Named by the peer and our claim.
+    /// Our claim is committed; the peer may not have confirmed it. Identified by the peer and our
+    /// claim.
     Ours {
-        /// With whom.
+        /// Peer.
         peer: NodeId,
         /// Our claim.
         claim: ClaimId,
-        /// The claim of the peer that we have signed last.
+        /// Claim of the peer that was signed last.
         theirs: ClaimId,
     },
-    /// We have agreed to sign this claim of the peer, and answered with one of ours, which is not in our chain. Named by the
-    /// peer's claim.
+    /// The peer's claim was accepted, and answered with one of ours that is not in the local chain.
+    /// Identified by the peer's claim.
     Theirs {
-        /// Who began (`iss`).
+        /// Initiator (`iss`).
         issuer: NodeId,
-        /// The peer's claim.
+        /// Peer's claim.
         claim: ClaimId,
         /// Our signature of it.
         signature: Signature,
@@ -120,7 +175,7 @@ pub enum OpenExchange {
 }
 
 impl OpenExchange {
-    /// The key of its row.
+    /// Returns the key of its row.
     fn key(&self) -> Bytes {
         let (role, node, claim) = match self {
             Self::Ours { peer, claim, .. } => (0, peer, claim),
@@ -129,39 +184,43 @@ impl OpenExchange {
         [&[role], &node.as_bytes()[..], claim.as_bytes()].concat().into()
     }
 
-    /// The row that keeps it.
+    /// Returns its row.
     pub(crate) fn row(&self) -> StoreOp {
         StoreOp::Put { table: Table::Exchanges, key: self.key(), value: encode(self) }
     }
 
-    /// What removes its row.
+    /// Returns the removal of its row.
     pub(crate) fn removal(&self) -> StoreOp {
         StoreOp::Delete { table: Table::Exchanges, key: self.key() }
     }
 
-    /// Reads a row.
+    /// Parses a row.
     pub(crate) fn read(key: &[u8], value: &[u8]) -> Result<Self, SnapshotError> {
         let open: Self = decode(Table::Exchanges, value)?;
         if open.key() == key { Ok(open) } else { Err(SnapshotError::Corrupt(Table::Exchanges)) }
     }
 }
 
-/// With what we have answered a claim of a peer, once ours is in our chain.
+/// Answer to a claim of a peer, once our claim is in the local chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Answered {
+pub(crate) struct StoredAnswer {
     /// Our signature of the peer's claim.
     pub(crate) signature: Signature,
     /// Our claim.
     pub(crate) mine: ClaimId,
 }
 
-impl Answered {
-    /// The row that keeps it.
+impl StoredAnswer {
+    /// Returns its row.
     pub(crate) fn row(&self, issuer: &NodeId, claim: &ClaimId) -> StoreOp {
-        StoreOp::Put { table: Table::Answered, key: answered_key(issuer, claim), value: encode(self) }
+        StoreOp::Put {
+            table: Table::Answered,
+            key: answered_key(issuer, claim),
+            value: encode(self),
+        }
     }
 
-    /// Where the row is.
+    /// Returns the range of the row.
     pub(crate) fn range(issuer: &NodeId, claim: &ClaimId) -> StoreRange {
         one(Table::Answered, &answered_key(issuer, claim))
     }
@@ -175,16 +234,15 @@ fn answered_key(issuer: &NodeId, claim: &ClaimId) -> Bytes {
     [&issuer.as_bytes()[..], claim.as_bytes()].concat().into()
 }
 
-/// Where the row of one claim of our chain is.
-pub(crate) fn claim_range(claim: &ClaimId) -> StoreRange {
-    claims_range(Bound::Included(*claim), Bound::Included(*claim), false)
+/// Returns the issuer of the answered claim, from the key of the row.
+pub(crate) fn answered_issuer(key: &[u8]) -> Result<NodeId, SnapshotError> {
+    let issuer = key.first_chunk().ok_or(SnapshotError::Corrupt(Table::Answered))?;
+    Ok(NodeId::from_bytes(*issuer))
 }
 
-/// Asks for one row.
-pub(crate) fn load_one(cx: &mut Cx, range: StoreRange) -> EffectId {
-    let id = cx.ids.effect();
-    cx.output(Output::Load { id, range, max_bytes: ROW_LEN });
-    id
+/// Returns the range of the row of one claim of the local chain.
+pub(crate) fn claim_range(claim: &ClaimId) -> StoreRange {
+    claims_range(Bound::Included(*claim), Bound::Included(*claim), false)
 }
 
 fn one(table: Table, key: &[u8]) -> StoreRange {
@@ -197,18 +255,26 @@ fn head_row(head: &ChainHead) -> StoreOp {
     StoreOp::Put { table: Table::ClaimHead, key: Bytes::from_static(HEAD_KEY), value: encode(head) }
 }
 
-/// Reads the row of the head.
+/// Parses the row of the head.
 pub(crate) fn read_head(key: &[u8], value: &[u8]) -> Result<ChainHead, SnapshotError> {
-    if key == HEAD_KEY { decode(Table::ClaimHead, value) } else { Err(SnapshotError::Corrupt(Table::ClaimHead)) }
+    if key == HEAD_KEY {
+        decode(Table::ClaimHead, value)
+    } else {
+        Err(SnapshotError::Corrupt(Table::ClaimHead))
+    }
 }
 
-/// The row of a node that may ask us to sign claims, or its removal.
+/// Returns the row of a node on the allow-list, or its removal.
 pub(crate) fn allow_row(node: &NodeId, allowed: bool) -> StoreOp {
     let (table, key) = (Table::AllowList, Bytes::copy_from_slice(node.as_bytes()));
-    if allowed { StoreOp::Put { table, key, value: encode(&()) } } else { StoreOp::Delete { table, key } }
+    if allowed {
+        StoreOp::Put { table, key, value: encode(&()) }
+    } else {
+        StoreOp::Delete { table, key }
+    }
 }
 
-/// Reads the row of a node that may ask us to sign claims.
+/// Parses the row of a node on the allow-list.
 pub(crate) fn read_allow_row(key: &[u8], value: &[u8]) -> Result<NodeId, SnapshotError> {
     decode::<()>(Table::AllowList, value)?;
     let node = <[u8; 32]>::try_from(key).map_err(|_| SnapshotError::Corrupt(Table::AllowList))?;

@@ -1,4 +1,4 @@
-//! Tokens: a payload and the signatures of nodes, as general JWS JSON.
+//! Tokens: a payload and signatures of nodes, as general JWS JSON.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -8,40 +8,44 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
 use super::digest::{Digest, DigestAlgorithm};
-use super::json::{self, JsonFault};
-use crate::id::NodeId;
-use crate::io::Signature;
-use crate::signature::{self, SignatureFault};
+use super::json;
+use super::json::JsonFault;
+use crate::types::id::NodeId;
+use crate::types::signature;
+use crate::types::signature::{Signature, SignatureFault};
 
-/// The longest token that is looked at, in bytes of its JSON text. One message carries it whole, in either dialect.
+/// Maximum length of a token, in bytes of its JSON text. It fits into one message in both dialects.
 pub const MAX_TOKEN_LEN: usize = 60 * 1024;
-/// The most signatures of one token.
+/// Maximum number of signatures of one token.
 pub const MAX_SIGNATURES: usize = 8;
 
-/// A token as it is sent (WIRE.md section 6, SignedTokenEncoded): the shape of the JSON, and nothing checked.
+/// A token as it is sent (docs/WIRE.md section 6, SignedTokenEncoded). Only the shape of the JSON
+/// is checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenEncoded {
-    /// The canonical JSON of the payload, in base64url.
+pub struct SignedTokenEncoded {
+    /// Canonical JSON of the payload, in base64url.
     pub payload: String,
-    /// The signatures in their order.
+    /// Signatures, in order.
     pub signatures: Vec<SignatureEncoded>,
 }
 
 /// A signature as it is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignatureEncoded {
-    /// The canonical JSON of the header, in base64url.
+    /// Canonical JSON of the header, in base64url.
     pub protected: String,
     /// The 64 bytes, in base64url.
     pub signature: String,
 }
 
-/// A well-formed token: a canonical JSON object as payload, and signatures of which none is verified yet.
+/// A well-formed token: a canonical JSON object as payload, and signatures, none of which is
+/// verified yet.
 ///
-/// It keeps the texts that were signed. Every check is strict, so that no two texts are one token: what it was read from and
-/// what it is written as differ at most outside of what is signed, in white space and unknown members.
+/// It stores the texts that were signed. Every check is strict, so that no two texts are the same
+/// token: the received text and the written one differ at most outside of what is signed, in white
+/// space and unknown members.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
+pub struct SignedToken {
     payload: String,
     encoded: String,
     signatures: Vec<TokenSignature>,
@@ -57,17 +61,17 @@ pub struct TokenSignature {
 }
 
 impl TokenSignature {
-    /// The node that is said to have signed: `kid` of the header.
+    /// Returns the node named as signer: `kid` of the header.
     pub fn signer(&self) -> NodeId {
         self.signer
     }
 
-    /// The canonical JSON of the header.
+    /// Returns the canonical JSON of the header.
     pub fn header(&self) -> &str {
         &self.header
     }
 
-    /// The signature.
+    /// Returns the signature.
     pub fn signature(&self) -> &Signature {
         &self.signature
     }
@@ -75,60 +79,72 @@ impl TokenSignature {
     fn parse(encoded: &SignatureEncoded) -> Result<Self, TokenFault> {
         let header = text(&encoded.protected)?;
         let members = json::object(&header).map_err(TokenFault::Header)?;
-        let member = |name| members.iter().find(|(found, _)| found == name).and_then(|(_, value)| json::string(value));
+        let member = |name| {
+            members
+                .iter()
+                .find(|(found, _)| found == name)
+                .and_then(|(_, value)| json::string(value))
+        };
         if member("alg").as_deref() != Some(ALGORITHM) {
             return Err(TokenFault::Algorithm);
         }
         let signer = member("kid").and_then(|kid| kid.parse().ok()).ok_or(TokenFault::Signer)?;
         drop(members);
-        let signature = BASE64URL_NOPAD.decode(encoded.signature.as_bytes()).map_err(|_| TokenFault::Base64)?;
-        let signature = <[u8; 64]>::try_from(signature).map(Signature).map_err(|_| TokenFault::Length)?;
+        let signature =
+            BASE64URL_NOPAD.decode(encoded.signature.as_bytes()).map_err(|_| TokenFault::Base64)?;
+        let signature =
+            <[u8; 64]>::try_from(signature).map(Signature).map_err(|_| TokenFault::Length)?;
         Ok(Self { header, protected: encoded.protected.clone(), signer, signature })
     }
 
     fn encoded(&self) -> SignatureEncoded {
-        SignatureEncoded { protected: self.protected.clone(), signature: BASE64URL_NOPAD.encode(&self.signature.0) }
+        SignatureEncoded {
+            protected: self.protected.clone(),
+            signature: BASE64URL_NOPAD.encode(&self.signature.0),
+        }
     }
 }
 
-/// The one algorithm that nodes use between each other.
+/// The only algorithm between nodes.
 const ALGORITHM: &str = "EdDSA";
 
-impl Token {
-    /// A token without signatures. The payload is the canonical JSON of an object.
+impl SignedToken {
+    /// Creates a token without signatures. The payload must be the canonical JSON of an object.
     ///
     /// # Errors
-    /// [`Payload`](TokenFault::Payload), or [`TooLong`](TokenFault::TooLong) if its first signature would make it that.
+    /// [`Payload`](TokenFault::Payload), or [`TooLong`](TokenFault::TooLong) if its first signature
+    /// would exceed the limit.
     pub fn new(payload: String) -> Result<Self, TokenFault> {
         json::object(&payload).map_err(TokenFault::Payload)?;
         let encoded = BASE64URL_NOPAD.encode(payload.as_bytes());
         Self { payload, encoded, signatures: Vec::new() }.fitting(MAX_SIGNATURE_LEN)
     }
 
-    /// Reads the JSON text of a token.
+    /// Parses the JSON text of a token.
     ///
     /// # Errors
-    /// [`TooLong`](TokenFault::TooLong) before anything is read; the rest as for [`TryFrom`] a [`TokenEncoded`], or
-    /// [`Malformed`](TokenFault::Malformed) if it is not the JSON of one.
+    /// [`TooLong`](TokenFault::TooLong) before anything is parsed; those of [`TryFrom`] a
+    /// [`SignedTokenEncoded`]; [`Malformed`](TokenFault::Malformed) if it is not the JSON of one.
     pub fn parse(json: &[u8]) -> Result<Self, TokenFault> {
         if json.len() > MAX_TOKEN_LEN {
             return Err(TokenFault::TooLong);
         }
-        let encoded: TokenEncoded = serde_json::from_slice(json).map_err(|_| TokenFault::Malformed)?;
+        let encoded: SignedTokenEncoded =
+            serde_json::from_slice(json).map_err(|_| TokenFault::Malformed)?;
         Self::try_from(&encoded)
     }
 
-    /// The canonical JSON of the payload.
+    /// Returns the canonical JSON of the payload.
     pub fn payload(&self) -> &str {
         &self.payload
     }
 
-    /// The signatures in their order.
+    /// Returns the signatures, in order.
     pub fn signatures(&self) -> &[TokenSignature] {
         &self.signatures
     }
 
-    /// The JSON text, which [`parse`](Self::parse) reads; always the same one for a token.
+    /// Returns the JSON text, which [`parse`](Self::parse) accepts; always the same for a token.
     pub fn to_json(&self) -> String {
         // None of the texts has a character that JSON escapes.
         let mut json = String::with_capacity(self.len());
@@ -146,23 +162,28 @@ impl Token {
         json
     }
 
-    /// The parts as they are sent.
-    pub fn encoded(&self) -> TokenEncoded {
+    /// Returns the parts as they are sent.
+    pub fn encoded(&self) -> SignedTokenEncoded {
         let signatures = self.signatures.iter().map(TokenSignature::encoded).collect();
-        TokenEncoded { payload: self.encoded.clone(), signatures }
+        SignedTokenEncoded { payload: self.encoded.clone(), signatures }
     }
 
-    /// What this node has to sign in order to add a signature.
+    /// Returns what this node must sign to add a signature.
     pub fn signing_input(&self, signer: &NodeId) -> Bytes {
         self.input(&BASE64URL_NOPAD.encode(header(signer).as_bytes())).into()
     }
 
-    /// Adds the signature of a node over [`signing_input`](Self::signing_input), as the last one.
+    /// Adds the signature of a node over [`signing_input`](Self::signing_input) as the last one.
     ///
     /// # Errors
-    /// [`Signature`](TokenFault::Signature) if it is not valid, [`Repeated`](TokenFault::Repeated) if it is there already,
-    /// [`Signatures`](TokenFault::Signatures) or [`TooLong`](TokenFault::TooLong) if there is no room. The token is as before.
-    pub fn add_signature(&mut self, signer: NodeId, signature: Signature) -> Result<(), TokenFault> {
+    /// [`Signature`](TokenFault::Signature) if it is invalid, [`Repeated`](TokenFault::Repeated) if
+    /// it exists already, [`Signatures`](TokenFault::Signatures) or
+    /// [`TooLong`](TokenFault::TooLong) if there is no room. The token is unchanged.
+    pub fn add_signature(
+        &mut self,
+        signer: NodeId,
+        signature: Signature,
+    ) -> Result<(), TokenFault> {
         let header = header(&signer);
         let protected = BASE64URL_NOPAD.encode(header.as_bytes());
         let added = TokenSignature { header, protected, signer, signature };
@@ -180,12 +201,13 @@ impl Token {
         Ok(())
     }
 
-    /// Whether this node has signed: one of the signatures is said to be its own, and is.
+    /// Verifies that this node has signed: one of the signatures names it, and is valid.
     ///
-    /// Costs one signature check for each that is said to be its own, until one is.
+    /// Costs one signature verification for each that names it, until one is valid.
     ///
     /// # Errors
-    /// [`NotSigned`](TokenFault::NotSigned) if none is said to be its own, otherwise why the last one is not.
+    /// [`NotSigned`](TokenFault::NotSigned) if none names it, otherwise the fault of the last one
+    /// that does.
     pub fn verify(&self, signer: &NodeId) -> Result<(), TokenFault> {
         let key = signature::Key::new(signer)?;
         let mut why = TokenFault::NotSigned;
@@ -198,14 +220,15 @@ impl Token {
         Err(why)
     }
 
-    /// The digest by which the next claim of a chain names this one (WIRE.md section 6).
+    /// Returns the digest of this claim for the next claim of a chain (docs/WIRE.md section 6).
     pub fn digest(&self, algorithm: DigestAlgorithm) -> Digest {
         algorithm.digest(&self.digest_preimage())
     }
 
-    /// What is digested: the payload, the headers and the signatures, as JSON.
+    /// Returns what is digested: the payload, the headers and the signatures, as JSON.
     pub fn digest_preimage(&self) -> Vec<u8> {
-        let signatures: usize = self.signatures.iter().map(|signature| signature.header.len() + 350).sum();
+        let signatures: usize =
+            self.signatures.iter().map(|signature| signature.header.len() + 350).sum();
         let mut text = Vec::with_capacity(self.payload.len() + signatures + 32);
         text.extend_from_slice(b"{\"payload\":");
         text.extend_from_slice(self.payload.as_bytes());
@@ -219,7 +242,7 @@ impl Token {
                 if i > 0 {
                     text.push(b',');
                 }
-                // Without the machinery of formatting, which would take longer than the digest.
+                // Without the formatting machinery, which would take longer than the digest.
                 if *byte >= 100 {
                     text.push(b'0' + byte / 100);
                 }
@@ -234,8 +257,12 @@ impl Token {
         text
     }
 
-    /// Checks one of our signatures with the key of its signer.
-    pub(super) fn check(&self, signature: &TokenSignature, key: &signature::Key) -> Result<(), SignatureFault> {
+    /// Verifies one signature with the key of its signer.
+    pub(super) fn check(
+        &self,
+        signature: &TokenSignature,
+        key: &signature::Key,
+    ) -> Result<(), SignatureFault> {
         key.verify(self.input(&signature.protected).as_bytes(), &signature.signature.0)
     }
 
@@ -243,9 +270,10 @@ impl Token {
         [&*self.encoded, ".", protected].concat()
     }
 
-    /// The length of the JSON text.
+    /// Returns the length of the JSON text.
     fn len(&self) -> usize {
-        let signatures = self.signatures.iter().map(|signature| signature.protected.len() + 86 + 34);
+        let signatures =
+            self.signatures.iter().map(|signature| signature.protected.len() + 86 + 34);
         let commas = self.signatures.len().saturating_sub(1);
         self.encoded.len() + signatures.sum::<usize>() + commas + 31
     }
@@ -255,13 +283,13 @@ impl Token {
     }
 }
 
-/// Room that one more signature of ours takes in the JSON text, with a margin.
+/// Length of one more signature in the JSON text, with a margin.
 const MAX_SIGNATURE_LEN: usize = 256;
 
-impl TryFrom<&TokenEncoded> for Token {
+impl TryFrom<&SignedTokenEncoded> for SignedToken {
     type Error = TokenFault;
 
-    fn try_from(encoded: &TokenEncoded) -> Result<Self, TokenFault> {
+    fn try_from(encoded: &SignedTokenEncoded) -> Result<Self, TokenFault> {
         if encoded.payload.len() > MAX_TOKEN_LEN {
             return Err(TokenFault::TooLong);
         }
@@ -282,18 +310,18 @@ impl TryFrom<&TokenEncoded> for Token {
     }
 }
 
-/// Why a token is not taken.
+/// Why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenFault {
-    /// Over [`MAX_TOKEN_LEN`].
+    /// Longer than [`MAX_TOKEN_LEN`].
     #[error("the token is longer than {MAX_TOKEN_LEN} bytes")]
     TooLong,
     /// Not the JSON of a token.
     #[error("not the JSON of a token")]
     Malformed,
-    /// A part is not base64url without padding, or not text.
-    #[error("a part of the token is not base64url of a text")]
+    /// A part is not base64url without padding, or not UTF-8.
+    #[error("a part of the token is not the base64url of a text")]
     Base64,
     /// The payload is not a canonical JSON object.
     #[error("payload: {0}")]
@@ -301,30 +329,30 @@ pub enum TokenFault {
     /// A header is not a canonical JSON object.
     #[error("header: {0}")]
     Header(JsonFault),
-    /// A signature is made by another algorithm than EdDSA.
+    /// A signature has another algorithm than EdDSA.
     #[error("a signature is not by EdDSA")]
     Algorithm,
-    /// A signature does not say which node made it.
-    #[error("a signature without a node id")]
+    /// A signature does not name its signer.
+    #[error("a signature has no node id")]
     Signer,
-    /// A signature has not 64 bytes.
-    #[error("a signature has not 64 bytes")]
+    /// A signature does not have 64 bytes.
+    #[error("a signature does not have 64 bytes")]
     Length,
     /// No signature, or more than [`MAX_SIGNATURES`].
-    #[error("a token has 1 to {MAX_SIGNATURES} signatures")]
+    #[error("a token must have 1 to {MAX_SIGNATURES} signatures")]
     Signatures,
-    /// A signature twice.
+    /// A signature occurs twice.
     #[error("a signature occurs twice")]
     Repeated,
     /// The node has not signed the token.
     #[error("the node has not signed the token")]
     NotSigned,
-    /// A signature is not valid.
+    /// A signature is invalid.
     #[error(transparent)]
     Signature(#[from] SignatureFault),
 }
 
-/// The header of a signature that we make.
+/// Returns the header of a signature that this node makes.
 fn header(signer: &NodeId) -> String {
     alloc::format!("{{\"alg\":\"{ALGORITHM}\",\"kid\":\"{signer}\"}}")
 }
@@ -334,15 +362,15 @@ fn text(base64: &str) -> Result<String, TokenFault> {
     String::from_utf8(bytes).map_err(|_| TokenFault::Base64)
 }
 
-impl Serialize for Token {
+impl Serialize for SignedToken {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.encoded().serialize(serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Token {
+impl<'de> Deserialize<'de> for SignedToken {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let encoded = TokenEncoded::deserialize(deserializer)?;
+        let encoded = SignedTokenEncoded::deserialize(deserializer)?;
         Self::try_from(&encoded).map_err(|fault| serde::de::Error::custom(fault.to_string()))
     }
 }

@@ -1,76 +1,94 @@
-//! A dial race: several addresses of one node, started one after the other, the first accepted connection wins (RFC 8305).
+//! A dial race: the addresses of one node are started one after the other; the first accepted
+//! connection wins (RFC 8305).
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use crate::address::{ContactMode, Host, Hostname, NodeAddress, NodeContactAddressData, Scopes};
-use crate::id::{ConnectionId, EffectId, NodeId, RequestId};
-use crate::io::DialFailure;
-use crate::time::Instant;
+use crate::api::transport::DialFailure;
+use crate::machine::dial::AddressOrigin;
+use crate::types::address::{Host, Hostname, NodeAddress};
+use crate::types::id::{ConnectionId, NodeId, RequestId};
+use crate::types::sockets::undialable;
+use crate::types::time::Instant;
+use crate::wire::dialect::Dialect;
 
-/// Names one race.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct RaceId(pub(super) u64);
+/// Maximum number of listed addresses that one race did not try.
+const FAILURES: usize = 128;
 
-/// How an address was learnt, and so how a connection to it is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Learnt {
-    pub(crate) mode: ContactMode,
-    pub(crate) scopes: Scopes,
-}
-
-impl Learnt {
-    /// From the graph, a peer, or the embedder.
-    pub(crate) const DIRECT: Self = Self { mode: ContactMode::Direct, scopes: Scopes::GLOBAL };
-    /// From a relay, which has told the node as well.
-    pub(crate) const SIGNALLED: Self = Self { mode: ContactMode::Signal, scopes: Scopes::GLOBAL };
-    /// From the local network.
-    pub(crate) const LOCAL: Self = Self { mode: ContactMode::Direct, scopes: Scopes::LOCAL };
-
-    /// From the graph: dialled, but learnt as it was. An address of the local network stays one.
-    pub(crate) fn known(data: &NodeContactAddressData) -> Self {
-        Self { mode: ContactMode::Direct, scopes: data.scopes }
-    }
-}
-
-/// One race under way.
+/// A race in progress.
 #[derive(Debug)]
 pub(super) struct Race {
-    /// Who has to answer.
+    /// Target.
     pub(super) node: NodeId,
-    /// Who is told of the end, and by when it has failed for them; without any the race is called off.
+    /// Waiters with their deadlines; a race without waiters is cancelled.
     pub(super) waiters: BTreeMap<RequestId, Instant>,
-    /// The embedder waits for it, or did.
-    pub(super) urgent: bool,
-    /// The next dial begins no earlier, unless one fails (RFC 8305 section 5).
+    /// Whether the embedder waits for it, or did.
+    pub(super) foreground: bool,
+    /// Whether its next address waits for a place among the dials.
+    pub(super) delayed: bool,
+    /// Earliest time of the next dial, unless one fails (RFC 8305 section 5).
     pub(super) next_at: Instant,
-    /// Dials under way.
-    pub(super) dialling: BTreeMap<ConnectionId, Dialling>,
-    /// Names being resolved.
-    pub(super) resolving: BTreeMap<EffectId, (NodeAddress, Learnt)>,
-    /// What has failed so far.
+    /// Dials in progress.
+    pub(super) dialing: BTreeMap<ConnectionId, Dialing>,
+    /// Name resolutions in progress, in the order in which they started.
+    pub(super) resolving: BTreeMap<u32, (NodeAddress, AddressOrigin)>,
+    next_name: u32,
+    /// Failures so far.
     pub(super) failures: Vec<(NodeAddress, DialFailure)>,
-    /// Nodes that can signal, to be asked when the addresses are used up.
+    /// Nodes that can signal, asked when the addresses are used up.
     pub(super) relays: VecDeque<NodeId>,
-    /// Relays that have been asked and have not answered.
+    /// Number of relays that were asked and have not answered.
     pub(super) signalling: usize,
-    /// A relay has told the node where we are.
-    pub(super) called: bool,
-    /// Not begun yet, in order.
-    waiting: VecDeque<(SocketAddr, Learnt)>,
-    /// Every address that was ever taken in, so that none is dialled twice.
+    /// Whether a relay has informed the node of our address.
+    pub(super) signalled: bool,
+    /// Not started yet, in order.
+    waiting: VecDeque<(SocketAddr, AddressOrigin)>,
+    /// Every address that was added, so that none is dialed twice.
     seen: BTreeSet<SocketAddr>,
     limit: usize,
 }
 
 /// One dial of a race.
 #[derive(Debug)]
-pub(super) struct Dialling {
+pub(super) struct Dialing {
     pub(super) addr: SocketAddr,
-    pub(super) learnt: Learnt,
-    /// What the driver was given.
+    pub(super) origin: AddressOrigin,
+    /// Deadline given to the driver.
     pub(super) deadline: Instant,
+}
+
+/// What becomes of the other dials of a race that has ended.
+///
+/// If both ends dial each other, each end has a race. Suppose that A accepts the connection B
+/// dialed, while B accepts the one A dialed. If each end then closed the dial that its race has
+/// lost, A would close the connection that B uses, B the one that A uses, and none would be left.
+/// So an end closes nothing if its race was won by a connection that the peer dialed: there are two
+/// connections for a while, both ends choose the same one (`connect/choice.rs`), and the other one
+/// closes when it is idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Losers {
+    /// Cancel the dials and close the connections that this node dialed.
+    End,
+    /// The winner is a connection that the peer dialed, on `pk/1`: close no connection. A dial
+    /// whose handshake is not complete is cancelled. The peer cannot have accepted it, because it
+    /// has not received the `Hello` of this node on it.
+    KeepConnections,
+    /// The winner is a connection that the peer dialed, on `quic`: cancel no dial either. There the
+    /// peer accepts a connection when its side of the handshake is complete, which is before this
+    /// node knows of it, and may use it already.
+    KeepAll,
+}
+
+impl Losers {
+    /// For a race that a connection wins now, which the peer dialed (`theirs`) or not.
+    pub(super) fn beside(theirs: bool, dialect: Dialect) -> Self {
+        match dialect {
+            _ if !theirs => Self::End,
+            Dialect::Native => Self::KeepConnections,
+            Dialect::Polykey => Self::KeepAll,
+        }
+    }
 }
 
 impl Race {
@@ -78,134 +96,187 @@ impl Race {
         Self {
             node,
             waiters: BTreeMap::new(),
-            urgent: false,
+            foreground: false,
+            delayed: false,
             next_at: now,
-            dialling: BTreeMap::new(),
+            dialing: BTreeMap::new(),
             resolving: BTreeMap::new(),
+            next_name: 0,
             failures: Vec::new(),
             relays: VecDeque::new(),
             signalling: 0,
-            called: false,
+            signalled: false,
             waiting: VecDeque::new(),
             seen: BTreeSet::new(),
             limit,
         }
     }
 
-    /// Takes in addresses; returns the names that have to be resolved. What is known or over the limit is left out, what
-    /// cannot be dialled has failed.
+    /// Adds addresses; returns the names to be resolved. Known ones are skipped; those over the
+    /// limit, or that cannot be dialed, have failed.
     pub(super) fn add(
         &mut self,
-        addresses: impl IntoIterator<Item = (NodeAddress, Learnt)>,
-    ) -> Vec<(Hostname, NodeAddress, Learnt)> {
-        let mut names = Vec::new();
-        for (address, learnt) in addresses {
+        addresses: impl IntoIterator<Item = (NodeAddress, AddressOrigin)>,
+    ) -> Vec<(Hostname, NodeAddress, AddressOrigin)> {
+        let (mut names, mut sockets) = (Vec::new(), Vec::new());
+        for (address, origin) in addresses {
             match (&address.host, address.socket()) {
                 (Host::Name(name), _) => {
-                    let known = self.resolving.values().any(|(known, _)| *known == address);
-                    if !known && self.resolving.len() + names.len() < self.limit {
-                        names.push((name.clone(), address, learnt));
+                    if self.resolving.values().any(|(known, _)| *known == address) {
+                        continue;
+                    }
+                    if self.resolving.len() + names.len() < self.limit {
+                        names.push((name.clone(), address, origin));
+                    } else {
+                        self.failed(address, DialFailure::NotTried);
                     }
                 }
-                (_, Some(socket)) => self.add_sockets([socket], learnt),
+                (_, Some(socket)) => sockets.push((socket, origin)),
                 (_, None) => {
-                    let why = DialFailure::Transport("a zone that is not a number cannot be dialled".into());
-                    self.failures.push((address, why));
+                    let why = "a zone that is not numeric cannot be dialed";
+                    self.failed(address, DialFailure::Transport(why.into()));
                 }
             }
         }
+        self.add_sockets(sockets);
         names
     }
 
-    /// Takes in addresses, families taking turns (RFC 8305 section 4).
-    pub(super) fn add_sockets(&mut self, sockets: impl IntoIterator<Item = SocketAddr>, learnt: Learnt) {
-        for socket in sockets {
-            if self.seen.len() >= self.limit || !self.seen.insert(socket) {
+    /// Adds addresses with alternating families (RFC 8305 section 4). Only then is the limit
+    /// applied, so that many addresses of one family never hide the other.
+    pub(super) fn add_sockets(
+        &mut self,
+        sockets: impl IntoIterator<Item = (SocketAddr, AddressOrigin)>,
+    ) {
+        for (socket, origin) in take_turns(sockets) {
+            if self.seen.contains(&socket) {
                 continue;
             }
-            if is_dialable(&socket) {
-                self.waiting.push_back((socket, learnt));
+            // An address that cannot be dialed occupies no place.
+            if let Some(why) = undialable(&socket) {
+                self.failed(NodeAddress::from_socket(socket), DialFailure::Transport(why.into()));
+            } else if self.seen.len() >= self.limit {
+                self.failed(NodeAddress::from_socket(socket), DialFailure::NotTried);
             } else {
-                let why = DialFailure::Transport("nobody can have this address".into());
-                self.failures.push((NodeAddress::from_socket(socket), why));
+                self.seen.insert(socket);
+                self.waiting.push_back((socket, origin));
             }
         }
-        let (mut six, mut four): (VecDeque<_>, VecDeque<_>) =
-            self.waiting.drain(..).partition(|(socket, _)| socket.is_ipv6());
-        while !(six.is_empty() && four.is_empty()) {
-            self.waiting.extend(six.pop_front());
-            self.waiting.extend(four.pop_front());
+        let waiting = core::mem::take(&mut self.waiting);
+        self.waiting = take_turns(waiting).collect();
+    }
+
+    /// Notes that a name is being resolved. Returns its key in [`resolving`](Self::resolving).
+    pub(super) fn resolve(&mut self, address: NodeAddress, origin: AddressOrigin) -> u32 {
+        let key = self.next_name;
+        self.next_name = self.next_name.saturating_add(1);
+        self.resolving.insert(key, (address, origin));
+        key
+    }
+
+    /// Lists why an address was not dialed, once, up to a limit.
+    fn failed(&mut self, address: NodeAddress, why: DialFailure) {
+        let failure = (address, why);
+        if self.failures.len() < FAILURES && !self.failures.contains(&failure) {
+            self.failures.push(failure);
         }
     }
 
-    /// The next address to dial.
-    pub(super) fn next(&mut self) -> Option<(SocketAddr, Learnt)> {
+    /// Returns the next address to dial.
+    pub(super) fn next(&mut self) -> Option<(SocketAddr, AddressOrigin)> {
         self.waiting.pop_front()
     }
 
-    /// Puts an address back that could not be begun, or whose time was cut short.
-    pub(super) fn put_back(&mut self, address: (SocketAddr, Learnt)) {
+    /// Returns an address that could not be started, or whose time was cut short, to the queue.
+    pub(super) fn put_back(&mut self, address: (SocketAddr, AddressOrigin)) {
         self.waiting.push_front(address);
     }
 
-    /// A relay has told the node, which punches towards us: this address is next, also if it was dialled in vain before.
-    /// One that is being dialled needs no second dial. Returns whether there is something new to dial.
+    /// Dials the address of a dial a second time, unless that is done already. Returns whether
+    /// there is something new to dial.
+    pub(super) fn again(&mut self, conn: ConnectionId) -> bool {
+        let Some(dial) = self.dialing.get(&conn) else { return false };
+        let (addr, origin) = (dial.addr, dial.origin);
+        let dials = self.dialing.values().filter(|dial| dial.addr == addr).count();
+        let again = dials == 1 && self.waiting.iter().all(|(waiting, _)| *waiting != addr);
+        if again {
+            self.put_back((addr, origin));
+        }
+        again
+    }
+
+    /// A relay has informed the node, which punches: this address is next, also if a dial to it has
+    /// failed before. One that is being dialed needs no second dial. Returns whether there is
+    /// something new to dial.
     pub(super) fn signalled(&mut self, address: &NodeAddress) -> bool {
-        self.called = true;
-        let Some(socket) = address.socket().filter(is_dialable) else { return false };
-        if let Some(dial) = self.dialling.values_mut().find(|dial| dial.addr == socket) {
-            dial.learnt = Learnt::SIGNALLED;
+        self.signalled = true;
+        let Some(socket) = address.socket().filter(|socket| undialable(socket).is_none()) else {
+            return false;
+        };
+        if let Some(dial) = self.dialing.values_mut().find(|dial| dial.addr == socket) {
+            dial.origin = AddressOrigin::SIGNALLED;
             return false;
         }
         self.waiting.retain(|(waiting, _)| *waiting != socket);
-        self.waiting.push_front((socket, Learnt::SIGNALLED));
+        self.waiting.push_front((socket, AddressOrigin::SIGNALLED));
         true
     }
 
-    /// Whether addresses wait to be dialled, or relays to be asked.
+    /// Returns whether addresses wait to be dialed, or relays to be asked.
     pub(super) fn has_next(&self) -> bool {
         !self.waiting.is_empty() || !self.relays.is_empty()
     }
 
-    /// Whether addresses wait to be dialled.
+    /// Returns whether addresses wait to be dialed.
     pub(super) fn has_address(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// What has failed, once it is over for `why` before all of it has.
+    /// Returns all failures if the race ends now because of `why`.
     pub(super) fn failures(&self, why: &DialFailure) -> Vec<(NodeAddress, DialFailure)> {
-        let dialling = self.dialling.values().map(|dial| (dial.addr, dial.learnt));
-        let sockets = dialling.chain(self.waiting.iter().copied());
-        let open =
-            sockets.map(|(socket, learnt)| (NodeAddress::from_socket(socket), after_signal(learnt, why.clone())));
+        let dialing = self.dialing.values().map(|dial| (dial.addr, dial.origin));
+        let sockets = dialing.chain(self.waiting.iter().copied());
+        let open = sockets.map(|(socket, origin)| {
+            (NodeAddress::from_socket(socket), after_signal(origin, why.clone()))
+        });
         let names = self.resolving.values().map(|(address, _)| (address.clone(), why.clone()));
         self.failures.iter().cloned().chain(open).chain(names).collect()
     }
 
-    /// By when it has failed for the last of those who wait for it.
+    /// Returns the last deadline of the waiters.
     pub(super) fn last_deadline(&self) -> Instant {
         self.waiters.values().max().copied().unwrap_or_default()
     }
 
-    /// Whether nothing is left that could succeed.
+    /// Returns whether nothing is left that could succeed.
     pub(super) fn is_lost(&self) -> bool {
-        !self.has_next() && self.signalling == 0 && self.dialling.is_empty() && self.resolving.is_empty()
+        !self.has_next()
+            && self.signalling == 0
+            && self.dialing.is_empty()
+            && self.resolving.is_empty()
     }
 }
 
-/// A dial that was signalled and timed out says so: then both NATs are too strict.
-pub(super) fn after_signal(learnt: Learnt, why: DialFailure) -> DialFailure {
+/// Converts the timeout of a signalled dial: then both NATs are too strict.
+pub(super) fn after_signal(origin: AddressOrigin, why: DialFailure) -> DialFailure {
     match why {
-        DialFailure::TimedOut if learnt == Learnt::SIGNALLED => DialFailure::TimedOutAfterSignal,
+        DialFailure::TimedOut if origin == AddressOrigin::SIGNALLED => {
+            DialFailure::TimedOutAfterSignal
+        }
         why => why,
     }
 }
 
-/// Unicast with a port: anything else is nobody's address.
-fn is_dialable(socket: &SocketAddr) -> bool {
-    let ip = socket.ip();
-    let broadcast = matches!(ip, core::net::IpAddr::V4(ip) if ip.is_broadcast());
-    socket.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+/// Alternates the families, IPv6 first; each in its order.
+fn take_turns(
+    sockets: impl IntoIterator<Item = (SocketAddr, AddressOrigin)>,
+) -> impl Iterator<Item = (SocketAddr, AddressOrigin)> {
+    let (mut six, mut four): (VecDeque<_>, VecDeque<_>) =
+        sockets.into_iter().partition(|(socket, _)| socket.is_ipv6());
+    let turn = move || {
+        Some([six.pop_front(), four.pop_front()]).filter(|turn| turn.iter().any(Option::is_some))
+    };
+    core::iter::from_fn(turn).flatten().flatten()
 }
 
 #[cfg(test)]
@@ -214,7 +285,7 @@ mod tests {
 
     fn race(addresses: &[&str]) -> Race {
         let mut race = Race::new(NodeId::from_bytes([1; 32]), Instant::ORIGIN, 4);
-        race.add(addresses.iter().map(|address| (address.parse().unwrap(), Learnt::DIRECT)));
+        race.add(addresses.iter().map(|address| (address.parse().unwrap(), AddressOrigin::DIRECT)));
         race
     }
 
@@ -229,15 +300,42 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_dialled_once_and_the_number_is_bounded() {
-        let mut race = race(&["10.0.0.1:1", "10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3", "10.0.0.1:4", "10.0.0.1:5"]);
+    fn an_address_is_dialed_once_and_the_number_is_bounded() {
+        let mut race = race(&[
+            "10.0.0.1:1",
+            "10.0.0.1:1",
+            "10.0.0.1:2",
+            "10.0.0.1:3",
+            "10.0.0.1:4",
+            "10.0.0.1:5",
+        ]);
         assert_eq!(order(&mut race).len(), 4);
     }
 
     #[test]
-    fn what_is_nobodys_address_is_not_dialled() {
-        let mut race = race(&["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[::]:1", "[ff02::1]:1"]);
-        assert_eq!((order(&mut race).len(), race.failures.len()), (0, 4), "over the limit is the last");
+    fn what_is_nobodys_address_is_not_dialed() {
+        let mut race =
+            race(&["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[::]:1", "[ff02::1]:1"]);
+        assert_eq!(
+            (order(&mut race).len(), race.failures.len()),
+            (0, 5),
+            "each is named, and none takes a place"
+        );
         assert!(race.is_lost());
+    }
+
+    #[test]
+    fn many_addresses_of_one_family_do_not_hide_the_other() {
+        let six = (1..=10).map(|n| alloc::format!("[2001:db8::{n}]:1"));
+        let all: Vec<_> = six.chain(["192.0.2.1:1".into()]).collect();
+        let all: Vec<_> = all.iter().map(alloc::string::String::as_str).collect();
+        let mut race = race(&all);
+        assert_eq!(
+            order(&mut race),
+            ["[2001:db8::1]:1", "192.0.2.1:1", "[2001:db8::2]:1", "[2001:db8::3]:1"]
+        );
+        let left_out =
+            race.failures.iter().filter(|(_, why)| *why == DialFailure::NotTried).count();
+        assert_eq!(left_out, 7, "those that are left out are named");
     }
 }

@@ -1,32 +1,33 @@
-//! One bucket of the table: ids side by side for scanning, contacts beside them.
+//! One bucket of the table: ids in one array for scanning, contacts in another.
 
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
-use crate::address::{NodeAddress, NodeContactAddressData};
-use crate::graph::contact::NodeContact;
-use crate::id::{BucketIndex, NodeId};
-use crate::request::{SetNodeOutcome, SetNodeRejection};
+use super::outcome::{SetNodeOutcome, SetNodeRejection};
+use crate::types::address::{NodeAddress, NodeContactAddressData};
+use crate::types::contact::NodeContact;
+use crate::types::id::{BucketIndex, NodeId};
 
-/// The least room a bucket allocates, in nodes.
+/// Minimum capacity of an allocated bucket, in nodes.
 const LEAST_CAPACITY: usize = 4;
-/// The bits of a sort key that hold a place in the bucket: a bucket has at most 2^8 nodes.
+/// Bits of a sort key for the position in the bucket: a bucket has at most 2^8 nodes.
 const PLACE_BITS: u32 = 8;
 
-/// The nodes of one bucket (specification: Bucket), ordered by node id.
+/// The contacts of one bucket (specification: Bucket), ordered by node id.
 ///
-/// All ids of a bucket agree in the bits above its index, so 64 bits from there on, the *window*, tell nearly all of them
-/// apart. Searching and sorting look at windows; whole ids are compared only where windows are equal.
+/// All ids of a bucket agree in the bits above its index, so that 64 bits from there on, the
+/// *window*, distinguish almost all of them. Searching and sorting compare windows; whole ids are
+/// compared only where windows are equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bucket {
     index: BucketIndex,
-    /// Ascending. `contacts` runs parallel.
+    /// Ascending. `contacts` has the same order.
     ids: Vec<NodeId>,
     contacts: Vec<NodeContact>,
 }
 
 impl Bucket {
-    /// An empty bucket; allocates nothing.
+    /// Returns an empty bucket, without an allocation.
     pub(crate) const fn new(index: BucketIndex) -> Self {
         Self { index, ids: Vec::new(), contacts: Vec::new() }
     }
@@ -43,7 +44,7 @@ impl Bucket {
         self.ids.is_empty()
     }
 
-    /// The nodes, ordered by id.
+    /// Returns the contacts, ordered by id.
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (NodeId, &NodeContact)> {
         self.ids.iter().copied().zip(&self.contacts)
     }
@@ -52,7 +53,7 @@ impl Bucket {
         self.contacts.get(self.find(node).ok()?)
     }
 
-    /// Updates the node, or adds it if there is room under `limit`; `limit` is at most 256.
+    /// Updates the contact, or adds it if there is room below `limit`, which is at most 256.
     pub(crate) fn set(
         &mut self,
         node: NodeId,
@@ -78,14 +79,19 @@ impl Bucket {
         }
     }
 
+    /// Returns the contacts, ordered by id. Their addresses must not be changed.
+    pub(crate) fn contacts_mut(&mut self) -> impl Iterator<Item = (NodeId, &mut NodeContact)> {
+        self.ids.iter().copied().zip(&mut self.contacts)
+    }
+
     pub(crate) fn unset(&mut self, node: &NodeId) -> Option<NodeContact> {
         let at = self.find(node).ok()?;
         self.ids.remove(at);
         Some(self.contacts.remove(at))
     }
 
-    /// Appends the `room` nodes that are closest to `target`, nearest first; all if there are fewer. `keys` is scratch
-    /// space, of any content.
+    /// Appends the `room` contacts closest to `target`, nearest first; all if there are fewer.
+    /// `keys` is scratch space.
     pub(crate) fn closest<'a>(
         &'a self,
         target: &NodeId,
@@ -95,9 +101,10 @@ impl Bucket {
     ) {
         let offset = self.offset();
         let aim = window(target, offset);
-        // A key is the window's distance with its last bits replaced by the place, so that it sorts alone. The order is
-        // exact if no two distances agree in what is left; as XOR with the same target keeps ids equal or different, two
-        // that agree stand side by side in the order of ids too.
+        // A key is the window's distance with its last bits replaced by the position, so that keys
+        // can be sorted alone. The order is exact if no two distances agree in the remaining bits.
+        // Because XOR with the same target keeps ids equal or different, two that agree are
+        // adjacent in the order of ids too.
         let mut twins = false;
         let mut last = None;
         keys.clear();
@@ -124,7 +131,7 @@ impl Bucket {
         }));
     }
 
-    /// Where the node is, or where it would be.
+    /// Returns the position of the node, or where it would be inserted.
     fn find(&self, node: &NodeId) -> Result<usize, usize> {
         let offset = self.offset();
         let aim = window(node, offset);
@@ -139,12 +146,13 @@ impl Bucket {
         Err(at)
     }
 
-    /// The first byte in which ids of this bucket may differ, as far as 8 bytes follow.
+    /// Returns the first byte in which ids of this bucket may differ, limited so that 8 bytes
+    /// follow.
     fn offset(&self) -> usize {
         usize::from((255 - self.index.0) / 8).min(NodeId::LEN - 8)
     }
 
-    /// Makes room for one more node: doubles, but never beyond `limit`.
+    /// Makes room for one more node: doubles the capacity, up to `limit`.
     fn grow(&mut self, limit: usize) {
         let len = self.len();
         if len == self.ids.capacity() {
@@ -155,25 +163,34 @@ impl Bucket {
     }
 }
 
-/// 64 bits of an id from this byte on. Among ids that agree before it, windows are ordered as the ids are.
+/// Returns 64 bits of an id from this byte on. Among ids that agree before it, windows are ordered
+/// like the ids.
 fn window(id: &NodeId, offset: usize) -> u64 {
-    id.as_bytes().get(offset..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    id.as_bytes()
+        .get(offset..)
+        .and_then(|bytes| bytes.first_chunk())
+        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::{ContactMode, Scopes};
-    use crate::time::UnixMillis;
+    use crate::types::address::ContactMode;
+    use crate::types::address::Scopes;
+    use crate::types::time::UnixMillis;
 
-    const DATA: NodeContactAddressData =
-        NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(1), scopes: Scopes::GLOBAL };
+    const DATA: NodeContactAddressData = NodeContactAddressData {
+        mode: ContactMode::Direct,
+        connected_time: UnixMillis(1),
+        scopes: Scopes::GLOBAL,
+    };
 
     fn address() -> NodeAddress {
         NodeAddress { host: "10.0.0.1".parse().unwrap(), port: 1 }
     }
 
-    /// An id of bucket `index` as seen from zero: the bit of the index, and `low` in the last two bytes.
+    /// An id of bucket `index` as seen from zero: the bit of the index, and `low` in the last two
+    /// bytes.
     fn id(index: u8, low: u16) -> NodeId {
         let mut bytes = [0; 32];
         bytes[30..].copy_from_slice(&low.to_be_bytes());
@@ -224,11 +241,26 @@ mod tests {
 
     #[test]
     fn the_closest_are_exact_where_windows_are_equal_and_where_they_are_not() {
-        // Room for one id in bucket 0, two in bucket 1 and so on; their last bits do not fit into a sort key.
-        for (index, lows) in [(0, 0..1u16), (1, 0..2), (3, 0..8), (7, 0..100), (8, 0..200), (60, 0..250), (255, 0..250)]
-        {
-            let bucket = filled(index, lows.map(|low| low.wrapping_mul(if index < 9 { 1 } else { 257 })));
-            for target in [id(index, 0), id(index, 90), id(255, 0xA5A5), id(9, 77), NodeId::from_bytes([0; 32])] {
+        // Room for one id in bucket 0, two in bucket 1 and so on; their last bits do not fit into a
+        // sort key.
+        for (index, lows) in [
+            (0, 0..1u16),
+            (1, 0..2),
+            (3, 0..8),
+            (7, 0..100),
+            (8, 0..200),
+            (60, 0..250),
+            (255, 0..250),
+        ] {
+            let bucket =
+                filled(index, lows.map(|low| low.wrapping_mul(if index < 9 { 1 } else { 257 })));
+            for target in [
+                id(index, 0),
+                id(index, 90),
+                id(255, 0xA5A5),
+                id(9, 77),
+                NodeId::from_bytes([0; 32]),
+            ] {
                 let mut expected: Vec<_> = bucket.ids.clone();
                 expected.sort_by_key(|id| id.distance(&target));
                 for room in [0, 1, 2, 19, 100, 249, 250, 1000] {

@@ -1,39 +1,43 @@
 //! A set of bucket indices in 256 bits.
 
-use crate::id::{BucketIndex, Distance};
+use crate::types::id::{BucketIndex, Distance};
 
-/// A set of bucket indices; bit `i` of word `w` stands for the index `64 * w + i`.
+/// A set of bucket indices; bit `i` of word `w` represents the index `64 * w + i`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct BucketSet([u64; 4]);
 
 impl BucketSet {
-    /// The indices of the bits that are set in a distance.
+    /// Returns the indices of the bits that are set in a distance.
     pub(crate) fn of(distance: &Distance) -> Self {
         let mut words = [0; 4];
         let (chunks, _) = distance.as_bytes().as_chunks::<8>();
-        words.iter_mut().rev().zip(chunks).for_each(|(word, chunk)| *word = u64::from_be_bytes(*chunk));
+        words
+            .iter_mut()
+            .rev()
+            .zip(chunks)
+            .for_each(|(word, chunk)| *word = u64::from_be_bytes(*chunk));
         Self(words)
     }
 
-    /// Whether the index is in the set.
+    /// Returns whether the index is in the set.
     pub(crate) fn contains(&self, index: BucketIndex) -> bool {
         let (word, bit) = place(index);
         self.0.get(word).is_some_and(|word| word & bit != 0)
     }
 
-    /// Puts the index into the set.
+    /// Adds an index.
     pub(crate) fn insert(&mut self, index: BucketIndex) {
         let (word, bit) = place(index);
         self.0.get_mut(word).into_iter().for_each(|word| *word |= bit);
     }
 
-    /// Takes the index out of the set.
+    /// Removes an index.
     pub(crate) fn remove(&mut self, index: BucketIndex) {
         let (word, bit) = place(index);
         self.0.get_mut(word).into_iter().for_each(|word| *word &= !bit);
     }
 
-    /// How many indices of the set are greater than this one.
+    /// Returns the number of indices greater than this one.
     pub(crate) fn count_above(&self, index: BucketIndex) -> usize {
         let (word, bit) = place(index);
         // The bits above `bit` are those of its complement and below it: !(bit | (bit - 1)).
@@ -42,21 +46,21 @@ impl BucketSet {
         (within + above) as usize
     }
 
-    /// The indices that are in both sets.
+    /// Returns the intersection.
     pub(crate) fn and(&self, other: &Self) -> Self {
         let mut words = self.0;
         words.iter_mut().zip(other.0).for_each(|(word, other)| *word &= other);
         Self(words)
     }
 
-    /// The indices that are in this set, but not in the other.
+    /// Returns the indices that are in this set and not in the other.
     pub(crate) fn without(&self, other: &Self) -> Self {
         let mut words = self.0;
         words.iter_mut().zip(other.0).for_each(|(word, other)| *word &= !other);
         Self(words)
     }
 
-    /// Takes out the least index.
+    /// Removes and returns the smallest index.
     pub(crate) fn pop_first(&mut self) -> Option<BucketIndex> {
         let (i, word) = self.0.iter_mut().enumerate().find(|(_, word)| **word != 0)?;
         let bit = word.trailing_zeros();
@@ -64,7 +68,7 @@ impl BucketSet {
         index(i, bit)
     }
 
-    /// Takes out the greatest index.
+    /// Removes and returns the greatest index.
     pub(crate) fn pop_last(&mut self) -> Option<BucketIndex> {
         let (i, word) = self.0.iter_mut().enumerate().rfind(|(_, word)| **word != 0)?;
         let bit = 63 - word.leading_zeros();
@@ -73,7 +77,7 @@ impl BucketSet {
     }
 }
 
-/// The word and the bit of an index.
+/// Returns the word and the bit of an index.
 fn place(index: BucketIndex) -> (usize, u64) {
     (usize::from(index.0 / 64), 1 << (index.0 % 64))
 }
@@ -115,7 +119,8 @@ mod tests {
     #[test]
     fn indices_come_out_in_order_from_both_ends() {
         let mut last = set(&MEMBERS);
-        let mut descending: Vec<u8> = core::iter::from_fn(|| last.pop_last()).map(|i| i.0).collect();
+        let mut descending: Vec<u8> =
+            core::iter::from_fn(|| last.pop_last()).map(|i| i.0).collect();
         descending.reverse();
         assert_eq!(descending, MEMBERS);
         assert_eq!(ascending(set(&MEMBERS)), MEMBERS);
@@ -125,7 +130,11 @@ mod tests {
     fn counts_above_agree_with_counting() {
         let set = set(&MEMBERS);
         for i in 0..=255 {
-            assert_eq!(set.count_above(BucketIndex(i)), MEMBERS.iter().filter(|m| **m > i).count(), "{i}");
+            assert_eq!(
+                set.count_above(BucketIndex(i)),
+                MEMBERS.iter().filter(|m| **m > i).count(),
+                "{i}"
+            );
         }
     }
 

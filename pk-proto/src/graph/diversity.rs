@@ -1,58 +1,38 @@
-//! How many nodes of one network the graph holds, so that one owner of many addresses cannot fill it (DESIGN section 4).
+//! Limits of contacts of one network, so that one owner of many addresses cannot fill the graph
+//! (docs/DESIGN.md, Network diversity).
 
 use alloc::collections::BTreeMap;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::address::{Host, NodeAddress};
-use crate::graph::contact::NodeContact;
-use crate::id::BucketIndex;
+use crate::shares::decrement;
+use crate::types::address::{Host, NodeAddress};
+use crate::types::contact::NodeContact;
+use crate::types::id::BucketIndex;
+use crate::types::network::Network;
 
-/// The network of an address: its /24 (IPv4) or /48 (IPv6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Prefix {
-    V4([u8; 3]),
-    V6([u8; 6]),
-}
-
-impl Prefix {
-    /// The network of an IP address.
-    pub(crate) fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => {
-                let [a, b, c, _] = ip.octets();
-                Self::V4([a, b, c])
-            }
-            IpAddr::V6(ip) => {
-                let [a, b, c, d, e, f, ..] = ip.octets();
-                Self::V6([a, b, c, d, e, f])
-            }
-        }
-    }
-
-    /// The network of an address that is limited: one that is routed globally.
-    fn limited(address: &NodeAddress) -> Option<Self> {
-        match address.host {
-            Host::Ip(ip) if is_global_unicast(ip) => Some(Self::of(ip)),
-            _ => None,
-        }
+/// Returns the network of an address if it is limited: if it is globally routable.
+fn limited(address: &NodeAddress) -> Option<Network> {
+    match address.host {
+        Host::Ip(ip) if is_global_unicast(ip) => Some(Network::of(ip)),
+        _ => None,
     }
 }
 
-/// The limits; 0 is none.
+/// Limits per network; 0 disables a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiversityLimits {
-    /// Nodes of one network in one bucket.
+    /// Contacts of one network in one bucket.
     pub per_bucket: usize,
-    /// Nodes of one network in the whole graph.
+    /// Contacts of one network in the whole graph.
     pub per_table: usize,
 }
 
-/// Counts the networks of all nodes of a graph.
+/// Counts the networks of all contacts of a graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Diversity {
     limits: DiversityLimits,
-    in_bucket: BTreeMap<(BucketIndex, Prefix), usize>,
-    in_table: BTreeMap<Prefix, usize>,
+    in_bucket: BTreeMap<(BucketIndex, Network), usize>,
+    in_table: BTreeMap<Network, usize>,
 }
 
 impl Diversity {
@@ -60,17 +40,24 @@ impl Diversity {
         Self { limits, in_bucket: BTreeMap::new(), in_table: BTreeMap::new() }
     }
 
-    /// Whether a node of this bucket may get this address, on top of those that it has.
-    pub(super) fn allows(&self, index: BucketIndex, contact: Option<&NodeContact>, address: &NodeAddress) -> bool {
-        let Some(prefix) = Prefix::limited(address) else { return true };
+    /// Returns whether a contact of this bucket may get this address in addition to its others.
+    pub(super) fn allows(
+        &self,
+        index: BucketIndex,
+        contact: Option<&NodeContact>,
+        address: &NodeAddress,
+    ) -> bool {
+        let Some(prefix) = limited(address) else { return true };
         let counted = contact.is_some_and(|contact| prefixes(contact).any(|known| known == prefix));
-        let below = |count: Option<&usize>, limit: usize| limit == 0 || count.is_none_or(|count| *count < limit);
+        let below = |count: Option<&usize>, limit: usize| {
+            limit == 0 || count.is_none_or(|count| *count < limit)
+        };
         counted
             || (below(self.in_bucket.get(&(index, prefix)), self.limits.per_bucket)
                 && below(self.in_table.get(&prefix), self.limits.per_table))
     }
 
-    /// A node of this bucket came.
+    /// Counts an added contact of this bucket.
     pub(super) fn add(&mut self, index: BucketIndex, contact: &NodeContact) {
         for prefix in distinct(contact) {
             *self.in_bucket.entry((index, prefix)).or_default() += 1;
@@ -78,7 +65,7 @@ impl Diversity {
         }
     }
 
-    /// A node of this bucket went.
+    /// Counts a removed contact of this bucket.
     pub(super) fn remove(&mut self, index: BucketIndex, contact: &NodeContact) {
         for prefix in distinct(contact) {
             decrement(&mut self.in_bucket, &(index, prefix));
@@ -87,28 +74,20 @@ impl Diversity {
     }
 }
 
-fn decrement<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            counts.remove(key);
-        }
-    }
+fn prefixes(contact: &NodeContact) -> impl Iterator<Item = Network> {
+    contact.iter().filter_map(|(address, _)| limited(address))
 }
 
-fn prefixes(contact: &NodeContact) -> impl Iterator<Item = Prefix> {
-    contact.iter().filter_map(|(address, _)| Prefix::limited(address))
-}
-
-/// Each network of a contact once: a contact has few addresses.
-fn distinct(contact: &NodeContact) -> impl Iterator<Item = Prefix> {
+/// Returns each network of a contact once.
+fn distinct(contact: &NodeContact) -> impl Iterator<Item = Network> {
     prefixes(contact)
         .enumerate()
         .filter(|(i, prefix)| !prefixes(contact).take(*i).any(|p| p == *prefix))
         .map(|(_, p)| p)
 }
 
-/// Whether an address is unicast and routed globally (IANA's special-purpose registries, RFC 6890).
+/// Returns whether an address is unicast and globally routable (IANA's special-purpose registries,
+/// RFC 6890).
 pub(crate) fn is_global_unicast(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => is_global_v4(ip),
@@ -135,7 +114,7 @@ fn is_global_v4(ip: Ipv4Addr) -> bool {
 fn is_global_v6(ip: Ipv6Addr) -> bool {
     let [a, b, ..] = ip.segments();
     let documentation = a == 0x2001 && b == 0x0db8;
-    // 2000::/3 is what IANA has given out (RFC 4291 section 2.4).
+    // 2000::/3 is what IANA has assigned (RFC 4291 section 2.4).
     (0x2000..0x4000).contains(&a) && !documentation
 }
 

@@ -1,13 +1,13 @@
-//! NodeGraph: the contacts of this node, in Kademlia's buckets.
+//! The node graph: the contacts of this node in Kademlia buckets.
 
 mod bucket;
 mod bucket_set;
-mod contact;
 mod diversity;
+pub(crate) mod outcome;
 mod pending;
 mod table;
 
-pub use contact::NodeContact;
-pub use diversity::DiversityLimits;
-pub(crate) use pending::{PendingNode, PendingNodes};
-pub use table::{Direction, NodeGraph, NodeOrder};
+pub use self::diversity::DiversityLimits;
+pub use self::outcome::{SetNodeOutcome, SetNodeRejection};
+pub(crate) use self::pending::{PendingNode, PendingNodes};
+pub use self::table::{Direction, NodeGraph, NodeOrder};

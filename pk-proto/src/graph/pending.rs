@@ -3,44 +3,48 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use super::diversity::Prefix;
-use crate::address::{Host, NodeAddress, NodeContactAddressData};
-use crate::id::{BucketIndex, NodeId};
+use crate::types::address::{NodeAddress, NodeContactAddressData};
+use crate::types::id::{BucketIndex, NodeId};
+use crate::types::network::Network;
 
-/// A node that its bucket has no room for.
+/// A node without room in its bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PendingNode {
     pub(crate) node: NodeId,
     pub(crate) address: NodeAddress,
     pub(crate) data: NodeContactAddressData,
-    /// A connection has proven it; else the embedder has told of it.
+    /// Whether a connection has proved it; otherwise the embedder has added it.
     pub(crate) proven: bool,
 }
 
 impl PendingNode {
-    /// The network that it came from; nodes by name share one.
-    fn source(&self) -> Option<Prefix> {
-        match self.address.host {
-            Host::Ip(ip) => Some(Prefix::of(ip)),
-            Host::Zoned(ip, _) => Some(Prefix::of(ip.into())),
-            Host::Name(_) => None,
-        }
+    /// Returns the network of its address; host names share one.
+    fn source(&self) -> Option<Network> {
+        Network::of_address(&self.address)
     }
 }
 
-/// The pending list of each bucket: the newest proofs, and no more of one network than of another when it is full.
+/// The pending list of each bucket: the most recently proved nodes, shared among networks when it
+/// is full.
 #[derive(Debug, Default)]
 pub(crate) struct PendingNodes {
-    /// The oldest proof first.
+    /// Ordered by the time of the proof, the oldest first.
     buckets: BTreeMap<BucketIndex, Vec<PendingNode>>,
 }
 
 impl PendingNodes {
-    /// Takes in a node; the newest proof of one node wins, and any proof over what was only told. Over `limit` nodes of the bucket, the oldest one of the network
-    /// that has most leaves. Returns the one that left, which may be this one.
-    pub(crate) fn add(&mut self, index: BucketIndex, pending: PendingNode, limit: usize) -> Option<PendingNode> {
+    /// Adds a node; the newest proof of one node counts, and any proof counts more than an unproved
+    /// entry. Above `limit` nodes of the bucket, the oldest one of the network with the most is
+    /// dropped. Returns the dropped node, which may be this one.
+    pub(crate) fn add(
+        &mut self,
+        index: BucketIndex,
+        pending: PendingNode,
+        limit: usize,
+    ) -> Option<PendingNode> {
         let bucket = self.buckets.entry(index).or_default();
-        if !pending.proven && bucket.iter().any(|known| known.node == pending.node && known.proven) {
+        if !pending.proven && bucket.iter().any(|known| known.node == pending.node && known.proven)
+        {
             return None;
         }
         bucket.retain(|known| known.node != pending.node);
@@ -48,7 +52,7 @@ impl PendingNodes {
         if bucket.len() <= limit {
             return None;
         }
-        let mut counts: BTreeMap<Option<Prefix>, usize> = BTreeMap::new();
+        let mut counts: BTreeMap<Option<Network>, usize> = BTreeMap::new();
         for known in bucket.iter() {
             *counts.entry(known.source()).or_default() += 1;
         }
@@ -57,7 +61,7 @@ impl PendingNodes {
         leaves.map(|at| bucket.remove(at))
     }
 
-    /// Takes the newest proof of a bucket.
+    /// Removes and returns the most recently proved node of a bucket.
     pub(crate) fn pop(&mut self, index: BucketIndex) -> Option<PendingNode> {
         let bucket = self.buckets.get_mut(&index)?;
         let pending = bucket.pop();
@@ -67,7 +71,7 @@ impl PendingNodes {
         pending
     }
 
-    /// Takes a node out.
+    /// Removes a node.
     pub(crate) fn remove(&mut self, index: BucketIndex, node: &NodeId) {
         if let Some(bucket) = self.buckets.get_mut(&index) {
             bucket.retain(|known| known.node != *node);
@@ -77,27 +81,34 @@ impl PendingNodes {
         }
     }
 
-    /// Drops what waits for a bucket; returns how many.
+    /// Returns whether a node is pending for a bucket.
+    pub(crate) fn contains(&self, index: BucketIndex, node: &NodeId) -> bool {
+        self.buckets
+            .get(&index)
+            .is_some_and(|bucket| bucket.iter().any(|known| known.node == *node))
+    }
+
+    /// Drops the pending nodes of a bucket; returns their number.
     pub(crate) fn clear(&mut self, index: BucketIndex) -> usize {
         self.buckets.remove(&index).map_or(0, |bucket| bucket.len())
     }
 
-    /// Takes everything out, for a new order of the buckets.
+    /// Removes and returns all nodes, for a new order of the buckets.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = PendingNode> {
         core::mem::take(&mut self.buckets).into_values().flatten()
     }
 
-    /// How many nodes wait for a bucket.
+    /// Returns the number of pending nodes of a bucket.
     pub(crate) fn waiting(&self, index: BucketIndex) -> usize {
         self.buckets.get(&index).map_or(0, Vec::len)
     }
 
-    /// Whether anything waits for a bucket.
+    /// Returns whether a bucket has pending nodes.
     pub(crate) fn has(&self, index: BucketIndex) -> bool {
         self.buckets.contains_key(&index)
     }
 
-    /// How many nodes wait.
+    /// Returns the number of pending nodes.
     pub(crate) fn len(&self) -> usize {
         self.buckets.values().map(Vec::len).sum()
     }
@@ -106,8 +117,9 @@ impl PendingNodes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::{ContactMode, Scopes};
-    use crate::time::UnixMillis;
+    use crate::types::address::ContactMode;
+    use crate::types::address::Scopes;
+    use crate::types::time::UnixMillis;
 
     const BUCKET: BucketIndex = BucketIndex(255);
 
@@ -133,7 +145,8 @@ mod tests {
             list.add(BUCKET, pending(node, "9.9.9.9:1"), 3);
         }
         assert_eq!(list.len(), 3);
-        let nodes: Vec<_> = core::iter::from_fn(|| list.pop(BUCKET)).map(|pending| pending.node).collect();
+        let nodes: Vec<_> =
+            core::iter::from_fn(|| list.pop(BUCKET)).map(|pending| pending.node).collect();
         assert_eq!(nodes, [199, 2, 1].map(|node| NodeId::from_bytes([node; 32])));
         assert!(!list.has(BUCKET));
     }

@@ -1,41 +1,44 @@
-//! The Kademlia table: every known node in the bucket of its distance from the own id.
+//! The Kademlia table: every contact in the bucket of its distance from the local id.
 
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::{NodeAddress, NodeContactAddressData};
-use crate::graph::bucket::Bucket;
-use crate::graph::bucket_set::BucketSet;
-use crate::graph::contact::NodeContact;
-use crate::graph::diversity::{Diversity, DiversityLimits};
-use crate::id::{BucketIndex, NodeId};
-use crate::request::{SetNodeOutcome, SetNodeRejection};
+use super::bucket::Bucket;
+use super::bucket_set::BucketSet;
+use super::diversity::{Diversity, DiversityLimits};
+use super::outcome::{SetNodeOutcome, SetNodeRejection};
+use crate::types::address::{NodeAddress, NodeContactAddressData};
+use crate::types::contact::NodeContact;
+use crate::types::id::{BucketIndex, NodeId};
+use crate::types::time::UnixMillis;
 
-/// By what the nodes of a bucket are ordered. Ties are broken by node id.
+/// Order of the contacts of a bucket. Ties are broken by node id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NodeOrder {
-    /// The node id, as big-endian bytes.
+    /// Node id, as big-endian bytes.
     NodeId,
-    /// The XOR distance from the own id.
+    /// XOR distance from the local id.
     Distance,
-    /// When a connection with the node was last made.
+    /// Time of the last connection.
     ConnectedTime,
 }
 
-/// Which end of an order comes first. Each direction is the exact reverse of the other.
+/// Direction of an order. Each is the exact reverse of the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Direction {
-    /// The least first: the smallest id, the nearest, the oldest.
+    /// The smallest first: the smallest id, the nearest, the oldest.
     Ascending,
     /// The greatest first: the largest id, the farthest, the newest.
     Descending,
 }
 
-/// The contacts of this node in 256 buckets (specification: NodeGraph; Kademlia section 2.2).
+/// The contacts of this node in 256 buckets (specification: NodeGraph; k-buckets of Kademlia).
 ///
-/// A bucket exists only while it holds a node; an empty graph has no heap memory. The graph is a plain container: it knows
-/// neither time nor peers, and every answer depends only on what was set and unset.
+/// A bucket exists only while it has contacts; an empty graph uses no heap memory. The graph is a
+/// plain container without time and peers; every result depends only on earlier `set` and `unset`
+/// calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeGraph {
     own: NodeId,
@@ -43,18 +46,20 @@ pub struct NodeGraph {
     address_limit: usize,
     diversity: Diversity,
     len: usize,
-    /// Which buckets exist.
+    /// Indices of the existing buckets.
     occupied: BucketSet,
-    /// These buckets, the farthest first: most nodes are far, so most buckets are found without counting many bits.
+    /// The existing buckets, the farthest first: most contacts are far, so that most buckets are
+    /// found without counting many bits.
     buckets: Vec<Bucket>,
 }
 
 impl NodeGraph {
-    /// The greatest `bucket_limit`, as in [`Config::bucket_limit`](crate::Config::bucket_limit).
+    /// Maximum of `bucket_limit`, as in [`Config::bucket_limit`](crate::Config::bucket_limit).
     pub const BUCKET_LIMIT_MAX: usize = 255;
 
-    /// An empty graph of the node `own`, with at most `bucket_limit` nodes in a bucket (clamped to 1 to 255) and
-    /// `address_limit` addresses of a node (at least 1). Allocates nothing.
+    /// Creates an empty graph of the node `own`, with at most `bucket_limit` contacts per bucket
+    /// (clamped to 1 to 255) and `address_limit` addresses per contact (at least 1). Allocates
+    /// nothing.
     pub fn new(own: NodeId, bucket_limit: usize, address_limit: usize) -> Self {
         Self {
             own,
@@ -67,8 +72,8 @@ impl NodeGraph {
         }
     }
 
-    /// The same graph with limits on the nodes of one network, for nodes that come from now on. Only addresses that are
-    /// routed globally are counted.
+    /// Sets limits per network for contacts that are added later. Only globally routable addresses
+    /// count.
     #[must_use]
     pub fn with_diversity(mut self, limits: DiversityLimits) -> Self {
         self.diversity = Diversity::new(limits);
@@ -80,41 +85,47 @@ impl NodeGraph {
         self
     }
 
-    /// The id from which distances are measured; never in the graph itself.
+    /// Returns the id that distances are relative to; it is never in the graph.
     pub fn own(&self) -> NodeId {
         self.own
     }
 
-    /// How many nodes there are.
+    /// Returns the number of contacts.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no node.
+    /// Returns whether there is no contact.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many nodes there are in one bucket.
+    /// Returns the number of contacts in one bucket.
     pub fn bucket_len(&self, index: BucketIndex) -> usize {
         self.existing(index).map_or(0, Bucket::len)
     }
 
-    /// What is known of a node; `None` if it is not in the graph.
+    /// Returns a contact; `None` if it is not in the graph.
     pub fn get(&self, node: &NodeId) -> Option<&NodeContact> {
         self.existing(self.own.bucket_index(node)?)?.get(node)
     }
 
-    /// Whether the node is in the graph.
+    /// Returns whether the node is in the graph.
     pub fn contains(&self, node: &NodeId) -> bool {
         self.get(node).is_some()
     }
 
-    /// Adds a node, or an address to a known node, or what is newly known of a known address.
+    /// Adds a contact, or an address of a contact, or newer data of an address.
     ///
-    /// Of a known node with more addresses than the limit, the one with the oldest `connected_time` is dropped. A node that
-    /// is rejected, because it is the own id or its bucket is full, leaves the graph as it was.
-    pub fn set(&mut self, node: NodeId, address: NodeAddress, data: NodeContactAddressData) -> SetNodeOutcome {
+    /// If a contact has more addresses than the limit, the one with the oldest `connected_time` is
+    /// dropped. A rejected node, because it is the local id or its bucket is full, leaves the graph
+    /// unchanged.
+    pub fn set(
+        &mut self,
+        node: NodeId,
+        address: NodeAddress,
+        data: NodeContactAddressData,
+    ) -> SetNodeOutcome {
         let Some(index) = self.own.bucket_index(&node) else {
             return SetNodeOutcome::Rejected(SetNodeRejection::OwnNode);
         };
@@ -124,7 +135,7 @@ impl NodeGraph {
             self.buckets.insert(at, Bucket::new(index));
         }
         let Some(bucket) = self.buckets.get_mut(at) else {
-            return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull); // Not reached: the bucket exists by now.
+            return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull); // Not reached: the bucket exists.
         };
         let before = bucket.get(&node);
         if before.is_none() && bucket.len() >= self.bucket_limit {
@@ -145,16 +156,37 @@ impl NodeGraph {
         outcome
     }
 
-    /// Adds a node with all that another graph, or an earlier one, knew of it, as far as there is room. The addresses stay in
-    /// their order.
+    /// Adds a contact with all its addresses, from another or an earlier graph, if there is room.
+    /// The order of the addresses is kept.
     pub(crate) fn restore(&mut self, node: NodeId, contact: &NodeContact) {
-        // Of equal times the one that is set last comes first.
+        // Of equal times the one set last comes first.
         for (address, data) in contact.iter().rev() {
             self.set(node, address.clone(), *data);
         }
     }
 
-    /// Takes a node out, and returns what was known of it.
+    /// Sets every `connected_time` later than `now` to `now` or shortly before it: the latest to
+    /// `now`, each earlier one to a millisecond less. Such times come from a clock that was ahead;
+    /// they keep their order, and later connections are newer. Returns the changed contacts.
+    pub(crate) fn limit_times(&mut self, now: UnixMillis) -> Vec<NodeId> {
+        let later = self.iter().flat_map(|(_, contact)| contact.times()).filter(|time| *time > now);
+        let later: BTreeSet<UnixMillis> = later.collect();
+        if later.is_empty() {
+            return Vec::new();
+        }
+        // Not before a time that stays, which is an older one.
+        let stays =
+            self.iter().flat_map(|(_, contact)| contact.times()).filter(|time| *time <= now).max();
+        let limited = (0..)
+            .map(|step| UnixMillis(now.0.saturating_sub(step)).max(stays.unwrap_or(UnixMillis(0))));
+        let times: BTreeMap<_, _> = later.into_iter().rev().zip(limited).collect();
+        let contacts = self.buckets.iter_mut().flat_map(Bucket::contacts_mut);
+        contacts
+            .filter_map(|(node, contact)| contact.replace_times(&times).then_some(node))
+            .collect()
+    }
+
+    /// Removes and returns a contact.
     pub fn unset(&mut self, node: &NodeId) -> Option<NodeContact> {
         let index = self.own.bucket_index(node)?;
         let at = self.occupied.contains(index).then(|| self.occupied.count_above(index))?;
@@ -166,13 +198,14 @@ impl NodeGraph {
         Some(contact)
     }
 
-    /// The nodes of one bucket, ordered by node id.
+    /// Returns the contacts of one bucket, ordered by node id.
     pub fn bucket(&self, index: BucketIndex) -> impl Iterator<Item = (NodeId, &NodeContact)> {
         self.existing(index).into_iter().flat_map(Bucket::iter)
     }
 
-    /// The nodes of one bucket in the order asked for. The least recently connected node first, as garbage collection
-    /// wants it, is [`ConnectedTime`](NodeOrder::ConnectedTime), [`Ascending`](Direction::Ascending).
+    /// Returns the contacts of one bucket in the given order. Garbage collection uses
+    /// [`ConnectedTime`](NodeOrder::ConnectedTime), [`Ascending`](Direction::Ascending): the least
+    /// recently connected first.
     pub fn bucket_sorted(
         &self,
         index: BucketIndex,
@@ -183,7 +216,9 @@ impl NodeGraph {
         match order {
             NodeOrder::NodeId => {}
             NodeOrder::Distance => nodes.sort_unstable_by_key(|(node, _)| self.own.distance(node)),
-            NodeOrder::ConnectedTime => nodes.sort_unstable_by_key(|(node, contact)| (contact.connected_time(), *node)),
+            NodeOrder::ConnectedTime => {
+                nodes.sort_unstable_by_key(|(node, contact)| (contact.connected_time(), *node));
+            }
         }
         if direction == Direction::Descending {
             nodes.reverse();
@@ -191,22 +226,25 @@ impl NodeGraph {
         nodes
     }
 
-    /// All nodes, bucket by bucket from the nearest on, each bucket ordered by node id.
+    /// Returns all contacts, bucket by bucket from the nearest on, each bucket ordered by node id.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, &NodeContact)> {
         self.buckets.iter().rev().flat_map(Bucket::iter)
     }
 
-    /// The buckets that hold nodes, and how many, from the nearest on.
+    /// Returns the existing buckets and their sizes, from the nearest on.
     pub fn buckets(&self) -> impl Iterator<Item = (BucketIndex, usize)> {
         self.buckets.iter().rev().map(|bucket| (bucket.index(), bucket.len()))
     }
 
-    /// The `limit` nodes closest to `target`, nearest first: exactly those that sorting all nodes by XOR distance would
-    /// put first. Fewer only if the graph has fewer. The target is among them if it is in the graph; the own id never is.
+    /// Returns the `limit` contacts closest to `target`, nearest first: exactly those that sorting
+    /// all contacts by XOR distance would put first. The target is among them if it is in the
+    /// graph; the local id never is.
     pub fn closest(&self, target: &NodeId, limit: usize) -> Vec<(NodeId, &NodeContact)> {
-        // Nodes of bucket i differ from us first in bit i, nodes of lower buckets agree with us there. Where the target
-        // differs from us in bit i too, bucket i is closer to it than all lower ones; else it is farther than all of them.
-        // So first come the buckets of the set bits of our distance, from the highest on, then the others, from the lowest.
+        // Contacts of bucket i differ from the local id first in bit i, those of lower buckets
+        // agree with it there. If the target differs from the local id in bit i too, bucket i is
+        // closer to it than all lower ones; otherwise it is farther than all of them. The order is
+        // therefore: first the buckets of the set bits of our distance, from the highest on, then
+        // the others, from the lowest.
         let differing = BucketSet::of(&self.own.distance(target));
         let mut closer = self.occupied.and(&differing);
         let mut farther = self.occupied.without(&differing);
@@ -221,7 +259,7 @@ impl NodeGraph {
         closest
     }
 
-    /// A bucket exists only while it holds a node.
+    /// A bucket exists only while it has contacts.
     fn drop_if_empty(&mut self, at: usize, index: BucketIndex) {
         if self.buckets.get(at).is_some_and(Bucket::is_empty) {
             self.buckets.remove(at);
@@ -229,7 +267,7 @@ impl NodeGraph {
         }
     }
 
-    /// The bucket, if it holds a node.
+    /// Returns the bucket, if it exists.
     fn existing(&self, index: BucketIndex) -> Option<&Bucket> {
         self.occupied.contains(index).then(|| self.buckets.get(self.occupied.count_above(index)))?
     }

@@ -1,40 +1,40 @@
-//! The candidates of a search, by their distance to the target; the farthest idle one leaves when there are too many.
+//! The candidates of a search, by their distance to the target; the farthest idle one is dropped if
+//! there are too many.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use super::State;
-use crate::address::NodeAddress;
-use crate::connect::Learnt;
-use crate::id::{Distance, NodeId};
+use crate::machine::dial::AddressOrigin;
+use crate::types::address::NodeAddress;
+use crate::types::id::{Distance, NodeId};
 
-/// Relays remembered for one candidate.
+/// Maximum number of relays of one candidate.
 const MAX_RELAYS: usize = 4;
 
-/// A node that a search has heard of.
+/// A node that was reported to a search.
 #[derive(Debug)]
 pub(super) struct Candidate {
     node: NodeId,
-    /// Who told of it first; `None` if we knew it ourselves.
-    pub(super) told_by: Option<NodeId>,
-    /// Where it may be, in the order in which we were told, and how we know.
-    pub(super) addresses: Vec<(NodeAddress, Learnt)>,
-    /// Connected nodes that are connected with it, and can signal.
+    /// Node that reported it first; `None` if it came from the local node.
+    pub(super) reported_by: Option<NodeId>,
+    /// Addresses in the order of the reports, with their origin.
+    pub(super) addresses: Vec<(NodeAddress, AddressOrigin)>,
+    /// Connected nodes that are connected to it, and can signal.
     pub(super) relays: Vec<NodeId>,
-    /// It was asked on a connection that was dead already.
+    /// Whether it was asked on a connection that was already dead.
     pub(super) was_lost: bool,
     pub(super) state: State,
 }
 
-/// What a search learns by a word about a node.
+/// Result of adding a reported node to the candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
-    /// Nothing, or there is no room for it.
-    None,
-    /// An address or a relay of a node that it knew.
-    Way,
-    /// A node.
-    Node,
+pub(super) enum Inserted {
+    /// Nothing new, or no room.
+    Nothing,
+    /// A new address or relay of a known candidate.
+    Route,
+    /// A new candidate.
+    Candidate,
 }
 
 /// All candidates of a search.
@@ -51,26 +51,26 @@ impl Candidates {
         Self { target, limit, address_limit, by_distance: BTreeMap::new() }
     }
 
-    /// Takes in a node, or new addresses or another relay of a known one; one that had failed gets another chance by
-    /// them, as long as there is room.
+    /// Adds a node, or new addresses or another relay of a candidate. A failed candidate becomes
+    /// eligible again by them, as long as there is room.
     pub(super) fn add(
         &mut self,
         node: NodeId,
-        told_by: Option<NodeId>,
-        addresses: impl IntoIterator<Item = (NodeAddress, Learnt)>,
+        reported_by: Option<NodeId>,
+        addresses: impl IntoIterator<Item = (NodeAddress, AddressOrigin)>,
         relay: Option<NodeId>,
-    ) -> News {
+    ) -> Inserted {
         let distance = self.target.distance(&node);
         let known = self.by_distance.contains_key(&distance);
         let candidate = self.by_distance.entry(distance).or_insert_with(|| Candidate {
             node,
-            told_by,
+            reported_by,
             addresses: Vec::new(),
             relays: Vec::new(),
             was_lost: false,
             state: State::Known,
         });
-        let mut news = if known { News::None } else { News::Node };
+        let mut inserted = if known { Inserted::Nothing } else { Inserted::Candidate };
         let mut new_way = false;
         for address in addresses {
             let known = candidate.addresses.iter().any(|(known, _)| *known == address.0);
@@ -87,19 +87,22 @@ impl Candidates {
             new_way = true;
         }
         if new_way && known {
-            news = News::Way;
+            inserted = Inserted::Route;
         }
         if new_way && candidate.state == State::Failed {
             candidate.state = State::Known;
         }
         if self.by_distance.len() > self.limit {
-            let idle = self.by_distance.iter().rev().find(|(_, c)| !matches!(c.state, State::Running { .. }));
-            if let Some(farthest) = idle.map(|(distance, _)| *distance) {
+            // Running contacts occupy no place: a nearer node is never refused because of one.
+            let mut idle =
+                self.by_distance.iter().filter(|(_, c)| !matches!(c.state, State::Running { .. }));
+            let farthest = idle.next_back().map(|(distance, _)| *distance);
+            if let Some(farthest) = farthest.filter(|_| idle.count() >= self.limit) {
                 self.by_distance.remove(&farthest);
-                return if farthest == distance { News::None } else { news };
+                return if farthest == distance { Inserted::Nothing } else { inserted };
             }
         }
-        news
+        inserted
     }
 
     pub(super) fn get(&self, node: &NodeId) -> Option<&Candidate> {
@@ -114,11 +117,24 @@ impl Candidates {
         self.by_distance.values().map(|candidate| (candidate.node, candidate))
     }
 
-    /// The nearest candidates up to and including the `count`-th that has not failed.
+    /// Returns the nearest candidates up to and including the `count`-th that has not failed.
     pub(super) fn closest(&self, count: usize) -> impl Iterator<Item = (NodeId, &Candidate)> {
         let alive = self.by_distance.values().filter(|candidate| candidate.state != State::Failed);
         alive.take(count).map(|candidate| (candidate.node, candidate))
     }
+}
+
+/// State of a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not contacted, or not since it got new addresses.
+    Known,
+    /// Being dialed or asked.
+    Running { step: usize, stalled: bool },
+    /// Answered, or connected without a valid answer.
+    Done,
+    /// No connection.
+    Failed,
 }
 
 #[cfg(test)]
@@ -131,8 +147,8 @@ mod tests {
         NodeId::from_bytes(bytes)
     }
 
-    fn address(text: &str) -> [(NodeAddress, Learnt); 1] {
-        [(text.parse().unwrap(), Learnt::DIRECT)]
+    fn address(text: &str) -> [(NodeAddress, AddressOrigin); 1] {
+        [(text.parse().unwrap(), AddressOrigin::DIRECT)]
     }
 
     fn nodes(candidates: &Candidates, count: usize) -> Vec<NodeId> {
@@ -143,12 +159,15 @@ mod tests {
     fn the_farthest_leaves_when_there_are_too_many() {
         let mut candidates = Candidates::new(id(0), 2, 2);
         for first in [3, 1, 2] {
-            assert_eq!(candidates.add(id(first), None, address("10.0.0.1:1"), None), News::Node);
+            assert_eq!(
+                candidates.add(id(first), None, address("10.0.0.1:1"), None),
+                Inserted::Candidate
+            );
         }
         assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
         assert_eq!(
             candidates.add(id(9), None, address("10.0.0.1:1"), None),
-            News::None,
+            Inserted::Nothing,
             "a farther one does not enter"
         );
         assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
@@ -161,6 +180,8 @@ mod tests {
         candidates.get_mut(&id(3)).unwrap().state = State::Running { step: 0, stalled: false };
         candidates.add(id(1), None, address("10.0.0.1:1"), None);
         assert!(candidates.get(&id(3)).is_some());
+        assert!(candidates.get(&id(1)).is_some(), "nor does it turn a nearer one away");
+        assert_eq!(candidates.add(id(2), None, address("10.0.0.1:1"), None), Inserted::Nothing);
     }
 
     #[test]
@@ -171,9 +192,15 @@ mod tests {
         }
         candidates.get_mut(&id(1)).unwrap().state = State::Failed;
         assert_eq!(nodes(&candidates, 2), [id(2), id(3)]);
-        assert_eq!(candidates.add(id(1), Some(id(2)), address("10.0.0.1:1"), None), News::None);
+        assert_eq!(
+            candidates.add(id(1), Some(id(2)), address("10.0.0.1:1"), None),
+            Inserted::Nothing
+        );
         assert_eq!(nodes(&candidates, 2), [id(2), id(3)], "the same address is no news");
-        assert_eq!(candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"), None), News::Way);
+        assert_eq!(
+            candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"), None),
+            Inserted::Route
+        );
         assert_eq!(nodes(&candidates, 2), [id(1), id(2)]);
     }
 }

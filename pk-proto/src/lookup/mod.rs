@@ -1,11 +1,12 @@
-//! One search: which contact is next, and when it is over (DESIGN section 5, find-node).
+//! One search: the next contact, and the end condition (docs/DESIGN.md, Searches).
 //!
-//! A search walks candidates in the order of their distance to the target. Contacting one means connecting to it, where
-//! there is no live connection, and asking it for the nodes it knows closest to the target. It needs no answer from a
-//! candidate beyond the `k` closest that have not failed: if those know nobody closer, nobody does.
+//! A search visits candidates in the order of their distance to the target. Contacting a candidate
+//! means connecting to it, unless there is a live connection, and requesting its contacts closest
+//! to the target. No answer is needed from candidates beyond the `k` closest that have not failed:
+//! if those know no closer node, the search is complete.
 //!
-//! A contact that is silent for `find_stall_delay` keeps its place but no longer holds back the next one, so that dead
-//! nodes cost a search half a second, not fifteen; its late answer still counts.
+//! A contact that is silent for `find_stall_delay` continues but no longer delays the next one, so
+//! that a dead node costs a search half a second and not fifteen; its late answer still counts.
 
 mod candidates;
 
@@ -13,31 +14,33 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use self::candidates::{Candidates, News};
-use crate::address::NodeAddress;
-use crate::connect::{Goal, Learnt};
-use crate::cx::Cx;
-use crate::graph::NodeContact;
-use crate::id::{BucketIndex, ConnectionId, EffectId, NodeId, RequestId, StreamId};
-use crate::io::DialFailure;
-use crate::request::{Closest, FindEnd, FindNode, FindOutcome, FindStats, FindStep, FindStepEnd, Options, Strategies};
-use crate::time::Instant;
-use crate::timers::Timer;
+use self::candidates::{Candidates, Inserted, State};
+use crate::api::request::{FindNodeOptions, RequestOptions, Strategies};
+use crate::api::search::{FindEnd, FindOutcome, FindStats, FindStep, FindStepEnd};
+use crate::api::transport::DialFailure;
+use crate::machine::cx::Cx;
+use crate::machine::dial::{AddressOrigin, DialTarget};
+use crate::machine::timer::Timer;
+use crate::types::address::NodeAddress;
+use crate::types::contact::NodeContact;
+use crate::types::id::{BucketIndex, ConnectionId, EffectId, NodeId, RequestId, StreamId};
+use crate::types::time::Instant;
+use crate::wire::closest::ClosestNodes;
 
-/// What a search does next.
+/// Next action of a search.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// Ask this connected node.
+    /// Send a request to this connected node.
     Ask { node: NodeId, conn: ConnectionId },
-    /// Connect to this node, or try these ways too.
-    Dial(Goal),
-    /// Nothing until a contact ends or stalls.
+    /// Connect to this node, or try further addresses.
+    Dial(DialTarget),
+    /// Wait until a contact ends or stalls.
     Wait,
     /// The search is over.
     End(FindEnd),
 }
 
-/// One search under way.
+/// A search in progress.
 #[derive(Debug)]
 pub(crate) struct Lookup {
     id: RequestId,
@@ -47,54 +50,42 @@ pub(crate) struct Lookup {
     limit: u32,
     connect_timeout: Duration,
     strategies: Strategies,
-    /// Kademlia's k: how many of the closest candidates have to answer.
+    /// Kademlia's k: the number of closest candidates that must answer.
     closest: usize,
     candidates: Candidates,
-    /// Contacts that are being dialled and have new addresses.
+    /// Contacts that are being dialed and have new addresses.
     moved: BTreeSet<NodeId>,
-    /// Addresses of one node that one answer may add, so that a liar leaves room for the truth.
-    told_limit: usize,
-    /// Questions under way, and to whom.
+    /// Addresses of one node that one answer may add, so that a false answer leaves room for
+    /// correct ones.
+    reported_address_limit: usize,
+    /// Calls in progress, with their nodes.
     calls: BTreeMap<StreamId, NodeId>,
-    /// Contacts under way that hold back the next one.
+    /// Running contacts that delay the next one.
     busy: usize,
-    /// Contacts under way, stalled or not.
+    /// Running contacts, stalled or not.
     running: usize,
-    /// The local network is being asked.
+    /// The mDNS query in progress.
     browse: Option<EffectId>,
-    /// Attempts that the limit did not allow.
+    /// Whether the limit has prevented an attempt.
     limited: bool,
     stats: FindStats,
     trace: Vec<FindStep>,
 }
 
-/// What it takes to ask a candidate, the least first.
+/// Cost of contacting a candidate, the least first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Cost {
-    /// A question on a live connection.
+    /// A call on a live connection.
     Connected,
-    /// A node that we are connected with is connected with it now, and can signal.
+    /// A connected node is connected to it and can signal.
     Signalled,
-    /// A dial of addresses where it was once.
-    Dialled,
-}
-
-/// Where a candidate stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Not contacted, or not since it got new addresses.
-    Known,
-    /// Being dialled or asked.
-    Running { step: usize, stalled: bool },
-    /// Answered, or connected without a proper answer.
-    Done,
-    /// No connection.
-    Failed,
+    /// A dial of stored or reported addresses.
+    Dialed,
 }
 
 impl Lookup {
-    /// A search that begins now, with nothing to go by yet.
-    pub(crate) fn new(cx: &Cx, id: RequestId, target: NodeId, find: &FindNode) -> Self {
+    /// Creates a search without candidates.
+    pub(crate) fn new(cx: &Cx, id: RequestId, target: NodeId, find: &FindNodeOptions) -> Self {
         Self {
             id,
             target,
@@ -104,9 +95,13 @@ impl Lookup {
             connect_timeout: find.options.connect_timeout.unwrap_or(cx.config.connect_timeout),
             strategies: find.strategies.unwrap_or_default(),
             closest: cx.config.bucket_limit,
-            candidates: Candidates::new(target, cx.config.find_candidate_limit, cx.config.dial_address_limit),
+            candidates: Candidates::new(
+                target,
+                cx.config.find_candidate_limit,
+                cx.config.dial_address_limit,
+            ),
             moved: BTreeSet::new(),
-            told_limit: cx.config.dial_address_limit.div_ceil(2),
+            reported_address_limit: cx.config.dial_address_limit.div_ceil(2),
             calls: BTreeMap::new(),
             busy: 0,
             running: 0,
@@ -117,40 +112,62 @@ impl Lookup {
         }
     }
 
-    /// Whom it looks for.
+    /// Returns the target.
     pub(crate) fn target(&self) -> &NodeId {
         &self.target
     }
 
-    /// Its limits, for a search that takes its place.
-    pub(crate) fn limits(&self) -> FindNode {
-        FindNode {
+    /// Returns the limits, for a search that replaces this one.
+    pub(crate) fn limits(&self) -> FindNodeOptions {
+        FindNodeOptions {
             concurrency: Some(self.concurrency),
             strategies: Some(self.strategies),
             mdns_timeout: None,
             limit: usize::try_from(self.limit).ok(),
-            options: Options { deadline: None, connect_timeout: Some(self.connect_timeout) },
+            options: RequestOptions { deadline: None, connect_timeout: Some(self.connect_timeout) },
         }
     }
 
-    /// How long each dial may take.
+    /// Returns the time limit of each dial.
     pub(crate) fn connect_timeout(&self) -> Duration {
         self.connect_timeout
     }
 
-    /// A candidate that we know of ourselves, from the graph or by a live connection.
+    /// Adds a candidate of the local node, from the graph or a live connection.
     pub(crate) fn offer(&mut self, node: NodeId, contact: Option<&NodeContact>) {
         let known = contact.into_iter().flat_map(NodeContact::iter);
-        self.learn(node, None, known.map(|(address, data)| (address.clone(), Learnt::known(data))), None);
+        self.learn(
+            node,
+            None,
+            known.map(|(address, data)| (address.clone(), AddressOrigin::known(data))),
+            None,
+        );
     }
 
-    /// What to do next; call again until it says `Wait` or `End`.
-    pub(crate) fn next(&mut self, cx: &mut Cx, primary: impl Fn(&NodeId) -> Option<ConnectionId>) -> Next {
+    /// Adds the addresses of suspected connections with a node.
+    pub(crate) fn offer_at(
+        &mut self,
+        node: NodeId,
+        addresses: impl Iterator<Item = (NodeAddress, AddressOrigin)>,
+    ) {
+        let mut addresses = addresses.peekable();
+        if addresses.peek().is_some() {
+            self.learn(node, None, addresses, None);
+        }
+    }
+
+    /// Returns the next action; call it again until it returns `Wait` or `End`. `primary` returns
+    /// the live connection with a node.
+    pub(crate) fn next(
+        &mut self,
+        cx: &mut Cx,
+        primary: impl Fn(&NodeId) -> Option<ConnectionId>,
+    ) -> Next {
         if primary(&self.target).is_some() {
             return Next::End(FindEnd::Connected);
         }
         while let Some(node) = self.moved.pop_first() {
-            if self.is_dialling(&node) {
+            if self.is_dialing(&node) {
                 return self.dial(node, primary);
             }
         }
@@ -158,11 +175,14 @@ impl Lookup {
             return Next::Wait;
         }
         self.limited = false;
-        // Of candidates that are about as close (in one bucket of the target), the one that costs least is first.
+        // Of candidates in one bucket of the target, the one with the least cost comes first.
         let mut choice: Option<((BucketIndex, Cost), NodeId, Option<ConnectionId>)> = None;
         for (node, candidate) in self.candidates.closest(self.closest) {
             let class = self.target.bucket_index(&node).unwrap_or(BucketIndex(0));
-            if choice.as_ref().is_some_and(|((best, cost), ..)| class > *best || *cost == Cost::Connected) {
+            if choice
+                .as_ref()
+                .is_some_and(|((best, cost), ..)| class > *best || *cost == Cost::Connected)
+            {
                 break;
             }
             if candidate.state != State::Known {
@@ -170,12 +190,13 @@ impl Lookup {
             }
             let conn = primary(&node);
             let direct = self.strategies.direct && !candidate.addresses.is_empty();
-            let signal = self.strategies.signal && candidate.relays.iter().any(|relay| primary(relay).is_some());
+            let signal = self.strategies.signal
+                && candidate.relays.iter().any(|relay| primary(relay).is_some());
             let cost = match (conn, signal, direct) {
-                // A live connection is free.
+                // A live connection costs no attempt.
                 (Some(_), ..) => Cost::Connected,
                 (None, true, _) => Cost::Signalled,
-                (None, false, true) => Cost::Dialled,
+                (None, false, true) => Cost::Dialed,
                 (None, false, false) => continue,
             };
             if cost != Cost::Connected && self.stats.attempts >= self.limit {
@@ -200,7 +221,7 @@ impl Lookup {
         }
     }
 
-    /// The effect that asks the local network.
+    /// Returns the effect of the mDNS query.
     pub(crate) fn browse(&self) -> Option<EffectId> {
         self.browse
     }
@@ -209,58 +230,72 @@ impl Lookup {
         self.browse = browse;
     }
 
-    /// The local network says where the target is: what to dial.
-    pub(crate) fn discovered(&mut self, cx: &mut Cx, addresses: Vec<NodeAddress>) -> Goal {
+    /// Handles addresses of the target found by mDNS. Returns what to dial.
+    pub(crate) fn discovered(&mut self, cx: &mut Cx, addresses: Vec<NodeAddress>) -> DialTarget {
         let target = self.target;
         self.offer(target, None);
-        if !self.is_dialling(&target) {
+        if !self.is_dialing(&target) {
             self.begin(cx, target);
             self.stats.attempts += 1;
         }
-        Goal::at(target, addresses, Learnt::LOCAL, self.connect_timeout)
+        DialTarget::at(target, addresses, AddressOrigin::LOCAL, self.connect_timeout)
     }
 
-    /// The question to a contact is on its way.
+    /// The call to a contact was sent.
     pub(crate) fn asked(&mut self, node: NodeId, stream: StreamId) {
         self.stats.calls += 1;
         self.calls.insert(stream, node);
     }
 
-    /// Whether a contact is being dialled, and not asked yet.
-    pub(crate) fn is_dialling(&self, node: &NodeId) -> bool {
+    /// Returns whether a contact is being dialed, and not asked yet.
+    pub(crate) fn is_dialing(&self, node: &NodeId) -> bool {
         let state = self.candidates.get(node).map(|candidate| candidate.state);
-        matches!(state, Some(State::Running { .. })) && !self.calls.values().any(|asked| asked == node)
+        matches!(state, Some(State::Running { .. }))
+            && !self.calls.values().any(|asked| asked == node)
     }
 
-    /// A dial ended without a connection.
-    pub(crate) fn dial_failed(&mut self, cx: &mut Cx, node: &NodeId, failures: Vec<(NodeAddress, DialFailure)>) {
-        if self.is_dialling(node) {
+    /// A dial failed.
+    pub(crate) fn dial_failed(
+        &mut self,
+        cx: &mut Cx,
+        node: &NodeId,
+        failures: Vec<(NodeAddress, DialFailure)>,
+    ) {
+        if self.is_dialing(node) {
             self.stats.failures += 1;
             self.end_step(cx, node, State::Failed, FindStepEnd::Unreachable(failures));
         }
     }
 
-    /// A contact, seen at `teller`, told of nodes. Those that cannot be used are counted and left out. A node that it is
-    /// connected to can be reached through it.
-    pub(crate) fn answered(&mut self, cx: &mut Cx, stream: StreamId, closest: Closest, teller: Option<&NodeAddress>) {
+    /// A contact, whose own address is `teller`, reported nodes. Unusable ones are counted and
+    /// skipped. A node that it is connected to can be reached through it.
+    pub(crate) fn answered(
+        &mut self,
+        cx: &mut Cx,
+        stream: StreamId,
+        closest: ClosestNodes,
+        teller: Option<&NodeAddress>,
+    ) {
         let Some(node) = self.calls.remove(&stream) else { return };
-        let told = closest.local.len() + closest.active.len();
+        let reported = closest.known.len() + closest.connected.len();
         let before = self.stats.candidates;
-        // Connections first: where somebody is counts for more than where it was.
+        // Connections first: the present address of a node counts more than a former one.
         let mut candidates: BTreeMap<NodeId, (Vec<NodeAddress>, Option<NodeId>)> = BTreeMap::new();
-        for active in closest.active {
+        for active in closest.connected {
             let (addresses, relay) = candidates.entry(active.node).or_default();
             addresses.extend(active.connections.into_iter().map(|connection| connection.address));
             *relay = Some(node);
         }
-        for (id, contact) in closest.local {
+        for (id, contact) in closest.known {
             let (addresses, _) = candidates.entry(id).or_default();
             addresses.extend(contact.iter().map(|(address, _)| address.clone()));
         }
-        for (id, (told, relay)) in candidates {
+        for (id, (reported, relay)) in candidates {
             let mut kept = Vec::new();
-            for address in told {
-                if !cx.believes(&address, teller) || kept.len() >= self.told_limit {
+            for address in reported {
+                if !cx.accepts_address(&address, teller)
+                    || kept.len() >= self.reported_address_limit
+                {
                     cx.metrics.told_unusable += 1;
                 } else if !kept.contains(&address) {
                     kept.push(address);
@@ -269,36 +304,44 @@ impl Lookup {
             if cx.is_own(&id) || (kept.is_empty() && relay.is_none()) {
                 cx.metrics.told_unusable += 1;
             } else {
-                self.learn(id, Some(node), kept.into_iter().map(|address| (address, Learnt::DIRECT)), relay);
+                self.learn(
+                    id,
+                    Some(node),
+                    kept.into_iter().map(|address| (address, AddressOrigin::DIRECT)),
+                    relay,
+                );
             }
         }
         let new = self.stats.candidates - before;
-        let told = u32::try_from(told).unwrap_or(u32::MAX);
-        self.end_step(cx, &node, State::Done, FindStepEnd::Answered { told, new });
+        let reported = u32::try_from(reported).unwrap_or(u32::MAX);
+        self.end_step(cx, &node, State::Done, FindStepEnd::Answered { reported, new });
     }
 
-    /// A contact was asked, but no proper answer came.
+    /// A contact was asked, but sent no valid answer.
     pub(crate) fn not_answered(&mut self, cx: &mut Cx, stream: StreamId) {
         if let Some(node) = self.calls.remove(&stream) {
             self.not_asked(cx, &node);
         }
     }
 
-    /// The connection with a contact ended before its answer came. It may have been dead when the question was asked, which
-    /// says nothing about the node: it gets another chance, once.
+    /// The connection with a contact ended before its answer, or is suspected. It may have been
+    /// dead when the call was sent, which is independent of the node: the contact is retried once.
     pub(crate) fn lost(&mut self, cx: &mut Cx, stream: StreamId) {
         let Some(node) = self.calls.remove(&stream) else { return };
-        let again = self.candidates.get_mut(&node).is_some_and(|known| !core::mem::replace(&mut known.was_lost, true));
+        let again = self
+            .candidates
+            .get_mut(&node)
+            .is_some_and(|known| !core::mem::replace(&mut known.was_lost, true));
         let state = if again { State::Known } else { State::Done };
         self.end_step(cx, &node, state, FindStepEnd::NoAnswer);
     }
 
-    /// A contact was connected, but could not be asked any more.
+    /// A contact was connected, but could not be asked.
     pub(crate) fn not_asked(&mut self, cx: &mut Cx, node: &NodeId) {
         self.end_step(cx, node, State::Done, FindStepEnd::NoAnswer);
     }
 
-    /// A contact has been silent: the next one may start beside it.
+    /// A contact has been silent: the next one may start in parallel.
     pub(crate) fn stalled(&mut self, node: &NodeId) {
         if let Some(candidate) = self.candidates.get_mut(node)
             && let State::Running { stalled: stalled @ false, .. } = &mut candidate.state
@@ -308,21 +351,22 @@ impl Lookup {
         }
     }
 
-    /// Why the dials to the target failed, if it was dialled.
+    /// Returns why the dials to the target failed, if it was dialed.
     pub(crate) fn target_failures(&self) -> Vec<(NodeAddress, DialFailure)> {
-        let step = self.trace.iter().rev().find(|step| step.node == self.target).map(|step| &step.end);
+        let step =
+            self.trace.iter().rev().find(|step| step.node == self.target).map(|step| &step.end);
         match step {
             Some(FindStepEnd::Unreachable(failures)) => failures.clone(),
             _ => Vec::new(),
         }
     }
 
-    /// Streams of questions that are under way.
+    /// Returns the streams of calls in progress.
     pub(crate) fn streams(&self) -> impl Iterator<Item = StreamId> {
         self.calls.keys().copied()
     }
 
-    /// The end: disarms the timers and says what came of it.
+    /// Ends the search: cancels its timers and returns the result.
     pub(crate) fn finish(mut self, cx: &mut Cx, ended: FindEnd) -> FindOutcome {
         let running: Vec<_> = self
             .candidates
@@ -348,29 +392,34 @@ impl Lookup {
     fn learn(
         &mut self,
         node: NodeId,
-        told_by: Option<NodeId>,
-        addresses: impl IntoIterator<Item = (NodeAddress, Learnt)>,
+        reported_by: Option<NodeId>,
+        addresses: impl IntoIterator<Item = (NodeAddress, AddressOrigin)>,
         relay: Option<NodeId>,
     ) {
-        match self.candidates.add(node, told_by, addresses, relay) {
-            News::Node => self.stats.candidates += 1,
-            // One that fails before its turn comes is known again by then.
-            News::Way if self.is_dialling(&node) => drop(self.moved.insert(node)),
-            News::Way | News::None => {}
+        match self.candidates.add(node, reported_by, addresses, relay) {
+            Inserted::Candidate => self.stats.candidates += 1,
+            // A contact that fails before its turn is `Known` again by then.
+            Inserted::Route if self.is_dialing(&node) => drop(self.moved.insert(node)),
+            Inserted::Route | Inserted::Nothing => {}
         }
     }
 
     fn dial(&self, node: NodeId, primary: impl Fn(&NodeId) -> Option<ConnectionId>) -> Next {
-        let mut goal = Goal::at(node, [], Learnt::DIRECT, self.connect_timeout);
+        let mut dial_target = DialTarget::at(node, [], AddressOrigin::DIRECT, self.connect_timeout);
         if let Some(candidate) = self.candidates.get(&node) {
             if self.strategies.direct {
-                goal.addresses.clone_from(&candidate.addresses);
+                dial_target.addresses.clone_from(&candidate.addresses);
             }
             if self.strategies.signal {
-                goal.relays = candidate.relays.iter().filter(|relay| primary(relay).is_some()).copied().collect();
+                dial_target.relays = candidate
+                    .relays
+                    .iter()
+                    .filter(|relay| primary(relay).is_some())
+                    .copied()
+                    .collect();
             }
         }
-        Next::Dial(goal)
+        Next::Dial(dial_target)
     }
 
     fn begin(&mut self, cx: &mut Cx, node: NodeId) {
@@ -378,7 +427,7 @@ impl Lookup {
         candidate.state = State::Running { step: self.trace.len(), stalled: false };
         self.trace.push(FindStep {
             node,
-            told_by: candidate.told_by,
+            reported_by: candidate.reported_by,
             begun: cx.now.since(self.begun),
             took: Duration::ZERO,
             end: FindStepEnd::Pending,

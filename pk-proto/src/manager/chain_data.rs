@@ -1,99 +1,67 @@
-//! Reading the chain of a node and verifying it as it comes (specification: requestChainData).
+//! Reading and verifying the chain of a node (specification: requestChainData).
 //!
-//! Page by page: asked for, verified within the budget of signature checks of one call, its links written together with how
-//! far the chain was seen, told to the embedder; only then the next one is asked for. So what is held is one page, however
-//! long the chain is, and a slow store or embedder slows down the peer.
+//! The chain is read in pages. A page is requested and verified within the signature budget of each
+//! call. Then its links are written, together with the last claim that was read, and the page is
+//! passed to the embedder. Only then is the next page requested. So memory use is one page
+//! regardless of the length of the chain, and a slow store or embedder slows down the peer.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
-use bytes::Bytes;
+use super::lifecycle::{OnCallEnded, Reactions};
+use super::node::NodeManager;
+use super::state::chain::{Chain, Step};
+use super::state::repeats::{Repeat, Repeats};
+use super::state::request_table::Entry;
+use super::state::stage::{RequestStage, Transition};
+use crate::api::error::{Failure, PeerFault};
+use crate::api::event::Event;
+use crate::api::reply::{ChainData, Reply};
+use crate::api::transport::DisconnectReason;
+use crate::claims::gestalt::{read_seen, seen_range};
+use crate::claims::{ChainFaultKind, ChainVerifier, Claim};
+use crate::machine::effects::{EffectOwner, LoadOwner, PersistOwner};
+use crate::machine::timer::Timer;
+use crate::rpc::event::CompletedCall;
+use crate::store::row::SnapshotError;
+use crate::store::table::{StoreRow, WriteFailure};
+use crate::types::id::{ConnectionId, RequestId};
+use crate::types::time::Instant;
+use crate::wire::message::{ClaimsPage, RpcResponse};
 
-use super::NodeManager;
-use super::loads::Reader;
-use super::open::{Open, Stage};
-use crate::claims::gestalt::{link_rows, read_seen, renewal_rows, seen_range, seen_row};
-use crate::claims::{ChainFaultKind, ChainVerifier, Claim, ClaimId};
-use crate::error::{Failure, PeerFault};
-use crate::id::{ConnectionId, EffectId, NodeId, RequestId, StreamId};
-use crate::io::{DisconnectReason, Event, StoreOp, StoreRow};
-use crate::request::{ChainData, Reply};
-use crate::rpc::{Answer, Answered, ClaimsPage, Question};
-use crate::store::SnapshotError;
-use crate::timers::Timer;
-
-/// Bytes of tokens that are asked for at a time.
-const PAGE: u32 = 48 * 1024;
-/// More than the row that says how far a chain was seen.
+/// Maximum number of bytes of the row with the last claim that was read; the row is smaller.
 const SEEN: u64 = 1024;
 
-/// A chain that is being read.
-#[derive(Debug)]
-pub(super) struct Chain {
-    conn: ConnectionId,
-    /// Every id of the owner, newest first.
-    owner: Vec<NodeId>,
-    verifier: ChainVerifier,
-    /// Behind which claim it is read.
-    since: Option<ClaimId>,
-    /// The last claim that was verified, or is known to be.
-    head: Option<Claim>,
-    /// Up to which claim the links of the chain were known before, if that was read.
-    seen: Option<ClaimId>,
-    step: Step,
-    /// The stream of the last question.
-    stream: Option<StreamId>,
-    /// What was told and is not verified yet, and whether there is more behind it.
-    page: VecDeque<(ClaimId, Bytes)>,
-    more: bool,
-    /// Verified, of this page.
-    verified: Vec<Claim>,
-    /// Claims and bytes that were verified in all.
-    count: u64,
-    bytes: u64,
-    /// How many claims are wanted.
-    limit: u64,
-}
+impl Reactions for Chain {
+    fn on_call_ended(&self) -> Option<OnCallEnded> {
+        Some(|node, id, _, _, result| node.chain_page(id, result))
+    }
 
-/// What is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// How far the chain was seen.
-    Seen,
-    /// The next page.
-    Page,
-    /// The next call into the machine.
-    Checks,
-    /// The links of the page.
-    Links,
-}
-
-impl Chain {
-    /// The stream on which a page is waited for, or more may be.
-    pub(super) fn stream(&self) -> Option<StreamId> {
-        self.stream
+    fn repeat(&self) -> Repeat {
+        Repeat::Request
     }
 }
 
 impl NodeManager {
-    /// The node is connected: its chain is read. `None` if the connection is gone.
+    /// Starts to read the chain of a connected node. Returns `None` if the connection has ended.
     pub(super) fn chain_begin(
         &mut self,
         id: RequestId,
         conn: ConnectionId,
         since: Option<Claim>,
         limit: Option<u64>,
-    ) -> Option<Stage> {
+        connect_timeout: Duration,
+    ) -> Option<RequestStage> {
         let owner = self.connections.chain(conn);
         let root = owner.last()?;
-        self.load(Reader::Request(id), seen_range(root), SEEN);
+        self.load(LoadOwner::Request(id), seen_range(root), SEEN);
         let verifier = match &since {
             Some(known) => ChainVerifier::after(owner.clone(), known),
             None => ChainVerifier::new(owner.clone()),
         };
-        Some(Stage::ChainData(Box::new(Chain {
+        Some(RequestStage::ChainData(Box::new(Chain {
             conn,
             owner,
             verifier,
@@ -108,54 +76,91 @@ impl NodeManager {
             count: 0,
             bytes: 0,
             limit: limit.unwrap_or(u64::MAX),
+            connect_timeout,
+            repeats: Repeats::default(),
         })))
     }
 
-    /// It was read how far the chain was seen.
-    pub(super) fn chain_seen(&mut self, id: RequestId, rows: &[StoreRow]) -> Result<(), SnapshotError> {
-        if let Some(Open { stage: Stage::ChainData(chain), .. }) = self.open.get_mut(&id) {
+    /// Continues to read a chain over another connection with its owner. Fails if the owner has
+    /// renewed its key meanwhile.
+    pub(super) fn chain_on(
+        &mut self,
+        id: RequestId,
+        conn: ConnectionId,
+        deadline: Instant,
+        mut chain: Box<Chain>,
+    ) -> Transition {
+        // The verifier judges the whole chain by the ids that its owner had at the beginning.
+        let same = self.connections.chain(conn) == chain.owner;
+        chain.conn = conn;
+        let asked = same && chain.ask(&mut self.cx, &mut self.rpc, id, deadline);
+        if asked {
+            Transition::Wait(RequestStage::ChainData(chain))
+        } else {
+            Transition::End(Err(Failure::ConnectionLost(DisconnectReason::Local)))
+        }
+    }
+
+    /// Handles the row with the last claim that was read before, and requests the first page.
+    pub(super) fn chain_seen(
+        &mut self,
+        id: RequestId,
+        rows: &[StoreRow],
+    ) -> Result<(), SnapshotError> {
+        if let Some(chain) = self.requests.stage_mut::<Chain>(id) {
             chain.seen = read_seen(rows)?;
             self.chain_ask(id);
         }
         Ok(())
     }
 
-    /// Asks for the next page.
+    /// Requests the next page. If the connection is suspected or has ended, the request is repeated
+    /// over another connection or fails.
     fn chain_ask(&mut self, id: RequestId) {
-        let Self { cx, rpc, open, .. } = self;
-        let Some(Open { deadline, stage: Stage::ChainData(chain), .. }) = open.get_mut(&id) else { return };
-        let after = chain.verifier.head().map(|(head, _)| head);
-        let deadline = (*deadline).min(cx.now + cx.config.call_timeout);
-        let question = Question::Claims { after, max_bytes: PAGE };
-        match rpc.call(cx, chain.conn, id, question, deadline) {
-            Some(stream) => (chain.stream, chain.step) = (Some(stream), Step::Page),
-            None => self.end(id, Err(Failure::ConnectionLost(DisconnectReason::Local))),
+        let Self { cx, connections, rpc, requests, .. } = self;
+        let Some(Entry { deadline, payload: chain, .. }) = requests.entry::<Chain>(id) else {
+            return;
+        };
+        let suspected = connections.is_suspected(chain.conn);
+        if !suspected && chain.ask(cx, rpc, id, deadline) {
+            return;
+        }
+        chain.step = Step::Page;
+        if let Some(stream) = chain.stream.take() {
+            rpc.cancel(cx, stream);
+        }
+        if !self.retry_request(id, None) {
+            self.end(id, Err(Failure::ConnectionLost(DisconnectReason::Local)));
         }
     }
 
-    /// The peer has answered.
-    pub(super) fn chain_page(&mut self, id: RequestId, result: Result<Answered, Failure>) {
-        let Some(Open { stage: Stage::ChainData(chain), .. }) = self.open.get_mut(&id) else { return };
+    /// Handles a page, or the failure of its request.
+    fn chain_page(&mut self, id: RequestId, result: Result<CompletedCall, Failure>) {
+        let Some(chain) = self.requests.stage_mut::<Chain>(id) else { return };
         let page = match result.map(|answered| answered.answer) {
-            Ok(Answer::Claims(page)) => page,
-            Ok(Answer::Refused(refusal)) => return self.end(id, Err(Failure::Refused(refusal))),
+            Ok(RpcResponse::Claims(page)) => page,
+            Ok(RpcResponse::Refused(refusal)) => {
+                return self.end(id, Err(Failure::Refused(refusal)));
+            }
             Ok(_) => return self.end(id, Err(Failure::Peer(PeerFault::Unexpected))),
             Err(failure) => return self.end(id, Err(failure)),
         };
         let ClaimsPage { claims, more } = page;
         if more && claims.is_empty() {
-            // It would go on like that.
+            // The peer could send empty pages without end.
             return self.end(id, Err(Failure::Peer(PeerFault::Unexpected)));
         }
         (chain.page, chain.more, chain.step) = (claims.into(), more, Step::Checks);
         self.chain_verify(id);
     }
 
-    /// Verifies as much of the page as this call may.
+    /// Verifies as many claims of the page as the signature budget of this call permits. A timer
+    /// continues with the rest.
     pub(super) fn chain_verify(&mut self, id: RequestId) {
-        let Self { cx, open, .. } = self;
-        let Some(Open { stage: Stage::ChainData(chain), .. }) = open.get_mut(&id) else { return };
-        let (claim_limit, byte_limit) = (cx.config.chain_claim_limit as u64, cx.config.chain_byte_limit);
+        let Self { cx, requests, .. } = self;
+        let Some(chain) = requests.stage_mut::<Chain>(id) else { return };
+        let (claim_limit, byte_limit) =
+            (cx.config.chain_claim_limit as u64, cx.config.chain_byte_limit);
         while let Some((named, token)) = chain.page.front()
             && chain.count < chain.limit
         {
@@ -165,8 +170,8 @@ impl NodeManager {
                 break;
             }
             let Ok(claim) = chain.verifier.read(Some(named), token) else { break };
-            if !cx.take_checks(claim.token().signatures().len()) {
-                cx.timers.set(Timer::Verify(id), cx.later());
+            if !cx.try_spend_signature_checks(claim.token().signatures().len()) {
+                cx.timers.set(Timer::Verify(id), cx.next_tick());
                 return;
             }
             if chain.verifier.verify(&claim).is_err() {
@@ -181,35 +186,32 @@ impl NodeManager {
         self.chain_link(id);
     }
 
-    /// Writes what the page says of gestalts.
+    /// Writes the links of the page and the last claim that was read.
     fn chain_link(&mut self, id: RequestId) {
-        let Some(Open { stage: Stage::ChainData(chain), .. }) = self.open.get_mut(&id) else { return };
+        let Some(chain) = self.requests.stage_mut::<Chain>(id) else { return };
         let ops = chain.links();
         if ops.is_empty() {
             return self.chain_tell(id);
         }
         chain.step = Step::Links;
-        let effect = self.cx.ids.effect();
-        self.linking.insert(effect, id);
-        self.persist(effect, ops, false);
+        let effect = self.cx.effects.begin(EffectOwner::Persist(PersistOwner::Links(id)));
+        self.persist_loosely(effect, ops);
     }
 
-    /// Links were written, or not. Returns whether they were of a chain.
-    pub(super) fn links_persisted(&mut self, effect: EffectId, result: &Result<(), String>) -> bool {
-        let Some(id) = self.linking.remove(&effect) else { return false };
+    /// Handles the outcome of the write. If it failed, the request fails.
+    pub(super) fn links_persisted(&mut self, id: RequestId, result: &Result<(), WriteFailure>) {
         match result {
             Ok(()) => self.chain_tell(id),
             Err(why) => {
                 self.cx.metrics.store_failures += 1;
-                self.end(id, Err(Failure::Store(why.clone())));
+                self.end(id, Err(why.clone().into()));
             }
         }
-        true
     }
 
-    /// Tells the embedder of the page, and goes on or ends.
+    /// Passes the page to the embedder, and requests the next one or ends.
     fn chain_tell(&mut self, id: RequestId) {
-        let Some(Open { stage: Stage::ChainData(chain), .. }) = self.open.get_mut(&id) else { return };
+        let Some(chain) = self.requests.stage_mut::<Chain>(id) else { return };
         let claims = core::mem::take(&mut chain.verified);
         if let Some(last) = claims.last() {
             chain.head = Some(last.clone());
@@ -222,31 +224,6 @@ impl NodeManager {
         }
         self.cx.metrics.chain_faults += u64::from(fault.is_some());
         let reply = ChainData { verified: chain.count, head: chain.head.take(), fault, more };
-        self.end(id, Ok(Reply::ChainData(reply)));
-    }
-}
-
-impl Chain {
-    /// The rows of the links in what was verified of this page and is new; with the first ones, which ids of the owner are one.
-    fn links(&self) -> Vec<StoreOp> {
-        let Some((last, root)) = self.verified.last().zip(self.owner.last()) else { return Vec::new() };
-        let new = |claim: &&Claim| self.seen.is_none_or(|seen| claim.id() > seen);
-        let linked = self.verified.iter().filter(new).filter_map(|claim| {
-            let owner = claim.token().signatures().first()?.signer();
-            Some(link_rows(&owner, claim.link()?, claim.id()))
-        });
-        let mut ops: Vec<StoreOp> = linked.flatten().collect();
-        // What is before the beginning of this reading, and was never read, must still count as new when it is.
-        let whole = self.since.is_none_or(|since| self.seen.is_some_and(|seen| since <= seen));
-        if whole && self.seen.is_none_or(|seen| last.id() > seen) {
-            ops.push(seen_row(root, last.id()));
-        }
-        if self.count == self.verified.len() as u64 {
-            ops.extend(self.owner.windows(2).flat_map(|pair| match pair {
-                [new, old] => renewal_rows(new, old).into(),
-                _ => Vec::new(),
-            }));
-        }
-        ops
+        self.end(id, Ok(Reply::RequestChainData(reply)));
     }
 }

@@ -1,64 +1,68 @@
-//! Part D: what there is, borrowed where it is small.
+//! Getters (part D of the contract).
 
 use alloc::vec::Vec;
 
-use super::{NodeManager, Phase};
-use crate::config::Config;
-use crate::graph::{Direction, NodeContact, NodeGraph, NodeOrder};
-use crate::id::{BucketIndex, NodeId};
-use crate::metrics::Metrics;
-use crate::names::{NodeBucket, NodeBucketMeta};
-use crate::request::ConnectionInfo;
-use crate::time::UnixMillis;
+use super::node::NodeManager;
+use super::state::bucket_gc::Rounds;
+use crate::api::census::Census;
+use crate::api::config::Config;
+use crate::api::info::{ConnectionInfo, NodeBucketMeta};
+use crate::api::metrics::Metrics;
+use crate::graph::{Direction, NodeGraph, NodeOrder};
+use crate::machine::phase::Phase;
+use crate::types::contact::NodeContact;
+use crate::types::id::{BucketIndex, NodeId};
+use crate::types::time::UnixMillis;
 
 /// D. Getters.
 impl NodeManager {
-    /// The id of our newest key.
+    /// Returns the newest local id.
     pub fn own_id(&self) -> NodeId {
         self.cx.own()
     }
 
-    /// The graph: buckets, exact closest nodes, sorted listings.
+    /// Returns the node graph, which has buckets, exact closest nodes and sorted listings.
     pub fn graph(&self) -> &NodeGraph {
-        &self.graph
+        &self.nodes.graph
     }
 
-    /// The nodes of one bucket, in the order of their ids (specification: getBucket).
-    pub fn bucket(&self, index: BucketIndex) -> NodeBucket<'_> {
-        self.graph.bucket_sorted(index, NodeOrder::NodeId, Direction::Ascending)
+    /// Returns the contacts of one bucket, in the order of their ids (specification: getBucket).
+    pub fn bucket(&self, index: BucketIndex) -> Vec<(NodeId, &NodeContact)> {
+        self.nodes.graph.bucket_sorted(index, NodeOrder::NodeId, Direction::Ascending)
     }
 
-    /// What there is to know of one bucket besides its nodes.
+    /// Returns the state of one bucket besides its contacts.
     pub fn bucket_meta(&self, index: BucketIndex) -> NodeBucketMeta {
         NodeBucketMeta {
-            count: self.graph.bucket_len(index),
-            pending: self.pending.waiting(index),
+            count: self.nodes.graph.bucket_len(index),
+            pending: self.nodes.pending.waiting(index),
             refreshed: self.refreshed_at(index),
             refresh_at: self.refresh_at(index),
         }
     }
 
-    /// The nodes of the graph closest to a target, nearest first; exact.
+    /// Returns the contacts closest to a target, nearest first. The result is exact.
     pub fn closest_nodes(&self, target: NodeId, limit: usize) -> Vec<(NodeId, &NodeContact)> {
-        self.graph.closest(&target, limit)
+        self.nodes.graph.closest(&target, limit)
     }
 
-    /// What is known of a node.
+    /// Returns a contact.
     pub fn contact(&self, node: NodeId) -> Option<&NodeContact> {
-        self.graph.get(&node)
+        self.nodes.graph.get(&node)
     }
 
-    /// Whether a node of the graph has been connected. Others are told to nobody and not kept over restarts.
+    /// Returns whether a connection has proved a contact. Other contacts are not sent to peers and
+    /// not stored.
     pub fn is_proven(&self, node: NodeId) -> bool {
-        self.graph.contains(&node) && !self.unproven.contains(&node)
+        self.nodes.graph.contains(&node) && !self.nodes.unproven.contains(&node)
     }
 
-    /// When a bucket was last refreshed.
+    /// Returns the time of the last refresh of a bucket.
     pub fn refreshed_at(&self, bucket: BucketIndex) -> Option<UnixMillis> {
-        self.refreshed.get(&bucket).copied()
+        self.nodes.refreshed.get(&bucket).copied()
     }
 
-    /// The accepted connections, in the order of their numbers.
+    /// Returns the accepted connections, in the order of their ids.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let mut infos = self.connections.infos(&self.cx);
         for info in &mut infos {
@@ -67,27 +71,54 @@ impl NodeManager {
         infos
     }
 
-    /// The counters, and what there is now.
+    /// Returns the counters, and the current sizes of tables.
     pub fn metrics(&self) -> Metrics {
         let mut metrics = self.cx.metrics;
-        metrics.nodes = self.graph.len() as u64;
-        metrics.nodes_pending = self.pending.len() as u64;
-        metrics.requests_open = self.open_requests() as u64;
+        metrics.nodes = self.nodes.graph.len() as u64;
+        metrics.nodes_pending = self.nodes.pending.len() as u64;
+        metrics.requests_open = self.requests.by_embedder() as u64;
         metrics.timers = self.cx.timers.len() as u64;
-        metrics.unwritten = self.store.unwritten() as u64;
+        metrics.unwritten = self.graph_writer.unwritten() as u64;
         self.connections.measure(&mut metrics);
         self.rpc.measure(&mut metrics);
         self.measure_claims(&mut metrics);
         metrics
     }
 
-    /// The settings it was made with.
+    /// Returns the number of entries of each table. Visits every timer, so it is meant for tests
+    /// and diagnosis.
+    pub fn census(&self) -> Census {
+        let rounds = self.nodes.collections.values();
+        let mut census = Census {
+            requests: self.requests.len(),
+            runnable_searches: self.requests.runnable_searches(),
+            collections: rounds.clone().filter(|rounds| rounds.is_active()).count(),
+            collection_waiters: rounds.map(Rounds::waiters).sum(),
+            flushes: self.graph_writer.flushes(),
+            outputs: self.cx.outputs_waiting(),
+            nodes: self.nodes.graph.len(),
+            unproven: self.nodes.unproven.len(),
+            pending: self.nodes.pending.len(),
+            collected: self.nodes.collections.len(),
+            timers: self.cx.timers.kinds(),
+            ..Census::default()
+        };
+        self.cx.effects.count(&mut census);
+        self.connections.count_tables(&mut census);
+        self.rpc.count_tables(&mut census);
+        self.signalling.count_tables(&mut census);
+        self.count_claim_tables(&mut census);
+        census
+    }
+
+    /// Returns the settings of the machine.
     pub fn config(&self) -> &Config {
         &self.cx.config
     }
 
-    /// Whether [`Event::Stopped`](crate::Event::Stopped) has been emitted: nothing follows any more.
+    /// Returns whether [`Event::Stopped`](crate::Event::Stopped) has been emitted. No output
+    /// follows it.
     pub fn is_stopped(&self) -> bool {
-        self.phase == Phase::Stopped
+        self.cx.phase() == Phase::Stopped
     }
 }

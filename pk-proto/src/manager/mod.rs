@@ -1,106 +1,80 @@
-//! The node: entry points and routing, nothing else. Requests are begun in [`requests`] and
-//! ended in [`open`]; what we answer to peers is in [`serve`], getters are in [`getters`].
+//! The manager: entry points and dispatch. Requests are started in [`requests`] and ended in
+//! [`lifecycle`]. Requests of peers are answered in [`serve`]. Getters are in [`getters`].
 //!
-//! Every entry moves the clock, hands the matter to the part that owns it, and then settles: the parts' events are drained
-//! and passed on until nothing moves any more. Parts never see each other.
+//! Every entry point advances the clock, calls the component that owns the state, and then calls
+//! `settle`, which handles the events of the components until none is left. Components do not call
+//! each other.
 
-mod calls;
+mod bucket_gc;
 mod chain_data;
-mod checks;
 mod claims;
-mod collect;
-mod contacts;
+mod effects;
+mod forks;
 mod getters;
-mod loads;
-mod local;
-mod open;
+mod graph_updates;
+mod lifecycle;
+mod mdns;
+pub(crate) mod node;
 mod refresh;
 mod renewal;
 mod requests;
+mod responses;
+mod retry;
+mod room;
 mod search;
 mod serve;
 mod signalling;
+mod state;
+mod store_reads;
 mod sync;
+mod validate;
+mod writes;
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use self::claims::Claims;
-pub use self::claims::ExchangeInfo;
-use self::collect::Collections;
-use self::loads::Reader;
-use self::open::Open;
-pub(crate) use self::renewal::RETIREMENT;
-use self::signalling::Signalling;
+pub use self::node::NodeManager;
+use self::state::claims::Claims;
+use self::state::forks::ForkWatch;
+use self::state::known_nodes::KnownNodes;
+use self::state::request_table::RequestTable;
+use self::state::signalling::Signalling;
+use self::state::stage::is_writing;
+use self::state::writes::Writes;
+use crate::api::config::Config;
+use crate::api::error::{ConnectionErrorReason, Failure, PeerFault, RequestError, StartError};
+use crate::api::event::Event;
+use crate::api::info::ConnectionInfo;
+use crate::api::input::Input;
+use crate::api::output::Output;
+use crate::api::recorded_call::{RecordedCall, StartParams};
+use crate::api::snapshot::Snapshot;
+use crate::api::transport::{DisconnectReason, Identity};
 use crate::cert;
-use crate::config::Config;
-use crate::connect::{ConnectEvent, Connections};
-use crate::cx::Cx;
-use crate::error::{ConnectionErrorReason, Failure, RequestError, StartError};
-use crate::graph::{DiversityLimits, NodeGraph, PendingNodes};
-use crate::id::{BucketIndex, ConnectionId, EffectId, LeaseId, NodeId, RequestId};
-use crate::io::{DisconnectReason, Event, Identity, Input, Output};
-use crate::request::ConnectionInfo;
-use crate::rpc::{Rpc, RpcEvent};
-use crate::store::{GraphStore, Snapshot};
-use crate::time::{Instant, UnixMillis};
-use crate::timers::Timer;
-use crate::trace::{Call, Recorder, Start};
+use crate::connect::event::ConnectEvent;
+use crate::connect::table::Connections;
+use crate::graph::{DiversityLimits, NodeGraph};
+use crate::graph_writer::GraphWriter;
+use crate::machine::cx::Cx;
+use crate::machine::phase::{Entry, Phase};
+use crate::machine::record::Recorder;
+use crate::machine::timer::Timer;
+use crate::rpc::event::RpcEvent;
+use crate::rpc::table::Rpc;
+use crate::shares::Shares;
+use crate::types::id::{ConnectionId, LeaseId, NodeId};
+use crate::types::time::{Instant, UnixMillis};
 
-/// The node layer of one Polykey node, as a machine without IO. See the [crate documentation](crate) for how to drive it.
-#[derive(Debug)]
-pub struct NodeManager {
-    cx: Cx,
-    phase: Phase,
-    graph: NodeGraph,
-    /// Nodes of the graph that no connection has proven; they are told to nobody.
-    unproven: BTreeSet<NodeId>,
-    pending: PendingNodes,
-    collections: Collections,
-    /// When each bucket was last refreshed.
-    refreshed: BTreeMap<BucketIndex, UnixMillis>,
-    /// Buckets whose refresh after a join has not begun.
-    owed: BTreeSet<BucketIndex>,
-    store: GraphStore,
-    claims: Claims,
-    signalling: Signalling,
-    browses: BTreeMap<EffectId, RequestId>,
-    /// Reads under way, and who waits for them.
-    loads: BTreeMap<EffectId, Reader>,
-    /// Links being written, and for which request.
-    linking: BTreeMap<EffectId, RequestId>,
-    /// Where the local network is told that we listen.
-    advertised: Option<u16>,
-    connections: Connections,
-    rpc: Rpc,
-    open: BTreeMap<RequestId, Open>,
-    /// How many of them nobody asked for: parts of others, and what goes on in the background.
-    parts: usize,
-    /// Searches that may have something to do.
-    awake: BTreeSet<RequestId>,
-    recorder: Option<Recorder>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Not listening yet.
-    Starting,
-    Running,
-    /// Waiting for the connections to close.
-    Stopping,
-    Stopped,
-}
-
-/// A. Life, and what is done at once. Requests are in the next block.
+/// A. Start, stop, and calls that complete at once. Requests are in the block of `requests`.
 impl NodeManager {
-    /// A machine that waits for [`Input::Listening`].
+    /// Creates a machine that waits for [`Input::Listening`].
     ///
-    /// `seed` decides every random choice; with the same seed, snapshot and inputs a machine emits the same outputs. `unix`
-    /// is what the wall clock reads at `now`.
+    /// `seed` determines all random numbers: with the same seed, snapshot and inputs a machine
+    /// emits the same outputs. `unix` is the wall clock at `now`.
     ///
     /// # Errors
-    /// A setting outside its range, or an identity whose newest certificate is not valid at `unix`.
+    /// A setting is outside its range, or the newest certificate of the identity is not valid at
+    /// `unix`.
     pub fn new(
         config: Config,
         identity: &Identity,
@@ -109,200 +83,248 @@ impl NodeManager {
         now: Instant,
         unix: UnixMillis,
     ) -> Result<Self, StartError> {
-        Self::start(Start { config, identity: identity.clone(), snapshot, seed, now, unix })
+        Self::start(StartParams { config, identity: identity.clone(), snapshot, seed, now, unix })
     }
 
-    /// As [`new`](Self::new), from one value.
-    pub fn start(start: Start) -> Result<Self, StartError> {
-        let Start { config, identity, mut snapshot, seed, now, unix } = start;
+    /// Like [`new`](Self::new), with all arguments in one value.
+    pub fn start(start: StartParams) -> Result<Self, StartError> {
+        let StartParams { config, identity, mut snapshot, seed, now, unix } = start;
         config.validate()?;
-        let own = cert::verify_client(&identity.chain, unix.as_secs())?;
+        let config = config.effective();
+        let own = cert::verify_client(identity.presented(), unix.as_secs())?;
         if let Some(meta) = snapshot.meta
             && !own.chain.contains(&meta.owner)
         {
             return Err(StartError::ForeignStore { owner: meta.owner, own: own.leaf });
         }
-        let diversity =
-            DiversityLimits { per_bucket: config.bucket_prefix_limit, per_table: config.graph_prefix_limit };
+        let diversity = DiversityLimits {
+            per_bucket: config.bucket_prefix_limit,
+            per_table: config.graph_prefix_limit,
+        };
         let claims = Claims::new(&mut snapshot);
-        let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit).with_diversity(diversity);
-        for (node, contact) in snapshot.contacts {
+        let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit)
+            .with_diversity(diversity);
+        for (node, contact) in
+            snapshot.contacts.into_iter().filter(|(node, _)| !own.chain.contains(node))
+        {
             graph.restore(node, &contact);
         }
         Ok(Self {
             cx: Cx::new(config, own.chain, seed, now, unix),
-            phase: Phase::Starting,
-            graph,
-            unproven: BTreeSet::new(),
-            pending: PendingNodes::default(),
-            collections: Collections::new(),
-            refreshed: snapshot.refreshed.into_iter().collect(),
-            owed: BTreeSet::new(),
-            store: GraphStore::new(snapshot.meta.as_ref()),
+            nodes: KnownNodes::new(graph, snapshot.refreshed.into_iter().collect()),
+            graph_writer: GraphWriter::new(snapshot.meta.as_ref()),
+            writes: Writes::default(),
+            forks: ForkWatch::default(),
             claims,
             signalling: Signalling::default(),
-            browses: BTreeMap::new(),
-            loads: BTreeMap::new(),
-            linking: BTreeMap::new(),
+            served: Shares::default(),
             advertised: None,
             connections: Connections::default(),
             rpc: Rpc::default(),
-            open: BTreeMap::new(),
-            parts: 0,
-            awake: BTreeSet::new(),
+            requests: RequestTable::default(),
             recorder: None,
         })
     }
 
-    /// As [`start`](Self::start), and keeps a log of everything that goes in, for [`Replay`](crate::Replay). The driver
-    /// takes it with [`take_recording`](Self::take_recording) before it grows over `limit` bytes.
-    pub fn start_recorded(start: Start, limit: usize) -> Result<Self, StartError> {
+    /// Like [`start`](Self::start), and records all calls for [`Replay`](crate::Replay). The driver
+    /// takes the log with [`take_recording`](Self::take_recording) before it exceeds `limit` bytes.
+    pub fn start_recorded(start: StartParams, limit: usize) -> Result<Self, StartError> {
         let recorder = Recorder::new(&start, limit);
         Ok(Self { recorder: Some(recorder), ..Self::start(start)? })
     }
 
-    /// What has been recorded since the last call; append it to what was there before. `None` if this machine is not
-    /// recorded, or its log grew over the limit and is lost.
+    /// Returns what was recorded since the last call; the caller appends it to the earlier parts.
+    /// Returns `None` if this machine is not recorded, or if the log has exceeded its limit and is
+    /// lost.
     pub fn take_recording(&mut self) -> Option<Vec<u8>> {
         self.recorder.as_mut().and_then(Recorder::take)
     }
 
-    /// Does what a method of the same name does; for replaying.
-    pub fn call(&mut self, call: Call, now: Instant) {
+    /// Calls the method of the same name, for replays.
+    pub fn call(&mut self, call: RecordedCall, now: Instant) {
         match call {
-            Call::Input(input) => self.handle_input(input, now),
-            Call::Timeout => self.handle_timeout(now),
-            Call::Request(request) => drop(self.request(request, now)),
-            Call::Cancel(id) => self.cancel(id, now),
-            Call::Release(lease) => self.release(lease, now),
-            Call::Disconnect(node) => drop(self.disconnect(node, now)),
-            Call::UnsetNode(node) => drop(self.unset_node(node, now)),
-            Call::AcceptProtocol(protocol) => drop(self.accept_protocol(protocol, now)),
-            Call::RefuseProtocol(protocol) => self.refuse_protocol(&protocol, now),
-            Call::SetRefreshDelay { bucket, delay, lazy } => drop(self.set_refresh_delay(bucket, delay, lazy, now)),
-            Call::AnswerClaim { ask, sign } => self.answer_claim(ask, sign, now),
-            Call::ResetBuckets => self.reset_buckets(now),
-            Call::Stop => self.stop(now),
+            RecordedCall::Input(input) => self.handle_input(input, now),
+            RecordedCall::Timeout => self.handle_timeout(now),
+            RecordedCall::Request(request) => drop(self.request(request, now)),
+            RecordedCall::Cancel(id) => self.cancel(id, now),
+            RecordedCall::Release(lease) => self.release(lease, now),
+            RecordedCall::Disconnect(node) => drop(self.disconnect(node, now)),
+            RecordedCall::UnsetNode(node) => drop(self.unset_node(node, now)),
+            RecordedCall::AcceptProtocol(protocol) => drop(self.accept_protocol(protocol, now)),
+            RecordedCall::RefuseProtocol(protocol) => self.refuse_protocol(&protocol, now),
+            RecordedCall::SetRefreshDelay { bucket, delay, lazy } => {
+                drop(self.set_refresh_delay(bucket, delay, lazy, now));
+            }
+            RecordedCall::ResolveClaimApproval { approval, sign } => {
+                self.resolve_claim_approval(approval, sign, now);
+            }
+            RecordedCall::ResetBuckets => drop(self.reset_buckets(now)),
+            RecordedCall::Stop => self.stop(now),
         }
     }
 
-    /// The beginning of every entry: the clock moves, and the call is recorded.
-    fn enter(&mut self, now: Instant, call: impl FnOnce() -> Call) {
+    /// Starts an entry point: advances the clock, records the call, and checks whether the phase
+    /// allows it. If it does not, returns the error of the phase.
+    fn enter(&mut self, now: Instant, entry: Entry<'_>) -> Result<(), RequestError> {
         self.cx.advance(now);
         if let Some(recorder) = &mut self.recorder {
-            recorder.call(now, call());
+            recorder.call(now, entry.to_call());
+        }
+        let phase = self.cx.phase();
+        if phase.allows_entry(&entry) {
+            return Ok(());
+        }
+        if matches!(entry, Entry::Input(_) | Entry::ResolveClaimApproval { .. }) {
+            self.cx.metrics.late_inputs += 1;
+        }
+        Err(phase.refusal())
+    }
+
+    /// Moves every contact into its bucket relative to the local id (specification: resetBuckets).
+    /// A key renewal includes this.
+    ///
+    /// # Errors
+    /// The node is not running. Nothing was changed.
+    pub fn reset_buckets(&mut self, now: Instant) -> Result<(), RequestError> {
+        self.enter(now, Entry::ResetBuckets)?;
+        self.rebuild_graph(self.cx.own());
+        self.settle();
+        Ok(())
+    }
+
+    /// Ends a lease. Has no effect if it has ended.
+    pub fn release(&mut self, lease: LeaseId, now: Instant) {
+        if self.enter(now, Entry::Release(lease)).is_ok() {
+            self.connections.release(&mut self.cx, lease);
         }
     }
 
-    /// Puts every node into the bucket where the own id has it (specification: resetBuckets). A renewal does this itself.
-    pub fn reset_buckets(&mut self, now: Instant) {
-        self.enter(now, || Call::ResetBuckets);
-        self.rebuild_graph(self.cx.own());
-        self.settle();
-    }
-
-    /// Ends a lease. Nothing happens if it is over already.
-    pub fn release(&mut self, lease: LeaseId, now: Instant) {
-        self.enter(now, || Call::Release(lease));
-        self.connections.release(&mut self.cx, lease);
-    }
-
-    /// Closes every connection with a node, by any id that it proved. Returns how many there were.
+    /// Closes every connection with a node, by any id that the node proved. Returns the number of
+    /// connections. Connections that are already closing do not count, so the number is 0 while the
+    /// node stops.
     pub fn disconnect(&mut self, node: NodeId, now: Instant) -> usize {
-        self.enter(now, || Call::Disconnect(node));
+        if self.enter(now, Entry::Disconnect(node)).is_err() {
+            return 0;
+        }
         let closed = self.connections.disconnect(&mut self.cx, &node);
         self.settle();
         closed
     }
 
-    /// Takes a node out of the graph and of the pending list of its bucket; its connections stay. Returns whether it was in
-    /// the graph.
-    pub fn unset_node(&mut self, node: NodeId, now: Instant) -> bool {
-        self.enter(now, || Call::UnsetNode(node));
-        self.unproven.remove(&node);
-        if let Some(bucket) = self.cx.own().bucket_index(&node) {
-            self.pending.remove(bucket, &node);
-        }
-        self.remove_from_graph(&node)
-    }
-
-    /// Accepts streams of an application protocol from now on; they come as [`Output::HandOver`].
+    /// Removes a node from the graph and from the pending list of its bucket; its connections are
+    /// not affected. Returns whether it was in the graph.
     ///
     /// # Errors
-    /// The name is not 1 to 64 printable ASCII characters, or `Config::protocol_limit` are accepted already.
+    /// The node is not running. Nothing was changed.
+    pub fn unset_node(&mut self, node: NodeId, now: Instant) -> Result<bool, RequestError> {
+        self.enter(now, Entry::UnsetNode(node))?;
+        self.nodes.unproven.remove(&node);
+        if let Some(bucket) = self.cx.own().bucket_index(&node) {
+            self.nodes.pending.remove(bucket, &node);
+        }
+        Ok(self.remove_from_graph(&node))
+    }
+
+    /// Accepts streams of an application protocol from now on. They are passed on in
+    /// [`Output::DetachStream`].
+    ///
+    /// # Errors
+    /// The name is not 1 to 64 printable ASCII characters, `Config::protocol_limit` protocols are
+    /// accepted already, or the node stops.
     pub fn accept_protocol(&mut self, protocol: String, now: Instant) -> Result<(), RequestError> {
-        self.enter(now, || Call::AcceptProtocol(protocol.clone()));
-        checks::check_protocol(&protocol)?;
+        self.enter(now, Entry::AcceptProtocol(&protocol))?;
+        validate::check_protocol(&protocol)?;
         if self.rpc.accept_protocol(&self.cx, protocol) {
             Ok(())
         } else {
-            Err(RequestError::TooMany(self.cx.config.protocol_limit))
+            Err(RequestError::TooManyProtocols(self.cx.config.protocol_limit))
         }
     }
 
-    /// Refuses new streams of an application protocol from now on; open ones stay.
+    /// Refuses new streams of an application protocol from now on. Open streams are not affected.
+    /// Has no effect while the node stops, because it accepts no stream then.
     pub fn refuse_protocol(&mut self, protocol: &str, now: Instant) {
-        self.enter(now, || Call::RefuseProtocol(protocol.into()));
-        self.rpc.refuse_protocol(protocol);
+        if self.enter(now, Entry::RefuseProtocol(protocol)).is_ok() {
+            self.rpc.refuse_protocol(protocol);
+        }
     }
 
-    /// Begins to stop: requests end with [`Failure::Stopped`](crate::Failure::Stopped), connections close with code 0, and
-    /// [`Event::Stopped`] follows when all are closed, or after `Config::stop_timeout`. A second call does nothing.
+    /// Starts to stop the node. Requests end with [`Failure::Stopped`](crate::Failure::Stopped),
+    /// and connections close with code 0. [`Event::Stopped`] is emitted when all connections are
+    /// closed, or after `Config::stop_timeout`. A second call has no effect.
     pub fn stop(&mut self, now: Instant) {
-        self.enter(now, || Call::Stop);
-        if matches!(self.phase, Phase::Stopping | Phase::Stopped) {
+        let was = self.cx.phase();
+        if self.enter(now, Entry::Stop).is_err() {
             return;
         }
-        if self.phase == Phase::Starting {
-            // It has never been a node of the network: there is nothing to keep.
-            self.store.forget();
+        if was == Phase::Starting {
+            // The node has never listened, so its graph is not written.
+            self.graph_writer.discard();
         }
-        self.phase = Phase::Stopping;
-        self.store.finish();
+        self.cx.set_phase(Phase::Stopping);
+        self.cx.timers.set(Timer::Stop, self.cx.now + self.cx.config.stop_timeout);
+        self.graph_writer.begin_shutdown();
         self.stop_requests();
+        self.claims.stop_asking();
         self.advertise(&[]);
+        self.signalling.stop();
         self.connections.stop(&mut self.cx);
         self.write_graph();
-        self.cx.timers.set(Timer::Stop, self.cx.now + self.cx.config.stop_timeout);
         self.settle();
+    }
+
+    /// Returns the phase of the node.
+    pub fn phase(&self) -> Phase {
+        self.cx.phase()
     }
 }
 
-/// B. The world. Infallible: a bad peer is an event and a counter, a late or unknown number is counted and ignored.
+/// B. Inputs and timers. These calls do not fail. A fault of a peer is an event and a counter. A
+/// late input, or one with an unknown id, is counted and ignored.
 impl NodeManager {
-    /// Takes in what the world did.
+    /// Handles an input of the driver.
     pub fn handle_input(&mut self, input: Input, now: Instant) {
-        self.enter(now, || Call::Input(input.clone()));
-        if self.phase == Phase::Stopped {
-            self.cx.metrics.late_inputs += 1;
+        if self.enter(now, Entry::Input(&input)).is_err() {
             return;
         }
         let Self { cx, connections, rpc, .. } = self;
-        match input {
+        match input.canonical() {
             Input::Listening { addrs } => {
                 cx.set_listening(&addrs);
-                if self.phase == Phase::Starting {
-                    self.phase = Phase::Running;
+                let first = cx.phase() == Phase::Starting;
+                if first {
+                    cx.set_phase(Phase::Running);
                     cx.event(Event::Ready { addrs: addrs.clone() });
-                    self.advertise(&addrs);
+                }
+                self.advertise(&addrs);
+                if first {
+                    self.limit_times();
                     self.tell_of_doubts();
+                    self.watch_forks();
                     self.start_refreshing();
                 }
             }
-            Input::WallClock(unix) => cx.set_unix(unix),
+            Input::WallClock(unix) => {
+                cx.set_unix(unix);
+                self.limit_times();
+            }
 
             Input::Connected(connected) => {
                 let incoming = self.incoming(&connected);
+                self.make_room_for(&connected);
                 self.connections.connected(&mut self.cx, connected, incoming);
             }
             Input::DialFailed { conn, why } => connections.dial_failed(cx, conn, why),
             Input::Disconnected { conn, why } => connections.disconnected(cx, conn, why),
-            Input::RemoteAddressChanged { conn, addr } => connections.remote_address_changed(cx, conn, addr),
-            Input::Resolved { id, result } => connections.resolved(cx, id, result),
+            Input::RemoteAddressChanged { conn, addr } => {
+                connections.remote_address_changed(cx, conn, addr);
+            }
+            Input::Suspected { conn } => connections.suspect(cx, conn),
+            Input::Heard { conn } => connections.heard(cx, conn),
 
             Input::StreamOpened { conn, stream } => rpc.stream_opened(cx, conn, stream),
             Input::StreamData { stream, bytes, fin } => rpc.stream_data(cx, stream, bytes, fin),
-            Input::StreamSent { stream, bytes } => rpc.stream_sent(cx, stream, bytes),
+            Input::StreamWritten { stream, bytes } => rpc.stream_written(cx, stream, bytes),
             Input::StreamReset { stream, code } => rpc.stream_reset(cx, stream, code),
             Input::StreamStopped { stream, code } => rpc.stream_stopped(cx, stream, code),
             Input::OpenFailed { stream } => rpc.open_failed(cx, stream),
@@ -312,31 +334,21 @@ impl NodeManager {
                 }
             }
 
-            Input::Persisted { id, result } => self.persisted(id, result),
-            Input::Signed { id, result } => {
-                if !self.claim_signed(id, &result) && !self.signal_signed(id, result) {
-                    self.cx.metrics.late_inputs += 1;
-                }
-            }
-            Input::IdentityReplaced { id, result } => {
-                if !self.identity_replaced(id, result) {
-                    self.cx.metrics.late_inputs += 1;
-                }
-            }
-            Input::Discovered { id, addrs, done } => self.discovered(id, &addrs, done),
-
-            Input::Loaded { id, result } => {
-                if !self.claim_loaded(id, &result) && !self.loaded(id, result) {
-                    self.cx.metrics.late_inputs += 1;
-                }
-            }
+            completion @ (Input::Resolved { id, .. }
+            | Input::Persisted { id, .. }
+            | Input::Signed { id, .. }
+            | Input::IdentityReplaced { id, .. }
+            | Input::Discovered { id, .. }
+            | Input::Loaded { id, .. }) => self.effect_completed(id, completion),
         }
         self.settle();
     }
 
-    /// Fires every timer that is due at `now`, in the order of their times.
+    /// Fires every timer that is due at `now`, in the order of the times at which they are due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.enter(now, || Call::Timeout);
+        if self.enter(now, Entry::Timeout).is_err() {
+            return;
+        }
         while let Some(timer) = self.cx.timers.pop_due(self.cx.now) {
             self.cx.metrics.timeouts += 1;
             let Self { cx, connections, rpc, .. } = self;
@@ -347,6 +359,7 @@ impl NodeManager {
                 Timer::RaceNext(id) => connections.race_next(cx, id),
                 Timer::Hello(conn) => connections.hello_overdue(cx, conn),
                 Timer::Idle(conn) => self.idle(conn),
+                Timer::Silent(conn) => connections.silent(cx, conn, rpc.has_application(conn)),
                 Timer::Stream(stream) => rpc.timed_out(cx, stream),
                 Timer::Stall(id, node) => self.stalled(id, &node),
                 Timer::Verify(id) => self.chain_verify(id),
@@ -356,31 +369,32 @@ impl NodeManager {
                 Timer::Punch(addr) => self.punch_next(addr),
                 Timer::ClaimRetry(id) => self.claim_retry(id),
                 Timer::ClaimResume(claim) => self.resume(claim),
-                Timer::Ask(ask) => self.decided(ask, false),
+                Timer::Approval(approval) => self.approval_overdue(approval),
+                Timer::ClaimTurn => self.next_turn(),
                 Timer::Store => self.write_graph(),
+                Timer::Evidence(write) => self.look(write),
             }
             self.settle();
         }
     }
 
-    /// Drains the parts until nothing moves any more.
+    /// Handles the events of the components until none is left.
     fn settle(&mut self) {
         loop {
             if let Some(event) = self.connections.poll_event() {
                 self.on_connect(event);
             } else if let Some(event) = self.rpc.poll_event() {
                 self.on_rpc(event);
-            } else if let Some(id) = self.awake.pop_first() {
+            } else if let Some(id) = self.requests.next_runnable() {
                 self.advance_search(id);
-            } else {
+            } else if !self.write_waiting() {
                 break;
             }
         }
-        if self.phase == Phase::Stopping
+        if self.cx.phase() == Phase::Stopping
             && self.connections.is_empty()
-            && self.store.is_durable()
-            && self.claims.is_idle()
-            && self.linking.is_empty()
+            && self.graph_writer.is_durable()
+            && !self.cx.effects.delay_stop()
             && !self.is_renewing()
         {
             self.stopped();
@@ -389,28 +403,36 @@ impl NodeManager {
 
     fn on_connect(&mut self, event: ConnectEvent) {
         match event {
-            ConnectEvent::Greet { conn, .. } if self.phase == Phase::Stopping => {
+            ConnectEvent::Greet { conn, .. } if self.cx.phase() != Phase::Running => {
                 self.connections.close(&mut self.cx, conn, ConnectionErrorReason::Stopping);
             }
-            ConnectEvent::Greet { conn, node, role, dialect } => {
-                self.rpc.connection_opened(&mut self.cx, conn, node, role, dialect);
+            ConnectEvent::Greet { conn, node, side, dialect } => {
+                self.rpc.connection_opened(&mut self.cx, conn, node, side, dialect);
             }
-            ConnectEvent::Opened { conn, node, role } => {
+            ConnectEvent::Opened { conn, node, side } => {
                 let Some((address, data)) = self.connections.address(conn) else { return };
-                if self.unproven.remove(&node) {
-                    self.store.changed(&mut self.cx, node);
+                if self.nodes.unproven.remove(&node) {
+                    self.graph_writer.changed(&mut self.cx, node);
                 }
                 let chain = self.connections.chain(conn);
                 let former = self.leave_former(&chain);
                 self.punched(&chain);
                 self.proven(node, address.clone(), data);
-                if self.graph.contains(&node) {
+                if self.nodes.graph.contains(&node) {
                     for (address, data) in former {
                         self.set_in_graph(node, address, data);
                     }
                 }
-                self.cx.event(Event::ConnectionOpened { conn, node, role, address });
+                self.cx.event(Event::ConnectionOpened { conn, node, side, address });
                 self.offer_to_searches(node);
+                self.repeat_suspected(node);
+                self.resume_with(&chain);
+            }
+            ConnectEvent::Suspected { conn, node } => self.repeat_waiting(conn, node),
+            ConnectEvent::Heard { conn, node } => {
+                self.offer_to_searches(node);
+                self.repeat_suspected(node);
+                let chain = self.connections.chain(conn);
                 self.resume_with(&chain);
             }
             ConnectEvent::Moved { conn, node } => {
@@ -418,6 +440,7 @@ impl NodeManager {
                     self.proven(node, address, data);
                 }
             }
+            ConnectEvent::Crowded { race } => self.make_room_for_dial(race),
             ConnectEvent::Signal { race, node, relay } => self.signal(race, node, relay),
             ConnectEvent::Closing { conn } => {
                 self.rpc.connection_closed(&mut self.cx, conn, &DisconnectReason::Local);
@@ -442,31 +465,39 @@ impl NodeManager {
     fn on_rpc(&mut self, event: RpcEvent) {
         match event {
             RpcEvent::Hello { conn } => self.connections.accepted(&mut self.cx, conn),
-            RpcEvent::Answered { request, conn, stream, result } => {
+            RpcEvent::CallEnded { request, conn, stream, result } => {
                 self.connections.touch(&mut self.cx, conn);
-                if !self.signal_answered(stream, &result) {
+                if self.requests.get(request).is_some() {
                     self.call_ended(request, conn, stream, result);
+                } else {
+                    self.signal_answered(stream, &result);
                 }
             }
-            RpcEvent::Asked { stream, conn, question } => {
+            RpcEvent::Request { stream, conn, request: question } => {
                 self.connections.touch(&mut self.cx, conn);
                 self.serve(conn, stream, &question);
             }
+            RpcEvent::Withdrawn { stream } => self.network_withdrawn(stream),
             RpcEvent::Exchange { stream, conn, step } => {
                 self.connections.touch(&mut self.cx, conn);
                 self.exchange(stream, conn, step);
             }
             RpcEvent::Opened { request, result } => self.stream_opened(request, result),
             RpcEvent::Fault { conn, node, fault, fatal } => {
+                let reason = match fault {
+                    PeerFault::TooManyRefused => ConnectionErrorReason::TooManyRefused,
+                    _ => ConnectionErrorReason::Fault,
+                };
                 self.cx.event(Event::PeerMisbehaved { conn, node, fault });
                 if fatal {
-                    self.connections.close(&mut self.cx, conn, ConnectionErrorReason::Fault);
+                    self.cx.metrics.connections_faulty += 1;
+                    self.connections.close(&mut self.cx, conn, reason);
                 }
             }
         }
     }
 
-    /// The idle time of a connection is over.
+    /// Handles the idle timer of a connection: closes the connection if nothing uses it.
     fn idle(&mut self, conn: ConnectionId) {
         if self.connections.is_retired(conn) {
             self.connections.close_idle(&mut self.cx, conn);
@@ -480,14 +511,14 @@ impl NodeManager {
         }
     }
 
-    /// What is known of an accepted connection.
+    /// Returns the state of an accepted connection.
     fn connection_info(&self, conn: ConnectionId) -> Option<ConnectionInfo> {
         let mut info = self.connections.info(&self.cx, conn)?;
         self.note_use(&mut info);
         Some(info)
     }
 
-    /// Streams are use, too.
+    /// Removes the idle time of a connection that has open streams.
     fn note_use(&self, info: &mut ConnectionInfo) {
         if self.rpc.in_use(info.conn) {
             info.idle_in = None;
@@ -495,25 +526,25 @@ impl NodeManager {
     }
 
     fn stopped(&mut self) {
-        if self.phase != Phase::Stopped {
+        if self.cx.phase() != Phase::Stopped {
             self.connections.abandon(&mut self.cx);
             while let Some(event) = self.connections.poll_event() {
                 self.on_connect(event);
             }
-            // A renewal whose outcome nobody has told us.
-            self.phase = Phase::Stopped;
-            while let Some(id) = self.open.keys().next().copied() {
-                self.end(id, Err(Failure::Stopped));
+            while let Some(id) = self.requests.find(|_| true) {
+                let writing = self.requests.get(id).is_some_and(|open| is_writing(&open.stage));
+                let failure = if writing { self.undecided(id) } else { Failure::Stopped };
+                self.end(id, Err(failure));
             }
-            self.cx.timers.clear();
             self.cx.event(Event::Stopped);
+            self.cx.set_phase(Phase::Stopped);
         }
     }
 }
 
-/// C. What the driver must do next: drain the outputs until `None`, then look at the timeout.
+/// C. Outputs. The driver drains the outputs until `None` and then reads the timeout.
 impl NodeManager {
-    /// The next output, in order.
+    /// Returns the next output. Outputs are in order.
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.cx.poll_output()?;
         if let Some(recorder) = &mut self.recorder {
@@ -522,8 +553,9 @@ impl NodeManager {
         Some(output)
     }
 
-    /// When `handle_timeout` is due if nothing else happens; may lie in the past. `None` once stopped, and while there is
-    /// nothing to wait for.
+    /// Returns the time at which `handle_timeout` is due if nothing else happens. The time may be
+    /// in the past. Returns `None` if there is no timer, which includes a stopped node. The value
+    /// may change after any call of a method that takes `now`.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.cx.timers.next()
     }

@@ -1,35 +1,36 @@
-//! Keeping the graph fresh: refresh timers of the buckets, the way back after isolation (specification: refreshBucket,
-//! setupRefreshBucketTasks, updateRefreshBucketDelay, retryConnections).
+//! Refresh of the graph: refresh timers of the buckets, and the retry when the node is isolated
+//! (specification: refreshBucket, setupRefreshBucketTasks, updateRefreshBucketDelay,
+//! retryConnections).
 //!
-//! A bucket is useful from the one of the nearest neighbour on: nearer ones are empty in the whole network. Only useful
-//! buckets have timers. Timers are spread at random, and no more than [`AT_ONCE`] refreshes run together, so that neither a
-//! start nor a wake-up makes a storm.
+//! Only the buckets from the nearest non-empty one outwards have timers. Nearer buckets are empty
+//! in the whole network. Timers have random jitter, and at most [`AT_ONCE`] refreshes run at a
+//! time, so that a start or a wake-up from sleep causes no burst of searches.
 
 use core::time::Duration;
 
-use super::open::{Audience, Then};
-use super::{NodeManager, Phase};
-use crate::cx::Dice;
-use crate::error::RequestError;
-use crate::id::{BucketIndex, NodeId, RequestId};
-use crate::request::FindNode;
-use crate::time::Instant;
-use crate::timers::Timer;
-use crate::trace::Call;
+use super::node::NodeManager;
+use super::state::stage::{OnConnected, Recipient};
+use crate::api::error::RequestError;
+use crate::api::request::FindNodeOptions;
+use crate::machine::cx::RngStream;
+use crate::machine::phase::{Entry, Phase};
+use crate::machine::timer::Timer;
+use crate::types::id::{BucketIndex, NodeId, RequestId};
+use crate::types::time::Instant;
 
-/// Refreshes that run together.
+/// Maximum number of concurrent refreshes.
 const AT_ONCE: usize = 2;
-/// How long a refresh waits for another one to end.
+/// Delay of a refresh that is due while [`AT_ONCE`] others run.
 const BUSY_DELAY: Duration = Duration::from_secs(5);
-/// Between the refreshes of two buckets after a join.
+/// Interval between the refreshes of two buckets after a join.
 const JOIN_STEP: Duration = Duration::from_secs(1);
 
 impl NodeManager {
-    /// Sets when a bucket is refreshed next, `delay` from now; `lazy`: only if it is not due earlier (specification:
-    /// updateRefreshBucketDelay).
+    /// Sets the next refresh of a bucket to `delay` from now; with `lazy` only if it is not due
+    /// earlier (specification: updateRefreshBucketDelay).
     ///
     /// # Errors
-    /// The node does not run, or `delay` is over 30 days.
+    /// The node is not running, or `delay` exceeds 30 days.
     pub fn set_refresh_delay(
         &mut self,
         bucket: BucketIndex,
@@ -37,10 +38,7 @@ impl NodeManager {
         lazy: bool,
         now: Instant,
     ) -> Result<(), RequestError> {
-        self.enter(now, || Call::SetRefreshDelay { bucket, delay, lazy });
-        if self.phase != Phase::Running {
-            return Err(if self.phase == Phase::Starting { RequestError::NotReady } else { RequestError::Stopping });
-        }
+        self.enter(now, Entry::SetRefreshDelay { bucket, delay, lazy })?;
         if delay > Duration::from_secs(30 * 86_400) {
             return Err(RequestError::Option { name: "delay", range: "0 to 30 days" });
         }
@@ -49,36 +47,38 @@ impl NodeManager {
         Ok(())
     }
 
-    /// When a bucket is refreshed next; `None` if it is not.
+    /// Returns the time of the next refresh of a bucket; `None` if no refresh is scheduled.
     pub fn refresh_at(&self, bucket: BucketIndex) -> Option<Instant> {
         self.cx.timers.get(Timer::Refresh(bucket))
     }
 
-    /// The first timers, after the start: what is remembered goes on, the rest is spread over one delay.
+    /// Starts the refresh timers after the start of the node, and searches for the local id. The
+    /// timers continue from the stored times of refreshes; without a stored time a timer is random
+    /// within one delay.
     pub(super) fn start_refreshing(&mut self) {
         self.arm_useful();
         if !self.cx.config.retry_delay.is_zero() {
             self.cx.timers.set(Timer::Retry, self.cx.now + self.cx.config.retry_delay);
         }
-        if !self.graph.is_empty() {
-            self.search_for_self(Audience::Nobody);
+        if !self.nodes.graph.is_empty() {
+            self.search_for_self(Recipient::None);
         }
     }
 
-    /// A node of a bucket came or was heard of: the bucket is fresh.
+    /// Postpones the refresh of a bucket in which a node was added or updated.
     pub(super) fn bucket_touched(&mut self, bucket: BucketIndex) {
-        if self.phase != Phase::Running || self.cx.config.refresh_delay.is_zero() {
+        if self.cx.phase() != Phase::Running || self.cx.config.refresh_delay.is_zero() {
             return;
         }
         let at = self.cx.now + self.jittered();
-        // What a join owes to a bucket is more than the one node that has come.
-        if !self.owed.contains(&bucket) {
+        // A refresh that a join has scheduled is not postponed by one node.
+        if !self.nodes.due_after_join.contains(&bucket) {
             self.set_refresh(bucket, at, false);
         }
         self.arm_useful();
     }
 
-    /// Every useful bucket has a timer.
+    /// Sets a timer for every bucket from the nearest non-empty one outwards that has none.
     pub(super) fn arm_useful(&mut self) {
         let delay = self.cx.config.refresh_delay;
         if delay.is_zero() {
@@ -89,12 +89,13 @@ impl NodeManager {
             if self.cx.timers.get(Timer::Refresh(bucket)).is_some() {
                 continue;
             }
-            let at = match self.refreshed.get(&bucket) {
-                // As long ago as the wall clock says; one that has gone back says nothing.
+            let at = match self.nodes.refreshed.get(&bucket) {
+                // The time since the last refresh by the wall clock. A clock that was set back is
+                // not used.
                 Some(last) if *last <= self.cx.unix() => {
                     let ago = Duration::from_millis(self.cx.unix().0 - last.0);
                     let left = self.jittered().saturating_sub(ago);
-                    // Overdue ones do not all begin at once.
+                    // Overdue refreshes are spread over a tenth of the delay.
                     self.cx.now + left.max(self.part_of(delay / 10))
                 }
                 _ => self.cx.now + self.part_of(delay),
@@ -103,6 +104,7 @@ impl NodeManager {
         }
     }
 
+    /// Sets the refresh timer of a bucket; with `lazy` only to an earlier time.
     fn set_refresh(&mut self, bucket: BucketIndex, at: Instant, lazy: bool) {
         let timer = Timer::Refresh(bucket);
         if !(lazy && self.cx.timers.get(timer).is_some_and(|armed| armed <= at)) {
@@ -110,13 +112,14 @@ impl NodeManager {
         }
     }
 
-    /// The timer of a bucket has fired.
+    /// Handles the refresh timer of a bucket.
     pub(super) fn refresh_due(&mut self, bucket: BucketIndex) {
         if bucket.0 < self.nearest_bucket() {
-            self.owed.remove(&bucket);
+            self.nodes.due_after_join.remove(&bucket);
             return;
         }
-        let running = self.open.values().filter(|open| open.audience == Audience::Refresh).count();
+        let running =
+            self.requests.iter().filter(|(_, open)| open.recipient == Recipient::Refresh).count();
         if running >= AT_ONCE {
             self.cx.timers.set(Timer::Refresh(bucket), self.cx.now + BUSY_DELAY);
             return;
@@ -124,92 +127,97 @@ impl NodeManager {
         self.mark_refreshed(bucket);
         let id = self.cx.ids.request();
         let deadline = self.cx.now + self.cx.config.request_deadline;
-        self.refresh(id, Audience::Refresh, deadline, bucket, &FindNode::default());
+        self.refresh(id, Recipient::Refresh, deadline, bucket, &FindNodeOptions::default());
     }
 
-    /// Looks up a random id of a bucket.
+    /// Starts a search for a random id of a bucket.
     pub(super) fn refresh(
         &mut self,
         id: RequestId,
-        audience: Audience,
+        recipient: Recipient,
         deadline: Instant,
         bucket: BucketIndex,
-        find: &FindNode,
+        find: &FindNodeOptions,
     ) {
         self.cx.metrics.refreshes += 1;
         let target = self.random_id(bucket);
-        self.search(id, audience, deadline, target, find, Then::ReportRefresh);
+        self.search(id, recipient, deadline, target, find, OnConnected::ReportRefresh);
     }
 
-    /// A bucket is being refreshed now; the next time is one delay away.
+    /// Records that a bucket is being refreshed, and sets its next refresh one delay later.
     pub(super) fn mark_refreshed(&mut self, bucket: BucketIndex) {
         let unix = self.cx.unix();
-        self.owed.remove(&bucket);
-        self.refreshed.insert(bucket, unix);
-        self.store.refreshed(&mut self.cx, bucket);
+        self.nodes.due_after_join.remove(&bucket);
+        self.nodes.refreshed.insert(bucket, unix);
+        self.graph_writer.refreshed(&mut self.cx, bucket);
         if !self.cx.config.refresh_delay.is_zero() {
             let at = self.cx.now + self.jittered();
             self.set_refresh(bucket, at, false);
         }
     }
 
-    /// After a join: the buckets beyond the nearest node are refreshed soon, the farthest first, one after the other.
+    /// Schedules a refresh of every bucket after a join, from the farthest to that of the nearest
+    /// node, [`JOIN_STEP`] apart.
     pub(super) fn refresh_after_join(&mut self) {
         if self.cx.config.refresh_delay.is_zero() {
             return;
         }
         for (step, index) in (self.nearest_bucket()..=255).rev().enumerate() {
             let delay = JOIN_STEP * u32::try_from(step + 1).unwrap_or(u32::MAX);
-            self.owed.insert(BucketIndex(index));
+            self.nodes.due_after_join.insert(BucketIndex(index));
             self.set_refresh(BucketIndex(index), self.cx.now + delay, true);
         }
     }
 
-    /// The retry timer has fired: without a connection to the farther half of all ids, look for one, then for ourselves.
+    /// Handles the retry timer: without a connection to the farther half of all ids, starts a
+    /// search there. A search for the local id follows it.
     pub(super) fn retry_due(&mut self) {
         self.cx.timers.set(Timer::Retry, self.cx.now + self.cx.config.retry_delay);
-        let busy = self.open.values().any(|open| open.audience == Audience::Retry);
-        if busy || self.connections.reaches(&self.cx, BucketIndex(255)) || self.graph.is_empty() {
+        let busy = self.requests.iter().any(|(_, open)| open.recipient == Recipient::Retry);
+        if busy
+            || self.connections.has_connection_in(&self.cx, BucketIndex(255))
+            || self.nodes.graph.is_empty()
+        {
             return;
         }
         let id = self.cx.ids.request();
         let deadline = self.cx.now + self.cx.config.request_deadline;
-        self.refresh(id, Audience::Retry, deadline, BucketIndex(255), &FindNode::default());
+        self.refresh(id, Recipient::Retry, deadline, BucketIndex(255), &FindNodeOptions::default());
     }
 
-    /// Looks for the own id in the background.
-    pub(super) fn search_for_self(&mut self, audience: Audience) {
+    /// Starts a search for the local id in the background.
+    pub(super) fn search_for_self(&mut self, recipient: Recipient) {
         let id = self.cx.ids.request();
         let deadline = self.cx.now + self.cx.config.request_deadline;
         let own = self.cx.own();
-        self.search(id, audience, deadline, own, &FindNode::default(), Then::Report);
+        self.search(id, recipient, deadline, own, &FindNodeOptions::default(), OnConnected::Report);
     }
 
-    /// The bucket of the nearest neighbour; 255 in an empty graph.
+    /// Returns the bucket of the nearest contact; 255 if the graph is empty.
     fn nearest_bucket(&self) -> u8 {
-        self.graph.buckets().next().map_or(255, |(bucket, _)| bucket.0)
+        self.nodes.graph.buckets().next().map_or(255, |(bucket, _)| bucket.0)
     }
 
-    /// One delay, plus or minus half of the jitter.
+    /// Returns the refresh delay with random jitter, of which half is above and half below.
     fn jittered(&mut self) -> Duration {
         let jitter = u64::from(self.cx.config.refresh_jitter);
-        let drawn = self.cx.random_u64(Dice::Refresh).checked_rem(jitter).unwrap_or_default();
+        let drawn = self.cx.random_u64(RngStream::Refresh).checked_rem(jitter).unwrap_or_default();
         let permille = u32::try_from(1000 - jitter / 2 + drawn).unwrap_or(1000);
         self.cx.config.refresh_delay * permille / 1000
     }
 
-    /// Somewhere between nothing and `delay`.
+    /// Returns a random duration from zero to `delay`.
     fn part_of(&mut self, delay: Duration) -> Duration {
         let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
-        let drawn = self.cx.random_u64(Dice::Refresh).checked_rem(micros).unwrap_or_default();
+        let drawn = self.cx.random_u64(RngStream::Refresh).checked_rem(micros).unwrap_or_default();
         Duration::from_micros(drawn)
     }
 
-    /// An id that lies in a bucket.
+    /// Returns a random id that belongs to a bucket.
     fn random_id(&mut self, bucket: BucketIndex) -> NodeId {
         let mut distance = [0; 32];
         for chunk in distance.chunks_mut(8) {
-            chunk.copy_from_slice(&self.cx.random_u64(Dice::Refresh).to_be_bytes());
+            chunk.copy_from_slice(&self.cx.random_u64(RngStream::Refresh).to_be_bytes());
         }
         let top = 31 - usize::from(bucket.0 / 8);
         for (place, byte) in distance.iter_mut().enumerate() {

@@ -1,70 +1,112 @@
-//! Requests: the entry points, from the call to what it begins. How a request ends is in `open`.
+//! Requests: their entry points, and how each request starts. `open` ends requests.
 
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::NodeManager;
-use super::claims::{Claiming, standing};
-use super::open::{Asked, Audience, DialThen, Open, Stage, Then, is_persisting};
-use super::sync::Sync;
-use crate::address::{NodeAddress, NodeContactAddressData};
+use super::claims::committed;
+use super::node::NodeManager;
+use super::state::outgoing::OutgoingClaim;
+use super::state::repeats::Repeats;
+use super::state::stage::{
+    MdnsQuery, OnConnected, OnDialed, OpenRequest, Recipient, RequestStage, is_writing,
+};
+use super::state::sync::Sync;
+use crate::api::error::{Failure, RequestError};
+use crate::api::reply::Reply;
+use crate::api::request::{
+    ClaimsQuery, FindNodeOptions, GestaltQuery, Request, RequestOptions, SetNodeOptions,
+};
+use crate::api::transport::Identity;
 use crate::claims::Claim;
-use crate::connect::{Goal, Learnt};
-use crate::error::{Failure, RequestError};
-use crate::id::{BucketIndex, NodeId, RequestId};
-use crate::io::Identity;
-use crate::request::{ClaimsQuery, FindNode, GestaltQuery, Options, Reply, Request, SetNode};
-use crate::seed_node::SeedNode;
-use crate::time::Instant;
-use crate::trace::Call;
+use crate::machine::dial::{AddressOrigin, DialTarget};
+use crate::machine::phase::Entry;
+use crate::types::address::{NodeAddress, NodeContactAddressData};
+use crate::types::id::{BucketIndex, NodeId, RequestId};
+use crate::types::seed_node::SeedNode;
+use crate::types::time::Instant;
 
-/// A. Ours: checked at once; then exactly one [`Event::Done`](crate::Event::Done) for the id that was returned.
+/// A. Requests. A request is checked at once. If it is accepted, exactly one
+/// [`Event::Done`](crate::Event::Done) follows for the returned id.
 impl NodeManager {
-    /// Begins a request. The named methods below are shorthands.
+    /// Starts a request. The named methods below are shorthands.
     ///
     /// # Errors
-    /// Nothing was begun then: the node does not run, the target is itself, an option is out of its range, or there are
-    /// too many requests.
+    /// The node is not running, the target is the local node, an option is outside its range, or a
+    /// limit is reached. Nothing was started.
     pub fn request(&mut self, request: Request, now: Instant) -> Result<RequestId, RequestError> {
-        self.enter(now, || Call::Request(request.clone()));
+        self.enter(now, Entry::Request(&request))?;
+        let request = request.canonical();
         self.check(&request)?;
         let id = self.cx.ids.request();
         self.cx.metrics.requests += 1;
         let options = request.options();
         let deadline = self.cx.now + options.deadline.unwrap_or(self.cx.config.request_deadline);
         let timeout = options.connect_timeout.unwrap_or(self.cx.config.connect_timeout);
-        let audience = Audience::Embedder;
+        let recipient = Recipient::Embedder;
         match request {
-            Request::FindNode { target, find } => self.search(id, audience, deadline, target, &find, Then::Report),
+            // A search for a local id never finds it. It populates the nearby buckets of the newest
+            // id.
+            Request::FindNode { target, find } if self.cx.is_own(&target) => {
+                self.search(id, recipient, deadline, self.cx.own(), &find, OnConnected::Report);
+            }
+            Request::FindNode { target, find } => {
+                self.search(id, recipient, deadline, target, &find, OnConnected::Report);
+            }
             Request::PingNode { target, options } => {
-                self.search_then(id, deadline, target, options, Then::Ping { asked: Asked::Never });
+                self.search_then(
+                    id,
+                    deadline,
+                    target,
+                    options,
+                    OnConnected::Ping { repeats: Repeats::default() },
+                );
             }
             Request::AcquireConnection { target, options } => {
-                self.search_then(id, deadline, target, options, Then::Acquire);
+                self.search_then(id, deadline, target, options, OnConnected::Acquire);
             }
             Request::OpenStream { target, protocol, options } => {
-                self.search_then(id, deadline, target, options, Then::OpenStream { protocol });
+                let on_connected =
+                    OnConnected::OpenStream { protocol, repeats: Repeats::default() };
+                self.search_then(id, deadline, target, options, on_connected);
             }
-            Request::AskClosest { via, target, lists, options } => {
-                self.search_then(id, deadline, via, options, Then::AskClosest { target, lists, asked: Asked::Never });
+            Request::QueryClosestNodes { via, target, query, options } => {
+                let on_connected =
+                    OnConnected::QueryClosestNodes { target, query, repeats: Repeats::default() };
+                self.search_then(id, deadline, via, options, on_connected);
             }
             Request::PingNodeAddress { target, address, .. } => {
-                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
-                self.dial_request(id, deadline, goal, DialThen::Ping);
+                let dial_target = DialTarget::at(target, [address], AddressOrigin::DIRECT, timeout);
+                self.dial_request(id, deadline, dial_target, OnDialed::Ping);
             }
             Request::Connect { target, address, .. } => {
-                let goal = Goal::at(target, [address], Learnt::DIRECT, timeout);
-                self.dial_request(id, deadline, goal, DialThen::Connect);
+                let dial_target = DialTarget::at(target, [address], AddressOrigin::DIRECT, timeout);
+                self.dial_request(id, deadline, dial_target, OnDialed::Connect);
             }
             Request::ConnectThrough { target, relay, options } => {
-                let goal = Goal { relays: alloc::vec![relay], ..Goal::at(target, [], Learnt::SIGNALLED, timeout) };
-                match self.connections.primary(&target) {
-                    Some(_) => self.dial_request(id, deadline, goal, DialThen::Connect),
-                    None => self.search_then(id, deadline, relay, options, Then::ConnectThrough { goal }),
+                let dial_target = DialTarget {
+                    relays: alloc::vec![relay],
+                    ..DialTarget::at(target, [], AddressOrigin::SIGNALLED, timeout)
+                };
+                match self.connections.live(&target) {
+                    Some(_) => self.dial_request(id, deadline, dial_target, OnDialed::Connect),
+                    None => self.search_then(
+                        id,
+                        deadline,
+                        relay,
+                        options,
+                        OnConnected::ConnectThrough { dial_target },
+                    ),
                 }
             }
             Request::SyncNodeGraph { seeds, blocking, .. } => {
-                self.begin(id, Open { audience, deadline, stage: Stage::Sync(Sync::new(blocking, timeout)) });
+                self.begin(
+                    id,
+                    OpenRequest {
+                        recipient,
+                        deadline,
+                        stage: RequestStage::Sync(Sync::new(blocking, timeout)),
+                    },
+                );
                 self.sync_begin(id, seeds);
             }
             Request::SetNode { node, address, data, how } => {
@@ -72,37 +114,70 @@ impl NodeManager {
             }
             Request::RefreshBucket { bucket, options } => {
                 self.mark_refreshed(bucket);
-                self.refresh(id, audience, deadline, bucket, &FindNode { options, ..FindNode::default() });
+                self.refresh(
+                    id,
+                    recipient,
+                    deadline,
+                    bucket,
+                    &FindNodeOptions { options, ..FindNodeOptions::default() },
+                );
             }
             Request::ClaimNode { target, options } => {
-                self.search_then(id, deadline, target, options, Then::ClaimNode(Claiming::new(target, options)));
+                self.search_then(
+                    id,
+                    deadline,
+                    target,
+                    options,
+                    OnConnected::ClaimNode(OutgoingClaim::new(target, options)),
+                );
             }
             Request::AddClaim { content, .. } => {
-                let stage = self.own_begin(id, content, None);
-                self.begin(id, Open { audience, deadline, stage });
+                let stage = self.self_issued_begin(id, content, None);
+                self.begin(id, OpenRequest { recipient, deadline, stage });
             }
             Request::ClaimNetwork { target, content, options } => {
-                self.search_then(id, deadline, target, options, Then::ClaimNetwork { content });
+                self.search_then(
+                    id,
+                    deadline,
+                    target,
+                    options,
+                    OnConnected::ClaimNetwork { content },
+                );
             }
-            Request::AllowClaim { node, allowed, .. } => self.allow_begin(id, deadline, node, allowed),
+            Request::AllowClaim { node, allowed, .. } => {
+                self.allow_begin(id, deadline, node, allowed);
+            }
             Request::Renew { identity } => self.renew_begin(id, deadline, identity),
             Request::QueryMdns { target, timeout } => {
                 let timeout = timeout.unwrap_or(self.cx.config.mdns_timeout);
                 let effect = self.browse(id, target, self.cx.now + timeout);
-                let stage = Stage::QueryMdns { effect, found: Vec::new() };
-                self.begin(id, Open { audience, deadline: deadline.max(self.cx.now + timeout * 2), stage });
+                let stage = RequestStage::QueryMdns(MdnsQuery { effect, found: Vec::new() });
+                self.begin(
+                    id,
+                    OpenRequest {
+                        recipient,
+                        deadline: deadline.max(self.cx.now + timeout * 2),
+                        stage,
+                    },
+                );
             }
             Request::RequestChainData { target, since, limit, options } => {
-                self.search_then(id, deadline, target, options, Then::ChainData { since, limit });
+                self.search_then(
+                    id,
+                    deadline,
+                    target,
+                    options,
+                    OnConnected::ChainData { since, limit },
+                );
             }
             Request::Claims { query, .. } => self.claims_request(id, deadline, query),
             Request::Gestalt { node, query, .. } => self.gestalt_request(id, deadline, node, query),
             Request::Flush { .. } => {
-                self.begin(id, Open { audience, deadline, stage: Stage::Flush });
-                if self.store.is_durable() {
+                self.begin(id, OpenRequest { recipient, deadline, stage: RequestStage::Flush });
+                if self.graph_writer.is_durable() {
                     self.end(id, Ok(Reply::Flush));
                 } else {
-                    self.store.flush(id);
+                    self.graph_writer.flush(id);
                     self.write_graph();
                 }
             }
@@ -111,32 +186,44 @@ impl NodeManager {
         Ok(id)
     }
 
-    /// Searches for a node and connects to it (specification: findNode). For the own id: learns the neighbourhood.
-    pub fn find_node(&mut self, target: NodeId, find: FindNode, now: Instant) -> Result<RequestId, RequestError> {
+    /// Searches for a node and connects to it (specification: findNode). Searching for the local id
+    /// populates the nearby buckets.
+    pub fn find_node(
+        &mut self,
+        target: NodeId,
+        find: FindNodeOptions,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
         self.request(Request::FindNode { target, find }, now)
     }
 
-    /// Finds a node and has it answer (specification: pingNode).
-    pub fn ping_node(&mut self, target: NodeId, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+    /// Searches for a node and sends it a ping (specification: pingNode).
+    pub fn ping_node(
+        &mut self,
+        target: NodeId,
+        options: RequestOptions,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
         self.request(Request::PingNode { target, options }, now)
     }
 
-    /// Whether a node is connected, or else can be at this address (specification: pingNodeAddress).
+    /// Checks whether a node is connected, or a connection to this address succeeds (specification:
+    /// pingNodeAddress).
     pub fn ping_node_address(
         &mut self,
         target: NodeId,
         address: NodeAddress,
-        options: Options,
+        options: RequestOptions,
         now: Instant,
     ) -> Result<RequestId, RequestError> {
         self.request(Request::PingNodeAddress { target, address, options }, now)
     }
 
-    /// Finds a node and holds its connection (specification: acquireConnection).
+    /// Searches for a node and leases its connection (specification: acquireConnection).
     pub fn acquire_connection(
         &mut self,
         target: NodeId,
-        options: Options,
+        options: RequestOptions,
         now: Instant,
     ) -> Result<RequestId, RequestError> {
         self.request(Request::AcquireConnection { target, options }, now)
@@ -147,51 +234,67 @@ impl NodeManager {
         &mut self,
         seeds: Vec<SeedNode>,
         blocking: bool,
-        options: Options,
+        options: RequestOptions,
         now: Instant,
     ) -> Result<RequestId, RequestError> {
         self.request(Request::SyncNodeGraph { seeds, blocking, options }, now)
     }
 
-    /// Puts a node into the graph on the embedder's word (specification: setNode). It is told to nobody until a connection
-    /// proves it.
+    /// Adds a node to the graph without having connected to it (specification: setNode). It is not
+    /// sent to peers until a connection has proved it.
     pub fn set_node(
         &mut self,
         node: NodeId,
         address: NodeAddress,
         data: NodeContactAddressData,
-        how: SetNode,
+        how: SetNodeOptions,
         now: Instant,
     ) -> Result<RequestId, RequestError> {
         self.request(Request::SetNode { node, address, data, how }, now)
     }
 
-    /// Looks up a random id of a bucket (specification: refreshBucket).
+    /// Searches for a random id of a bucket (specification: refreshBucket).
     pub fn refresh_bucket(
         &mut self,
         bucket: BucketIndex,
-        options: Options,
+        options: RequestOptions,
         now: Instant,
     ) -> Result<RequestId, RequestError> {
         self.request(Request::RefreshBucket { bucket, options }, now)
     }
 
-    /// Cross-signs a claim with a node: both get one into their own chain (specification: claimNode).
-    pub fn claim_node(&mut self, target: NodeId, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+    /// Cross-signs a claim with a node: the chains of both then contain a claim that links them
+    /// (specification: claimNode).
+    pub fn claim_node(
+        &mut self,
+        target: NodeId,
+        options: RequestOptions,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
         self.request(Request::ClaimNode { target, options }, now)
     }
 
-    /// Puts a node on the allow-list of the claim policy, durably.
-    pub fn allow_claim(&mut self, node: NodeId, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+    /// Adds a node to the allow-list of the claim policy, durably.
+    pub fn allow_claim(
+        &mut self,
+        node: NodeId,
+        options: RequestOptions,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
         self.request(Request::AllowClaim { node, allowed: true, options }, now)
     }
 
-    /// Takes a node off the allow-list of the claim policy, durably.
-    pub fn disallow_claim(&mut self, node: NodeId, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+    /// Removes a node from the allow-list of the claim policy, durably.
+    pub fn disallow_claim(
+        &mut self,
+        node: NodeId,
+        options: RequestOptions,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
         self.request(Request::AllowClaim { node, allowed: false, options }, now)
     }
 
-    /// Asks the local network where a node is (specification: queryMDNS).
+    /// Queries the local network for the addresses of a node (specification: queryMDNS).
     pub fn query_mdns(
         &mut self,
         target: NodeId,
@@ -201,56 +304,68 @@ impl NodeManager {
         self.request(Request::QueryMdns { target, timeout }, now)
     }
 
-    /// Becomes another key, or presents another certificate of the same one (DESIGN section 7, key renewal).
+    /// Rotates the node key, or replaces the certificate of the current key (docs/DESIGN.md, Key
+    /// renewal).
     pub fn renew(&mut self, identity: Identity, now: Instant) -> Result<RequestId, RequestError> {
         self.request(Request::Renew { identity }, now)
     }
 
-    /// Reads and verifies the sigchain of a node, behind the last claim of it that is known, as far as `limit` (specification:
-    /// requestChainData).
+    /// Reads and verifies the sigchain of a node after the claim `since`, at most `limit` claims
+    /// (specification: requestChainData).
     pub fn request_chain_data(
         &mut self,
         target: NodeId,
         since: Option<Claim>,
         limit: Option<u64>,
-        options: Options,
+        options: RequestOptions,
         now: Instant,
     ) -> Result<RequestId, RequestError> {
         self.request(Request::RequestChainData { target, since, limit, options }, now)
     }
 
-    /// Reads claims of the own sigchain.
-    pub fn claims(&mut self, query: ClaimsQuery, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+    /// Reads claims of the local chain.
+    pub fn claims(
+        &mut self,
+        query: ClaimsQuery,
+        options: RequestOptions,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
         self.request(Request::Claims { query, options }, now)
     }
 
-    /// Reads which nodes are linked with one.
+    /// Reads the gestalt of a node: the nodes that are linked with it.
     pub fn gestalt(
         &mut self,
         node: NodeId,
         query: GestaltQuery,
-        options: Options,
+        options: RequestOptions,
         now: Instant,
     ) -> Result<RequestId, RequestError> {
         self.request(Request::Gestalt { node, query, options }, now)
     }
 
-    /// Writes everything that is not written yet, durably.
-    pub fn flush(&mut self, options: Options, now: Instant) -> Result<RequestId, RequestError> {
+    /// Writes all pending changes durably.
+    pub fn flush(
+        &mut self,
+        options: RequestOptions,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
         self.request(Request::Flush { options }, now)
     }
 
-    /// Ends a request early; its `Event::Done` says `Cancelled`. Nothing happens if it is over already.
+    /// Cancels a request. The request ends with `Cancelled` unless its result is already decided.
+    /// Has no effect if the request has ended.
     pub fn cancel(&mut self, id: RequestId, now: Instant) {
-        self.enter(now, || Call::Cancel(id));
-        // Past the point of no return of a renewal or a claim its true outcome is reported.
-        let ends = |open: &Open| {
-            open.audience == Audience::Embedder
-                && !matches!(open.stage, Stage::Renew(_))
-                && !is_persisting(&open.stage)
-                && standing(&open.stage).is_none()
+        if self.enter(now, Entry::Cancel(id)).is_err() {
+            return;
+        }
+        // After its point of no return, a renewal or a claim reports its true outcome instead.
+        let ends = |open: &OpenRequest| {
+            open.recipient == Recipient::Embedder
+                && !is_writing(&open.stage)
+                && committed(&open.stage).is_none()
         };
-        if self.open.get(&id).is_some_and(ends) {
+        if self.requests.get(id).is_some_and(ends) {
             self.end(id, Err(Failure::Cancelled));
             self.settle();
         }

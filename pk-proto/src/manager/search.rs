@@ -1,192 +1,424 @@
-//! Searches, and what goes on from them once their node is connected.
+//! Searches: start, steps and end, and the next stage of a request when its node is connected.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::NodeManager;
-use super::open::{After, Again, Asked, Audience, CallThen, DialThen, Open, Stage, Then};
-use crate::address::{NodeAddress, NodeContactAddressData};
-use crate::connect::Connections;
-use crate::cx::Dice;
-use crate::error::Failure;
-use crate::id::{ConnectionId, NodeId, RequestId};
-use crate::io::DisconnectReason;
+use super::lifecycle::{OnCallEnded, OnRaceEnded, RaceResult, Reactions};
+use super::node::NodeManager;
+use super::retry::retry_plan;
+use super::state::repeats::Repeat;
+use super::state::request_table::Entry;
+use super::state::stage::{
+    OnConnected, OnDialed, OnResponse, OpenRequest, OpeningStream, PendingCall, Recipient,
+    RequestStage, RetryPlan, Search, Transition,
+};
+use crate::api::error::Failure;
+use crate::api::reply::Reply;
+use crate::api::request::{FindNodeOptions, RequestOptions};
+use crate::api::search::{FindEnd, FindOutcome};
+use crate::api::transport::DisconnectReason;
+use crate::connect::table::Connections;
 use crate::lookup::{Lookup, Next};
-use crate::request::{ClosestLists, FindEnd, FindNode, FindOutcome, Options, Reply};
-use crate::rpc::Question;
-use crate::time::Instant;
+use crate::machine::cx::RngStream;
+use crate::rpc::event::CompletedCall;
+use crate::types::address::{NodeAddress, NodeContactAddressData};
+use crate::types::id::{ConnectionId, NodeId, RequestId, StreamId};
+use crate::types::time::Instant;
+use crate::wire::closest::ClosestNodesQuery;
+use crate::wire::message::{RpcRequest, RpcResponse};
+
+impl Reactions for Search {
+    fn on_race_ended(&self) -> Option<OnRaceEnded> {
+        Some(NodeManager::search_race_ended)
+    }
+
+    fn on_call_ended(&self) -> Option<OnCallEnded> {
+        Some(NodeManager::search_call_ended)
+    }
+
+    fn repeat(&self) -> Repeat {
+        match self.awaited {
+            None => Repeat::Contact,
+            // The request already searches for its node again.
+            Some(_) => Repeat::Never,
+        }
+    }
+}
 
 impl NodeManager {
+    /// Starts the search of an embedder's request; `on_connected` follows when the target is
+    /// connected.
     pub(super) fn search_then(
         &mut self,
         id: RequestId,
         deadline: Instant,
         target: NodeId,
-        options: Options,
-        then: Then,
+        options: RequestOptions,
+        on_connected: OnConnected,
     ) {
-        let find = FindNode { options, ..FindNode::default() };
-        self.search(id, Audience::Embedder, deadline, target, &find, then);
+        let find = FindNodeOptions { options, ..FindNodeOptions::default() };
+        self.search(id, Recipient::Embedder, deadline, target, &find, on_connected);
     }
 
+    /// Starts a search. Its first candidates are the closest contacts, the connected nodes, and the
+    /// addresses of suspected connections with the target.
     pub(super) fn search(
         &mut self,
         id: RequestId,
-        audience: Audience,
+        recipient: Recipient,
         deadline: Instant,
         target: NodeId,
-        find: &FindNode,
-        then: Then,
+        find: &FindNodeOptions,
+        on_connected: OnConnected,
     ) {
         let mut lookup = Lookup::new(&self.cx, id, target, find);
-        let asks_locally = audience == Audience::Embedder && !self.cx.is_own(&target) && self.cx.config.mdns;
-        if asks_locally && find.strategies.unwrap_or_default().mdns && self.connections.primary(&target).is_none() {
+        let asks_locally =
+            recipient == Recipient::Embedder && !self.cx.is_own(&target) && self.cx.config.mdns;
+        if asks_locally
+            && find.strategies.unwrap_or_default().mdns
+            && self.connections.live(&target).is_none()
+        {
             let timeout = find.mdns_timeout.unwrap_or(self.cx.config.mdns_timeout);
             lookup.set_browse(Some(self.browse(id, target, self.cx.now + timeout)));
         }
         let count = self.cx.config.bucket_limit;
-        for (node, contact) in self.graph.closest(&target, count) {
+        for (node, contact) in self.nodes.graph.closest(&target, count) {
             lookup.offer(node, Some(contact));
         }
         for node in self.connections.closest(&target, count) {
             lookup.offer(node, None);
         }
-        self.begin(id, Open { audience, deadline, stage: Stage::Find { lookup, then } });
-        self.awake.insert(id);
+        lookup.offer_at(target, self.connections.suspected_at(&target));
+        let stage = RequestStage::Find(Search { lookup, on_connected, awaited: None });
+        self.begin(id, OpenRequest { recipient, deadline, stage });
+        self.requests.wake(id);
     }
 
-    /// Lets a search do what it can.
+    /// Returns whether a search for a node is in progress for which no request waits.
+    pub(super) fn searches_in_background(&self, target: &NodeId) -> bool {
+        self.requests.in_stage::<Search>().any(|(id, search)| {
+            let open = self.requests.get(id);
+            search.lookup.target() == target
+                && open.is_some_and(|open| open.recipient == Recipient::None)
+        })
+    }
+
+    /// Executes the steps of a search until it waits or ends.
     pub(super) fn advance_search(&mut self, id: RequestId) {
         loop {
-            let Self { cx, connections, rpc, open, .. } = self;
-            let Some(Open { deadline, audience, stage: Stage::Find { lookup, .. } }) = open.get_mut(&id) else {
+            let Self { cx, connections, rpc, requests, .. } = self;
+            let Some(Entry { deadline, recipient, payload: Search { lookup, .. } }) =
+                requests.entry(id)
+            else {
                 return;
             };
-            match lookup.next(cx, |node| connections.primary(node)) {
+            match lookup.next(cx, |node| connections.live(node)) {
                 Next::Wait => return,
-                Next::Dial(goal) if audience.is_awaited() => connections.dial(cx, id, goal.urgent()),
-                Next::Dial(goal) => connections.dial(cx, id, goal),
-                Next::Ask { node, conn } => ask_closest(cx, rpc, id, lookup, node, conn, *deadline),
+                Next::Dial(dial_target) if recipient.is_awaited() => {
+                    connections.dial(cx, id, dial_target.foreground());
+                }
+                Next::Dial(dial_target) => connections.dial(cx, id, dial_target),
+                Next::Ask { node, conn } => {
+                    query_closest_nodes(cx, rpc, id, lookup, node, conn, deadline);
+                }
                 Next::End(end) => return self.search_ended(id, end),
             }
         }
     }
 
-    /// A connection was accepted: every search may ask its node.
+    /// Adds the node of an accepted connection to every search as a candidate.
     pub(super) fn offer_to_searches(&mut self, node: NodeId) {
-        for (id, open) in &mut self.open {
-            if let Stage::Find { lookup, .. } = &mut open.stage {
-                lookup.offer(node, None);
-                self.awake.insert(*id);
-            }
-        }
+        self.requests.wake_searches(|search| search.lookup.offer(node, None));
     }
 
+    /// Handles the stall timer of a contact that has not responded: the search continues with
+    /// others.
     pub(super) fn stalled(&mut self, id: RequestId, node: &NodeId) {
-        if let Some(Open { stage: Stage::Find { lookup, .. }, .. }) = self.open.get_mut(&id) {
-            lookup.stalled(node);
-            self.awake.insert(id);
+        if let Some(search) = self.requests.stage_mut::<Search>(id) {
+            search.lookup.stalled(node);
+            self.requests.wake(id);
         }
     }
 
-    /// A search is over; what it was for goes on if its target is connected.
+    /// Handles the end of a dial race for a contact of a search: queries the contact, or records
+    /// its failures.
+    fn search_race_ended(&mut self, id: RequestId, node: NodeId, result: RaceResult) {
+        let Self { cx, rpc, requests, .. } = self;
+        let Some(Entry { deadline, payload: Search { lookup, .. }, .. }) = requests.entry(id)
+        else {
+            return;
+        };
+        match result {
+            // The target itself is not queried.
+            Ok(_) if *lookup.target() == node => {}
+            Ok(conn) if lookup.is_dialing(&node) => {
+                query_closest_nodes(cx, rpc, id, lookup, node, conn, deadline);
+            }
+            Ok(_) => {}
+            Err(failures) => lookup.dial_failed(cx, &node, failures),
+        }
+        requests.wake(id);
+    }
+
+    /// Handles the response of a contact to the query of a search, or its failure. Also handles the
+    /// end of the call of a repeated request.
+    fn search_call_ended(
+        &mut self,
+        id: RequestId,
+        conn: ConnectionId,
+        stream: StreamId,
+        result: Result<CompletedCall, Failure>,
+    ) {
+        let Some(search) = self.requests.stage::<Search>(id) else { return };
+        if search.awaited.as_ref().is_some_and(|awaited| awaited.stream == stream) {
+            if self.awaited_ended(id, result.as_ref().err()) {
+                // The search has ended, and the request has its former stage, which handles this
+                // response.
+                self.call_ended(id, conn, stream, result);
+            }
+            return;
+        }
+        let teller = self.connections.address(conn).map(|(address, _)| address);
+        let Self { cx, requests, .. } = self;
+        let Some(Search { lookup, .. }) = requests.stage_mut(id) else { return };
+        match result {
+            Ok(CompletedCall { answer: RpcResponse::Closest(closest), .. }) => {
+                lookup.answered(cx, stream, closest, teller.as_ref());
+            }
+            Err(Failure::ConnectionLost(_)) => lookup.lost(cx, stream),
+            Ok(_) | Err(_) => lookup.not_answered(cx, stream),
+        }
+        requests.wake(id);
+    }
+
+    /// Handles a suspected connection with a contact: the contact is dialed again and queried over
+    /// the other connection.
+    pub(super) fn search_contact_suspected(
+        &mut self,
+        id: RequestId,
+        node: NodeId,
+        stream: StreamId,
+    ) {
+        let Self { cx, connections, rpc, requests, .. } = self;
+        let Some(Search { lookup, .. }) = requests.stage_mut(id) else { return };
+        rpc.cancel(cx, stream);
+        lookup.offer_at(node, connections.suspected_at(&node));
+        lookup.lost(cx, stream);
+        requests.wake(id);
+    }
+
+    /// Ends a search. If its target is connected, the request continues with its next stage.
     pub(super) fn search_ended(&mut self, id: RequestId, end: FindEnd) {
-        let Some(mut open) = self.open.remove(&id) else { return };
-        let Stage::Find { lookup, then } = open.stage else { return };
+        let Some(mut open) = self.requests.remove(id) else { return };
+        let RequestStage::Find(Search { lookup, on_connected, awaited }) = open.stage else {
+            return;
+        };
+        let node = *lookup.target();
+        let (failures, connect_timeout) = (lookup.target_failures(), lookup.connect_timeout());
+        let mut outcome = self.end_search(id, lookup, end);
+        let connection = found(&self.connections, &node, end);
+        let live = self.connections.live(&node);
+        outcome.found = connection
+            .as_ref()
+            .filter(|(conn, ..)| live == Some(*conn))
+            .map(|(_, address, data)| (address.clone(), *data));
+
+        let next = match (on_connected, awaited, connection) {
+            (OnConnected::Report, ..) => Transition::End(Ok(Reply::FindNode(outcome))),
+            (OnConnected::ReportRefresh, ..) => Transition::End(Ok(Reply::RefreshBucket(outcome))),
+            // The suspected connection is the only one, or its peer responds again.
+            (on_connected, Some(awaited), Some((conn, ..)))
+                if live.is_none() || conn == awaited.conn =>
+            {
+                Transition::Wait(awaited.resume(RetryPlan { node, connect_timeout, on_connected }))
+            }
+            (on_connected, awaited, connection) => {
+                if let Some(awaited) = awaited {
+                    self.rpc.cancel(&mut self.cx, awaited.stream);
+                }
+                match connection {
+                    Some(connection) => self.with_connection(
+                        id,
+                        open.deadline,
+                        on_connected,
+                        connect_timeout,
+                        connection,
+                    ),
+                    None => {
+                        let failure = match end {
+                            FindEnd::Deadline => Failure::DeadlineExceeded,
+                            _ => Failure::NotFound(failures),
+                        };
+                        Transition::End(self.not_found(open.recipient, &on_connected, failure))
+                    }
+                }
+            }
+        };
+        match next {
+            Transition::Wait(stage) => {
+                open.stage = stage;
+                self.requests.insert(id, open);
+            }
+            Transition::End(result) => self.report(id, open.recipient, result),
+        }
+    }
+
+    /// Cancels everything that a search has started, and returns its outcome.
+    pub(super) fn end_search(
+        &mut self,
+        id: RequestId,
+        lookup: Lookup,
+        end: FindEnd,
+    ) -> FindOutcome {
         for stream in lookup.streams() {
             self.rpc.cancel(&mut self.cx, stream);
         }
         self.connections.leave(&mut self.cx, id);
-        self.end_browse_of(&lookup);
-        let target = *lookup.target();
-        let (failures, connect_timeout) = (lookup.target_failures(), lookup.connect_timeout());
-        let mut outcome = lookup.finish(&mut self.cx, end);
-        let connection = found(&self.connections, &target);
-        outcome.found = connection.as_ref().map(|(_, address, data)| (address.clone(), *data));
+        if let Some(browse) = lookup.browse() {
+            self.end_browse(browse);
+        }
+        lookup.finish(&mut self.cx, end)
+    }
 
-        let next = match (then, connection) {
-            (Then::Report, _) => After::End(Ok(Reply::FindNode(outcome))),
-            (Then::ReportRefresh, _) => After::End(Ok(Reply::RefreshBucket(outcome))),
-            (then, None) => {
-                let failure = match end {
-                    FindEnd::Deadline => Failure::DeadlineExceeded,
-                    _ => Failure::NotFound(failures),
-                };
-                After::End(self.not_found(open.audience, &then, failure))
-            }
-            (then, Some(connection)) => {
-                let again = again(target, connect_timeout, &then);
-                self.with_connection(id, open.deadline, then, again, connection)
-            }
+    /// Restarts searches for the former local id with the new id, after a key renewal.
+    pub(super) fn restart_self_searches(&mut self, old: NodeId, new: NodeId) {
+        let of_self = |search: &Search| {
+            matches!(search.on_connected, OnConnected::Report) && *search.lookup.target() == old
         };
-        match next {
-            After::Wait(stage) => {
-                open.stage = stage;
-                self.open.insert(id, open);
-            }
-            After::End(result) => self.report(id, open.audience, result),
+        let searches = self.requests.in_stage::<Search>().filter(|(_, search)| of_self(search));
+        let searches: Vec<_> = searches.map(|(id, _)| id).collect();
+        for id in searches {
+            let Some(OpenRequest {
+                recipient,
+                deadline,
+                stage: RequestStage::Find(Search { lookup, .. }),
+            }) = self.requests.remove(id)
+            else {
+                continue;
+            };
+            let find = lookup.limits();
+            self.end_search(id, lookup, FindEnd::Exhausted);
+            self.search(id, recipient, deadline, new, &find, OnConnected::Report);
         }
     }
 
-    /// The node is connected: does what the request was for.
+    /// Handles addresses of the target that were discovered on the local network; `done`: no more
+    /// follow.
+    pub(super) fn search_discovered(
+        &mut self,
+        id: RequestId,
+        addresses: Vec<NodeAddress>,
+        done: bool,
+    ) {
+        let Self { cx, connections, requests, .. } = self;
+        let Some(Search { lookup, .. }) = requests.stage_mut(id) else { return };
+        if !addresses.is_empty() {
+            let dial_target = lookup.discovered(cx, addresses);
+            connections.dial(cx, id, dial_target.foreground());
+        }
+        if done {
+            lookup.set_browse(None);
+        }
+        requests.wake(id);
+    }
+
+    /// Starts the next stage of a request whose node is connected, or returns its result.
     fn with_connection(
         &mut self,
         id: RequestId,
         deadline: Instant,
-        then: Then,
-        again: Option<Again>,
+        on_connected: OnConnected,
+        connect_timeout: Duration,
         (conn, address, data): (ConnectionId, NodeAddress, NodeContactAddressData),
-    ) -> After {
-        let then = match then {
-            Then::ClaimNode(claiming) => return After::Wait(self.node_begin(id, conn, claiming)),
-            Then::ClaimNetwork { content } => return After::Wait(self.own_begin(id, content, Some(conn))),
-            then => then,
+    ) -> Transition {
+        let on_connected = match on_connected {
+            OnConnected::ClaimNode(claim) => {
+                return Transition::Wait(self.outgoing_begin(id, conn, claim));
+            }
+            OnConnected::ClaimNetwork { content } => {
+                return Transition::Wait(self.self_issued_begin(id, content, Some(conn)));
+            }
+            on_connected => on_connected,
         };
+        let retry = self
+            .connections
+            .node(conn)
+            .and_then(|node| retry_plan(&self.cx, node, connect_timeout, &on_connected));
         let cx = &mut self.cx;
         let call_deadline = deadline.min(cx.now + cx.config.call_timeout);
-        let stage = match then {
-            Then::Report | Then::ReportRefresh | Then::ClaimNode(_) | Then::ClaimNetwork { .. } => None,
-            Then::Ping { .. } => {
-                let nonce = cx.random_u64(Dice::Calls);
-                let stream = self.rpc.call(cx, conn, id, Question::Ping { nonce }, call_deadline);
-                stream.map(|stream| Stage::Call { stream, then: CallThen::Pong { nonce, address, data }, again })
+        let stage = match on_connected {
+            OnConnected::Report
+            | OnConnected::ReportRefresh
+            | OnConnected::ClaimNode(_)
+            | OnConnected::ClaimNetwork { .. } => None,
+            OnConnected::Ping { .. } => {
+                let nonce = cx.random_u64(RngStream::Calls);
+                let stream = self.rpc.call(cx, conn, id, RpcRequest::Ping { nonce }, call_deadline);
+                stream.map(|stream| {
+                    let on_response = OnResponse::Pong { nonce, address, data };
+                    RequestStage::Call(PendingCall { stream, on_response, retry })
+                })
             }
-            Then::AskClosest { target, lists, .. } => {
-                let stream = self.rpc.call(cx, conn, id, Question::Closest { target, lists }, call_deadline);
-                stream.map(|stream| Stage::Call { stream, then: CallThen::Closest, again })
+            OnConnected::QueryClosestNodes { target, query, .. } => {
+                let stream = self.rpc.call(
+                    cx,
+                    conn,
+                    id,
+                    RpcRequest::Closest { target, query },
+                    call_deadline,
+                );
+                stream.map(|stream| {
+                    RequestStage::Call(PendingCall {
+                        stream,
+                        on_response: OnResponse::Closest,
+                        retry,
+                    })
+                })
             }
-            Then::OpenStream { protocol } => match self.rpc.open_protocol(cx, conn, id, protocol, call_deadline) {
-                Ok(stream) => Some(Stage::OpenStream { stream }),
-                Err(failure) => return After::End(Err(failure)),
-            },
-            Then::ConnectThrough { goal } => {
-                self.connections.dial_only(cx, id, goal);
-                Some(Stage::Dial { then: DialThen::Connect })
+            OnConnected::OpenStream { protocol, .. } => {
+                match self.rpc.open_protocol(cx, conn, id, protocol, call_deadline) {
+                    Ok(stream) => Some(RequestStage::OpenStream(OpeningStream { stream, retry })),
+                    Err(failure) => return Transition::End(Err(failure)),
+                }
             }
-            Then::ChainData { since, limit } => self.chain_begin(id, conn, since, limit),
-            Then::Acquire => {
+            OnConnected::ConnectThrough { dial_target } => {
+                self.connections.dial_only(cx, id, dial_target);
+                Some(RequestStage::Dial(OnDialed::Connect))
+            }
+            OnConnected::ChainData { since, limit } => {
+                self.chain_begin(id, conn, since, limit, connect_timeout)
+            }
+            OnConnected::ChainOn(chain) => return self.chain_on(id, conn, deadline, chain),
+            OnConnected::Acquire => {
                 let lease = self.connections.acquire(cx, conn);
                 if let Some((lease, connection)) = lease.zip(self.connections.info(cx, conn)) {
-                    return After::End(Ok(Reply::AcquireConnection { lease, connection }));
+                    return Transition::End(Ok(Reply::AcquireConnection { lease, connection }));
                 }
                 None
             }
         };
-        // It was live a moment ago, so this is not reached; if it were, this would be the truth.
-        stage.map_or(After::End(Err(Failure::ConnectionLost(DisconnectReason::Local))), After::Wait)
+        // The connection was live at the last step, so this failure is not expected.
+        stage.map_or(
+            Transition::End(Err(Failure::ConnectionLost(DisconnectReason::Local))),
+            Transition::Wait,
+        )
     }
 }
 
-/// Asks a connected contact of a search for the nodes that it knows closest to the target.
-pub(super) fn ask_closest(
-    cx: &mut crate::cx::Cx,
-    rpc: &mut crate::rpc::Rpc,
+/// Queries a connected contact of a search for the nodes that it knows closest to the target.
+pub(super) fn query_closest_nodes(
+    cx: &mut crate::machine::cx::Cx,
+    rpc: &mut crate::rpc::table::Rpc,
     id: RequestId,
     lookup: &mut Lookup,
     node: NodeId,
     conn: ConnectionId,
     deadline: Instant,
 ) {
-    let question = Question::Closest { target: *lookup.target(), lists: ClosestLists { local: true, active: true } };
+    let question = RpcRequest::Closest {
+        target: *lookup.target(),
+        query: ClosestNodesQuery { known: true, connected: true },
+    };
     let deadline = deadline.min(cx.now + cx.config.call_timeout);
     match rpc.call(cx, conn, id, question, deadline) {
         Some(stream) => lookup.asked(node, stream),
@@ -194,25 +426,20 @@ pub(super) fn ask_closest(
     }
 }
 
-/// How a question is asked again if its connection ends before the answer comes; once.
-fn again(node: NodeId, connect_timeout: Duration, then: &Then) -> Option<Again> {
-    let asked = Asked::Once;
-    let then = match *then {
-        Then::Ping { asked: Asked::Never } => Then::Ping { asked },
-        Then::AskClosest { target, lists, asked: Asked::Never } => Then::AskClosest { target, lists, asked },
-        _ => return None,
-    };
-    Some(Again { node, connect_timeout, then })
-}
-
-/// The connection in use with a node.
-fn found(connections: &Connections, node: &NodeId) -> Option<(ConnectionId, NodeAddress, NodeContactAddressData)> {
-    let conn = connections.primary(node)?;
+/// Returns the connection with a node that a request uses. A suspected connection is used if there
+/// is no other, except after the deadline.
+fn found(
+    connections: &Connections,
+    node: &NodeId,
+    end: FindEnd,
+) -> Option<(ConnectionId, NodeAddress, NodeContactAddressData)> {
+    let conn =
+        if end == FindEnd::Deadline { connections.live(node) } else { connections.primary(node) }?;
     let (address, data) = connections.address(conn)?;
     Some((conn, address, data))
 }
 
-/// What an outcome of a search says to a request that needed only that.
+/// Returns the outcome of a search; `None` if the search failed.
 pub(super) fn outcome(result: Result<Reply, Failure>) -> Option<FindOutcome> {
     match result {
         Ok(Reply::FindNode(outcome)) => Some(outcome),

@@ -1,66 +1,98 @@
-//! What we answer to peers.
+//! Responses to requests of peers.
 
-use super::NodeManager;
-use crate::graph::NodeContact;
-use crate::id::{ConnectionId, NodeId, StreamId};
-use crate::request::{ActiveConnection, ActiveNode, Closest, ClosestLists};
-use crate::rpc::{Answer, Question};
+use super::node::NodeManager;
+use crate::types::contact::NodeContact;
+use crate::types::id::{ConnectionId, NodeId, StreamId};
+use crate::wire::closest::{ActiveConnection, ActiveNode, ClosestNodes, ClosestNodesQuery};
+use crate::wire::dialect::Dialect;
+use crate::wire::message::{RpcRequest, RpcResponse};
 
-/// Nodes in one list of an answer: Kademlia's k of the protocol, whatever our own buckets hold.
+/// Maximum number of nodes in one list of a response: Kademlia's k of the protocol, independent of
+/// the local bucket capacity.
 const LIST_LIMIT: usize = 20;
-/// Connections told of one node.
+/// Maximum number of connections per node in a response.
 const CONNECTIONS_TOLD: usize = 4;
 
 impl NodeManager {
-    /// Answers a question that came on a connection, or sees to it that it is answered later.
-    pub(super) fn serve(&mut self, conn: ConnectionId, stream: StreamId, question: &Question) {
+    /// Responds to a request of a peer, or starts what the response needs.
+    pub(super) fn serve(&mut self, conn: ConnectionId, stream: StreamId, question: &RpcRequest) {
         let answer = match question {
-            Question::Claims { after, max_bytes } => return self.serve_claims(stream, *after, *max_bytes),
-            Question::SignClaim(token) => return self.network_asked(stream, conn, token),
-            Question::Signal(request) => self.relay(conn, request),
-            Question::Punch(punch) => self.punch(conn, punch),
-            Question::Ping { nonce } => Answer::Pong { nonce: *nonce },
-            Question::Closest { target, lists } => {
+            RpcRequest::Claims { after, max_bytes } => {
+                return self.serve_claims(conn, stream, *after, *max_bytes);
+            }
+            RpcRequest::SignClaim(token) => return self.network_asked(stream, conn, token),
+            RpcRequest::Signal(request) => self.relay(conn, stream, request),
+            RpcRequest::Punch(punch) => self.punch(conn, punch),
+            RpcRequest::Ping { nonce } => RpcResponse::Pong { nonce: *nonce },
+            RpcRequest::Closest { target, query } => {
                 let asker = self.connections.node(conn);
-                Answer::Closest(self.closest_for(asker.as_ref(), target, *lists))
+                let mut closest = self.closest_for(asker.as_ref(), target, *query);
+                // A node that requests only its own connections receives its address as the local
+                // node sees it. On `quic` this is not done: a search sends the same request there,
+                // and the reference does not expect itself in the response.
+                let native = self.connections.dialect(conn) == Some(Dialect::Native);
+                if native && !query.known && query.connected && asker == Some(*target) {
+                    closest.connected.insert(0, self.active(*target));
+                    closest.connected.retain(|node| !node.connections.is_empty());
+                    closest.connected.truncate(LIST_LIMIT);
+                }
+                RpcResponse::Closest(closest)
             }
         };
         self.rpc.answer(&mut self.cx, stream, answer);
     }
 
-    /// The nodes closest to a target that may be told to `asker`: proven ones, by their global addresses, without itself.
-    fn closest_for(&self, asker: Option<&NodeId>, target: &NodeId, lists: ClosestLists) -> Closest {
+    /// Returns the nodes closest to a target that may be sent to `asker`: proved nodes with their
+    /// global addresses, without `asker` itself.
+    fn closest_for(
+        &self,
+        asker: Option<&NodeId>,
+        target: &NodeId,
+        query: ClosestNodesQuery,
+    ) -> ClosestNodes {
         let told = |node: &NodeId| Some(node) != asker;
-        let mut closest = Closest::default();
-        if lists.local {
-            // Some of the closest are not told: look a little further, so that the list is full nevertheless.
-            let proven = |node: &NodeId| told(node) && !self.unproven.contains(node);
-            closest.local = self
+        let mut closest = ClosestNodes::default();
+        if query.known {
+            // Some of the closest nodes are not sent. More candidates than the limit are read, so
+            // that the list is full nevertheless.
+            let proven = |node: &NodeId| told(node) && !self.nodes.unproven.contains(node);
+            closest.known = self
+                .nodes
                 .graph
                 .closest(target, 2 * LIST_LIMIT)
                 .into_iter()
                 .filter(|(node, _)| proven(node))
-                .filter_map(|(node, contact)| NodeContact::global(contact).map(|contact| (node, contact)))
+                .filter_map(|(node, contact)| {
+                    NodeContact::global(contact).map(|contact| (node, contact))
+                })
                 .take(LIST_LIMIT)
                 .collect();
         }
-        if lists.active {
+        if query.connected {
             let nodes = self.connections.closest(target, 2 * LIST_LIMIT);
-            let nodes = nodes.into_iter().filter(|node| told(node)).map(|node| self.active(node));
-            closest.active = nodes.filter(|node| !node.connections.is_empty()).take(LIST_LIMIT).collect();
+            let nodes = nodes
+                .into_iter()
+                .filter(|node| told(node) && self.connections.live(node).is_some())
+                .map(|node| self.active(node));
+            closest.connected =
+                nodes.filter(|node| !node.connections.is_empty()).take(LIST_LIMIT).collect();
         }
         closest
     }
 
-    /// The connections with a node that may be told: not those over the local network.
+    /// Returns the connections with a node that may be sent to peers: all except those over the
+    /// local network.
     fn active(&self, node: NodeId) -> ActiveNode {
-        let infos = self.connections.with(&node).filter_map(|conn| self.connection_info(conn));
-        let infos = infos.filter(|info| info.data.scopes.global);
+        let infos =
+            self.connections.connections_with(&node).filter_map(|conn| self.connection_info(conn));
+        let infos = infos.filter(|info| info.data.scopes.global && !info.address.is_zoned());
         let connections = infos.take(CONNECTIONS_TOLD).map(|info| ActiveConnection {
             shared_id: info.shared_id,
             address: info.address,
             primary: info.primary,
-            idle_in_ms: info.idle_in.map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)),
+            idle_in_ms: info
+                .idle_in
+                .map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)),
         });
         ActiveNode { node, connections: connections.collect() }
     }

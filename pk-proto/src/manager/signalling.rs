@@ -1,221 +1,302 @@
-//! The three roles of signalling: source, relay, target (DESIGN section 5, WIRE.md section 8).
+//! The three roles of signalling: source, relay, target (docs/DESIGN.md, Signalling; docs/WIRE.md
+//! section 8).
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::string::String;
 use core::net::SocketAddr;
 use core::time::Duration;
 
 use bytes::Bytes;
 
-use super::NodeManager;
-use super::open::{Audience, DialThen, Open, Stage};
-use crate::address::NodeAddress;
-use crate::connect::{Goal, Learnt, RaceId};
-use crate::cx::Dice;
-use crate::error::Failure;
-use crate::graph::NodeContact;
-use crate::id::{ConnectionId, EffectId, NodeId, StreamId};
-use crate::io::{Connected, DialFailure, Dialect, Output, Signature};
-use crate::rpc::{Answer, Answered, PunchRequest, Question, Refusal, SignalRequest, SignalTerms};
-use crate::signal::{Punches, SignalGuard, VALIDITY, address_text, relay_bytes, request_bytes};
-use crate::signature::verify;
-use crate::time::UnixMillis;
-use crate::timers::Timer;
+use super::node::NodeManager;
+use super::state::signalling::{Forward, RelayCall};
+use super::state::stage::{OnDialed, OpenRequest, Recipient, RequestStage};
+use crate::api::error::Failure;
+use crate::api::output::Output;
+use crate::api::transport::{Connected, DialFailure};
+use crate::machine::cx::RngStream;
+use crate::machine::dial::{AddressOrigin, DialTarget};
+use crate::machine::effects::{EffectOwner, SignOwner};
+use crate::machine::timer::Timer;
+use crate::rpc::event::CompletedCall;
+use crate::shares::Limits;
+use crate::signalling::freshness::{CLOCK_MEMORY, CLOCK_TOLERANCE, VALIDITY};
+use crate::types::address::{Host, NodeAddress};
+use crate::types::contact::NodeContact;
+use crate::types::id::{ConnectionId, NodeId, RaceId, StreamId};
+use crate::types::refusal::Refusal;
+use crate::types::signature::{Signature, verify};
+use crate::types::time::{UnixMillis, WallClock, millis};
+use crate::wire::dialect::Dialect;
+use crate::wire::message::{PunchRequest, RpcRequest, RpcResponse, SignalRequest, SignalTerms};
+use crate::wire::signal::{address_text, relay_bytes, request_bytes};
 
-/// Signatures of signals that may be waited for.
+/// Maximum number of local signal requests that wait for a signature.
 const SIGNING_LIMIT: usize = 256;
-/// The first dial after a signal is held back by half of the time that signalling took, at most this long.
+/// Maximum number of signals of peers in progress, from the local signature to the target's
+/// response. Each peer and each network has its share.
+const RELAYING_LIMIT: usize = 1024;
+/// Maximum delay of the first dial after a signal. The delay is half of the time that signalling
+/// took.
 const MAX_HOLD: Duration = Duration::from_millis(200);
-
-/// What goes on in signalling.
-#[derive(Debug, Default)]
-pub(super) struct Signalling {
-    /// As a relay: who may ask us.
-    relayed: SignalGuard,
-    /// As a target: who may have us punch.
-    targeted: SignalGuard,
-    punches: Punches,
-    signing: BTreeMap<EffectId, Signing>,
-    /// As a source: questions to relays, for which race, and where the relay is.
-    asked: BTreeMap<StreamId, Asked>,
-}
-
-/// A question to a relay.
-#[derive(Debug)]
-struct Asked {
-    race: RaceId,
-    relay: NodeId,
-    /// Where the relay is.
-    relay_at: NodeAddress,
-    target: NodeId,
-    terms: SignalTerms,
-}
-
-/// What a signature is for.
-#[derive(Debug)]
-enum Signing {
-    /// As a source: the question to the relay.
-    Request { race: RaceId, relay: NodeId, target: NodeId, terms: SignalTerms },
-    /// As a relay: the question to the target.
-    Forward { target: ConnectionId, source: NodeId, address: NodeAddress, request: SignalRequest },
-}
 
 impl NodeManager {
     // -- source
 
-    /// A race wants a relay to signal.
+    /// Starts to request a signal for a race from a relay.
     pub(super) fn signal(&mut self, race: RaceId, target: NodeId, relay: NodeId) {
-        let plain = self.connections.primary(&relay).and_then(|conn| self.connections.dialect(conn));
+        let plain =
+            self.connections.primary(&relay).and_then(|conn| self.connections.dialect(conn));
         let terms = match plain {
             Some(Dialect::Polykey) => SignalTerms::Plain,
-            Some(Dialect::Native) | None => SignalTerms::Once {
-                expires: UnixMillis(self.cx.unix().0.saturating_add(millis(VALIDITY))),
-                nonce: self.cx.random_bytes(Dice::Signals),
-            },
+            Some(Dialect::Native) | None => self.terms_once(),
         };
         self.signal_on(race, target, relay, terms);
     }
 
+    /// Returns new terms with an expiry and a nonce.
+    fn terms_once(&mut self) -> SignalTerms {
+        let unix = self.signal_clock();
+        self.signalling.clock = Some((WallClock::new(self.cx.now, unix), self.cx.now));
+        let expires = UnixMillis(unix.0.saturating_add(millis(VALIDITY)));
+        SignalTerms::Once { expires, nonce: self.cx.random_bytes(RngStream::Signals) }
+    }
+
+    /// Returns the wall clock for the expiry of requests. It is the clock of the latest requests,
+    /// because peers know this node by it, even if the wall clock was set since. The current wall
+    /// clock replaces it when peers no longer store it or would not accept it.
+    fn signal_clock(&self) -> UnixMillis {
+        let unix = self.cx.unix();
+        let latest =
+            self.signalling.clock.filter(|(_, used)| self.cx.now.since(*used) < CLOCK_MEMORY * 2);
+        let latest = latest.map(|(clock, _)| clock.read(self.cx.now));
+        latest.filter(|latest| latest.0.abs_diff(unix.0) <= millis(CLOCK_TOLERANCE)).unwrap_or(unix)
+    }
+
+    /// Discards the clock of the latest requests, which a peer has refused. Returns whether the
+    /// wall clock differs, so that a new request may be accepted.
+    fn follow_wall_clock(&mut self) -> bool {
+        let differs = self.signal_clock().0.abs_diff(self.cx.unix().0) > millis(VALIDITY) / 2;
+        self.signalling.clock = None;
+        differs
+    }
+
+    /// Starts to sign a signal request, unless too many are being signed.
     fn signal_on(&mut self, race: RaceId, target: NodeId, relay: NodeId, terms: SignalTerms) {
-        if self.signalling.signing.len() >= SIGNING_LIMIT {
-            return self.not_signalled(race, relay, "too many signals are under way");
+        let is_signal = |owner: &EffectOwner| {
+            matches!(owner, EffectOwner::Sign(SignOwner::SignalRequest { .. }))
+        };
+        if self.cx.effects.owners().filter(is_signal).count() >= SIGNING_LIMIT {
+            return self.not_signalled(
+                race,
+                relay,
+                "too many signal requests are waiting for a signature",
+            );
         }
         let own = self.cx.own();
-        let id = self.cx.ids.effect();
         let bytes = Bytes::from(request_bytes(&own, &target, &terms));
-        self.signalling.signing.insert(id, Signing::Request { race, relay, target, terms });
+        let owner = SignOwner::SignalRequest { race, relay, target, terms };
+        let id = self.cx.effects.begin(EffectOwner::Sign(owner));
         self.cx.output(Output::Sign { id, key: own, bytes });
     }
 
+    /// Sends a signed request to the relay, if the race still exists.
     fn ask_relay(&mut self, race: RaceId, relay: NodeId, request: SignalRequest) {
         if !self.connections.is_racing(race) {
             return;
         }
-        let Some((conn, (address, _))) =
-            self.connections.primary(&relay).and_then(|conn| Some((conn, self.connections.address(conn)?)))
+        let Some((conn, (address, _))) = self
+            .connections
+            .primary(&relay)
+            .and_then(|conn| Some((conn, self.connections.address(conn)?)))
         else {
-            return self.not_signalled(race, relay, "the connection to it was lost");
+            return self.not_signalled(race, relay, "the connection to the relay was lost");
         };
         let id = self.cx.ids.request();
         let deadline = self.cx.now + self.cx.config.call_timeout;
         let SignalRequest { target, terms, .. } = request;
-        match self.rpc.call(&mut self.cx, conn, id, Question::Signal(request), deadline) {
+        match self.rpc.call(&mut self.cx, conn, id, RpcRequest::Signal(request), deadline) {
             Some(stream) => {
                 self.cx.metrics.signals_sent += 1;
-                self.signalling.asked.insert(stream, Asked { race, relay, relay_at: address, target, terms });
+                self.signalling
+                    .relay_calls
+                    .insert(stream, RelayCall { race, relay, relay_at: address, target, terms });
             }
-            None => self.not_signalled(race, relay, "the connection to it was lost"),
+            None => self.not_signalled(race, relay, "the connection to the relay was lost"),
         }
     }
 
-    /// A relay has answered, or not. Returns whether the call was one of signalling.
-    pub(super) fn signal_answered(&mut self, stream: StreamId, result: &Result<Answered, Failure>) -> bool {
-        let Some(asked) = self.signalling.asked.remove(&stream) else { return false };
-        let Asked { race, relay: node, relay_at: relay, target, terms } = asked;
-        // The target knows no terms. So there are none, and it bounds how often it punches.
-        if let Ok(Answered { answer: Answer::Refused(Refusal::Terms), .. }) = result
+    /// Handles the end of a signalling call to a relay or a target.
+    pub(super) fn signal_answered(
+        &mut self,
+        stream: StreamId,
+        result: &Result<CompletedCall, Failure>,
+    ) {
+        if let Some(from) = self.signalling.forwarded.remove(&stream) {
+            // The relay does not use the target's response.
+            self.signalling.relaying.give_back(&from);
+            return;
+        }
+        let Some(asked) = self.signalling.relay_calls.remove(&stream) else { return };
+        let RelayCall { race, relay: node, relay_at: relay, target, terms } = asked;
+        // The target uses the reference protocol, which has no terms. The request is repeated
+        // without terms; the target limits its rate of punches instead.
+        if let Ok(CompletedCall { answer: RpcResponse::Refused(Refusal::Terms), .. }) = result
             && terms != SignalTerms::Plain
         {
             self.signal_on(race, target, node, SignalTerms::Plain);
-            return true;
+            return;
         }
-        let no = |why: &dyn core::fmt::Display| Err((relay.clone(), DialFailure::Signal(alloc::format!("{why}"))));
+        let expired = matches!(
+            result,
+            Ok(CompletedCall { answer: RpcResponse::Refused(Refusal::Expired), .. })
+        );
+        if expired && terms != SignalTerms::Plain && self.follow_wall_clock() {
+            let terms = self.terms_once();
+            self.signal_on(race, target, node, terms);
+            return;
+        }
+        let unix = self.cx.unix();
+        let no = |why: &dyn core::fmt::Display| {
+            Err((relay.clone(), DialFailure::Signal(alloc::format!("{why}"))))
+        };
         let mut hold = Duration::ZERO;
         let result = match result {
-            Ok(Answered { answer: Answer::Signalled { address }, rtt }) => {
+            Ok(CompletedCall { answer: RpcResponse::Signalled { address }, rtt }) => {
                 hold = (*rtt / 2).min(MAX_HOLD);
-                match self.cx.believes(address, Some(&relay)) {
+                match self.cx.accepts_address(address, Some(&relay)) {
                     true => Ok(address.clone()),
                     false => no(&Refusal::Address),
                 }
             }
-            Ok(Answered { answer: Answer::Refused(refusal), .. }) => no(refusal),
-            Ok(_) => no(&"it answered something else"),
+            Ok(CompletedCall { answer: RpcResponse::Refused(Refusal::Expired), .. }) => {
+                no(&format_args!(
+                    "{}; the local clock reads {unix}; this clock or the relay's may be wrong",
+                    Refusal::Expired
+                ))
+            }
+            Ok(CompletedCall { answer: RpcResponse::Refused(refusal), .. }) => no(refusal),
+            Ok(_) => no(&"the relay sent an unexpected response"),
             Err(failure) => no(failure),
         };
         self.connections.signalled(&mut self.cx, race, result, hold);
-        true
     }
 
+    /// Reports to a race that its signal request could not be sent.
     fn not_signalled(&mut self, race: RaceId, relay: NodeId, why: &str) {
-        let address = self.graph.get(&relay).and_then(|contact| contact.iter().next());
+        let address = self.nodes.graph.get(&relay).and_then(|contact| contact.iter().next());
         let address = address.map_or_else(
-            || NodeAddress { host: crate::address::Host::Ip(core::net::Ipv4Addr::UNSPECIFIED.into()), port: 0 },
+            || NodeAddress {
+                host: crate::types::address::Host::Ip(core::net::Ipv4Addr::UNSPECIFIED.into()),
+                port: 0,
+            },
             |(address, _)| address.clone(),
         );
         let failure = (address, DialFailure::Signal(why.into()));
         self.connections.signalled(&mut self.cx, race, Err(failure), Duration::ZERO);
     }
 
-    // -- all
-
-    /// A signature is there. Returns whether it was one of signalling.
-    pub(super) fn signal_signed(&mut self, id: EffectId, result: Result<Signature, alloc::string::String>) -> bool {
-        let Some(signing) = self.signalling.signing.remove(&id) else { return false };
-        match (signing, result) {
-            (Signing::Request { race, relay, target, terms }, Ok(signature)) => {
-                self.ask_relay(race, relay, SignalRequest { target, terms, signature });
-            }
-            (Signing::Request { race, relay, .. }, Err(why)) => self.not_signalled(race, relay, &why),
-            (Signing::Forward { target, source, address, request }, Ok(relay_signature)) => {
-                let address_text = address_text(&request.terms, &address);
-                let punch = PunchRequest { source, address, address_text, request, relay_signature };
-                let question = Question::Punch(Box::new(punch));
-                let id = self.cx.ids.request();
-                let deadline = self.cx.now + self.cx.config.call_timeout;
-                // What the target says is not our business.
-                self.rpc.call(&mut self.cx, target, id, question, deadline);
-            }
-            (Signing::Forward { .. }, Err(_)) => {}
+    /// Passes the result of a signature to its owner.
+    pub(super) fn signed(&mut self, owner: SignOwner, result: Result<Signature, String>) {
+        match owner {
+            SignOwner::Claim(signer) => self.claim_signed(signer, result),
+            SignOwner::SignalRequest { race, relay, target, terms } => match result {
+                Ok(signature) => {
+                    self.ask_relay(race, relay, SignalRequest { target, terms, signature });
+                }
+                Err(why) => self.not_signalled(race, relay, &why),
+            },
+            SignOwner::SignalForward(stream) => self.forward_signed(stream, result.ok()),
         }
-        true
     }
 
     // -- relay
 
-    /// A peer asks us to signal.
-    pub(super) fn relay(&mut self, conn: ConnectionId, request: &SignalRequest) -> Answer {
-        match self.try_relay(conn, request) {
+    /// Sends a signed signal to the target. If signing has failed, the signal ends.
+    fn forward_signed(&mut self, stream: StreamId, signature: Option<Signature>) {
+        let Some(forward) = self.signalling.signing.remove(&stream) else { return };
+        let Forward { target, source, address, request, from } = forward;
+        let Some(relay_signature) = signature else {
+            return self.signalling.relaying.give_back(&from);
+        };
+        let address_text = address_text(&request.terms, &address);
+        let punch = PunchRequest { source, address, address_text, request, relay_signature };
+        let question = RpcRequest::Punch(Box::new(punch));
+        let id = self.cx.ids.request();
+        let deadline = self.cx.now + self.cx.config.call_timeout;
+        match self.rpc.call(&mut self.cx, target, id, question, deadline) {
+            Some(stream) => drop(self.signalling.forwarded.insert(stream, from)),
+            None => self.signalling.relaying.give_back(&from),
+        }
+    }
+
+    /// Responds to a signal request of a peer, as the relay.
+    pub(super) fn relay(
+        &mut self,
+        conn: ConnectionId,
+        stream: StreamId,
+        request: &SignalRequest,
+    ) -> RpcResponse {
+        match self.try_relay(conn, stream, request) {
             Ok(address) => {
                 self.cx.metrics.signals_relayed += 1;
-                Answer::Signalled { address }
+                RpcResponse::Signalled { address }
             }
             Err(refusal) => {
                 self.cx.metrics.signals_refused += 1;
-                Answer::Refused(refusal)
+                RpcResponse::Refused(refusal)
             }
         }
     }
 
-    fn try_relay(&mut self, conn: ConnectionId, request: &SignalRequest) -> Result<NodeAddress, Refusal> {
+    /// Checks a signal request and starts to sign the signal to the target. Returns the target's
+    /// address.
+    fn try_relay(
+        &mut self,
+        conn: ConnectionId,
+        stream: StreamId,
+        request: &SignalRequest,
+    ) -> Result<NodeAddress, Refusal> {
         let source = self.connections.node(conn).ok_or(Refusal::NotConnected)?;
+        let from = self.connections.source(conn).ok_or(Refusal::NotConnected)?;
         let (seen_at, seen) = self.connections.address(conn).ok_or(Refusal::NotConnected)?;
-        // Addresses of the local network are told to nobody.
-        if !seen.scopes.global {
+        // Addresses of the local network are not sent to any node.
+        if !seen.scopes.global || seen_at.is_zoned() {
             return Err(Refusal::Address);
         }
-        let targets = self.connections.with(&request.target).filter_map(|target| {
+        let targets = self.connections.connections_with(&request.target).filter_map(|target| {
             let (address, data) = self.connections.address(target)?;
-            data.scopes.global.then_some((target, address))
+            (data.scopes.global && !address.is_zoned()).then_some((target, address))
         });
         let (target, address) = { targets }.next().ok_or(Refusal::NotConnected)?;
-        if self.connections.dialect(target) == Some(Dialect::Polykey) && request.terms != SignalTerms::Plain {
+        if self.connections.dialect(target) == Some(Dialect::Polykey)
+            && request.terms != SignalTerms::Plain
+        {
             return Err(Refusal::Terms);
         }
-        let unix = self.cx.unix();
-        // Cheap limits before dear signatures; a nonce is spent only by a request that is genuine.
-        self.signalling.relayed.allow_source(self.cx.now, &source)?;
-        self.signalling.relayed.allow_target(self.cx.now, &request.target)?;
+        // Rates of the target are counted by one id, whichever of its ids the request names.
+        let about = self.connections.source(target).map_or(request.target, |target| target.node);
+        let (unix, share) = (self.cx.unix(), self.cx.config.network_share);
+        // Rate limits precede signature verification because they are cheaper. Only a request with
+        // a valid signature uses up its nonce.
+        self.signalling.relayed.allow_source(self.cx.now, &from, share)?;
+        self.signalling.relayed.allow_target(self.cx.now, &about, &from, share)?;
         let bytes = request_bytes(&source, &request.target, &request.terms);
         verify(&source, &bytes, &request.signature.0).map_err(|_| Refusal::Signature)?;
-        self.signalling.relayed.fresh(unix, &source, request)?;
-        if self.signalling.signing.len() >= SIGNING_LIMIT {
-            return Err(Refusal::Busy);
-        }
-        let bytes = Bytes::from(relay_bytes(&source, &address_text(&request.terms, &seen_at), request));
-        let id = self.cx.ids.effect();
-        let forward = Signing::Forward { target, source, address: seen_at, request: request.clone() };
-        self.signalling.signing.insert(id, forward);
+        self.signalling.relayed.fresh(
+            self.cx.now,
+            unix,
+            (&source, Some(conn)),
+            request,
+            &from,
+            share,
+        )?;
+        self.signalling.relaying.take(&from, &Limits::new(RELAYING_LIMIT, share))?;
+        let bytes =
+            Bytes::from(relay_bytes(&source, &address_text(&request.terms, &seen_at), request));
+        let forward = Forward { target, source, address: seen_at, request: request.clone(), from };
+        self.signalling.signing.insert(stream, forward);
+        let id = self.cx.effects.begin(EffectOwner::Sign(SignOwner::SignalForward(stream)));
         let key = self.cx.own();
         self.cx.output(Output::Sign { id, key, bytes });
         Ok(address)
@@ -223,17 +304,18 @@ impl NodeManager {
 
     // -- target
 
-    /// A relay has us punch.
-    pub(super) fn punch(&mut self, conn: ConnectionId, punch: &PunchRequest) -> Answer {
+    /// Responds to a relay that requests a punch, as the target.
+    pub(super) fn punch(&mut self, conn: ConnectionId, punch: &PunchRequest) -> RpcResponse {
         match self.try_punch(conn, punch) {
-            Ok(()) => Answer::Punching,
+            Ok(()) => RpcResponse::Punching,
             Err(refusal) => {
                 self.cx.metrics.punches_refused += 1;
-                Answer::Refused(refusal)
+                RpcResponse::Refused(refusal)
             }
         }
     }
 
+    /// Checks a punch request. Starts to punch and to dial back if the source is not connected.
     fn try_punch(&mut self, conn: ConnectionId, punch: &PunchRequest) -> Result<(), Refusal> {
         let relay = self.connections.node(conn).ok_or(Refusal::NotConnected)?;
         let (relay_at, _) = self.connections.address(conn).ok_or(Refusal::NotConnected)?;
@@ -241,21 +323,22 @@ impl NodeManager {
         if !self.cx.is_own(&request.target) || self.cx.is_own(source) {
             return Err(Refusal::NotTarget);
         }
-        let addr = address.socket().filter(|_| self.cx.believes(address, Some(&relay_at)));
+        let addr = address.socket().filter(|_| self.cx.accepts_address(address, Some(&relay_at)));
         let addr = addr.ok_or(Refusal::Address)?;
-        let unix = self.cx.unix();
-        self.signalling.targeted.allow_source(self.cx.now, &relay)?;
+        let from = self.connections.source(conn).ok_or(Refusal::NotConnected)?;
+        let (unix, share) = (self.cx.unix(), self.cx.config.network_share);
+        self.signalling.targeted.allow_source(self.cx.now, &from, share)?;
         let bytes = relay_bytes(source, address_text, request);
         verify(&relay, &bytes, &relay_signature.0).map_err(|_| Refusal::RelaySignature)?;
         let bytes = request_bytes(source, &request.target, &request.terms);
         verify(source, &bytes, &request.signature.0).map_err(|_| Refusal::Signature)?;
-        // Only what a source has said itself counts against it.
-        self.signalling.targeted.allow_target(self.cx.now, source)?;
-        self.signalling.targeted.fresh(unix, source, request)?;
-        if self.connections.primary(source).is_some() {
+        // Only requests with a valid signature of the source count for its rate.
+        self.signalling.targeted.allow_target(self.cx.now, source, &from, share)?;
+        self.signalling.targeted.fresh(self.cx.now, unix, (source, None), request, &from, share)?;
+        if self.connections.live(source).is_some() {
             return Ok(());
         }
-        if self.signalling.punches.begin(addr, *source)? {
+        if self.signalling.punches.begin(addr, *source, &from, share)? {
             self.cx.metrics.punches += 1;
             self.punch_next(addr);
             self.dial_back(*source, address.clone());
@@ -263,10 +346,10 @@ impl NodeManager {
         Ok(())
     }
 
-    /// Sends a datagram, and sets the timer for the next one.
+    /// Sends one datagram of a punch, and sets the timer of the next one.
     pub(super) fn punch_next(&mut self, addr: SocketAddr) {
-        let mut bytes: [u8; 32] = self.cx.random_bytes(Dice::Signals);
-        // Nothing that a demultiplexer takes for QUIC (RFC 9443).
+        let mut bytes: [u8; 32] = self.cx.random_bytes(RngStream::Signals);
+        // The first byte must not be one that a demultiplexer takes for QUIC (RFC 9443).
         if let Some(first) = bytes.first_mut() {
             *first &= 0x3f;
         }
@@ -276,37 +359,44 @@ impl NodeManager {
         }
     }
 
-    /// The target dials as well: where the source's NAT gives every peer another port, only its own packets get through,
-    /// and where the target's does, only the source's.
+    /// Dials the source, as the target. If the target is behind a symmetric NAT, which assigns
+    /// another port per peer, the source's dial fails and only this one can succeed.
     fn dial_back(&mut self, source: NodeId, address: NodeAddress) {
         let id = self.cx.ids.request();
         let timeout = self.cx.config.connect_timeout;
-        let stage = Stage::Dial { then: DialThen::Connect };
-        self.begin(id, Open { audience: Audience::Nobody, deadline: self.cx.now + timeout, stage });
-        let goal = Goal::at(source, [address], Learnt::SIGNALLED, timeout);
-        self.connections.dial_only(&mut self.cx, id, goal);
+        let stage = RequestStage::Dial(OnDialed::Connect);
+        self.begin(
+            id,
+            OpenRequest { recipient: Recipient::None, deadline: self.cx.now + timeout, stage },
+        );
+        let dial_target = DialTarget::at(source, [address], AddressOrigin::SIGNALLED, timeout);
+        self.connections.dial_only(&mut self.cx, id, dial_target);
     }
 
-    /// How the peer of an incoming connection has come here: signalled, if we punch for it; from the local network, if we
-    /// know its address from there and from nowhere else.
-    pub(super) fn incoming(&self, connected: &Connected) -> Learnt {
+    /// Returns the origin of the peer of an incoming connection. It is signalled if a punch for the
+    /// peer is in progress. It is local if its address is valid on one link only, or is known only
+    /// from the local network.
+    pub(super) fn incoming(&self, connected: &Connected) -> AddressOrigin {
         if self.signalling.punches.is_for(&connected.chain) {
-            return Learnt::SIGNALLED;
+            return AddressOrigin::SIGNALLED;
         }
         let remote = NodeAddress::from_socket(connected.remote);
-        let known = self.graph.get(&connected.leaf).into_iter().flat_map(NodeContact::iter);
-        let known = known.filter(|(address, _)| *address == remote).map(|(_, data)| Learnt::known(data)).next();
-        known.unwrap_or(Learnt::DIRECT)
+        if matches!(remote.host, Host::Zoned(..)) {
+            // A zoned address is valid on one link only.
+            return AddressOrigin::LOCAL;
+        }
+        let known = self.nodes.graph.get(&connected.leaf).into_iter().flat_map(NodeContact::iter);
+        let known = known
+            .filter(|(address, _)| *address == remote)
+            .map(|(_, data)| AddressOrigin::known(data))
+            .next();
+        known.unwrap_or(AddressOrigin::DIRECT)
     }
 
-    /// A connection with a node was accepted: there is no need to punch for it any more.
+    /// Ends the punches for a node that has connected.
     pub(super) fn punched(&mut self, ids: &[NodeId]) {
         for addr in self.signalling.punches.end(ids) {
             self.cx.timers.cancel(Timer::Punch(addr));
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,34 +1,37 @@
-//! The discipline of the vocabulary: numbers are minted even and never reused, nothing is said about what is over, and the
-//! simulator keeps its side too.
+//! The contract of the vocabulary: ids are even and never reused, no output refers to anything that
+//! has ended, and the simulator keeps its part of the contract.
 //!
-//! A machine's outputs are taken before its next input, so once an end was delivered, nothing about it may be said any more.
-//! The world may have ended things earlier; what is said in between is late, and legal.
+//! A machine's outputs are taken before its next input. Once an end was delivered, no output may
+//! refer to what ended. If it ended outside of the machine before, outputs about it are late, and
+//! legal.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pk_proto::{ConnectionId, EffectId, Event, Input, Output, Role, StreamId};
+use pk_proto::{ConnectionId, EffectId, Event, Input, Output, Side, StreamId};
 
-use super::Violation;
+use super::violation::Violation;
 
 #[derive(Debug, Default)]
 pub(super) struct Discipline {
     connections: BTreeMap<ConnectionId, Connection>,
     streams: BTreeMap<StreamId, Stream>,
-    handed_over: BTreeMap<StreamId, ConnectionId>,
-    /// Streams that ended with a close whose connection's end was not told yet.
+    detached: BTreeMap<StreamId, ConnectionId>,
+    /// Streams that ended by a close, whose connection's end was not reported yet.
     closing_streams: BTreeMap<ConnectionId, u64>,
     effects: BTreeMap<EffectId, Effect>,
     used_connections: BTreeSet<ConnectionId>,
     used_streams: BTreeSet<StreamId>,
     used_effects: BTreeSet<EffectId>,
-    /// Connections that were told as opened, and not yet as closed.
+    /// Connections that are suspected.
+    suspected: BTreeSet<ConnectionId>,
+    /// Connections that were reported as opened and not yet as closed.
     told: BTreeSet<ConnectionId>,
     stopped: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Connection {
-    Dialling { cancelled: bool },
+    Dialing { cancelled: bool },
     Live,
     Closing,
 }
@@ -36,12 +39,13 @@ enum Connection {
 #[derive(Debug, Clone, Copy)]
 struct Stream {
     conn: ConnectionId,
-    /// Our direction: the end was given. It is over when the transport has taken everything.
+    /// The machine's direction: the end was sent. It is over when the transport has accepted
+    /// everything.
     ended: bool,
     unconfirmed: u64,
-    /// Our direction: reset by us or stopped by the peer.
+    /// The machine's direction: reset locally or stopped by the peer.
     aborted: bool,
-    /// The peer's direction is over for us.
+    /// The peer's direction has ended for the machine.
     read: bool,
 }
 
@@ -55,16 +59,16 @@ enum Effect {
     ReplaceIdentity,
 }
 
-/// What there is, as the inputs and outputs tell.
+/// What exists, according to inputs and outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Held {
-    /// Dials under way.
-    pub(super) dialling: u64,
-    /// Connections that nobody has closed.
+    /// Dials in progress.
+    pub(super) dialing: u64,
+    /// Connections that neither end has closed.
     pub(super) live: u64,
-    /// Dials that were cancelled and connections that were closed, whose end was not told yet.
+    /// Dials that were cancelled and connections that were closed, whose end was not reported yet.
     pub(super) ending: u64,
-    /// Streams that are not over, and those whose connection is being closed.
+    /// Streams that have not ended, and those whose connection is being closed.
     pub(super) streams: u64,
 }
 
@@ -75,33 +79,35 @@ impl Discipline {
         self.stopped
     }
 
-    /// What the machine can know to be there.
+    /// Returns what the machine can know to exist.
     pub(super) fn held(&self) -> Held {
         let streams = self.streams.len() as u64 + self.closing_streams.values().sum::<u64>();
         let mut held = Held { streams, ..Held::default() };
         for state in self.connections.values() {
             match state {
-                Connection::Dialling { cancelled: false } => held.dialling += 1,
+                Connection::Dialing { cancelled: false } => held.dialing += 1,
                 Connection::Live => held.live += 1,
-                Connection::Dialling { cancelled: true } | Connection::Closing => held.ending += 1,
+                Connection::Dialing { cancelled: true } | Connection::Closing => held.ending += 1,
             }
         }
         held
     }
 
-    /// Before an output is done.
+    /// Checks an output before it is executed.
     pub(super) fn output(&mut self, output: &Output) -> Checked {
         ensure(!self.stopped, || format!("after Stopped: {output:?}"))?;
         match output {
             Output::Dial { conn, expect, .. } => {
                 ensure(conn.is_ours(), || format!("dial with the odd number {conn}"))?;
-                ensure(self.used_connections.insert(*conn), || format!("connection number {conn} used again"))?;
-                ensure(!expect.is_empty(), || format!("dial {conn} expects nobody"))?;
-                self.connections.insert(*conn, Connection::Dialling { cancelled: false });
+                ensure(self.used_connections.insert(*conn), || {
+                    format!("connection number {conn} used again")
+                })?;
+                ensure(!expect.is_empty(), || format!("dial {conn} expects no node"))?;
+                self.connections.insert(*conn, Connection::Dialing { cancelled: false });
                 Ok(())
             }
             Output::CancelDial { conn } => match self.connections.get_mut(conn) {
-                Some(Connection::Dialling { cancelled }) if !*cancelled => {
+                Some(Connection::Dialing { cancelled }) if !*cancelled => {
                     *cancelled = true;
                     Ok(())
                 }
@@ -121,7 +127,9 @@ impl Discipline {
             }
             Output::SendStream { stream, bytes, fin } => {
                 let of = self.stream(*stream, output)?;
-                ensure(!of.ended && !of.aborted, || format!("our direction of stream {stream} is over: {output:?}"))?;
+                ensure(!of.ended && !of.aborted, || {
+                    format!("the local direction of stream {stream} is over: {output:?}")
+                })?;
                 of.ended = *fin;
                 of.unconfirmed += bytes.len() as u64;
                 self.settle(*stream);
@@ -138,11 +146,13 @@ impl Discipline {
                 Ok(())
             }
             Output::ReadCredit { stream, .. } => self.stream(*stream, output).map(drop),
-            Output::HandOver { conn, stream, .. } => {
+            Output::DetachStream { conn, stream, .. } => {
                 let of = *self.stream(*stream, output)?;
-                ensure(of.conn == *conn, || format!("stream {stream} is of connection {}: {output:?}", of.conn))?;
+                ensure(of.conn == *conn, || {
+                    format!("stream {stream} is of connection {}: {output:?}", of.conn)
+                })?;
                 self.streams.remove(stream);
-                self.handed_over.insert(*stream, *conn);
+                self.detached.insert(*stream, *conn);
                 Ok(())
             }
             Output::Sign { id, .. } => self.new_effect(*id, Effect::Sign),
@@ -163,21 +173,47 @@ impl Discipline {
         }
     }
 
-    /// Before an input is given.
+    /// Checks an output before it is executed, for a machine whose driver does not keep the
+    /// contract.
+    pub(super) fn output_alone(&mut self, output: &Output) -> Checked {
+        ensure(!self.stopped, || format!("after Stopped: {output:?}"))?;
+        let fresh = match output {
+            Output::Dial { conn, .. } => conn.is_ours() && self.used_connections.insert(*conn),
+            Output::OpenStream { stream, .. } => {
+                stream.is_ours() && self.used_streams.insert(*stream)
+            }
+            Output::Sign { id, .. }
+            | Output::Persist { id, .. }
+            | Output::Load { id, .. }
+            | Output::Resolve { id, .. }
+            | Output::Browse { id, .. }
+            | Output::ReplaceIdentity { id, .. } => self.used_effects.insert(*id),
+            Output::Event(event) => {
+                self.stopped |= *event == Event::Stopped;
+                true
+            }
+            _ => true,
+        };
+        ensure(fresh, || format!("a number that is not new: {output:?}"))
+    }
+
+    /// Checks an input before it is delivered.
     pub(super) fn input(&mut self, input: &Input) -> Checked {
         match input {
             Input::Connected(connected) => {
                 let conn = connected.conn;
-                let expected = match connected.role {
-                    Role::Dialler => matches!(self.connections.get(&conn), Some(Connection::Dialling { .. })),
-                    Role::Acceptor => !conn.is_ours() && self.used_connections.insert(conn),
+                let expected = match connected.side {
+                    Side::Dialer => {
+                        matches!(self.connections.get(&conn), Some(Connection::Dialing { .. }))
+                    }
+                    Side::Acceptor => !conn.is_ours() && self.used_connections.insert(conn),
                 };
                 ensure(expected, || format!("(simulator) unexpected {input:?}"))?;
                 self.connections.insert(conn, Connection::Live);
             }
             Input::DialFailed { conn, .. } => {
                 let before = self.connections.remove(conn);
-                ensure(matches!(before, Some(Connection::Dialling { .. })), || {
+                ensure(matches!(before, Some(Connection::Dialing { .. })), || {
                     format!("(simulator) {input:?} of a connection that is {before:?}")
                 })?;
             }
@@ -187,32 +223,55 @@ impl Discipline {
                     format!("(simulator) {input:?} of a connection that is {before:?}")
                 })?;
                 self.forget_streams(*conn);
+                self.suspected.remove(conn);
                 self.closing_streams.remove(conn);
-                self.handed_over.retain(|_, of| of != conn);
+                self.detached.retain(|_, of| of != conn);
+            }
+            Input::Suspected { conn } => {
+                let live = matches!(
+                    self.connections.get(conn),
+                    Some(Connection::Live | Connection::Closing)
+                );
+                ensure(live && self.suspected.insert(*conn), || {
+                    format!("(simulator) {input:?} in the wrong order")
+                })?;
+            }
+            Input::Heard { conn } => {
+                ensure(self.suspected.remove(conn), || {
+                    format!("(simulator) {input:?} in the wrong order")
+                })?;
             }
             Input::StreamOpened { conn, stream } => {
                 ensure(!stream.is_ours(), || format!("(simulator) {input:?} with an even number"))?;
-                let live = matches!(self.connections.get(conn), Some(Connection::Live | Connection::Closing));
+                let live = matches!(
+                    self.connections.get(conn),
+                    Some(Connection::Live | Connection::Closing)
+                );
                 ensure(live, || format!("(simulator) {input:?} on a connection that is not live"))?;
                 self.new_stream(*conn, *stream)?;
-                // Late: the machine has closed meanwhile.
+                // Late: the machine has closed it meanwhile.
                 if self.connections.get(conn) == Some(&Connection::Closing) {
                     self.streams.remove(stream);
                 }
             }
             Input::StreamData { stream, bytes, fin } => {
-                // Read on the machine's credit, under way when it handed the stream over: nobody gets these bytes.
-                let lost = !bytes.is_empty() && self.handed_over.contains_key(stream);
-                ensure(!lost, || format!("stream {stream} was handed over with credit left: lost {bytes:?}"))?;
+                // Read with the machine's credit when it handed the stream over: these bytes are
+                // lost.
+                let lost = !bytes.is_empty() && self.detached.contains_key(stream);
+                ensure(!lost, || {
+                    format!("stream {stream} was handed over with credit left: lost {bytes:?}")
+                })?;
                 if let Some(of) = self.streams.get_mut(stream) {
                     of.read |= *fin;
                     self.settle(*stream);
                 }
             }
-            Input::StreamSent { stream, bytes } => {
+            Input::StreamWritten { stream, bytes } => {
                 if let Some(of) = self.streams.get_mut(stream) {
                     let confirmed = of.unconfirmed.checked_sub(*bytes);
-                    ensure(confirmed.is_some(), || format!("(simulator) more than was sent: {input:?}"))?;
+                    ensure(confirmed.is_some(), || {
+                        format!("(simulator) more than was sent: {input:?}")
+                    })?;
                     of.unconfirmed = confirmed.unwrap_or(0);
                     self.settle(*stream);
                 }
@@ -231,19 +290,23 @@ impl Discipline {
             }
             Input::OpenFailed { stream } => drop(self.streams.remove(stream)),
             Input::StreamClosed { stream } => {
-                let known = self.handed_over.remove(stream).is_some();
+                let known = self.detached.remove(stream).is_some();
                 ensure(known, || format!("(simulator) {input:?}, which was not handed over"))?;
             }
             Input::Signed { id, .. } => self.answer(*id, input, |effect| effect == Effect::Sign)?,
-            Input::Persisted { id, .. } => self.answer(*id, input, |effect| effect == Effect::Persist)?,
+            Input::Persisted { id, .. } => {
+                self.answer(*id, input, |effect| effect == Effect::Persist)?;
+            }
             Input::Loaded { id, .. } => self.answer(*id, input, |effect| effect == Effect::Load)?,
-            Input::Resolved { id, .. } => self.answer(*id, input, |effect| effect == Effect::Resolve)?,
+            Input::Resolved { id, .. } => {
+                self.answer(*id, input, |effect| effect == Effect::Resolve)?;
+            }
             Input::IdentityReplaced { id, .. } => {
                 self.answer(*id, input, |effect| effect == Effect::ReplaceIdentity)?;
             }
             Input::Discovered { id, done, .. } => {
                 let browse = matches!(self.effects.get(id), Some(Effect::Browse { .. }));
-                ensure(browse, || format!("(simulator) answer to nothing: {input:?}"))?;
+                ensure(browse, || format!("(simulator) completion without an effect: {input:?}"))?;
                 if *done {
                     self.effects.remove(id);
                 }
@@ -257,14 +320,16 @@ impl Discipline {
         match event {
             Event::ConnectionOpened { conn, .. } => {
                 self.expect_live(*conn, event)?;
-                ensure(self.told.insert(*conn), || format!("told twice: {event:?}"))
+                ensure(self.told.insert(*conn), || format!("reported twice: {event:?}"))
             }
-            Event::ConnectionClosed { conn, .. } => {
-                ensure(self.told.remove(conn), || format!("closed, but never told as opened: {event:?}"))
-            }
+            Event::ConnectionClosed { conn, .. } => ensure(self.told.remove(conn), || {
+                format!("closed, but never reported as opened: {event:?}")
+            }),
             Event::Stopped => {
                 self.stopped = true;
-                ensure(self.told.is_empty(), || format!("stopped, but never told as closed: {:?}", self.told))
+                ensure(self.told.is_empty(), || {
+                    format!("stopped, but never reported as closed: {:?}", self.told)
+                })
             }
             _ => Ok(()),
         }
@@ -272,7 +337,9 @@ impl Discipline {
 
     fn expect_live(&self, conn: ConnectionId, what: &impl std::fmt::Debug) -> Checked {
         let state = self.connections.get(&conn);
-        ensure(state == Some(&Connection::Live), || format!("connection {conn} is {state:?}: {what:?}"))
+        ensure(state == Some(&Connection::Live), || {
+            format!("connection {conn} is {state:?}: {what:?}")
+        })
     }
 
     fn stream(&mut self, stream: StreamId, output: &Output) -> Result<&mut Stream, Violation> {
@@ -283,11 +350,14 @@ impl Discipline {
 
     fn new_stream(&mut self, conn: ConnectionId, stream: StreamId) -> Checked {
         ensure(self.used_streams.insert(stream), || format!("stream number {stream} used again"))?;
-        self.streams.insert(stream, Stream { conn, ended: false, unconfirmed: 0, aborted: false, read: false });
+        self.streams.insert(
+            stream,
+            Stream { conn, ended: false, unconfirmed: 0, aborted: false, read: false },
+        );
         Ok(())
     }
 
-    /// Forgets a stream whose directions have both ended.
+    /// Removes a stream whose directions have both ended.
     fn settle(&mut self, stream: StreamId) {
         let over = |of: &Stream| (of.ended && of.unconfirmed == 0 || of.aborted) && of.read;
         if self.streams.get(&stream).is_some_and(over) {
@@ -295,7 +365,7 @@ impl Discipline {
         }
     }
 
-    /// Returns how many there were.
+    /// Returns the number of removed streams.
     fn forget_streams(&mut self, conn: ConnectionId) -> u64 {
         let before = self.streams.len();
         self.streams.retain(|_, of| of.conn != conn);
@@ -308,9 +378,14 @@ impl Discipline {
         Ok(())
     }
 
-    fn answer(&mut self, id: EffectId, input: &Input, fits: impl FnOnce(Effect) -> bool) -> Checked {
+    fn answer(
+        &mut self,
+        id: EffectId,
+        input: &Input,
+        fits: impl FnOnce(Effect) -> bool,
+    ) -> Checked {
         let fits = self.effects.remove(&id).is_some_and(fits);
-        ensure(fits, || format!("(simulator) answer to nothing: {input:?}"))
+        ensure(fits, || format!("(simulator) completion without an effect: {input:?}"))
     }
 }
 

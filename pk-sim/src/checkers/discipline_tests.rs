@@ -1,8 +1,14 @@
-#![allow(clippy::result_large_err, reason = "a story is told in Ok and Err")]
+#![allow(
+    clippy::result_large_err,
+    reason = "each test returns the result of the checker, whose error is a whole violation"
+)]
 
 use super::*;
 use bytes::Bytes;
-use pk_proto::{Connected, DialFailure, Dialect, DisconnectReason, Instant, NodeAddress, NodeId, Opener, Signature};
+use pk_proto::{
+    Connected, DialFailure, Dialect, DisconnectReason, Instant, NodeAddress, NodeId, Opener,
+    Signature,
+};
 
 const CONN: ConnectionId = ConnectionId(0);
 const STREAM: StreamId = StreamId(0);
@@ -13,12 +19,22 @@ fn dial(conn: u64) -> Output {
     Output::Dial { conn: ConnectionId(conn), addr, expect: BTreeSet::from([NODE]), deadline }
 }
 
-fn connected(conn: u64, role: Role) -> Input {
+fn connected(conn: u64, side: Side) -> Input {
     let addr = "10.0.0.1:1".parse().unwrap();
-    let (leaf, chain, asked) = (NODE, vec![NODE], None);
+    let (leaf, chain, matched_id) = (NODE, vec![NODE], None);
     let (dialect, shared_id) = (Dialect::Native, Bytes::new());
     let conn = ConnectionId(conn);
-    Input::Connected(Connected { conn, role, dialect, leaf, chain, asked, remote: addr, local: addr, shared_id })
+    Input::Connected(Connected {
+        conn,
+        side,
+        dialect,
+        leaf,
+        chain,
+        matched_id,
+        remote: addr,
+        local: addr,
+        shared_id,
+    })
 }
 
 fn send(fin: bool) -> Output {
@@ -35,7 +51,7 @@ fn gone() -> Input {
 
 fn opened() -> Output {
     let address: NodeAddress = "10.0.0.1:1".parse().unwrap();
-    Output::Event(Event::ConnectionOpened { conn: CONN, node: NODE, role: Role::Dialler, address })
+    Output::Event(Event::ConnectionOpened { conn: CONN, node: NODE, side: Side::Dialer, address })
 }
 
 fn closed() -> Output {
@@ -50,8 +66,8 @@ fn browse(id: u64) -> Output {
     Output::Browse { id: EffectId(id), node: NODE, deadline: Instant::FAR_FUTURE }
 }
 
-fn hand_over(conn: u64) -> Output {
-    Output::HandOver {
+fn detach(conn: u64) -> Output {
+    Output::DetachStream {
         conn: ConnectionId(conn),
         stream: STREAM,
         node: NODE,
@@ -61,13 +77,13 @@ fn hand_over(conn: u64) -> Output {
     }
 }
 
-/// What a machine does (`Ok`) and is told (`Err`).
+/// Outputs (`Ok`) and inputs (`Err`) of a machine.
 type Story = Vec<Result<Output, Input>>;
 
 /// A connection with an open stream.
 fn begin() -> Story {
     let open = Output::OpenStream { conn: CONN, stream: STREAM };
-    vec![Ok(dial(0)), Err(connected(0, Role::Dialler)), Ok(open)]
+    vec![Ok(dial(0)), Err(connected(0, Side::Dialer)), Ok(open)]
 }
 
 fn tell(story: Story) -> Result<Discipline, (usize, Violation)> {
@@ -93,9 +109,9 @@ fn a_whole_life_passes() {
         data(false),
         Ok(send(true)),
         data(true),
-        // The end is not taken as long as bytes before it are not.
+        // The end is not accepted while bytes before it are not.
         Ok(Output::ReadCredit { stream: STREAM, bytes: 9 }),
-        Err(Input::StreamSent { stream: STREAM, bytes: 2 }),
+        Err(Input::StreamWritten { stream: STREAM, bytes: 2 }),
         Err(Input::StreamStopped { stream: STREAM, code: 0 }),
         Ok(sign(0)),
         Err(Input::Signed { id: EffectId(0), result: Ok(Signature([0; 64])) }),
@@ -117,7 +133,7 @@ fn a_whole_life_passes() {
 #[test]
 fn planted_bugs_of_a_machine_are_caught() {
     let after = |more: Vec<Result<Output, Input>>| [begin(), more].concat();
-    let sent = |bytes| Err(Input::StreamSent { stream: STREAM, bytes });
+    let sent = |bytes| Err(Input::StreamWritten { stream: STREAM, bytes });
     let read = || Err(Input::StreamData { stream: STREAM, bytes: Bytes::new(), fin: true });
     let fin_both = || vec![Ok(send(true)), sent(1), read()];
     let open = |stream| Ok(Output::OpenStream { conn: CONN, stream: StreamId(stream) });
@@ -130,11 +146,11 @@ fn planted_bugs_of_a_machine_are_caught() {
     let stories: Vec<(&str, Story)> = vec![
         ("odd number", vec![Ok(dial(1))]),
         ("used again", vec![Ok(dial(0)), Ok(dial(0))]),
-        ("expects nobody", vec![Ok(nobody)]),
+        ("expects no node", vec![Ok(nobody)]),
         ("CancelDial", vec![cancel(0)]),
         ("CancelDial", vec![Ok(dial(0)), cancel(0), cancel(0)]),
         ("CancelDial", after(vec![cancel(0)])),
-        ("Dialling", vec![Ok(dial(0)), Ok(close())]),
+        ("Dialing", vec![Ok(dial(0)), Ok(close())]),
         ("Closing", after(vec![Ok(close()), Ok(close())])),
         ("None", after(vec![Err(gone()), Ok(close())])),
         ("Closing", after(vec![Ok(close()), open(2)])),
@@ -142,26 +158,42 @@ fn planted_bugs_of_a_machine_are_caught() {
         ("used again", after(vec![open(0)])),
         ("unknown or over", after(vec![Ok(close()), Ok(send(false))])),
         ("unknown or over", after(vec![Err(gone()), credit()])),
-        ("unknown or over", after(vec![Err(Input::OpenFailed { stream: STREAM }), Ok(send(false))])),
+        (
+            "unknown or over",
+            after(vec![Err(Input::OpenFailed { stream: STREAM }), Ok(send(false))]),
+        ),
         ("direction", after(vec![Ok(send(true)), Ok(send(false))])),
-        ("direction", after(vec![Ok(Output::ResetStream { stream: STREAM, code: 0 }), Ok(send(false))])),
-        ("direction", after(vec![Err(Input::StreamStopped { stream: STREAM, code: 0 }), Ok(send(false))])),
+        (
+            "direction",
+            after(vec![Ok(Output::ResetStream { stream: STREAM, code: 0 }), Ok(send(false))]),
+        ),
+        (
+            "direction",
+            after(vec![Err(Input::StreamStopped { stream: STREAM, code: 0 }), Ok(send(false))]),
+        ),
         ("unknown or over", after([fin_both(), vec![credit()]].concat())),
-        ("unknown or over", after([fin_both(), vec![Ok(Output::StopStream { stream: STREAM, code: 0 })]].concat())),
-        ("is of connection 0", after(vec![Ok(hand_over(4))])),
-        ("unknown or over", after(vec![Ok(hand_over(0)), Ok(send(false))])),
+        (
+            "unknown or over",
+            after([fin_both(), vec![Ok(Output::StopStream { stream: STREAM, code: 0 })]].concat()),
+        ),
+        ("is of connection 0", after(vec![Ok(detach(4))])),
+        ("unknown or over", after(vec![Ok(detach(0)), Ok(send(false))])),
         (
             "handed over with credit left",
             after(vec![
-                Ok(hand_over(0)),
-                Err(Input::StreamData { stream: STREAM, bytes: Bytes::from_static(b"x"), fin: false }),
+                Ok(detach(0)),
+                Err(Input::StreamData {
+                    stream: STREAM,
+                    bytes: Bytes::from_static(b"x"),
+                    fin: false,
+                }),
             ]),
         ),
         ("used again", vec![Ok(sign(0)), Ok(browse(0))]),
         ("CancelBrowse", vec![Ok(sign(0)), Ok(Output::CancelBrowse { id: EffectId(0) })]),
-        ("told twice", after(vec![Ok(opened()), Ok(opened())])),
-        ("never told as opened", after(vec![Err(gone()), Ok(closed())])),
-        ("never told as closed", after(vec![Ok(opened()), Ok(Output::Event(Event::Stopped))])),
+        ("reported twice", after(vec![Ok(opened()), Ok(opened())])),
+        ("never reported as opened", after(vec![Err(gone()), Ok(closed())])),
+        ("never reported as closed", after(vec![Ok(opened()), Ok(Output::Event(Event::Stopped))])),
         ("after Stopped", vec![Ok(Output::Event(Event::Stopped)), Ok(sign(0))]),
     ];
     for (expected, story) in stories {
@@ -175,15 +207,16 @@ fn planted_bugs_of_a_machine_are_caught() {
 #[test]
 fn planted_bugs_of_the_simulator_are_caught() {
     let stories: Vec<Story> = vec![
-        vec![Err(connected(0, Role::Dialler))],
-        vec![Err(connected(2, Role::Acceptor))],
-        vec![Err(connected(1, Role::Acceptor)), Err(connected(1, Role::Acceptor))],
+        vec![Err(connected(0, Side::Dialer))],
+        vec![Err(connected(2, Side::Acceptor))],
+        vec![Err(connected(1, Side::Acceptor)), Err(connected(1, Side::Acceptor))],
         vec![Err(gone())],
         vec![Ok(dial(0)), Err(gone())],
         vec![Err(Input::DialFailed { conn: CONN, why: DialFailure::TimedOut })],
         vec![Err(Input::StreamOpened { conn: CONN, stream: StreamId(1) })],
         vec![Err(Input::StreamClosed { stream: STREAM })],
-        [begin(), vec![Ok(send(false)), Err(Input::StreamSent { stream: STREAM, bytes: 2 })]].concat(),
+        [begin(), vec![Ok(send(false)), Err(Input::StreamWritten { stream: STREAM, bytes: 2 })]]
+            .concat(),
         vec![Ok(sign(0)), Err(Input::Persisted { id: EffectId(0), result: Ok(()) })],
         vec![Err(Input::Discovered { id: EffectId(0), addrs: Vec::new(), done: false })],
     ];

@@ -1,14 +1,18 @@
-//! Every node in its own bucket, once; nothing over its limit; searches exact.
+//! Every node is in its own bucket, once; no limit is exceeded; searches are exact.
 
 use std::collections::BTreeSet;
 
 use pk_proto::{Config, NodeContact, NodeId};
 
-use super::Violation;
+use super::violation::Violation;
 use crate::machine::GraphView;
 
-/// Checks a graph and the answer to a search in it; returns how many nodes were looked at.
-pub(super) fn check(view: &GraphView<'_>, probe: NodeId, config: &Config) -> Result<u64, Violation> {
+/// Checks a graph and the result of a search in it; returns the number of checked nodes.
+pub(super) fn check(
+    view: &GraphView<'_>,
+    probe: NodeId,
+    config: &Config,
+) -> Result<u64, Violation> {
     let mut seen: BTreeSet<NodeId> = BTreeSet::new();
     let mut last = None;
     for (index, nodes) in &view.buckets {
@@ -26,7 +30,9 @@ pub(super) fn check(view: &GraphView<'_>, probe: NodeId, config: &Config) -> Res
             match view.own.bucket_index(node) {
                 None => return Err(violation(format!("the own id {node} is in bucket {index}"))),
                 Some(right) if right != *index => {
-                    return Err(violation(format!("{node} belongs into bucket {right}, not {index}")));
+                    return Err(violation(format!(
+                        "{node} belongs into bucket {right}, not {index}"
+                    )));
                 }
                 Some(_) => {}
             }
@@ -40,7 +46,10 @@ pub(super) fn check(view: &GraphView<'_>, probe: NodeId, config: &Config) -> Res
     nearest.sort_by_cached_key(|node| probe.distance(node));
     nearest.truncate(config.bucket_limit);
     if view.closest != nearest {
-        return Err(violation(format!("closest to {probe} are {nearest:?}, not {:?}", view.closest)));
+        return Err(violation(format!(
+            "closest to {probe} are {nearest:?}, not {:?}",
+            view.closest
+        )));
     }
     Ok(seen.len() as u64)
 }
@@ -78,8 +87,11 @@ mod tests {
     }
 
     fn contact(addresses: u16) -> NodeContact {
-        let data =
-            NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(1), scopes: Scopes::GLOBAL };
+        let data = NodeContactAddressData {
+            mode: ContactMode::Direct,
+            connected_time: UnixMillis(1),
+            scopes: Scopes::GLOBAL,
+        };
         (1..=addresses).map(|port| (format!("10.0.0.1:{port}").parse().unwrap(), data)).collect()
     }
 

@@ -1,78 +1,41 @@
-//! What has to hold at every moment, whatever the machine and the scenario.
+//! Invariants that hold at every moment, for every machine and scenario.
 //!
-//! Each checker sees what goes in and out of one machine; it never looks inside. Each has a test with a planted bug that it
-//! catches, and counts how often it has really looked, so that a test can show that it was not vacuous.
+//! Each checker sees the inputs and outputs of one machine; it never looks inside. Each has a test
+//! with a planted bug that it detects, and counts its checks, so that a test can show that it was
+//! not vacuous.
 
 mod caps;
 pub(crate) mod convergence;
 mod discipline;
+mod forks;
 mod graph;
+mod phases;
 mod requests;
 mod stored;
 mod timers;
+pub(crate) mod violation;
 mod windows;
 
-use std::fmt;
+use bytes::Bytes;
+use pk_proto::{Config, Event, Input, Instant, NodeId, Output, Phase, RequestId, Table};
 
-use pk_proto::{Config, Event, Input, Instant, NodeId, Output, RequestId};
-
-use crate::HostId;
-use crate::dice::Die;
+use crate::host::id::HostId;
+use crate::host::store::Store;
 use crate::machine::Machine;
-use crate::store::Store;
+use crate::rng_streams::RngStream;
 use discipline::Discipline;
+use forks::Forks;
 use requests::Requests;
 use stored::Stored;
+use violation::{CheckCounters, Violation};
 use windows::Windows;
 
-/// The graph is looked at after every drain that may have changed it, and after every so many others.
+/// The graph is checked after every drain that may have changed it, and after every 64th other one.
 const GRAPH_INTERVAL: u64 = 64;
 
-/// A rule that was broken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Violation {
-    /// Which checker found it.
-    pub(crate) checker: &'static str,
-    /// What is wrong.
-    pub(crate) what: String,
-}
-
-impl Violation {
-    /// A violation of this rule.
-    pub(crate) fn new(checker: &'static str, what: impl Into<String>) -> Self {
-        Self { checker, what: what.into() }
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "checker `{}`: {}", self.checker, self.what)
-    }
-}
-
-/// How often each checker has looked at something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct CheckCounters {
-    /// Requests that ended, each once.
-    pub requests: u64,
-    /// Gauges that were held against a cap.
-    pub gauges: u64,
-    /// Sends that were held against `send_window`.
-    pub sends: u64,
-    /// Grants that were held against `receive_window`.
-    pub grants: u64,
-    /// Nodes of graphs whose place was checked.
-    pub nodes: u64,
-    /// Nodes of graphs that were held against what was written.
-    pub stored: u64,
-    /// Searches in graphs that were held against a brute-force one.
-    pub searches: u64,
-    /// Timers that were seen to make progress.
-    pub timers: u64,
-    /// Outputs that named something that exists.
-    pub outputs: u64,
-    /// Inputs that the simulator was allowed to give.
-    pub inputs: u64,
+/// The content of a store.
+fn rows(store: &Store) -> impl Iterator<Item = (Table, Bytes, Bytes)> {
+    store.rows().map(|(table, key, value)| (table, key.clone(), value.clone()))
 }
 
 /// All checkers of all machines of a world.
@@ -88,9 +51,12 @@ struct OfHost {
     requests: Requests,
     windows: Windows,
     discipline: Discipline,
+    /// Whether its driver breaks the contract: then only invariants that hold anyway are checked.
+    distrusted: bool,
     graph_changed: bool,
     stored: Stored,
-    /// Something was written, or found at the start.
+    forks: Forks,
+    /// Whether something was written, or found at the start.
     written: bool,
     drains: u64,
 }
@@ -100,10 +66,17 @@ impl Checkers {
         self.hosts.push(OfHost::default());
     }
 
-    /// A machine begins its life.
+    /// A machine starts.
     pub(crate) fn started(&mut self, host: HostId, config: Option<Config>, store: &Store) {
-        let stored = Stored::new(store.rows().map(|(table, key, value)| (table, key.clone(), value.clone())));
-        self.hosts[host] = OfHost { config, stored, written: true, ..OfHost::default() };
+        let stored = Stored::new(rows(store));
+        // The chain from before the restart still counts.
+        let forks = std::mem::take(&mut self.hosts[host].forks);
+        self.hosts[host] = OfHost { config, stored, forks, written: true, ..OfHost::default() };
+    }
+
+    /// The driver of a machine breaks the contract from now on.
+    pub(crate) fn distrust(&mut self, host: HostId) {
+        self.hosts[host].distrusted = true;
     }
 
     /// A request was accepted.
@@ -111,25 +84,56 @@ impl Checkers {
         self.hosts[host].requests.begun(request)
     }
 
-    /// Before a machine is given an input.
-    pub(crate) fn input(&mut self, host: HostId, input: &Input) -> Result<(), Violation> {
+    /// Called before a machine receives an input.
+    pub(crate) fn input(
+        &mut self,
+        host: HostId,
+        input: &Input,
+        store: &Store,
+    ) -> Result<(), Violation> {
         let of = &mut self.hosts[host];
         self.counters.inputs += 1;
         of.graph_changed |= matches!(input, Input::Connected(_));
-        of.written |= of.stored.input(input);
+        if of.distrusted {
+            return Ok(());
+        }
+        of.written |= of.stored.input(input, || rows(store));
+        match input {
+            Input::Persisted { .. } if of.stored.take_claims() => {
+                self.counters.claims += of.forks.stored(&of.stored)?;
+            }
+            Input::Loaded { result: Ok((rows, _)), .. } => {
+                self.counters.claims += of.forks.read(rows)?;
+            }
+            _ => {}
+        }
         of.discipline.input(input)?;
         of.windows.input(input);
         Ok(())
     }
 
-    /// Before an output of a machine is done.
-    pub(crate) fn output(&mut self, host: HostId, output: &Output) -> Result<(), Violation> {
+    /// Called before an output of a machine is executed.
+    ///
+    /// `phase` is that of the machine after the call that caused the output; `None` if it has none.
+    pub(crate) fn output(
+        &mut self,
+        host: HostId,
+        phase: Option<Phase>,
+        output: &Output,
+    ) -> Result<(), Violation> {
         let of = &mut self.hosts[host];
         self.counters.outputs += 1;
+        if let Some(phase) = phase {
+            phases::output(phase, output)?;
+        }
         if let Output::Event(event) = output {
-            of.graph_changed |= matches!(event, Event::NodeAdded { .. } | Event::NodeRemoved { .. });
+            of.graph_changed |=
+                matches!(event, Event::NodeAdded { .. } | Event::NodeRemoved { .. });
             self.counters.requests += u64::from(matches!(event, Event::Done { .. }));
             of.requests.event(event)?;
+        }
+        if of.distrusted {
+            return of.discipline.output_alone(output);
         }
         of.discipline.output(output)?;
         of.stored.output(output);
@@ -139,16 +143,24 @@ impl Checkers {
         Ok(())
     }
 
-    /// After all outputs of a machine were done.
-    pub(crate) fn drained<M: Machine>(&mut self, host: HostId, machine: &M, die: &mut Die) -> Result<(), Violation> {
+    /// Called after all outputs of a machine were executed.
+    pub(crate) fn drained<M: Machine>(
+        &mut self,
+        host: HostId,
+        machine: &M,
+        die: &mut RngStream,
+    ) -> Result<(), Violation> {
         let of = &mut self.hosts[host];
         timers::drained(of.discipline.has_stopped(), machine.poll_timeout())?;
         of.drains += 1;
         let Some(config) = &of.config else { return Ok(()) };
         if let Some(metrics) = machine.gauges() {
-            self.counters.gauges += caps::check(&metrics, &of.discipline.held(), config)?;
+            phases::drained(&metrics)?;
+            let held = (!of.distrusted).then(|| of.discipline.held());
+            self.counters.gauges += caps::check(&metrics, held.as_ref(), config)?;
         }
-        if (std::mem::take(&mut of.written) || of.drains.is_multiple_of(GRAPH_INTERVAL))
+        if !of.distrusted
+            && (std::mem::take(&mut of.written) || of.drains.is_multiple_of(GRAPH_INTERVAL))
             && let Some(view) = machine.stored_view()
         {
             self.counters.stored += of.stored.check(&view)?;
@@ -163,7 +175,7 @@ impl Checkers {
         Ok(())
     }
 
-    /// After a timer of a machine that was due has fired, and its outputs were done.
+    /// Called after a due timer of a machine has fired and its outputs were executed.
     pub(crate) fn fired(
         &mut self,
         host: HostId,
@@ -176,7 +188,7 @@ impl Checkers {
         timers::fired(before, after, outputs)
     }
 
-    /// At the end of a run.
+    /// Called at the end of a run.
     pub(crate) fn finish(&mut self, host: HostId) -> Result<(), Violation> {
         let of = &self.hosts[host];
         if of.discipline.has_stopped() { of.requests.stopped() } else { Ok(()) }

@@ -1,15 +1,16 @@
-//! Every request that was accepted ends with exactly one event, before the machine has stopped.
+//! Every accepted request ends with exactly one event, before the machine has stopped.
 
 use std::collections::BTreeSet;
 
 use pk_proto::{Event, RequestId};
 
-use super::Violation;
+use super::violation::Violation;
 
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     open: BTreeSet<RequestId>,
-    /// Ids are given in ascending order, so this tells the ended ones from those that never were.
+    /// Ids are given in ascending order, which distinguishes ended requests from those that never
+    /// existed.
     last: Option<RequestId>,
 }
 
@@ -24,14 +25,16 @@ impl Requests {
         Ok(())
     }
 
-    /// The machine told something.
+    /// The machine emitted an event.
     pub(super) fn event(&mut self, event: &Event) -> Result<(), Violation> {
         match event {
             Event::Done { id, .. } if self.open.remove(id) => Ok(()),
             Event::Done { id, .. } if self.last.is_some_and(|last| *id <= last) => {
                 Err(violation(format!("request {id} ended twice")))
             }
-            Event::Done { id, .. } => Err(violation(format!("request {id} ended, but was never begun"))),
+            Event::Done { id, .. } => {
+                Err(violation(format!("request {id} ended, but was never started")))
+            }
             Event::Stopped => self.stopped(),
             _ => Ok(()),
         }
@@ -79,8 +82,10 @@ mod tests {
         let mut requests = two();
         requests.event(&done(0)).unwrap();
         assert!(requests.event(&done(0)).unwrap_err().what.contains("twice"));
-        assert!(requests.event(&done(7)).unwrap_err().what.contains("never begun"));
-        assert!(requests.event(&Event::Stopped).unwrap_err().what.contains("request 1 has not ended"));
+        assert!(requests.event(&done(7)).unwrap_err().what.contains("never started"));
+        assert!(
+            requests.event(&Event::Stopped).unwrap_err().what.contains("request 1 has not ended")
+        );
         assert!(requests.begun(RequestId(1)).unwrap_err().what.contains("given again"));
     }
 }

@@ -1,18 +1,24 @@
-//! Timers make progress (DESIGN section 3, rule 4).
+//! Timers make progress (docs/DESIGN.md, Timers).
 
 use pk_proto::Instant;
 
-use super::Violation;
+use super::violation::Violation;
 
-/// After a due timer has fired: it said something, or the next one is due later.
-pub(super) fn fired(before: Instant, after: Option<Instant>, outputs: u64) -> Result<(), Violation> {
+/// Checks, after a due timer has fired, that it caused an output or that the next one is due later.
+pub(super) fn fired(
+    before: Instant,
+    after: Option<Instant>,
+    outputs: u64,
+) -> Result<(), Violation> {
     if outputs > 0 || after.is_none_or(|after| after > before) {
         return Ok(());
     }
-    Err(violation(format!("a timer due at {before:?} fired, nothing came of it, and the next is due at {after:?}")))
+    Err(violation(format!(
+        "a timer due at {before:?} fired without an output, and the next is due at {after:?}"
+    )))
 }
 
-/// After a drain: a machine that has stopped has no timer.
+/// Checks, after a drain, that a stopped machine has no timer.
 pub(super) fn drained(stopped: bool, timeout: Option<Instant>) -> Result<(), Violation> {
     match timeout.filter(|_| stopped) {
         Some(due) => Err(violation(format!("stopped, but a timer is due at {due:?}"))),

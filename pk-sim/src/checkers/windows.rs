@@ -1,15 +1,16 @@
-//! Never more unconfirmed bytes on a stream than `send_window`, never more credit on a connection than `receive_window`.
+//! The unconfirmed bytes of a stream never exceed `send_window`, and the credit of a connection
+//! never exceeds `receive_window`.
 
 use std::collections::BTreeMap;
 
 use pk_proto::{Config, ConnectionId, Input, Output, StreamId};
 
-use super::{CheckCounters, Violation};
+use super::violation::{CheckCounters, Violation};
 
 #[derive(Debug, Default)]
 pub(super) struct Windows {
     streams: BTreeMap<StreamId, Stream>,
-    /// Credit that was granted and not used, by connection.
+    /// Unused credit by connection.
     granted: BTreeMap<ConnectionId, u64>,
 }
 
@@ -24,7 +25,7 @@ impl Windows {
     pub(super) fn input(&mut self, input: &Input) {
         match input {
             Input::StreamOpened { conn, stream } => self.open(*conn, *stream),
-            Input::StreamSent { stream, bytes } => {
+            Input::StreamWritten { stream, bytes } => {
                 if let Some(stream) = self.streams.get_mut(stream) {
                     stream.unconfirmed = stream.unconfirmed.saturating_sub(*bytes);
                 }
@@ -62,7 +63,9 @@ impl Windows {
                 counters.sends += 1;
                 if of.unconfirmed > config.send_window {
                     let (sent, window) = (of.unconfirmed, config.send_window);
-                    return Err(violation(format!("stream {stream} has {sent} unconfirmed bytes, over {window}")));
+                    return Err(violation(format!(
+                        "stream {stream} has {sent} unconfirmed bytes, over {window}"
+                    )));
                 }
             }
             Output::ReadCredit { stream, bytes } => {
@@ -73,7 +76,9 @@ impl Windows {
                 counters.grants += 1;
                 if *granted > config.receive_window {
                     let (granted, window, conn) = (*granted, config.receive_window, of.conn);
-                    return Err(violation(format!("connection {conn} has {granted} bytes of credit, over {window}")));
+                    return Err(violation(format!(
+                        "connection {conn} has {granted} bytes of credit, over {window}"
+                    )));
                 }
             }
             Output::StopStream { stream, .. } => self.take_back(*stream, u64::MAX),
@@ -82,7 +87,7 @@ impl Windows {
                     stream.unconfirmed = 0;
                 }
             }
-            Output::HandOver { stream, .. } => self.forget(*stream),
+            Output::DetachStream { stream, .. } => self.forget(*stream),
             _ => {}
         }
         Ok(())
@@ -127,7 +132,11 @@ mod tests {
     }
 
     fn send(stream: u64, bytes: usize) -> Output {
-        Output::SendStream { stream: StreamId(stream), bytes: Bytes::from(vec![0; bytes]), fin: false }
+        Output::SendStream {
+            stream: StreamId(stream),
+            bytes: Bytes::from(vec![0; bytes]),
+            fin: false,
+        }
     }
 
     fn grant(stream: u64, bytes: u64) -> Output {
@@ -152,7 +161,7 @@ mod tests {
         let mut happen = two_streams();
         happen(Ok(send(1, 10))).unwrap();
         happen(Ok(send(3, 10))).unwrap();
-        happen(Err(Input::StreamSent { stream: StreamId(1), bytes: 4 })).unwrap();
+        happen(Err(Input::StreamWritten { stream: StreamId(1), bytes: 4 })).unwrap();
         happen(Ok(send(1, 4))).unwrap();
         assert!(happen(Ok(send(1, 1))).unwrap_err().what.contains("stream 1 has 11 unconfirmed"));
     }
@@ -164,7 +173,11 @@ mod tests {
         happen(Ok(grant(3, 4))).unwrap();
         assert!(two_streams()(Ok(grant(1, 11))).is_err());
         for input in [
-            Input::StreamData { stream: StreamId(1), bytes: Bytes::from_static(b"abc"), fin: false },
+            Input::StreamData {
+                stream: StreamId(1),
+                bytes: Bytes::from_static(b"abc"),
+                fin: false,
+            },
             Input::StreamReset { stream: StreamId(3), code: 0 },
         ] {
             happen(Err(input)).unwrap();

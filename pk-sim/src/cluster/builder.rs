@@ -1,4 +1,4 @@
-//! How a cluster is made.
+//! Construction of a cluster.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,17 +7,17 @@ use std::time::Duration;
 use pk_proto::{Config, UnixMillis};
 
 use super::{Cluster, Node};
-use crate::HostId;
+use crate::host::id::HostId;
+use crate::host::identity::{Key, genesis};
 use crate::host::{EPOCH, Host};
-use crate::identity::{Key, genesis};
-use crate::link::Link;
+use crate::network::link::Link;
 use crate::world::World;
 
 /// Settings of a [`Cluster`].
 #[derive(Debug)]
 pub struct ClusterBuilder {
     nodes: usize,
-    puppets: usize,
+    scripted_peers: usize,
     seed: u64,
     link: Link,
     config: Config,
@@ -25,11 +25,28 @@ pub struct ClusterBuilder {
     recorded: Option<usize>,
 }
 
+impl Cluster {
+    /// Returns a builder with default settings.
+    pub fn builder() -> ClusterBuilder {
+        ClusterBuilder::new()
+    }
+
+    /// Returns a builder for nodes without background activity: no refreshes, no retries, no
+    /// delayed writes.
+    pub fn quiet() -> ClusterBuilder {
+        Self::builder().config(|config| {
+            config.refresh_delay = Duration::ZERO;
+            config.retry_delay = Duration::ZERO;
+            config.store_delay = Duration::ZERO;
+        })
+    }
+}
+
 impl ClusterBuilder {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self {
             nodes: 2,
-            puppets: 0,
+            scripted_peers: 0,
             seed: 0,
             link: Link::default(),
             config: Config::default(),
@@ -38,28 +55,28 @@ impl ClusterBuilder {
         }
     }
 
-    /// How many nodes; default 2.
+    /// Sets the number of nodes. Default 2.
     #[must_use]
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
         self
     }
 
-    /// How many puppets, whose numbers follow those of the nodes; default none.
+    /// Sets the number of puppets, whose host ids follow those of the nodes. Default 0.
     #[must_use]
-    pub fn puppets(mut self, puppets: usize) -> Self {
-        self.puppets = puppets;
+    pub fn scripted_peers(mut self, scripted_peers: usize) -> Self {
+        self.scripted_peers = scripted_peers;
         self
     }
 
-    /// What all chance is drawn from, and all keys; default 0.
+    /// Sets the seed of all random numbers and keys. Default 0.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// The link between any two nodes; default 10 ms.
+    /// Sets the link between any two nodes. Default 10 ms.
     #[must_use]
     pub fn link(mut self, link: Link) -> Self {
         self.link = link;
@@ -80,7 +97,8 @@ impl ClusterBuilder {
         self
     }
 
-    /// Records every node, for [`Replay`](pk_proto::Replay). A log that is not taken before it has `limit` bytes is lost.
+    /// Records every node, for [`Replay`](pk_proto::Replay). A log that is not taken before it has
+    /// `limit` bytes is lost.
     #[must_use]
     pub fn recorded(mut self, limit: usize) -> Self {
         self.recorded = Some(limit);
@@ -92,14 +110,19 @@ impl ClusterBuilder {
         let mut world = World::new(self.seed);
         world.network_mut().set_default_link(self.link);
         let mut nodes = Vec::new();
-        for index in 0..self.nodes + self.puppets {
+        for index in 0..self.nodes + self.scripted_peers {
             let key = Key::numbered(self.seed, index as u64);
             let config = self.each.get(&index).unwrap_or(&self.config).clone();
             let config = (index < self.nodes).then_some(config);
-            // A day before the world begins, so that clocks may differ.
+            // A day before the start of the world, so that clocks may differ.
             let identity = genesis(&key, UnixMillis(EPOCH - 86_400_000));
             let identities = BTreeMap::from([(key.id(), identity.clone())]);
-            nodes.push(Node { id: key.id(), identities, config: config.clone(), recorded: self.recorded });
+            nodes.push(Node {
+                id: key.id(),
+                identities,
+                config: config.clone(),
+                recorded: self.recorded,
+            });
             let mut host = Host::new(vec![address(index)], key, identity);
             host.caps = config;
             world.add_host(host);
@@ -118,7 +141,7 @@ impl ClusterBuilder {
     }
 }
 
-/// Each node in a /24 of its own, as nodes of the wide world are.
+/// Each node has its own /24, as nodes on the Internet have.
 fn address(index: usize) -> SocketAddr {
     let [.., high, middle, low] = (index as u64).to_be_bytes();
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(20 + high, middle, low, 1)), 1314)

@@ -1,29 +1,28 @@
-//! Many real nodes on one network.
+//! A cluster of nodes on one network.
 
-mod builder;
+pub(crate) mod builder;
 mod renewal;
-
-pub use builder::ClusterBuilder;
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use pk_proto::{
-    Config, Event, Failure, Identity, Instant, NodeAddress, NodeId, NodeManager, Options, Reply, Request, RequestError,
-    RequestId, SeedNode, Snapshot, Start,
+    Config, Event, Failure, Identity, Instant, NodeAddress, NodeId, NodeManager, Reply, Request,
+    RequestError, RequestId, RequestOptions, SeedNode, Snapshot, StartParams,
 };
 
-use crate::HostId;
 use crate::checkers::convergence;
-use crate::puppet::{Actor, Puppet};
+use crate::host::id::HostId;
+use crate::machine::scripted_peer::{Actor, ScriptedPeer};
 use crate::world::{Boot, World};
 
-/// The longest that anything is waited for, in virtual time.
+/// Maximum waiting time, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Real [`NodeManager`]s, one on each host, named by their numbers, and behind them puppets. Derefs to the [`World`] that they
-/// live in; where both have a method of one name, that of the cluster knows that its machines are nodes.
+/// [`NodeManager`]s, one per host, and after them puppets, identified by number. Derefs to its
+/// [`World`]; where both have a method of the same name, that of the cluster knows that its
+/// machines are nodes.
 #[derive(Debug)]
 pub struct Cluster {
     world: World<Actor>,
@@ -33,69 +32,55 @@ pub struct Cluster {
 
 #[derive(Debug)]
 struct Node {
-    /// Who it was when it last started.
+    /// Id at the last start.
     id: NodeId,
-    /// Every identity that its driver has a key for, by its newest id.
+    /// Every identity whose key its driver has, by newest id.
     identities: BTreeMap<NodeId, Identity>,
-    /// `None`: a puppet.
+    /// `None` for a scripted peer.
     config: Option<Config>,
-    /// Bytes that a recording may grow to between two looks; `None` records nothing.
+    /// Maximum size of a recording between two takes, in bytes; `None` records nothing.
     recorded: Option<usize>,
 }
 
 impl Cluster {
-    /// Settings to start from.
-    pub fn builder() -> ClusterBuilder {
-        ClusterBuilder::new()
-    }
-
-    /// Settings to start from, for nodes that do nothing of themselves: no refreshing, no retrying, no waiting to write.
-    pub fn quiet() -> ClusterBuilder {
-        Self::builder().config(|config| {
-            config.refresh_delay = Duration::ZERO;
-            config.retry_delay = Duration::ZERO;
-            config.store_delay = Duration::ZERO;
-        })
-    }
-
     // -- nodes
 
-    /// How many nodes and puppets there are, running or not.
+    /// Returns the number of nodes and puppets, running or not.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
 
-    /// Who a node is: its newest key.
+    /// Returns the id of a node: its newest key.
     pub fn id(&self, node: HostId) -> NodeId {
         self.machine(node).map_or(self.nodes[node].id, NodeManager::own_id)
     }
 
-    /// The number of a node, by any of its ids.
+    /// Returns the number of the node with an id, which may be a former one.
     pub fn number(&self, id: NodeId) -> Option<HostId> {
         (0..self.nodes.len()).find(|node| self.is_of(*node, &id))
     }
 
-    /// Where a node listens.
+    /// Returns the address that a node listens on.
     pub fn address(&self, node: HostId) -> NodeAddress {
         self.host(node).addrs()[0].into()
     }
 
-    /// A node as others are told to start from it.
+    /// Returns a node as a seed node.
     pub fn seed_node(&self, node: HostId) -> SeedNode {
         SeedNode { node: self.id(node), address: self.address(node) }
     }
 
-    /// The machine of a node. Fails if it does not run.
+    /// Returns the machine of a node. Fails if it does not run.
     pub fn node(&self, node: HostId) -> &NodeManager {
         self.machine(node).unwrap_or_else(|| self.fail(&format!("node {node} does not run")))
     }
 
-    /// The machine of a node; `None` while it does not run.
+    /// Returns the machine of a node; `None` while it does not run.
     pub fn machine(&self, node: HostId) -> Option<&NodeManager> {
         match self.world.machine(node) {
             Some(Actor::Node(node)) => Some(node),
@@ -103,22 +88,27 @@ impl Cluster {
         }
     }
 
-    /// Does something to the machine of a node, and takes its outputs. Fails if it does not run.
-    pub fn call<R>(&mut self, node: HostId, call: impl FnOnce(&mut NodeManager, Instant) -> R) -> R {
+    /// Calls the machine of a node, and executes its outputs. Fails if it does not run.
+    pub fn call<R>(
+        &mut self,
+        node: HostId,
+        call: impl FnOnce(&mut NodeManager, Instant) -> R,
+    ) -> R {
         self.node(node);
         let result = self.world.call(node, |actor, now| match actor {
             Actor::Node(node) => Some(call(node, now)),
-            Actor::Puppet(_) => None,
+            Actor::ScriptedPeer(_) => None,
         });
         result.unwrap_or_else(|| self.fail(&format!("host {node} is not a node")))
     }
 
-    /// Starts a node that [`build`](ClusterBuilder::build) left, or that was killed, with what its store holds.
+    /// Starts a node that [`build`](crate::ClusterBuilder::build) left, or that was killed, from
+    /// its store.
     pub fn start_node(&mut self, node: HostId) {
         self.choose_identity(node);
         let Node { config, recorded, .. } = &self.nodes[node];
         let Some(config) = config.clone() else {
-            self.world.start(node, |_| Actor::Puppet(Puppet::default()));
+            self.world.start(node, |_| Actor::ScriptedPeer(ScriptedPeer::default()));
             return;
         };
         let (recorded, mut failure) = (*recorded, None);
@@ -131,7 +121,7 @@ impl Cluster {
         }
     }
 
-    /// Kills a node and starts it again at once, with what its store holds.
+    /// Kills a node and starts it again at once, from its store.
     pub fn restart(&mut self, node: HostId) {
         if self.world.machine(node).is_some() {
             self.kill(node);
@@ -141,27 +131,27 @@ impl Cluster {
 
     // -- puppets
 
-    /// A puppet, to see what it heard. Fails if it is none.
-    pub fn puppet(&self, host: HostId) -> &Puppet {
+    /// Returns a scripted peer. Fails if the host is a node.
+    pub fn scripted_peer(&self, host: HostId) -> &ScriptedPeer {
         match self.world.machine(host) {
-            Some(Actor::Puppet(puppet)) => puppet,
-            _ => self.fail(&format!("host {host} is not a puppet")),
+            Some(Actor::ScriptedPeer(scripted_peer)) => scripted_peer,
+            _ => self.fail(&format!("host {host} is not a scripted peer")),
         }
     }
 
-    /// Moves a puppet, and does what it says. Fails if it is none.
-    pub fn pull<R>(&mut self, host: HostId, pull: impl FnOnce(&mut Puppet) -> R) -> R {
-        self.puppet(host);
+    /// Calls a scripted peer, and executes its outputs. Fails if the host is a node.
+    pub fn pull<R>(&mut self, host: HostId, pull: impl FnOnce(&mut ScriptedPeer) -> R) -> R {
+        self.scripted_peer(host);
         let result = self.world.call(host, |actor, _| match actor {
             Actor::Node(_) => None,
-            Actor::Puppet(puppet) => Some(pull(puppet)),
+            Actor::ScriptedPeer(scripted_peer) => Some(pull(scripted_peer)),
         });
-        result.unwrap_or_else(|| self.fail(&format!("host {host} is not a puppet")))
+        result.unwrap_or_else(|| self.fail(&format!("host {host} is not a scripted peer")))
     }
 
     // -- time
 
-    /// Lets things happen until `done` holds, for at most `limit`. Returns whether it holds.
+    /// Runs until `done` returns true, for at most `limit`. Returns whether it did.
     pub fn drive_until(&mut self, mut done: impl FnMut(&Self) -> bool, limit: Duration) -> bool {
         let end = self.now() + limit;
         while !done(self) {
@@ -172,55 +162,61 @@ impl Cluster {
         true
     }
 
-    /// Lets things happen until `done` holds; fails if that takes more than `max_steps`, or if nothing is left to happen.
+    /// Runs until `done` returns true; fails after `max_steps`, or if nothing is left to happen.
     pub fn drive_bounded(&mut self, max_steps: u64, mut done: impl FnMut(&Self) -> bool) {
         for _ in 0..max_steps {
             if done(self) {
                 return;
             }
             if !self.step() {
-                self.fail("nothing is left to happen, and what was waited for has not happened");
+                self.fail("nothing is left to happen, and the condition is not met");
             }
         }
         if !done(self) {
-            self.fail(&format!("what was waited for has not happened within {max_steps} steps: a livelock?"));
+            self.fail(&format!("the condition is not met within {max_steps} steps: a livelock?"));
         }
     }
 
     // -- requests
 
-    /// Begins a request.
+    /// Starts a request.
     pub fn request(&mut self, node: HostId, request: Request) -> RequestId {
         let begun = self.try_request(node, request);
         begun.unwrap_or_else(|error| self.fail(&format!("node {node} refused a request: {error}")))
     }
 
-    /// Begins a request, if the node takes it.
-    pub fn try_request(&mut self, node: HostId, request: Request) -> Result<RequestId, RequestError> {
+    /// Starts a request, if the node accepts it.
+    pub fn try_request(
+        &mut self,
+        node: HostId,
+        request: Request,
+    ) -> Result<RequestId, RequestError> {
         self.world.note(node, &request);
         self.node(node);
         self.world.begin(node, |actor, now| match actor {
             Actor::Node(node) => node.request(request, now),
-            Actor::Puppet(_) => Err(RequestError::NotReady),
+            Actor::ScriptedPeer(_) => Err(RequestError::NotReady),
         })
     }
 
-    /// Waits until a request has ended, and says how.
+    /// Waits until a request has ended, and returns its result.
     pub fn await_done(&mut self, node: HostId, id: RequestId) -> Result<Reply, Failure> {
         self.world.drive_until(|world| world.done(node, id).is_some(), PATIENCE);
         match self.world.done(node, id) {
             Some(result) => result.clone(),
-            None => self.fail(&format!("request {id} of node {node} has not ended in {PATIENCE:?}")),
+            None => {
+                self.fail(&format!("request {id} of node {node} has not ended in {PATIENCE:?}"))
+            }
         }
     }
 
-    /// Begins a request and waits until it has ended.
+    /// Starts a request and waits until it has ended.
     pub fn ask(&mut self, node: HostId, request: Request) -> Result<Reply, Failure> {
         let id = self.request(node, request);
         self.await_done(node, id)
     }
 
-    /// Ends a request early.
+    /// Cancels a request.
     pub fn cancel(&mut self, node: HostId, id: RequestId) {
         self.call(node, |machine, now| machine.cancel(id, now));
     }
@@ -228,34 +224,40 @@ impl Cluster {
     /// Connects a node to another one at its address.
     pub fn connect(&mut self, node: HostId, to: HostId) -> Result<Reply, Failure> {
         let (target, address) = (self.id(to), self.address(to));
-        self.ask(node, Request::Connect { target, address, options: Options::default() })
+        self.ask(node, Request::Connect { target, address, options: RequestOptions::default() })
     }
 
-    /// Has every other running node join the network through node 0, one after the other. Fails if one cannot.
+    /// Lets every other running node join the network through node 0, sequentially. Fails if one
+    /// cannot.
     pub fn join_all(&mut self) {
         for node in 1..self.nodes.len() {
             if self.machine(node).is_none() {
                 continue;
             }
             let seeds = vec![self.seed_node(0)];
-            let request = Request::SyncNodeGraph { seeds, blocking: true, options: Options::default() };
+            let request = Request::SyncNodeGraph {
+                seeds,
+                blocking: true,
+                options: RequestOptions::default(),
+            };
             if let Err(failure) = self.ask(node, request) {
                 self.fail(&format!("node {node} could not join: {failure}"));
             }
         }
     }
 
-    /// Stops a node in an orderly way, and waits until it has stopped.
+    /// Stops a node, and waits until it has stopped.
     pub fn stop(&mut self, node: HostId) {
         self.call(node, NodeManager::stop);
-        let has_stopped = |cluster: &Self| cluster.machine(node).is_none_or(NodeManager::is_stopped);
+        let has_stopped =
+            |cluster: &Self| cluster.machine(node).is_none_or(NodeManager::is_stopped);
         let stopped = self.drive_until(has_stopped, Duration::from_secs(120));
         if !stopped {
             self.fail(&format!("node {node} has not stopped"));
         }
     }
 
-    /// Stops every node that runs, lets what is on its way arrive, and checks the end of the run.
+    /// Stops every running node, delivers what is in flight, and checks the end of the run.
     pub fn stop_all(&mut self) {
         for node in 0..self.nodes.len() {
             if self.machine(node).is_some_and(|machine| !machine.is_stopped()) {
@@ -266,17 +268,29 @@ impl Cluster {
         self.finish();
     }
 
-    /// Checks that every running node knows the nearest other ones, and somebody in every bucket that has running nodes: to be
-    /// called after calm. Returns how many pairs were looked at.
+    /// Checks that every running node has contacts for the nearest running ones, and a contact in
+    /// every bucket that has running nodes; to be called after a quiet period. Returns the number
+    /// of checked pairs.
     pub fn assert_converged(&self) -> u64 {
         let running: Vec<_> = (0..self.nodes.len()).filter_map(|node| self.machine(node)).collect();
         let limit = running.iter().map(|node| node.config().bucket_limit).min().unwrap_or(1);
         let known = |node: &NodeManager| node.graph().iter().map(|(id, _)| id).collect();
         let nodes: Vec<_> = running.into_iter().map(|node| (node.own_id(), known(node))).collect();
-        convergence::check(&nodes, limit).unwrap_or_else(|violation| self.fail(&violation.to_string()))
+        convergence::check(&nodes, limit)
+            .unwrap_or_else(|violation| self.fail(&violation.to_string()))
     }
 
-    /// The events of a node since an earlier look at `events(node).len()`.
+    /// Checks that running nodes suspect none of their connections with each other, and that both
+    /// ends of each pair use the same one; to be called after a quiet period. Returns the number of
+    /// checked pairs.
+    pub fn assert_primaries_agree(&self) -> u64 {
+        let running = (0..self.nodes.len()).filter_map(|node| self.machine(node));
+        let nodes: Vec<_> = running.map(|node| (node.own_id(), node.connections())).collect();
+        convergence::check_primaries(&nodes)
+            .unwrap_or_else(|violation| self.fail(&violation.to_string()))
+    }
+
+    /// Returns the events of a node after the first `from`.
     pub fn events_since(&self, node: HostId, from: usize) -> impl Iterator<Item = &Event> {
         self.events(node).iter().skip(from).map(|(_, event): &(Instant, Event)| event)
     }
@@ -296,12 +310,12 @@ impl DerefMut for Cluster {
     }
 }
 
-/// A node with what it finds of its earlier life, recorded up to so many bytes.
+/// Starts a node from its store, recorded with a limit in bytes.
 fn revive(config: Config, recorded: Option<usize>, boot: &Boot<'_>) -> Result<NodeManager, String> {
     let Boot { host, seed, now, unix } = *boot;
     let rows = host.store.rows().map(|(table, key, value)| (table, key.clone(), value.clone()));
     let snapshot = Snapshot::from_rows(rows).map_err(|error| error.to_string())?;
-    let start = Start { config, identity: host.identity.clone(), snapshot, seed, now, unix };
+    let start = StartParams { config, identity: host.identity.clone(), snapshot, seed, now, unix };
     let made = match recorded {
         Some(limit) => NodeManager::start_recorded(start, limit),
         None => NodeManager::start(start),

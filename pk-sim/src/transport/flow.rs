@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use pk_proto::{ConnectionId, Input, StreamId};
 
+use super::Transport;
 use super::connection::{Connection, EndState, Stream};
 use super::half::Half;
-use super::{Frame, Packet, Side, StreamKey, Transport};
-use crate::HostId;
-use crate::app::{AppAction, AppStream};
+use crate::host::app::{AppAction, AppStream};
+use crate::host::id::HostId;
 use crate::wire::Wire;
+use crate::wire::packet::{EndIndex, Frame, Packet, StreamKey};
 
 /// What a machine, or the application in its place, does to a stream.
 #[derive(Debug)]
@@ -21,7 +22,13 @@ pub(crate) enum StreamAction {
 
 impl Transport {
     /// `OpenStream`.
-    pub(crate) fn open_stream(&mut self, wire: &mut Wire, host: HostId, conn: ConnectionId, stream: StreamId) {
+    pub(crate) fn open_stream(
+        &mut self,
+        wire: &mut Wire,
+        host: HostId,
+        conn: ConnectionId,
+        stream: StreamId,
+    ) {
         let place = self.by_number.get(&(host, conn)).copied();
         let open = place.and_then(|(serial, side)| {
             let connection = self.connections.get_mut(&serial)?;
@@ -33,11 +40,14 @@ impl Transport {
             let key = (side, end.opened);
             end.opened += 1;
             end.open += 1;
-            let window = |reader: Side| wire.hosts[connection.ends[reader].host].transport.stream_window;
+            let window =
+                |reader: EndIndex| wire.hosts[connection.ends[reader].host].transport.stream_window;
             let halves = [Half::new(window(1)), Half::new(window(0))];
             let mut ids = [None; 2];
             ids[side] = Some(stream);
-            connection.streams.insert(key, Stream { ids, apps: [None; 2], halves, over: [false; 2] });
+            connection
+                .streams
+                .insert(key, Stream { ids, apps: [None; 2], halves, over: [false; 2] });
             Some((serial, side, key))
         });
         match open {
@@ -53,15 +63,21 @@ impl Transport {
     }
 
     /// `SendStream`, `ResetStream`, `StopStream`, `ReadCredit`.
-    pub(crate) fn act(&mut self, wire: &mut Wire, host: HostId, stream: StreamId, action: StreamAction) {
+    pub(crate) fn act(
+        &mut self,
+        wire: &mut Wire,
+        host: HostId,
+        stream: StreamId,
+        action: StreamAction,
+    ) {
         match self.by_stream.get(&(host, stream)).copied() {
             Some((serial, side, key)) => self.apply(wire, serial, side, key, action),
             None => self.counters.late_outputs += 1,
         }
     }
 
-    /// `HandOver`.
-    pub(crate) fn hand_over(&mut self, wire: &mut Wire, app: AppStream, unread: Bytes) {
+    /// `DetachStream`.
+    pub(crate) fn detach(&mut self, wire: &mut Wire, app: AppStream, unread: Bytes) {
         let (host, stream, index) = (app.host, app.stream, self.apps.len());
         self.apps.push(app);
         let place = self.by_stream.get(&(host, stream)).copied();
@@ -86,8 +102,16 @@ impl Transport {
     }
 
     /// An application's next move on its stream, from outside.
-    pub(crate) fn app_act(&mut self, wire: &mut Wire, host: HostId, stream: StreamId, action: AppAction) -> bool {
-        let Some((serial, side, key)) = self.by_stream.get(&(host, stream)).copied() else { return false };
+    pub(crate) fn app_act(
+        &mut self,
+        wire: &mut Wire,
+        host: HostId,
+        stream: StreamId,
+        action: AppAction,
+    ) -> bool {
+        let Some((serial, side, key)) = self.by_stream.get(&(host, stream)).copied() else {
+            return false;
+        };
         let owned = self.stream(serial, key).is_some_and(|stream| stream.apps[side].is_some());
         if owned {
             self.perform(wire, serial, side, key, vec![action]);
@@ -96,7 +120,14 @@ impl Transport {
     }
 
     /// A message about a stream reaches an end.
-    pub(super) fn frame(&mut self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey, frame: Frame) {
+    pub(super) fn frame(
+        &mut self,
+        wire: &mut Wire,
+        serial: u64,
+        side: EndIndex,
+        key: StreamKey,
+        frame: Frame,
+    ) {
         let Some(connection) = self.connections.get_mut(&serial) else { return };
         if connection.ends[side].state != EndState::Open {
             return;
@@ -119,7 +150,10 @@ impl Transport {
                 if stream.halves[incoming].reset_arrives() {
                     match stream.apps[side] {
                         Some(app) => self.apps[app].reset = Some(code),
-                        None => self.tell(wire, serial, side, key, |stream| Input::StreamReset { stream, code }),
+                        None => self.tell(wire, serial, side, key, |stream| Input::StreamReset {
+                            stream,
+                            code,
+                        }),
                     }
                 }
             }
@@ -127,9 +161,13 @@ impl Transport {
                 if stream.halves[outgoing].stopped() {
                     match stream.apps[side] {
                         Some(app) => self.apps[app].stopped = Some(code),
-                        None => self.tell(wire, serial, side, key, |stream| Input::StreamStopped { stream, code }),
+                        None => self.tell(wire, serial, side, key, |stream| Input::StreamStopped {
+                            stream,
+                            code,
+                        }),
                     }
-                    // RFC 9000 section 3.5: a stopped sender resets, so that the reader's side ends too.
+                    // RFC 9000 section 3.5: a stopped sender resets, so that the reader's side ends
+                    // too.
                     self.send_frame(wire, serial, side, key, Frame::Reset(code));
                 }
             }
@@ -137,7 +175,14 @@ impl Transport {
         self.settle(wire, serial, side, key);
     }
 
-    fn apply(&mut self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey, action: StreamAction) {
+    fn apply(
+        &mut self,
+        wire: &mut Wire,
+        serial: u64,
+        side: EndIndex,
+        key: StreamKey,
+        action: StreamAction,
+    ) {
         let Some(stream) = self.stream(serial, key) else { return };
         match action {
             StreamAction::Send(bytes, fin) => {
@@ -165,8 +210,16 @@ impl Transport {
         self.settle(wire, serial, side, key);
     }
 
-    /// What an application wants done. Doing it may make an application want more, which is done after that.
-    fn perform(&mut self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey, actions: Vec<AppAction>) {
+    /// Executes actions of an application. An action may cause more actions, which are executed
+    /// after it.
+    fn perform(
+        &mut self,
+        wire: &mut Wire,
+        serial: u64,
+        side: EndIndex,
+        key: StreamKey,
+        actions: Vec<AppAction>,
+    ) {
         self.wanted.extend(actions.into_iter().map(|action| (serial, side, key, action)));
         if std::mem::replace(&mut self.performing, true) {
             return;
@@ -183,8 +236,8 @@ impl Transport {
         self.performing = false;
     }
 
-    /// Sends what the window lets through, and confirms it.
-    fn pump(&mut self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey) {
+    /// Sends the pieces that the window permits, and confirms them.
+    fn pump(&mut self, wire: &mut Wire, serial: u64, side: EndIndex, key: StreamKey) {
         let Some(connection) = self.connections.get_mut(&serial) else { return };
         let most = wire.hosts[connection.ends[1 - side].host].transport.piece;
         let Some(stream) = connection.streams.get_mut(&key) else { return };
@@ -205,21 +258,26 @@ impl Transport {
                     let actions = self.apps[app].sent(taken);
                     self.perform(wire, serial, side, key, actions);
                 }
-                None => self.tell(wire, serial, side, key, |stream| Input::StreamSent { stream, bytes: taken }),
+                None => self.tell(wire, serial, side, key, |stream| Input::StreamWritten {
+                    stream,
+                    bytes: taken,
+                }),
             }
         }
     }
 
-    /// Gives the reader what it may have, and the writer's transport as much room.
-    fn read(&mut self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey) {
+    /// Passes the reader the bytes that its credit permits, and opens the writer's window by as
+    /// much.
+    fn read(&mut self, wire: &mut Wire, serial: u64, side: EndIndex, key: StreamKey) {
         loop {
             let Some(connection) = self.connections.get_mut(&serial) else { return };
             let config = wire.hosts[connection.ends[side].host].transport;
             let Some(stream) = connection.streams.get_mut(&key) else { return };
             let half = &mut stream.halves[1 - side];
             let front = half.front();
-            let cut = front > 1 && wire.dice.transport.happens(config.cut_per_mille);
-            let most = if cut { 1 + wire.dice.transport.below(front as u64 - 1) as usize } else { front };
+            let cut = front > 1 && wire.rngs.transport.happens(config.cut_per_mille);
+            let most =
+                if cut { 1 + wire.rngs.transport.below(front as u64 - 1) as usize } else { front };
             let Some((bytes, fin)) = half.read(most, config.fin_needs_credit) else { break };
             let free = half.free(config.stream_window);
             self.counters.bytes_read += bytes.len() as u64;
@@ -235,15 +293,22 @@ impl Transport {
                     }
                     self.perform(wire, serial, side, key, actions);
                 }
-                None => self.tell(wire, serial, side, key, |stream| Input::StreamData { stream, bytes, fin }),
+                None => self.tell(wire, serial, side, key, |stream| Input::StreamData {
+                    stream,
+                    bytes,
+                    fin,
+                }),
             }
         }
     }
 
-    /// Notices that a stream is over at an end.
-    fn settle(&mut self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey) {
+    /// Ends a stream at an end where both directions are done.
+    fn settle(&mut self, wire: &mut Wire, serial: u64, side: EndIndex, key: StreamKey) {
         let Some(stream) = self.stream(serial, key) else { return };
-        if stream.over[side] || !stream.halves[side].written() || !stream.halves[1 - side].was_read() {
+        if stream.over[side]
+            || !stream.halves[side].written()
+            || !stream.halves[1 - side].was_read()
+        {
             return;
         }
         stream.over[side] = true;
@@ -264,9 +329,12 @@ impl Transport {
         }
     }
 
-    /// Tells the acceptor of a stream of it, and of those that were opened before: QUIC opens in order (RFC 9000 section 2.1).
-    fn tell_opened(&mut self, wire: &mut Wire, serial: u64, side: Side, number: u64) {
-        let Some(Connection { ends, streams, .. }) = self.connections.get_mut(&serial) else { return };
+    /// Reports a new stream to its acceptor, together with all streams that were opened before it,
+    /// because QUIC opens streams in order (RFC 9000 section 2.1).
+    fn tell_opened(&mut self, wire: &mut Wire, serial: u64, side: EndIndex, number: u64) {
+        let Some(Connection { ends, streams, .. }) = self.connections.get_mut(&serial) else {
+            return;
+        };
         let end = &mut ends[side];
         let Some(conn) = end.number else { return };
         while end.told <= number {
@@ -280,7 +348,14 @@ impl Transport {
         }
     }
 
-    fn tell(&self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey, input: impl FnOnce(StreamId) -> Input) {
+    fn tell(
+        &self,
+        wire: &mut Wire,
+        serial: u64,
+        side: EndIndex,
+        key: StreamKey,
+        input: impl FnOnce(StreamId) -> Input,
+    ) {
         let Some(connection) = self.connections.get(&serial) else { return };
         let live = connection.streams.get(&key).filter(|stream| !stream.over[side]);
         if let Some(id) = live.and_then(|stream| stream.ids[side]) {
@@ -288,7 +363,14 @@ impl Transport {
         }
     }
 
-    fn send_frame(&self, wire: &mut Wire, serial: u64, side: Side, key: StreamKey, frame: Frame) {
+    fn send_frame(
+        &self,
+        wire: &mut Wire,
+        serial: u64,
+        side: EndIndex,
+        key: StreamKey,
+        frame: Frame,
+    ) {
         if let Some(connection) = self.connections.get(&serial) {
             connection.send(wire, side, Packet::Stream { key, frame });
         }

@@ -1,44 +1,39 @@
-//! One direction of a stream: what its writer has given, what is on the way, what its reader may have.
+//! One direction of a stream: what its writer has written, what is in flight, and what its reader
+//! may read.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use crate::wire::packet::Piece;
+
 /// One direction of a stream.
 #[derive(Debug)]
 pub(crate) struct Half {
     // -- at the writer
-    /// Given, but not taken by the transport: the window is closed.
+    /// Written bytes that the transport has not accepted, because the window is closed.
     waiting: VecDeque<Bytes>,
-    /// The writer has ended it.
+    /// Whether the writer has ended this direction.
     fin: bool,
-    /// The end has been sent.
+    /// Whether the end was sent.
     fin_sent: bool,
-    /// Not reset, not stopped.
+    /// Whether this direction was neither reset nor stopped.
     writable: bool,
-    /// Bytes that the reader's transport still takes.
+    /// Number of bytes that the reader's transport still accepts.
     window: u64,
     sent_pieces: u64,
 
     // -- at the reader
-    /// Pieces that overtook others.
+    /// Pieces that arrived before an earlier one.
     early: BTreeMap<u64, (Bytes, bool)>,
     next_piece: u64,
     arrived: VecDeque<Bytes>,
     fin_arrived: bool,
     credit: u64,
-    /// Not ended, reset or stopped from the reader's point of view.
+    /// Whether the reader has not seen an end, a reset or its own stop.
     readable: bool,
     /// Bytes read since the writer's window was last opened.
     freed: u64,
-}
-
-/// A part of a stream on its way.
-#[derive(Debug, Clone)]
-pub(crate) struct Piece {
-    pub(crate) number: u64,
-    pub(crate) bytes: Bytes,
-    pub(crate) fin: bool,
 }
 
 impl Half {
@@ -60,22 +55,23 @@ impl Half {
         }
     }
 
-    /// Whether the writer has nothing left to do here: everything and the end are sent, or it was reset or stopped.
+    /// Returns whether the writer is done: all bytes and the end were sent, or the direction was
+    /// reset or stopped.
     pub(crate) fn written(&self) -> bool {
         !self.writable || self.fin_sent
     }
 
-    /// Whether the reader has nothing left to expect.
+    /// Returns whether the reader is done.
     pub(crate) fn was_read(&self) -> bool {
         !self.readable
     }
 
-    /// Whether bytes wait for the window to open.
+    /// Returns whether bytes wait for the window to open.
     pub(crate) fn is_blocked(&self) -> bool {
         self.writable && !self.waiting.is_empty()
     }
 
-    /// The writer gives bytes, and the end. Returns whether they are wanted.
+    /// Writes bytes, and the end if `fin`. Returns whether they were accepted.
     pub(crate) fn write(&mut self, bytes: Bytes, fin: bool) -> bool {
         if !self.writable || self.fin {
             return false;
@@ -87,12 +83,12 @@ impl Half {
         true
     }
 
-    /// The reader's transport takes so many bytes more.
+    /// Increases the window of the writer.
     pub(crate) fn open_window(&mut self, bytes: u64) {
         self.window = self.window.saturating_add(bytes);
     }
 
-    /// The next piece that can leave.
+    /// Returns the next piece that can be sent.
     pub(crate) fn next_piece(&mut self, most: usize) -> Option<Piece> {
         if self.written() {
             return None;
@@ -108,18 +104,18 @@ impl Half {
         Some(Piece { number: self.sent_pieces - 1, bytes, fin: self.fin_sent })
     }
 
-    /// The writer gives up. Returns whether its peer has to be told.
+    /// Resets the direction. Returns whether the peer must be informed.
     pub(crate) fn reset(&mut self) -> bool {
         self.waiting.clear();
         std::mem::replace(&mut self.writable, false)
     }
 
-    /// The reader's request to stop reaches the writer. Returns whether it makes a difference.
+    /// Handles the reader's request to stop. Returns whether it has an effect.
     pub(crate) fn stopped(&mut self) -> bool {
         self.reset()
     }
 
-    /// A piece arrives.
+    /// Receives a piece.
     pub(crate) fn arrive(&mut self, piece: Piece) {
         if !self.readable || piece.number < self.next_piece {
             return;
@@ -134,7 +130,8 @@ impl Half {
         }
     }
 
-    /// A reset arrives. Returns whether the reader has to be told: not if it has been sent everything already.
+    /// Receives a reset. Returns whether the reader must be informed. It need not be if it has
+    /// received everything.
     pub(crate) fn reset_arrives(&mut self) -> bool {
         if self.fin_arrived {
             return false;
@@ -144,31 +141,32 @@ impl Half {
         std::mem::replace(&mut self.readable, false)
     }
 
-    /// The reader wants no more. Returns whether the writer has to be told.
+    /// Stops reading. Returns whether the writer must be informed.
     pub(crate) fn stop(&mut self) -> bool {
         self.arrived.clear();
         self.early.clear();
         std::mem::replace(&mut self.readable, false) && !self.fin_arrived
     }
 
-    /// The reader may have so many bytes more.
+    /// Grants the reader credit for more bytes.
     pub(crate) fn grant(&mut self, bytes: u64) {
         self.credit = self.credit.saturating_add(bytes);
     }
 
-    /// Takes the credit back, as the reader changes hands.
+    /// Revokes the reader's credit, because the stream is passed to another reader.
     pub(crate) fn revoke(&mut self) {
         self.credit = 0;
     }
 
-    /// The next bytes for the reader, and whether they are the last.
+    /// Returns the next bytes for the reader, and whether they are the last.
     pub(crate) fn read(&mut self, most: usize, fin_needs_credit: bool) -> Option<(Bytes, bool)> {
         if !self.readable {
             return None;
         }
         let bytes = match self.arrived.front_mut() {
             Some(front) => {
-                let length = front.len().min(most).min(usize::try_from(self.credit).unwrap_or(usize::MAX));
+                let length =
+                    front.len().min(most).min(usize::try_from(self.credit).unwrap_or(usize::MAX));
                 if length == 0 {
                     return None;
                 }
@@ -183,19 +181,21 @@ impl Half {
         };
         self.credit -= bytes.len() as u64;
         self.freed += bytes.len() as u64;
-        // The end shows together with the last bytes only if looking for more was allowed.
-        let fin = self.fin_arrived && self.arrived.is_empty() && (self.credit > 0 || !fin_needs_credit);
+        // The end is reported with the last bytes only if credit is left, or if the end needs none.
+        let fin =
+            self.fin_arrived && self.arrived.is_empty() && (self.credit > 0 || !fin_needs_credit);
         self.readable = !fin;
         Some((bytes, fin))
     }
 
-    /// By how much to open the writer's window: not for every few bytes, as QUIC does not (RFC 9000 section 4.2).
+    /// Returns by how much to open the writer's window; `None` if only a few bytes were read. QUIC
+    /// does not update a window for every few bytes either (RFC 9000 section 4.2).
     pub(crate) fn free(&mut self, window: u64) -> Option<u64> {
         let worth_it = self.readable && self.freed >= (window / 8).max(1);
         worth_it.then(|| std::mem::take(&mut self.freed))
     }
 
-    /// The bytes at the front, for cutting them at a drawn place.
+    /// Returns the length of the first piece, which may be cut at a random place.
     pub(crate) fn front(&self) -> usize {
         self.arrived.front().map_or(0, Bytes::len)
     }
@@ -213,7 +213,7 @@ fn take(queue: &mut VecDeque<Bytes>, most: usize) -> Bytes {
             joined.extend_from_slice(&front.split_to(room));
             break;
         }
-        // The usual case: one whole piece, which needs no copy.
+        // Usually this is one whole piece, which is not copied.
         if let Some(front) = queue.pop_front() {
             if joined.is_empty() && queue.is_empty() {
                 return front;
@@ -233,7 +233,10 @@ mod tests {
     }
 
     fn text(pieces: &[Piece]) -> String {
-        pieces.iter().map(|piece| String::from_utf8_lossy(&piece.bytes).into_owned() + "|").collect()
+        pieces
+            .iter()
+            .map(|piece| String::from_utf8_lossy(&piece.bytes).into_owned() + "|")
+            .collect()
     }
 
     #[test]
@@ -264,7 +267,8 @@ mod tests {
         assert_eq!(half.read(9, true), None);
         half.grant(3);
         assert_eq!(half.read(9, true), Some((Bytes::from_static(b"d"), false)));
-        // Exactly used up: the end shows only to those who may look for more, or if it needs no credit.
+        // The credit is used up exactly: the end is reported only after another grant, or if it
+        // needs no credit.
         assert_eq!(half.read(9, true), Some((Bytes::from_static(b"ef"), false)));
         assert_eq!(half.read(9, true), None);
         half.grant(1);
@@ -275,14 +279,22 @@ mod tests {
     #[test]
     fn small_writes_leave_together_and_small_reads_open_no_window() {
         let mut half = Half::new(16);
-        ["a", "bc", "def"].iter().for_each(|text| assert!(half.write(Bytes::from_static(text.as_bytes()), false)));
+        ["a", "bc", "def"]
+            .iter()
+            .for_each(|text| assert!(half.write(Bytes::from_static(text.as_bytes()), false)));
         let sent = pieces(&mut half, 4);
         assert_eq!(text(&sent), "abcd|ef|");
         sent.into_iter().for_each(|piece| half.arrive(piece));
         half.grant(1);
-        assert_eq!((half.read(9, true).map(|(bytes, _)| bytes.len()), half.free(16)), (Some(1), None));
+        assert_eq!(
+            (half.read(9, true).map(|(bytes, _)| bytes.len()), half.free(16)),
+            (Some(1), None)
+        );
         half.grant(2);
-        assert_eq!((half.read(9, true).map(|(bytes, _)| bytes.len()), half.free(16)), (Some(2), Some(3)));
+        assert_eq!(
+            (half.read(9, true).map(|(bytes, _)| bytes.len()), half.free(16)),
+            (Some(2), Some(3))
+        );
         assert_eq!(half.free(16), None);
     }
 

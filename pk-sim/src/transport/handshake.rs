@@ -1,7 +1,7 @@
 //! From a dial to a connection at both ends, or to a failure.
 //!
-//! As in TLS 1.3, the dialler is done after one round trip, the acceptor half a round trip later; on dialect `quic` the dialler
-//! waits for HANDSHAKE_DONE, another half.
+//! As in TLS 1.3, the dialer completes after one round trip, the acceptor half a round trip later;
+//! on dialect `quic` the dialer waits for HANDSHAKE_DONE, another half.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -9,30 +9,16 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use pk_proto::cert::Verified;
 use pk_proto::{
-    Connected, ConnectionId, DialFailure, Dialect, DisconnectReason, Identity, Input, Instant, NodeId, Role,
+    Connected, ConnectionId, DialFailure, Dialect, DisconnectReason, Input, Instant, NodeId,
 };
 
+use super::Transport;
 use super::connection::{Connection, End, EndState};
-use super::{ACCEPTOR, DIALLER, Packet, Transport};
-use crate::HostId;
-use crate::identity::{judge_client, judge_server};
+use crate::host::id::HostId;
+use crate::host::identity::{judge_client, judge_server};
 use crate::network::Network;
+use crate::wire::packet::{ACCEPTOR, DIALER, EndIndex, Handshake, Packet};
 use crate::wire::{Happening, Wire};
-
-/// A step of a handshake.
-#[derive(Debug, Clone)]
-pub(crate) enum Handshake {
-    /// From the dialler: hello.
-    Initial,
-    /// From the acceptor: its certificates and the protocol it chose.
-    Accepted { identity: Identity, dialect: Dialect },
-    /// From the acceptor: no.
-    Refused { why: DialFailure },
-    /// From the dialler: its certificates.
-    Finished { identity: Identity },
-    /// From the acceptor: HANDSHAKE_DONE.
-    Done,
-}
 
 impl Transport {
     /// `Dial`.
@@ -58,15 +44,16 @@ impl Transport {
         let source = Network::source(&here.addrs, addr).filter(|_| translated);
         let route = wire.network.route(&here.addrs, addr).filter(|_| !translated);
         let local = route.map(|route| route.source).or(source).unwrap_or(addr);
-        let mut dialler = End::new(host, here.life, EndState::Handshaking, local, addr);
-        dialler.number = Some(conn);
-        dialler.identity = here.identity.clone();
-        // Where nobody is, a dial waits for its deadline, and the end that nobody has is never looked at.
+        let mut dialer = End::new(host, here.life, EndState::Handshaking, local, addr);
+        dialer.number = Some(conn);
+        dialer.identity = here.identity.clone();
+        // If no host has the address, a dial waits for its deadline, and the missing end is never
+        // used.
         let peer = route.map_or(host, |route| route.to);
         let acceptor = End::new(peer, wire.hosts[peer].life, EndState::Absent, addr, local);
         let connection = Connection {
             serial,
-            ends: [dialler, acceptor],
+            ends: [dialer, acceptor],
             expect,
             dialect: Dialect::Native,
             shared_id: Bytes::new(),
@@ -78,17 +65,17 @@ impl Transport {
             streams: std::collections::BTreeMap::new(),
         };
         if route.is_some() || source.is_some() {
-            connection.send(wire, DIALLER, Packet::Handshake(Box::new(Handshake::Initial)));
+            connection.send(wire, DIALER, Packet::Handshake(Box::new(Handshake::Initial)));
         }
         wire.schedule(deadline, Happening::DialDeadline { serial });
         self.connections.insert(serial, connection);
-        self.by_number.insert((host, conn), (serial, DIALLER));
+        self.by_number.insert((host, conn), (serial, DIALER));
     }
 
-    /// `CancelDial`. A `Connected` that is under way follows nevertheless.
+    /// `CancelDial`. A `Connected` that is in flight follows nevertheless.
     pub(crate) fn cancel_dial(&mut self, wire: &mut Wire, host: HostId, conn: ConnectionId) {
         match self.by_number.get(&(host, conn)) {
-            Some(&(serial, DIALLER)) => self.dial_failed(wire, serial, DialFailure::Cancelled),
+            Some(&(serial, DIALER)) => self.dial_failed(wire, serial, DialFailure::Cancelled),
             _ => self.counters.late_outputs += 1,
         }
     }
@@ -101,38 +88,57 @@ impl Transport {
     /// Ends a dial that is not a connection yet.
     pub(super) fn dial_failed(&mut self, wire: &mut Wire, serial: u64, why: DialFailure) {
         let Some(connection) = self.connections.get(&serial) else { return };
-        let end = &connection.ends[DIALLER];
-        if let (EndState::Handshaking | EndState::AwaitingDone, Some(conn)) = (end.state, end.number) {
+        let end = &connection.ends[DIALER];
+        if let (EndState::Handshaking | EndState::AwaitingDone, Some(conn)) =
+            (end.state, end.number)
+        {
             wire.deliver(end.host, Input::DialFailed { conn, why });
-            self.end(wire, serial, DIALLER, Some(DisconnectReason::Peer { code: 0, reason: String::new() }));
+            self.end(
+                wire,
+                serial,
+                DIALER,
+                Some(DisconnectReason::Peer { code: 0, reason: String::new() }),
+            );
         }
     }
 
     /// A step of a handshake arrives.
     pub(super) fn handshake(&mut self, wire: &mut Wire, serial: u64, step: Handshake) {
         let Some(connection) = self.connections.get_mut(&serial) else { return };
-        let states = [connection.ends[DIALLER].state, connection.ends[ACCEPTOR].state];
+        let states = [connection.ends[DIALER].state, connection.ends[ACCEPTOR].state];
         match (step, states) {
             (Handshake::Initial, [_, EndState::Absent]) => {
                 let answer = connection.accept(wire);
                 connection.send(wire, ACCEPTOR, Packet::Handshake(Box::new(answer)));
             }
-            (Handshake::Refused { why }, [EndState::Handshaking, _]) => self.dial_failed(wire, serial, why),
+            (Handshake::Refused { why }, [EndState::Handshaking, _]) => {
+                self.dial_failed(wire, serial, why);
+            }
             (Handshake::Accepted { identity, dialect }, [EndState::Handshaking, _]) => {
-                let unix = wire.hosts[connection.ends[DIALLER].host].unix(wire.now);
+                let unix = wire.hosts[connection.ends[DIALER].host].unix(wire.now);
                 let proven = match judge_server(&identity, &connection.expect, unix) {
                     Ok(proven) => proven,
-                    Err(why) => return self.dial_failed(wire, serial, DialFailure::Certificate(why.to_string())),
+                    Err(why) => {
+                        return self.dial_failed(
+                            wire,
+                            serial,
+                            DialFailure::Certificate(why.to_string()),
+                        );
+                    }
                 };
                 connection.dialect = dialect;
                 connection.shared_id = shared_id(wire, dialect);
                 connection.finished = true;
-                let identity = connection.ends[DIALLER].identity.clone();
-                connection.send(wire, DIALLER, Packet::Handshake(Box::new(Handshake::Finished { identity })));
+                let identity = connection.ends[DIALER].identity.clone();
+                connection.send(
+                    wire,
+                    DIALER,
+                    Packet::Handshake(Box::new(Handshake::Finished { identity })),
+                );
                 match dialect {
-                    Dialect::Native => self.open(wire, serial, DIALLER, proven),
+                    Dialect::Native => self.open(wire, serial, DIALER, proven),
                     Dialect::Polykey => {
-                        connection.ends[DIALLER].state = EndState::AwaitingDone;
+                        connection.ends[DIALER].state = EndState::AwaitingDone;
                         connection.proven = Some(proven);
                     }
                 }
@@ -141,7 +147,11 @@ impl Transport {
                 let unix = wire.hosts[connection.ends[ACCEPTOR].host].unix(wire.now);
                 match judge_client(&identity, unix) {
                     Ok(proven) => {
-                        connection.send(wire, ACCEPTOR, Packet::Handshake(Box::new(Handshake::Done)));
+                        connection.send(
+                            wire,
+                            ACCEPTOR,
+                            Packet::Handshake(Box::new(Handshake::Done)),
+                        );
                         self.counters.handshakes += 1;
                         self.open(wire, serial, ACCEPTOR, proven);
                     }
@@ -153,7 +163,7 @@ impl Transport {
             }
             (Handshake::Done, [EndState::AwaitingDone, _]) => {
                 if let Some(proven) = connection.proven.take() {
-                    self.open(wire, serial, DIALLER, proven);
+                    self.open(wire, serial, DIALER, proven);
                 }
             }
             _ => {}
@@ -161,7 +171,7 @@ impl Transport {
     }
 
     /// One end's handshake has succeeded.
-    fn open(&mut self, wire: &mut Wire, serial: u64, side: super::Side, proven: Verified) {
+    fn open(&mut self, wire: &mut Wire, serial: u64, side: EndIndex, proven: Verified) {
         let Some(connection) = self.connections.get_mut(&serial) else { return };
         let end = &mut connection.ends[side];
         let conn = match end.number {
@@ -175,11 +185,22 @@ impl Transport {
         };
         end.state = EndState::Open;
         end.heard = wire.now;
-        let (host, local, remote, held) = (end.host, end.local, end.remote, std::mem::take(&mut end.held));
-        let role = if side == DIALLER { Role::Dialler } else { Role::Acceptor };
-        let Verified { leaf, chain, asked, .. } = proven;
+        let (host, local, remote, held) =
+            (end.host, end.local, end.remote, std::mem::take(&mut end.held));
+        let role = if side == DIALER { pk_proto::Side::Dialer } else { pk_proto::Side::Acceptor };
+        let Verified { leaf, chain, matched_id, .. } = proven;
         let (dialect, shared_id) = (connection.dialect, connection.shared_id.clone());
-        let connected = Connected { conn, role, dialect, leaf, chain, asked, remote, local, shared_id };
+        let connected = Connected {
+            conn,
+            side: role,
+            dialect,
+            leaf,
+            chain,
+            matched_id,
+            remote,
+            local,
+            shared_id,
+        };
         wire.deliver(host, Input::Connected(connected));
         connection.listen(wire, side);
         if connection.translated {
@@ -195,23 +216,27 @@ impl Transport {
 impl Connection {
     /// What the acceptor's driver answers to a first packet.
     fn accept(&mut self, wire: &Wire) -> Handshake {
-        let (dialler, acceptor) = (&wire.hosts[self.ends[DIALLER].host], &wire.hosts[self.ends[ACCEPTOR].host]);
+        let (dialer, acceptor) =
+            (&wire.hosts[self.ends[DIALER].host], &wire.hosts[self.ends[ACCEPTOR].host]);
         let end = &mut self.ends[ACCEPTOR];
         end.life = acceptor.life;
-        let refusal = acceptor.refuse.clone().map(|(code, reason)| DialFailure::Rejected { code, reason });
-        let dialect = acceptor.dialects.iter().find(|dialect| dialler.dialects.contains(dialect));
+        let refusal =
+            acceptor.refuse.clone().map(|(code, reason)| DialFailure::Rejected { code, reason });
+        let dialect = acceptor.dialects.iter().find(|dialect| dialer.dialects.contains(dialect));
         match (refusal, dialect) {
             (None, Some(&dialect)) => {
                 end.state = EndState::Handshaking;
                 Handshake::Accepted { identity: acceptor.identity.clone(), dialect }
             }
             (Some(why), _) => Handshake::Refused { why },
-            (None, None) => Handshake::Refused { why: DialFailure::Transport("no common protocol".to_owned()) },
+            (None, None) => {
+                Handshake::Refused { why: DialFailure::Transport("no common protocol".to_owned()) }
+            }
         }
     }
 }
 
-/// What a close before HANDSHAKE_DONE means to a dialler.
+/// What a close before HANDSHAKE_DONE means to a dialer.
 pub(super) fn refused(why: DisconnectReason) -> DialFailure {
     match why {
         DisconnectReason::Peer { code, reason } => DialFailure::Rejected { code, reason },
@@ -223,9 +248,10 @@ pub(super) fn refused(why: DisconnectReason) -> DialFailure {
 /// Equal on both ends and unique: 32 bytes of an exporter, or two connection ids as text.
 fn shared_id(wire: &mut Wire, dialect: Dialect) -> Bytes {
     match dialect {
-        Dialect::Native => wire.dice.transport.bytes::<32>().to_vec().into(),
-        Dialect::Polykey => {
-            data_encoding::BASE64URL_NOPAD.encode(&wire.dice.transport.bytes::<28>()).into_bytes().into()
-        }
+        Dialect::Native => wire.rngs.transport.bytes::<32>().to_vec().into(),
+        Dialect::Polykey => data_encoding::BASE64URL_NOPAD
+            .encode(&wire.rngs.transport.bytes::<28>())
+            .into_bytes()
+            .into(),
     }
 }

@@ -1,102 +1,63 @@
-//! QUIC at the level of the vocabulary: handshakes that prove identities, streams of bytes with credit, ends of connections.
+//! QUIC at the level of the vocabulary: handshakes that prove identities, streams of bytes with
+//! credit, ends of connections.
 //!
-//! A packet is not simulated; a message is: a step of a handshake, a piece of a stream, a close. Each takes the time of its
-//! link, a loss makes it late, a partition holds it back until it is healed or the connection is over.
+//! A packet is not simulated; a message is: a step of a handshake, a piece of a stream, a close.
+//! Each takes the time of its link, a loss makes it late, a partition holds it back until it is
+//! healed or the connection is over.
 
 mod connection;
-mod flow;
+pub(crate) mod flow;
 mod half;
 mod handshake;
+mod silence;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use pk_proto::{ConnectionId, DisconnectReason, Input, StreamId};
 
-use crate::HostId;
-use crate::app::{AppAction, AppStream};
+use crate::host::app::{AppAction, AppStream};
+use crate::host::id::HostId;
+use crate::wire::packet::{ACCEPTOR, Arrival, DIALER, EndIndex, Packet, StreamKey};
 use crate::wire::{Happening, Wire};
 use connection::{Connection, EndState};
-use half::Piece;
-use handshake::Handshake;
-
-pub(crate) use connection::{Arrival, Side};
-pub(crate) use flow::StreamAction;
-
-/// The end that dialled.
-const DIALLER: Side = 0;
-/// The end that was dialled.
-const ACCEPTOR: Side = 1;
-
-/// A message between the two ends of a connection.
-#[derive(Debug, Clone)]
-pub(crate) enum Packet {
-    Handshake(Box<Handshake>),
-    Close {
-        why: DisconnectReason,
-    },
-    Stream {
-        key: StreamKey,
-        frame: Frame,
-    },
-    /// A stream that the receiver opened is over at its peer: another may be opened.
-    StreamOver,
-    /// The sender lives, and asks for an answer or gives it. Sent where NATs are on the way only, and only once.
-    Alive {
-        answer: bool,
-    },
-    /// The sender's address has changed.
-    Moved {
-        addr: std::net::SocketAddr,
-    },
-}
-
-/// A message about one stream.
-#[derive(Debug, Clone)]
-pub(crate) enum Frame {
-    Piece(Piece),
-    Reset(u64),
-    Stop(u64),
-    Window(u64),
-}
-
-/// Who opened a stream, and the how manyth it is.
-pub(crate) type StreamKey = (Side, u64);
 
 /// Every connection of the world.
 #[derive(Debug, Default)]
 pub(crate) struct Transport {
     connections: BTreeMap<u64, Connection>,
-    by_number: BTreeMap<(HostId, ConnectionId), (u64, Side)>,
-    by_stream: BTreeMap<(HostId, StreamId), (u64, Side, StreamKey)>,
+    by_number: BTreeMap<(HostId, ConnectionId), (u64, EndIndex)>,
+    by_stream: BTreeMap<(HostId, StreamId), (u64, EndIndex, StreamKey)>,
     /// Every stream that was ever handed over.
     pub(crate) apps: Vec<AppStream>,
     /// What applications want done, in order.
-    wanted: VecDeque<(u64, Side, StreamKey, AppAction)>,
+    wanted: VecDeque<(u64, EndIndex, StreamKey, AppAction)>,
     performing: bool,
     serial: u64,
     pub(crate) counters: TransportCounters,
 }
 
-/// What the transport has done: to show that a test was not vacuous.
+/// Counters of the transport, which show that a test was not vacuous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TransportCounters {
-    /// Dials that were begun.
+    /// Dials that were started.
     pub dials: u64,
     /// Handshakes that both ends completed.
     pub handshakes: u64,
     /// Ends of connections that timed out.
     pub idle_timeouts: u64,
-    /// Messages that were held back by a partition or a dead host and sent again.
+    /// Ends of connections that were suspected.
+    pub suspicions: u64,
+    /// Messages that a partition or a dead host held back and that were retransmitted.
     pub retransmissions: u64,
     /// Streams that were opened.
     pub streams: u64,
     /// Streams that could not be opened.
     pub streams_failed: u64,
-    /// Bytes of streams that machines and applications were given.
+    /// Bytes of streams that machines and applications have read.
     pub bytes_read: u64,
-    /// Times that a writer had to wait for the window.
+    /// Times that a writer waited for the window.
     pub blocked: u64,
-    /// Outputs about connections and streams that were over below the machine already.
+    /// Outputs about connections and streams that had already ended.
     pub late_outputs: u64,
     /// Punch datagrams sent.
     pub punches_sent: u64,
@@ -111,7 +72,14 @@ impl Transport {
     }
 
     /// `CloseConnection`.
-    pub(crate) fn close(&mut self, wire: &mut Wire, host: HostId, conn: ConnectionId, code: u64, reason: String) {
+    pub(crate) fn close(
+        &mut self,
+        wire: &mut Wire,
+        host: HostId,
+        conn: ConnectionId,
+        code: u64,
+        reason: String,
+    ) {
         let Some(&(serial, side)) = self.by_number.get(&(host, conn)) else {
             self.counters.late_outputs += 1;
             return;
@@ -120,12 +88,12 @@ impl Transport {
         self.end(wire, serial, side, Some(DisconnectReason::Peer { code, reason }));
     }
 
-    /// The process of a host is gone without a word.
+    /// The process of a host disappears without a close.
     pub(crate) fn crash(&mut self, wire: &mut Wire, host: HostId) {
         for (serial, side) in self.numbers_of(host) {
             self.end(wire, serial, side, None);
         }
-        // Handshakes that its driver had accepted, and its machine had not heard of.
+        // Handshakes that its driver had accepted and not reported to its machine yet.
         for serial in self.serials() {
             let Some(connection) = self.connections.get_mut(&serial) else { continue };
             let end = &mut connection.ends[ACCEPTOR];
@@ -133,13 +101,18 @@ impl Transport {
                 end.state = EndState::Gone;
             }
         }
-        self.look_around(wire);
+        self.requeue_unreachable(wire);
     }
 
     /// A host's driver ends: it closes what the machine left open.
     pub(crate) fn shut_down(&mut self, wire: &mut Wire, host: HostId) {
         for (serial, side) in self.numbers_of(host) {
-            self.end(wire, serial, side, Some(DisconnectReason::Peer { code: 0, reason: String::new() }));
+            self.end(
+                wire,
+                serial,
+                side,
+                Some(DisconnectReason::Peer { code: 0, reason: String::new() }),
+            );
         }
     }
 
@@ -149,7 +122,9 @@ impl Transport {
             let Some(connection) = self.connections.get_mut(&serial) else { continue };
             let remote = connection.ends[side].remote;
             let same_family = |addr: &&std::net::SocketAddr| addr.is_ipv4() == remote.is_ipv4();
-            let Some(addr) = wire.hosts[host].addrs.iter().find(same_family).copied() else { continue };
+            let Some(addr) = wire.hosts[host].addrs.iter().find(same_family).copied() else {
+                continue;
+            };
             connection.ends[side].local = addr;
             connection.send(wire, side, Packet::Moved { addr });
         }
@@ -163,15 +138,21 @@ impl Transport {
             Some(path) => connection.find_way(wire, to, path),
             None => wire.passes(connection.ends[1 - to].host, connection.ends[to].host),
         };
+        self.acknowledge(wire, &arrival, arrives);
         if arrives {
             return self.take_in(wire, serial, to, arrival.packet);
         }
-        // Nobody is left to send again what a dead process has sent.
-        if connection.ends[1 - to].state != EndState::Gone && !matches!(arrival.packet, Packet::Alive { .. }) {
+        let Some(connection) = self.connections.get_mut(&serial) else { return };
+        // A dead process retransmits nothing.
+        if connection.ends[1 - to].state != EndState::Gone
+            && !matches!(arrival.packet, Packet::Alive { .. })
+        {
             self.counters.retransmissions += 1;
             match arrival.path {
                 Some(path) => connection.transmit_again(wire, path.sent, arrival),
-                None => connection.send_again(wire, Arrival { tries: arrival.tries + 1, ..arrival }),
+                None => {
+                    connection.send_again(wire, Arrival { tries: arrival.tries + 1, ..arrival });
+                }
             }
         }
     }
@@ -184,8 +165,8 @@ impl Transport {
         }
     }
 
-    /// An end says that it lives, and looks whether it has heard as much.
-    pub(crate) fn beat(&mut self, wire: &mut Wire, serial: u64, side: Side) {
+    /// An end sends a keep-alive, and checks whether it has received as many.
+    pub(crate) fn beat(&mut self, wire: &mut Wire, serial: u64, side: EndIndex) {
         let Some(connection) = self.connections.get(&serial) else { return };
         let [end, peer] = [&connection.ends[side], &connection.ends[1 - side]];
         if end.state != EndState::Open {
@@ -197,14 +178,19 @@ impl Transport {
             return self.lost(wire, serial, side, DisconnectReason::TimedOut);
         }
         connection.send(wire, side, Packet::Alive { answer: false });
-        wire.schedule(wire.now + ours.keep_alive.min(theirs.keep_alive), Happening::Beat { serial, side });
+        wire.schedule(
+            wire.now + ours.keep_alive.min(theirs.keep_alive),
+            Happening::Beat { serial, side },
+        );
     }
 
     /// An end gets a message.
-    fn take_in(&mut self, wire: &mut Wire, serial: u64, to: Side, packet: Packet) {
+    fn take_in(&mut self, wire: &mut Wire, serial: u64, to: EndIndex, packet: Packet) {
         let Some(connection) = self.connections.get_mut(&serial) else { return };
         let host = connection.ends[to].host;
         connection.ends[to].heard = wire.now;
+        self.heard(wire, serial, to);
+        let Some(connection) = self.connections.get_mut(&serial) else { return };
         if connection.holds(to, &packet) {
             connection.ends[to].held.push(packet);
             return;
@@ -213,20 +199,35 @@ impl Transport {
             Packet::Handshake(step) => self.handshake(wire, serial, *step),
             Packet::Close { why } => self.closed(wire, serial, to, why),
             Packet::Stream { key, frame } => self.frame(wire, serial, to, key, frame),
-            Packet::Alive { answer: false } => connection.send(wire, to, Packet::Alive { answer: true }),
-            Packet::Alive { answer: true } => {}
-            Packet::StreamOver => connection.ends[to].open = connection.ends[to].open.saturating_sub(1),
+            // A dead process and a closed connection do not answer.
+            Packet::Alive { answer: false }
+                if !matches!(connection.ends[to].state, EndState::Gone | EndState::Closed) =>
+            {
+                connection.send(wire, to, Packet::Alive { answer: true });
+            }
+            Packet::Alive { .. } => {}
+            Packet::StreamOver => {
+                connection.ends[to].open = connection.ends[to].open.saturating_sub(1);
+            }
             Packet::Moved { addr } => {
                 connection.ends[to].remote = addr;
-                if let (EndState::Open, Some(conn)) = (connection.ends[to].state, connection.ends[to].number) {
+                if let (EndState::Open, Some(conn)) =
+                    (connection.ends[to].state, connection.ends[to].number)
+                {
                     wire.deliver(host, Input::RemoteAddressChanged { conn, addr });
                 }
             }
         }
     }
 
-    /// Nothing was heard for the idle timeout.
-    pub(crate) fn idle(&mut self, wire: &mut Wire, serial: u64, side: Side, since: pk_proto::Instant) {
+    /// Nothing was received for the idle timeout.
+    pub(crate) fn idle(
+        &mut self,
+        wire: &mut Wire,
+        serial: u64,
+        side: EndIndex,
+        since: pk_proto::Instant,
+    ) {
         let Some(connection) = self.connections.get(&serial) else { return };
         if connection.ends[side].deaf == Some(since) {
             self.counters.idle_timeouts += 1;
@@ -234,26 +235,29 @@ impl Transport {
         }
     }
 
-    /// The peer has forgotten the connection and says so.
-    pub(crate) fn forgotten(&mut self, wire: &mut Wire, serial: u64, side: Side) {
+    /// Handles a stateless reset: the peer has no state of the connection.
+    pub(crate) fn forgotten(&mut self, wire: &mut Wire, serial: u64, side: EndIndex) {
         let Some(connection) = self.connections.get(&serial) else { return };
         let (host, peer) = (connection.ends[side].host, connection.ends[1 - side].host);
-        if connection.ends[side].state == EndState::Open && wire.passes(host, peer) && wire.passes(peer, host) {
+        if connection.ends[side].state == EndState::Open
+            && wire.passes(host, peer)
+            && wire.passes(peer, host)
+        {
             self.lost(wire, serial, side, DisconnectReason::Reset);
         }
     }
 
-    /// Who can hear whom may have changed.
-    pub(crate) fn look_around(&mut self, wire: &mut Wire) {
+    /// Reachability may have changed.
+    pub(crate) fn requeue_unreachable(&mut self, wire: &mut Wire) {
         for connection in self.connections.values_mut() {
-            connection.listen(wire, DIALLER);
+            connection.listen(wire, DIALER);
             connection.listen(wire, ACCEPTOR);
         }
         self.sweep();
     }
 
     /// The peer has closed.
-    fn closed(&mut self, wire: &mut Wire, serial: u64, side: Side, why: DisconnectReason) {
+    fn closed(&mut self, wire: &mut Wire, serial: u64, side: EndIndex, why: DisconnectReason) {
         let Some(connection) = self.connections.get(&serial) else { return };
         let end = &connection.ends[side];
         match (end.state, end.number) {
@@ -261,12 +265,14 @@ impl Transport {
                 wire.deliver(end.host, Input::Disconnected { conn, why });
                 self.end(wire, serial, side, None);
             }
-            (EndState::AwaitingDone, Some(_)) => self.dial_failed(wire, serial, handshake::refused(why)),
+            (EndState::AwaitingDone, Some(_)) => {
+                self.dial_failed(wire, serial, handshake::refused(why));
+            }
             _ => self.end(wire, serial, side, None),
         }
     }
 
-    fn lost(&mut self, wire: &mut Wire, serial: u64, side: Side, why: DisconnectReason) {
+    fn lost(&mut self, wire: &mut Wire, serial: u64, side: EndIndex, why: DisconnectReason) {
         let Some(connection) = self.connections.get(&serial) else { return };
         let end = &connection.ends[side];
         if let (EndState::Open, Some(conn)) = (end.state, end.number) {
@@ -275,8 +281,15 @@ impl Transport {
         self.end(wire, serial, side, None);
     }
 
-    /// One end is over; its peer is told, unless it happens silently. Ends the streams of this end without a word.
-    fn end(&mut self, wire: &mut Wire, serial: u64, side: Side, tell: Option<DisconnectReason>) {
+    /// One end closes; its peer is informed, unless it closes silently. Ends the streams of this
+    /// end silently.
+    fn end(
+        &mut self,
+        wire: &mut Wire,
+        serial: u64,
+        side: EndIndex,
+        tell: Option<DisconnectReason>,
+    ) {
         let Some(connection) = self.connections.get_mut(&serial) else { return };
         let end = &mut connection.ends[side];
         end.state = if tell.is_some() { EndState::Closed } else { EndState::Gone };
@@ -301,7 +314,7 @@ impl Transport {
         self.sweep_one(serial);
     }
 
-    fn numbers_of(&self, host: HostId) -> Vec<(u64, Side)> {
+    fn numbers_of(&self, host: HostId) -> Vec<(u64, EndIndex)> {
         let range = (host, ConnectionId(0))..=(host, ConnectionId(u64::MAX));
         self.by_number.range(range).map(|(_, place)| *place).collect()
     }

@@ -1,15 +1,15 @@
-//! Letting things happen: time, the delivery of inputs, the drain of outputs.
+//! The main loop: time, delivery of inputs, execution of outputs.
 
 use std::time::Duration;
 
-use pk_proto::{Event, Input, Instant, Output};
+use pk_proto::{Event, Input, Instant, Output, Phase};
 
 use super::World;
-use crate::HostId;
-use crate::effects;
-use crate::journal::Entry;
+use crate::host::id::HostId;
 use crate::machine::Machine;
 use crate::wire::Happening;
+use crate::world::effects;
+use crate::world::journal::Entry;
 
 /// More steps than this at one moment are a livelock.
 const STEPS_AT_ONCE: u64 = 1_000_000;
@@ -19,18 +19,18 @@ const ANSWERS_AT_ONCE: u32 = 10_000;
 
 /// Time.
 impl<M: Machine> World<M> {
-    /// When the next thing happens; `None` if nothing is left to happen.
+    /// Returns when the next event happens; `None` if there is none.
     pub fn next(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
         [self.wire.next(), timer].into_iter().flatten().min()
     }
 
-    /// Lets the next thing happen. Returns whether there was one.
+    /// Executes the next event. Returns whether there was one.
     pub fn step(&mut self) -> bool {
         let timer = self.timers.first().copied();
         let at = match (self.wire.next(), timer) {
             (None, None) => return false,
-            // At one moment, machines hear everything before their timers fire.
+            // At one moment, machines receive all inputs before their timers fire.
             (Some(at), timer) if timer.is_none_or(|(due, _)| at <= due) => {
                 self.advance(at);
                 if let Some((_, happening)) = self.wire.pop() {
@@ -46,7 +46,8 @@ impl<M: Machine> World<M> {
         true
     }
 
-    /// Lets the next thing happen, if it does by `end`; otherwise moves the clock there. Returns whether something happened.
+    /// Executes the next event if it happens by `end`; otherwise advances the clock to `end`.
+    /// Returns whether there was an event.
     pub fn step_by(&mut self, end: Instant) -> bool {
         if self.next().is_some_and(|at| at <= end) {
             return self.step();
@@ -55,13 +56,13 @@ impl<M: Machine> World<M> {
         false
     }
 
-    /// Lets everything happen that happens within `duration`, and moves the clock to its end.
+    /// Executes all events within `duration`, and advances the clock to its end.
     pub fn drive(&mut self, duration: Duration) {
         let end = self.wire.now + duration;
         while self.step_by(end) {}
     }
 
-    /// Lets things happen until `done` holds, for at most `limit`. Returns whether it holds.
+    /// Runs until `done` returns true, for at most `limit`. Returns whether it did.
     pub fn drive_until(&mut self, mut done: impl FnMut(&Self) -> bool, limit: Duration) -> bool {
         let end = self.wire.now + limit;
         while !done(self) {
@@ -72,23 +73,23 @@ impl<M: Machine> World<M> {
         true
     }
 
-    /// Lets things happen until `done` holds; fails if that takes more than `max_steps`, or if nothing is left to happen.
+    /// Runs until `done` returns true; fails after `max_steps`, or if nothing is left to happen.
     pub fn drive_bounded(&mut self, max_steps: u64, mut done: impl FnMut(&Self) -> bool) {
         for _ in 0..max_steps {
             if done(self) {
                 return;
             }
             if !self.step() {
-                self.fail("nothing is left to happen, and what was waited for has not happened");
+                self.fail("nothing is left to happen, and the condition is not met");
             }
         }
         if !done(self) {
-            self.fail(&format!("what was waited for has not happened within {max_steps} steps: a livelock?"));
+            self.fail(&format!("the condition is not met within {max_steps} steps: a livelock?"));
         }
     }
 }
 
-/// The inside.
+/// Steps of the loop.
 impl<M: Machine> World<M> {
     pub(super) fn advance(&mut self, to: Instant) {
         if to > self.wire.now {
@@ -104,11 +105,17 @@ impl<M: Machine> World<M> {
     fn happen(&mut self, happening: Happening) {
         self.counters.steps += 1;
         let Self { wire, transport, .. } = self;
-        let alive = |host: HostId, life: u32| wire.hosts[host].life == life && wire.hosts[host].alive;
+        let alive =
+            |host: HostId, life: u32| wire.hosts[host].life == life && wire.hosts[host].alive;
         match happening {
+            Happening::Deliver { host, life, input }
+                if alive(host, life) && wire.hosts[host].frozen =>
+            {
+                wire.hosts[host].thawing.push(input);
+            }
             Happening::Deliver { host, life, input } if alive(host, life) => {
                 if let Input::Discovered { id, done: false, .. } = &input {
-                    // It came in after the browse was over.
+                    // It arrived after the browse had ended.
                     if !wire.hosts[host].browses.contains_key(id) {
                         return;
                     }
@@ -117,26 +124,33 @@ impl<M: Machine> World<M> {
                 self.drain(host);
             }
             Happening::Store { host, life } if alive(host, life) => effects::stored(wire, host),
-            Happening::BrowseEnd { host, life, id } if alive(host, life) => effects::end_browse(wire, host, id),
+            Happening::BrowseEnd { host, life, id } if alive(host, life) => {
+                effects::end_browse(wire, host, id);
+            }
             Happening::Deliver { .. } | Happening::Store { .. } | Happening::BrowseEnd { .. } => {}
             Happening::Arrive(arrival) => transport.arrive(wire, arrival),
             Happening::DialDeadline { serial } => transport.dial_deadline(wire, serial),
             Happening::Idle { serial, side, since } => transport.idle(wire, serial, side, since),
             Happening::Forgotten { serial, side } => transport.forgotten(wire, serial, side),
+            Happening::Unanswered { serial, side, since } => {
+                transport.unanswered(wire, serial, side, since);
+            }
+            Happening::Heard { serial, side } => transport.heard(wire, serial, side),
             Happening::Resend(arrival) => transport.resend(wire, arrival),
             Happening::Beat { serial, side } => transport.beat(wire, serial, side),
             Happening::Punched { by, from, to } => {
-                transport.counters.punches_arrived += u64::from(effects::punched(wire, by, from, to));
+                transport.counters.punches_arrived +=
+                    u64::from(effects::punched(wire, by, from, to));
             }
         }
     }
 
-    /// Gives a machine an input.
+    /// Delivers an input to a machine.
     fn input(&mut self, id: HostId, input: Input) {
         self.counters.inputs += 1;
         self.coverage.input(&input);
         self.journal.add(id, self.wire.now, Entry::Input(input.clone()));
-        let checked = self.checkers.input(id, &input);
+        let checked = self.checkers.input(id, &input, &self.wire.hosts[id].store);
         self.check(id, checked);
         if let Some(machine) = self.machines[id].as_mut() {
             machine.handle_input(input, self.wire.now);
@@ -147,14 +161,14 @@ impl<M: Machine> World<M> {
         }
     }
 
-    /// Counts a word of a machine. Returns whether it is its last one.
+    /// Counts an input or output of a machine. Returns whether it is the last one.
     fn is_last_word(&mut self, id: HostId) -> bool {
-        self.words[id] += 1;
-        self.doom[id].take_if(|doom| *doom <= self.words[id]).is_some()
+        self.io_count[id] += 1;
+        self.kill_at[id].take_if(|kill_at| *kill_at <= self.io_count[id]).is_some()
     }
 
     fn die(&mut self, id: HostId, machine: Option<M>) {
-        self.corpses[id] = machine;
+        self.killed_machines[id] = machine;
         self.kill(id);
     }
 
@@ -178,7 +192,7 @@ impl<M: Machine> World<M> {
         }
     }
 
-    /// Takes and does all outputs of a machine, and checks it. Returns how many there were.
+    /// Executes and checks all outputs of a machine. Returns their number.
     pub(super) fn drain(&mut self, id: HostId) -> u64 {
         let Some(mut machine) = self.machines[id].take() else { return 0 };
         let mut outputs = 0;
@@ -186,7 +200,7 @@ impl<M: Machine> World<M> {
         loop {
             while let Some(output) = machine.poll_output() {
                 outputs += 1;
-                self.output(id, output);
+                self.output(id, machine.phase(), output);
                 if self.is_last_word(id) {
                     self.die(id, Some(machine));
                     return outputs;
@@ -195,7 +209,9 @@ impl<M: Machine> World<M> {
             let Some(input) = self.wire.hosts[id].at_once.pop_front() else { break };
             answers += 1;
             if answers > ANSWERS_AT_ONCE {
-                self.fail(&format!("host {id}: {ANSWERS_AT_ONCE} answers in one drain: a livelock"));
+                self.fail(&format!(
+                    "host {id}: {ANSWERS_AT_ONCE} answers in one drain: a livelock"
+                ));
             }
             self.machines[id] = Some(machine);
             self.input(id, input);
@@ -204,18 +220,18 @@ impl<M: Machine> World<M> {
                 None => return outputs,
             }
         }
-        let checked = self.checkers.drained(id, &machine, &mut self.wire.dice.probes);
+        let checked = self.checkers.drained(id, &machine, &mut self.wire.rngs.probes);
         self.machines[id] = Some(machine);
         self.check(id, checked);
         self.arm(id);
         outputs
     }
 
-    fn output(&mut self, id: HostId, output: Output) {
+    fn output(&mut self, id: HostId, phase: Option<Phase>, output: Output) {
         self.counters.outputs += 1;
         self.coverage.output(&output);
         self.journal.add(id, self.wire.now, Entry::Output(output.clone()));
-        let checked = self.checkers.output(id, &output);
+        let checked = self.checkers.output(id, phase, &output);
         self.check(id, checked);
         if let Output::Event(event) = &output {
             self.events[id].push((self.wire.now, event.clone()));
@@ -238,7 +254,8 @@ impl<M: Machine> World<M> {
 
     /// Re-arms or clears the timer of a machine.
     pub(super) fn arm(&mut self, id: HostId) {
-        let due = self.machines[id].as_ref().and_then(M::poll_timeout).filter(|due| *due < Instant::FAR_FUTURE);
+        let runs = self.machines[id].as_ref().filter(|_| !self.wire.hosts[id].frozen);
+        let due = runs.and_then(M::poll_timeout).filter(|due| *due < Instant::FAR_FUTURE);
         let before = std::mem::replace(&mut self.armed[id], due);
         if before != due {
             if let Some(before) = before {

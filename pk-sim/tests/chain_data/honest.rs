@@ -1,4 +1,5 @@
-//! Owners that tell their chains as they are: pages, pieces, links, renewals, our own chain, ends, stores, caps.
+//! Owners that tell their chains as they are: pages, pieces, links, renewals, our own chain, ends,
+//! stores, caps.
 
 use std::time::Duration;
 
@@ -6,7 +7,8 @@ use bytes::Bytes;
 use pk_proto::claims::ChainFaultKind::KeyOrder;
 use pk_proto::claims::{Claim, ClaimContent, ClaimId, DigestAlgorithm, GestaltProof, claim_row};
 use pk_proto::{
-    ChainData, ClaimsFound, ClaimsQuery, Event, Failure, GestaltQuery, Options, Refusal, Reply, Request, Table,
+    ChainData, ClaimsFound, ClaimsQuery, Config, Event, Failure, GestaltQuery, Refusal, Reply,
+    Request, RequestOptions, Table,
 };
 use pk_sim::{Cluster, Key};
 
@@ -23,11 +25,17 @@ fn a_chain_is_read_page_by_page_and_verified_to_its_end() {
     assert_eq!((outcome.verified, outcome.fault), (150, None));
     assert_eq!(outcome.head.as_ref(), chain.last());
     assert_eq!(told(&cluster, ASKER, id), chain);
-    let pages: Vec<_> =
-        cluster.events(ASKER).iter().filter(|(_, event)| matches!(event, Event::ChainData { .. })).collect();
+    let pages: Vec<_> = cluster
+        .events(ASKER)
+        .iter()
+        .filter(|(_, event)| matches!(event, Event::ChainData { .. }))
+        .collect();
     assert!(pages.len() > 2, "{} pages", pages.len());
     let metrics = cluster.node(ASKER).metrics();
-    assert_eq!((metrics.claims_verified, metrics.signature_checks, metrics.chain_faults), (150, 300, 0));
+    assert_eq!(
+        (metrics.claims_verified, metrics.signature_checks, metrics.chain_faults),
+        (150, 300, 0)
+    );
     assert_eq!(cluster.node(OWNER).metrics().claims_served, 150);
     cluster.stop_all();
 }
@@ -60,8 +68,13 @@ fn a_chain_is_read_in_pieces() {
         let mut cluster = with_chain(&chain);
         let (mut all, mut since): (Vec<Claim>, Option<Claim>) = (Vec::new(), None);
         loop {
-            let (target, options) = (key(OWNER).id(), Options::default());
-            let piece = Request::RequestChainData { target, since: since.take(), limit: Some(limit), options };
+            let (target, options) = (key(OWNER).id(), RequestOptions::default());
+            let piece = Request::RequestChainData {
+                target,
+                since: since.take(),
+                limit: Some(limit),
+                options,
+            };
             let id = cluster.request(ASKER, piece);
             let outcome = outcome(cluster.await_done(ASKER, id));
             let told = told(&cluster, ASKER, id);
@@ -77,13 +90,17 @@ fn a_chain_is_read_in_pieces() {
         }
         assert_eq!(all, chain, "{limit}");
     }
-    let none =
-        Request::RequestChainData { target: key(OWNER).id(), since: None, limit: Some(0), options: Options::default() };
+    let none = Request::RequestChainData {
+        target: key(OWNER).id(),
+        since: None,
+        limit: Some(0),
+        options: RequestOptions::default(),
+    };
     assert!(with_chain(&chain).try_request(ASKER, none).is_err());
 }
 
-/// The work of one call into the machine is bounded, whatever a peer sends: between two moments of virtual time no more than
-/// 64 signatures are checked.
+/// The work of one call into the machine is bounded, whatever a peer sends: between two moments of
+/// virtual time no more than 64 signatures are checked.
 #[test]
 fn at_most_64_signatures_are_checked_in_one_call() {
     let chain = chain(&key(OWNER), &friends(150));
@@ -125,7 +142,8 @@ fn claims_of_other_types_are_carried_and_verified() {
         members: members.into(),
     };
     let vote = |prev: Option<&Claim>, signers: &[&Key]| {
-        Draft::new(&owner.id(), content(r#"{"choice":["a",1,null],"weight":2.5}"#), prev).signed(signers)
+        Draft::new(&owner.id(), content(r#"{"choice":["a",1,null],"weight":2.5}"#), prev)
+            .signed(signers)
     };
     let first = vote(None, &[&owner]);
     let second = link(&owner, &friend(1), Some(&first));
@@ -136,7 +154,10 @@ fn claims_of_other_types_are_carried_and_verified() {
     assert_eq!((outcome.verified, outcome.fault), (3, None));
     let claim = &told(&cluster, ASKER, id)[2];
     assert_eq!(claim, &third);
-    assert_eq!((claim.typ(), claim.subject(), claim.link()), ("org.example.Vote", Some("somebody"), None));
+    assert_eq!(
+        (claim.typ(), claim.subject(), claim.link()),
+        ("org.example.Vote", Some("somebody"), None)
+    );
     assert_eq!(claim.member("choice"), Some(r#"["a",1,null]"#));
     assert_eq!(claim.members(), r#"{"choice":["a",1,null],"weight":2.5}"#);
     assert!(Claim::draft(&content(r#"{"seq":1}"#), claim.id(), cluster.unix(0), None).is_err());
@@ -152,7 +173,7 @@ fn the_links_of_a_chain_are_in_the_gestalts_after_a_restart_too() {
     cluster.ask(ASKER, request(OWNER, None)).unwrap();
     for restarted in [false, true] {
         if restarted {
-            cluster.ask(ASKER, Request::Flush { options: Options::default() }).unwrap();
+            cluster.ask(ASKER, Request::Flush { options: RequestOptions::default() }).unwrap();
             cluster.stop(ASKER);
             cluster.restart(ASKER);
             cluster.drive(SECOND);
@@ -161,18 +182,21 @@ fn the_links_of_a_chain_are_in_the_gestalts_after_a_restart_too() {
         assert_eq!(around.nodes.len(), 4);
         assert_eq!(around.nodes[..2], [friend(1).id(), key(OWNER).id()]);
         assert!(!around.more);
-        let direct = gestalt(&mut cluster, ASKER, &friend(1), GestaltQuery { direct: true, limit: 10 });
+        let direct =
+            gestalt(&mut cluster, ASKER, &friend(1), GestaltQuery { direct: true, limit: 10 });
         assert_eq!(direct.nodes, [friend(1).id(), key(OWNER).id()]);
         let proof = GestaltProof::Claim { owner: key(OWNER).id(), id: chain[1].id() };
         assert_eq!(direct.links.iter().map(|link| link.proof).collect::<Vec<_>>(), [proof]);
-        let cut = gestalt(&mut cluster, ASKER, &friend(1), GestaltQuery { direct: false, limit: 3 });
+        let cut =
+            gestalt(&mut cluster, ASKER, &friend(1), GestaltQuery { direct: false, limit: 3 });
         assert_eq!((cut.nodes.len(), cut.more), (3, true));
     }
     let alone = gestalt(&mut cluster, ASKER, &friend(9), GestaltQuery::default());
     assert_eq!((alone.nodes, alone.links.len()), (vec![friend(9).id()], 0));
 }
 
-/// A chain that is read again from its beginning, and no further than to an older claim, takes nothing back.
+/// A chain that is read again from its beginning, and no further than to an older claim, takes
+/// nothing back.
 #[test]
 fn an_older_claim_never_replaces_a_newer_one() {
     let same = [friend(0), friend(0), friend(0)];
@@ -180,7 +204,9 @@ fn an_older_claim_never_replaces_a_newer_one() {
     let mut cluster = with_chain(&chain);
     cluster.ask(ASKER, request(OWNER, None)).unwrap();
     let newest = GestaltProof::Claim { owner: key(OWNER).id(), id: chain[2].id() };
-    let proof = |cluster: &mut Cluster| gestalt(cluster, ASKER, &friend(0), GestaltQuery::default()).links[0].proof;
+    let proof = |cluster: &mut Cluster| {
+        gestalt(cluster, ASKER, &friend(0), GestaltQuery::default()).links[0].proof
+    };
     assert_eq!(proof(&mut cluster), newest);
     let (table, key) = (Table::Claims, Bytes::copy_from_slice(chain[2].id().as_bytes()));
     cluster.host_mut(OWNER).store.seed([pk_proto::StoreOp::Delete { table, key }]);
@@ -194,7 +220,9 @@ fn links_before_where_a_reading_began_are_found_later() {
     let chain = chain(&key(OWNER), &friends(3));
     let mut cluster = with_chain(&chain);
     cluster.ask(ASKER, request(OWNER, Some(&chain[1]))).unwrap();
-    let nodes = |cluster: &mut Cluster| gestalt(cluster, ASKER, &key(OWNER), GestaltQuery::default()).nodes.len();
+    let nodes = |cluster: &mut Cluster| {
+        gestalt(cluster, ASKER, &key(OWNER), GestaltQuery::default()).nodes.len()
+    };
     assert_eq!(nodes(&mut cluster), 2);
     cluster.ask(ASKER, request(OWNER, None)).unwrap();
     assert_eq!(nodes(&mut cluster), 4);
@@ -217,12 +245,12 @@ fn a_renewed_owner_is_one_node_with_the_chain_of_both_keys() {
     assert_eq!(around.nodes.len(), 5, "{around:?}");
     assert!(around.links.iter().any(|link| link.proof == GestaltProof::Renewal));
 
-    // What is signed by the old key from now on is nobody's.
+    // A claim that is signed by the old key from now on belongs to no node.
     let fourth = link(&old, &friend(3), Some(&third));
     cluster.host_mut(OWNER).store.seed([claim_row(&fourth)]);
     let id = cluster.request(ASKER, request(OWNER, Some(&third)));
     let fault = match cluster.await_done(ASKER, id) {
-        Ok(Reply::ChainData(outcome)) => outcome.fault.unwrap(),
+        Ok(Reply::RequestChainData(outcome)) => outcome.fault.unwrap(),
         other => panic!("{other:?}"),
     };
     assert_eq!((fault.seq, fault.kind), (4, KeyOrder));
@@ -242,12 +270,22 @@ fn own_claims_are_found_by_id_range_order_and_limit() {
     let mut cluster = with_chain(&all);
     let id = |index: usize| all[index].id();
     let found = |cluster: &mut Cluster, query| claims(cluster, OWNER, query);
-    let some = |range: std::ops::Range<usize>, more| ClaimsFound { claims: all[range].to_vec(), more };
+    let some =
+        |range: std::ops::Range<usize>, more| ClaimsFound { claims: all[range].to_vec(), more };
     assert_eq!(found(&mut cluster, ClaimsQuery::default()), some(0..10, false));
-    assert_eq!(found(&mut cluster, ClaimsQuery { limit: 4, ..ClaimsQuery::default() }), some(0..4, true));
-    assert_eq!(found(&mut cluster, ClaimsQuery { limit: 10, ..ClaimsQuery::default() }), some(0..10, false));
+    assert_eq!(
+        found(&mut cluster, ClaimsQuery { limit: 4, ..ClaimsQuery::default() }),
+        some(0..4, true)
+    );
+    assert_eq!(
+        found(&mut cluster, ClaimsQuery { limit: 10, ..ClaimsQuery::default() }),
+        some(0..10, false)
+    );
     assert_eq!(found(&mut cluster, ClaimsQuery::id(id(7))), some(7..8, false));
-    assert_eq!(found(&mut cluster, ClaimsQuery::id(ClaimId::from_bytes([9; 16]))), some(0..0, false));
+    assert_eq!(
+        found(&mut cluster, ClaimsQuery::id(ClaimId::from_bytes([9; 16]))),
+        some(0..0, false)
+    );
     for (from, to, expected) in [
         (Included(id(2)), Excluded(id(5)), 2..5),
         (Excluded(id(2)), Included(id(5)), 3..6),
@@ -260,10 +298,18 @@ fn own_claims_are_found_by_id_range_order_and_limit() {
         assert_eq!(found(&mut cluster, query), some(expected.clone(), false), "{query:?}");
         let mut reversed = some(expected, false);
         reversed.claims.reverse();
-        assert_eq!(found(&mut cluster, ClaimsQuery { descending: true, ..query }), reversed, "{query:?}");
+        assert_eq!(
+            found(&mut cluster, ClaimsQuery { descending: true, ..query }),
+            reversed,
+            "{query:?}"
+        );
     }
     let query = ClaimsQuery { limit: 0, ..ClaimsQuery::default() };
-    assert!(cluster.try_request(OWNER, Request::Claims { query, options: Options::default() }).is_err());
+    assert!(
+        cluster
+            .try_request(OWNER, Request::Claims { query, options: RequestOptions::default() })
+            .is_err()
+    );
     assert!(cluster.try_request(OWNER, request(OWNER, None)).is_err());
 }
 
@@ -280,7 +326,10 @@ fn a_request_ends_once_however_it_ends() {
         }
         cluster.cancel(ASKER, id);
         let result = cluster.await_done(ASKER, id);
-        assert!(matches!(&result, Err(Failure::Cancelled) | Ok(Reply::ChainData(_))), "{step}: {result:?}");
+        assert!(
+            matches!(&result, Err(Failure::Cancelled) | Ok(Reply::RequestChainData(_))),
+            "{step}: {result:?}"
+        );
         cluster.stop_all();
     }
 }
@@ -289,8 +338,12 @@ fn a_request_ends_once_however_it_ends() {
 fn a_deadline_ends_a_chain_that_is_being_read() {
     let mut cluster = with_chain(&chain(&key(OWNER), &friends(150)));
     cluster.host_mut(OWNER).store.delay = Duration::from_secs(3);
-    let request =
-        Request::RequestChainData { target: key(OWNER).id(), since: None, limit: None, options: by(2 * SECOND) };
+    let request = Request::RequestChainData {
+        target: key(OWNER).id(),
+        since: None,
+        limit: None,
+        options: by(2 * SECOND),
+    };
     assert_eq!(cluster.ask(ASKER, request), Err(Failure::DeadlineExceeded));
     cluster.drive(10 * SECOND);
     assert_eq!(cluster.node(OWNER).metrics().streams, 1);
@@ -299,9 +352,12 @@ fn a_deadline_ends_a_chain_that_is_being_read() {
 #[test]
 fn a_store_that_fails_fails_the_request() {
     let mut cluster = with_chain(&sound());
-    cluster.ask(ASKER, Request::Flush { options: Options::default() }).unwrap();
+    cluster.ask(ASKER, Request::Flush { options: RequestOptions::default() }).unwrap();
     cluster.host_mut(ASKER).store.fail_next = 1;
-    assert_eq!(cluster.ask(ASKER, request(OWNER, None)), Err(Failure::Store("the disk is full".into())));
+    assert_eq!(
+        cluster.ask(ASKER, request(OWNER, None)),
+        Err(Failure::Store("the disk is full".into()))
+    );
     assert_eq!(outcome(cluster.ask(ASKER, request(OWNER, None))).verified, 3);
 }
 
@@ -309,23 +365,37 @@ fn a_store_that_fails_fails_the_request() {
 fn a_damaged_row_is_neither_told_nor_found() {
     let mut cluster = with_chain(&sound());
     let (table, key) = (Table::Claims, Bytes::copy_from_slice(sound()[1].id().as_bytes()));
-    cluster.host_mut(OWNER).store.seed([pk_proto::StoreOp::Put { table, key, value: Bytes::from_static(&[1, 9]) }]);
+    cluster.host_mut(OWNER).store.seed([pk_proto::StoreOp::Put {
+        table,
+        key,
+        value: Bytes::from_static(&[1, 9]),
+    }]);
     assert_eq!(cluster.ask(ASKER, request(OWNER, None)), Err(Failure::Refused(Refusal::Busy)));
-    let query = Request::Claims { query: ClaimsQuery::default(), options: Options::default() };
+    let query =
+        Request::Claims { query: ClaimsQuery::default(), options: RequestOptions::default() };
     assert!(matches!(cluster.ask(OWNER, query), Err(Failure::Store(_))));
 }
 
 /// Questions that wait for a slow store are few; the others are refused at once.
+/// Six reads at a time, half of which one node may have.
+fn one_network(config: &mut Config) {
+    config.claims_serve_limit = 6;
+    config.network_share = 100;
+}
+
 #[test]
 fn claims_are_served_to_a_few_at_a_time() {
-    let mut cluster = Cluster::quiet().nodes(2).seed(SEED).config(|config| config.claims_serve_limit = 3).start();
+    let mut cluster = Cluster::quiet().nodes(2).seed(SEED).config(one_network).start();
     cluster.host_mut(OWNER).store.seed(sound().iter().map(claim_row));
     cluster.connect(ASKER, OWNER).unwrap();
     cluster.host_mut(OWNER).store.delay = SECOND;
     let ids: Vec<_> = (0..5).map(|_| cluster.request(ASKER, request(OWNER, None))).collect();
     let results: Vec<_> = ids.into_iter().map(|id| cluster.await_done(ASKER, id)).collect();
-    let refused = results.iter().filter(|result| **result == Err(Failure::Refused(Refusal::Busy))).count();
-    let done =
-        results.iter().filter(|result| matches!(result, Ok(Reply::ChainData(data)) if data.verified == 3)).count();
+    let refused =
+        results.iter().filter(|result| **result == Err(Failure::Refused(Refusal::Busy))).count();
+    let done = results
+        .iter()
+        .filter(|result| matches!(result, Ok(Reply::RequestChainData(data)) if data.verified == 3))
+        .count();
     assert_eq!((done, refused, cluster.node(OWNER).metrics().claims_refused), (3, 2, 2));
 }

@@ -2,14 +2,16 @@
 
 use bytes::Bytes;
 use pk_proto::claims::ChainFaultKind::{
-    self, Claim as NotAClaim, CounterSignature, CounterSigner, Fork, Order, OwnerKey, OwnerSignature, Parties,
-    PrevClaimId, PrevDigest, SeqGap, Signatures, TooLong,
+    self, Claim as NotAClaim, CounterSignature, CounterSigner, Fork, Order, OwnerKey,
+    OwnerSignature, Parties, PrevClaimId, PrevDigest, SeqGap, Signatures, TooLong,
 };
 use pk_proto::claims::{
-    ChainFault, Claim, ClaimContent, ClaimFault, ClaimId, ClaimLinkNode, DigestAlgorithm, TokenFault,
+    ChainFault, Claim, ClaimContent, ClaimFault, ClaimId, ClaimLinkNode, DigestAlgorithm,
+    TokenFault,
 };
 use pk_proto::{
-    Answer, ChainData, ClaimsPage, Closest, Failure, PeerFault, Question, Refusal, RequestId, SignatureFault,
+    ChainData, ClaimsPage, ClosestNodes, Failure, PeerFault, Refusal, RequestId, RpcRequest,
+    RpcResponse, SignatureFault,
 };
 use pk_sim::{Cluster, Key};
 
@@ -22,25 +24,27 @@ type Pages = Box<dyn FnMut(Option<ClaimId>) -> Reaction>;
 
 fn page(claims: &[(ClaimId, Vec<u8>)], more: bool) -> Reaction {
     let claims = claims.iter().map(|(id, token)| (*id, Bytes::copy_from_slice(token))).collect();
-    Reaction::answer(Answer::Claims(ClaimsPage { claims, more }))
+    Reaction::answer(RpcResponse::Claims(ClaimsPage { claims, more }))
 }
 
 fn rows(claims: &[Claim]) -> Vec<(ClaimId, Vec<u8>)> {
     claims.iter().map(|claim| (claim.id(), claim.token().to_json().into_bytes())).collect()
 }
 
-/// Asks a puppet for its chain.
+/// Asks a scripted peer for its chain.
 fn ask_puppet(
     since: Option<&Claim>,
     change: impl FnOnce(&mut pk_proto::Config),
     mut pages: Pages,
 ) -> (Cluster, RequestId) {
-    let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(SEED).config(change).start();
+    let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(SEED).config(change).start();
     let mut peer = Peer::new(OWNER, move |question| match question {
-        Question::Claims { after, .. } => pages(after),
-        Question::Closest { .. } => Reaction::answer(Answer::Closest(Closest::default())),
-        Question::Ping { nonce } => Reaction::answer(Answer::Pong { nonce }),
-        _ => Reaction::answer(Answer::Refused(Refusal::Busy)),
+        RpcRequest::Claims { after, .. } => pages(after),
+        RpcRequest::Closest { .. } => {
+            Reaction::answer(RpcResponse::Closest(ClosestNodes::default()))
+        }
+        RpcRequest::Ping { nonce } => Reaction::answer(RpcResponse::Pong { nonce }),
+        _ => Reaction::answer(RpcResponse::Refused(Refusal::Busy)),
     });
     peer.connect(&mut cluster, ASKER);
     let id = cluster.request(ASKER, request(OWNER, since));
@@ -53,21 +57,26 @@ fn ask_puppet(
     (cluster, id)
 }
 
-/// Tells this chain, all at once, and gives what became of it.
+/// Sends this chain in one page, and returns the result of the request.
 fn tell(since: Option<&Claim>, claims: Vec<(ClaimId, Vec<u8>)>) -> (Vec<Claim>, ChainData) {
     let (mut cluster, id) = ask_puppet(since, |_| {}, Box::new(move |_| page(&claims, false)));
     let outcome = outcome(cluster.await_done(ASKER, id));
     (told(&cluster, ASKER, id), outcome)
 }
 
-/// A fourth claim made by `make` is refused for this reason; the three before it are the verified prefix.
+/// A fourth claim made by `make` is refused for this reason; the three before it are the verified
+/// prefix.
 #[track_caller]
 fn refused(what: &str, kind: ChainFaultKind, fourth: &Claim) {
     let sound = sound();
     let mut claims = sound.clone();
     claims.push(fourth.clone());
     let (told, outcome) = tell(None, rows(&claims));
-    assert_eq!(outcome.fault, Some(ChainFault { seq: 4, claim: Some(fourth.id()), kind }), "{what}");
+    assert_eq!(
+        outcome.fault,
+        Some(ChainFault { seq: 4, claim: Some(fourth.id()), kind }),
+        "{what}"
+    );
     assert_eq!((outcome.verified, outcome.head.as_ref()), (3, sound.last()), "{what}");
     assert_eq!(told, sound, "{what}");
 }
@@ -94,18 +103,34 @@ fn a_claim_that_is_sound_is_not_refused() {
 fn a_claim_that_is_not_in_its_place_is_refused() {
     let sound = sound();
     let later = |draft: &mut Draft, seq| draft.prev.as_mut().unwrap().seq = seq;
-    refused("a gap", SeqGap(5), &fourth(|draft| later(draft, 4)));
+    refused(
+        "a missing claim",
+        SeqGap(5),
+        &fourth(|draft| {
+            later(draft, 4);
+            draft.prev.as_mut().unwrap().id = sound[1].id();
+        }),
+    );
     refused("a fork", Fork(3), &fourth(|draft| later(draft, 2)));
     refused("the same claim again", Fork(3), &sound[2]);
     refused("back to the beginning", Fork(1), &link(&key(OWNER), &friend(3), None));
     refused("an id that goes back", Order, &fourth(|draft| draft.id = sound[1].id()));
-    refused("an id that stands still", Order, &fourth(|draft| draft.id = sound[2].id()));
-    refused("another predecessor", PrevClaimId, &fourth(|draft| draft.prev.as_mut().unwrap().id = sound[1].id()));
+    refused("an id that does not increase", Order, &fourth(|draft| draft.id = sound[2].id()));
+    refused(
+        "another predecessor",
+        PrevClaimId,
+        &fourth(|draft| draft.prev.as_mut().unwrap().id = sound[1].id()),
+    );
     let other = sound[1].token().digest(DigestAlgorithm::Blake3);
-    refused("another digest", PrevDigest, &fourth(|draft| draft.prev.as_mut().unwrap().digest = other));
-    for (what, first) in
-        [("no beginning", sound[1].clone()), ("not the beginning", link(&key(OWNER), &friend(9), Some(&sound[1])))]
-    {
+    refused(
+        "another digest",
+        PrevDigest,
+        &fourth(|draft| draft.prev.as_mut().unwrap().digest = other),
+    );
+    for (what, first) in [
+        ("no beginning", sound[1].clone()),
+        ("not the beginning", link(&key(OWNER), &friend(9), Some(&sound[1]))),
+    ] {
         let fault = tell(None, rows(&[first])).1.fault.unwrap();
         assert!(fault.seq == 1 && matches!(fault.kind, SeqGap(_)), "{what}: {fault}");
     }
@@ -119,7 +144,9 @@ fn a_chain_that_was_forked_behind_what_is_known_is_refused() {
     forked.id = ClaimId::next(&owner.id(), forked.unix, Some(sound[2].id())).unwrap();
     let third = forked.signed(&[&owner, &friend(8)]);
     let fourth = link(&owner, &friend(9), Some(&third));
-    for (claims, kind) in [(vec![third.clone(), fourth.clone()], Fork(3)), (vec![fourth], PrevClaimId)] {
+    for (claims, kind) in
+        [(vec![third.clone(), fourth.clone()], Fork(3)), (vec![fourth], PrevClaimId)]
+    {
         let (told, outcome) = tell(Some(&sound[2]), rows(&claims));
         let fault = ChainFault { seq: 4, claim: Some(claims[0].id()), kind };
         assert_eq!((told.len(), outcome.verified, outcome.fault), (0, 0, Some(fault)));
@@ -132,19 +159,36 @@ fn a_claim_of_others_is_refused() {
     let (owner, other) = (key(OWNER), friend(3));
     let links = |issuer: &Key, subject: &Key| {
         let mut draft = draft();
-        draft.content = ClaimContent::link(&ClaimLinkNode { issuer: issuer.id(), subject: subject.id() });
+        draft.content =
+            ClaimContent::link(&ClaimLinkNode { issuer: issuer.id(), subject: subject.id() });
         draft
     };
     refused("foreign parties", Parties, &links(&friend(4), &other).signed(&[&owner, &other]));
     refused("itself", Parties, &links(&owner, &owner).signed(&[&owner, &other]));
     refused("a foreign owner", OwnerKey, &links(&other, &friend(4)).signed(&[&other, &friend(4)]));
-    refused("signatures the wrong way round", OwnerKey, &links(&owner, &other).signed(&[&other, &owner]));
-    refused("a third counter-signer", CounterSigner, &links(&owner, &other).signed(&[&owner, &friend(4)]));
+    refused(
+        "signatures the wrong way round",
+        OwnerKey,
+        &links(&owner, &other).signed(&[&other, &owner]),
+    );
+    refused(
+        "a third counter-signer",
+        CounterSigner,
+        &links(&owner, &other).signed(&[&owner, &friend(4)]),
+    );
     refused("one signature", Signatures(1), &links(&owner, &other).signed(&[&owner]));
-    refused("three signatures", Signatures(3), &links(&owner, &other).signed(&[&owner, &other, &friend(4)]));
+    refused(
+        "three signatures",
+        Signatures(3),
+        &links(&owner, &other).signed(&[&owner, &other, &friend(4)]),
+    );
     let mut vote = draft();
-    vote.content =
-        ClaimContent { typ: "Vote".into(), issuer: Some(other.id().to_string()), subject: None, members: "{}".into() };
+    vote.content = ClaimContent {
+        typ: "Vote".into(),
+        issuer: Some(other.id().to_string()),
+        subject: None,
+        members: "{}".into(),
+    };
     refused("another type of others", Parties, &vote.signed(&[&owner]));
 }
 
@@ -176,11 +220,15 @@ fn a_signature_that_is_not_valid_is_refused() {
         let draft = Draft::link(owner.id(), node, sound().last());
         draft.forged(&[good(&owner, &draft), (node, signature)])
     };
-    // R of order two, S zero: valid for a weak key if nobody looks.
+    // R of order two, S zero: valid for a weak key if that is not checked.
     let mut zero = [0; 64];
     zero[..32].copy_from_slice(WEAK.as_bytes());
     refused("a weak key", CounterSignature(WeakKey), &linked(WEAK, zero));
-    refused("a key in another encoding", CounterSignature(NonCanonicalKey), &linked(NON_CANONICAL, zero));
+    refused(
+        "a key in another encoding",
+        CounterSignature(NonCanonicalKey),
+        &linked(NON_CANONICAL, zero),
+    );
     let input = |id: &pk_proto::NodeId| Draft::link(owner.id(), *id, sound().last()).input(id);
     for number in 0..4 {
         for torsion in 1..8 {
@@ -195,7 +243,10 @@ fn a_signature_that_is_not_valid_is_refused() {
     }
     // S that is not reduced.
     let (node, mut signature) = good(&other, &draft);
-    let order = [0xed_u8, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14];
+    let order = [
+        0xed_u8, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9,
+        0xde, 0x14,
+    ];
     let mut carry = 0;
     for (at, byte) in signature[32..].iter_mut().enumerate() {
         let add = order.get(at).copied().unwrap_or(if at == 31 { 0x10 } else { 0 });
@@ -203,7 +254,11 @@ fn a_signature_that_is_not_valid_is_refused() {
         [*byte, _] = sum.to_le_bytes();
         carry = sum >> 8;
     }
-    refused("S over the order", CounterSignature(Mismatch), &draft.forged(&[good(&owner, &draft), (node, signature)]));
+    refused(
+        "S over the order",
+        CounterSignature(Mismatch),
+        &draft.forged(&[good(&owner, &draft), (node, signature)]),
+    );
 }
 
 #[test]
@@ -228,7 +283,10 @@ fn what_is_not_a_claim_is_refused() {
     assert_eq!(told_as(id, b"{".to_vec()), NotAClaim(ClaimFault::Token(TokenFault::Malformed)));
     assert_eq!(told_as(id, token("{}")), NotAClaim(ClaimFault::Id));
     let spaced = fourth(|_| {}).token().payload().replace(':', ": ");
-    assert!(matches!(told_as(id, token(&spaced)), NotAClaim(ClaimFault::Token(TokenFault::Payload(_)))));
+    assert!(matches!(
+        told_as(id, token(&spaced)),
+        NotAClaim(ClaimFault::Token(TokenFault::Payload(_)))
+    ));
     let other = ClaimId::next(&key(OWNER).id(), draft().unix, Some(id)).unwrap();
     assert_eq!(told_as(other, fourth(|_| {}).token().to_json().into_bytes()), ChainFaultKind::Id);
 }
@@ -239,7 +297,8 @@ fn an_endless_chain_is_cut() {
     let endless = || -> Pages {
         let mut made: Vec<Claim> = Vec::new();
         Box::new(move |after| {
-            let from = after.map_or(0, |after| made.iter().position(|claim| claim.id() == after).unwrap() + 1);
+            let from = after
+                .map_or(0, |after| made.iter().position(|claim| claim.id() == after).unwrap() + 1);
             while made.len() < from + 10 {
                 made.push(link(&key(OWNER), &friend(0), made.last()));
             }
@@ -248,12 +307,17 @@ fn an_endless_chain_is_cut() {
     };
     let (mut cluster, id) = ask_puppet(None, |config| config.chain_claim_limit = 35, endless());
     let ended = outcome(cluster.await_done(ASKER, id));
-    assert_eq!((ended.verified, ended.fault.map(|fault| (fault.seq, fault.kind))), (35, Some((36, TooLong))));
+    assert_eq!(
+        (ended.verified, ended.fault.map(|fault| (fault.seq, fault.kind))),
+        (35, Some((36, TooLong)))
+    );
     assert_eq!(told(&cluster, ASKER, id).len(), 35);
 
-    let (mut cluster, id) = ask_puppet(None, |config| config.chain_byte_limit = 64 * 1024, endless());
+    let (mut cluster, id) =
+        ask_puppet(None, |config| config.chain_byte_limit = 64 * 1024, endless());
     let ended = outcome(cluster.await_done(ASKER, id));
-    let bytes: usize = told(&cluster, ASKER, id).iter().map(|claim| claim.token().to_json().len()).sum();
+    let bytes: usize =
+        told(&cluster, ASKER, id).iter().map(|claim| claim.token().to_json().len()).sum();
     assert!((60 * 1024..=64 * 1024).contains(&bytes), "{bytes}");
     assert_eq!(ended.fault.map(|fault| fault.kind), Some(TooLong));
     // From there on it can be read further.
@@ -264,13 +328,21 @@ fn an_endless_chain_is_cut() {
 fn a_peer_that_gives_no_claims_fails_the_request_and_nothing_else() {
     for (what, pages, failure) in [
         ("silence", Box::new(|_| Reaction::Silence) as Pages, Failure::DeadlineExceeded),
-        ("nothing, and more of it", Box::new(|_| page(&[], true)), Failure::Peer(PeerFault::Unexpected)),
         (
-            "something else",
-            Box::new(|_| Reaction::answer(Answer::Pong { nonce: 1 })),
+            "nothing, and more of it",
+            Box::new(|_| page(&[], true)),
             Failure::Peer(PeerFault::Unexpected),
         ),
-        ("a refusal", Box::new(|_| Reaction::answer(Answer::Refused(Refusal::Busy))), Failure::Refused(Refusal::Busy)),
+        (
+            "something else",
+            Box::new(|_| Reaction::answer(RpcResponse::Pong { nonce: 1 })),
+            Failure::Peer(PeerFault::Unexpected),
+        ),
+        (
+            "a refusal",
+            Box::new(|_| Reaction::answer(RpcResponse::Refused(Refusal::Busy))),
+            Failure::Refused(Refusal::Busy),
+        ),
     ] {
         let (mut cluster, id) = ask_puppet(None, |_| {}, pages);
         assert_eq!(cluster.await_done(ASKER, id), Err(failure), "{what}");
@@ -278,12 +350,13 @@ fn a_peer_that_gives_no_claims_fails_the_request_and_nothing_else() {
     }
 }
 
-/// What was verified before the peer fell silent was told, and is where to go on from.
+/// What was verified before the peer stopped answering was reported, and is where reading resumes.
 #[test]
 fn silence_in_the_middle_leaves_the_verified_prefix() {
     let sound = sound();
     let first = rows(&sound[..2]);
-    let pages: Pages = Box::new(move |after| if after.is_none() { page(&first, true) } else { Reaction::Silence });
+    let pages: Pages =
+        Box::new(move |after| if after.is_none() { page(&first, true) } else { Reaction::Silence });
     let (mut cluster, id) = ask_puppet(None, |_| {}, pages);
     assert_eq!(cluster.await_done(ASKER, id), Err(Failure::DeadlineExceeded));
     assert_eq!(told(&cluster, ASKER, id), sound[..2]);
@@ -291,13 +364,21 @@ fn silence_in_the_middle_leaves_the_verified_prefix() {
 
 #[test]
 fn a_peer_without_claims_is_not_asked_for_them() {
-    let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(SEED).start();
+    let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(SEED).start();
     let mut peer = Peer::honest(OWNER);
-    let hello = pk_proto::native::Hello { version_min: 1, version_max: 1, features: 0, agent: "old".into() };
-    peer.hello = pk_proto::native::encode(&pk_proto::native::Message::V1(pk_proto::native::V1::Hello(hello))).unwrap();
+    let hello = pk_proto::native::Hello {
+        version_min: 1,
+        version_max: 1,
+        features: 0,
+        agent: "old".into(),
+    };
+    peer.hello = pk_proto::native::encode(&pk_proto::native::Message::V1(
+        pk_proto::native::V1::Hello(hello),
+    ))
+    .unwrap();
     peer.connect(&mut cluster, ASKER);
     let id = cluster.request(ASKER, request(OWNER, None));
     peer.drive(&mut cluster, SECOND);
     assert_eq!(cluster.await_done(ASKER, id), Err(Failure::Unsupported));
-    assert!(peer.asked.iter().all(|question| !matches!(question, Question::Claims { .. })));
+    assert!(peer.asked.iter().all(|question| !matches!(question, RpcRequest::Claims { .. })));
 }

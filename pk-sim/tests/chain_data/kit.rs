@@ -1,7 +1,10 @@
 //! Nodes with chains, and what is asked of them.
 
 use pk_proto::claims::{Claim, Gestalt, claim_row};
-use pk_proto::{ChainData, ClaimsFound, ClaimsQuery, Event, Failure, GestaltQuery, Options, Reply, Request, RequestId};
+use pk_proto::{
+    ChainData, ClaimsFound, ClaimsQuery, Event, Failure, GestaltQuery, Reply, Request, RequestId,
+    RequestOptions,
+};
 use pk_sim::{Cluster, HostId, Key};
 
 use super::common::chains::chain;
@@ -15,7 +18,7 @@ pub fn key(node: HostId) -> Key {
     Key::numbered(SEED, node as u64)
 }
 
-/// Somebody to be linked with.
+/// A node to link with.
 pub fn friend(number: u64) -> Key {
     Key::numbered(SEED + 1, number)
 }
@@ -26,10 +29,15 @@ pub fn friends(count: u64) -> Vec<Key> {
 
 pub fn request(target: HostId, since: Option<&Claim>) -> Request {
     let since = since.cloned();
-    Request::RequestChainData { target: key(target).id(), since, limit: None, options: Options::default() }
+    Request::RequestChainData {
+        target: key(target).id(),
+        since,
+        limit: None,
+        options: RequestOptions::default(),
+    }
 }
 
-/// Every claim that was told for a request.
+/// Every claim that was reported for a request.
 pub fn told(cluster: &Cluster, node: HostId, id: RequestId) -> Vec<Claim> {
     let pages = cluster.events(node).iter().filter_map(|(_, event)| match event {
         Event::ChainData { id: of, claims } if *of == id => Some(claims.clone()),
@@ -40,20 +48,22 @@ pub fn told(cluster: &Cluster, node: HostId, id: RequestId) -> Vec<Claim> {
 
 pub fn outcome(result: Result<Reply, Failure>) -> ChainData {
     match result {
-        Ok(Reply::ChainData(outcome)) => outcome,
+        Ok(Reply::RequestChainData(outcome)) => outcome,
         other => panic!("{other:?}"),
     }
 }
 
 pub fn gestalt(cluster: &mut Cluster, node: HostId, of: &Key, query: GestaltQuery) -> Gestalt {
-    match cluster.ask(node, Request::Gestalt { node: of.id(), query, options: Options::default() }) {
+    match cluster
+        .ask(node, Request::Gestalt { node: of.id(), query, options: RequestOptions::default() })
+    {
         Ok(Reply::Gestalt(gestalt)) => gestalt,
         other => panic!("{other:?}"),
     }
 }
 
 pub fn claims(cluster: &mut Cluster, node: HostId, query: ClaimsQuery) -> ClaimsFound {
-    match cluster.ask(node, Request::Claims { query, options: Options::default() }) {
+    match cluster.ask(node, Request::Claims { query, options: RequestOptions::default() }) {
         Ok(Reply::Claims(found)) => found,
         other => panic!("{other:?}"),
     }

@@ -1,4 +1,5 @@
-//! Nobody waits for somebody who waits for them: nodes that claim each other at the same moment all get their claims.
+//! No two nodes wait for each other: nodes that claim each other at the same moment all get their
+//! claims.
 
 use pk_proto::Failure;
 use pk_sim::{Cluster, HostId, Link};
@@ -6,15 +7,15 @@ use pk_sim::{Cluster, HostId, Link};
 use crate::common::{SECOND, ms};
 use crate::kit::*;
 
-/// Who claims with whom.
+/// Which nodes claim each other.
 type Cycle = &'static [(HostId, HostId)];
 
 const PAIR: Cycle = &[(0, 1), (1, 0)];
 const RING: Cycle = &[(0, 1), (1, 2), (2, 0)];
 const BOTH_WAYS: Cycle = &[(0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2)];
 
-/// Rounds of a cycle whose claims all begin at one moment; each round ends before the next begins. Returns how many claims
-/// were overtaken and made again.
+/// Rounds of a cycle whose claims all begin at one moment; each round ends before the next begins.
+/// Returns how many claims were overtaken and made again.
 fn rounds(cycle: Cycle, rounds: usize, link: Link, seed: u64) -> u64 {
     let count = cycle.iter().map(|(from, _)| from + 1).max().unwrap();
     let mut cluster: Cluster = nodes(count, |_| {}).seed(seed).link(link).start();
@@ -85,14 +86,14 @@ fn many_claims_of_one_node_with_one_other_all_end() {
     cluster.stop_all();
 }
 
-/// A peer that says nothing holds nothing up: neither its own kind nor the node's own claims.
+/// A peer that sends nothing delays nothing: neither its own kind nor the node's own claims.
 #[test]
-fn a_node_that_is_gone_holds_nobody_up() {
+fn disconnected_initiator_does_not_block_other_exchanges() {
     let mut cluster = started(3, 13, |_| {});
     connect(&mut cluster, 0, 1);
     connect(&mut cluster, 2, 0);
     connect(&mut cluster, 2, 1);
-    // Its question is answered, and it never goes on.
+    // Its first message is answered, and it never continues.
     let request = claim(&cluster, 0);
     cluster.request(2, request);
     assert!(cluster.drive_until(|cluster| cluster.node(0).metrics().exchanges == 1, SECOND));
@@ -119,7 +120,10 @@ fn a_claim_with_nobody_ends_in_its_time() {
     let request = claim(&cluster, 1);
     let begun = cluster.now();
     let failure = cluster.ask(0, request).unwrap_err();
-    assert!(matches!(failure, Failure::ConnectionLost(_) | Failure::DeadlineExceeded), "{failure:?}");
+    assert!(
+        matches!(failure, Failure::ConnectionLost(_) | Failure::DeadlineExceeded),
+        "{failure:?}"
+    );
     assert!(cluster.now().since(begun) <= 61 * SECOND);
     assert_settled(&cluster, 0);
     assert_eq!(chain(&mut cluster, 0).len(), 0);

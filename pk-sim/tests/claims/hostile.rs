@@ -1,5 +1,5 @@
-//! Peers that break the rules of an exchange: each breach has its own fault, nothing is signed for it, and nobody else is held
-//! up by it. The victim is one machine whose driver is the test.
+//! Peers that break the rules of an exchange: each breach has its own fault, nothing is signed for
+//! it, and no other peer is delayed by it. The victim is one machine whose driver is the test.
 
 use bytes::Bytes;
 use pk_proto::claims::{Claim, ClaimContent, ClaimFault, ExchangeFault, SignedFault, TokenFault};
@@ -13,7 +13,13 @@ use crate::victim::*;
 // -- who begins
 
 /// A peer by this id begins with this; it is refused so, with this fault, and nothing is signed.
-fn first_is_refused(name: &str, peer: NodeId, token: &[u8], fault: ExchangeFault, refusal: Refusal) {
+fn first_is_refused(
+    name: &str,
+    peer: NodeId,
+    token: &[u8],
+    fault: ExchangeFault,
+    refusal: Refusal,
+) {
     let mut victim = Victim::new();
     let conn = victim.connect(peer);
     let stream = victim.begin(conn, token);
@@ -36,7 +42,13 @@ fn a_first_claim_that_is_none() {
     let token = String::from_utf8(token).unwrap();
     let (_, signatures) = token.split_once("\",\"signatures\"").unwrap();
     let token = format!("{{\"payload\":\"{payload}\",\"signatures\"{signatures}");
-    first_is_refused("no claim", key(0).id(), token.as_bytes(), ExchangeFault::Claim(ClaimFault::Id), Refusal::Claim);
+    first_is_refused(
+        "no claim",
+        key(0).id(),
+        token.as_bytes(),
+        ExchangeFault::Claim(ClaimFault::Id),
+        Refusal::Claim,
+    );
 }
 
 #[test]
@@ -54,13 +66,44 @@ fn a_first_claim_by_or_about_somebody_else() {
     let of = |issuer: &Key, subject: NodeId, signer: &Key| {
         json(&Draft::new(&issuer.id(), linking(issuer.id(), subject), None).signed(&[signer]))
     };
-    let refused = |name, token: Vec<u8>, fault| first_is_refused(name, peer.id(), &token, fault, Refusal::Claim);
-    // What somebody else has signed, replayed by who has heard it.
-    refused("replayed", json(&first(&other)), ExchangeFault::Issuer);
-    refused("for another one", of(&other, own().id(), &peer), ExchangeFault::Issuer);
+    let refused = |name, token: Vec<u8>, fault| {
+        first_is_refused(name, peer.id(), &token, fault, Refusal::Claim);
+    };
     refused("about another one", of(&peer, other.id(), &peer), ExchangeFault::Subject);
     refused("about itself", of(&peer, peer.id(), &peer), ExchangeFault::Subject);
-    refused("by us", of(&own(), peer.id(), &peer), ExchangeFault::Issuer);
+}
+
+/// A peer that has renewed its key issues its next claim by its new id, also over a connection that
+/// proves only the old one. No fault is counted, however often it does; nothing is signed or
+/// checked.
+#[test]
+fn a_first_claim_by_an_id_that_the_connection_does_not_prove() {
+    let (peer, other) = (key(0), key(1));
+    let of = |issuer: &Key, subject: NodeId, signer: &Key| {
+        json(&Draft::new(&issuer.id(), linking(issuer.id(), subject), None).signed(&[signer]))
+    };
+    for (name, token) in [
+        ("renewed, or replayed by a node that has seen it", json(&first(&other))),
+        ("for another one", of(&other, own().id(), &peer)),
+        ("by us", of(&own(), peer.id(), &peer)),
+    ] {
+        let mut victim = Victim::new();
+        let conn = victim.connect(peer.id());
+        for _ in 0..40 {
+            let stream = victim.begin(conn, &token);
+            assert_eq!(victim.refusal(stream), Some(Refusal::Signature), "{name}");
+        }
+        assert_eq!((victim.faults(), victim.signed.len()), (vec![], 0), "{name}");
+        let metrics = victim.bare.node.metrics();
+        assert_eq!(
+            (metrics.claim_faults, metrics.signature_checks, metrics.signatures_refused),
+            (0, 0, 40),
+            "{name}"
+        );
+        // The connection is there, and claims by the id that it proves are answered.
+        let stream = victim.begin(conn, &json(&first(&peer)));
+        assert_eq!(victim.hear_tokens(stream).len(), 2, "{name}");
+    }
 }
 
 #[test]
@@ -86,7 +129,8 @@ fn a_first_claim_that_is_not_signed_as_it_should_be() {
     refused("a mixed key", id, owned(id, us, id, signature), owner(SignatureFault::Mismatch));
     let (id, signature) = torsion_in_r(4, 1, input);
     refused("torsion in R", id, owned(id, us, id, signature), owner(SignatureFault::Mismatch));
-    // The same without torsion is a signature like any other, so that it is the torsion that is refused.
+    // The same without torsion is a signature like any other, so that it is the torsion that is
+    // refused.
     let (id, signature) = torsion_in_r(4, 0, input);
     let mut victim = Victim::new();
     let conn = victim.connect(id);
@@ -94,7 +138,7 @@ fn a_first_claim_that_is_not_signed_as_it_should_be() {
     assert_eq!((victim.faults(), victim.hear_tokens(stream).len()), (vec![], 2));
 }
 
-// -- the last word of who has begun
+// -- the last message of the initiator
 
 /// A victim that has answered a peer: the stream, and the victim's claim.
 fn answered() -> (Victim, ConnectionId, StreamId, Claim) {
@@ -112,7 +156,11 @@ fn a_last_word_that_is_not_the_claim_that_was_sent() {
     let input = |mine: &Claim| mine.token().signing_input(&peer.id());
     type Word<'a> = Box<dyn Fn(&Claim) -> Vec<u8> + 'a>;
     let cases: Vec<(&str, Word<'_>, ExchangeFault)> = vec![
-        ("nothing", Box::new(|_| b"[]".to_vec()), ExchangeFault::Claim(ClaimFault::Token(TokenFault::Malformed))),
+        (
+            "nothing",
+            Box::new(|_| b"[]".to_vec()),
+            ExchangeFault::Claim(ClaimFault::Token(TokenFault::Malformed)),
+        ),
         ("unsigned", Box::new(json), ExchangeFault::Signed(SignedFault::Count(1))),
         (
             "another claim",
@@ -141,7 +189,11 @@ fn a_last_word_that_is_not_the_claim_that_was_sent() {
         assert_eq!(victim.faults(), [PeerFault::Claims(fault)], "{name}");
         assert!(victim.refusal(stream).is_some(), "{name}");
         let metrics = victim.bare.node.metrics();
-        assert_eq!((metrics.claim_faults, metrics.exchanges, victim.chain_len()), (1, 0, 0), "{name}");
+        assert_eq!(
+            (metrics.claim_faults, metrics.exchanges, victim.chain_len()),
+            (1, 0, 0),
+            "{name}"
+        );
         victim.honest_initiator(50);
         victim.honest_responder(51);
     }
@@ -180,7 +232,8 @@ fn an_id_that_named_another_claim() {
             assert_eq!(victim.chain_len(), 1);
         }
         let id = first(&key(0)).id();
-        let content = ClaimContent { members: "{\"more\":1}".into(), ..linking(key(0).id(), own().id()) };
+        let content =
+            ClaimContent { members: "{\"more\":1}".into(), ..linking(key(0).id(), own().id()) };
         let draft = Draft { id, ..Draft::new(&key(0).id(), content, None) };
         let signed = victim.signed.len();
         let stream = victim.begin(conn, &json(&draft.signed(&[&key(0)])));

@@ -1,9 +1,12 @@
-//! Peers that break the rules of an exchange that they were asked for, that say nothing at all, or too much.
+//! Peers that break the rules of an exchange that they were asked for, that say nothing at all, or
+//! too much.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use pk_proto::claims::{Claim, ClaimContent, ClaimFault, ClaimStep, ExchangeFault, SignedFault, TokenFault};
+use pk_proto::claims::{
+    Claim, ClaimContent, ClaimFault, ClaimStep, ExchangeFault, SignedFault, TokenFault,
+};
 use pk_proto::{Event, Failure, NodeId, Output, PeerFault, Refusal, Reply, SignatureFault, Table};
 use pk_sim::Key;
 
@@ -17,7 +20,12 @@ fn answer_is_refused(name: &str, peer: NodeId, answers: &[Vec<u8>], fault: Excha
     answer_with(name, peer, |_| answers.to_vec(), fault);
 }
 
-fn answer_with(name: &str, peer: NodeId, answers: impl Fn(&Claim) -> Vec<Vec<u8>>, fault: ExchangeFault) {
+fn answer_with(
+    name: &str,
+    peer: NodeId,
+    answers: impl Fn(&Claim) -> Vec<Vec<u8>>,
+    fault: ExchangeFault,
+) {
     let mut victim = Victim::new();
     victim.connect(peer);
     let (id, stream, first) = victim.claim(peer);
@@ -42,11 +50,14 @@ fn our_claim_comes_back_changed_or_not_signed() {
     answer_is_refused("nothing", at, &[b"{}".to_vec()], malformed);
     let changed = json(&counter_signed(&second(&own()), &peer));
     answer_is_refused("another claim", at, &[changed], signed(SignedFault::Changed));
-    let with = |name, word: &dyn Fn(&Claim) -> Vec<u8>, fault| answer_with(name, at, |first| vec![word(first)], fault);
+    let with = |name, word: &dyn Fn(&Claim) -> Vec<u8>, fault| {
+        answer_with(name, at, |first| vec![word(first)], fault);
+    };
     with("unsigned", &json, signed(SignedFault::Count(1)));
     let by_another = |first: &Claim| json(&counter_signed(first, &other));
     with("by another key", &by_another, signed(SignedFault::Counter(TokenFault::NotSigned)));
-    let in_its_name = |first: &Claim| forged(first, at, other.sign(&first.token().signing_input(&at)).0);
+    let in_its_name =
+        |first: &Claim| forged(first, at, other.sign(&first.token().signing_input(&at)).0);
     with("by another key in its name", &in_its_name, signed(SignedFault::Counter(mismatch())));
     let by_three = |first: &Claim| json(&counter_signed(&counter_signed(first, &peer), &other));
     with("by three", &by_three, signed(SignedFault::Count(3)));
@@ -76,7 +87,12 @@ fn their_claim_is_not_one_that_is_signed() {
     let (peer, other, us) = (key(0), key(1), own().id());
     let at = peer.id();
     let after = |name, word: Vec<u8>, fault| {
-        answer_with(name, at, |first| vec![json(&counter_signed(first, &peer)), word.clone()], fault);
+        answer_with(
+            name,
+            at,
+            |first| vec![json(&counter_signed(first, &peer)), word.clone()],
+            fault,
+        );
     };
     let of = |content, signers: &[&Key]| json(&Draft::new(&at, content, None).signed(signers));
     let malformed = ExchangeFault::Claim(ClaimFault::Token(TokenFault::Malformed));
@@ -86,7 +102,7 @@ fn their_claim_is_not_one_that_is_signed() {
     after("issued by the peer", of(linking(at, us), &[&peer]), ExchangeFault::Issuer);
     after("issued by a third", of(linking(other.id(), at), &[&peer]), ExchangeFault::Issuer);
     after("about a third", of(linking(us, other.id()), &[&peer]), ExchangeFault::Subject);
-    after("about ourselves", of(linking(us, us), &[&peer]), ExchangeFault::Subject);
+    after("about the local node", of(linking(us, us), &[&peer]), ExchangeFault::Subject);
     let signed = |fault| ExchangeFault::Signed(fault);
     let not = signed(SignedFault::Owner(TokenFault::NotSigned));
     after("by another key", of(linking(us, at), &[&other]), not);
@@ -112,7 +128,8 @@ fn an_answer_that_ends_early_or_goes_on() {
         assert_eq!((victim.faults(), victim.chain_len()), (vec![fault], 0));
         victim.honest_responder(51);
     }
-    // Past the point of no return the claim stands, whatever the peer says; it is resumed, and comes to its end.
+    // After the point of no return the claim stays, whatever the peer sends; it is resumed and
+    // completed.
     let mut victim = Victim::new();
     victim.connect(key(0).id());
     let (id, stream, first) = victim.claim(key(0).id());
@@ -120,7 +137,10 @@ fn an_answer_that_ends_early_or_goes_on() {
     answer.iter().for_each(|token| victim.token(stream, token));
     assert_eq!(victim.chain_len(), 1);
     victim.token(stream, &answer[1]);
-    assert_eq!((victim.done(id), victim.faults()), (None, vec![PeerFault::Claims(ExchangeFault::Unexpected)]));
+    assert_eq!(
+        (victim.done(id), victim.faults()),
+        (None, vec![PeerFault::Claims(ExchangeFault::Unexpected)])
+    );
     victim.pass(1);
     let stream = victim.said.iter().rev().find_map(|output| match output {
         Output::OpenStream { stream, .. } => Some(*stream),
@@ -152,20 +172,23 @@ fn silence_of_who_is_asked_at_every_step() {
         };
         answer.iter().take(said).for_each(|token| victim.token(stream, token));
         assert_eq!(victim.bare.node.exchanges()[0].step, step);
-        // Nobody else notices.
+        // No other node is affected.
         victim.honest_initiator(50);
         victim.honest_responder(51);
         let stands = usize::from(step == ClaimStep::Finishing);
         victim.pass(61);
         let expected = match (step, &victim.done(id)) {
-            (ClaimStep::Finishing, Some(Err(Failure::ClaimInDoubt(claim)))) => *claim == first.id(),
+            (ClaimStep::Finishing, Some(Err(Failure::ClaimUnconfirmed(claim)))) => {
+                *claim == first.id()
+            }
             (_, Some(Err(failure))) => *failure == Failure::DeadlineExceeded,
             _ => false,
         };
         assert!(expected, "{step:?}: {:?}", victim.done(id));
-        assert_eq!(victim.bare.node.claims_in_doubt().count(), stands);
+        assert_eq!(victim.bare.node.unconfirmed_claims().count(), stands);
         assert_eq!(victim.chain_len(), 2 + stands);
-        let doubts = |output: &&Output| matches!(output, Output::Event(Event::ClaimInDoubt { .. }));
+        let doubts =
+            |output: &&Output| matches!(output, Output::Event(Event::ClaimUnconfirmed { .. }));
         assert_eq!(victim.said.iter().filter(doubts).count(), stands);
         assert_eq!(victim.bare.node.exchanges(), []);
     }
@@ -209,17 +232,28 @@ fn a_peer_has_few_exchanges_at_a_time_and_few_are_remembered() {
             draft.signed(&[&key(0)])
         })
         .collect();
+    let mut streams = Vec::new();
     for (number, claim) in claims.iter().enumerate() {
         let stream = victim.begin(conn, &json(claim));
         if number < limit {
-            assert_eq!(victim.hear_tokens(stream).len(), 2);
+            // The first one has its turn.
+            assert_eq!(victim.hear_tokens(stream).len(), if number == 0 { 2 } else { 0 });
+            streams.push(stream);
         } else {
             assert_eq!(victim.refusal(stream), Some(Refusal::Busy));
         }
     }
     assert_eq!(victim.bare.node.metrics().exchanges, limit as u64);
-    // Others are served.
+    // Others are served before the next of them, and all of these within the longest wait.
     victim.honest_initiator(50);
+    let heard = |victim: &mut Victim| {
+        streams[1..].iter().map(|of| victim.hear_tokens(*of).len()).sum::<usize>()
+    };
+    let soon = heard(&mut victim);
+    assert!(soon <= 2, "{soon}");
+    victim.pass(10);
+    assert_eq!(soon + heard(&mut victim), 2 * (limit - 1));
+    victim.pass(20);
     // Time goes by, and so do the streams; then more of them come. As many as ever are remembered.
     for claim in &claims[limit..] {
         victim.pass(16);

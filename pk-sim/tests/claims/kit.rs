@@ -5,12 +5,15 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use pk_proto::claims::{ChainVerifier, Claim, ClaimContent, ClaimId, ClaimPolicy, Gestalt};
-use pk_proto::{ClaimsFound, ClaimsQuery, Config, Event, Failure, GestaltQuery, Options, Reply, Request, RequestId};
+use pk_proto::{
+    ClaimsFound, ClaimsQuery, Config, Event, Failure, GestaltQuery, Reply, Request, RequestId,
+    RequestOptions,
+};
 use pk_sim::{Cluster, ClusterBuilder, HostId, Link};
 
 use crate::common::SECOND;
 
-/// Nodes that sign for everybody, 50 ms apart, whose signatures take a while.
+/// Nodes that sign for every node, 50 ms apart, whose signatures take a while.
 pub fn nodes(count: usize, change: impl FnOnce(&mut Config)) -> ClusterBuilder {
     Cluster::quiet().nodes(count).link(Link::ms(25)).config(|config| {
         config.claim_policy = ClaimPolicy::All;
@@ -38,14 +41,14 @@ pub fn judged_by(policy: ClaimPolicy, allowed: bool) -> Cluster {
     connect(&mut cluster, 0, 1);
     if allowed {
         let node = cluster.id(0);
-        let allow = Request::AllowClaim { node, allowed: true, options: Options::default() };
+        let allow = Request::AllowClaim { node, allowed: true, options: RequestOptions::default() };
         assert_eq!(cluster.ask(1, allow), Ok(Reply::AllowClaim));
     }
     cluster
 }
 
 pub fn claim(cluster: &Cluster, with: HostId) -> Request {
-    Request::ClaimNode { target: cluster.id(with), options: Options::default() }
+    Request::ClaimNode { target: cluster.id(with), options: RequestOptions::default() }
 }
 
 /// A claim of another type, about the node itself.
@@ -53,7 +56,7 @@ pub fn own_claim(cluster: &Cluster, node: HostId) -> Request {
     let issuer = Some(cluster.id(node).to_string());
     let members = "{\"colour\":\"green\"}".into();
     let content = ClaimContent { typ: "ClaimColour".into(), issuer, subject: None, members };
-    Request::AddClaim { content, options: Options::default() }
+    Request::AddClaim { content, options: RequestOptions::default() }
 }
 
 /// A claim that succeeds.
@@ -66,11 +69,17 @@ pub fn claimed(result: Result<Reply, Failure>) -> ClaimId {
 
 /// The chain of a node as it stores it, each claim of it verified in its place.
 pub fn chain(cluster: &mut Cluster, node: HostId) -> Vec<Claim> {
-    let query = ClaimsQuery { from: Bound::Unbounded, to: Bound::Unbounded, descending: false, limit: 1000 };
-    let claims = match cluster.ask(node, Request::Claims { query, options: Options::default() }) {
-        Ok(Reply::Claims(ClaimsFound { claims, more: false })) => claims,
-        other => panic!("{other:?}"),
+    let query = ClaimsQuery {
+        from: Bound::Unbounded,
+        to: Bound::Unbounded,
+        descending: false,
+        limit: 1000,
     };
+    let claims =
+        match cluster.ask(node, Request::Claims { query, options: RequestOptions::default() }) {
+            Ok(Reply::Claims(ClaimsFound { claims, more: false })) => claims,
+            other => panic!("{other:?}"),
+        };
     let mut verifier = ChainVerifier::new(owners(cluster, node));
     for claim in &claims {
         if let Err(fault) = verifier.verify(claim) {
@@ -78,17 +87,24 @@ pub fn chain(cluster: &mut Cluster, node: HostId) -> Vec<Claim> {
         }
     }
     let head = cluster.node(node).chain_head().map(|head| (head.id, head.seq));
-    assert_eq!(head, claims.last().map(|claim| (claim.id(), claim.seq())), "the head of node {node}");
+    assert_eq!(
+        head,
+        claims.last().map(|claim| (claim.id(), claim.seq())),
+        "the head of node {node}"
+    );
     claims
 }
 
 /// Every id of a node, newest first.
 pub fn owners(cluster: &Cluster, node: HostId) -> Vec<pk_proto::NodeId> {
-    let chain = pk_proto::cert::verify_client(&cluster.host(node).identity.chain, cluster.unix(node).as_secs());
+    let chain = pk_proto::cert::verify_client(
+        &cluster.host(node).identity.chain,
+        cluster.unix(node).as_secs(),
+    );
     chain.unwrap().chain
 }
 
-/// How many claims in the chain of `owner` `issuer` has begun with `subject`.
+/// The number of claims in the chain of `owner` that `issuer` has started with `subject`.
 pub fn count(cluster: &mut Cluster, owner: HostId, issuer: HostId, subject: HostId) -> usize {
     let (issuers, subjects) = (owners(cluster, issuer), owners(cluster, subject));
     let links = chain(cluster, owner).into_iter().filter_map(|claim| claim.link().copied());
@@ -99,16 +115,23 @@ pub fn count(cluster: &mut Cluster, owner: HostId, issuer: HostId, subject: Host
 pub fn gestalt(cluster: &mut Cluster, node: HostId) -> Gestalt {
     let query = GestaltQuery { direct: false, limit: 100 };
     let of = cluster.id(node);
-    match cluster.ask(node, Request::Gestalt { node: of, query, options: Options::default() }) {
+    match cluster
+        .ask(node, Request::Gestalt { node: of, query, options: RequestOptions::default() })
+    {
         Ok(Reply::Gestalt(gestalt)) => gestalt,
         other => panic!("{other:?}"),
     }
 }
 
-/// Both nodes have exactly so many claims that `from` has begun, and both gestalts hold the link.
+/// Both nodes have exactly this many claims that `from` has started, and both gestalts hold the
+/// link.
 pub fn assert_linked(cluster: &mut Cluster, from: HostId, to: HostId, claims: usize) {
     for (node, other) in [(from, to), (to, from)] {
-        assert_eq!(count(cluster, node, from, to), claims, "claims of {from} with {to} in the chain of {node}");
+        assert_eq!(
+            count(cluster, node, from, to),
+            claims,
+            "claims of {from} with {to} in the chain of {node}"
+        );
         let (linked, other) = (gestalt(cluster, node).nodes, owners(cluster, other));
         assert!(other.iter().any(|id| linked.contains(id)), "the gestalt of {node} has no link");
     }
@@ -118,7 +141,7 @@ pub fn assert_linked(cluster: &mut Cluster, from: HostId, to: HostId, claims: us
 pub fn assert_settled(cluster: &Cluster, node: HostId) {
     let machine = cluster.node(node);
     assert_eq!(machine.exchanges(), [], "exchanges of node {node}");
-    assert_eq!(machine.claims_in_doubt().count(), 0, "claims of node {node} in doubt");
+    assert_eq!(machine.unconfirmed_claims().count(), 0, "claims of node {node} in doubt");
     assert_eq!(machine.metrics().exchanges, 0, "exchanges of others at node {node}");
 }
 

@@ -1,7 +1,7 @@
 //! What an exchange is for when nothing goes wrong: two claims, two links; and who may have one.
 
 use pk_proto::claims::{Claim, ClaimPolicy, TokenSignature};
-use pk_proto::{Event, Failure, Options, Refusal, Reply, Request, RequestError};
+use pk_proto::{Event, Failure, Refusal, Reply, Request, RequestError, RequestOptions};
 
 use crate::common::{SECOND, ms};
 use crate::kit::*;
@@ -13,7 +13,10 @@ fn two_nodes_have_a_claim_each_and_know_that_they_are_linked() {
     let request = claim(&cluster, 1);
     let begun = cluster.now();
     let id = claimed(cluster.ask(0, request));
-    assert!(cluster.now().since(begun) < ms(150), "two round trips of 50 ms, and what the stores take");
+    assert!(
+        cluster.now().since(begun) < ms(150),
+        "two round trips of 50 ms, and what the stores take"
+    );
     assert_linked(&mut cluster, 0, 1, 1);
     let [mine, theirs] = [0, 1].map(|node| chain(&mut cluster, node));
     assert_eq!((mine.len(), theirs.len()), (1, 1));
@@ -21,8 +24,13 @@ fn two_nodes_have_a_claim_each_and_know_that_they_are_linked() {
     let (a, b) = (cluster.id(0), cluster.id(1));
     for (claims, owner, other) in [(&mine, a, b), (&theirs, b, a)] {
         let link = claims[0].link().unwrap();
-        assert_eq!((link.issuer, link.subject), (a, b), "the one who began is the issuer in both chains");
-        let signers: Vec<_> = claims[0].token().signatures().iter().map(TokenSignature::signer).collect();
+        assert_eq!(
+            (link.issuer, link.subject),
+            (a, b),
+            "the one who began is the issuer in both chains"
+        );
+        let signers: Vec<_> =
+            claims[0].token().signatures().iter().map(TokenSignature::signer).collect();
         assert_eq!(signers, [owner, other]);
     }
     for (node, other, claim) in [(0, b, mine[0].id()), (1, a, theirs[0].id())] {
@@ -39,7 +47,8 @@ fn two_nodes_have_a_claim_each_and_know_that_they_are_linked() {
     cluster.stop_all();
 }
 
-/// A claim between nodes that were never connected is a search first; each new request is a new claim.
+/// A claim between nodes that were never connected is a search first; each new request is a new
+/// claim.
 #[test]
 fn every_request_makes_a_claim_of_its_own() {
     let mut cluster = started(3, 2, |_| {});
@@ -111,7 +120,7 @@ fn who_may_is_decided_by_the_policy() {
 fn the_allow_list_survives_and_can_be_taken_back() {
     let mut cluster = started(2, 5, |config| config.claim_policy = ClaimPolicy::AllowList);
     let node = cluster.id(0);
-    let allow = |allowed| Request::AllowClaim { node, allowed, options: Options::default() };
+    let allow = |allowed| Request::AllowClaim { node, allowed, options: RequestOptions::default() };
     assert_eq!(cluster.ask(1, allow(true)), Ok(Reply::AllowClaim));
     cluster.restart(1);
     assert_eq!(cluster.node(1).allowed_claims().collect::<Vec<_>>(), [node]);
@@ -132,7 +141,9 @@ fn the_allow_list_survives_and_can_be_taken_back() {
 #[test]
 fn the_embedder_is_asked_and_no_answer_is_a_refusal() {
     let asked = |event: &Event| match event {
-        Event::ClaimAsked { ask, node, claim, within } => Some((*ask, *node, claim.clone(), *within)),
+        Event::ClaimApprovalRequested { approval, node, claim, within } => {
+            Some((*approval, *node, claim.clone(), *within))
+        }
         _ => None,
     };
     for answer in [Some(true), Some(false), None] {
@@ -141,16 +152,16 @@ fn the_embedder_is_asked_and_no_answer_is_a_refusal() {
         let request = claim(&cluster, 1);
         let id = cluster.request(0, request);
         cluster.drive(25 * SECOND);
-        let [(ask, node, claim, within)] = &events(&cluster, 1, asked)[..] else { panic!() };
+        let [(approval, node, claim, within)] = &events(&cluster, 1, asked)[..] else { panic!() };
         assert_eq!((*node, *within), (cluster.id(0), 30 * SECOND));
         assert_eq!(claim.link().unwrap().subject, cluster.id(1));
         assert_eq!(chain(&mut cluster, 1).len(), 0);
         if let Some(sign) = answer {
-            let ask = *ask;
-            cluster.call(1, |node, now| node.answer_claim(ask, sign, now));
+            let approval = *approval;
+            cluster.call(1, |node, now| node.resolve_claim_approval(approval, sign, now));
             // Once is enough.
             let late = cluster.node(1).metrics().late_inputs;
-            cluster.call(1, |node, now| node.answer_claim(ask, !sign, now));
+            cluster.call(1, |node, now| node.resolve_claim_approval(approval, !sign, now));
             assert_eq!(cluster.node(1).metrics().late_inputs, late + 1);
         }
         let result = cluster.await_done(0, id);
@@ -171,16 +182,24 @@ fn what_cannot_be_claimed_is_refused_on_the_spot() {
     let mut cluster = started(2, 7, |config| config.open_exchange_limit = 1);
     let request = claim(&cluster, 0);
     assert_eq!(cluster.try_request(0, request), Err(RequestError::OwnNode));
-    let options = Options { deadline: Some(std::time::Duration::ZERO), ..Options::default() };
+    let options =
+        RequestOptions { deadline: Some(std::time::Duration::ZERO), ..RequestOptions::default() };
     let request = Request::ClaimNode { target: cluster.id(1), options };
-    assert!(matches!(cluster.try_request(0, request), Err(RequestError::Option { name: "deadline", .. })));
+    assert!(matches!(
+        cluster.try_request(0, request),
+        Err(RequestError::Option { name: "deadline", .. })
+    ));
     cluster.stop_all();
 }
 
 fn assert_quiet_claims(cluster: &pk_sim::Cluster) {
     for node in 0..cluster.len() {
         let metrics = cluster.node(node).metrics();
-        assert_eq!((metrics.exchanges, metrics.exchanges_open, metrics.requests_open), (0, 0, 0), "node {node}");
+        assert_eq!(
+            (metrics.exchanges, metrics.exchanges_open, metrics.requests_open),
+            (0, 0, 0),
+            "node {node}"
+        );
         assert_eq!(metrics.streams, metrics.connections, "node {node}");
     }
 }

@@ -1,8 +1,14 @@
-//! Claims of other types: in our own chain, and those about networks, which another node signs as well.
+//! Claims of other types: in our own chain, and those about networks, which another node signs as
+//! well.
 
-use pk_proto::claims::{Claim, ClaimContent, ClaimPolicy, ExchangeFault, SignedFault, TokenSignature};
+use pk_proto::claims::{
+    Claim, ClaimContent, ClaimPolicy, ExchangeFault, SignedFault, TokenSignature,
+};
 use pk_proto::native::{self, Hello, Message, V1};
-use pk_proto::{Answer, Event, Failure, Options, PeerFault, Question, Refusal, Reply, Request, RequestError};
+use pk_proto::{
+    Event, Failure, PeerFault, Refusal, Reply, Request, RequestError, RequestOptions, RpcRequest,
+    RpcResponse,
+};
 use pk_sim::{Cluster, HostId};
 
 use crate::common::{Peer, Reaction, SECOND};
@@ -10,7 +16,11 @@ use crate::kit::*;
 
 fn network(cluster: &Cluster, from: HostId, to: HostId) -> Request {
     let target = cluster.id(to);
-    Request::ClaimNetwork { target, content: access(cluster, from, to), options: Options::default() }
+    Request::ClaimNetwork {
+        target,
+        content: access(cluster, from, to),
+        options: RequestOptions::default(),
+    }
 }
 
 fn access(cluster: &Cluster, from: HostId, to: HostId) -> ClaimContent {
@@ -45,7 +55,7 @@ fn a_claim_of_the_embedders_own_type_is_in_the_chain_as_it_was_said() {
 }
 
 #[test]
-fn what_is_no_claim_of_ours_is_refused_on_the_spot() {
+fn foreign_claim_content_is_refused_at_once() {
     let mut cluster = started(2, 2, |_| {});
     let Request::AddClaim { content, options } = own_claim(&cluster, 0) else { panic!() };
     let mut with = |change: &dyn Fn(&mut ClaimContent)| {
@@ -54,7 +64,10 @@ fn what_is_no_claim_of_ours_is_refused_on_the_spot() {
         cluster.try_request(0, Request::AddClaim { content, options }).unwrap_err()
     };
     let stranger = crate::common::nobody(1).to_string();
-    assert_eq!(with(&|content| content.issuer = Some(stranger.clone())), RequestError::ForeignClaim);
+    assert_eq!(
+        with(&|content| content.issuer = Some(stranger.clone())),
+        RequestError::ForeignClaim
+    );
     assert_eq!(with(&|content| content.issuer = None), RequestError::ForeignClaim);
     let link = with(&|content| {
         content.typ = "ClaimLinkNode".into();
@@ -62,7 +75,10 @@ fn what_is_no_claim_of_ours_is_refused_on_the_spot() {
     });
     assert_eq!(link, RequestError::ForeignClaim, "both nodes sign those");
     assert!(matches!(with(&|content| content.typ = String::new()), RequestError::Claim(_)));
-    assert!(matches!(with(&|content| content.members = "{\"seq\":7}".into()), RequestError::Claim(_)));
+    assert!(matches!(
+        with(&|content| content.members = "{\"seq\":7}".into()),
+        RequestError::Claim(_)
+    ));
     assert!(matches!(with(&|content| content.members = "[]".into()), RequestError::Claim(_)));
     let request = network(&cluster, 0, 0);
     assert_eq!(cluster.try_request(0, request), Err(RequestError::OwnNode));
@@ -106,18 +122,21 @@ fn a_claim_about_a_network_is_signed_by_whom_it_belongs_to() {
         if policy == Ask {
             cluster.drive(20 * SECOND);
             let asked = |event: &Event| match event {
-                Event::ClaimAsked { ask, claim, .. } => Some((*ask, claim.typ().to_owned())),
+                Event::ClaimApprovalRequested { approval, claim, .. } => {
+                    Some((*approval, claim.typ().to_owned()))
+                }
                 _ => None,
             };
-            let [(ask, typ)] = &events(&cluster, 1, asked)[..] else { panic!() };
+            let [(approval, typ)] = &events(&cluster, 1, asked)[..] else { panic!() };
             assert_eq!(typ, "ClaimNetworkAccess");
-            let ask = *ask;
-            cluster.call(1, |node, now| node.answer_claim(ask, true, now));
+            let approval = *approval;
+            cluster.call(1, |node, now| node.resolve_claim_approval(approval, true, now));
         }
         let result = cluster.await_done(0, id);
         if signs {
             let Ok(Reply::ClaimNetwork(claim)) = result else { panic!("{policy:?}: {result:?}") };
-            let signers: Vec<_> = claim.token().signatures().iter().map(TokenSignature::signer).collect();
+            let signers: Vec<_> =
+                claim.token().signatures().iter().map(TokenSignature::signer).collect();
             assert_eq!(signers, [cluster.id(0), cluster.id(1)]);
             assert_eq!(chain(&mut cluster, 0), [claim]);
             assert_eq!(cluster.node(1).metrics().claims_signed, 1);
@@ -134,7 +153,7 @@ fn a_claim_about_a_network_is_signed_by_whom_it_belongs_to() {
 /// What a peer may not have signed: each has its fault, and nothing is signed.
 #[test]
 fn only_claims_about_networks_that_name_the_peer_are_signed() {
-    let mut cluster = nodes(2, |_| {}).puppets(1).seed(5).start();
+    let mut cluster = nodes(2, |_| {}).scripted_peers(1).seed(5).start();
     let peer_key = cluster.host(2).keys.values().next().unwrap().clone();
     let other_key = cluster.host(1).keys.values().next().unwrap().clone();
     let good = access(&cluster, 2, 0);
@@ -149,48 +168,65 @@ fn only_claims_about_networks_that_name_the_peer_are_signed() {
         (
             "a link",
             with(&|content| content.typ = "ClaimLinkNode".into()).signed(&[&peer_key]),
-            Some(ExchangeFault::Typ),
+            Err(Some(ExchangeFault::Typ)),
         ),
         (
             "another type",
             with(&|content| content.typ = "ClaimColour".into()).signed(&[&peer_key]),
-            Some(ExchangeFault::Typ),
+            Err(Some(ExchangeFault::Typ)),
         ),
         (
             "about a third",
             with(&|content| content.subject = Some(third.clone())).signed(&[&peer_key]),
-            Some(ExchangeFault::Subject),
+            Err(Some(ExchangeFault::Subject)),
         ),
-        ("by a third", with(&|_| {}).signed(&[&other_key]), Some(ExchangeFault::Issuer)),
-        ("signed by two", with(&|_| {}).signed(&[&peer_key, &other_key]), Some(not_signed)),
-        ("access", with(&|_| {}).signed(&[&peer_key]), None),
-        ("authority", with(&|content| content.typ = "ClaimNetworkAuthority".into()).signed(&[&peer_key]), None),
+        ("by a third", with(&|_| {}).signed(&[&other_key]), Err(None)),
+        ("signed by two", with(&|_| {}).signed(&[&peer_key, &other_key]), Err(Some(not_signed))),
+        ("access", with(&|_| {}).signed(&[&peer_key]), Ok(())),
+        (
+            "authority",
+            with(&|content| content.typ = "ClaimNetworkAuthority".into()).signed(&[&peer_key]),
+            Ok(()),
+        ),
     ];
     let mut peer = Peer::honest(2);
     peer.hello = greeting();
     let conn = peer.connect(&mut cluster, 0);
-    for (name, claim, fault) in cases {
+    for (name, claim, expected) in cases {
         let before = (cluster.node(0).metrics().claims_signed, cluster.events(0).len());
-        let question = Question::SignClaim(claim.token().to_json().into());
-        let call = native::encode(&Message::V1(V1::Call { deadline_ms: 5000, question })).unwrap();
+        let question = RpcRequest::SignClaim(claim.token().to_json().into());
+        let call = native::encode(&Message::V1(V1::Call { deadline_ms: 5000, request: question }))
+            .unwrap();
         let stream = peer.send(&mut cluster, conn, call, true);
-        cluster.pull(2, |puppet| puppet.grant(stream, 1 << 20));
+        cluster.pull(2, |scripted_peer| scripted_peer.grant(stream, 1 << 20));
         peer.drive(&mut cluster, SECOND);
-        let (bytes, fin) = cluster.puppet(2).read(stream);
-        let Ok(Message::V1(V1::Answer(answer))) = native::decode(&bytes[4..]) else { panic!("{name}") };
+        let (bytes, fin) = cluster.scripted_peer(2).read(stream);
+        let Ok(Message::V1(V1::Answer(answer))) = native::decode(&bytes[4..]) else {
+            panic!("{name}")
+        };
         assert!(fin, "{name}");
         let faults = cluster.events_since(0, before.1).filter_map(|event| match event {
             Event::PeerMisbehaved { fault: PeerFault::Claims(fault), .. } => Some(*fault),
             _ => None,
         });
+        let fault = expected.err().flatten();
         assert_eq!(faults.collect::<Vec<_>>(), fault.into_iter().collect::<Vec<_>>(), "{name}");
         let signed = cluster.node(0).metrics().claims_signed - before.0;
-        match fault {
-            Some(_) => assert!(matches!(answer, Answer::Refused(_)) && signed == 0, "{name}: {answer:?}"),
-            None => {
-                let Answer::SignedClaim(token) = answer else { panic!("{name}: {answer:?}") };
+        match expected {
+            Err(_) => {
+                assert!(
+                    matches!(answer, RpcResponse::Refused(_)) && signed == 0,
+                    "{name}: {answer:?}"
+                );
+            }
+            Ok(()) => {
+                let RpcResponse::SignedClaim(token) = answer else { panic!("{name}: {answer:?}") };
                 let returned = Claim::parse(&token).unwrap();
-                assert_eq!((returned.token().payload(), signed), (claim.token().payload(), 1), "{name}");
+                assert_eq!(
+                    (returned.token().payload(), signed),
+                    (claim.token().payload(), 1),
+                    "{name}"
+                );
                 assert_eq!(returned.token().verify(&cluster.id(0)), Ok(()));
             }
         }
@@ -201,7 +237,7 @@ fn only_claims_about_networks_that_name_the_peer_are_signed() {
 /// What comes back is checked like everything else.
 #[test]
 fn a_claim_about_a_network_that_comes_back_changed_is_not_taken() {
-    let mut clusters = [6, 7].map(|seed| nodes(2, |_| {}).puppets(1).seed(seed).start());
+    let mut clusters = [6, 7].map(|seed| nodes(2, |_| {}).scripted_peers(1).seed(seed).start());
     let [_, cluster] = &clusters;
     let key = cluster.host(2).keys.values().next().unwrap().clone();
     let changed = crate::common::chains::Draft::new(&cluster.id(0), access(cluster, 0, 2), None);
@@ -212,7 +248,9 @@ fn a_claim_about_a_network_that_comes_back_changed_is_not_taken() {
     ];
     for (cluster, (token, fault)) in clusters.iter_mut().zip(cases) {
         let mut peer = Peer::new(2, move |question| match question {
-            Question::SignClaim(_) => Reaction::answer(Answer::SignedClaim(token.clone().into())),
+            RpcRequest::SignClaim(_) => {
+                Reaction::answer(RpcResponse::SignedClaim(token.clone().into()))
+            }
             _ => Reaction::Silence,
         });
         peer.hello = greeting();
@@ -230,10 +268,37 @@ fn a_claim_about_a_network_that_comes_back_changed_is_not_taken() {
     }
 }
 
+/// A node that is busy is asked again after a pause, whatever else is appended meanwhile.
+#[test]
+fn busy_signer_is_not_asked_again_before_the_pause_is_over() {
+    let cluster = nodes(1, |config| config.claim_retry_delay = 10 * SECOND);
+    let mut cluster = cluster.scripted_peers(1).seed(8).start();
+    let mut peer = Peer::new(1, |question| match question {
+        RpcRequest::SignClaim(_) => Reaction::answer(RpcResponse::Refused(Refusal::Busy)),
+        _ => Reaction::Silence,
+    });
+    peer.hello = greeting();
+    peer.connect(&mut cluster, 0);
+    let request = network(&cluster, 0, 1);
+    cluster.request(0, request);
+    peer.drive(&mut cluster, SECOND);
+    assert_eq!(peer.asked.len(), 1);
+    for _ in 0..3 {
+        let other = own_claim(&cluster, 0);
+        let id = cluster.request(0, other);
+        peer.drive(&mut cluster, SECOND);
+        assert!(matches!(cluster.done(0, id), Some(Ok(Reply::AddClaim(_)))));
+        assert_eq!(peer.asked.len(), 1, "the pause is 5 s at least");
+    }
+    peer.drive(&mut cluster, 15 * SECOND);
+    assert_eq!(peer.asked.len(), 2);
+    cluster.stop_all();
+}
+
 /// A peer of an older version is never sent what it does not know.
 #[test]
 fn who_does_not_know_of_claims_is_not_asked() {
-    let mut cluster = nodes(1, |_| {}).puppets(1).seed(7).start();
+    let mut cluster = nodes(1, |_| {}).scripted_peers(1).seed(7).start();
     let mut peer = Peer::honest(1);
     let hello = Hello { version_min: 1, version_max: 1, features: 0, agent: "old".into() };
     peer.hello = native::encode(&Message::V1(V1::Hello(hello))).unwrap();
@@ -247,6 +312,7 @@ fn who_does_not_know_of_claims_is_not_asked() {
 }
 
 fn greeting() -> bytes::Bytes {
-    let hello = Hello { version_min: 1, version_max: 1, features: Hello::EXCHANGE, agent: "test".into() };
+    let hello =
+        Hello { version_min: 1, version_max: 1, features: Hello::EXCHANGE, agent: "test".into() };
     native::encode(&Message::V1(V1::Hello(hello))).unwrap()
 }

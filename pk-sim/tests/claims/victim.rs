@@ -1,26 +1,32 @@
-//! The victim of hostile peers: one machine whose driver is the test; and the tokens that its peers send.
+//! The victim of hostile peers: one machine whose driver is the test; and the tokens that its peers
+//! send.
 #![allow(unreachable_pub, reason = "a module of a test")]
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use pk_proto::claims::{Claim, ClaimContent, ClaimLinkNode, ClaimPolicy, FullySigned, TokenFault};
+use pk_proto::claims::{
+    Claim, ClaimContent, ClaimLinkNode, ClaimPolicy, ClaimStep, DoublySigned, TokenFault,
+};
 use pk_proto::native::{self, Hello, Message, V1};
 use pk_proto::{
-    ConnectionId, EffectId, Event, Failure, FrameDecoder, Input, NodeId, Options, Output, PeerFault, Refusal, Reply,
-    Request, RequestId, Role, SignatureFault, StoreOp, StreamId, Table,
+    ConnectionId, EffectId, Event, Failure, FrameDecoder, Input, NodeId, Output, PeerFault,
+    Refusal, Reply, Request, RequestId, RequestOptions, Side, SignatureFault, StoreOp, StreamId,
+    Table,
 };
 use pk_sim::Key;
 
 use crate::common::chains::Draft;
 use crate::common::{Bare, SECOND};
 
-/// A machine that signs for everybody, and what its driver has: a key, and a store.
+/// A machine that signs for every node, and what its driver has: a key, and a store.
 pub struct Victim {
     pub bare: Bare,
     pub rows: BTreeMap<(Table, Bytes), Bytes>,
     /// What it has had signed.
     pub signed: Vec<Bytes>,
+    /// Rows that it has asked for.
+    pub store_reads: usize,
     /// Everything else that it said.
     pub said: Vec<Output>,
     /// What it said on each stream.
@@ -38,17 +44,33 @@ pub fn key(number: u64) -> Key {
 
 impl Victim {
     pub fn new() -> Self {
-        let bare = Bare::new(|config| config.claim_policy = ClaimPolicy::All);
-        Self { bare, rows: BTreeMap::new(), signed: Vec::new(), said: Vec::new(), heard: BTreeMap::new() }
+        Self::with(ClaimPolicy::All)
+    }
+
+    /// A machine with another policy.
+    pub fn with(policy: ClaimPolicy) -> Self {
+        let bare = Bare::new(|config| config.claim_policy = policy);
+        let (rows, heard) = (BTreeMap::new(), BTreeMap::new());
+        Self { bare, rows, signed: Vec::new(), store_reads: 0, said: Vec::new(), heard }
     }
 
     /// A peer has connected that knows of claims.
     pub fn connect(&mut self, peer: NodeId) -> ConnectionId {
+        self.connect_from(peer, "198.51.100.1:1314")
+    }
+
+    /// A peer has connected from there.
+    pub fn connect_from(&mut self, peer: NodeId, at: &str) -> ConnectionId {
         let conn = ConnectionId(self.bare.odd());
         let shared = u8::try_from(conn.0 % 251).unwrap();
-        self.bare.connected(conn, Role::Acceptor, peer, "198.51.100.1:1314".parse().unwrap(), shared);
+        self.bare.connected(conn, Side::Acceptor, peer, at.parse().unwrap(), shared);
         let control = self.bare.opened(conn);
-        let hello = Hello { version_min: 1, version_max: 1, features: Hello::EXCHANGE, agent: "test".into() };
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            features: Hello::EXCHANGE,
+            agent: "test".into(),
+        };
         self.bare.feed(control, &native::encode(&Message::V1(V1::Hello(hello))).unwrap(), false);
         self.settle();
         conn
@@ -77,8 +99,11 @@ impl Victim {
             }
             Output::Persist { id, ops, .. } => self.persist(id, ops),
             Output::Load { id, range, .. } => {
+                self.store_reads += 1;
                 let rows = self.rows.iter().filter(|((table, key), _)| {
-                    *table == range.table && *key >= range.from && range.to.as_ref().is_none_or(|to| key < to)
+                    *table == range.table
+                        && *key >= range.from
+                        && range.to.as_ref().is_none_or(|to| key < to)
                 });
                 let rows = rows.map(|((_, key), value)| (key.clone(), value.clone())).collect();
                 self.bare.input(Input::Loaded { id, result: Ok((rows, false)) });
@@ -86,7 +111,7 @@ impl Victim {
             Output::SendStream { stream, bytes, .. } => {
                 let length = bytes.len() as u64;
                 self.heard.entry(stream).or_default().push(bytes);
-                self.bare.input(Input::StreamSent { stream, bytes: length });
+                self.bare.input(Input::StreamWritten { stream, bytes: length });
             }
             output => self.said.push(output),
         }
@@ -151,12 +176,12 @@ impl Victim {
 
     pub fn refusal(&mut self, stream: StreamId) -> Option<Refusal> {
         self.hear(stream).iter().find_map(|message| match message {
-            V1::Answer(pk_proto::Answer::Refused(refusal)) => Some(*refusal),
+            V1::Answer(pk_proto::RpcResponse::Refused(refusal)) => Some(*refusal),
             _ => None,
         })
     }
 
-    /// The faults that were told of since the last time.
+    /// The faults that were reported since the last time.
     pub fn faults(&mut self) -> Vec<PeerFault> {
         let said = std::mem::take(&mut self.said);
         let fault = |output: Output| match output {
@@ -170,9 +195,12 @@ impl Victim {
         self.rows.keys().filter(|(table, _)| *table == Table::Claims).count()
     }
 
-    /// Begins a claim with a peer that is connected. Gives the stream on which its first token came.
+    /// Begins a claim with a peer that is connected. Gives the stream on which its first token
+    /// came.
     pub fn claim(&mut self, peer: NodeId) -> (RequestId, StreamId, Claim) {
-        let id = self.bare.request(Request::ClaimNode { target: peer, options: Options::default() });
+        let id = self
+            .bare
+            .request(Request::ClaimNode { target: peer, options: RequestOptions::default() });
         self.settle();
         let opened = self.said.iter().rev().find_map(|output| match output {
             Output::OpenStream { stream, .. } => Some(*stream),
@@ -190,23 +218,36 @@ impl Victim {
         })
     }
 
-    // -- somebody else, who keeps to the rules
+    // -- another node, which follows the rules
 
     /// A whole exchange that an honest peer begins.
     pub fn honest_initiator(&mut self, number: u64) {
         let before = self.chain_len();
         let (peer, conn) = (key(number), self.connect(key(number).id()));
         let stream = self.begin(conn, &json(&first(&peer)));
+        if self
+            .bare
+            .node
+            .exchanges()
+            .iter()
+            .any(|open| open.node == peer.id() && open.step == ClaimStep::WaitingToDraft)
+        {
+            // A silent peer keeps its turn for a quarter of `claim_wait_timeout`, and no longer.
+            self.pass(3);
+        }
         let answer = self.hear_tokens(stream);
         let [theirs, mine] = &answer[..] else { panic!("{answer:?}") };
-        assert!(FullySigned::verify(theirs.clone(), &peer.id(), &own().id()).is_ok());
+        assert!(DoublySigned::verify(theirs.clone(), &peer.id(), &own().id()).is_ok());
         self.token(stream, &json(&counter_signed(mine, &peer)));
         self.bare.feed(stream, &[], true);
         assert_eq!(self.chain_len(), before + 1);
-        assert_eq!(self.bare.node.exchanges().iter().filter(|exchange| exchange.node == peer.id()).count(), 0);
+        assert_eq!(
+            self.bare.node.exchanges().iter().filter(|exchange| exchange.node == peer.id()).count(),
+            0
+        );
     }
 
-    /// A whole exchange that is begun with an honest peer.
+    /// A whole exchange that is started with an honest peer.
     pub fn honest_responder(&mut self, number: u64) {
         let before = self.chain_len();
         let peer = key(number);
@@ -215,7 +256,7 @@ impl Victim {
         self.token(stream, &json(&counter_signed(&first, &peer)));
         self.token(stream, &json(&second(&peer)));
         let [last] = &self.hear_tokens(stream)[..] else { panic!() };
-        assert!(FullySigned::verify(last.clone(), &peer.id(), &own().id()).is_ok());
+        assert!(DoublySigned::verify(last.clone(), &peer.id(), &own().id()).is_ok());
         self.bare.feed(stream, &[], true);
         self.settle();
         assert!(matches!(self.done(id), Some(Ok(Reply::ClaimNode(_)))));
@@ -250,14 +291,15 @@ pub fn counter_signed(claim: &Claim, signer: &Key) -> Claim {
     token.try_into().unwrap()
 }
 
-/// A claim whose next signature is said to be by somebody who has not made it.
+/// A claim whose next signature is attributed to a node that has not made it.
 pub fn forged(claim: &Claim, signer: NodeId, signature: [u8; 64]) -> Vec<u8> {
     let header = format!("{{\"alg\":\"EdDSA\",\"kid\":\"{signer}\"}}");
     let base64 = data_encoding::BASE64URL_NOPAD;
     let (protected, signature) = (base64.encode(header.as_bytes()), base64.encode(&signature));
     let text = claim.token().to_json();
     let open = text.strip_suffix("]}").unwrap();
-    format!("{open},{{\"protected\":\"{protected}\",\"signature\":\"{signature}\"}}]}}").into_bytes()
+    format!("{open},{{\"protected\":\"{protected}\",\"signature\":\"{signature}\"}}]}}")
+        .into_bytes()
 }
 
 /// A link of which the owner's signature is this one.

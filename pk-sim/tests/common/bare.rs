@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use pk_proto::native::{self, Hello, Message, V1};
 use pk_proto::{
-    Config, Connected, ConnectionId, Dialect, Event, Failure, Input, Instant, NodeId, NodeManager, Output, Reply,
-    Request, RequestId, Role, Snapshot, StreamId, UnixMillis,
+    Config, Connected, ConnectionId, Dialect, Event, Failure, Input, Instant, NodeId, NodeManager,
+    Output, Reply, Request, RequestId, Side, Snapshot, StreamId, UnixMillis,
 };
 use pk_sim::{Key, genesis};
 
@@ -30,26 +30,39 @@ pub struct Bare {
 impl Bare {
     /// A machine that is ready.
     pub fn new(change: impl FnOnce(&mut Config)) -> Self {
-        let mut bare = Self::starting(change);
+        Self::starting(change).ready()
+    }
+
+    /// A machine that is ready, with this key, at this time.
+    pub fn with_key(key: &Key, unix: UnixMillis, change: impl FnOnce(&mut Config)) -> Self {
+        Self::made(key, unix, change).ready()
+    }
+
+    fn ready(mut self) -> Self {
+        let bare = &mut self;
         bare.input(Input::Listening { addrs: vec!["192.0.2.1:1314".parse().unwrap()] });
         assert!(matches!(bare.take()[..], [Output::Event(Event::Ready { .. })]));
-        bare
+        self
     }
 
     /// A machine that does not listen yet.
     pub fn starting(change: impl FnOnce(&mut Config)) -> Self {
+        Self::made(&Key::numbered(77, 0), UNIX, change)
+    }
+
+    fn made(key: &Key, unix: UnixMillis, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         // A machine that does nothing of itself.
         config.refresh_delay = Duration::ZERO;
         config.retry_delay = Duration::ZERO;
         change(&mut config);
-        let key = Key::numbered(77, 0);
-        let (identity, now) = (genesis(&key, UNIX), Instant::from_micros(1));
-        let node = NodeManager::new(config, &identity, Snapshot::default(), [7; 32], now, UNIX).unwrap();
+        let (identity, now) = (genesis(key, unix), Instant::from_micros(1));
+        let node =
+            NodeManager::new(config, &identity, Snapshot::default(), [7; 32], now, unix).unwrap();
         Self { node, now, outputs: Vec::new(), credit: BTreeMap::new(), odd: 1 }
     }
 
-    /// The id of somebody else.
+    /// The id of another node.
     pub fn peer(number: u64) -> NodeId {
         Key::numbered(77, 1 + number).id()
     }
@@ -71,6 +84,19 @@ impl Bare {
                 *self.credit.entry(*stream).or_default() += bytes;
             }
             self.outputs.push(output);
+        }
+    }
+
+    /// Answers every transaction that was asked for since the last [`take`](Self::take), and those
+    /// that follow.
+    pub fn persist_all(&mut self) {
+        self.drain();
+        let mut next = 0;
+        while let Some(output) = self.outputs.get(next) {
+            next += 1;
+            if let Output::Persist { id, .. } = *output {
+                self.input(Input::Persisted { id, result: Ok(()) });
+            }
         }
     }
 
@@ -105,8 +131,15 @@ impl Bare {
     }
 
     /// A handshake is done.
-    pub fn connected(&mut self, conn: ConnectionId, role: Role, peer: NodeId, remote: SocketAddr, shared_id: u8) {
-        self.connected_over(Dialect::Native, conn, role, peer, remote, shared_id);
+    pub fn connected(
+        &mut self,
+        conn: ConnectionId,
+        side: Side,
+        peer: NodeId,
+        remote: SocketAddr,
+        shared_id: u8,
+    ) {
+        self.connected_over(Dialect::Native, conn, side, peer, remote, shared_id);
     }
 
     /// A handshake of some dialect is done.
@@ -114,40 +147,43 @@ impl Bare {
         &mut self,
         dialect: Dialect,
         conn: ConnectionId,
-        role: Role,
+        side: Side,
         peer: NodeId,
         remote: SocketAddr,
         shared_id: u8,
     ) {
         self.input(Input::Connected(Connected {
             conn,
-            role,
+            side,
             dialect,
             leaf: peer,
             chain: vec![peer],
-            asked: (role == Role::Dialler).then_some(peer),
+            matched_id: (side == Side::Dialer).then_some(peer),
             remote,
             local: "192.0.2.1:1314".parse().unwrap(),
             shared_id: Bytes::from(vec![shared_id; 32]),
         }));
     }
 
-    /// A peer has dialled and said Hello: gives the connection, and forgets what was said meanwhile.
+    /// A peer has dialed and said Hello: gives the connection, and forgets what was said
+    /// meanwhile.
     pub fn accept(&mut self, peer: NodeId) -> ConnectionId {
         let conn = ConnectionId(self.odd());
-        self.connected(conn, Role::Acceptor, peer, "198.51.100.1:1314".parse().unwrap(), 9);
+        self.connected(conn, Side::Acceptor, peer, "198.51.100.1:1314".parse().unwrap(), 9);
         let control = self.opened(conn);
         self.feed(control, &hello(), false);
-        let opened = |output: &Output| matches!(output, Output::Event(Event::ConnectionOpened { .. }));
+        let opened =
+            |output: &Output| matches!(output, Output::Event(Event::ConnectionOpened { .. }));
         assert!(self.take().iter().any(opened));
         conn
     }
 
-    /// A peer of the reference has dialled: there is no Hello. Forgets what was said meanwhile.
+    /// A peer of the reference has dialed: there is no Hello. Forgets what was said meanwhile.
     pub fn accept_polykey(&mut self, peer: NodeId) -> ConnectionId {
         let (conn, remote) = (ConnectionId(self.odd()), "198.51.100.1:1314".parse().unwrap());
-        self.connected_over(Dialect::Polykey, conn, Role::Acceptor, peer, remote, 9);
-        let opened = |output: &Output| matches!(output, Output::Event(Event::ConnectionOpened { .. }));
+        self.connected_over(Dialect::Polykey, conn, Side::Acceptor, peer, remote, 9);
+        let opened =
+            |output: &Output| matches!(output, Output::Event(Event::ConnectionOpened { .. }));
         assert!(self.take().iter().any(opened));
         conn
     }
@@ -163,7 +199,8 @@ impl Bare {
         self.input(Input::StreamData { stream, bytes: Bytes::copy_from_slice(bytes), fin });
     }
 
-    /// Has a stream read as its credit allows, as a driver does, the end with the last bytes; gives what was left unread.
+    /// Has a stream read as its credit allows, as a driver does, the end with the last bytes; gives
+    /// what was left unread.
     pub fn feed<'a>(&mut self, stream: StreamId, mut bytes: &'a [u8], fin: bool) -> &'a [u8] {
         loop {
             let credit = self.credit.entry(stream).or_default();
@@ -192,7 +229,8 @@ impl Bare {
 
 /// A Hello as nodes say it.
 pub fn hello() -> Bytes {
-    let hello = Hello { version_min: 1, version_max: 1, features: Hello::CLAIMS, agent: "test".into() };
+    let hello =
+        Hello { version_min: 1, version_max: 1, features: Hello::CLAIMS, agent: "test".into() };
     native::encode(&Message::V1(V1::Hello(hello))).unwrap()
 }
 

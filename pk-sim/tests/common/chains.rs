@@ -3,7 +3,9 @@
 use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
 use curve25519_dalek::{EdwardsPoint, Scalar};
 use data_encoding::BASE64URL_NOPAD;
-use pk_proto::claims::{ChainHead, Claim, ClaimContent, ClaimId, ClaimLinkNode, DigestAlgorithm, Token};
+use pk_proto::claims::{
+    ChainHead, Claim, ClaimContent, ClaimId, ClaimLinkNode, DigestAlgorithm, SignedToken,
+};
 use pk_proto::{NodeId, UnixMillis};
 use pk_sim::Key;
 use sha2::{Digest, Sha512};
@@ -35,13 +37,22 @@ pub struct Draft {
 
 impl Draft {
     pub fn link(owner: NodeId, other: NodeId, prev: Option<&Claim>) -> Self {
-        Self::new(&owner, ClaimContent::link(&ClaimLinkNode { issuer: owner, subject: other }), prev)
+        Self::new(
+            &owner,
+            ClaimContent::link(&ClaimLinkNode { issuer: owner, subject: other }),
+            prev,
+        )
     }
 
     pub fn new(owner: &NodeId, content: ClaimContent, prev: Option<&Claim>) -> Self {
         let unix = UnixMillis(EPOCH.0 + 1000 * prev.map_or(0, Claim::seq));
         let id = ClaimId::next(owner, unix, prev.map(Claim::id)).unwrap();
-        Self { content, id, unix, prev: prev.map(|prev| ChainHead::of(prev, DigestAlgorithm::Blake3)) }
+        Self {
+            content,
+            id,
+            unix,
+            prev: prev.map(|prev| ChainHead::of(prev, DigestAlgorithm::Blake3)),
+        }
     }
 
     /// Signed by these in turn.
@@ -54,16 +65,23 @@ impl Draft {
         Claim::try_from(token).unwrap()
     }
 
-    /// With signatures that nobody has checked, each by whoever it says.
+    /// With signatures that were not checked, each by the issuer that it names.
     pub fn forged(&self, signatures: &[(NodeId, [u8; 64])]) -> Claim {
         let parts = signatures.iter().map(|(signer, signature)| {
             let header = format!("{{\"alg\":\"EdDSA\",\"kid\":\"{signer}\"}}");
             let protected = BASE64URL_NOPAD.encode(header.as_bytes());
-            format!("{{\"protected\":\"{protected}\",\"signature\":\"{}\"}}", BASE64URL_NOPAD.encode(signature))
+            format!(
+                "{{\"protected\":\"{protected}\",\"signature\":\"{}\"}}",
+                BASE64URL_NOPAD.encode(signature)
+            )
         });
         let payload = BASE64URL_NOPAD.encode(self.token().payload().as_bytes());
         let parts: Vec<String> = parts.collect();
-        Claim::parse(format!("{{\"payload\":\"{payload}\",\"signatures\":[{}]}}", parts.join(",")).as_bytes()).unwrap()
+        Claim::parse(
+            format!("{{\"payload\":\"{payload}\",\"signatures\":[{}]}}", parts.join(","))
+                .as_bytes(),
+        )
+        .unwrap()
     }
 
     /// What a node has to sign.
@@ -71,7 +89,7 @@ impl Draft {
         self.token().signing_input(signer).to_vec()
     }
 
-    fn token(&self) -> Token {
+    fn token(&self) -> SignedToken {
         let draft = Claim::draft(&self.content, self.id, self.unix, self.prev.as_ref()).unwrap();
         draft.claim().token().clone()
     }
@@ -79,7 +97,7 @@ impl Draft {
 
 // -- keys and signatures that must not pass
 
-/// The point of order two: anybody can sign for it.
+/// The point of order two: any node can sign for it.
 pub const WEAK: NodeId = NodeId::from_bytes(bytes(0xec, 0xff, 0x7f));
 /// A second encoding of the same point.
 pub const NON_CANONICAL: NodeId = NodeId::from_bytes(bytes(0xec, 0xff, 0xff));
@@ -91,15 +109,20 @@ const fn bytes(low: u8, middle: u8, high: u8) -> [u8; 32] {
     bytes
 }
 
-/// A key, and a signature of it that holds only if the cofactor is multiplied in: its R is off by the `torsion`-th of the
-/// eight points of small order, of which the first is zero.
-pub fn torsion_in_r(number: u64, torsion: usize, input: impl Fn(&NodeId) -> Vec<u8>) -> (NodeId, [u8; 64]) {
+/// A key, and a signature of it that holds only if the cofactor is multiplied in: its R is off by
+/// the `torsion`-th of the eight points of small order, of which the first is zero.
+pub fn torsion_in_r(
+    number: u64,
+    torsion: usize,
+    input: impl Fn(&NodeId) -> Vec<u8>,
+) -> (NodeId, [u8; 64]) {
     let (secret, nonce) = secrets(number);
     let id = node(ED25519_BASEPOINT_POINT * secret);
     (id, sign(secret, nonce, EIGHT_TORSION[torsion], &id, &input(&id)).0)
 }
 
-/// A key with a torsion component, and a signature by its holder, who was not lucky: it holds only with the cofactor.
+/// A key with a torsion component, and a signature by its holder, who was not lucky: it holds only
+/// with the cofactor.
 pub fn mixed_key(number: u64, input: impl Fn(&NodeId) -> Vec<u8>) -> (NodeId, [u8; 64]) {
     let (secret, mut nonce) = secrets(number);
     let id = node(ED25519_BASEPOINT_POINT * secret + EIGHT_TORSION[1]);
@@ -122,9 +145,16 @@ fn node(point: EdwardsPoint) -> NodeId {
 }
 
 /// A signature whose R is off by a point of small order, and the hash in it.
-fn sign(secret: Scalar, nonce: Scalar, torsion: EdwardsPoint, id: &NodeId, message: &[u8]) -> ([u8; 64], Scalar) {
+fn sign(
+    secret: Scalar,
+    nonce: Scalar,
+    torsion: EdwardsPoint,
+    id: &NodeId,
+    message: &[u8],
+) -> ([u8; 64], Scalar) {
     let r = (ED25519_BASEPOINT_POINT * nonce + torsion).compress().to_bytes();
-    let hash = Sha512::new().chain_update(r).chain_update(id.as_bytes()).chain_update(message).finalize();
+    let hash =
+        Sha512::new().chain_update(r).chain_update(id.as_bytes()).chain_update(message).finalize();
     let hash = Scalar::from_bytes_mod_order_wide(&hash.into());
     let mut signature = [0; 64];
     signature[..32].copy_from_slice(&r);

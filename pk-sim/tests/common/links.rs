@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use pk_proto::{ConnectionId, ConnectionInfo, DisconnectReason, Event, Instant, LeaseId, Options, Reply, Request};
+use pk_proto::{
+    ConnectionId, ConnectionInfo, DisconnectReason, Event, Instant, LeaseId, Reply, Request,
+    RequestOptions,
+};
 use pk_sim::{Cluster, HostId, Key};
 
 use super::{Peer, SECOND};
 
-pub const NO: Options = Options { deadline: None, connect_timeout: None };
+pub const NO: RequestOptions = RequestOptions { deadline: None, connect_timeout: None };
 
 pub fn connect(cluster: &mut Cluster, node: HostId, to: HostId) -> ConnectionInfo {
     match cluster.connect(node, to) {
@@ -32,7 +35,7 @@ pub fn ping(cluster: &Cluster, to: HostId) -> Request {
     Request::PingNode { target: cluster.id(to), options: NO }
 }
 
-/// Every end of a connection that a node told of, and when.
+/// Every end of a connection that a node reported, and when.
 pub fn closed(cluster: &Cluster, node: HostId) -> Vec<(Instant, ConnectionId, DisconnectReason)> {
     let end = |(at, event): &(Instant, Event)| match event {
         Event::ConnectionClosed { conn, why, .. } => Some((*at, *conn, why.clone())),
@@ -59,18 +62,23 @@ pub fn peer(code: u64, reason: &str) -> DisconnectReason {
     DisconnectReason::Peer { code, reason: reason.into() }
 }
 
-/// A node with two connections from a puppet, which are told apart by their shared ids.
+/// A node with two connections from a scripted peer, which are distinguished by their shared ids.
 pub fn two_connections(seed: u64) -> (Cluster, Peer, [ConnectionId; 2], [Instant; 2]) {
-    let near = |seed: &u64| Key::numbered(*seed, 0).id().bucket_index(&Key::numbered(*seed, 1).id()).unwrap().0 < 255;
+    let near = |seed: &u64| {
+        Key::numbered(*seed, 0).id().bucket_index(&Key::numbered(*seed, 1).id()).unwrap().0 < 255
+    };
     let seed = (0..).filter(near).nth(seed as usize).unwrap();
-    let mut cluster = Cluster::quiet().nodes(1).puppets(1).seed(seed).start();
+    let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(seed).start();
     let mut peer = Peer::honest(1);
     let conns = [peer.connect(&mut cluster, 0), {
         peer.drive(&mut cluster, 9 * SECOND);
         peer.connect(&mut cluster, 0)
     }];
-    let opened: Vec<_> =
-        cluster.events(0).iter().filter(|(_, event)| matches!(event, Event::ConnectionOpened { .. })).collect();
+    let opened: Vec<_> = cluster
+        .events(0)
+        .iter()
+        .filter(|(_, event)| matches!(event, Event::ConnectionOpened { .. }))
+        .collect();
     let opened = [opened[0].0, opened[1].0];
     (cluster, peer, conns, opened)
 }

@@ -23,13 +23,14 @@ pub use bare::{Bare, hello, sent};
 pub use links::*;
 pub use peer::{Peer, Reaction, frame, told};
 use pk_proto::{
-    ClosestLists, ContactMode, Event, FindEnd, FindNode, FindOutcome, FindStep, FindStepEnd, Host, NodeAddress,
-    NodeContactAddressData, NodeId, Options, Reply, Request, Scopes, SeedNode, SetNode,
+    ClosestNodesQuery, ContactMode, Event, FindEnd, FindNodeOptions, FindOutcome, FindStep,
+    FindStepEnd, Host, NodeAddress, NodeContactAddressData, NodeId, Reply, Request, RequestOptions,
+    Scopes, SeedNode, SetNodeOptions,
 };
 use pk_sim::{Cluster, HostId, Key};
 
 pub const SECOND: Duration = Duration::from_secs(1);
-/// What [`named`] addresses resolve to is told by this suffix.
+/// What [`named`] addresses resolve to is given by this suffix.
 const DOMAIN: &str = "example.org";
 
 pub fn ms(ms: u64) -> Duration {
@@ -37,15 +38,15 @@ pub fn ms(ms: u64) -> Duration {
 }
 
 /// Options with this deadline.
-pub fn by(deadline: Duration) -> Options {
-    Options { deadline: Some(deadline), ..Options::default() }
+pub fn by(deadline: Duration) -> RequestOptions {
+    RequestOptions { deadline: Some(deadline), ..RequestOptions::default() }
 }
 
 pub fn address(text: &str) -> NodeAddress {
     text.parse().unwrap()
 }
 
-/// An id that nobody has.
+/// An id that no node has.
 pub fn nobody(number: u64) -> NodeId {
     Key::numbered(u64::MAX, number).id()
 }
@@ -54,10 +55,10 @@ pub fn data(cluster: &Cluster, scopes: Scopes) -> NodeContactAddressData {
     NodeContactAddressData { mode: ContactMode::Direct, connected_time: cluster.unix(0), scopes }
 }
 
-// -- who knows whom
+// -- which node knows which
 
-/// Connects along every edge, then ends all connections, so that the first of each edge knows the second by a connection
-/// that was, and nobody knows anybody else.
+/// Connects along every edge, then ends all connections, so that the first of each edge knows the
+/// second by a former connection, and no node knows any other.
 pub fn wire(cluster: &mut Cluster, edges: &[(HostId, HostId)]) {
     for (from, to) in edges {
         let connected = cluster.connect(*from, *to);
@@ -70,21 +71,26 @@ pub fn wire(cluster: &mut Cluster, edges: &[(HostId, HostId)]) {
         cluster.call(*from, |node, now| node.disconnect(peer, now));
         if !wanted.contains(&(*to, *from)) {
             let peer = cluster.id(*from);
-            assert!(cluster.call(*to, |node, now| node.unset_node(peer, now)));
+            assert!(cluster.call(*to, |node, now| node.unset_node(peer, now).unwrap()));
         }
     }
     cluster.drive(SECOND);
 }
 
-/// A node is told by its embedder where another one is.
+/// The embedder of a node gives it the address of another one.
 pub fn tell(cluster: &mut Cluster, node: HostId, of: HostId) {
     let (id, address) = (cluster.id(of), cluster.address(of));
     tell_of(cluster, node, id, address);
 }
 
-/// A node is told by its embedder where somebody is.
+/// The embedder of a node gives it the address of some node.
 pub fn tell_of(cluster: &mut Cluster, node: HostId, id: NodeId, address: NodeAddress) {
-    let request = Request::SetNode { node: id, address, data: data(cluster, Scopes::GLOBAL), how: SetNode::default() };
+    let request = Request::SetNode {
+        node: id,
+        address,
+        data: data(cluster, Scopes::GLOBAL),
+        how: SetNodeOptions::default(),
+    };
     assert!(matches!(cluster.ask(node, request), Ok(Reply::SetNode(_))));
 }
 
@@ -103,10 +109,15 @@ pub fn named(cluster: &mut Cluster, of: HostId) -> NodeAddress {
 // -- requests
 
 pub fn find(cluster: &mut Cluster, from: HostId, target: NodeId) -> FindOutcome {
-    find_with(cluster, from, target, FindNode::default())
+    find_with(cluster, from, target, FindNodeOptions::default())
 }
 
-pub fn find_with(cluster: &mut Cluster, from: HostId, target: NodeId, find: FindNode) -> FindOutcome {
+pub fn find_with(
+    cluster: &mut Cluster,
+    from: HostId,
+    target: NodeId,
+    find: FindNodeOptions,
+) -> FindOutcome {
     match cluster.ask(from, Request::FindNode { target, find }) {
         Ok(Reply::FindNode(outcome)) => outcome,
         other => panic!("{other:?}"),
@@ -114,12 +125,16 @@ pub fn find_with(cluster: &mut Cluster, from: HostId, target: NodeId, find: Find
 }
 
 /// One request of every kind that takes time, for `target`, with its name.
-pub fn every_request(cluster: &mut Cluster, target: HostId, options: Options) -> Vec<(&'static str, Request)> {
+pub fn every_request(
+    cluster: &mut Cluster,
+    target: HostId,
+    options: RequestOptions,
+) -> Vec<(&'static str, Request)> {
     let (address, name) = (cluster.address(target), named(cluster, target));
     let seed = SeedNode { node: cluster.id(target), address: name.clone() };
     let target = cluster.id(target);
-    let lists = ClosestLists { local: true, active: true };
-    let find = FindNode { options, ..FindNode::default() };
+    let query = ClosestNodesQuery { known: true, connected: true };
+    let find = FindNodeOptions { options, ..FindNodeOptions::default() };
     let sync = |blocking| Request::SyncNodeGraph { seeds: vec![seed.clone()], blocking, options };
     vec![
         ("find", Request::FindNode { target, find }),
@@ -128,7 +143,7 @@ pub fn every_request(cluster: &mut Cluster, target: HostId, options: Options) ->
         ("connect", Request::Connect { target, address, options }),
         ("acquire", Request::AcquireConnection { target, options }),
         ("open", Request::OpenStream { target, protocol: "echo".into(), options }),
-        ("ask", Request::AskClosest { via: target, target, lists, options }),
+        ("ask", Request::QueryClosestNodes { via: target, target, query, options }),
         ("sync", sync(true)),
         ("sync in the background", sync(false)),
     ]
@@ -136,8 +151,8 @@ pub fn every_request(cluster: &mut Cluster, target: HostId, options: Options) ->
 
 // -- what is left
 
-/// Nothing is under way at a node: no request, no dial, no stream but those of the Hellos, no timer but those of idle
-/// connections.
+/// Nothing is in progress at a node: no request, no dial, no stream except those of the Hellos, no
+/// timer except those of idle connections.
 pub fn assert_quiet(cluster: &mut Cluster, node: HostId, what: &str) {
     // What has changed in the graph is written at once, which is a timer as well.
     cluster.drive(Duration::ZERO);
@@ -157,17 +172,19 @@ pub fn assert_quiet(cluster: &mut Cluster, node: HostId, what: &str) {
 
 // -- traces
 
-/// The nodes of a trace by their numbers, and who told of each.
+/// The nodes of a trace by their numbers, and which node reported each.
 pub fn steps(cluster: &Cluster, outcome: &FindOutcome) -> Vec<(HostId, Option<HostId>)> {
     let number = |id: NodeId| cluster.number(id).unwrap();
-    outcome.trace.iter().map(|step| (number(step.node), step.told_by.map(number))).collect()
+    outcome.trace.iter().map(|step| (number(step.node), step.reported_by.map(number))).collect()
 }
 
-/// The most contacts of a search that were under way at one time, and the most of them that were not stalled.
+/// The most contacts of a search that were in progress at one time, and the most of them that were
+/// not stalled.
 pub fn overlap(trace: &[FindStep], stall: Duration) -> (usize, usize) {
     let starts: Vec<_> = trace.iter().map(|step| step.begun).collect();
     let at = |moment: &Duration| {
-        let running = trace.iter().filter(|step| step.begun <= *moment && *moment < step.begun + step.took);
+        let running =
+            trace.iter().filter(|step| step.begun <= *moment && *moment < step.begun + step.took);
         let fresh = running.clone().filter(|step| *moment < step.begun + stall).count();
         (running.count(), fresh)
     };
@@ -180,22 +197,31 @@ pub fn overlap(trace: &[FindStep], stall: Duration) -> (usize, usize) {
 pub fn assert_consistent(outcome: &FindOutcome) {
     let FindOutcome { found, ended, stats, trace } = outcome;
     assert_eq!(found.is_some(), *ended == FindEnd::Connected, "{outcome:?}");
-    let count = |wanted: fn(&FindStepEnd) -> bool| trace.iter().filter(|step| wanted(&step.end)).count() as u32;
-    assert_eq!(stats.failures, count(|end| matches!(end, FindStepEnd::Unreachable(_))), "{outcome:?}");
+    let count = |wanted: fn(&FindStepEnd) -> bool| {
+        trace.iter().filter(|step| wanted(&step.end)).count() as u32
+    };
+    assert_eq!(
+        stats.failures,
+        count(|end| matches!(end, FindStepEnd::Unreachable(_))),
+        "{outcome:?}"
+    );
     let asked = count(|end| matches!(end, FindStepEnd::Answered { .. } | FindStepEnd::NoAnswer));
     let pending = count(|end| matches!(end, FindStepEnd::Pending));
     assert!((asked..=asked + pending).contains(&stats.calls), "{outcome:?}");
     assert!(stats.attempts as usize <= trace.len(), "{outcome:?}");
     assert!(trace.is_sorted_by_key(|step| step.begun), "{outcome:?}");
     assert!(trace.iter().all(|step| step.begun + step.took <= stats.elapsed), "{outcome:?}");
-    // Who tells of somebody was contacted before.
+    // A node that reports another one was contacted before.
     for (i, step) in trace.iter().enumerate() {
         let before = &trace[..i];
-        assert!(step.told_by.is_none_or(|by| before.iter().any(|step| step.node == by)), "{outcome:?}");
+        assert!(
+            step.reported_by.is_none_or(|by| before.iter().any(|step| step.node == by)),
+            "{outcome:?}"
+        );
     }
 }
 
-/// How often an event of a kind was told.
+/// How often an event of a kind was emitted.
 pub fn count_events(cluster: &Cluster, node: HostId, wanted: impl Fn(&Event) -> bool) -> usize {
     cluster.events(node).iter().filter(|(_, event)| wanted(event)).count()
 }

@@ -1,4 +1,5 @@
-//! A puppet that speaks the protocol as far as its test wants, and breaks it where the test says so.
+//! A scripted peer that speaks the protocol as far as its test wants, and breaks it where the test
+//! says so.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use pk_proto::native::{self, Message, V1};
 use pk_proto::{
-    Answer, Closest, ConnectionId, FrameDecoder, Input, NodeContact, NodeId, Question, Refusal, Role, StreamId,
+    ClosestNodes, ConnectionId, FrameDecoder, Input, NodeContact, NodeId, Refusal, RpcRequest,
+    RpcResponse, Side, StreamId,
 };
 use pk_sim::{Cluster, HostId};
 
@@ -21,10 +23,10 @@ pub fn frame(announced: u32, payload: &[u8]) -> Vec<u8> {
     [&announced.to_be_bytes(), payload].concat()
 }
 
-/// What a puppet does when it is called.
-pub type Script = Box<dyn FnMut(Question) -> Reaction>;
+/// What a scripted peer does when it is called.
+pub type Script = Box<dyn FnMut(RpcRequest) -> Reaction>;
 
-/// What a puppet does with a call.
+/// What a scripted peer does with a call.
 #[derive(Debug, Clone)]
 pub enum Reaction {
     /// Sends these bytes, and the end.
@@ -35,12 +37,12 @@ pub enum Reaction {
 
 impl Reaction {
     /// A proper answer.
-    pub fn answer(answer: Answer) -> Self {
+    pub fn answer(answer: RpcResponse) -> Self {
         Self::Send(native::encode(&Message::V1(V1::Answer(answer))).unwrap().to_vec())
     }
 }
 
-/// A puppet's end of the protocol: says Hello on each connection, and reacts to calls.
+/// A scripted peer's end of the protocol: says Hello on each connection, and reacts to calls.
 pub struct Peer {
     host: HostId,
     heard: usize,
@@ -49,7 +51,7 @@ pub struct Peer {
     /// Streams on which it was greeted and has not answered.
     waiting: Vec<StreamId>,
     /// What it was asked.
-    pub asked: Vec<Question>,
+    pub asked: Vec<RpcRequest>,
     /// Whether it says Hello.
     pub greets: bool,
     /// Its Hello.
@@ -57,7 +59,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(host: HostId, script: impl FnMut(Question) -> Reaction + 'static) -> Self {
+    pub fn new(host: HostId, script: impl FnMut(RpcRequest) -> Reaction + 'static) -> Self {
         Self {
             host,
             heard: 0,
@@ -70,23 +72,23 @@ impl Peer {
         }
     }
 
-    /// A peer that answers pings, and tells of nobody.
+    /// A peer that answers pings, and reports no nodes.
     pub fn honest(host: HostId) -> Self {
         Self::new(host, |question| {
             Reaction::answer(match question {
-                Question::Ping { nonce } => Answer::Pong { nonce },
-                Question::Closest { .. } => Answer::Closest(Closest::default()),
-                _ => Answer::Refused(Refusal::Busy),
+                RpcRequest::Ping { nonce } => RpcResponse::Pong { nonce },
+                RpcRequest::Closest { .. } => RpcResponse::Closest(ClosestNodes::default()),
+                _ => RpcResponse::Refused(Refusal::Busy),
             })
         })
     }
 
-    /// The puppet's host.
+    /// The scripted peer's host.
     pub fn host(&self) -> HostId {
         self.host
     }
 
-    /// Lets time pass, while the puppet reacts to whatever it hears.
+    /// Lets time pass, while the scripted peer reacts to whatever it hears.
     pub fn drive(&mut self, cluster: &mut Cluster, time: Duration) {
         let end = cluster.now() + time;
         self.react(cluster);
@@ -98,23 +100,25 @@ impl Peer {
         cluster.drive(rest);
     }
 
-    /// Reacts to what was heard since the last time.
+    /// Reacts to what was received since the last time.
     pub fn react(&mut self, cluster: &mut Cluster) {
         self.greet(cluster);
-        while let Some(input) = cluster.puppet(self.host).heard.get(self.heard).map(|(_, input)| input.clone()) {
+        while let Some(input) =
+            cluster.scripted_peer(self.host).heard.get(self.heard).map(|(_, input)| input.clone())
+        {
             self.heard += 1;
             match input {
-                Input::Connected(connected) if connected.role == Role::Dialler && self.greets => {
+                Input::Connected(connected) if connected.side == Side::Dialer && self.greets => {
                     let hello = self.hello.clone();
-                    cluster.pull(self.host, |puppet| {
-                        let stream = puppet.open(connected.conn);
-                        puppet.send(stream, hello, false);
-                        puppet.grant(stream, CREDIT);
+                    cluster.pull(self.host, |scripted_peer| {
+                        let stream = scripted_peer.open(connected.conn);
+                        scripted_peer.send(stream, hello, false);
+                        scripted_peer.grant(stream, CREDIT);
                     });
                 }
                 Input::StreamOpened { conn, stream } => {
                     self.reading.insert(stream, (conn, FrameDecoder::new()));
-                    cluster.pull(self.host, |puppet| puppet.grant(stream, CREDIT));
+                    cluster.pull(self.host, |scripted_peer| scripted_peer.grant(stream, CREDIT));
                 }
                 Input::Disconnected { conn, .. } => {
                     self.reading.retain(|_, (of, _)| *of != conn);
@@ -132,10 +136,12 @@ impl Peer {
         while let Ok(Some(payload)) = decoder.next() {
             match native::decode(&payload) {
                 Ok(Message::V1(V1::Hello(_))) => self.waiting.push(stream),
-                Ok(Message::V1(V1::Call { question, .. })) => {
+                Ok(Message::V1(V1::Call { request: question, .. })) => {
                     self.asked.push(question.clone());
                     if let Reaction::Send(bytes) = (self.script)(question) {
-                        cluster.pull(self.host, |puppet| puppet.send(stream, bytes, true));
+                        cluster.pull(self.host, |scripted_peer| {
+                            scripted_peer.send(stream, bytes, true);
+                        });
                     }
                 }
                 _ => {}
@@ -149,24 +155,37 @@ impl Peer {
             && let Some(stream) = self.waiting.pop()
         {
             let hello = self.hello.clone();
-            cluster.pull(self.host, |puppet| puppet.send(stream, hello, false));
+            cluster.pull(self.host, |scripted_peer| scripted_peer.send(stream, hello, false));
         }
     }
 
-    /// Dials a node, and says Hello; gives the number of the connection at the puppet.
+    /// Dials a node, and says Hello; gives the number of the connection at the scripted peer.
     pub fn connect(&mut self, cluster: &mut Cluster, to: HostId) -> ConnectionId {
-        let (addr, expect, deadline) = (cluster.host(to).addrs()[0], cluster.id(to), cluster.now() + 15 * SECOND);
-        let conn = cluster.pull(self.host, |puppet| puppet.dial(addr, expect, deadline));
+        let (addr, expect, deadline) =
+            (cluster.host(to).addrs()[0], cluster.id(to), cluster.now() + 15 * SECOND);
+        let conn =
+            cluster.pull(self.host, |scripted_peer| scripted_peer.dial(addr, expect, deadline));
         self.drive(cluster, SECOND);
-        assert!(cluster.puppet(self.host).connected().is_some_and(|connected| connected.conn == conn));
+        assert!(
+            cluster
+                .scripted_peer(self.host)
+                .connected()
+                .is_some_and(|connected| connected.conn == conn)
+        );
         conn
     }
 
     /// Opens a stream and sends these bytes on it.
-    pub fn send(&mut self, cluster: &mut Cluster, conn: ConnectionId, bytes: impl Into<Bytes>, fin: bool) -> StreamId {
-        cluster.pull(self.host, |puppet| {
-            let stream = puppet.open(conn);
-            puppet.send(stream, bytes, fin);
+    pub fn send(
+        &mut self,
+        cluster: &mut Cluster,
+        conn: ConnectionId,
+        bytes: impl Into<Bytes>,
+        fin: bool,
+    ) -> StreamId {
+        cluster.pull(self.host, |scripted_peer| {
+            let stream = scripted_peer.open(conn);
+            scripted_peer.send(stream, bytes, fin);
             stream
         })
     }

@@ -3,8 +3,8 @@
 use pk_proto::native::{self, Message, V1};
 use pk_proto::signal::{address_text, relay_bytes, request_bytes};
 use pk_proto::{
-    Answer, ConnectionId, FrameDecoder, NodeAddress, NodeId, PunchRequest, Question, SignalRequest, SignalTerms,
-    UnixMillis,
+    ConnectionId, FrameDecoder, NodeAddress, NodeId, PunchRequest, RpcRequest, RpcResponse,
+    SignalRequest, SignalTerms, UnixMillis,
 };
 use pk_sim::{Cluster, HostId, Key};
 
@@ -21,8 +21,21 @@ pub fn request_on(key: &Key, target: NodeId, terms: SignalTerms) -> SignalReques
     SignalRequest { target, terms, signature }
 }
 
+/// The expiry of a request that is not a plain one.
+pub fn expires(request: &SignalRequest) -> UnixMillis {
+    match request.terms {
+        SignalTerms::Once { expires, .. } => expires,
+        SignalTerms::Plain => panic!("a plain one"),
+    }
+}
+
 /// What a relay passes on, as it signs it.
-pub fn punch(relay: &Key, source: NodeId, address: NodeAddress, request: SignalRequest) -> PunchRequest {
+pub fn punch(
+    relay: &Key,
+    source: NodeId,
+    address: NodeAddress,
+    request: SignalRequest,
+) -> PunchRequest {
     let address_text = address_text(&request.terms, &address);
     let relay_signature = relay.sign(&relay_bytes(&source, &address_text, &request));
     PunchRequest { source, address, address_text, request, relay_signature }
@@ -34,21 +47,29 @@ pub fn in_seconds(cluster: &Cluster, host: HostId, seconds: i64) -> UnixMillis {
 }
 
 impl Peer {
-    /// Asks questions at once, each on a stream of its own; gives the answers that come within a second.
-    pub fn ask(&mut self, cluster: &mut Cluster, conn: ConnectionId, questions: Vec<Question>) -> Vec<Option<Answer>> {
+    /// Asks questions at once, each on a stream of its own; gives the answers that come within a
+    /// second.
+    pub fn ask(
+        &mut self,
+        cluster: &mut Cluster,
+        conn: ConnectionId,
+        questions: Vec<RpcRequest>,
+    ) -> Vec<Option<RpcResponse>> {
         let streams: Vec<_> = questions
             .into_iter()
             .map(|question| {
-                let call = native::encode(&Message::V1(V1::Call { deadline_ms: 5000, question })).unwrap();
+                let call =
+                    native::encode(&Message::V1(V1::Call { deadline_ms: 5000, request: question }))
+                        .unwrap();
                 let stream = self.send(cluster, conn, call, true);
-                cluster.pull(self.host(), |puppet| puppet.grant(stream, 1 << 20));
+                cluster.pull(self.host(), |scripted_peer| scripted_peer.grant(stream, 1 << 20));
                 stream
             })
             .collect();
         self.drive(cluster, SECOND);
         let answers = streams.into_iter().map(|stream| {
             let mut decoder = FrameDecoder::new();
-            decoder.push(cluster.puppet(self.host()).read(stream).0.into());
+            decoder.push(cluster.scripted_peer(self.host()).read(stream).0.into());
             match decoder.next().unwrap().map(|payload| native::decode(&payload).unwrap()) {
                 Some(Message::V1(V1::Answer(answer))) => Some(answer),
                 None => None,
@@ -59,7 +80,12 @@ impl Peer {
     }
 
     /// Asks one question.
-    pub fn ask_one(&mut self, cluster: &mut Cluster, conn: ConnectionId, question: Question) -> Option<Answer> {
+    pub fn ask_one(
+        &mut self,
+        cluster: &mut Cluster,
+        conn: ConnectionId,
+        question: RpcRequest,
+    ) -> Option<RpcResponse> {
         self.ask(cluster, conn, vec![question]).remove(0)
     }
 }

@@ -1,44 +1,45 @@
-//! The world's own promises: exact timers, checkers that fail the run, livelocks that are noticed, determinism.
+//! The world's own promises: exact timers, checkers that fail the run, livelocks that are noticed,
+//! determinism.
 
 use pk_proto::{
-    BucketIndex, Config, ConnectionId, ContactMode, Event, Failure, Input, Instant, Metrics, NodeContact,
-    NodeContactAddressData, NodeId, Output, RequestId, Scopes, StreamId, UnixMillis,
+    BucketIndex, Config, ConnectionId, ContactMode, Event, Failure, Input, Instant, Metrics,
+    NodeContact, NodeContactAddressData, NodeId, Output, RequestId, Scopes, StreamId, UnixMillis,
 };
-use pk_sim::{GraphView, Link, Machine, Puppet, World};
+use pk_sim::{GraphView, Link, Machine, ScriptedPeer, World};
 
-use crate::{SECOND, connect, dial, ms, puppet, puppets};
+use crate::{SECOND, connect, dial, ms, scripted_peer, scripted_peers};
 
 #[test]
 fn timers_fire_exactly_when_due() {
-    let mut world = puppets(1, 1);
+    let mut world = scripted_peers(1, 1);
     let due = world.now() + ms(1234);
-    world.call(0, |puppet, _| puppet.timer = Some(due));
+    world.call(0, |scripted_peer, _| scripted_peer.timer = Some(due));
     world.drive(ms(1000));
-    world.poke(0);
+    world.spurious_timeout(0);
     assert_eq!((world.counters().timeouts, world.counters().spurious_timeouts), (1, 1));
-    assert_eq!(puppet(&world, 0).timer, Some(due));
+    assert_eq!(scripted_peer(&world, 0).timer, Some(due));
     assert_eq!(world.next(), Some(due));
     world.drive(SECOND);
     assert_eq!((world.counters().timeouts, world.counters().spurious_timeouts), (2, 1));
-    assert_eq!((puppet(&world, 0).timer, world.next()), (None, None));
+    assert_eq!((scripted_peer(&world, 0).timer, world.next()), (None, None));
     assert_eq!(world.now(), Instant::ORIGIN + ms(2000));
 
     // One that was moved does not fire at its old time, one in the past fires at once.
     let later = world.now() + ms(50);
-    world.call(0, |puppet, _| puppet.timer = Some(later));
-    world.call(0, |puppet, _| puppet.timer = Some(Instant::ORIGIN));
+    world.call(0, |scripted_peer, _| scripted_peer.timer = Some(later));
+    world.call(0, |scripted_peer, _| scripted_peer.timer = Some(Instant::ORIGIN));
     assert!(world.step() && !world.step());
     assert_eq!((world.now(), world.check_counters().timers), (Instant::ORIGIN + ms(2000), 2));
 }
 
 #[test]
 fn inputs_of_a_moment_come_before_its_timers() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     let due = world.now() + ms(20);
-    world.call(0, |puppet, _| puppet.timer = Some(due));
+    world.call(0, |scripted_peer, _| scripted_peer.timer = Some(due));
     dial(&mut world, 0, 1);
-    world.drive_until(|world| puppet(world, 0).connected().is_some(), SECOND);
-    assert_eq!((world.now(), puppet(&world, 0).timer), (due, Some(due)));
+    world.drive_until(|world| scripted_peer(world, 0).connected().is_some(), SECOND);
+    assert_eq!((world.now(), scripted_peer(&world, 0).timer), (due, Some(due)));
 }
 
 /// A machine with a planted bug of the world's concern.
@@ -70,7 +71,9 @@ impl Machine for Bug {
                 let (id, key) = (pk_proto::EffectId(*next / 2), crate::id(0));
                 Some(Output::Sign { id, key, bytes: bytes::Bytes::new() })
             }
-            Self::TimerAfterStop(stop) => std::mem::take(stop).then_some(Output::Event(Event::Stopped)),
+            Self::TimerAfterStop(stop) => {
+                std::mem::take(stop).then_some(Output::Event(Event::Stopped))
+            }
             _ => None,
         }
     }
@@ -91,7 +94,7 @@ fn run(bug: Bug) {
 }
 
 #[test]
-#[should_panic(expected = "checker `timers`: a timer due at 1.000000s fired, nothing came of it")]
+#[should_panic(expected = "checker `timers`: a timer due at 1.000000s fired without an output")]
 fn a_stuck_timer_ends_the_run() {
     run(Bug::StuckTimer);
 }
@@ -111,66 +114,72 @@ fn answers_without_end_end_the_run() {
 #[test]
 #[should_panic(expected = "checker `discipline`: connection number 0 used again")]
 fn an_undisciplined_output_ends_the_run() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     dial(&mut world, 0, 1);
-    world.call(0, |puppet, now| {
+    world.call(0, |scripted_peer, now| {
         let deadline = now + SECOND;
         let expect = [crate::id(1)].into();
-        puppet.say(Output::Dial { conn: ConnectionId(0), addr: "10.0.1.1:1".parse().unwrap(), expect, deadline });
+        scripted_peer.say(Output::Dial {
+            conn: ConnectionId(0),
+            addr: "10.0.1.1:1".parse().unwrap(),
+            expect,
+            deadline,
+        });
     });
 }
 
 #[test]
 #[should_panic(expected = "checker `windows`: stream 0 has 65537 unconfirmed bytes")]
 fn too_many_bytes_end_the_run() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     world.host_mut(0).caps = Some(pk_proto::Config::default());
     world.kill(0);
-    world.start(0, |_| Puppet::default());
+    world.start(0, |_| ScriptedPeer::default());
     let (conn, _) = connect(&mut world, 0, 1);
-    world.call(0, |puppet, _| {
-        let stream = puppet.open(conn);
-        puppet.send(stream, vec![0; 65_537], false);
+    world.call(0, |scripted_peer, _| {
+        let stream = scripted_peer.open(conn);
+        scripted_peer.send(stream, vec![0; 65_537], false);
     });
 }
 
 #[test]
 #[should_panic(expected = "checker `requests`: stopped, but request 3 has not ended")]
 fn a_forgotten_request_ends_the_run() {
-    let mut world = puppets(1, 1);
+    let mut world = scripted_peers(1, 1);
     world.begin(0, |_, _| Ok::<_, ()>(RequestId(3))).unwrap();
-    world.call(0, |puppet, _| puppet.say(Output::Event(Event::Stopped)));
+    world.call(0, |scripted_peer, _| scripted_peer.say(Output::Event(Event::Stopped)));
 }
 
 #[test]
-#[should_panic(expected = "what was waited for has not happened within 100 steps: a livelock?")]
+#[should_panic(expected = "the condition is not met within 100 steps: a livelock?")]
 fn a_bound_that_is_exceeded_ends_the_run() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     world.partition(&[&[0], &[1]]);
-    // Two that dial each other in vain, again and again.
+    // Two hosts that dial each other without success, again and again.
     for _ in 0..100 {
         dial(&mut world, 0, 1);
     }
-    world.drive_bounded(100, |world| puppet(world, 0).connected().is_some());
+    world.drive_bounded(100, |world| scripted_peer(world, 0).connected().is_some());
 }
 
 #[test]
-fn what_was_waited_for_is_told() {
-    let mut world = puppets(2, 1);
+fn unmet_condition_is_reported() {
+    let mut world = scripted_peers(2, 1);
     dial(&mut world, 0, 1);
-    world.drive_bounded(100, |world| puppet(world, 0).connected().is_some());
-    assert!(!world.drive_until(|world| puppet(world, 1).opened().is_some(), SECOND));
+    world.drive_bounded(100, |world| scripted_peer(world, 0).connected().is_some());
+    assert!(!world.drive_until(|world| scripted_peer(world, 1).opened().is_some(), SECOND));
     let request = world.begin(0, |_, _| Ok::<_, ()>(RequestId(0))).unwrap();
     assert_eq!(world.done(0, request), None);
     let done = Event::Done { id: request, result: Err(Failure::Cancelled) };
-    world.call(0, |puppet, _| puppet.say(Output::Event(done.clone())));
+    world.call(0, |scripted_peer, _| scripted_peer.say(Output::Event(done.clone())));
     assert_eq!(world.done(0, request), Some(&Err(Failure::Cancelled)));
     assert_eq!(world.events(0), [(world.now(), done)]);
     world.finish();
     assert_eq!(world.check_counters().requests, 1);
 }
 
-/// A machine whose getters tell of one node: itself, or somebody in the wrong bucket, or more than there can be.
+/// A machine whose getters tell of one node: itself, or a node in the wrong bucket, or more than
+/// there can be.
 #[derive(Debug)]
 struct Braggart(Metrics, Vec<(BucketIndex, NodeId)>, NodeContact);
 
@@ -193,13 +202,20 @@ impl Machine for Braggart {
 
     fn graph_view(&self, _: NodeId, _: usize) -> Option<GraphView<'_>> {
         let buckets = self.1.iter().map(|(index, node)| (*index, vec![(*node, &self.2)])).collect();
-        Some(GraphView { own: crate::id(0), buckets, closest: self.1.iter().map(|(_, node)| *node).collect() })
+        Some(GraphView {
+            own: crate::id(0),
+            buckets,
+            closest: self.1.iter().map(|(_, node)| *node).collect(),
+        })
     }
 }
 
 fn brag(change: impl FnOnce(&mut Braggart)) -> World<Braggart> {
-    let seen =
-        NodeContactAddressData { mode: ContactMode::Direct, connected_time: UnixMillis(0), scopes: Scopes::GLOBAL };
+    let seen = NodeContactAddressData {
+        mode: ContactMode::Direct,
+        connected_time: UnixMillis(0),
+        scopes: Scopes::GLOBAL,
+    };
     let contact = NodeContact::new("10.0.0.9:1".parse().unwrap(), seen);
     let mut machine = Braggart(Metrics::default(), Vec::new(), contact);
     change(&mut machine);
@@ -208,7 +224,7 @@ fn brag(change: impl FnOnce(&mut Braggart)) -> World<Braggart> {
     host.caps = Some(Config::default());
     world.add_host(host);
     world.start(0, |_| machine);
-    // The graph is looked at every so many drains even if nothing tells of a change.
+    // The graph is looked at after a fixed number of drains even if no event reports a change.
     for _ in 0..100 {
         world.call(0, |_, _| {});
     }
@@ -233,18 +249,18 @@ fn a_connection_that_cannot_be_there_ends_the_run() {
 
 /// A scenario with some of everything that is drawn.
 fn scenario(seed: u64) -> blake3::Hash {
-    let mut world = puppets(3, seed);
+    let mut world = scripted_peers(3, seed);
     world.network_mut().set_default_link(Link::ms(10).jitter(ms(30)).loss(100).disorder(100));
     for (from, to) in [(0, 1), (1, 2), (2, 0)] {
         let conn = dial(&mut world, from, to);
         world.drive(20 * SECOND);
-        world.call(from, |puppet, _| {
-            let stream = puppet.open(conn);
-            puppet.send(stream, vec![from as u8; 20_000], true);
+        world.call(from, |scripted_peer, _| {
+            let stream = scripted_peer.open(conn);
+            scripted_peer.send(stream, vec![from as u8; 20_000], true);
         });
         world.drive(5 * SECOND);
-        let stream = puppet(&world, to).opened().unwrap_or(StreamId(1));
-        world.call(to, |puppet, _| puppet.grant(stream, 50_000));
+        let stream = scripted_peer(&world, to).opened().unwrap_or(StreamId(1));
+        world.call(to, |scripted_peer, _| scripted_peer.grant(stream, 50_000));
     }
     world.kill(2);
     world.drive(60 * SECOND);

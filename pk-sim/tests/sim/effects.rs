@@ -4,21 +4,22 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use pk_proto::{EffectId, Input, NodeId, Output, StoreOp, StoreRange, Table};
-use pk_sim::{CrashPolicy, HostId, Key, Link, Puppet, World, renew};
+use pk_sim::{CrashPolicy, HostId, Key, Link, ScriptedPeer, World, renew};
 
-use crate::{SECOND, id, ms, puppet, puppets};
+use crate::{SECOND, id, ms, scripted_peer, scripted_peers};
 
-/// Has a puppet ask for something, and returns what it has heard of it after `patience`, with the delays.
+/// Makes a scripted peer send a request, and returns what it has received in answer after
+/// `patience`, with the delays.
 fn ask(
-    world: &mut World<Puppet>,
+    world: &mut World<ScriptedPeer>,
     host: HostId,
     patience: std::time::Duration,
     output: impl FnOnce(EffectId) -> Output,
 ) -> Vec<(std::time::Duration, Input)> {
-    let (from, begin) = (puppet(world, host).heard.len(), world.now());
-    world.call(host, |puppet, _| {
-        let id = puppet.effect();
-        puppet.say(output(id));
+    let (from, begin) = (scripted_peer(world, host).heard.len(), world.now());
+    world.call(host, |scripted_peer, _| {
+        let id = scripted_peer.effect();
+        scripted_peer.say(output(id));
     });
     world.drive(patience);
     let heard = crate::heard(world, host, from);
@@ -26,13 +27,18 @@ fn ask(
 }
 
 fn put(key: u8) -> StoreOp {
-    StoreOp::Put { table: Table::Claims, key: vec![key].into(), value: Bytes::from_static(b"value") }
+    StoreOp::Put {
+        table: Table::Claims,
+        key: vec![key].into(),
+        value: Bytes::from_static(b"value"),
+    }
 }
 
 #[test]
 fn signatures_come_in_the_same_drain_or_after_a_delay() {
-    let mut world = puppets(1, 1);
-    let sign = |key: NodeId| move |id| Output::Sign { id, key, bytes: Bytes::from_static(b"message") };
+    let mut world = scripted_peers(1, 1);
+    let sign =
+        |key: NodeId| move |id| Output::Sign { id, key, bytes: Bytes::from_static(b"message") };
     let expected = Key::numbered(9, 0).sign(b"message");
     let heard = ask(&mut world, 0, ms(0), sign(id(0)));
     assert_eq!(heard, [(ms(0), Input::Signed { id: EffectId(0), result: Ok(expected) })]);
@@ -46,7 +52,7 @@ fn signatures_come_in_the_same_drain_or_after_a_delay() {
 
 #[test]
 fn writes_are_answered_in_order_fail_on_demand_and_may_be_lost_by_a_crash() {
-    let mut world = puppets(1, 1);
+    let mut world = scripted_peers(1, 1);
     world.host_mut(0).store.delay = ms(4);
     let persist = |key, durable| move |id| Output::Persist { id, ops: vec![put(key)], durable };
     let heard = ask(&mut world, 0, SECOND, persist(1, true));
@@ -55,29 +61,36 @@ fn writes_are_answered_in_order_fail_on_demand_and_may_be_lost_by_a_crash() {
     let heard = ask(&mut world, 0, SECOND, persist(2, true));
     assert!(matches!(heard[..], [(_, Input::Persisted { result: Err(_), .. })]));
 
-    let range = StoreRange { table: Table::Claims, from: Bytes::new(), to: None, descending: false };
+    let range =
+        StoreRange { table: Table::Claims, from: Bytes::new(), to: None, descending: false };
     let heard = ask(&mut world, 0, SECOND, |id| Output::Load { id, range, max_bytes: 100 });
     let rows = vec![(Bytes::from_static(&[1]), Bytes::from_static(b"value"))];
     assert_eq!(heard, [(ms(4), Input::Loaded { id: EffectId(2), result: Ok((rows, false)) })]);
 
-    // Two that are under way when the process is killed.
+    // Two that are in progress when the process is killed.
     world.host_mut(0).store.crash = CrashPolicy::Lose;
     ask(&mut world, 0, SECOND, persist(3, false));
     ask(&mut world, 0, ms(0), persist(4, true));
     world.kill(0);
     world.start(0, |boot| {
         assert_eq!(boot.host.store.rows().count(), 1);
-        Puppet::default()
+        ScriptedPeer::default()
     });
     world.drive(SECOND);
-    assert_eq!(puppet(&world, 0).heard.len(), 1, "nothing but Listening: the answers were meant for another life");
+    assert_eq!(
+        scripted_peer(&world, 0).heard.len(),
+        1,
+        "nothing but Listening: the answers were meant for another life"
+    );
     assert_eq!(world.host(0).store.get(Table::Claims, &[1]), Some(&Bytes::from_static(b"value")));
 }
 
 #[test]
 fn names_resolve_by_the_table() {
-    let mut world = puppets(1, 1);
-    world.network_mut().set_name("a.example", Ok(vec!["10.0.1.1".parse().unwrap(), "::1".parse().unwrap()]));
+    let mut world = scripted_peers(1, 1);
+    world
+        .network_mut()
+        .set_name("a.example", Ok(vec!["10.0.1.1".parse().unwrap(), "::1".parse().unwrap()]));
     world.network_mut().set_name("b.example", Ok(vec![]));
     world.network_mut().set_name("c.example", Err("timeout".to_owned()));
     let mut resolve = |name: &str| {
@@ -96,11 +109,13 @@ fn names_resolve_by_the_table() {
 }
 
 #[test]
-fn the_local_network_finds_whom_it_is_told_of() {
-    let mut world = puppets(3, 1);
+fn browse_finds_advertised_nodes() {
+    let mut world = scripted_peers(3, 1);
     (0..2).for_each(|host| world.host_mut(host).lan = Some(7));
-    let advertise = |world: &mut World<Puppet>, host: HostId, port| {
-        world.call(host, |puppet, _| puppet.say(Output::Advertise { node: id(host), port }));
+    let advertise = |world: &mut World<ScriptedPeer>, host: HostId, port| {
+        world.call(host, |scripted_peer, _| {
+            scripted_peer.say(Output::Advertise { node: id(host), port });
+        });
     };
     advertise(&mut world, 1, Some(99));
     advertise(&mut world, 2, Some(99));
@@ -109,9 +124,12 @@ fn the_local_network_finds_whom_it_is_told_of() {
     let addrs = vec!["10.0.1.1:99".parse().unwrap()];
     let found = |id, addrs, done| Input::Discovered { id: EffectId(id), addrs, done };
     let heard = ask(&mut world, 0, 4 * SECOND, browse(id(1)));
-    assert_eq!(heard, [(ms(2), found(0, addrs.clone(), false)), (3 * SECOND, found(0, vec![], true))]);
+    assert_eq!(
+        heard,
+        [(ms(2), found(0, addrs.clone(), false)), (3 * SECOND, found(0, vec![], true))]
+    );
 
-    // Not on the same network; told later; cancelled.
+    // Not on the same network; reported later; cancelled.
     let deadline = world.now() + 30 * SECOND;
     let browse = |node| move |id| Output::Browse { id, node, deadline };
     assert_eq!(ask(&mut world, 0, SECOND, browse(id(2))), []);
@@ -120,16 +138,20 @@ fn the_local_network_finds_whom_it_is_told_of() {
     advertise(&mut world, 1, Some(98));
     world.drive(SECOND);
     let addrs = vec!["10.0.1.1:98".parse().unwrap()];
-    assert_eq!(puppet(&world, 0).inputs().last(), Some(&found(2, addrs, false)));
-    world.call(0, |puppet, _| puppet.say(Output::CancelBrowse { id: EffectId(2) }));
+    assert_eq!(scripted_peer(&world, 0).inputs().last(), Some(&found(2, addrs, false)));
+    world.call(0, |scripted_peer, _| scripted_peer.say(Output::CancelBrowse { id: EffectId(2) }));
     world.drive(60 * SECOND);
-    let ends: Vec<_> = puppet(&world, 0).inputs().rev().take(2).cloned().collect();
-    assert_eq!(ends, [found(1, vec![], true), found(2, vec![], true)], "each ends once, at its cancel or its deadline");
+    let ends: Vec<_> = scripted_peer(&world, 0).inputs().rev().take(2).cloned().collect();
+    assert_eq!(
+        ends,
+        [found(1, vec![], true), found(2, vec![], true)],
+        "each ends once, at its cancel or its deadline"
+    );
 }
 
 #[test]
 fn an_identity_is_replaced_only_by_one_whose_key_is_here() {
-    let mut world = puppets(1, 1);
+    let mut world = scripted_peers(1, 1);
     let (old, new) = (Key::numbered(9, 0), Key::numbered(9, 50));
     let identity = renew(&world.host(0).identity, &old, &new, world.unix(0));
     let replace = |identity| move |id| Output::ReplaceIdentity { id, identity };
@@ -143,18 +165,20 @@ fn an_identity_is_replaced_only_by_one_whose_key_is_here() {
 
 #[test]
 fn punches_are_counted_lost_and_doubled() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     let source = world.host(0).addrs()[0];
-    let punch = |world: &mut World<Puppet>, addr: &str, count: usize| {
+    let punch = |world: &mut World<ScriptedPeer>, addr: &str, count: usize| {
         let addr = addr.parse().unwrap();
-        world.call(0, |puppet, _| {
-            (0..count).for_each(|_| puppet.say(Output::Punch { addr, bytes: Bytes::from_static(&[0; 32]) }));
+        world.call(0, |scripted_peer, _| {
+            (0..count).for_each(|_| {
+                scripted_peer.say(Output::Punch { addr, bytes: Bytes::from_static(&[0; 32]) });
+            });
         });
         world.drive(SECOND);
         world.host(1).punches().get(&source).copied().unwrap_or(0)
     };
     assert_eq!(punch(&mut world, "10.0.1.1:1314", 3), 3);
-    assert_eq!(punch(&mut world, "10.7.7.7:1314", 3), 3, "nobody there");
+    assert_eq!(punch(&mut world, "10.7.7.7:1314", 3), 3, "no host there");
     world.cut(0, 1);
     assert_eq!(punch(&mut world, "10.0.1.1:1314", 3), 3, "partition");
     world.heal();
@@ -170,11 +194,11 @@ fn punches_are_counted_lost_and_doubled() {
 
 #[test]
 fn clocks_may_differ() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     world.set_clock(1, -5000);
     world.drive(SECOND);
     assert_eq!(world.unix(0).0, world.unix(1).0 + 5000);
     assert!(
-        matches!(puppet(&world, 1).inputs().last(), Some(Input::WallClock(unix)) if unix.0 + 1000 == world.unix(1).0)
+        matches!(scripted_peer(&world, 1).inputs().last(), Some(Input::WallClock(unix)) if unix.0 + 1000 == world.unix(1).0)
     );
 }

@@ -1,51 +1,71 @@
 //! How connections begin and end.
 
 use pk_proto::{
-    Connected, ConnectionId, DialFailure, Dialect, DisconnectReason, Input, Instant, Output, Role, UnixMillis,
+    Connected, ConnectionId, DialFailure, Dialect, DisconnectReason, Input, Instant, Output, Side,
+    UnixMillis,
 };
-use pk_sim::{Key, Link, Puppet, World, renew};
+use pk_sim::{Key, Link, ScriptedPeer, World, renew};
 
-use crate::{SECOND, connect, dial, dial_for, heard, id, ms, puppet, puppets};
+use crate::{SECOND, connect, dial, dial_for, heard, id, ms, scripted_peer, scripted_peers};
 
-fn only(world: &World<Puppet>, host: usize, from: usize) -> (Instant, Input) {
+fn only(world: &World<ScriptedPeer>, host: usize, from: usize) -> (Instant, Input) {
     let heard = heard(world, host, from);
     assert_eq!(heard.len(), 1, "{heard:?}");
     heard.into_iter().next().unwrap()
 }
 
-fn failure(world: &World<Puppet>, host: usize) -> (Instant, ConnectionId, DialFailure) {
-    match puppet(world, host).heard.last() {
+fn failure(world: &World<ScriptedPeer>, host: usize) -> (Instant, ConnectionId, DialFailure) {
+    match scripted_peer(world, host).heard.last() {
         Some((at, Input::DialFailed { conn, why })) => (*at, *conn, why.clone()),
         other => panic!("{other:?}"),
     }
 }
 
-fn close(world: &mut World<Puppet>, host: usize, conn: ConnectionId, code: u64, reason: &str) {
+fn close(
+    world: &mut World<ScriptedPeer>,
+    host: usize,
+    conn: ConnectionId,
+    code: u64,
+    reason: &str,
+) {
     let reason = reason.to_owned();
-    world.call(host, |puppet, _| puppet.say(Output::CloseConnection { conn, code, reason }));
+    world.call(host, |scripted_peer, _| {
+        scripted_peer.say(Output::CloseConnection { conn, code, reason });
+    });
 }
 
 #[test]
-fn both_ends_agree_and_the_dialler_is_half_a_round_trip_ahead() {
-    for (dialect, dialler_after) in [(Dialect::Native, 20), (Dialect::Polykey, 40)] {
-        let mut world = puppets(2, 1);
+fn both_ends_agree_and_the_dialer_is_half_a_round_trip_ahead() {
+    for (dialect, dialer_after) in [(Dialect::Native, 20), (Dialect::Polykey, 40)] {
+        let mut world = scripted_peers(2, 1);
         world.host_mut(1).dialects = vec![dialect];
         let begin = world.now();
         let conn = dial(&mut world, 0, 1);
         world.drive(SECOND);
         let (at, Input::Connected(here)) = only(&world, 0, 1) else { panic!() };
         let (then, Input::Connected(there)) = only(&world, 1, 1) else { panic!() };
-        assert_eq!((at.since(begin), then.since(begin)), (ms(dialler_after), ms(30)));
+        assert_eq!((at.since(begin), then.since(begin)), (ms(dialer_after), ms(30)));
         let shared_id = here.shared_id.clone();
         let [local, remote] = [0, 1].map(|host| world.host(host).addrs()[0]);
-        let (leaf, chain, asked, role) = (id(1), vec![id(1)], Some(id(1)), Role::Dialler);
-        let expected = Connected { conn, role, dialect, leaf, chain, asked, remote, local, shared_id };
+        let (leaf, chain, matched_id, side) = (id(1), vec![id(1)], Some(id(1)), Side::Dialer);
+        let expected =
+            Connected { conn, side, dialect, leaf, chain, matched_id, remote, local, shared_id };
         assert_eq!(here, expected);
-        let (leaf, chain, asked, role) = (id(0), vec![id(0)], None, Role::Acceptor);
+        let (leaf, chain, matched_id, side) = (id(0), vec![id(0)], None, Side::Acceptor);
         let (conn, shared_id) = (ConnectionId(1), expected.shared_id);
         assert_eq!(
             there,
-            Connected { conn, role, dialect, leaf, chain, asked, remote: local, local: remote, shared_id }
+            Connected {
+                conn,
+                side,
+                dialect,
+                leaf,
+                chain,
+                matched_id,
+                remote: local,
+                local: remote,
+                shared_id
+            }
         );
         assert_eq!(there.shared_id.len(), if dialect == Dialect::Native { 32 } else { 38 });
     }
@@ -53,52 +73,56 @@ fn both_ends_agree_and_the_dialler_is_half_a_round_trip_ahead() {
 
 #[test]
 fn shared_ids_are_unique_and_a_node_can_dial_itself() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     connect(&mut world, 0, 1);
-    let first = puppet(&world, 1).connected().unwrap().clone();
+    let first = scripted_peer(&world, 1).connected().unwrap().clone();
     connect(&mut world, 1, 0);
-    let second = puppet(&world, 1).connected().unwrap().clone();
+    let second = scripted_peer(&world, 1).connected().unwrap().clone();
     assert_ne!(first.shared_id, second.shared_id);
 
     let conn = dial(&mut world, 0, 0);
     world.drive(SECOND);
-    let ends: Vec<_> = puppet(&world, 0)
+    let ends: Vec<_> = scripted_peer(&world, 0)
         .inputs()
         .filter_map(|input| match input {
-            Input::Connected(connected) if connected.leaf == id(0) => Some((connected.conn, connected.role)),
+            Input::Connected(connected) if connected.leaf == id(0) => {
+                Some((connected.conn, connected.side))
+            }
             _ => None,
         })
         .collect();
-    assert_eq!(ends, [(conn, Role::Dialler), (ConnectionId(3), Role::Acceptor)]);
+    assert_eq!(ends, [(conn, Side::Dialer), (ConnectionId(3), Side::Acceptor)]);
 }
 
 #[test]
 fn a_peer_with_another_key_is_refused_and_hears_nothing() {
-    let mut world = puppets(3, 1);
+    let mut world = scripted_peers(3, 1);
     let (addr, deadline) = (world.host(1).addrs()[0], world.now() + SECOND);
-    world.call(0, |puppet, _| puppet.dial(addr, id(2), deadline));
+    world.call(0, |scripted_peer, _| scripted_peer.dial(addr, id(2), deadline));
     world.drive(SECOND);
     assert!(matches!(failure(&world, 0).2, DialFailure::Certificate(_)));
-    assert_eq!(puppet(&world, 1).heard.len(), 1);
+    assert_eq!(scripted_peer(&world, 1).heard.len(), 1);
     assert_eq!((world.connections_of(0), world.connections_of(1)), (0, 0));
 }
 
 #[test]
-fn a_dialler_with_a_bad_certificate_is_connected_and_then_thrown_out() {
-    let mut world = puppets(2, 1);
+fn a_dialer_with_a_bad_certificate_is_connected_and_then_thrown_out() {
+    let mut world = scripted_peers(2, 1);
     let day = 86_400_000;
     let identity = pk_sim::genesis(&Key::numbered(9, 0), UnixMillis(world.unix(0).0 + day));
     world.host_mut(0).identity = identity;
     dial(&mut world, 0, 1);
     world.drive(SECOND);
     let heard = heard(&world, 0, 1);
-    let [(_, Input::Connected(_)), (at, Input::Disconnected { why: DisconnectReason::Transport(why), .. })] =
-        &heard[..]
+    let [
+        (_, Input::Connected(_)),
+        (at, Input::Disconnected { why: DisconnectReason::Transport(why), .. }),
+    ] = &heard[..]
     else {
         panic!("{heard:?}")
     };
     assert_eq!((at.since(Instant::ORIGIN), why.starts_with("certificate")), (ms(40), true));
-    assert_eq!(puppet(&world, 1).heard.len(), 1);
+    assert_eq!(scripted_peer(&world, 1).heard.len(), 1);
 
     // On dialect `quic` it never was connected.
     world.host_mut(1).dialects = vec![Dialect::Polykey];
@@ -109,17 +133,17 @@ fn a_dialler_with_a_bad_certificate_is_connected_and_then_thrown_out() {
 
 #[test]
 fn every_kind_of_failed_dial_has_its_reason_and_its_time() {
-    let mut world = puppets(2, 1);
-    let dead = |world: &mut World<Puppet>, addr: &str| {
+    let mut world = scripted_peers(2, 1);
+    let dead = |world: &mut World<ScriptedPeer>, addr: &str| {
         let (addr, deadline) = (addr.parse().unwrap(), world.now() + 5 * SECOND);
         let begin = world.now();
-        world.call(0, |puppet, _| puppet.dial(addr, id(1), deadline));
+        world.call(0, |scripted_peer, _| scripted_peer.dial(addr, id(1), deadline));
         world.drive(10 * SECOND);
         let (at, _, why) = failure(world, 0);
         (at.since(begin), why)
     };
     let timed_out = (5 * SECOND, DialFailure::TimedOut);
-    assert_eq!(dead(&mut world, "10.9.9.9:1"), timed_out, "nobody has the address");
+    assert_eq!(dead(&mut world, "10.9.9.9:1"), timed_out, "no host has the address");
     assert_eq!(dead(&mut world, "[::1]:1"), timed_out, "no address of that family");
     assert_eq!(dead(&mut world, "10.0.1.1:9"), timed_out, "another port");
     world.partition(&[&[0], &[1]]);
@@ -127,7 +151,7 @@ fn every_kind_of_failed_dial_has_its_reason_and_its_time() {
     world.heal();
     world.kill(1);
     assert_eq!(dead(&mut world, "10.0.1.1:1314"), timed_out, "killed");
-    world.start(1, |_| Puppet::default());
+    world.start(1, |_| ScriptedPeer::default());
 
     world.network_mut().set_unreachable("10.8.8.8".parse().unwrap());
     let (after, why) = dead(&mut world, "10.8.8.8:1");
@@ -145,36 +169,42 @@ fn every_kind_of_failed_dial_has_its_reason_and_its_time() {
 
 #[test]
 fn a_dial_gets_through_when_a_partition_heals_or_the_host_comes_up() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     world.partition(&[&[0], &[1]]);
     dial(&mut world, 0, 1);
     world.drive(2 * SECOND);
     world.heal();
     world.drive(3 * SECOND);
-    assert!(puppet(&world, 0).connected().is_some() && puppet(&world, 1).connected().is_some());
+    assert!(
+        scripted_peer(&world, 0).connected().is_some()
+            && scripted_peer(&world, 1).connected().is_some()
+    );
 
     world.kill(1);
     dial(&mut world, 0, 1);
     world.drive(2 * SECOND);
-    world.start(1, |_| Puppet::default());
+    world.start(1, |_| ScriptedPeer::default());
     world.drive(4 * SECOND);
-    assert!(puppet(&world, 1).connected().is_some());
+    assert!(scripted_peer(&world, 1).connected().is_some());
 }
 
 #[test]
 fn a_cancelled_dial_ends_once() {
     let cancel = |after: std::time::Duration, dialect| {
-        let mut world = puppets(2, 1);
+        let mut world = scripted_peers(2, 1);
         world.host_mut(1).dialects = vec![dialect];
-        // The driver takes its time, so that a `Connected` can be under way.
+        // The driver is slow, so that a `Connected` can be in progress.
         world.host_mut(0).input_delay = ms(5);
         let conn = dial(&mut world, 0, 1);
         world.drive(after);
-        world.call(0, |puppet, _| puppet.say(Output::CancelDial { conn }));
+        world.call(0, |scripted_peer, _| scripted_peer.say(Output::CancelDial { conn }));
         world.drive(SECOND);
         let what = |host: usize| -> Vec<String> {
             let heard = heard(&world, host, 1);
-            heard.iter().map(|(_, input)| format!("{input:?}").split([' ', '(']).next().unwrap().to_owned()).collect()
+            heard
+                .iter()
+                .map(|(_, input)| format!("{input:?}").split([' ', '(']).next().unwrap().to_owned())
+                .collect()
         };
         (what(0), what(1))
     };
@@ -184,14 +214,15 @@ fn a_cancelled_dial_ends_once() {
     let under_way = (vec!["Connected".to_owned()], vec!["Connected".to_owned()]);
     assert_eq!(cancel(ms(22), Dialect::Native), under_way);
     assert_eq!(cancel(ms(42), Dialect::Polykey), under_way);
-    // On `quic` the acceptor may have accepted what the dialler gives up.
-    let fleeting = (vec!["DialFailed".to_owned()], vec!["Connected".to_owned(), "Disconnected".to_owned()]);
+    // On `quic` the acceptor may have accepted what the dialer gives up.
+    let fleeting =
+        (vec!["DialFailed".to_owned()], vec!["Connected".to_owned(), "Disconnected".to_owned()]);
     assert_eq!(cancel(ms(35), Dialect::Polykey), fleeting);
 }
 
 #[test]
-fn a_close_tells_both_ends_who_it_was() {
-    let mut world = puppets(2, 1);
+fn both_ends_learn_which_one_closed() {
+    let mut world = scripted_peers(2, 1);
     let (here, there) = connect(&mut world, 0, 1);
     let begin = world.now();
     close(&mut world, 1, there, 18, "enough");
@@ -208,16 +239,17 @@ fn a_close_tells_both_ends_who_it_was() {
 #[test]
 fn an_acceptor_that_closes_at_once_fails_a_dial_on_quic_only() {
     for dialect in [Dialect::Native, Dialect::Polykey] {
-        let mut world = puppets(2, 3);
+        let mut world = scripted_peers(2, 3);
         world.host_mut(1).dialects = vec![dialect];
-        // HANDSHAKE_DONE is slow, the close overtakes it: jitter on one link, seeds tried until it happens.
+        // HANDSHAKE_DONE is slow, the close overtakes it: jitter on one link, seeds tried until it
+        // happens.
         world.network_mut().set_default_link(Link::ms(10).jitter(ms(50)));
         let mut rejected = 0;
         for _ in 0..20 {
             dial(&mut world, 0, 1);
-            let before = puppet(&world, 1).heard.len();
-            world.drive_until(|world| puppet(world, 1).heard.len() > before, SECOND);
-            let conn = puppet(&world, 1).connected().unwrap().conn;
+            let before = scripted_peer(&world, 1).heard.len();
+            world.drive_until(|world| scripted_peer(world, 1).heard.len() > before, SECOND);
+            let conn = scripted_peer(&world, 1).connected().unwrap().conn;
             close(&mut world, 1, conn, 17, "full");
             world.drive(SECOND);
             let heard = heard(&world, 0, 1);
@@ -232,7 +264,7 @@ fn an_acceptor_that_closes_at_once_fails_a_dial_on_quic_only() {
 
 #[test]
 fn a_killed_peer_is_noticed_after_the_idle_timeout() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     let (conn, _) = connect(&mut world, 0, 1);
     world.drive(33 * SECOND);
     world.kill(1);
@@ -247,7 +279,7 @@ fn a_killed_peer_is_noticed_after_the_idle_timeout() {
 
 #[test]
 fn a_short_partition_is_survived_a_long_one_is_not() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     connect(&mut world, 0, 1);
     world.partition(&[&[0], &[1]]);
     world.drive(15 * SECOND);
@@ -264,23 +296,34 @@ fn a_short_partition_is_survived_a_long_one_is_not() {
 
 #[test]
 fn an_end_that_hears_nothing_forgets_and_resets_the_other() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     connect(&mut world, 0, 1);
     world.cut(1, 0);
     world.drive(31 * SECOND);
-    assert!(matches!(only(&world, 0, 2).1, Input::Disconnected { why: DisconnectReason::TimedOut, .. }));
-    assert_eq!(puppet(&world, 1).heard.len(), 2, "it still hears the other end's keep-alives until then");
+    assert!(matches!(
+        only(&world, 0, 2).1,
+        Input::Disconnected { why: DisconnectReason::TimedOut, .. }
+    ));
+    assert_eq!(
+        scripted_peer(&world, 1).heard.len(),
+        2,
+        "it still hears the other end's keep-alives until then"
+    );
     world.heal();
     world.drive(31 * SECOND);
-    assert!(matches!(only(&world, 1, 2).1, Input::Disconnected { why: DisconnectReason::Reset, .. }));
+    assert!(matches!(
+        only(&world, 1, 2).1,
+        Input::Disconnected { why: DisconnectReason::Reset, .. }
+    ));
 }
 
 #[test]
 fn a_peer_that_came_back_is_reset_only_by_its_own_life() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
+    world.host_mut(1).transport.stateless_reset = false;
     connect(&mut world, 0, 1);
     world.kill(1);
-    world.start(1, |_| Puppet::default());
+    world.start(1, |_| ScriptedPeer::default());
     world.drive(40 * SECOND);
     let (_, end) = only(&world, 0, 2);
     assert!(matches!(end, Input::Disconnected { why: DisconnectReason::TimedOut, .. }));
@@ -288,20 +331,20 @@ fn a_peer_that_came_back_is_reset_only_by_its_own_life() {
 
 #[test]
 fn an_old_id_is_answered_by_the_new_key() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     let (old, new) = (Key::numbered(9, 1), Key::numbered(9, 100));
     let identity = renew(&world.host(1).identity, &old, &new, UnixMillis(1_767_000_000_001));
     world.host_mut(1).identity = identity;
     dial(&mut world, 0, 1);
     world.drive(SECOND);
-    let connected = puppet(&world, 0).connected().unwrap();
-    assert_eq!((connected.leaf, connected.asked), (new.id(), Some(old.id())));
+    let connected = scripted_peer(&world, 0).connected().unwrap();
+    assert_eq!((connected.leaf, connected.matched_id), (new.id(), Some(old.id())));
     assert_eq!(connected.chain, [new.id(), old.id()]);
 }
 
 #[test]
 fn a_host_that_moves_is_seen_at_its_new_address() {
-    let mut world = puppets(2, 1);
+    let mut world = scripted_peers(2, 1);
     let (conn, _) = connect(&mut world, 0, 1);
     let addr = "10.0.1.99:7".parse().unwrap();
     world.rehome(1, vec![addr]);
@@ -313,14 +356,18 @@ fn a_host_that_moves_is_seen_at_its_new_address() {
 
 #[test]
 fn loss_makes_handshakes_late_and_none_is_lost() {
-    let mut world = puppets(2, 5);
+    let mut world = scripted_peers(2, 5);
     world.network_mut().set_default_link(Link::ms(10).loss(300).jitter(ms(3)));
     let mut late = 0;
     for _ in 0..50 {
         let begin = world.now();
         dial_for(&mut world, 0, 1, 60 * SECOND);
         world.drive(60 * SECOND);
-        let connects = puppet(&world, 0).heard.iter().rev().find(|(_, input)| matches!(input, Input::Connected(_)));
+        let connects = scripted_peer(&world, 0)
+            .heard
+            .iter()
+            .rev()
+            .find(|(_, input)| matches!(input, Input::Connected(_)));
         late += u32::from(connects.unwrap().0.since(begin) > SECOND);
     }
     assert_eq!(world.transport_counters().handshakes, 50);

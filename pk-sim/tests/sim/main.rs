@@ -1,4 +1,5 @@
-//! The simulator itself: what its network, drivers and checkers do, shown with puppets, and that real nodes live in it.
+//! The simulator itself: what its network, drivers and checkers do, shown with puppets, and that
+//! real nodes live in it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod checks;
@@ -11,17 +12,17 @@ mod streams;
 use std::time::Duration;
 
 use pk_proto::{ConnectionId, Instant, NodeId, UnixMillis};
-use pk_sim::{Host, HostId, Key, Link, Puppet, World, genesis};
+use pk_sim::{Host, HostId, Key, Link, ScriptedPeer, World, genesis};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Puppets on hosts with links of 10 ms, running.
-fn puppets(count: usize, seed: u64) -> World<Puppet> {
+fn scripted_peers(count: usize, seed: u64) -> World<ScriptedPeer> {
     let mut world = World::new(seed);
     world.network_mut().set_default_link(Link::ms(10));
     for index in 0..count {
         world.add_host(host(index));
-        world.start(index, |_| Puppet::default());
+        world.start(index, |_| ScriptedPeer::default());
     }
     world.drive(Duration::ZERO);
     world
@@ -41,30 +42,59 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn dial(world: &mut World<Puppet>, from: HostId, to: HostId) -> ConnectionId {
+fn dial(world: &mut World<ScriptedPeer>, from: HostId, to: HostId) -> ConnectionId {
     dial_for(world, from, to, 15 * SECOND)
 }
 
-fn dial_for(world: &mut World<Puppet>, from: HostId, to: HostId, patience: Duration) -> ConnectionId {
+fn dial_for(
+    world: &mut World<ScriptedPeer>,
+    from: HostId,
+    to: HostId,
+    patience: Duration,
+) -> ConnectionId {
     let (addr, deadline) = (world.host(to).addrs()[0], world.now() + patience);
-    world.call(from, |puppet, _| puppet.dial(addr, id(to), deadline))
+    world.call(from, |scripted_peer, _| scripted_peer.dial(addr, id(to), deadline))
 }
 
 /// Connects two hosts, and says the connection's numbers there.
-fn connect(world: &mut World<Puppet>, from: HostId, to: HostId) -> (ConnectionId, ConnectionId) {
+fn connect(
+    world: &mut World<ScriptedPeer>,
+    from: HostId,
+    to: HostId,
+) -> (ConnectionId, ConnectionId) {
     let conn = dial_for(world, from, to, 60 * SECOND);
     world.drive(SECOND);
-    world.drive_until(|world| [from, to].iter().all(|host| puppet(world, *host).connected().is_some()), 60 * SECOND);
-    let there = puppet(world, to).connected().unwrap().conn;
-    assert_eq!(puppet(world, from).connected().unwrap().conn, conn);
+    world.drive_until(
+        |world| [from, to].iter().all(|host| scripted_peer(world, *host).connected().is_some()),
+        60 * SECOND,
+    );
+    let there = scripted_peer(world, to).connected().unwrap().conn;
+    assert_eq!(scripted_peer(world, from).connected().unwrap().conn, conn);
     (conn, there)
 }
 
-fn puppet(world: &World<Puppet>, host: HostId) -> &Puppet {
+fn scripted_peer(world: &World<ScriptedPeer>, host: HostId) -> &ScriptedPeer {
     world.machine(host).unwrap()
 }
 
-/// What a puppet has heard since the first `from` things.
-fn heard(world: &World<Puppet>, host: HostId, from: usize) -> Vec<(Instant, pk_proto::Input)> {
-    puppet(world, host).heard[from..].to_vec()
+/// What a scripted peer has received since the first `from` items.
+fn heard(
+    world: &World<ScriptedPeer>,
+    host: HostId,
+    from: usize,
+) -> Vec<(Instant, pk_proto::Input)> {
+    scripted_peer(world, host).heard[from..].to_vec()
+}
+
+/// The same without what the transport says of the liveness of connections.
+fn heard_beside_liveness(
+    world: &World<ScriptedPeer>,
+    host: HostId,
+    from: usize,
+) -> Vec<(Instant, pk_proto::Input)> {
+    let mut heard = heard(world, host, from);
+    heard.retain(|(_, input)| {
+        !matches!(input, pk_proto::Input::Suspected { .. } | pk_proto::Input::Heard { .. })
+    });
+    heard
 }

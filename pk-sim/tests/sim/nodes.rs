@@ -1,17 +1,19 @@
-//! Real nodes in the simulator: that the checkers look at them, that a life can follow another, that puppets may join.
+//! Real nodes in the simulator: that the checkers look at them, that a life can follow another,
+//! that puppets may join.
 
-use pk_proto::{Event, Failure, FindNode, Input, Replay, Reply, Request, RequestError};
+use pk_proto::{Event, Failure, FindNodeOptions, Input, Replay, Reply, Request, RequestError};
 use pk_sim::{Cluster, Link};
 
 use crate::{SECOND, ms};
 
 fn find(cluster: &Cluster, target: usize) -> Request {
-    Request::FindNode { target: cluster.id(target), find: FindNode::default() }
+    Request::FindNode { target: cluster.id(target), find: FindNodeOptions::default() }
 }
 
 #[test]
 fn every_checker_looks_at_real_nodes() {
-    let mut cluster = Cluster::quiet().nodes(6).seed(3).link(Link::ms(30).jitter(ms(20)).loss(50)).start();
+    let mut cluster =
+        Cluster::quiet().nodes(6).seed(3).link(Link::ms(30).jitter(ms(20)).loss(50)).start();
     cluster.join_all();
     for node in 1..6 {
         let request = find(&cluster, 6 - node);
@@ -19,7 +21,10 @@ fn every_checker_looks_at_real_nodes() {
     }
     cluster.stop_all();
     let checks = cluster.check_counters();
-    assert!(checks.requests >= 9 && checks.gauges > 100 && checks.sends > 10 && checks.grants > 10, "{checks:?}");
+    assert!(
+        checks.requests >= 9 && checks.gauges > 100 && checks.sends > 10 && checks.grants > 10,
+        "{checks:?}"
+    );
     assert!(checks.nodes > 20 && checks.searches > 5 && checks.timers > 0, "{checks:?}");
     assert!(checks.outputs > 100 && checks.inputs > 100, "{checks:?}");
     assert_eq!(cluster.counters().spurious_timeouts, 0);
@@ -29,7 +34,8 @@ fn every_checker_looks_at_real_nodes() {
 #[test]
 fn the_same_seed_gives_the_same_nodes_and_the_same_run() {
     let run = |seed| {
-        let mut cluster = Cluster::quiet().nodes(4).seed(seed).link(Link::ms(30).jitter(ms(20)).loss(50)).start();
+        let mut cluster =
+            Cluster::quiet().nodes(4).seed(seed).link(Link::ms(30).jitter(ms(20)).loss(50)).start();
         cluster.join_all();
         cluster.stop_all();
         (cluster.id(0), cluster.digest())
@@ -40,7 +46,7 @@ fn the_same_seed_gives_the_same_nodes_and_the_same_run() {
 }
 
 #[test]
-fn a_killed_node_comes_back_with_what_it_had_written() {
+fn killed_node_restarts_with_its_stored_rows() {
     let mut cluster = Cluster::quiet().nodes(3).start();
     cluster.join_all();
     let open = find(&cluster, 2);
@@ -51,7 +57,9 @@ fn a_killed_node_comes_back_with_what_it_had_written() {
     cluster.drive(SECOND);
     assert_eq!(cluster.node(1).metrics().nodes, 2);
     let request = find(&cluster, 2);
-    assert!(matches!(cluster.ask(1, request), Ok(Reply::FindNode(outcome)) if outcome.found.is_some()));
+    assert!(
+        matches!(cluster.ask(1, request), Ok(Reply::FindNode(outcome)) if outcome.found.is_some())
+    );
     cluster.restart(1);
     assert_eq!(cluster.node(1).metrics().nodes, 2);
     cluster.stop_all();
@@ -59,7 +67,8 @@ fn a_killed_node_comes_back_with_what_it_had_written() {
 
 #[test]
 fn requests_can_be_refused_cancelled_and_stopped() {
-    let mut cluster = Cluster::quiet().nodes(2).config_of(1, |config| config.request_limit = 1).build();
+    let mut cluster =
+        Cluster::quiet().nodes(2).config_of(1, |config| config.request_limit = 1).build();
     cluster.start_node(0);
     let request = find(&cluster, 1);
     assert_eq!(cluster.try_request(0, request.clone()), Err(RequestError::NotReady));
@@ -78,17 +87,17 @@ fn requests_can_be_refused_cancelled_and_stopped() {
 
 #[test]
 fn a_puppet_is_a_peer_that_misbehaves() {
-    let mut cluster = Cluster::quiet().nodes(1).puppets(1).start();
+    let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).start();
     let (addr, node) = (cluster.host(0).addrs()[0], cluster.id(0));
     let deadline = cluster.now() + SECOND;
-    let conn = cluster.pull(1, |puppet| puppet.dial(addr, node, deadline));
-    assert!(cluster.drive_until(|cluster| cluster.puppet(1).connected().is_some(), SECOND));
-    cluster.pull(1, |puppet| {
-        let stream = puppet.open(conn);
-        puppet.send(stream, "this is not the protocol", false);
+    let conn = cluster.pull(1, |scripted_peer| scripted_peer.dial(addr, node, deadline));
+    assert!(cluster.drive_until(|cluster| cluster.scripted_peer(1).connected().is_some(), SECOND));
+    cluster.pull(1, |scripted_peer| {
+        let stream = scripted_peer.open(conn);
+        scripted_peer.send(stream, "this is not the protocol", false);
     });
     cluster.drive_bounded(1000, |cluster| {
-        cluster.puppet(1).inputs().any(|input| matches!(input, Input::Disconnected { .. }))
+        cluster.scripted_peer(1).inputs().any(|input| matches!(input, Input::Disconnected { .. }))
     });
     assert!(cluster.events_since(0, 0).any(|event| matches!(event, Event::PeerMisbehaved { .. })));
     cluster.stop_all();

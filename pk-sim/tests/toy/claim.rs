@@ -1,15 +1,17 @@
-//! Walk (b): a cross-signed claim, whose initiator is killed at the worst moment and finishes in its next life.
+//! Walk (b): a cross-signed claim, whose initiator is killed at the worst moment and finishes in
+//! its next life.
 //!
-//! The initiator asks with a half-signed claim, the responder answers with its signature and a half-signed claim of its own,
-//! the initiator's last word is its signature of that. Each writes before it says what cannot be taken back.
+//! The initiator asks with a half-signed claim, the responder answers with its signature and a
+//! half-signed claim of its own, the initiator's last word is its signature of that. Each writes
+//! before it says what cannot be taken back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use pk_proto::{
-    Connected, ConnectionId, EffectId, Event, Input, Instant, NodeAddress, NodeId, Output, Role, StoreOp, StoreRange,
-    StreamId, Table, UnixMillis,
+    Connected, ConnectionId, EffectId, Event, Input, Instant, NodeAddress, NodeId, Output, Side,
+    StoreOp, StoreRange, StreamId, Table, UnixMillis,
 };
 use pk_sim::{Boot, Coverage, CrashPolicy, Host, HostId, Link, Machine, World};
 use serde::{Deserialize, Serialize};
@@ -20,7 +22,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MALFORMED: u64 = 4;
 const HEAD: Bytes = Bytes::from_static(b"head");
 
-/// A claim as it is stored: by whom it is signed shows in its type.
+/// A claim as it is stored: its type shows which nodes have signed it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Signed {
     claim: Claim,
@@ -38,7 +40,7 @@ struct Record {
 
 /// What the responder must not forget: with what it answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Answer {
+struct RpcResponse {
     theirs: Sig,
     mine: Claim,
     by_me: Sig,
@@ -77,8 +79,8 @@ enum Exchange {
     LookingUp { claim: Claim },
     SigningTheirs { claim: Claim, mine: Claim },
     SigningMine { claim: Claim, mine: Claim, theirs: Sig },
-    PersistingAnswer { answer: Answer },
-    Answered { answer: Answer },
+    PersistingAnswer { answer: RpcResponse },
+    Answered { answer: RpcResponse },
     PersistingTheirs,
 }
 
@@ -86,7 +88,9 @@ impl Node {
     /// A machine with what its last life left.
     fn new(own: NodeId, boot: &Boot<'_>, partner: Option<(NodeId, std::net::SocketAddr)>) -> Self {
         let store = &boot.host.store;
-        let open = store.table(Table::Exchanges).map(|(key, record)| (jti(key), postcard::from_bytes(record).unwrap()));
+        let open = store
+            .table(Table::Exchanges)
+            .map(|(key, record)| (jti(key), postcard::from_bytes(record).unwrap()));
         Self {
             own,
             kit: Kit::default(),
@@ -108,7 +112,8 @@ impl Node {
         let Some((conn, _)) = self.peers.iter().find(|(_, node)| **node == peer) else { return };
         let (conn, claim) = (*conn, self.new_claim(peer));
         let id = self.kit.sign(self.own, &claim);
-        // Nobody sees a stream on which nothing has been said; it gives the signature a place to go to.
+        // A stream on which nothing has been sent is not visible to the peer; it is where the
+        // signature will be sent.
         let stream = self.kit.open_silent(conn);
         self.streams.insert(stream, Exchange::SigningFirst { claim });
         self.effects.insert(id, stream);
@@ -142,17 +147,23 @@ impl Node {
     }
 
     fn connected(&mut self, connected: &Connected) {
-        let (conn, node, role) = (connected.conn, connected.leaf, connected.role);
+        let (conn, node, side) = (connected.conn, connected.leaf, connected.side);
         self.peers.insert(conn, node);
         let address = NodeAddress::from_socket(connected.remote);
-        self.kit.event(Event::ConnectionOpened { conn, node, role, address });
-        // What is open with this peer goes on where it was left: with the claim that the peer has seen, unchanged.
-        if role == Role::Dialler {
-            let open = self.open.iter().filter(|(_, record)| record.peer == node).map(|(jti, _)| *jti);
+        self.kit.event(Event::ConnectionOpened { conn, node, side, address });
+        // An unfinished exchange with this peer continues with the same claim, which the peer has
+        // seen.
+        if side == Side::Dialer {
+            let open =
+                self.open.iter().filter(|(_, record)| record.peer == node).map(|(jti, _)| *jti);
             for jti in open.collect::<Vec<_>>() {
                 let id = self.kit.effect();
-                let range =
-                    StoreRange { table: Table::Claims, from: key(jti), to: Some(key(jti + 1)), descending: false };
+                let range = StoreRange {
+                    table: Table::Claims,
+                    from: key(jti),
+                    to: Some(key(jti + 1)),
+                    descending: false,
+                };
                 self.kit.output(Output::Load { id, range, max_bytes: 4096 });
                 self.resuming.insert(id, conn);
             }
@@ -160,7 +171,10 @@ impl Node {
     }
 
     fn message(&mut self, stream: StreamId, message: Message) {
-        let Some(peer) = self.kit.conn(stream).and_then(|conn| self.peers.get(&conn)).copied() else { return };
+        let Some(peer) = self.kit.conn(stream).and_then(|conn| self.peers.get(&conn)).copied()
+        else {
+            return;
+        };
         let next = match (self.streams.remove(&stream), message) {
             (None, Message::Half(claim, by_peer)) => {
                 let ours = claim.issuer == peer && claim.subject == self.own;
@@ -168,13 +182,20 @@ impl Node {
                     return self.kit.abort(stream, MALFORMED);
                 }
                 let (id, jti) = (self.kit.effect(), claim.jti);
-                let range =
-                    StoreRange { table: Table::Answered, from: key(jti), to: Some(key(jti + 1)), descending: false };
+                let range = StoreRange {
+                    table: Table::Answered,
+                    from: key(jti),
+                    to: Some(key(jti + 1)),
+                    descending: false,
+                };
                 self.kit.output(Output::Load { id, range, max_bytes: 4096 });
                 self.effects.insert(id, stream);
                 Exchange::LookingUp { claim }
             }
-            (Some(Exchange::Asked { claim, by_me }), Message::Full(by_subject, theirs, by_peer)) => {
+            (
+                Some(Exchange::Asked { claim, by_me }),
+                Message::Full(by_subject, theirs, by_peer),
+            ) => {
                 let right = signed(&peer, &claim, &by_subject) && signed(&peer, &theirs, &by_peer);
                 if !right || theirs.issuer != peer || theirs.subject != self.own {
                     return self.kit.abort(stream, MALFORMED);
@@ -187,7 +208,11 @@ impl Node {
                 if !signed(&peer, &answer.mine, &by_subject) {
                     return self.kit.abort(stream, MALFORMED);
                 }
-                let ops = self.append(&Signed { claim: answer.mine, by_issuer: answer.by_me, by_subject });
+                let ops = self.append(&Signed {
+                    claim: answer.mine,
+                    by_issuer: answer.by_me,
+                    by_subject,
+                });
                 let id = self.persist(ops);
                 self.effects.insert(id, stream);
                 Exchange::PersistingTheirs
@@ -209,7 +234,11 @@ impl Node {
                 let jti = claim.jti;
                 let record = Record { peer: claim.subject, theirs, last: signature };
                 let mut ops = self.append(&Signed { claim, by_issuer: by_me, by_subject: by_peer });
-                ops.push(StoreOp::Put { table: Table::Exchanges, key: key(jti), value: bytes(&record) });
+                ops.push(StoreOp::Put {
+                    table: Table::Exchanges,
+                    key: key(jti),
+                    value: bytes(&record),
+                });
                 let id = self.persist(ops);
                 self.effects.insert(id, stream);
                 Exchange::PersistingMine { record, jti }
@@ -221,8 +250,12 @@ impl Node {
                 Exchange::SigningMine { claim, mine, theirs: signature }
             }
             Some(Exchange::SigningMine { claim, mine, theirs }) => {
-                let answer = Answer { theirs, mine, by_me: signature };
-                let row = StoreOp::Put { table: Table::Answered, key: key(claim.jti), value: bytes(&answer) };
+                let answer = RpcResponse { theirs, mine, by_me: signature };
+                let row = StoreOp::Put {
+                    table: Table::Answered,
+                    key: key(claim.jti),
+                    value: bytes(&answer),
+                };
                 let id = self.persist(vec![row]);
                 self.effects.insert(id, stream);
                 Exchange::PersistingAnswer { answer }
@@ -258,8 +291,12 @@ impl Node {
         self.streams.insert(stream, next);
     }
 
-    fn answer(&mut self, stream: StreamId, answer: Answer) -> Exchange {
-        self.kit.say(stream, &Message::Full(answer.theirs, answer.mine.clone(), answer.by_me), false);
+    fn answer(&mut self, stream: StreamId, answer: RpcResponse) -> Exchange {
+        self.kit.say(
+            stream,
+            &Message::Full(answer.theirs, answer.mine.clone(), answer.by_me),
+            false,
+        );
         Exchange::Answered { answer }
     }
 
@@ -269,7 +306,8 @@ impl Node {
             if self.peers.contains_key(&conn) {
                 let half = Message::Half(mine.claim.clone(), mine.by_issuer);
                 let stream = self.kit.open(conn, &half, false);
-                self.streams.insert(stream, Exchange::Asked { claim: mine.claim, by_me: mine.by_issuer });
+                self.streams
+                    .insert(stream, Exchange::Asked { claim: mine.claim, by_me: mine.by_issuer });
             }
             return;
         }
@@ -342,7 +380,7 @@ impl Machine for Node {
                 self.persisted(id);
             }
             Input::Loaded { id, result } => self.loaded(id, &result.unwrap().0),
-            Input::StreamSent { .. } => {}
+            Input::StreamWritten { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -379,7 +417,7 @@ fn start(world: &mut World<Node>, which: HostId) {
     world.start(which, |boot| Node::new(id(which as u64), &boot, partner));
 }
 
-/// Two nodes, connected, and the initiator's claim begun.
+/// Two nodes, connected, with the initiator's claim started.
 fn begin(seed: u64) -> World<Node> {
     let mut world = World::new(seed);
     world.network_mut().set_default_link(Link::ms(25));
@@ -397,10 +435,15 @@ fn begin(seed: u64) -> World<Node> {
 
 /// The chain of a host: claims signed by both.
 fn chain(host: &Host) -> Vec<Signed> {
-    let chain: Vec<Signed> =
-        host.store.table(Table::Claims).map(|(_, row)| postcard::from_bytes(row).unwrap()).collect();
+    let chain: Vec<Signed> = host
+        .store
+        .table(Table::Claims)
+        .map(|(_, row)| postcard::from_bytes(row).unwrap())
+        .collect();
     for Signed { claim, by_issuer, by_subject } in &chain {
-        assert!(signed(&claim.issuer, claim, by_issuer) && signed(&claim.subject, claim, by_subject));
+        assert!(
+            signed(&claim.issuer, claim, by_issuer) && signed(&claim.subject, claim, by_subject)
+        );
     }
     chain
 }
@@ -421,11 +464,16 @@ fn settle(mut world: World<Node>, what: &str) -> usize {
 /// The walk: killed when the claim is written and the last signature not sent.
 pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     let mut world = begin(seed);
-    let written = |world: &World<Node>| world.host(INITIATOR).store.table(Table::Exchanges).count() == 1;
+    let written =
+        |world: &World<Node>| world.host(INITIATOR).store.table(Table::Exchanges).count() == 1;
     assert!(world.drive_until(written, 5 * SECOND));
     world.kill(INITIATOR);
     let [mine, theirs] = [INITIATOR, RESPONDER].map(|which| chain(world.host(which)));
-    assert_eq!((mine.len(), theirs.len()), (1, 0), "the initiator has its claim, the responder cannot have");
+    assert_eq!(
+        (mine.len(), theirs.len()),
+        (1, 0),
+        "the initiator has its claim, the responder cannot have"
+    );
     let age = world.unix(INITIATOR).0 - mine[0].claim.iat;
     assert_eq!(age, 51, "by the clock that was set right: two trips, a read and two writes ago");
     let answered = world.host(RESPONDER).store.table(Table::Answered).count();
@@ -447,7 +495,8 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     spoken
 }
 
-/// Killing either one after any number of steps, with any of the writes under way lost. Returns how often both had the link.
+/// Killing either one after any number of steps, with any of the writes in progress lost. Returns
+/// how often both had the link.
 pub fn sweep() -> (u32, u32) {
     let (mut linked, mut unlinked) = (0, 0);
     for who in [INITIATOR, RESPONDER] {

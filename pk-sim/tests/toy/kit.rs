@@ -25,7 +25,8 @@ pub enum Message {
     Signal(NodeId, u64, Sig),
     /// Where the target is.
     At(SocketAddr),
-    /// To the target: this node, at this address, is about to dial you; its nonce and signature, and mine of all that.
+    /// To the target: this node, at this address, is about to dial you; its nonce and signature,
+    /// and mine of all that.
     Relay(NodeId, SocketAddr, u64, Sig, Sig),
 
     // -- claims
@@ -150,14 +151,19 @@ impl Kit {
 
     /// A peer opened a stream, or we did.
     pub fn opened(&mut self, conn: ConnectionId, stream: StreamId) {
-        self.conversations.insert(stream, Conversation { conn, received: Vec::new(), credit: 0, ended: false });
+        self.conversations
+            .insert(stream, Conversation { conn, received: Vec::new(), credit: 0, ended: false });
         self.grant(stream);
     }
 
     pub fn say(&mut self, stream: StreamId, message: &Message, fin: bool) {
         let message = bytes(message);
         let length = u16::try_from(message.len()).unwrap().to_be_bytes();
-        self.output(Output::SendStream { stream, bytes: [&length[..], &message].concat().into(), fin });
+        self.output(Output::SendStream {
+            stream,
+            bytes: [&length[..], &message].concat().into(),
+            fin,
+        });
     }
 
     pub fn finish(&mut self, stream: StreamId) {
@@ -190,8 +196,8 @@ impl Kit {
         messages
     }
 
-    /// Room for the length of the next message, or for the rest of a message; no more, because what is read beyond a
-    /// message after which the stream is handed over would be lost.
+    /// Room for the length of the next message, or for the rest of a message; no more, because what
+    /// is read beyond a message after which the stream is handed over would be lost.
     pub fn grant(&mut self, stream: StreamId) {
         let Some(conversation) = self.conversations.get_mut(&stream) else { return };
         let wanted = match conversation.received.split_first_chunk::<LENGTH>() {
@@ -210,9 +216,12 @@ impl Kit {
         self.conversations.get(&stream).map(|conversation| conversation.conn)
     }
 
-    /// A stream is no conversation any more. Returns what was heard and not understood.
+    /// A stream no longer belongs to an exchange. Returns what was received and not understood.
     pub fn forget(&mut self, stream: StreamId) -> Bytes {
-        self.conversations.remove(&stream).map(|conversation| conversation.received.into()).unwrap_or_default()
+        self.conversations
+            .remove(&stream)
+            .map(|conversation| conversation.received.into())
+            .unwrap_or_default()
     }
 
     /// A connection is over, and with it its streams.

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pk_proto::{
-    Connected, ConnectionId, EffectId, Event, Identity, Input, Instant, NodeAddress, NodeGraphSpace, NodeId, Opener,
-    Output, RequestId, StoreOp, StreamId, Table, UnixMillis,
+    Connected, ConnectionId, EffectId, Event, Identity, Input, Instant, NodeAddress,
+    NodeGraphSpace, NodeId, Opener, Output, RequestId, StoreOp, StreamId, Table, UnixMillis,
 };
-use pk_sim::{App, AppAction, Boot, Coverage, CrashPolicy, HostId, Key, Link, Machine, World, renew};
+use pk_sim::{
+    App, AppAction, Boot, Coverage, CrashPolicy, HostId, Key, Link, Machine, World, renew,
+};
 
 use crate::kit::{Kit, Message, bytes, host, id};
 
@@ -70,7 +72,8 @@ impl Node {
         }
     }
 
-    /// The other space is filled and everything points there, in one transaction; only then is the new key shown.
+    /// The other space is filled and everything points there, in one transaction; only then is the
+    /// new key shown.
     fn renew(&mut self, identity: Identity, leaf: NodeId, now: Instant) {
         self.kit.now = now;
         self.space = match self.space {
@@ -80,7 +83,11 @@ impl Node {
         let table = Table::Contacts(self.space);
         let mut ops = vec![StoreOp::Clear { table }];
         ops.extend(self.contacts.iter().map(|(node, addr)| put(table, node, addr)));
-        ops.push(StoreOp::Put { table: Table::Meta, key: ACTIVE, value: bytes(&(self.space, leaf)) });
+        ops.push(StoreOp::Put {
+            table: Table::Meta,
+            key: ACTIVE,
+            value: bytes(&(self.space, leaf)),
+        });
         let id = self.kit.effect();
         self.kit.output(Output::Persist { id, ops, durable: true });
         self.renewal = Some(Renewal::Persisting { id, identity, leaf });
@@ -137,23 +144,31 @@ impl Node {
     /// Opens a stream for an application over the oldest connection with a node.
     fn open(&mut self, node: NodeId, request: RequestId, now: Instant) -> StreamId {
         self.kit.now = now;
-        let with_node = self.peers.iter_mut().find(|(_, peer)| peer.connected.chain.contains(&node));
+        let with_node =
+            self.peers.iter_mut().find(|(_, peer)| peer.connected.chain.contains(&node));
         let (conn, peer) = with_node.map(|(conn, peer)| (*conn, peer)).unwrap();
         let stream = self.kit.open(conn, &Message::Protocol("file".to_owned()), false);
         peer.streams.insert(stream);
-        self.hand_over(conn, stream, "file", Opener::Us(request));
+        self.detach(conn, stream, "file", Opener::Us(request));
         stream
     }
 
-    fn hand_over(&mut self, conn: ConnectionId, stream: StreamId, protocol: &str, opener: Opener) {
+    fn detach(&mut self, conn: ConnectionId, stream: StreamId, protocol: &str, opener: Opener) {
         let unread = self.kit.forget(stream);
         let node = self.peers[&conn].connected.leaf;
-        self.kit.output(Output::HandOver { conn, stream, node, protocol: protocol.to_owned(), opener, unread });
+        self.kit.output(Output::DetachStream {
+            conn,
+            stream,
+            node,
+            protocol: protocol.to_owned(),
+            opener,
+            unread,
+        });
     }
 
     /// A peer is known by its newest id, whatever id it was known by.
     fn connected(&mut self, connected: Connected) {
-        let (conn, node, role) = (connected.conn, connected.leaf, connected.role);
+        let (conn, node, side) = (connected.conn, connected.leaf, connected.side);
         let address = NodeAddress::from_socket(connected.remote);
         let table = Table::Contacts(self.space);
         let mut ops = Vec::new();
@@ -172,7 +187,7 @@ impl Node {
             self.kit.output(Output::Persist { id, ops, durable: true });
         }
         self.peers.insert(conn, Peer { connected, old: false, streams: BTreeSet::new() });
-        self.kit.event(Event::ConnectionOpened { conn, node, role, address });
+        self.kit.event(Event::ConnectionOpened { conn, node, side, address });
     }
 
     fn message(&mut self, stream: StreamId, message: Message) {
@@ -183,7 +198,7 @@ impl Node {
             return self.kit.abort(stream, LIMIT);
         }
         peer.streams.insert(stream);
-        self.hand_over(conn, stream, &protocol, Opener::Peer);
+        self.detach(conn, stream, &protocol, Opener::Peer);
     }
 
     fn stream_over(&mut self, stream: StreamId) {
@@ -220,7 +235,8 @@ impl Machine for Node {
                 self.failed.push(stream);
                 self.stream_over(stream);
             }
-            Input::StreamReset { stream, code: LIMIT } | Input::StreamStopped { stream, code: LIMIT } => {
+            Input::StreamReset { stream, code: LIMIT }
+            | Input::StreamStopped { stream, code: LIMIT } => {
                 self.refused.insert(stream);
             }
             Input::Persisted { id, result } => {
@@ -231,7 +247,7 @@ impl Machine for Node {
                 result.unwrap();
                 self.replaced(id);
             }
-            Input::DialFailed { .. } | Input::StreamSent { .. } => {}
+            Input::DialFailed { .. } | Input::StreamWritten { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -284,7 +300,12 @@ fn start(world: &mut World<Node>, which: HostId) {
 }
 
 fn new_identity(world: &World<Node>) -> Identity {
-    renew(&world.host(NODE).identity, &Key::numbered(42, 0), &new_key(), UnixMillis(1_767_000_001_000))
+    renew(
+        &world.host(NODE).identity,
+        &Key::numbered(42, 0),
+        &new_key(),
+        UnixMillis(1_767_000_001_000),
+    )
 }
 
 /// Three nodes that know each other; the friend is connected, the stranger was.
@@ -317,7 +338,11 @@ fn begin_renewal(world: &mut World<Node>) {
 
 fn with_node(world: &World<Node>, which: HostId) -> Vec<Connected> {
     let peers = &world.machine(which).unwrap().peers;
-    peers.values().map(|peer| peer.connected.clone()).filter(|peer| peer.chain.contains(&id(0))).collect()
+    peers
+        .values()
+        .map(|peer| peer.connected.clone())
+        .filter(|peer| peer.chain.contains(&id(0)))
+        .collect()
 }
 
 /// The walk.
@@ -329,8 +354,8 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
 
     // A stream for an application; a second one is over the limit of the peer's transport.
     world.host_mut(NODE).transport.stream_limit = 1;
-    let [stream, second] =
-        [0, 1].map(|request| world.call(FRIEND, |node, now| node.open(old, RequestId(request), now)));
+    let [stream, second] = [0, 1]
+        .map(|request| world.call(FRIEND, |node, now| node.open(old, RequestId(request), now)));
     world.drive(SECOND);
     assert_eq!(world.machine(FRIEND).unwrap().failed, [second]);
     world.host_mut(NODE).transport.stream_limit = 100;
@@ -341,7 +366,10 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     assert_eq!(world.host(NODE).adverts().keys().collect::<Vec<_>>(), [&new]);
     // The friend has the old connection, which finishes its stream, and a new one with the new key.
     let friends = with_node(&world, FRIEND);
-    assert_eq!(friends.iter().map(|peer| (peer.leaf, peer.chain.len())).collect::<Vec<_>>(), [(old, 1), (new, 2)]);
+    assert_eq!(
+        friends.iter().map(|peer| (peer.leaf, peer.chain.len())).collect::<Vec<_>>(),
+        [(old, 1), (new, 2)]
+    );
     let contacts = &world.machine(FRIEND).unwrap().contacts;
     assert!(contacts.contains_key(&new) && !contacts.contains_key(&old), "moved to the new id");
     // The old one takes nothing new.
@@ -356,10 +384,13 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     assert!(world.app(FRIEND, stream, AppAction::Send(Bytes::from_static(b"second half"), true)));
     world.drive(SECOND);
     let received = world.app_streams(NODE).next().unwrap();
-    assert_eq!((received.received.as_slice(), received.closed), (&b"first half, second half"[..], true));
+    assert_eq!(
+        (received.received.as_slice(), received.closed),
+        (&b"first half, second half"[..], true)
+    );
     assert_eq!(with_node(&world, FRIEND).iter().map(|peer| peer.leaf).collect::<Vec<_>>(), [new]);
 
-    // The stranger has been away when the node dialled everyone, and asks for the old id.
+    // The stranger has been away when the node dialed everyone, and asks for the old id.
     assert_eq!(with_node(&world, STRANGER).len(), 1);
     world.kill(STRANGER);
     let addr = world.host(NODE).addrs()[0];
@@ -371,13 +402,17 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     world.call(STRANGER, |node, now| node.dial(old, now));
     world.drive(SECOND);
     let [connected] = &with_node(&world, STRANGER)[..] else { panic!() };
-    assert_eq!((connected.asked, connected.leaf, &connected.chain[..]), (Some(old), new, &[new, old][..]));
+    assert_eq!(
+        (connected.matched_id, connected.leaf, &connected.chain[..]),
+        (Some(old), new, &[new, old][..])
+    );
     assert_eq!(world.machine(STRANGER).unwrap().contacts.keys().collect::<Vec<_>>(), [&new]);
     (world.coverage().clone(), world.digest())
 }
 
-/// Killed after any number of steps of its renewal, with the writes under way kept or lost: one whole space, one active key,
-/// and whoever asks for the old id finds it. Returns how often the old and the new key came back.
+/// Killed after any number of steps of its renewal, with the writes in progress kept or lost: one
+/// complete key space, one active key, and a node that asks for the old id finds it. Returns how
+/// often the old and the new key came back.
 pub fn sweep() -> (u32, u32) {
     let (mut old, mut new) = (0, 0);
     for policy in [CrashPolicy::Keep, CrashPolicy::Lose] {
@@ -396,7 +431,11 @@ pub fn sweep() -> (u32, u32) {
             world.drive(SECOND);
             let found = with_node(&world, STRANGER);
             let node = world.machine(NODE).unwrap();
-            assert_eq!(found.last().map(|peer| peer.leaf), Some(node.own[0]), "after {steps} steps");
+            assert_eq!(
+                found.last().map(|peer| peer.leaf),
+                Some(node.own[0]),
+                "after {steps} steps"
+            );
             assert_eq!(node.contacts.len(), 2, "after {steps} steps");
             *(if node.own.len() == 1 { &mut old } else { &mut new }) += 1;
             if ran < steps {

@@ -1,4 +1,5 @@
-//! Walk (a): a node finds another through a relay that both are connected to, by signalling and punching.
+//! Walk (a): a node finds another through a relay that both are connected to, by signalling and
+//! punching.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,8 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pk_proto::{
-    Connected, ConnectionId, ContactMode, DialFailure, EffectId, Event, FindEnd, FindOutcome, FindStats, Input,
-    Instant, NodeAddress, NodeContactAddressData, NodeId, Output, Reply, RequestId, Role, Scopes, StreamId, UnixMillis,
+    Connected, ConnectionId, ContactMode, DialFailure, EffectId, Event, FindEnd, FindOutcome,
+    FindStats, Input, Instant, NodeAddress, NodeContactAddressData, NodeId, Output, Reply,
+    RequestId, Scopes, Side, StreamId, UnixMillis,
 };
 use pk_sim::{Coverage, Link, Machine, World};
 
@@ -45,8 +47,19 @@ enum Asked {
 /// What a signature is for.
 #[derive(Debug)]
 enum Signing {
-    Signal { relay: ConnectionId, target: NodeId, nonce: u64 },
-    Relay { asked_on: StreamId, target: ConnectionId, source: NodeId, at: SocketAddr, nonce: u64, signature: Sig },
+    Signal {
+        relay: ConnectionId,
+        target: NodeId,
+        nonce: u64,
+    },
+    Relay {
+        asked_on: StreamId,
+        target: ConnectionId,
+        source: NodeId,
+        at: SocketAddr,
+        nonce: u64,
+        signature: Sig,
+    },
 }
 
 /// A search by its three strategies.
@@ -91,7 +104,11 @@ impl Node {
     fn find(&mut self, target: NodeId, known: SocketAddr, now: Instant) -> RequestId {
         self.kit.now = now;
         let browse = self.kit.effect();
-        self.kit.output(Output::Browse { id: browse, node: target, deadline: now + Duration::from_millis(1500) });
+        self.kit.output(Output::Browse {
+            id: browse,
+            node: target,
+            deadline: now + Duration::from_millis(1500),
+        });
         let direct = self.kit.dial(known, target, now + 15 * SECOND);
         let request = RequestId(self.searches.len() as u64);
         self.searches.push(Search { request, target, begun: now, browse, direct, signalled: None });
@@ -103,15 +120,15 @@ impl Node {
     }
 
     fn connected(&mut self, connected: Connected) {
-        let (conn, leaf, role) = (connected.conn, connected.leaf, connected.role);
+        let (conn, leaf, side) = (connected.conn, connected.leaf, connected.side);
         let address = NodeAddress::from_socket(connected.remote);
         self.peers.insert(conn, connected);
-        self.kit.event(Event::ConnectionOpened { conn, node: leaf, role, address });
+        self.kit.event(Event::ConnectionOpened { conn, node: leaf, side, address });
         if self.punching.as_ref().is_some_and(|punching| punching.peer == leaf) {
             self.punching = None;
             self.kit.clear("punch");
         }
-        if role == Role::Dialler && self.relay.is_some_and(|(_, relay)| relay == leaf) {
+        if side == Side::Dialer && self.relay.is_some_and(|(_, relay)| relay == leaf) {
             let stream = self.kit.open(conn, &Message::Novelty, false);
             self.asked.insert(stream, Asked::Novelty);
         }
@@ -119,25 +136,35 @@ impl Node {
         self.keep_primary(leaf);
     }
 
-    /// Several connections with one node: the smallest shared id stays, the dialler of the others closes them.
+    /// Several connections with one node: the smallest shared id stays, the dialer of the others
+    /// closes them.
     fn keep_primary(&mut self, node: NodeId) {
         let with_node = || self.peers.values().filter(|peer| peer.leaf == node);
         let primary = with_node().map(|peer| peer.shared_id.clone()).min();
         let surplus = with_node().filter(|peer| Some(&peer.shared_id) != primary.as_ref());
-        let ours: Vec<_> = surplus.filter(|peer| peer.role == Role::Dialler).map(|peer| peer.conn).collect();
+        let ours: Vec<_> =
+            surplus.filter(|peer| peer.side == Side::Dialer).map(|peer| peer.conn).collect();
         for conn in ours {
-            self.kit.output(Output::CloseConnection { conn, code: 0, reason: "not primary".to_owned() });
+            self.kit.output(Output::CloseConnection {
+                conn,
+                code: 0,
+                reason: "not primary".to_owned(),
+            });
         }
     }
 
-    /// Ends the searches for a node that is connected now, and what they have under way.
+    /// Ends the searches for a node that is connected now, and what they have in progress.
     fn found(&mut self, node: NodeId, conn: ConnectionId) {
-        let Some(at) = self.searches.iter().position(|search| search.target == node) else { return };
+        let Some(at) = self.searches.iter().position(|search| search.target == node) else {
+            return;
+        };
         let search = self.searches.remove(at);
         self.kit.output(Output::CancelBrowse { id: search.browse });
         self.kit.output(Output::CancelDial { conn: search.direct });
-        let mode = if Some(conn) == search.signalled { ContactMode::Signal } else { ContactMode::Direct };
-        let data = NodeContactAddressData { mode, connected_time: UnixMillis(0), scopes: Scopes::GLOBAL };
+        let mode =
+            if Some(conn) == search.signalled { ContactMode::Signal } else { ContactMode::Direct };
+        let data =
+            NodeContactAddressData { mode, connected_time: UnixMillis(0), scopes: Scopes::GLOBAL };
         let elapsed = self.kit.now.since(search.begun);
         let outcome = FindOutcome {
             found: Some((NodeAddress::from_socket(self.peers[&conn].remote), data)),
@@ -164,7 +191,8 @@ impl Node {
                 };
                 let (target, source, at) = (to.conn, from, self.peers[&conn].remote);
                 let id = self.kit.sign(self.own, &(source, at, nonce, signature));
-                let relay = Signing::Relay { asked_on: stream, target, source, at, nonce, signature };
+                let relay =
+                    Signing::Relay { asked_on: stream, target, source, at, nonce, signature };
                 self.signing.insert(id, relay);
             }
             // -- the searcher
@@ -176,7 +204,9 @@ impl Node {
             (Message::At(addr), Some(Asked::Signal(target))) => {
                 let deadline = self.kit.now + 15 * SECOND;
                 let dial = self.kit.dial(addr, target, deadline);
-                if let Some(search) = self.searches.iter_mut().find(|search| search.target == target) {
+                if let Some(search) =
+                    self.searches.iter_mut().find(|search| search.target == target)
+                {
                     search.signalled = Some(dial);
                 }
             }
@@ -186,7 +216,8 @@ impl Node {
                 assert!(signed(&from, &(source, at, nonce, signature), &relayed));
                 self.kit.finish(stream);
                 let until = self.kit.now + 15 * SECOND;
-                self.punching = Some(Punching { peer: source, at, wait: Duration::from_millis(50), until });
+                self.punching =
+                    Some(Punching { peer: source, at, wait: Duration::from_millis(50), until });
                 self.punch();
                 self.kit.dial(at, source, until);
             }
@@ -228,7 +259,8 @@ impl Machine for Node {
     fn handle_input(&mut self, input: Input, now: Instant) {
         self.kit.now = now;
         match input {
-            // A change of address: connections live on, and whom we ask tells of us where it sees us.
+            // A change of address: connections survive, and peers that are asked report the local
+            // node where they see it.
             Input::Listening { .. } if self.ready => {}
             Input::Listening { addrs } => {
                 self.ready = true;
@@ -249,7 +281,9 @@ impl Machine for Node {
                 let node = self.peers.remove(&conn).unwrap().leaf;
                 self.kit.event(Event::ConnectionClosed { conn, node, why });
             }
-            Input::RemoteAddressChanged { conn, addr } => self.peers.get_mut(&conn).unwrap().remote = addr,
+            Input::RemoteAddressChanged { conn, addr } => {
+                self.peers.get_mut(&conn).unwrap().remote = addr;
+            }
             Input::StreamOpened { conn, stream } => self.kit.opened(conn, stream),
             Input::StreamData { stream, bytes, fin } => {
                 for message in self.kit.heard(stream, &bytes, fin) {
@@ -260,9 +294,9 @@ impl Machine for Node {
             Input::StreamStopped { code, .. } => self.refused.push(("stopped", code)),
             Input::StreamReset { code, .. } => self.refused.push(("reset", code)),
             Input::Signed { id, result } => self.signed(id, result.unwrap()),
-            // The direct strategy's dial, cancelled: nothing depends on it any more.
+            // The direct strategy's dial, cancelled: nothing depends on it.
             Input::DialFailed { why, .. } => assert_eq!(why, DialFailure::Cancelled),
-            Input::Discovered { .. } | Input::StreamSent { .. } => {}
+            Input::Discovered { .. } | Input::StreamWritten { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -303,33 +337,48 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     }
     world.drive(SECOND);
 
-    // Before the relay is asked, the target moves; what the searcher's graph knew of it is out of date.
+    // Before the relay is asked, the target moves; what the searcher's graph knew of it is out of
+    // date.
     let (stale, there) = (world.host(TARGET).addrs()[0], "10.0.77.1:4444".parse().unwrap());
     world.rehome(TARGET, vec![there]);
     world.drive(SECOND);
-    let request = world.begin(SEARCHER, |node, now| Ok::<_, ()>(node.find(id(2), stale, now))).unwrap();
+    let request =
+        world.begin(SEARCHER, |node, now| Ok::<_, ()>(node.find(id(2), stale, now))).unwrap();
     assert!(world.drive_until(|world| world.done(SEARCHER, request).is_some(), 5 * SECOND));
     world.drive(5 * SECOND);
 
-    // It was found where it is now, and everything that the search had begun has ended.
+    // It was found at its present address, and everything that the search had started has ended.
     let Some(Ok(Reply::FindNode(outcome))) = world.done(SEARCHER, request) else { panic!() };
     assert_eq!(outcome.found.as_ref().map(|(address, _)| address.clone()), Some(there.into()));
     assert!(outcome.stats.elapsed < SECOND, "{outcome:?}");
-    // The target punched before it dialled; the datagrams reached the searcher from the target's new address.
+    // The target punched before it dialed; the datagrams reached the searcher from the target's
+    // new address.
     let punches = world.host(SEARCHER).punches()[&there];
     assert!((1..=5).contains(&punches), "{punches}");
-    // Both dialled, both ends agree on which connection stays.
+    // Both dialed, both ends agree on which connection stays.
     let [searcher, target] = [SEARCHER, TARGET].map(|host| &world.machine(host).unwrap().peers);
     let between = |peers: &BTreeMap<ConnectionId, Connected>, peer: NodeId| -> Vec<Bytes> {
-        peers.values().filter(|connected| connected.leaf == peer).map(|connected| connected.shared_id.clone()).collect()
+        peers
+            .values()
+            .filter(|connected| connected.leaf == peer)
+            .map(|connected| connected.shared_id.clone())
+            .collect()
     };
     assert_eq!(between(searcher, id(2)), between(target, id(0)));
     assert_eq!((between(searcher, id(2)).len(), world.connections_of(SEARCHER)), (1, 2));
-    assert_eq!(world.coverage().count("Event::ConnectionClosed"), 2, "the other of the two connections");
+    assert_eq!(
+        world.coverage().count("Event::ConnectionClosed"),
+        2,
+        "the other of the two connections"
+    );
     // The relay refused what it did not understand, and only that.
     for host in [SEARCHER, TARGET] {
         let refused = &world.machine(host).unwrap().refused;
-        assert_eq!(refused.iter().filter(|(_, code)| *code == UNSUPPORTED).count(), 2, "{refused:?}");
+        assert_eq!(
+            refused.iter().filter(|(_, code)| *code == UNSUPPORTED).count(),
+            2,
+            "{refused:?}"
+        );
     }
     (world.coverage().clone(), world.digest())
 }

@@ -1,9 +1,15 @@
-//! A node in a folder and in a process of its own, for the end-to-end tests: to be killed while it writes.
+//! A node in a directory and in its own process, for the end-to-end tests, which kill it while it
+//! writes.
 //!
-//! `pk-test-agent tokio|smol DIR` runs the node of a folder. First line: `{"id":…,"addr":…}`. Then one line for each line of
-//! the standard input: `flush` (with the nodes that were in the graph before it), `renew`, `quit`. It ends with its standard
-//! input.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! `pk-test-agent tokio|smol DIR` runs the node of a directory. First line: `{"id":…,"addr":…}`.
+//! Then one line for each line of the standard input: `flush` (with the nodes that were in the
+//! graph before it), `renew`, `quit`. It ends with its standard input.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot continue has failed"
+)]
 
 use std::io::{BufRead, Write, stdin, stdout};
 use std::time::Duration;
@@ -21,12 +27,12 @@ fn main() {
     match arguments.as_slice() {
         ["tokio", dir] => Tokio::block_on(serve(Tokio, dir)),
         ["smol", dir] => Smol::block_on(serve(Smol, dir)),
-        other => panic!("not a runtime and a folder: {other:?}"),
+        other => panic!("not a runtime and a directory: {other:?}"),
     }
 }
 
 async fn serve<R: Rt>(runtime: R, dir: &str) {
-    let mut config = NodeConfig::open(dir).expect("the folder is whole");
+    let mut config = NodeConfig::open(dir).expect("the directory is whole");
     config.listen = loopback();
     // It writes all the time, and makes durable what it has written in the midst of it.
     config.core.store_delay = Duration::from_millis(2);
@@ -34,7 +40,9 @@ async fn serve<R: Rt>(runtime: R, dir: &str) {
     let node = Node::start_on(runtime, config).await.expect("the node starts");
     say(&json!({ "id": node.own_id().to_string(), "addr": address(&node).to_string() }));
     let (sender, lines) = smol::channel::unbounded();
-    std::thread::spawn(move || stdin().lock().lines().map_while(Result::ok).try_for_each(|line| sender.try_send(line)));
+    std::thread::spawn(move || {
+        stdin().lock().lines().map_while(Result::ok).try_for_each(|line| sender.try_send(line))
+    });
     while let Ok(line) = lines.recv().await {
         say(&match line.as_str() {
             "flush" => flush(&node).await,
@@ -60,5 +68,5 @@ async fn flush<R: Rt>(node: &Node<R>) -> Value {
 
 fn say(value: &Value) {
     println!("{value}");
-    stdout().flush().expect("somebody listens");
+    stdout().flush().expect("stdout is open");
 }

@@ -1,12 +1,18 @@
 //! A node in a process of its own, for the end-to-end tests: to be killed, and to be weighed.
 //!
-//! `pk-test-node tokio|smol node [name=value]...` runs a node. Its settings are named in [`set`]. First line:
-//! `{"id":…,"addr":…}`. Then one line for each line of the standard input: `metrics`, `reset` (the peak of memory),
-//! `join pk://…`, `quit`. It ends with its standard input.
+//! `pk-test-node tokio|smol node [name=value]...` runs a node. Its settings are named in [`set`].
+//! First line: `{"id":…,"addr":…}`. Then one line for each line of the standard input: `metrics`,
+//! `reset` (the peak of memory), `join pk://…`, `connect pk://…`, `quit`. It ends with its standard
+//! input.
 //!
-//! `pk-test-node tokio|smol leaks DIR` runs nodes, one of them in a folder, through their whole life and prints what the
-//! process has before and after.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! `pk-test-node tokio|smol leaks DIR` runs nodes, one of them in a directory, from start to stop
+//! and prints what the process holds before and after.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot continue has failed"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +22,7 @@ use std::time::Duration;
 
 use peak_alloc::PeakAlloc;
 use pk_driver::{MdnsInterfaces, MemoryStore, Node, NodeConfig, Record, Store, StoreError};
-use pk_proto::{Options, SeedNode, StoreOp, StoreRange, StoreRow};
+use pk_proto::{RequestOptions, SeedNode, StoreOp, StoreRange, StoreRow, WriteFailure};
 use pk_tests::case::Rt;
 use pk_tests::node::{self, address, connect, join, options, seed, start_with};
 use pk_tests::socket::{BlackHole, private_port};
@@ -48,7 +54,7 @@ fn run<R: Rt>(arguments: &[&str]) {
 
 fn say(value: &Value) {
     println!("{value}");
-    stdout().flush().expect("somebody listens");
+    stdout().flush().expect("stdout is open");
 }
 
 // -- a node
@@ -56,13 +62,20 @@ fn say(value: &Value) {
 async fn serve<R: Rt>(runtime: R, settings: &[&str]) {
     let mut config = node::config(1);
     for setting in settings {
-        let (name, value) = setting.split_once('=').unwrap_or_else(|| panic!("{setting:?} is not name=value"));
-        set(&mut config, name, value.parse().unwrap_or_else(|_| panic!("{value:?} is not a number")));
+        let (name, value) =
+            setting.split_once('=').unwrap_or_else(|| panic!("{setting:?} is not name=value"));
+        set(
+            &mut config,
+            name,
+            value.parse().unwrap_or_else(|_| panic!("{value:?} is not a number")),
+        );
     }
     let node = Node::start_on(runtime.clone(), config).await.expect("the node starts");
     say(&json!({ "id": node.own_id().to_string(), "addr": address(&node).to_string() }));
     let (sender, lines) = smol::channel::unbounded();
-    std::thread::spawn(move || stdin().lock().lines().map_while(Result::ok).try_for_each(|line| sender.try_send(line)));
+    std::thread::spawn(move || {
+        stdin().lock().lines().map_while(Result::ok).try_for_each(|line| sender.try_send(line))
+    });
     while let Ok(line) = lines.recv().await {
         let answer = match line.split_once(' ').unwrap_or((&line, "")) {
             ("metrics", _) => metrics(&node).await,
@@ -71,12 +84,27 @@ async fn serve<R: Rt>(runtime: R, settings: &[&str]) {
                 json!({})
             }
             ("join", seed) => match seed.parse::<SeedNode>() {
-                Ok(seed) => match node.sync_node_graph(vec![seed], true, Options::default()).await {
-                    Ok(_) => json!({}),
-                    Err(error) => json!({ "error": error.to_string() }),
-                },
+                Ok(seed) => {
+                    match node.sync_node_graph(vec![seed], true, RequestOptions::default()).await {
+                        Ok(_) => json!({}),
+                        Err(error) => json!({ "error": error.to_string() }),
+                    }
+                }
                 Err(error) => json!({ "error": error.to_string() }),
             },
+            ("connect", seed) => match seed.parse::<SeedNode>() {
+                Ok(SeedNode { node: id, address }) => {
+                    match node.connect(id, address, RequestOptions::default()).await {
+                        Ok(_) => json!({}),
+                        Err(error) => json!({ "error": error.to_string() }),
+                    }
+                }
+                Err(error) => json!({ "error": error.to_string() }),
+            },
+            ("echo", protocol) => {
+                node::echo(&runtime, &node, protocol).await;
+                json!({})
+            }
             ("quit", _) => break,
             other => json!({ "error": format!("no such command: {other:?}") }),
         };
@@ -92,7 +120,8 @@ fn set(config: &mut NodeConfig, name: &str, value: u64) {
     let bytes = u32::try_from(value).unwrap_or(u32::MAX);
     match name {
         "key" => {
-            let NodeConfig { key, identity, .. } = node::config(u8::try_from(value).expect("it is the byte of a seed"));
+            let NodeConfig { key, identity, .. } =
+                node::config(u8::try_from(value).expect("it is the byte of a seed"));
             (config.key, config.identity) = (key, identity);
         }
         "port" => config.listen.set_port(u16::try_from(value).expect("it is a port")),
@@ -131,9 +160,14 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
     // The runtime's own descriptors and threads are made when they are first needed.
     sleep(&plain, Duration::from_millis(1)).await;
     spawn(&plain, async {}).join(&plain, "a task").await;
-    drop(plain.quinn().wrap_udp_socket(std::net::UdpSocket::bind(pk_tests::socket::loopback()).expect("a free port")));
+    drop(plain.quinn().wrap_udp_socket(
+        std::net::UdpSocket::bind(pk_tests::socket::loopback()).expect("a free port"),
+    ));
     // Threads get their names when they first run.
-    until(&plain, "names", async || threads().iter().filter(|name| *name == "pk-test-node").count() == 1).await;
+    until(&plain, "names", async || {
+        threads().iter().filter(|name| *name == "pk-test-node").count() == 1
+    })
+    .await;
     let before = (descriptors(), threads());
 
     let runtime = Watched::new(plain.clone());
@@ -143,51 +177,60 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
         config.driver.mdns.port = port;
         config.driver.mdns.interfaces = MdnsInterfaces::Loopback;
     };
-    let a = start_with(&runtime, 1, |config| config.store = Box::new(Blocking(MemoryStore::new()))).await;
+    let a = start_with(&runtime, 1, |config| config.store = Box::new(Blocking(MemoryStore::new())))
+        .await;
     let b = start_with(&runtime, 2, local).await;
     let c = {
-        let mut config = NodeConfig::open(dir).expect("a new folder");
+        let mut config = NodeConfig::open(dir).expect("a new directory");
         config.listen = pk_tests::socket::loopback();
         config.record = Some(Record::file(dir.join("record")));
         local(&mut config);
-        soon(&runtime, "start", Node::start_on(runtime.clone(), config)).await.expect("the node starts")
+        soon(&runtime, "start", Node::start_on(runtime.clone(), config))
+            .await
+            .expect("the node starts")
     };
     join(&runtime, &b, seed(&a)).await;
     join(&runtime, &c, seed(&a)).await;
     connect(&runtime, &b, &c).await;
-    let asked =
-        soon(&runtime, "mDNS", b.query_mdns(c.own_id(), Some(Duration::from_secs(2)))).await.expect("it may ask");
+    let asked = soon(&runtime, "mDNS", b.query_mdns(c.own_id(), Some(Duration::from_secs(2))))
+        .await
+        .expect("it may ask");
     assert_eq!(asked, [address(&c)], "the local network is at work");
     soon(&runtime, "renewal", c.renew()).await.expect("it is renewed");
     soon(&runtime, "flush", c.flush()).await.expect("it is written");
     let mut acceptor = a.accept_streams("leak/1").await.expect("the protocol is free");
     let mut ours =
-        soon(&runtime, "stream", b.open_stream(a.own_id(), "leak/1", Options::default())).await.expect("open");
+        soon(&runtime, "stream", b.open_stream(a.own_id(), "leak/1", RequestOptions::default()))
+            .await
+            .expect("open");
     let theirs = soon(&runtime, "accept", acceptor.accept()).await.expect("the node runs");
-    ours.write_all(b"still under way").await.expect("the stream is open");
-    let lease = soon(&runtime, "lease", c.acquire_connection(a.own_id(), Options::default())).await.expect("found");
-    // A dial that is under way to the end.
+    ours.write_all(b"still in progress").await.expect("the stream is open");
+    let lease =
+        soon(&runtime, "lease", c.acquire_connection(a.own_id(), RequestOptions::default()))
+            .await
+            .expect("found");
+    // A dial that is in progress to the end.
     let hole = BlackHole::open();
     let nobody = node::key(9).node_id();
-    let dialling = {
+    let dialing = {
         let (b, address) = (b.clone(), hole.address());
         let options = options(Duration::from_secs(60), Duration::from_secs(60));
         spawn(&plain, async move { b.connect(nobody, address, options).await.is_err() })
     };
-    until(&runtime, "a dial under way", async || b.driver_metrics().dials_pending == 1).await;
+    until(&runtime, "a dial in progress", async || b.driver_metrics().dials_pending == 1).await;
     let busy = (descriptors().len(), runtime.seen().tasks);
 
     soon(&runtime, "shutdown of a", a.shutdown()).await;
     soon(&runtime, "shutdown of b", b.shutdown()).await;
     soon(&runtime, "shutdown of c", c.shutdown()).await;
-    assert!(dialling.join(&plain, "the end of a dial").await);
+    assert!(dialing.join(&plain, "the end of a dial").await);
     // The last tasks are being dropped by the runtime's own threads.
     until(&runtime, "the end of all tasks", async || runtime.seen().tasks == 0).await;
     until(&plain, "the end of all tasks", async || R::live_tasks().unwrap_or_default() == 0).await;
     // Streams hold on to the socket as long as they are held; that is documented.
     drop((ours, theirs, lease, acceptor, hole));
     let seen = runtime.seen();
-    // A thread ends on its own time. One that does not is told of.
+    // A thread ends after some time. One that does not is reported.
     let mut looks = 0;
     while looks < 1000 && threads() != before.1 {
         looks += 1;
@@ -209,8 +252,8 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
     })
 }
 
-/// What the open file descriptors of this process lead to, sorted. Numbers of sockets and the like are left out: an
-/// equal list is as many of each kind.
+/// What the open file descriptors of this process lead to, sorted. Numbers of sockets and the like
+/// are left out: an equal list is as many of each kind.
 fn descriptors() -> Vec<String> {
     let entries = fs::read_dir("/proc/self/fd").expect("this is Linux").flatten();
     let mut targets: Vec<_> = entries
@@ -239,11 +282,15 @@ fn threads() -> Vec<String> {
 struct Blocking(MemoryStore);
 
 impl Store for Blocking {
-    fn apply(&mut self, ops: &[StoreOp], durable: bool) -> Result<(), StoreError> {
+    fn apply(&mut self, ops: &[StoreOp], durable: bool) -> Result<(), WriteFailure> {
         self.0.apply(ops, durable)
     }
 
-    fn range(&self, range: &StoreRange, max_bytes: u64) -> Result<(Vec<StoreRow>, bool), StoreError> {
+    fn range(
+        &mut self,
+        range: &StoreRange,
+        max_bytes: u64,
+    ) -> Result<(Vec<StoreRow>, bool), StoreError> {
         self.0.range(range, max_bytes)
     }
 }

@@ -1,10 +1,14 @@
-//! Peers that say Hello and answer questions wrongly, or not at all: each request ends with a failure that says so.
+//! Peers that say Hello and answer questions wrongly, or not at all: each request ends with a
+//! failure that says so.
 
 use std::time::{Duration, Instant};
 
 use pk_driver::{Node, NodeError};
 use pk_proto::native::V1;
-use pk_proto::{Answer, Closest, ClosestLists, Failure, FrameFault, NodeAddress, NodeId, Options, PeerFault};
+use pk_proto::{
+    ClosestNodes, ClosestNodesQuery, Failure, FrameFault, NodeAddress, NodeId, PeerFault,
+    RequestOptions, RpcResponse,
+};
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
 use pk_tests::node::{key, options, shutdown, start};
@@ -12,7 +16,10 @@ use pk_tests::raw::{self, NATIVE};
 use pk_tests::wait::{soon, spawn};
 use quinn::{RecvStream, SendStream, VarInt};
 
-pk_tests::cases!(a_wrong_answer_is_a_failure_that_says_so, an_answer_that_never_comes_is_waited_for_until_the_deadline);
+pk_tests::cases!(
+    a_wrong_answer_is_a_failure_that_says_so,
+    an_answer_that_never_comes_is_waited_for_until_the_deadline
+);
 
 /// What a peer does with a question.
 #[derive(Debug, Clone, Copy)]
@@ -51,17 +58,19 @@ fn peer<R: Rt>(runtime: &R, presented: &Presented, answers: Answers) -> NodeAddr
 }
 
 async fn answer(answers: Answers, send: &mut SendStream, recv: &mut RecvStream) {
-    let pong = |nonce| raw::frame(V1::Answer(Answer::Pong { nonce }));
+    let pong = |nonce| raw::frame(V1::Answer(RpcResponse::Pong { nonce }));
     let frame = |length: u32, payload: &[u8]| [&length.to_be_bytes(), payload].concat();
     let bytes: Vec<u8> = match answers {
         Answers::Nothing => return,
         Answers::AnotherNonce => pong(0x1234).into(),
-        Answers::AnotherKind => raw::frame(V1::Answer(Answer::Closest(Closest::default()))).into(),
+        Answers::AnotherKind => {
+            raw::frame(V1::Answer(RpcResponse::Closest(ClosestNodes::default()))).into()
+        }
         // The second one is not looked at.
         Answers::TwoAtOnce => [pong(0x1234), pong(0x1234)].concat(),
         Answers::Garbage => frame(100, &[0xa5; 100]),
         Answers::Oversized => frame(65_537, &[]),
-        // Version 1, and a message that nobody knows.
+        // Version 1, and an unknown message.
         Answers::Unknown => frame(2, &[0, 100]),
         Answers::TheEnd => Vec::new(),
         Answers::HalfAFrame => frame(100, &[0; 50]),
@@ -78,7 +87,9 @@ async fn connected<R: Rt>(runtime: &R, node: &Node<R>, answers: Answers) -> Node
     let presented = Presented::valid(&key(2));
     let address = peer(runtime, &presented, answers);
     node.disconnect(presented.node_id()).await.unwrap();
-    soon(runtime, "connect", node.connect(presented.node_id(), address, Options::default())).await.unwrap();
+    soon(runtime, "connect", node.connect(presented.node_id(), address, RequestOptions::default()))
+        .await
+        .unwrap();
     presented.node_id()
 }
 
@@ -98,17 +109,25 @@ async fn a_wrong_answer_is_a_failure_that_says_so<R: Rt>(runtime: R) {
         (Answers::Reset(77), Failure::Aborted(77), false),
     ] {
         let target = connected(&runtime, &node, answers).await;
-        let failed = soon(&runtime, "ping", node.ping_node(target, Options::default())).await;
-        assert!(matches!(&failed, Err(NodeError::Failure(failure)) if *failure == expected), "{answers:?}: {failed:?}");
+        let failed =
+            soon(&runtime, "ping", node.ping_node(target, RequestOptions::default())).await;
+        assert!(
+            matches!(&failed, Err(NodeError::Failure(failure)) if *failure == expected),
+            "{answers:?}: {failed:?}"
+        );
         let open = !node.connections().await.unwrap().is_empty();
         assert_eq!(open, !ends_the_connection, "{answers:?}");
     }
     // Neither does one who is asked for nodes bring anything into the graph.
     let target = connected(&runtime, &node, Answers::AnotherNonce).await;
-    let lists = ClosestLists { local: true, active: true };
-    let asked = node.ask_closest(target, key(9).node_id(), lists, Options::default());
+    let query = ClosestNodesQuery { known: true, connected: true };
+    let asked =
+        node.query_closest_nodes(target, key(9).node_id(), query, RequestOptions::default());
     let failed = soon(&runtime, "ask", asked).await;
-    assert!(matches!(failed, Err(NodeError::Failure(Failure::Peer(PeerFault::Unexpected)))), "{failed:?}");
+    assert!(
+        matches!(failed, Err(NodeError::Failure(Failure::Peer(PeerFault::Unexpected)))),
+        "{failed:?}"
+    );
     let metrics = node.metrics().await.unwrap();
     assert_eq!((metrics.nodes, metrics.requests_open), (1, 0), "{metrics:?}");
     shutdown(&runtime, &[&node]).await;
@@ -124,8 +143,9 @@ async fn an_answer_that_never_comes_is_waited_for_until_the_deadline<R: Rt>(runt
     assert!(matches!(failed, Err(NodeError::Failure(Failure::DeadlineExceeded))), "{failed:?}");
     let failed = soon(&runtime, "open", node.open_stream(target, "x", limits)).await;
     assert!(matches!(failed, Err(NodeError::Failure(Failure::DeadlineExceeded))), "{failed:?}");
-    let lists = ClosestLists { local: true, active: true };
-    let failed = soon(&runtime, "ask", node.ask_closest(target, target, lists, limits)).await;
+    let query = ClosestNodesQuery { known: true, connected: true };
+    let failed =
+        soon(&runtime, "ask", node.query_closest_nodes(target, target, query, limits)).await;
     assert!(matches!(failed, Err(NodeError::Failure(Failure::DeadlineExceeded))), "{failed:?}");
     assert!(begun.elapsed() >= 3 * deadline, "a deadline came early");
     let metrics = node.metrics().await.unwrap();

@@ -1,14 +1,14 @@
 //! Who is not who it says it is, is refused in both directions.
 
 use pk_driver::NodeError;
-use pk_proto::{DialFailure, Failure, NodeAddress, NodeId, Options};
+use pk_proto::{DialFailure, Failure, NodeAddress, NodeId, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
 use pk_tests::node::{key, shutdown, socket, start};
 use pk_tests::raw::{self, NATIVE};
 use pk_tests::wait::{soon, spawn, until};
 
-pk_tests::cases!(an_acceptor_refuses_what_proves_nobody, a_dialler_refuses_what_proves_nobody);
+pk_tests::cases!(an_acceptor_refuses_what_proves_nobody, a_dialer_refuses_what_proves_nobody);
 
 /// TLS alerts (RFC 8446 section 6).
 const BAD_CERTIFICATE: u64 = 42;
@@ -30,21 +30,36 @@ async fn an_acceptor_refuses_what_proves_nobody<R: Rt>(runtime: R) {
             native,
             Some(BAD_CERTIFICATE),
         ),
-        ("our own name", Some(Presented::naming(&peer, node.own_id())), native, Some(BAD_CERTIFICATE)),
+        (
+            "our own name",
+            Some(Presented::naming(&peer, node.own_id())),
+            native,
+            Some(BAD_CERTIFICATE),
+        ),
         ("a stolen certificate", Some(Presented::stolen(&peer, &victim)), native, None),
         ("an expired one", Some(Presented::expired(&peer)), native, Some(CERTIFICATE_EXPIRED)),
-        ("one from the future", Some(Presented::not_yet_valid(&peer)), native, Some(CERTIFICATE_EXPIRED)),
+        (
+            "one from the future",
+            Some(Presented::not_yet_valid(&peer)),
+            native,
+            Some(CERTIFICATE_EXPIRED),
+        ),
         ("garbage", Some(Presented::garbage(&peer)), native, Some(BAD_CERTIFICATE)),
-        ("a chain without end", Some(Presented::repeated(&peer, 33)), native, Some(BAD_CERTIFICATE)),
+        (
+            "a chain without end",
+            Some(Presented::repeated(&peer, 33)),
+            native,
+            Some(BAD_CERTIFICATE),
+        ),
         ("no certificate", None, native, Some(CERTIFICATE_REQUIRED)),
         ("another protocol", Some(valid.clone()), other, Some(NO_APPLICATION_PROTOCOL)),
         ("no protocol", Some(valid.clone()), &[], Some(NO_APPLICATION_PROTOCOL)),
     ];
     for (n, (what, presented, alpn, alert)) in (1..).zip(bad) {
         let config = raw::client(presented.as_ref(), alpn, raw::transport());
-        let dialled = soon(&runtime, what, raw::dial(&endpoint, config, socket(&node))).await;
-        // TLS 1.3 lets a dialler believe that it is through before it is judged.
-        let error = match dialled {
+        let dialed = soon(&runtime, what, raw::dial(&endpoint, config, socket(&node))).await;
+        // TLS 1.3 lets a dialer believe that it is through before it is judged.
+        let error = match dialed {
             Err(error) => error,
             Ok(connection) => soon(&runtime, what, connection.closed()).await,
         };
@@ -56,12 +71,20 @@ async fn an_acceptor_refuses_what_proves_nobody<R: Rt>(runtime: R) {
         println!("{}: {what}: {error}", R::NAME);
     }
     let metrics = node.metrics().await.unwrap();
-    assert_eq!((metrics.connections_accepted, metrics.connections_pending, metrics.nodes), (0, 0, 0), "{metrics:?}");
-    until(&runtime, "nothing under way", async || node.driver_metrics().handshakes_pending == 0).await;
+    assert_eq!(
+        (metrics.connections_accepted, metrics.connections_pending, metrics.nodes),
+        (0, 0, 0),
+        "{metrics:?}"
+    );
+    until(&runtime, "nothing in progress", async || node.driver_metrics().handshakes_pending == 0)
+        .await;
     // The same peer with what is its own, and the same forgery with its own name.
     for presented in [valid, Presented::naming(&peer, peer.node_id())] {
         let config = raw::valid_client(&presented);
-        let connection = soon(&runtime, "a valid peer", raw::dial(&endpoint, config, socket(&node))).await.unwrap();
+        let connection =
+            soon(&runtime, "a valid peer", raw::dial(&endpoint, config, socket(&node)))
+                .await
+                .unwrap();
         drop(soon(&runtime, "greet", raw::greet(&connection)).await.unwrap());
     }
     shutdown(&runtime, &[&node]).await;
@@ -74,7 +97,7 @@ fn acceptor<R: Rt>(runtime: &R, presented: &Presented, alpn: &[&[u8]]) -> NodeAd
     drop(spawn(runtime, async move {
         while let Some(incoming) = endpoint.accept().await {
             if let Ok(connection) = incoming.await {
-                // Whoever comes through gets a Hello: it would be a success.
+                // A peer that gets through receives a Hello: it would be a success.
                 if let Ok((mut send, _recv)) = connection.accept_bi().await {
                     let _ = send.write_all(&raw::hello()).await;
                     connection.closed().await;
@@ -85,21 +108,26 @@ fn acceptor<R: Rt>(runtime: &R, presented: &Presented, alpn: &[&[u8]]) -> NodeAd
     address
 }
 
-async fn a_dialler_refuses_what_proves_nobody<R: Rt>(runtime: R) {
+async fn a_dialer_refuses_what_proves_nobody<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let (peer, victim) = (key(2), key(3));
     let dial = async |presented: &Presented, alpn: &[&[u8]], target: NodeId| {
         let address = acceptor(&runtime, presented, alpn);
-        let options = Options { deadline: None, connect_timeout: Some(pk_tests::wait::SOON / 3) };
-        let connected = soon(&runtime, "connect", node.connect(target, address.clone(), options)).await;
-        let there = soon(&runtime, "ping", node.ping_node_address(target, address, options)).await.unwrap();
+        let options =
+            RequestOptions { deadline: None, connect_timeout: Some(pk_tests::wait::SOON / 3) };
+        let connected =
+            soon(&runtime, "connect", node.connect(target, address.clone(), options)).await;
+        let there =
+            soon(&runtime, "ping", node.ping_node_address(target, address, options)).await.unwrap();
         assert_eq!(there, connected.is_ok());
         match connected {
             Ok(_) => Ok(()),
-            Err(NodeError::Failure(Failure::Dial(failures))) => match <[_; 1]>::try_from(failures) {
-                Ok([(_, why)]) => Err(why),
-                Err(other) => panic!("one dial: {other:?}"),
-            },
+            Err(NodeError::Failure(Failure::Dial(failures))) => {
+                match <[_; 1]>::try_from(failures) {
+                    Ok([(_, why)]) => Err(why),
+                    Err(other) => panic!("one dial: {other:?}"),
+                }
+            }
             Err(other) => panic!("{other:?}"),
         }
     };
@@ -109,10 +137,20 @@ async fn a_dialler_refuses_what_proves_nobody<R: Rt>(runtime: R) {
             "the victim's name, asked for the victim",
             Presented::naming(&peer, victim.node_id()),
             &victim,
-            "claims the name",
+            "has the subject name",
         ),
-        ("the victim's name, asked for the key", Presented::naming(&peer, victim.node_id()), &peer, "claims the name"),
-        ("a valid one of somebody else", Presented::valid(&peer), &victim, "none of the nodes"),
+        (
+            "the victim's name, asked for the key",
+            Presented::naming(&peer, victim.node_id()),
+            &peer,
+            "has the subject name",
+        ),
+        (
+            "a valid one of another node",
+            Presented::valid(&peer),
+            &victim,
+            "none of the expected nodes",
+        ),
         ("an expired one", Presented::expired(&peer), &peer, "expired"),
         ("one from the future", Presented::not_yet_valid(&peer), &peer, "not valid before"),
         ("garbage", Presented::garbage(&peer), &peer, "not DER"),
@@ -120,12 +158,21 @@ async fn a_dialler_refuses_what_proves_nobody<R: Rt>(runtime: R) {
     ] {
         let why = dial(&presented, native, target.node_id()).await;
         println!("{}: {what}: {why:?}", R::NAME);
-        assert!(matches!(&why, Err(DialFailure::Certificate(text)) if text.contains(says)), "{what}: {why:?}");
+        assert!(
+            matches!(&why, Err(DialFailure::Certificate(text)) if text.contains(says)),
+            "{what}: {why:?}"
+        );
     }
     let why = dial(&Presented::stolen(&peer, &victim), native, victim.node_id()).await;
-    assert!(matches!(why, Err(DialFailure::Transport(_) | DialFailure::Certificate(_))), "stolen: {why:?}");
+    assert!(
+        matches!(why, Err(DialFailure::Transport(_) | DialFailure::Certificate(_))),
+        "stolen: {why:?}"
+    );
     let why = dial(&Presented::valid(&peer), &[b"h3"], peer.node_id()).await;
-    assert!(matches!(why, Err(DialFailure::Rejected { code: 0x178, .. })), "another protocol: {why:?}");
+    assert!(
+        matches!(why, Err(DialFailure::Rejected { code: 0x178, .. })),
+        "another protocol: {why:?}"
+    );
     let metrics = node.metrics().await.unwrap();
     assert_eq!((metrics.connections_accepted, metrics.nodes), (0, 0), "{metrics:?}");
     // The same acceptor with what is its own.

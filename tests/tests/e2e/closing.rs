@@ -1,10 +1,11 @@
-//! Connections that nobody uses are closed: the primary one late, the others soon, held ones not at all.
+//! Connections that are not in use are closed: the primary one late, the others soon, held ones not
+//! at all.
 
 use std::time::{Duration, Instant};
 
-use pk_driver::{Node, NodeConfig, Notice};
-use pk_proto::io::DisconnectReason;
-use pk_proto::{ConnectionInfo, Event, Options};
+use pk_driver::{EventOrLag, Node, NodeConfig};
+use pk_proto::DisconnectReason;
+use pk_proto::{ConnectionInfo, Event, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::node::{address, connect, connections_with, shutdown, start_with};
 use pk_tests::wait::{sleep, soon, until};
@@ -22,9 +23,12 @@ async fn a_connection_that_nobody_uses_is_closed_and_a_held_one_is_not<R: Rt>(ru
         config.core.connection_idle_timeout = IDLE;
         config.core.connection_idle_scale = Duration::ZERO;
     };
-    let (a, b) = (start_with(&runtime, 1, soon_idle).await, start_with(&runtime, 2, soon_idle).await);
+    let (a, b) =
+        (start_with(&runtime, 1, soon_idle).await, start_with(&runtime, 2, soon_idle).await);
     let mut events = b.events();
-    let gone = async || a.connections().await.unwrap().is_empty() && b.connections().await.unwrap().is_empty();
+    let gone = async || {
+        a.connections().await.unwrap().is_empty() && b.connections().await.unwrap().is_empty()
+    };
     let begun = Instant::now();
     connect(&runtime, &b, &a).await;
     until(&runtime, "the close", gone).await;
@@ -32,20 +36,29 @@ async fn a_connection_that_nobody_uses_is_closed_and_a_held_one_is_not<R: Rt>(ru
     assert!(begun.elapsed() >= IDLE, "it was closed early");
     let why = async {
         loop {
-            if let Some(Notice::Event(Event::ConnectionClosed { why, .. })) = events.next().await {
+            if let Some(EventOrLag::Event(Event::ConnectionClosed { why, .. })) =
+                events.next().await
+            {
                 return why;
             }
         }
     };
     // By whichever end was first.
     let why = soon(&runtime, "the event", why).await;
-    assert!(matches!(why, DisconnectReason::Local | DisconnectReason::Peer { code: 0, .. }), "{why}");
+    assert!(
+        matches!(why, DisconnectReason::Local | DisconnectReason::Peer { code: 0, .. }),
+        "{why}"
+    );
     // What is known of it stays.
     assert!(b.contact(a.own_id()).await.unwrap().is_some());
 
-    let lease = soon(&runtime, "acquire", b.acquire_connection(a.own_id(), Options::default())).await.unwrap();
+    let lease =
+        soon(&runtime, "acquire", b.acquire_connection(a.own_id(), RequestOptions::default()))
+            .await
+            .unwrap();
     sleep(&runtime, 3 * IDLE).await;
-    let held: Vec<_> = b.connections().await.unwrap().iter().map(|connection| connection.conn).collect();
+    let held: Vec<_> =
+        b.connections().await.unwrap().iter().map(|connection| connection.conn).collect();
     assert_eq!(held, [lease.info().conn], "it is held, and the other end knows");
     drop(lease);
     until(&runtime, "the close", gone).await;
@@ -59,23 +72,28 @@ async fn of_two_connections_the_primary_one_stays<R: Rt>(runtime: R) {
         config.core.connection_idle_scale = Duration::from_secs(30 * 86_400);
     };
     let a = start_with(&runtime, 1, change).await;
-    let near = (2..).find(|seed| a.own_id().bucket_index(&pk_tests::node::key(*seed).node_id()).unwrap().0 < 255);
+    let near = (2..).find(|seed| {
+        a.own_id().bucket_index(&pk_tests::node::key(*seed).node_id()).unwrap().0 < 255
+    });
     let b = start_with(&runtime, near.unwrap(), change).await;
     let both = async |from: &Node<R>, to: &Node<R>| connections_with(from, to.own_id()).await;
     // Two that dial each other at once often get two connections.
     let mut all: Vec<ConnectionInfo> = Vec::new();
     while all.len() < 2 {
         a.disconnect(b.own_id()).await.unwrap();
-        until(&runtime, "the end", async || both(&a, &b).await.is_empty() && both(&b, &a).await.is_empty()).await;
+        until(&runtime, "the end", async || {
+            both(&a, &b).await.is_empty() && both(&b, &a).await.is_empty()
+        })
+        .await;
         let dials = zip(
-            a.connect(b.own_id(), address(&b), Options::default()),
-            b.connect(a.own_id(), address(&a), Options::default()),
+            a.connect(b.own_id(), address(&b), RequestOptions::default()),
+            b.connect(a.own_id(), address(&a), RequestOptions::default()),
         );
         let _ = soon(&runtime, "two dials", dials).await;
         until(&runtime, "both ends of all", async || {
             let (of_a, of_b) = (both(&a, &b).await, both(&b, &a).await);
-            let pending =
-                a.metrics().await.unwrap().connections_pending + b.metrics().await.unwrap().connections_pending;
+            let pending = a.metrics().await.unwrap().connections_pending
+                + b.metrics().await.unwrap().connections_pending;
             pending == 0 && !of_a.is_empty() && of_a.len() == of_b.len()
         })
         .await;
@@ -86,7 +104,8 @@ async fn of_two_connections_the_primary_one_stays<R: Rt>(runtime: R) {
         let left = both(node, other).await;
         left.len() == 1 && left[0].primary && left[0].shared_id == smallest
     };
-    until(&runtime, "one is left at both ends", async || one(&a, &b).await && one(&b, &a).await).await;
+    until(&runtime, "one is left at both ends", async || one(&a, &b).await && one(&b, &a).await)
+        .await;
     // It stays.
     sleep(&runtime, 2 * IDLE).await;
     assert!(one(&a, &b).await && one(&b, &a).await);

@@ -1,12 +1,15 @@
 //! Events, and listeners that do not listen.
 
-use pk_driver::Notice;
-use pk_proto::{Event, NodeId, Options, SetNode, SetNodeOutcome};
+use pk_driver::EventOrLag;
+use pk_proto::{Event, NodeId, RequestOptions, SetNodeOptions, SetNodeOutcome};
 use pk_tests::Rt;
 use pk_tests::node::{address, connect, heard_of, shutdown, start, start_with};
 use pk_tests::wait::soon;
 
-pk_tests::cases!(a_slow_listener_is_told_what_it_lost_and_stops_nobody, every_listener_hears_everything);
+pk_tests::cases!(
+    a_slow_listener_is_told_what_it_lost_and_stops_nobody,
+    every_listener_hears_everything
+);
 
 async fn a_slow_listener_is_told_what_it_lost_and_stops_nobody<R: Rt>(runtime: R) {
     const KEPT: u64 = 4;
@@ -15,23 +18,27 @@ async fn a_slow_listener_is_told_what_it_lost_and_stops_nobody<R: Rt>(runtime: R
     let b = start(&runtime, 2).await;
     let mut slow = a.events();
     for bit in 0..HAPPENED as usize {
-        // Each in a bucket of its own, where nobody has to make room.
+        // Each in its own bucket, where no node has to make room.
         let mut id = *a.own_id().as_bytes();
         id[bit / 8] ^= 0x80 >> (bit % 8);
-        let set = a.set_node(NodeId::from_bytes(id), address(&b), heard_of(), SetNode::default());
+        let set =
+            a.set_node(NodeId::from_bytes(id), address(&b), heard_of(), SetNodeOptions::default());
         assert_eq!(soon(&runtime, "set", set).await.unwrap(), SetNodeOutcome::Added);
     }
     let lost = soon(&runtime, "the loss", slow.next()).await;
-    assert_eq!(lost, Some(Notice::Lagged(HAPPENED - KEPT)));
+    assert_eq!(lost, Some(EventOrLag::Lagged(HAPPENED - KEPT)));
     for _ in 0..KEPT {
         let kept = soon(&runtime, "what is kept", slow.next()).await;
-        assert!(matches!(kept, Some(Notice::Event(Event::NodeAdded { .. }))), "{kept:?}");
+        assert!(matches!(kept, Some(EventOrLag::Event(Event::NodeAdded { .. }))), "{kept:?}");
     }
-    // It goes on from there, and the node has not noticed.
+    // The listener continues from there, and the node is not affected.
     connect(&runtime, &a, &b).await;
     let next = soon(&runtime, "the next", slow.next()).await;
-    assert!(matches!(next, Some(Notice::Event(Event::NodeAdded { node })) if node == b.own_id()), "{next:?}");
-    soon(&runtime, "ping", a.ping_node(b.own_id(), Options::default())).await.unwrap();
+    assert!(
+        matches!(next, Some(EventOrLag::Event(Event::NodeAdded { node })) if node == b.own_id()),
+        "{next:?}"
+    );
+    soon(&runtime, "ping", a.ping_node(b.own_id(), RequestOptions::default())).await.unwrap();
     shutdown(&runtime, &[&a, &b]).await;
 }
 
@@ -44,9 +51,13 @@ async fn every_listener_hears_everything<R: Rt>(runtime: R) {
         let mut names = Vec::new();
         while names.len() < 3 {
             names.push(match soon(&runtime, "an event", events.next()).await.unwrap() {
-                Notice::Event(Event::NodeAdded { node }) if node == b.own_id() => "added",
-                Notice::Event(Event::ConnectionOpened { node, .. }) if node == b.own_id() => "opened",
-                Notice::Event(Event::ConnectionClosed { node, .. }) if node == b.own_id() => "closed",
+                EventOrLag::Event(Event::NodeAdded { node }) if node == b.own_id() => "added",
+                EventOrLag::Event(Event::ConnectionOpened { node, .. }) if node == b.own_id() => {
+                    "opened"
+                }
+                EventOrLag::Event(Event::ConnectionClosed { node, .. }) if node == b.own_id() => {
+                    "closed"
+                }
                 other => panic!("{other:?}"),
             });
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pk_driver::{Node, NodeConfig};
-use pk_proto::Options;
+use pk_proto::RequestOptions;
 use pk_tests::Rt;
 use pk_tests::case::slot;
 use pk_tests::node::{address, start_with};
@@ -17,7 +17,8 @@ const IDLE: Duration = Duration::from_secs(20);
 /// For 20 s nothing but QUIC's keep-alives:
 ///
 /// - three nodes, each connected to both others, that have no timer due;
-/// - one node with a timer due each second: of a connection whose idle time is over, and which a stream uses.
+/// - one node with a timer due each second: of a connection whose idle time is over, and which a
+///   stream uses.
 async fn an_idle_node_turns_no_more_than_it_must<R: Rt>(runtime: R) {
     let work = slot();
     let often = |config: &mut NodeConfig| {
@@ -30,7 +31,7 @@ async fn an_idle_node_turns_no_more_than_it_must<R: Rt>(runtime: R) {
         nodes.push((start_with(&watched, seed, often).await, watched));
     }
     let connect = async |from: &Node<Watched<R>>, to: &Node<Watched<R>>| {
-        let connected = from.connect(to.own_id(), address(to), Options::default());
+        let connected = from.connect(to.own_id(), address(to), RequestOptions::default());
         soon(&runtime, "connect", connected).await.unwrap();
     };
     for (i, (node, _)) in nodes.iter().enumerate() {
@@ -47,15 +48,21 @@ async fn an_idle_node_turns_no_more_than_it_must<R: Rt>(runtime: R) {
     let idle = start_with(&Watched::new(runtime.clone()), 5, often).await;
     connect(&ticking, &idle).await;
     let mut acceptor = idle.accept_streams("held/1").await.unwrap();
-    let opened = ticking.open_stream(idle.own_id(), "held/1", Options::default());
+    let opened = ticking.open_stream(idle.own_id(), "held/1", RequestOptions::default());
     let ours = soon(&runtime, "open a stream", opened).await.unwrap();
     let theirs = soon(&runtime, "accept", acceptor.accept()).await.unwrap();
-    // What the handshakes leave to do: the path's MTU, new connection ids.
-    sleep(&runtime, Duration::from_secs(1)).await;
+    // What the handshakes leave to do: the path's MTU, new connection ids, and two looks whether
+    // the peers are silent.
+    sleep(&runtime, Duration::from_secs(2)).await;
     let ticks_before = ticking.metrics().await.unwrap().timeouts;
     drop(work);
 
-    let look = || nodes.iter().map(|(node, watched)| (node.driver_metrics(), watched.seen())).collect::<Vec<_>>();
+    let look = || {
+        nodes
+            .iter()
+            .map(|(node, watched)| (node.driver_metrics(), watched.seen()))
+            .collect::<Vec<_>>()
+    };
     let (before, turns_before) = (look(), ticking.driver_metrics().turns);
     sleep(&runtime, IDLE).await;
     let (after, turns_after) = (look(), ticking.driver_metrics().turns);
@@ -64,20 +71,23 @@ async fn an_idle_node_turns_no_more_than_it_must<R: Rt>(runtime: R) {
     for ((before, seen_before), (after, seen_after)) in before.iter().zip(&after) {
         assert_eq!(after.connections, 2);
         let turns = after.turns - before.turns;
-        let packets = seen_after.received - seen_before.received + seen_after.sent - seen_before.sent;
+        let packets =
+            seen_after.received - seen_before.received + seen_after.sent - seen_before.sent;
         println!("{}: {turns} turns, {packets} packets", R::NAME);
-        // There was something that could have woken it: on each of two connections a keep-alive a second in one
-        // direction at least, and an answer to it. A machine that is late sends fewer.
+        // There was something that could have woken it: on each of two connections a keep-alive a
+        // second in one direction at least, and an answer to it. A machine that is late sends
+        // fewer.
         assert!(packets >= 2 * 2 * 10, "{packets} packets");
-        // No timer of the core or the driver is due within 20 s, and a keep-alive concerns QUIC alone.
+        // No timer of the core or the driver is due within 20 s, and a keep-alive concerns QUIC
+        // alone.
         assert_eq!(turns, 0, "turns of a node that had nothing to do");
     }
     let ticks = ticking.metrics().await.unwrap().timeouts - ticks_before;
     let turns = turns_after - turns_before;
     println!("{}: {turns} turns for {ticks} timers", R::NAME);
     assert!((10..=21).contains(&ticks), "{ticks} timers, one a second");
-    // A turn for each. One more for the question how many timers there were before, which the node had answered before
-    // its turn was counted.
+    // A turn for each. One more for the question how many timers there were before, which the node
+    // had answered before its turn was counted.
     assert!(turns <= ticks + 1, "{turns} turns for {ticks} timers");
     drop((ours, theirs));
     for node in nodes.iter().map(|(node, _)| node).chain([&ticking, &idle]) {

@@ -1,19 +1,22 @@
-//! A node that is killed says nothing any more.
+//! A node that is killed sends nothing more.
 
 use std::time::{Duration, Instant};
 
-use pk_driver::{NodeError, Notice};
-use pk_proto::io::DisconnectReason;
-use pk_proto::{Event, Failure, FindEnd, FindStepEnd, Options};
+use pk_driver::{EventOrLag, NodeError};
+use pk_proto::DisconnectReason;
+use pk_proto::{Event, Failure, FindEnd, FindStepEnd, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::child::{Child, whoami};
 use pk_tests::node::{connect, find, options, seed, shutdown, start, start_with};
-use pk_tests::wait::{soon, within};
+use pk_tests::wait::{sleep, soon, until, within};
 use smol::future::zip;
 
 use crate::NODE;
 
-pk_tests::cases!(a_killed_node_is_missed_in_bounded_time);
+pk_tests::cases!(
+    a_killed_node_is_missed_in_bounded_time,
+    a_stream_of_an_application_shows_that_its_peer_was_killed,
+);
 
 /// After which silence a connection ends; the least that can be set is a second.
 const IDLE: Duration = Duration::from_secs(3);
@@ -29,47 +32,72 @@ async fn a_killed_node_is_missed_in_bounded_time<R: Rt>(runtime: R) {
     let mut child = Child::start::<R>(NODE, &["node", "key=1", "idle_timeout=60000"]);
     let killed = whoami(&child.line(&runtime, "start of the child").await);
     child.ask(&runtime, &format!("join {}", seed(&a))).await;
-    let mut lease = soon(&runtime, "acquire", a.acquire_connection(killed.node, Options::default())).await.unwrap();
+    let mut lease =
+        soon(&runtime, "acquire", a.acquire_connection(killed.node, RequestOptions::default()))
+            .await
+            .unwrap();
     let mut events = a.events();
 
     child.kill();
     let begun = Instant::now();
-    // One that never met it: A still tells of it, and it does not answer.
+    // One that never met it: A still reports it, and it does not answer.
     let searcher = start(&runtime, 3).await;
     connect(&runtime, &searcher, &a).await;
     let searches = async {
         let begun = Instant::now();
         let limits = options(Duration::from_secs(4), Duration::from_secs(1));
-        let found =
-            within(&runtime, limits.deadline.unwrap() + SLACK, "find", searcher.find_node(killed.node, find(limits)));
+        let found = within(
+            &runtime,
+            limits.deadline.unwrap() + SLACK,
+            "find",
+            searcher.find_node(killed.node, find(limits)),
+        );
         let found = found.await.unwrap();
         assert_eq!((&found.found, found.ended), (&None, FindEnd::Exhausted), "{found:?}");
-        let step = found.trace.iter().find(|step| step.node == killed.node).expect("it was dialled");
+        let step = found.trace.iter().find(|step| step.node == killed.node).expect("it was dialed");
         assert!(matches!(&step.end, FindStepEnd::Unreachable(why) if !why.is_empty()), "{step:?}");
-        let ping =
-            within(&runtime, limits.deadline.unwrap() + SLACK, "ping", searcher.ping_node(killed.node, limits)).await;
+        let ping = within(
+            &runtime,
+            limits.deadline.unwrap() + SLACK,
+            "ping",
+            searcher.ping_node(killed.node, limits),
+        )
+        .await;
         let error = ping.unwrap_err();
-        assert!(matches!(&error, NodeError::Failure(Failure::NotFound(why)) if !why.is_empty()), "{error:?}");
+        assert!(
+            matches!(&error, NodeError::Failure(Failure::NotFound(why)) if !why.is_empty()),
+            "{error:?}"
+        );
         assert!(error.to_string().contains("was not found"), "{error}");
         println!("{}: a searcher: {error}, both searches in {:?}", R::NAME, begun.elapsed());
         // The deadline before the dial has failed.
         let limits = options(Duration::from_millis(300), Duration::from_secs(60));
-        let found = within(&runtime, SLACK, "find", searcher.find_node(killed.node, find(limits))).await.unwrap();
+        let found = within(&runtime, SLACK, "find", searcher.find_node(killed.node, find(limits)))
+            .await
+            .unwrap();
         assert_eq!((&found.found, found.ended), (&None, FindEnd::Deadline), "{found:?}");
         let ping = within(&runtime, SLACK, "ping", searcher.ping_node(killed.node, limits)).await;
         assert!(matches!(ping, Err(NodeError::Failure(Failure::DeadlineExceeded))), "{ping:?}");
     };
     // One that was connected.
     let peer = async {
-        let pinged = soon(&runtime, "a ping of the dead", a.ping_node(killed.node, Options::default())).await;
+        let pinged = soon(
+            &runtime,
+            "a ping of the dead",
+            a.ping_node(killed.node, RequestOptions::default()),
+        )
+        .await;
         assert!(
-            matches!(pinged, Err(NodeError::Failure(Failure::ConnectionLost(DisconnectReason::TimedOut)))),
+            // The silent connection was suspected, and the node looked for again.
+            matches!(&pinged, Err(NodeError::Failure(Failure::NotFound(why))) if !why.is_empty()),
             "{pinged:?}"
         );
         let gone = async {
             loop {
                 match events.next().await {
-                    Some(Notice::Event(Event::ConnectionClosed { node, why, .. })) if node == killed.node => {
+                    Some(EventOrLag::Event(Event::ConnectionClosed { node, why, .. }))
+                        if node == killed.node =>
+                    {
                         return why;
                     }
                     Some(_) => {}
@@ -90,7 +118,43 @@ async fn a_killed_node_is_missed_in_bounded_time<R: Rt>(runtime: R) {
     let port = format!("port={}", killed.address.port);
     let again = Child::start::<R>(NODE, &["node", "key=1", &port]);
     assert_eq!(whoami(&again.line(&runtime, "start of the child").await), killed);
-    let found = soon(&runtime, "find", searcher.find_node(killed.node, pk_proto::FindNode::default())).await.unwrap();
+    let found = soon(
+        &runtime,
+        "find",
+        searcher.find_node(killed.node, pk_proto::FindNodeOptions::default()),
+    )
+    .await
+    .unwrap();
     assert!(found.found.is_some(), "{found:?}");
     shutdown(&runtime, &[&a, &searcher]).await;
+}
+
+/// By then a connection is suspected on which a byte was sent to a dead peer.
+const SUSPECTED: Duration = Duration::from_secs(2);
+
+async fn a_stream_of_an_application_shows_that_its_peer_was_killed<R: Rt>(runtime: R) {
+    let a = start(&runtime, 2).await;
+    let mut child = Child::start::<R>(NODE, &["node", "key=1"]);
+    let killed = whoami(&child.line(&runtime, "start of the child").await);
+    child.ask(&runtime, "echo held/1").await;
+    soon(&runtime, "connect", a.connect(killed.node, killed.address, RequestOptions::default()))
+        .await
+        .unwrap();
+    let opened = a.open_stream(killed.node, "held/1", RequestOptions::default());
+    let mut stream = soon(&runtime, "open a stream", opened).await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    assert_eq!(soon(&runtime, "echo", stream.read(&mut [0; 1])).await, Ok(1));
+    let suspected =
+        async || a.connections().await.unwrap().iter().any(|connection| connection.suspected);
+    // Long enough that all checks have ended.
+    sleep(&runtime, Duration::from_secs(2)).await;
+    assert!(!suspected().await, "an idle stream sends nothing");
+
+    child.kill();
+    stream.write_all(b"x").await.unwrap();
+    let begun = Instant::now();
+    until(&runtime, "a suspicion", suspected).await;
+    println!("{}: suspected after {:?}", R::NAME, begun.elapsed());
+    assert!(begun.elapsed() < SUSPECTED, "{:?}", begun.elapsed());
+    shutdown(&runtime, &[&a]).await;
 }

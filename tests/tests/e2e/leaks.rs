@@ -7,21 +7,22 @@ use crate::NODE;
 
 pk_tests::cases!(a_node_leaves_nothing_behind);
 
-/// In a process of its own, where nobody else opens anything.
+/// In its own process, where nothing else opens anything.
 async fn a_node_leaves_nothing_behind<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let child = Child::start::<R>(NODE, &["leaks", dir.path().to_str().unwrap()]);
     let seen = child.line(&runtime, "the life of three nodes").await;
     println!("{}: {seen}", R::NAME);
-    let list = |path: &str| seen.pointer(path).unwrap_or_else(|| panic!("no {path} in {seen}")).clone();
+    let list =
+        |path: &str| seen.pointer(path).unwrap_or_else(|| panic!("no {path} in {seen}")).clone();
     let before = list("/before/descriptors");
     assert_eq!(list("/after/descriptors"), before);
     assert_eq!(list("/after/threads"), list("/before/threads"));
     for gauge in ["tasks", "driver_tasks", "timers", "sockets"] {
         assert_eq!(number(&seen, &format!("/after/{gauge}")), 0, "{gauge}");
     }
-    // There was something to be left: three sockets, a store, a recording and mDNS's at least, and for each node its pump
-    // and its endpoint.
+    // There was something to be left: three sockets, a store, a recording and mDNS's at least, and
+    // for each node its pump and its endpoint.
     let before = before.as_array().map_or(0, Vec::len) as u64;
     assert!(number(&seen, "/busy/descriptors") >= before + 6);
     assert!(number(&seen, "/busy/tasks") >= 6);

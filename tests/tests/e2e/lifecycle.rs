@@ -1,13 +1,18 @@
-//! How nodes end, and what becomes of what is under way then.
+//! How nodes end, and what happens to requests in progress then.
 
 use std::time::Duration;
 
-use pk_driver::{Node, NodeError, Notice, StreamError};
-use pk_proto::io::DisconnectReason;
-use pk_proto::{BucketIndex, ClosestLists, Event, Failure, FindNode, NodeId, Options, SetNode};
+use pk_driver::{EventOrLag, Node, NodeError, StreamError};
+use pk_proto::DisconnectReason;
+use pk_proto::{
+    BucketIndex, ClosestNodesQuery, Event, Failure, FindNodeOptions, NodeId, RequestOptions,
+    SetNodeOptions,
+};
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
-use pk_tests::node::{address, connect, echo, heard_of, key, options, seed, shutdown, socket, start};
+use pk_tests::node::{
+    address, connect, echo, heard_of, key, options, seed, shutdown, socket, start,
+};
 use pk_tests::raw;
 use pk_tests::socket::BlackHole;
 use pk_tests::wait::{soon, spawn, until};
@@ -23,11 +28,13 @@ pk_tests::cases!(
     a_dropped_request_is_cancelled,
 );
 
-/// The end of the connection with a node, as its peer tells of it.
+/// The end of the connection with a node, as its peer reports it.
 async fn goodbye(events: &mut pk_driver::Events, of: NodeId) -> DisconnectReason {
     loop {
         match events.next().await {
-            Some(Notice::Event(Event::ConnectionClosed { node, why, .. })) if node == of => return why,
+            Some(EventOrLag::Event(Event::ConnectionClosed { node, why, .. })) if node == of => {
+                return why;
+            }
             Some(_) => {}
             None => panic!("the listener's own node has ended"),
         }
@@ -38,12 +45,21 @@ async fn a_node_that_stops_says_goodbye<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     let mut acceptor = a.accept_streams("held/1").await.unwrap();
     connect(&runtime, &b, &a).await;
-    let mut stream = soon(&runtime, "open", b.open_stream(a.own_id(), "held/1", Options::default())).await.unwrap();
+    let mut stream =
+        soon(&runtime, "open", b.open_stream(a.own_id(), "held/1", RequestOptions::default()))
+            .await
+            .unwrap();
     let held = soon(&runtime, "accept", acceptor.accept()).await.unwrap();
-    let mut lease = soon(&runtime, "acquire", b.acquire_connection(a.own_id(), Options::default())).await.unwrap();
+    let mut lease =
+        soon(&runtime, "acquire", b.acquire_connection(a.own_id(), RequestOptions::default()))
+            .await
+            .unwrap();
     let endpoint = raw::endpoint(&runtime, None);
     let presented = Presented::valid(&key(3));
-    let raw = soon(&runtime, "dial", raw::dial(&endpoint, raw::valid_client(&presented), socket(&a))).await.unwrap();
+    let raw =
+        soon(&runtime, "dial", raw::dial(&endpoint, raw::valid_client(&presented), socket(&a)))
+            .await
+            .unwrap();
     let _control = soon(&runtime, "greet", raw::greet(&raw)).await.unwrap();
 
     let mut events = b.events();
@@ -68,7 +84,7 @@ async fn a_shutdown_may_be_repeated<R: Rt>(runtime: R) {
     soon(&runtime, "a third", a.shutdown()).await;
     soon(&runtime, "of a clone", same.shutdown()).await;
     assert_eq!(a.driver_metrics().tasks, 0);
-    // A shutdown that is not waited for goes on.
+    // A shutdown whose future is dropped continues.
     let _finished = poll_once(b.shutdown()).await;
     until(&runtime, "the end of B", async || b.driver_metrics().tasks == 0).await;
     // The port is free again at once.
@@ -85,16 +101,20 @@ async fn a_node_that_has_stopped_refuses_with_typed_errors<R: Rt>(runtime: R) {
     let mut events = a.events();
     shutdown(&runtime, &[&a]).await;
 
-    async fn closed<R: Rt, T>(runtime: &R, what: &str, call: impl Future<Output = Result<T, NodeError>>) {
+    async fn closed<R: Rt, T>(
+        runtime: &R,
+        what: &str,
+        call: impl Future<Output = Result<T, NodeError>>,
+    ) {
         match soon(runtime, what, call).await {
             Err(NodeError::Closed) => {}
             Err(error) => panic!("{what}: {error:?}"),
             Ok(_) => panic!("{what} succeeds after the shutdown"),
         }
     }
-    let options = Options::default();
-    let lists = ClosestLists { local: true, active: true };
-    closed(&runtime, "find", a.find_node(them, FindNode::default())).await;
+    let options = RequestOptions::default();
+    let query = ClosestNodesQuery { known: true, connected: true };
+    closed(&runtime, "find", a.find_node(them, FindNodeOptions::default())).await;
     closed(&runtime, "ping", a.ping_node(them, options)).await;
     closed(&runtime, "ping an address", a.ping_node_address(them, at.clone(), options)).await;
     closed(&runtime, "connect", a.connect(them, at.clone(), options)).await;
@@ -102,9 +122,10 @@ async fn a_node_that_has_stopped_refuses_with_typed_errors<R: Rt>(runtime: R) {
     closed(&runtime, "with_conn", a.with_conn(them, options, async |_| ())).await;
     closed(&runtime, "open a stream", a.open_stream(them, "x", options)).await;
     closed(&runtime, "accept", a.accept_streams("x")).await;
-    closed(&runtime, "ask for the closest", a.ask_closest(them, them, lists, options)).await;
+    closed(&runtime, "ask for the closest", a.query_closest_nodes(them, them, query, options))
+        .await;
     closed(&runtime, "join", a.sync_node_graph(vec![seed(&b)], true, options)).await;
-    closed(&runtime, "set", a.set_node(them, at, heard_of(), SetNode::default())).await;
+    closed(&runtime, "set", a.set_node(them, at, heard_of(), SetNodeOptions::default())).await;
     closed(&runtime, "unset", a.unset_node(them)).await;
     closed(&runtime, "disconnect", a.disconnect(them)).await;
     closed(&runtime, "bucket", a.bucket(BucketIndex(255))).await;
@@ -113,14 +134,14 @@ async fn a_node_that_has_stopped_refuses_with_typed_errors<R: Rt>(runtime: R) {
     closed(&runtime, "connections", a.connections()).await;
     closed(&runtime, "metrics", a.metrics()).await;
     closed(&runtime, "flush", a.flush()).await;
-    // What needs nobody is still known.
+    // What needs no peer still works.
     assert_eq!(a.own_id(), id);
     assert!(a.driver_metrics().turns > 0);
     let mut last = None;
     while let Some(notice) = soon(&runtime, "the end of the events", events.next()).await {
         last = Some(notice);
     }
-    assert_eq!(last, Some(Notice::Event(Event::Stopped)));
+    assert_eq!(last, Some(EventOrLag::Event(Event::Stopped)));
     assert_eq!(soon(&runtime, "no more events", events.next()).await, None);
     assert_eq!(soon(&runtime, "no events at all", a.events().next()).await, None);
     shutdown(&runtime, &[&b]).await;
@@ -131,14 +152,22 @@ async fn what_is_under_way_ends_with_the_node<R: Rt>(runtime: R) {
     let hole = BlackHole::open();
     let nobody = key(9).node_id();
     let limits = options(Duration::from_secs(60), Duration::from_secs(60));
-    soon(&runtime, "set", a.set_node(nobody, hole.address(), heard_of(), SetNode::default())).await.unwrap();
+    soon(
+        &runtime,
+        "set",
+        a.set_node(nobody, hole.address(), heard_of(), SetNodeOptions::default()),
+    )
+    .await
+    .unwrap();
     let requests = {
         let (node, address) = (a.clone(), hole.address());
-        let connect = spawn(&runtime, async move { node.connect(nobody, address, limits).await.map(drop) });
+        let connect =
+            spawn(&runtime, async move { node.connect(nobody, address, limits).await.map(drop) });
         let node = a.clone();
         let ping = spawn(&runtime, async move { node.ping_node(nobody, limits).await.map(drop) });
         let node = a.clone();
-        let acquire = spawn(&runtime, async move { node.acquire_connection(nobody, limits).await.map(drop) });
+        let acquire =
+            spawn(&runtime, async move { node.acquire_connection(nobody, limits).await.map(drop) });
         [connect, ping, acquire]
     };
     until(&runtime, "three requests", async || a.metrics().await.unwrap().requests_open == 3).await;
@@ -156,11 +185,13 @@ async fn a_dropped_node_shuts_down<R: Rt>(runtime: R) {
     {
         let a = start(&watched, 1).await;
         echo(&runtime, &b, "echo/1").await;
-        let joined = a.connect(b.own_id(), address(&b), Options::default());
+        let joined = a.connect(b.own_id(), address(&b), RequestOptions::default());
         soon(&runtime, "connect", joined).await.unwrap();
         let clone: Node<_> = a.clone();
         drop(a);
-        soon(&runtime, "ping by a clone", clone.ping_node(b.own_id(), Options::default())).await.unwrap();
+        soon(&runtime, "ping by a clone", clone.ping_node(b.own_id(), RequestOptions::default()))
+            .await
+            .unwrap();
         assert!(watched.seen().tasks > 0);
     }
     let why = soon(&runtime, "goodbye", goodbye(&mut events, key(1).node_id())).await;
@@ -176,7 +207,13 @@ async fn a_dropped_request_is_cancelled<R: Rt>(runtime: R) {
     let hole = BlackHole::open();
     let nobody = key(9).node_id();
     let limits = options(Duration::from_secs(60), Duration::from_secs(60));
-    soon(&runtime, "set", a.set_node(nobody, hole.address(), heard_of(), SetNode::default())).await.unwrap();
+    soon(
+        &runtime,
+        "set",
+        a.set_node(nobody, hole.address(), heard_of(), SetNodeOptions::default()),
+    )
+    .await
+    .unwrap();
     let open = async || a.metrics().await.unwrap().requests_open;
 
     let mut connect = Box::pin(a.connect(nobody, hole.address(), limits));
@@ -197,8 +234,12 @@ async fn a_dropped_request_is_cancelled<R: Rt>(runtime: R) {
     until(&runtime, "the end of all", async || open().await == 0).await;
     until(&runtime, "the end of the dials", async || a.driver_metrics().dials_pending == 0).await;
     let metrics = a.metrics().await.unwrap();
-    assert_eq!((metrics.requests_open, metrics.connections_pending, metrics.streams), (0, 0, 0), "{metrics:?}");
-    // Dropped before it was begun: nothing begins.
+    assert_eq!(
+        (metrics.requests_open, metrics.connections_pending, metrics.streams),
+        (0, 0, 0),
+        "{metrics:?}"
+    );
+    // Dropped before it was started: nothing starts.
     drop(a.ping_node(nobody, limits));
     assert_eq!(a.metrics().await.unwrap().requests, metrics.requests);
     shutdown(&runtime, &[&a]).await;
@@ -208,12 +249,15 @@ async fn a_dropped_request_is_cancelled<R: Rt>(runtime: R) {
 #[test]
 fn a_node_survives_the_end_of_its_tokio_runtime() {
     let _slot = pk_tests::case::slot();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let node = runtime.block_on(start(&pk_tests::Tokio, 1));
     runtime.shutdown_timeout(Duration::from_secs(5));
     smol::block_on(async {
         let smol = pk_tests::Smol;
-        let ended = soon(&smol, "a request", node.ping_node(key(2).node_id(), Options::default())).await;
+        let ended =
+            soon(&smol, "a request", node.ping_node(key(2).node_id(), RequestOptions::default()))
+                .await;
         assert!(matches!(ended, Err(NodeError::Closed)), "{ended:?}");
         soon(&smol, "shutdown", node.shutdown()).await;
         assert_eq!(node.driver_metrics().tasks, 0);

@@ -1,11 +1,18 @@
-//! The end-to-end cases. All of them are one program, so that slots (see `pk_tests::case`) and output are in one place.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! The end-to-end cases. All of them are one program, so that slots (see `pk_tests::case`) and
+//! output are in one place.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot continue has failed"
+)]
 
 mod answers;
 mod certificates;
 mod claims;
 mod closing;
 mod config;
+mod crowd;
 mod events;
 mod graph;
 mod hostile;

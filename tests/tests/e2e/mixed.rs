@@ -1,6 +1,6 @@
 //! Both drivers in one process.
 
-use pk_proto::{FindNode, Options};
+use pk_proto::{FindNodeOptions, RequestOptions};
 use pk_tests::node::{echo, exchange, join, seed, shutdown, start};
 use pk_tests::wait::soon;
 use pk_tests::{Rt, Smol, Tokio};
@@ -15,11 +15,19 @@ fn nodes_on_tokio_and_on_smol_find_each_other() {
         echo(&Smol, &on_smol, "echo/1").await;
         join(&Smol, &on_smol, seed(&on_tokio)).await;
         join(&Smol, &third, seed(&on_tokio)).await;
-        let found = soon(&Smol, "find", third.find_node(on_tokio.own_id(), FindNode::default())).await.unwrap();
+        let found =
+            soon(&Smol, "find", third.find_node(on_tokio.own_id(), FindNodeOptions::default()))
+                .await
+                .unwrap();
         assert!(found.found.is_some(), "{found:?}");
-        let found = soon(&tokio, "find", on_tokio.find_node(on_smol.own_id(), FindNode::default())).await.unwrap();
+        let found =
+            soon(&tokio, "find", on_tokio.find_node(on_smol.own_id(), FindNodeOptions::default()))
+                .await
+                .unwrap();
         assert!(found.found.is_some(), "{found:?}");
-        soon(&tokio, "ping", on_tokio.ping_node(third.own_id(), Options::default())).await.unwrap();
+        soon(&tokio, "ping", on_tokio.ping_node(third.own_id(), RequestOptions::default()))
+            .await
+            .unwrap();
         exchange(&tokio, &on_tokio, on_smol.own_id(), "echo/1", 100_000).await;
         exchange(&Smol, &on_smol, on_tokio.own_id(), "echo/1", 100_000).await;
         shutdown(&tokio, &[&on_tokio]).await;
@@ -27,8 +35,8 @@ fn nodes_on_tokio_and_on_smol_find_each_other() {
     });
 }
 
-/// Code of embedders on smol is not in the context of a tokio runtime either. What the driver's own tasks see, and the
-/// threads of a process, is in `leaks`.
+/// Code of embedders on smol is not in the context of a tokio runtime either. What the driver's own
+/// tasks see, and the threads of a process, is in `leaks`.
 #[test]
 fn there_is_no_tokio_on_smol() {
     Smol::block_on(async {

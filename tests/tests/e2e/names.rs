@@ -23,9 +23,11 @@ async fn all_addresses_of_a_name_race<R: Rt>(runtime: R) {
     let named: NodeAddress = "many.example:1".parse().unwrap();
     // One after another they would take three seconds.
     let limits = options(2 * PATIENCE, PATIENCE);
-    let connected = soon(&runtime, "connect", b.connect(a.own_id(), named.clone(), limits)).await.unwrap();
+    let connected =
+        soon(&runtime, "connect", b.connect(a.own_id(), named.clone(), limits)).await.unwrap();
     assert_eq!(connected.address, address(&a), "where it really is");
-    until(&runtime, "the losers are called off", async || b.driver_metrics().dials_pending == 0).await;
+    until(&runtime, "the losers are cancelled", async || b.driver_metrics().dials_pending == 0)
+        .await;
     b.disconnect(a.own_id()).await.unwrap();
     let seed = SeedNode { node: a.own_id(), address: named };
     let joined = soon(&runtime, "join", b.sync_node_graph(vec![seed], true, limits)).await.unwrap();
@@ -36,24 +38,41 @@ async fn all_addresses_of_a_name_race<R: Rt>(runtime: R) {
 
 async fn a_failure_names_the_host<R: Rt>(runtime: R) {
     let hole = BlackHole::open();
-    let names = Named::new(runtime.clone()).with("silent.example", &[hole.socket()]).with("empty.example", &[]);
+    let names = Named::new(runtime.clone())
+        .with("silent.example", &[hole.socket()])
+        .with("empty.example", &[]);
     let b = start_with(&names, 2, |_| {}).await;
     let nobody = key(9).node_id();
-    for (name, resolves) in [("silent.example", true), ("empty.example", false), ("unknown.example", false)] {
+    for (name, resolves) in
+        [("silent.example", true), ("empty.example", false), ("unknown.example", false)]
+    {
         let at: NodeAddress = format!("{name}:1314").parse().unwrap();
-        let failed = soon(&runtime, name, b.connect(nobody, at.clone(), options(2 * PATIENCE, PATIENCE))).await;
+        let failed =
+            soon(&runtime, name, b.connect(nobody, at.clone(), options(2 * PATIENCE, PATIENCE)))
+                .await;
         let error = failed.unwrap_err();
         println!("{}: {error}", R::NAME);
         assert!(error.to_string().contains(name), "{error}");
         let NodeError::Failure(Failure::Dial(failures)) = error else { panic!("{error:?}") };
-        let of_the_name = failures.iter().find(|(at, _)| matches!(&at.host, Host::Name(of) if of.as_str() == name));
+        let of_the_name = failures
+            .iter()
+            .find(|(at, _)| matches!(&at.host, Host::Name(of) if of.as_str() == name));
         match resolves {
             true => {
-                assert_eq!(of_the_name.map(|(_, why)| why), Some(&DialFailure::LeadsTo(vec![hole.socket()])));
-                assert!(failures.contains(&(hole.address(), DialFailure::TimedOut)), "{failures:?}");
+                assert_eq!(
+                    of_the_name.map(|(_, why)| why),
+                    Some(&DialFailure::LeadsTo(vec![hole.socket()]))
+                );
+                assert!(
+                    failures.contains(&(hole.address(), DialFailure::TimedOut)),
+                    "{failures:?}"
+                );
             }
             false => {
-                assert!(of_the_name.is_some_and(|(_, why)| matches!(why, DialFailure::Resolve(_))), "{failures:?}");
+                assert!(
+                    of_the_name.is_some_and(|(_, why)| matches!(why, DialFailure::Resolve(_))),
+                    "{failures:?}"
+                );
             }
         }
     }

@@ -5,11 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use pk_driver::{Node, NodeError, Record};
-use pk_proto::io::DisconnectReason;
-use pk_proto::{ClosestLists, Event, FindEnd, FindNode, NodeAddress, NodeId, Options, Replay, SeedNode};
+use pk_proto::DisconnectReason;
+use pk_proto::{
+    ClosestNodesQuery, Event, FindEnd, FindNodeOptions, NodeAddress, NodeId, Replay,
+    RequestOptions, SeedNode,
+};
 use pk_tests::Rt;
 use pk_tests::node::{
-    address, connect, connections_with, echo, exchange, find, join, options, seed, shutdown, socket, start, start_with,
+    address, connect, connections_with, echo, exchange, find, join, options, seed, shutdown,
+    socket, start, start_with,
 };
 use pk_tests::wait::{soon, try_within, until};
 use smol::future::zip;
@@ -35,25 +39,30 @@ async fn two_nodes_do_the_main_job<R: Rt>(runtime: R) {
     assert_eq!((joined.seeds, joined.failed), (vec![a.own_id()], vec![]));
     assert!(joined.search.is_some(), "it was waited for");
 
-    let found = soon(&runtime, "find", b.find_node(a.own_id(), FindNode::default())).await.unwrap();
+    let found =
+        soon(&runtime, "find", b.find_node(a.own_id(), FindNodeOptions::default())).await.unwrap();
     assert_eq!(found.found.map(|(address, _)| address), Some(address(&a)));
     assert_eq!(found.ended, FindEnd::Connected);
-    let pong = soon(&runtime, "ping", b.ping_node(a.own_id(), Options::default())).await.unwrap();
+    let pong =
+        soon(&runtime, "ping", b.ping_node(a.own_id(), RequestOptions::default())).await.unwrap();
     assert_eq!(pong.address, address(&a));
     assert!(!pong.rtt.is_zero());
     // The other direction, over the same connection.
-    let pong = soon(&runtime, "ping back", a.ping_node(b.own_id(), Options::default())).await.unwrap();
+    let pong = soon(&runtime, "ping back", a.ping_node(b.own_id(), RequestOptions::default()))
+        .await
+        .unwrap();
     assert_eq!(pong.address, address(&b), "B is seen where it listens");
-    let there = b.ping_node_address(a.own_id(), address(&a), Options::default());
+    let there = b.ping_node_address(a.own_id(), address(&a), RequestOptions::default());
     assert!(soon(&runtime, "ping an address", there).await.unwrap());
     assert_eq!(a.connections().await.unwrap().len(), 1);
     assert_eq!(b.connections().await.unwrap().len(), 1);
 
     exchange(&runtime, &b, a.own_id(), "echo/1", 1024 * 1024).await;
 
-    let itself = b.find_node(b.own_id(), find(options(Duration::from_secs(5), Duration::from_secs(5))));
+    let itself =
+        b.find_node(b.own_id(), find(options(Duration::from_secs(5), Duration::from_secs(5))));
     let itself = soon(&runtime, "find oneself", itself).await.unwrap();
-    assert_eq!(itself.found, None, "nobody finds itself");
+    assert_eq!(itself.found, None, "no node finds itself");
     shutdown(&runtime, &[&a, &b]).await;
 }
 
@@ -64,30 +73,38 @@ async fn a_node_is_found_through_another<R: Rt>(runtime: R) {
     // Not a join, which would have met B already.
     connect(&runtime, &c, &a).await;
 
-    let lists = ClosestLists { local: true, active: true };
-    let told = c.ask_closest(a.own_id(), b.own_id(), lists, Options::default());
-    let told = soon(&runtime, "ask for the closest", told).await.unwrap();
-    let local: Vec<_> = told.local.iter().map(|(node, contact)| (*node, contact.iter().next().cloned())).collect();
+    let query = ClosestNodesQuery { known: true, connected: true };
+    let closest = c.query_closest_nodes(a.own_id(), b.own_id(), query, RequestOptions::default());
+    let closest = soon(&runtime, "ask for the closest", closest).await.unwrap();
+    let local: Vec<_> = closest
+        .known
+        .iter()
+        .map(|(node, contact)| (*node, contact.iter().next().cloned()))
+        .collect();
     assert!(
         matches!(local.as_slice(), [(node, Some((at, _)))] if *node == b.own_id() && *at == address(&b)),
-        "A tells of B and not of C itself: {told:?}"
+        "A reports B and not C itself: {closest:?}"
     );
-    let active: Vec<_> = told.active.iter().map(|active| (active.node, active.connections.len())).collect();
+    let active: Vec<_> =
+        closest.connected.iter().map(|active| (active.node, active.connections.len())).collect();
     assert_eq!(active, [(b.own_id(), 1)]);
-    let one_list = ClosestLists { local: false, active: true };
-    let told = c.ask_closest(a.own_id(), b.own_id(), one_list, Options::default());
-    assert!(soon(&runtime, "ask for one list", told).await.unwrap().local.is_empty());
+    let one_list = ClosestNodesQuery { known: false, connected: true };
+    let closest =
+        c.query_closest_nodes(a.own_id(), b.own_id(), one_list, RequestOptions::default());
+    assert!(soon(&runtime, "ask for one list", closest).await.unwrap().known.is_empty());
 
-    let found = soon(&runtime, "find", c.find_node(b.own_id(), FindNode::default())).await.unwrap();
+    let found =
+        soon(&runtime, "find", c.find_node(b.own_id(), FindNodeOptions::default())).await.unwrap();
     assert_eq!(found.found.map(|(address, _)| address), Some(address(&b)));
     let step = found.trace.iter().find(|step| step.node == b.own_id()).expect("B was contacted");
-    assert_eq!(step.told_by, Some(a.own_id()), "A told of B");
+    assert_eq!(step.reported_by, Some(a.own_id()), "A reported B");
     exchange(&runtime, &c, b.own_id(), "echo/1", 1000).await;
 
-    // Everybody knows everybody now.
+    // Every node knows every other node now.
     join(&runtime, &c, seed(&a)).await;
-    let ids =
-        |nodes: Vec<(NodeId, _)>| nodes.into_iter().map(|(node, _): (NodeId, pk_proto::NodeContact)| node).collect();
+    let ids = |nodes: Vec<(NodeId, _)>| {
+        nodes.into_iter().map(|(node, _): (NodeId, pk_proto::NodeContact)| node).collect()
+    };
     let known: BTreeSet<_> = ids(c.closest_nodes(c.own_id(), 20).await.unwrap());
     assert_eq!(known, BTreeSet::from([a.own_id(), b.own_id()]));
     shutdown(&runtime, &[&a, &b, &c]).await;
@@ -95,7 +112,8 @@ async fn a_node_is_found_through_another<R: Rt>(runtime: R) {
 
 async fn a_seed_may_be_a_host_name<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
-    let named: SeedNode = format!("pk://{}@localhost:{}", a.own_id(), socket(&a).port()).parse().unwrap();
+    let named: SeedNode =
+        format!("pk://{}@localhost:{}", a.own_id(), socket(&a).port()).parse().unwrap();
     assert_eq!(join(&runtime, &b, named).await.seeds, [a.own_id()]);
     shutdown(&runtime, &[&a, &b]).await;
 }
@@ -108,14 +126,21 @@ async fn seeds_that_fail_are_each_named<R: Rt>(runtime: R) {
     let unknown: SeedNode = format!("pk://{nobody}@name.invalid:1314").parse().unwrap();
     let itself = seed(&b);
     let limits = options(Duration::from_secs(5), Duration::from_millis(500));
-    let joined = b.sync_node_graph(vec![silent.clone(), unknown.clone(), itself.clone()], true, limits);
-    let error = soon(&runtime, "a join in vain", joined).await.unwrap_err().to_string();
+    let joined =
+        b.sync_node_graph(vec![silent.clone(), unknown.clone(), itself.clone()], true, limits);
+    let error = soon(&runtime, "a join that fails", joined).await.unwrap_err().to_string();
     assert!(error.contains("no seed node could be reached"), "{error}");
-    for (what, seed) in [("timed out", &silent), ("", &unknown), ("itself", &itself)] {
-        assert!(error.contains(what) && error.contains(&seed.to_string()), "{seed} and {what:?} are not in: {error}");
+    for (what, seed) in [("timed out", &silent), ("", &unknown), ("it is this node", &itself)] {
+        assert!(
+            error.contains(what) && error.contains(&seed.to_string()),
+            "{seed} and {what:?} are not in: {error}"
+        );
     }
     // On a machine whose resolver is not there either, it is no quicker than the other.
-    assert!(error.contains("cannot resolve") || error.matches("timed out").count() == 2, "{error}");
+    assert!(
+        error.contains("failed to resolve") || error.matches("timed out").count() == 2,
+        "{error}"
+    );
     assert_eq!(b.metrics().await.unwrap().requests_open, 0);
     shutdown(&runtime, &[&b]).await;
 }
@@ -130,8 +155,14 @@ async fn a_lease_holds_a_connection<R: Rt>(runtime: R) {
     };
 
     assert!(!held(&a, &b).await);
-    let lease = soon(&runtime, "acquire", b.acquire_connection(a.own_id(), Options::default())).await.unwrap();
-    let other = soon(&runtime, "acquire", b.acquire_connection(a.own_id(), Options::default())).await.unwrap();
+    let lease =
+        soon(&runtime, "acquire", b.acquire_connection(a.own_id(), RequestOptions::default()))
+            .await
+            .unwrap();
+    let other =
+        soon(&runtime, "acquire", b.acquire_connection(a.own_id(), RequestOptions::default()))
+            .await
+            .unwrap();
     assert_eq!(lease.node(), a.own_id());
     drop(other);
     assert_eq!(b.connections().await.unwrap().len(), 1, "leases share a connection");
@@ -139,7 +170,7 @@ async fn a_lease_holds_a_connection<R: Rt>(runtime: R) {
     drop(lease);
     until(&runtime, "the release", async || !held(&a, &b).await).await;
 
-    let with = b.with_conn(a.own_id(), Options::default(), async |lease| {
+    let with = b.with_conn(a.own_id(), RequestOptions::default(), async |lease| {
         assert!(held(&a, &b).await);
         let mut stream = lease.open_stream("echo/1").await.unwrap();
         stream.write_all(b"with a connection").await.unwrap();
@@ -150,7 +181,10 @@ async fn a_lease_holds_a_connection<R: Rt>(runtime: R) {
     until(&runtime, "the release", async || !held(&a, &b).await).await;
 
     // A lease says when it is lost.
-    let mut lease = soon(&runtime, "acquire", b.acquire_connection(a.own_id(), Options::default())).await.unwrap();
+    let mut lease =
+        soon(&runtime, "acquire", b.acquire_connection(a.own_id(), RequestOptions::default()))
+            .await
+            .unwrap();
     assert_eq!(a.disconnect(b.own_id()).await.unwrap(), 1);
     soon(&runtime, "the loss", lease.lost()).await;
     soon(&runtime, "the loss again", lease.lost()).await;
@@ -161,10 +195,12 @@ async fn a_connection_is_held_as_long_as_items_come_over_it<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     echo(&runtime, &a, "echo/1").await;
     connect(&runtime, &b, &a).await;
-    let held = async || b.connections().await.unwrap().iter().any(|connection| connection.idle_in.is_none());
+    let held = async || {
+        b.connections().await.unwrap().iter().any(|connection| connection.idle_in.is_none())
+    };
     // A new stream for each item; no stream is open between two of them.
     let items = async || {
-        let with = b.with_conn_stream(a.own_id(), Options::default(), async |lease| {
+        let with = b.with_conn_stream(a.own_id(), RequestOptions::default(), async |lease| {
             Ok(smol::stream::unfold((lease, 0u8), async |(lease, n)| {
                 let mut stream = lease.open_stream("echo/1").await.ok().filter(|_| n < 3)?;
                 stream.write_all(&[n]).await.ok()?;
@@ -184,13 +220,13 @@ async fn a_connection_is_held_as_long_as_items_come_over_it<R: Rt>(runtime: R) {
     assert_eq!(seen, [[0], [1], [2]]);
     until(&runtime, "the release at the end", async || !held().await).await;
     assert!(all.lease().is_none() && soon(&runtime, "the end again", all.next()).await.is_none());
-    // Given up in the midst of it.
+    // Abandoned before it is complete.
     let mut some = items().await;
     assert!(soon(&runtime, "an item", some.next()).await.is_some() && held().await);
     drop(some);
     until(&runtime, "the release of the dropped", async || !held().await).await;
     // Where it comes to no items, nothing is held either.
-    let none = b.with_conn_stream(a.own_id(), Options::default(), async |_| {
+    let none = b.with_conn_stream(a.own_id(), RequestOptions::default(), async |_| {
         Err::<smol::stream::Empty<()>, _>(NodeError::Closed)
     });
     assert!(matches!(soon(&runtime, "with_conn_stream", none).await, Err(NodeError::Closed)));
@@ -202,7 +238,7 @@ async fn nodes_that_dial_each_other_at_once_agree_on_a_primary<R: Rt>(runtime: R
     const ROUNDS: usize = 20;
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     let mut doubled = 0;
-    // Nothing is on its way any more, on either side.
+    // Nothing is in flight on either side.
     let quiet = async |node: &Node<R>| {
         let (core, driver) = (node.metrics().await.unwrap(), node.driver_metrics());
         core.connections_pending == 0 && driver.handshakes_pending == 0 && driver.dials_pending == 0
@@ -212,8 +248,8 @@ async fn nodes_that_dial_each_other_at_once_agree_on_a_primary<R: Rt>(runtime: R
             &runtime,
             "two dials",
             zip(
-                a.connect(b.own_id(), address(&b), Options::default()),
-                b.connect(a.own_id(), address(&a), Options::default()),
+                a.connect(b.own_id(), address(&b), RequestOptions::default()),
+                b.connect(a.own_id(), address(&a), RequestOptions::default()),
             ),
         )
         .await;
@@ -239,13 +275,15 @@ async fn nodes_that_dial_each_other_at_once_agree_on_a_primary<R: Rt>(runtime: R
         doubled += usize::from(connections == 2);
         assert!(connections <= 2);
         // The one in use serves both ways.
-        soon(&runtime, "ping", a.ping_node(b.own_id(), Options::default())).await.unwrap();
-        soon(&runtime, "ping", b.ping_node(a.own_id(), Options::default())).await.unwrap();
+        soon(&runtime, "ping", a.ping_node(b.own_id(), RequestOptions::default())).await.unwrap();
+        soon(&runtime, "ping", b.ping_node(a.own_id(), RequestOptions::default())).await.unwrap();
         let mut events = b.events();
         a.disconnect(b.own_id()).await.unwrap();
         let closed = async {
             loop {
-                if let Some(pk_driver::Notice::Event(Event::ConnectionClosed { why, .. })) = events.next().await {
+                if let Some(pk_driver::EventOrLag::Event(Event::ConnectionClosed { why, .. })) =
+                    events.next().await
+                {
                     return why;
                 }
             }
@@ -276,10 +314,12 @@ async fn a_node_on_all_addresses_is_reached_by_both_families<R: Rt>(runtime: R) 
         }
         let b = start_with(&runtime, seed, |config| config.listen.set_ip(from)).await;
         let at = NodeAddress::from_socket(SocketAddr::new(from, port));
-        let connected = b.connect(a.own_id(), at.clone(), Options::default());
+        let connected = b.connect(a.own_id(), at.clone(), RequestOptions::default());
         assert_eq!(soon(&runtime, "connect", connected).await.unwrap().address, at);
         // IPv4 is IPv4, also to a socket that takes both.
-        let pong = soon(&runtime, "ping back", a.ping_node(b.own_id(), Options::default())).await.unwrap();
+        let pong = soon(&runtime, "ping back", a.ping_node(b.own_id(), RequestOptions::default()))
+            .await
+            .unwrap();
         assert_eq!(pong.address, address(&b));
         shutdown(&runtime, &[&b]).await;
     }
@@ -287,20 +327,23 @@ async fn a_node_on_all_addresses_is_reached_by_both_families<R: Rt>(runtime: R) 
 }
 
 async fn a_recorded_life_is_repeated_on_a_desk<R: Rt>(runtime: R) {
-    let c = start_with(&runtime, 3, |config| config.record = Some(Record::Memory(1024 * 1024))).await;
+    let c =
+        start_with(&runtime, 3, |config| config.record = Some(Record::Memory(1024 * 1024))).await;
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     echo(&runtime, &b, "echo/1").await;
     join(&runtime, &b, seed(&a)).await;
     join(&runtime, &c, seed(&a)).await;
     let mut recording = c.take_recording().await.unwrap().unwrap();
-    soon(&runtime, "find", c.find_node(b.own_id(), FindNode::default())).await.unwrap();
+    soon(&runtime, "find", c.find_node(b.own_id(), FindNodeOptions::default())).await.unwrap();
     exchange(&runtime, &c, b.own_id(), "echo/1", 10_000).await;
     // A call that is dropped is a call, too.
     let hole = pk_tests::socket::BlackHole::open();
-    let dropped = c.connect(pk_tests::node::key(9).node_id(), hole.address(), Options::default());
+    let dropped =
+        c.connect(pk_tests::node::key(9).node_id(), hole.address(), RequestOptions::default());
     assert!(try_within(&runtime, Duration::from_millis(100), dropped).await.is_none());
     shutdown(&runtime, &[&a]).await;
-    until(&runtime, "the end of A", async || connections_with(&c, a.own_id()).await.is_empty()).await;
+    until(&runtime, "the end of A", async || connections_with(&c, a.own_id()).await.is_empty())
+        .await;
     recording.extend(c.take_recording().await.unwrap().unwrap());
     let seen: Vec<_> = c.closest_nodes(c.own_id(), 20).await.unwrap();
     shutdown(&runtime, &[&b, &c]).await;
@@ -311,7 +354,8 @@ async fn a_recorded_life_is_repeated_on_a_desk<R: Rt>(runtime: R) {
         steps += 1;
     }
     let repeated: Vec<_> = replay.machine().closest_nodes(c.own_id(), 20);
-    let repeated: Vec<_> = repeated.into_iter().map(|(node, contact)| (node, contact.clone())).collect();
+    let repeated: Vec<_> =
+        repeated.into_iter().map(|(node, contact)| (node, contact.clone())).collect();
     assert_eq!(repeated, seen);
     println!("{}: {steps} steps in {} bytes", R::NAME, recording.len());
     assert!(steps > 20, "only {steps} steps");

@@ -1,9 +1,11 @@
-//! A dialler that the acceptor has not accepted never reports success, whatever TLS said.
+//! A dialer that the acceptor has not accepted never reports success, whatever TLS said.
 
 use std::time::Duration;
 
-use pk_driver::{Node, NodeError, Notice};
-use pk_proto::{DialFailure, Event, Failure, FindEnd, NodeAddress, NodeId, Options, SetNode};
+use pk_driver::{EventOrLag, Node, NodeError};
+use pk_proto::{
+    DialFailure, Event, Failure, FindEnd, NodeAddress, NodeId, RequestOptions, SetNodeOptions,
+};
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
 use pk_tests::node::{address, connect, find, heard_of, key, options, shutdown, start, start_with};
@@ -53,7 +55,8 @@ fn acceptor<R: Rt>(runtime: &R, presented: &Presented, refuse: bool, then: Then)
     address
 }
 
-/// Tries every way to connect to a node, none of which may succeed, and returns why the dial failed.
+/// Tries every way to connect to a node, none of which may succeed, and returns why the dial
+/// failed.
 async fn never_succeeds<R: Rt>(
     runtime: &R,
     node: &Node<R>,
@@ -71,9 +74,17 @@ async fn never_succeeds<R: Rt>(
         },
         other => panic!("connect: {other:?}"),
     };
-    let there = soon(runtime, "ping the address", node.ping_node_address(target, address.clone(), limits)).await;
+    let there =
+        soon(runtime, "ping the address", node.ping_node_address(target, address.clone(), limits))
+            .await;
     assert!(!there.unwrap(), "it answers no ping");
-    soon(runtime, "set", node.set_node(target, address.clone(), heard_of(), SetNode::default())).await.unwrap();
+    soon(
+        runtime,
+        "set",
+        node.set_node(target, address.clone(), heard_of(), SetNodeOptions::default()),
+    )
+    .await
+    .unwrap();
     let found = soon(runtime, "find", node.find_node(target, find(limits))).await.unwrap();
     assert_eq!((found.found, found.ended), (None, FindEnd::Exhausted));
     let ping = soon(runtime, "ping", node.ping_node(target, limits)).await;
@@ -84,10 +95,14 @@ async fn never_succeeds<R: Rt>(
     assert!(matches!(&stream, Err(NodeError::Failure(Failure::NotFound(_)))), "{:?}", stream.err());
 
     let metrics = node.metrics().await.unwrap();
-    assert_eq!((metrics.connections, metrics.connections_accepted, metrics.requests_open), (0, 0, 0), "{metrics:?}");
+    assert_eq!(
+        (metrics.connections, metrics.connections_accepted, metrics.requests_open),
+        (0, 0, 0),
+        "{metrics:?}"
+    );
     shutdown(runtime, &[node]).await;
     while let Some(notice) = soon(runtime, "events", events.next()).await {
-        let opened = matches!(notice, Notice::Event(Event::ConnectionOpened { .. }));
+        let opened = matches!(notice, EventOrLag::Event(Event::ConnectionOpened { .. }));
         assert!(!opened, "{notice:?}");
     }
     println!("{}: {why}", R::NAME);
@@ -105,14 +120,20 @@ async fn an_acceptor_that_refuses_our_certificate_has_not_accepted<R: Rt>(runtim
     let node = start(&runtime, 1).await;
     let address = acceptor(&runtime, &Presented::valid(&key(2)), true, Then::Nothing);
     let why = never_succeeds(&runtime, &node, key(2).node_id(), address, SOON / 2).await;
-    // The dialler's part of TLS 1.3 is over by then: the alert comes to what seems to be a connection.
-    assert!(!matches!(why, DialFailure::TimedOut | DialFailure::Cancelled), "the refusal is told: {why}");
+    // The dialer's part of TLS 1.3 is over by then: the alert comes to what seems to be a
+    // connection.
+    assert!(
+        !matches!(why, DialFailure::TimedOut | DialFailure::Cancelled),
+        "the refusal is reported: {why}"
+    );
 }
 
 async fn an_acceptor_that_never_says_hello_has_not_accepted<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let address = acceptor(&runtime, &Presented::valid(&key(2)), false, Then::Nothing);
-    let why = never_succeeds(&runtime, &node, key(2).node_id(), address, Duration::from_millis(500)).await;
+    let why =
+        never_succeeds(&runtime, &node, key(2).node_id(), address, Duration::from_millis(500))
+            .await;
     assert_eq!(why, DialFailure::TimedOut);
 }
 
@@ -127,9 +148,20 @@ async fn an_acceptor_that_is_full_has_not_accepted<R: Rt>(runtime: R) {
     let full = start_with(&runtime, 1, |config| config.core.connection_limit = 1).await;
     let (first, second) = (start(&runtime, 2).await, start(&runtime, 3).await);
     connect(&runtime, &first, &full).await;
+    // Unused, it would make room.
+    let lease =
+        soon(&runtime, "lease", full.acquire_connection(first.own_id(), RequestOptions::default()));
+    let lease = lease.await.unwrap();
     let why = never_succeeds(&runtime, &second, full.own_id(), address(&full), SOON / 2).await;
     assert_eq!(why, DialFailure::Rejected { code: 17, reason: "too many connections".to_owned() });
     assert!(full.metrics().await.unwrap().connections_refused > 0);
-    soon(&runtime, "the first is served", first.ping_node(full.own_id(), Options::default())).await.unwrap();
+    soon(
+        &runtime,
+        "the first is served",
+        first.ping_node(full.own_id(), RequestOptions::default()),
+    )
+    .await
+    .unwrap();
+    drop(lease);
     shutdown(&runtime, &[&full, &first]).await;
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use pk_driver::Node;
-use pk_proto::{ContactMode, DialFailure, FindEnd, FindNode, FindStepEnd, Options};
+use pk_proto::{ContactMode, DialFailure, FindEnd, FindNodeOptions, FindStepEnd, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::firewall::Firewalled;
-use pk_tests::node::{address, connections_with, echo, exchange, find, options, shutdown, start, start_with};
+use pk_tests::node::{
+    address, connections_with, echo, exchange, find, options, shutdown, start, start_with,
+};
 use pk_tests::wait::{soon, until};
 
 pk_tests::cases!(
@@ -15,19 +17,27 @@ pk_tests::cases!(
 );
 
 /// A node behind a firewall, connected to the relay, and its firewall.
-async fn walled<R: Rt>(runtime: &R, relay: &Node<R>, seed: u8) -> (Node<Firewalled<R>>, Firewalled<R>) {
+async fn walled<R: Rt>(
+    runtime: &R,
+    relay: &Node<R>,
+    seed: u8,
+) -> (Node<Firewalled<R>>, Firewalled<R>) {
     let wall = Firewalled::new(runtime.clone());
     let node = start_with(&wall, seed, |_| {}).await;
-    let connected = node.connect(relay.own_id(), address(relay), Options::default());
+    let connected = node.connect(relay.own_id(), address(relay), RequestOptions::default());
     soon(runtime, "connect to the relay", connected).await.unwrap();
-    until(runtime, "the relay's end of it", async || !connections_with(relay, node.own_id()).await.is_empty()).await;
+    until(runtime, "the relay's end of it", async || {
+        !connections_with(relay, node.own_id()).await.is_empty()
+    })
+    .await;
     (node, wall)
 }
 
 async fn two_nodes_behind_firewalls_connect_through_a_relay<R: Rt>(runtime: R) {
     let relay = start(&runtime, 1).await;
-    let ((a, wall), (b, _)) = (walled(&runtime, &relay, 2).await, walled(&runtime, &relay, 3).await);
-    // Nobody gets through from outside.
+    let ((a, wall), (b, _)) =
+        (walled(&runtime, &relay, 2).await, walled(&runtime, &relay, 3).await);
+    // No packet gets through from outside.
     let stranger = start(&runtime, 4).await;
     let patience = Duration::from_millis(700);
     let knocked = stranger.connect(a.own_id(), address(&a), options(2 * patience, patience));
@@ -35,7 +45,8 @@ async fn two_nodes_behind_firewalls_connect_through_a_relay<R: Rt>(runtime: R) {
     assert!(wall.stopped() > 0);
     shutdown(&runtime, &[&stranger]).await;
 
-    let found = soon(&runtime, "find", a.find_node(b.own_id(), FindNode::default())).await.unwrap();
+    let found =
+        soon(&runtime, "find", a.find_node(b.own_id(), FindNodeOptions::default())).await.unwrap();
     assert_eq!(found.ended, FindEnd::Connected, "{found:?}");
     let (at, data) = found.found.clone().unwrap();
     assert_eq!((at, data.mode), (address(&b), ContactMode::Signal), "{found:?}");
@@ -45,7 +56,9 @@ async fn two_nodes_behind_firewalls_connect_through_a_relay<R: Rt>(runtime: R) {
     assert!(b.driver_metrics().punches > 0 && b.driver_metrics().punches_dropped == 0);
     until(&runtime, "the other end", async || {
         let there = connections_with(&b, a.own_id()).await;
-        there.iter().any(|connection| connection.primary && connection.data.mode == ContactMode::Signal)
+        there
+            .iter()
+            .any(|connection| connection.primary && connection.data.mode == ContactMode::Signal)
     })
     .await;
     for (node, other) in [(&a, &b), (&b, &a)] {
@@ -62,7 +75,8 @@ async fn two_nodes_behind_firewalls_connect_through_a_relay<R: Rt>(runtime: R) {
 
 async fn a_signal_that_opens_nothing_is_a_failure_that_says_so<R: Rt>(runtime: R) {
     let relay = start(&runtime, 1).await;
-    let ((a, _), (b, wall)) = (walled(&runtime, &relay, 2).await, walled(&runtime, &relay, 3).await);
+    let ((a, _), (b, wall)) =
+        (walled(&runtime, &relay, 2).await, walled(&runtime, &relay, 3).await);
     // As where both ends are behind symmetric NATs: whatever is sent opens nothing that helps.
     wall.shut();
     let patience = Duration::from_secs(2);
@@ -71,8 +85,12 @@ async fn a_signal_that_opens_nothing_is_a_failure_that_says_so<R: Rt>(runtime: R
     assert_eq!((found.found, found.ended), (None, FindEnd::Exhausted));
     let step = found.trace.iter().rev().find(|step| step.node == b.own_id()).map(|step| &step.end);
     let Some(FindStepEnd::Unreachable(failures)) = step else { panic!("{step:?}") };
-    assert!(failures.iter().any(|(_, why)| *why == DialFailure::TimedOutAfterSignal), "{failures:?}");
-    let ping = soon(&runtime, "ping", a.ping_node(b.own_id(), options(4 * patience, patience))).await;
+    assert!(
+        failures.iter().any(|(_, why)| *why == DialFailure::TimedOutAfterSignal),
+        "{failures:?}"
+    );
+    let ping =
+        soon(&runtime, "ping", a.ping_node(b.own_id(), options(4 * patience, patience))).await;
     let said = ping.unwrap_err().to_string();
     assert!(said.contains("signalling was accepted"), "{said}");
     println!("{}: {said}", R::NAME);

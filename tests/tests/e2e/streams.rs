@@ -1,7 +1,7 @@
 //! Application streams: protocols, ends, limits.
 
 use pk_driver::{NodeError, Stream, StreamError};
-use pk_proto::{Failure, Options, RequestError, code};
+use pk_proto::{Failure, RequestError, RequestOptions, code};
 use pk_tests::Rt;
 use pk_tests::node::{connect, exchange, shutdown, start, start_with};
 use pk_tests::wait::{soon, try_within, until};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 pk_tests::cases!(
     a_full_acceptor_resets,
+    streams_of_one_network_leave_room_for_others,
     a_protocol_is_accepted_once_and_as_long_as_its_acceptor_is_held,
     each_direction_ends_on_its_own,
     a_reader_that_does_not_read_holds_up_its_writer_and_nobody_else,
@@ -23,7 +24,9 @@ async fn a_full_acceptor_resets<R: Rt>(runtime: R) {
     let mut refused = 0;
     for _ in 0..5 {
         // The peer's reset may overtake its word that it takes the protocol, or not.
-        match soon(&runtime, "open", b.open_stream(a.own_id(), "few/1", Options::default())).await {
+        match soon(&runtime, "open", b.open_stream(a.own_id(), "few/1", RequestOptions::default()))
+            .await
+        {
             Ok(stream) => open.push(stream),
             Err(NodeError::Failure(Failure::Aborted(code::LIMIT))) => refused += 1,
             Err(error) => panic!("{error:?}"),
@@ -33,28 +36,72 @@ async fn a_full_acceptor_resets<R: Rt>(runtime: R) {
     for mut stream in open.split_off(2) {
         let end = soon(&runtime, "the reset", stream.read(&mut [0; 1])).await;
         assert_eq!(end, Err(StreamError::Reset(code::LIMIT)));
-        until(&runtime, "the stop", async || stream.write(b"x").await == Err(StreamError::Stopped(code::LIMIT))).await;
+        until(&runtime, "the stop", async || {
+            stream.write(b"x").await == Err(StreamError::Stopped(code::LIMIT))
+        })
+        .await;
         refused += 1;
     }
     assert_eq!(refused, 3);
     // Those that found room are served.
     for stream in &mut open {
-        let waits = try_within(&runtime, Duration::from_millis(200), stream.read(&mut [0; 1])).await;
+        let waits =
+            try_within(&runtime, Duration::from_millis(200), stream.read(&mut [0; 1])).await;
         assert_eq!(waits, None, "a stream that found room");
         let mut accepted = soon(&runtime, "accept", acceptor.accept()).await.unwrap();
         stream.write_all(b"hello").await.unwrap();
         stream.finish().unwrap();
         assert_eq!(soon(&runtime, "read", accepted.read_to_end(10)).await.unwrap(), b"hello");
     }
-    let stream = soon(&runtime, "there is room again", b.open_stream(a.own_id(), "few/1", Options::default()));
+    let stream = soon(
+        &runtime,
+        "there is room again",
+        b.open_stream(a.own_id(), "few/1", RequestOptions::default()),
+    );
     drop(stream.await.unwrap());
     shutdown(&runtime, &[&a, &b]).await;
+}
+
+async fn streams_of_one_network_leave_room_for_others<R: Rt>(runtime: R) {
+    let a = start_with(&runtime, 1, |config| config.driver.accept_limit = 2).await;
+    let (loud, beside) = (start(&runtime, 2).await, start(&runtime, 3).await);
+    let other =
+        start_with(&runtime, 4, |config| config.listen = "127.0.1.1:0".parse().unwrap()).await;
+    let mut acceptor = a.accept_streams("few/1").await.unwrap();
+    for node in [&loud, &beside, &other] {
+        connect(&runtime, node, &a).await;
+    }
+    // The second node of the network finds the share of both taken.
+    let mut open = Vec::new();
+    for node in [&loud, &loud, &beside, &other, &other] {
+        let stream = soon(
+            &runtime,
+            "open",
+            node.open_stream(a.own_id(), "few/1", RequestOptions::default()),
+        )
+        .await;
+        open.push(stream);
+        until(&runtime, "all that has come is handed over or refused", async || {
+            let metrics = a.driver_metrics();
+            metrics.streams_handed_over + metrics.accepts_refused >= open.len() as u64
+        })
+        .await;
+    }
+    let mut from = Vec::new();
+    for _ in 0..4 {
+        from.push(soon(&runtime, "accept", acceptor.accept()).await.unwrap().node());
+    }
+    assert_eq!(from, [loud.own_id(), loud.own_id(), other.own_id(), other.own_id()]);
+    assert_eq!(a.driver_metrics().accepts_refused, 1);
+    shutdown(&runtime, &[&a, &loud, &beside, &other]).await;
 }
 
 async fn a_protocol_is_accepted_once_and_as_long_as_its_acceptor_is_held<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     connect(&runtime, &b, &a).await;
-    let open = async || soon(&runtime, "open", b.open_stream(a.own_id(), "once/1", Options::default())).await;
+    let open = async || {
+        soon(&runtime, "open", b.open_stream(a.own_id(), "once/1", RequestOptions::default())).await
+    };
     let unsupported = |ended: Result<Stream, NodeError>| {
         assert!(matches!(ended, Err(NodeError::Failure(Failure::Unsupported))), "{ended:?}");
     };
@@ -73,9 +120,15 @@ async fn a_protocol_is_accepted_once_and_as_long_as_its_acceptor_is_held<R: Rt>(
     assert_eq!(soon(&runtime, "accept", acceptor.accept()).await.unwrap().node(), b.own_id());
     for name in ["", "\u{7f}", "ü", &"x".repeat(65)] {
         let refused = a.accept_streams(name).await;
-        assert!(matches!(refused, Err(NodeError::Request(RequestError::Protocol))), "{name:?}: {refused:?}");
-        let refused = b.open_stream(a.own_id(), name, Options::default()).await;
-        assert!(matches!(refused, Err(NodeError::Request(RequestError::Protocol))), "{name:?}: {refused:?}");
+        assert!(
+            matches!(refused, Err(NodeError::Request(RequestError::Protocol))),
+            "{name:?}: {refused:?}"
+        );
+        let refused = b.open_stream(a.own_id(), name, RequestOptions::default()).await;
+        assert!(
+            matches!(refused, Err(NodeError::Request(RequestError::Protocol))),
+            "{name:?}: {refused:?}"
+        );
     }
     shutdown(&runtime, &[&a, &b]).await;
 }
@@ -85,10 +138,13 @@ async fn each_direction_ends_on_its_own<R: Rt>(runtime: R) {
     connect(&runtime, &b, &a).await;
     let mut acceptor = a.accept_streams("ends/1").await.unwrap();
     let mut pair = async || {
-        let ours = soon(&runtime, "open", b.open_stream(a.own_id(), "ends/1", Options::default())).await.unwrap();
+        let ours =
+            soon(&runtime, "open", b.open_stream(a.own_id(), "ends/1", RequestOptions::default()))
+                .await
+                .unwrap();
         (ours, soon(&runtime, "accept", acceptor.accept()).await.unwrap())
     };
-    // A half-closed stream goes on in the other direction.
+    // A half-closed stream continues in the other direction.
     let (mut ours, mut theirs) = pair().await;
     ours.write_all(b"question").await.unwrap();
     ours.finish().unwrap();
@@ -100,15 +156,20 @@ async fn each_direction_ends_on_its_own<R: Rt>(runtime: R) {
     // Codes arrive, and stay.
     let (mut ours, mut theirs) = pair().await;
     ours.reset(77);
-    assert_eq!(soon(&runtime, "reset", theirs.read(&mut [0; 1])).await, Err(StreamError::Reset(77)));
+    assert_eq!(
+        soon(&runtime, "reset", theirs.read(&mut [0; 1])).await,
+        Err(StreamError::Reset(77))
+    );
     assert_eq!(theirs.read(&mut [0; 1]).await, Err(StreamError::Reset(77)));
     ours.stop(78);
-    until(&runtime, "stop", async || theirs.write(b"x").await == Err(StreamError::Stopped(78))).await;
+    until(&runtime, "stop", async || theirs.write(b"x").await == Err(StreamError::Stopped(78)))
+        .await;
     // Dropping aborts.
     let (ours, mut theirs) = pair().await;
     drop(ours);
     assert_eq!(soon(&runtime, "drop", theirs.read(&mut [0; 1])).await, Err(StreamError::Reset(0)));
-    until(&runtime, "no stream is held", async || b.driver_metrics().streams_handed_over == 0).await;
+    until(&runtime, "no stream is held", async || b.driver_metrics().streams_handed_over == 0)
+        .await;
     shutdown(&runtime, &[&a, &b]).await;
 }
 
@@ -118,17 +179,25 @@ async fn a_reader_that_does_not_read_holds_up_its_writer_and_nobody_else<R: Rt>(
     let mut acceptor = a.accept_streams("unread/1").await.unwrap();
     connect(&runtime, &b, &a).await;
     let window = pk_driver::DriverConfig::default().stream_window as usize;
-    let mut ours = soon(&runtime, "open", b.open_stream(a.own_id(), "unread/1", Options::default())).await.unwrap();
+    let mut ours =
+        soon(&runtime, "open", b.open_stream(a.own_id(), "unread/1", RequestOptions::default()))
+            .await
+            .unwrap();
     let theirs = soon(&runtime, "accept", acceptor.accept()).await.unwrap();
     let mut written = 0;
-    while let Some(len) = try_within(&runtime, Duration::from_millis(500), ours.write(&[0; 4096])).await {
+    while let Some(len) =
+        try_within(&runtime, Duration::from_millis(500), ours.write(&[0; 4096])).await
+    {
         written += len.unwrap();
-        assert!(written <= window, "{written} bytes were taken that nobody reads, more than the window of {window}");
+        assert!(
+            written <= window,
+            "{written} bytes were accepted that are not read, more than the window of {window}"
+        );
     }
     // The few bytes that opened the stream have used up some of it.
     assert!(written > window - 1024, "only {written} bytes");
     exchange(&runtime, &b, a.own_id(), "echo/1", 100_000).await;
-    soon(&runtime, "ping", b.ping_node(a.own_id(), Options::default())).await.unwrap();
+    soon(&runtime, "ping", b.ping_node(a.own_id(), RequestOptions::default())).await.unwrap();
     drop((ours, theirs));
     shutdown(&runtime, &[&a, &b]).await;
 }

@@ -1,11 +1,11 @@
-//! A client by hand that speaks the reference's dialect badly: whatever it sends is answered with an error or a reset, soon,
-//! and leaves nothing behind.
+//! A client by hand that speaks the reference's dialect badly: whatever it sends is answered with
+//! an error or a reset, soon, and leaves nothing behind.
 
 use std::time::Duration;
 
-use pk_driver::{Node, now};
-use pk_proto::claims::{Claim, ClaimContent, ClaimId, ClaimLinkNode, ClaimPolicy, Token};
-use pk_proto::io::Dialect;
+use pk_driver::{Node, unix_now};
+use pk_proto::Dialect;
+use pk_proto::claims::{Claim, ClaimContent, ClaimId, ClaimLinkNode, ClaimPolicy, SignedToken};
 use pk_proto::polykey::{MAX_OBJECT, ObjectDecoder};
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
@@ -34,7 +34,10 @@ fn requests() -> Vec<(&'static str, Value)> {
     vec![
         ("nodesClosestLocalNodesGet", json!({ "nodeIdEncoded": node })),
         ("nodesClosestActiveConnectionsGet", json!({ "nodeIdEncoded": node })),
-        ("nodesConnectionSignalInitial", json!({ "targetNodeIdEncoded": node, "signature": signature })),
+        (
+            "nodesConnectionSignalInitial",
+            json!({ "targetNodeIdEncoded": node, "signature": signature }),
+        ),
         (
             "nodesConnectionSignalFinal",
             json!({
@@ -50,7 +53,9 @@ fn requests() -> Vec<(&'static str, Value)> {
 }
 
 fn request(method: &str, params: &Value) -> Vec<u8> {
-    json!({ "method": method, "jsonrpc": "2.0", "id": null, "params": params }).to_string().into_bytes()
+    json!({ "method": method, "jsonrpc": "2.0", "id": null, "params": params })
+        .to_string()
+        .into_bytes()
 }
 
 /// A request that is answered with at least one result.
@@ -61,7 +66,7 @@ fn good() -> Vec<u8> {
 /// A client, and the node that it plagues.
 struct Plague<R> {
     node: Node<R>,
-    /// Somebody to tell of.
+    /// A node to report.
     other: Node<R>,
     connection: Connection,
 }
@@ -100,7 +105,8 @@ impl<R: Rt> Plague<R> {
         let endpoint = raw::endpoint(runtime, None);
         let presented = Presented::valid(&key(2));
         let config = raw::client(Some(&presented), &[Dialect::Polykey.alpn()], raw::transport());
-        let connection = soon(runtime, "connect", raw::dial(&endpoint, config, socket(&node))).await.unwrap();
+        let connection =
+            soon(runtime, "connect", raw::dial(&endpoint, config, socket(&node))).await.unwrap();
         Self { node, other, connection }
     }
 
@@ -111,7 +117,7 @@ impl<R: Rt> Plague<R> {
     /// Sends all of it and the end, and waits for the end of the answer.
     async fn call(&self, runtime: &R, what: &str, bytes: &[u8]) -> End {
         let (mut send, recv) = self.open().await;
-        // Fails if the node has heard enough.
+        // Fails if the node has ended the stream.
         let _ = send.write_all(bytes).await;
         let _ = send.finish();
         end(runtime, what, recv).await
@@ -131,7 +137,10 @@ impl<R: Rt> Plague<R> {
         shutdown(runtime, &[&self.other]).await;
         until(runtime, "no stream is left", async || self.node.driver_metrics().streams == 0).await;
         self.connection.close(VarInt::from_u32(0), b"");
-        until(runtime, "no connection is left", async || self.node.driver_metrics().connections == 0).await;
+        until(runtime, "no connection is left", async || {
+            self.node.driver_metrics().connections == 0
+        })
+        .await;
         shutdown(runtime, &[&self.node]).await;
     }
 }
@@ -143,10 +152,13 @@ async fn end<R: Rt>(runtime: &R, what: &str, mut recv: RecvStream) -> End {
         Err(ReadToEndError::Read(ReadError::Reset(code))) => return End::Reset(code.into_inner()),
         Err(error) => panic!("{what}: {error}"),
     };
-    let messages = serde_json::Deserializer::from_slice(&bytes).into_iter::<Value>().collect::<Result<Vec<_>, _>>();
+    let messages = serde_json::Deserializer::from_slice(&bytes)
+        .into_iter::<Value>()
+        .collect::<Result<Vec<_>, _>>();
     let mut messages = messages.unwrap_or_else(|error| panic!("{what}: no JSON: {error}"));
     for message in &messages {
-        let members: Vec<_> = message.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+        let members: Vec<_> =
+            message.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
         assert_eq!(message.get("jsonrpc"), Some(&json!("2.0")), "{what}: {message}");
         assert!(members.contains(&"id") && members.len() == 3, "{what}: {message}");
     }
@@ -154,12 +166,17 @@ async fn end<R: Rt>(runtime: &R, what: &str, mut recv: RecvStream) -> End {
     match error {
         Some(at) => {
             assert_eq!(at + 1, messages.len(), "{what}: there is more after the error");
-            let error = messages.pop().and_then(|mut message| Some(message.get_mut("error")?.take())).unwrap();
+            let error = messages
+                .pop()
+                .and_then(|mut message| Some(message.get_mut("error")?.take()))
+                .unwrap();
             assert!(error.get("code").is_some_and(Value::is_i64), "{what}: {error}");
             assert!(error.get("message").is_some_and(Value::is_string), "{what}: {error}");
             End::Error(error)
         }
-        None => End::Results(messages.iter_mut().map(|message| message.get_mut("result").unwrap().take()).collect()),
+        None => End::Results(
+            messages.iter_mut().map(|message| message.get_mut("result").unwrap().take()).collect(),
+        ),
     }
 }
 
@@ -175,7 +192,10 @@ async fn a_request_may_come_in_any_pieces<R: Rt>(runtime: R) {
         send.write_all(second).await.unwrap();
         send.finish().unwrap();
         let end = end(&runtime, "split in two", recv).await;
-        assert!(matches!(&end, End::Results(results) if !results.is_empty()), "split at {at}: {end:?}");
+        assert!(
+            matches!(&end, End::Results(results) if !results.is_empty()),
+            "split at {at}: {end:?}"
+        );
     }
     let (mut send, recv) = plague.open().await;
     for byte in &good {
@@ -184,7 +204,10 @@ async fn a_request_may_come_in_any_pieces<R: Rt>(runtime: R) {
     }
     // A call of the reference keeps its side open until it has its results.
     let end_of_bytes = end(&runtime, "byte by byte", recv).await;
-    assert!(matches!(&end_of_bytes, End::Results(results) if !results.is_empty()), "{end_of_bytes:?}");
+    assert!(
+        matches!(&end_of_bytes, End::Results(results) if !results.is_empty()),
+        "{end_of_bytes:?}"
+    );
     send.finish().ok();
 
     for space in [" ", "\n\t\r ", &" ".repeat(1000)] {
@@ -199,7 +222,8 @@ async fn what_is_no_request_is_refused<R: Rt>(runtime: R) {
     let text = String::from_utf8(good()).unwrap();
     let deep = |depth| [vec![b'['; depth], vec![b']'; depth]].concat();
     let with_params = |params: &[u8]| {
-        [b"{\"method\":\"nodesClosestLocalNodesGet\",\"jsonrpc\":\"2.0\",\"params\":", params, b"}"].concat()
+        [b"{\"method\":\"nodesClosestLocalNodesGet\",\"jsonrpc\":\"2.0\",\"params\":", params, b"}"]
+            .concat()
     };
     let bad: Vec<(&str, Vec<u8>)> = vec![
         ("nothing", vec![]),
@@ -214,21 +238,42 @@ async fn what_is_no_request_is_refused<R: Rt>(runtime: R) {
         ("an empty object", b"{}".to_vec()),
         ("a broken object", b"{\"method\":}".to_vec()),
         ("no UTF-8", b"{\"method\":\"\xff\xfe\",\"jsonrpc\":\"2.0\",\"params\":{}}".to_vec()),
-        ("a control byte in a text", b"{\"method\":\"a\nb\",\"jsonrpc\":\"2.0\",\"params\":{}}".to_vec()),
+        (
+            "a control byte in a text",
+            b"{\"method\":\"a\nb\",\"jsonrpc\":\"2.0\",\"params\":{}}".to_vec(),
+        ),
         ("too deep", with_params(&deep(1000))),
         ("too deep, without an end", with_params(&vec![b'['; 1000])),
         ("half a request", text.as_bytes()[..text.len() / 2].to_vec()),
         ("all but the last byte", text.as_bytes()[..text.len() - 1].to_vec()),
         ("no method", text.replace("method", "methid").into_bytes()),
         ("no parameters", text.replace("params", "parems").into_bytes()),
-        ("a method that is a number", text.replace("\"nodesClosestActiveConnectionsGet\"", "7").into_bytes()),
-        ("a method that is nothing", text.replace("\"nodesClosestActiveConnectionsGet\"", "null").into_bytes()),
-        ("a method that nobody has", text.replace("nodesClosest", "nodesFarthest").into_bytes()),
-        ("a method without a name", text.replace("nodesClosestActiveConnectionsGet", "").into_bytes()),
-        ("a method with a long name", text.replace("nodesClosest", &"x".repeat(10_000)).into_bytes()),
-        ("a method of objects", text.replace("nodesClosestActiveConnectionsGet", "constructor").into_bytes()),
+        (
+            "a method that is a number",
+            text.replace("\"nodesClosestActiveConnectionsGet\"", "7").into_bytes(),
+        ),
+        (
+            "a method that is nothing",
+            text.replace("\"nodesClosestActiveConnectionsGet\"", "null").into_bytes(),
+        ),
+        ("an unknown method", text.replace("nodesClosest", "nodesFarthest").into_bytes()),
+        (
+            "a method without a name",
+            text.replace("nodesClosestActiveConnectionsGet", "").into_bytes(),
+        ),
+        (
+            "a method with a long name",
+            text.replace("nodesClosest", &"x".repeat(10_000)).into_bytes(),
+        ),
+        (
+            "a method of objects",
+            text.replace("nodesClosestActiveConnectionsGet", "constructor").into_bytes(),
+        ),
         ("a response", b"{\"jsonrpc\":\"2.0\",\"result\":{},\"id\":null}".to_vec()),
-        ("an error", b"{\"jsonrpc\":\"2.0\",\"error\":{\"code\":1,\"message\":\"\"},\"id\":null}".to_vec()),
+        (
+            "an error",
+            b"{\"jsonrpc\":\"2.0\",\"error\":{\"code\":1,\"message\":\"\"},\"id\":null}".to_vec(),
+        ),
         ("parameters that are a text", with_params(b"\"x\"")),
         ("parameters that are a list", with_params(b"[1]")),
         ("parameters that are nothing", with_params(b"null")),
@@ -273,7 +318,9 @@ async fn a_wrong_request_is_told_what_is_wrong<R: Rt>(runtime: R) {
                 let end = plague.call(&runtime, &what, &request(method, &variant)).await;
                 match &end {
                     End::Error(error) => {
-                        let data = error.pointer("/data/data").unwrap_or_else(|| panic!("{what}: {error}"));
+                        let data = error
+                            .pointer("/data/data")
+                            .unwrap_or_else(|| panic!("{what}: {error}"));
                         // Without any of these the reference cannot decode it.
                         for (member, is) in [
                             ("message", Value::is_string as fn(&Value) -> bool),
@@ -282,9 +329,15 @@ async fn a_wrong_request_is_told_what_is_wrong<R: Rt>(runtime: R) {
                             ("description", Value::is_string),
                             ("exitCode", Value::is_number),
                         ] {
-                            assert!(data.get(member).is_some_and(is), "{what}: {member} of {error}");
+                            assert!(
+                                data.get(member).is_some_and(is),
+                                "{what}: {member} of {error}"
+                            );
                         }
-                        assert!(end.class().is_some_and(|class| class.starts_with("Error")), "{what}: {error}");
+                        assert!(
+                            end.class().is_some_and(|class| class.starts_with("Error")),
+                            "{what}: {error}"
+                        );
                     }
                     End::Reset(_) => {}
                     End::Results(_) => panic!("{what}: {variant}: {end:?}"),
@@ -294,7 +347,9 @@ async fn a_wrong_request_is_told_what_is_wrong<R: Rt>(runtime: R) {
     }
     for method in ["nodesClosestLocalNodesGet", "nodesClosestActiveConnectionsGet"] {
         for id in ["", "v", "hello", &"v".repeat(53)] {
-            let end = plague.call(&runtime, method, &request(method, &json!({ "nodeIdEncoded": id }))).await;
+            let end = plague
+                .call(&runtime, method, &request(method, &json!({ "nodeIdEncoded": id })))
+                .await;
             assert_eq!(end.class(), Some("ErrorValidation"), "{id}: {end:?}");
         }
     }
@@ -310,7 +365,9 @@ async fn a_wrong_request_is_told_what_is_wrong<R: Rt>(runtime: R) {
     request.as_object_mut().unwrap().remove("id");
     let end = plague.call(&runtime, "no id", request.to_string().as_bytes()).await;
     assert!(matches!(&end, End::Results(results) if !results.is_empty()), "{end:?}");
-    for timeout in [json!(null), json!(15_000), json!(1e300), json!(0), json!(-1), json!("x"), json!({})] {
+    for timeout in
+        [json!(null), json!(15_000), json!(1e300), json!(0), json!(-1), json!("x"), json!({})]
+    {
         let mut request = good.clone();
         request["params"]["metadata"] = json!({ "timeout": timeout });
         // Whatever becomes of it, it ends.
@@ -325,7 +382,10 @@ async fn a_message_of_a_megabyte_is_refused<R: Rt>(runtime: R) {
     let node = key(9).node_id();
     for (what, bytes) in [
         ("a long parameter", request("nodesClaimsGet", &json!({ "claimIdEncoded": filler }))),
-        ("a long one more", request("nodesClosestLocalNodesGet", &json!({ "nodeIdEncoded": node, "x": filler }))),
+        (
+            "a long one more",
+            request("nodesClosestLocalNodesGet", &json!({ "nodeIdEncoded": node, "x": filler })),
+        ),
         ("a long name", format!("{{\"{filler}\":1}}").into_bytes()),
         ("a text without an end", format!("{{\"{filler}").into_bytes()),
         ("spaces without an end", " ".repeat(1 << 20).into_bytes()),
@@ -333,7 +393,7 @@ async fn a_message_of_a_megabyte_is_refused<R: Rt>(runtime: R) {
     ] {
         let (mut send, recv) = plague.open().await;
         let write = async {
-            // Fails as soon as the node has heard enough. The end is never sent.
+            // Fails as soon as the node ends the stream. The end is never sent.
             let written = send.write_all(&bytes).await;
             written.is_err()
         };
@@ -438,9 +498,9 @@ async fn an_exchange_may_be_broken_off_at_any_point<R: Rt>(runtime: R) {
         Then::OneSignature,
         Then::TheRightThing,
     ] {
-        let id = ClaimId::next(&us.node_id(), now(), last).unwrap();
+        let id = ClaimId::next(&us.node_id(), unix_now(), last).unwrap();
         last = Some(id);
-        let claim = Claim::draft(&link, id, now(), None).unwrap();
+        let claim = Claim::draft(&link, id, unix_now(), None).unwrap();
         let signature = us.sign(&claim.signing_input(&us.node_id()));
         let claim = claim.sign(us.node_id(), signature).unwrap().into_claim().token().to_json();
         let (mut send, mut recv) = plague.open().await;
@@ -452,12 +512,16 @@ async fn an_exchange_may_be_broken_off_at_any_point<R: Rt>(runtime: R) {
             match decoder.next().unwrap() {
                 Some(object) => answers.push(serde_json::from_slice::<Value>(&object).unwrap()),
                 None => {
-                    let chunk = soon(&runtime, "the answers", recv.read_chunk(1 << 16, true)).await.unwrap();
+                    let chunk = soon(&runtime, "the answers", recv.read_chunk(1 << 16, true))
+                        .await
+                        .unwrap();
                     decoder.push(&chunk.expect("there are two").bytes);
                 }
             }
         }
-        let mut theirs = Token::parse(answers[1]["result"]["signedTokenEncoded"].to_string().as_bytes()).unwrap();
+        let mut theirs =
+            SignedToken::parse(answers[1]["result"]["signedTokenEncoded"].to_string().as_bytes())
+                .unwrap();
         let half = theirs.to_json();
         let signature = us.sign(&theirs.signing_input(&us.node_id()));
         theirs.add_signature(us.node_id(), signature).unwrap();
@@ -480,7 +544,9 @@ async fn an_exchange_may_be_broken_off_at_any_point<R: Rt>(runtime: R) {
             let end = end(&runtime, "the end of an exchange", recv).await;
             println!("{}: {then:?}: {end:?}", R::NAME);
             match then {
-                Then::TheRightThing => assert!(matches!(&end, End::Results(more) if more.is_empty()), "{end:?}"),
+                Then::TheRightThing => {
+                    assert!(matches!(&end, End::Results(more) if more.is_empty()), "{end:?}");
+                }
                 _ => assert!(matches!(end, End::Error(_) | End::Reset(_)), "{then:?}: {end:?}"),
             }
         }
@@ -494,7 +560,11 @@ async fn who_goes_on_and_on_is_closed<R: Rt>(runtime: R) {
     let plague = Plague::begin(&runtime, 16).await;
     for n in 0..1000 {
         let Ok((mut send, mut recv)) = plague.connection.open_bi().await else {
-            println!("{}: closed after {n} faults: {:?}", R::NAME, plague.connection.close_reason());
+            println!(
+                "{}: closed after {n} faults: {:?}",
+                R::NAME,
+                plague.connection.close_reason()
+            );
             assert!(n >= 16, "{n}");
             let reason = plague.connection.close_reason().expect("it is closed");
             assert!(raw::close_code(&reason).is_some(), "{reason}");
@@ -506,5 +576,5 @@ async fn who_goes_on_and_on_is_closed<R: Rt>(runtime: R) {
             let _ = soon(&runtime, "the end", recv.read_to_end(1 << 16)).await;
         }
     }
-    panic!("it listens for ever");
+    panic!("it does not stop listening");
 }

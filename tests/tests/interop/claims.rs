@@ -5,7 +5,7 @@ use std::time::Duration;
 use pk_driver::{Node, NodeConfig, NodeError};
 use pk_interop::{Peer, Polykey};
 use pk_proto::claims::{Claim, ClaimContent, ClaimPolicy, DigestAlgorithm};
-use pk_proto::{Failure, GestaltQuery, NodeId, Options, Refusal};
+use pk_proto::{Failure, GestaltQuery, NodeId, Refusal, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::node::{shutdown, start, start_with};
 use pk_tests::wait::{until, within};
@@ -20,6 +20,8 @@ cases!(
     a_claim_that_the_other_does_not_allow_changes_nothing,
     claims_about_a_network_are_signed_by_the_other,
     chains_go_on_under_a_new_key,
+    five_of_them_claim_us_at_once,
+    a_claim_under_a_new_key_over_an_old_connection_is_no_fault,
 );
 
 long_cases!(fifty_claims_in_a_row_from_each_side within Duration::from_secs(600));
@@ -31,13 +33,15 @@ fn like_theirs(config: &mut NodeConfig) {
 
 /// We claim them; the reference's own conflicts are not ours.
 async fn we_claim<R: Rt>(runtime: &R, ours: &Node<R>, theirs: NodeId) {
-    let claimed = within(runtime, PATIENCE, "we claim", ours.claim_node(theirs, Options::default())).await;
+    let claimed =
+        within(runtime, PATIENCE, "we claim", ours.claim_node(theirs, RequestOptions::default()))
+            .await;
     claimed.unwrap_or_else(|error| panic!("we claim: {error}"));
 }
 
 /// Our verdict about their chain.
 async fn chain<R: Rt>(runtime: &R, ours: &Node<R>, of: NodeId) -> Vec<Claim> {
-    let read = ours.request_chain_data(of, None, None, Options::default());
+    let read = ours.request_chain_data(of, None, None, RequestOptions::default());
     let (claims, end) = within(runtime, PATIENCE, "we read their chain", read).await.unwrap();
     assert_eq!((end.fault, end.verified, end.more), (None, claims.len() as u64, false));
     claims
@@ -52,7 +56,8 @@ async fn they_verify<R: Rt>(runtime: &R, theirs: &Peer, ours: NodeId, count: usi
 }
 
 async fn fifty_claims_in_a_row_from_each_side<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours) = (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
+    let (peer, ours) =
+        (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
     dial(&runtime, &ours, &peer).await;
     ask(&runtime, &peer, "allow", json!({ "nodeId": ours.own_id() })).await;
     let (us, them) = (ours.own_id(), peer.node_id());
@@ -72,11 +77,11 @@ async fn fifty_claims_in_a_row_from_each_side<R: Rt>(runtime: R, polykey: Polyke
         assert_eq!(claim.prev_digest().is_some(), n > 0);
     }
     they_verify(&runtime, &peer, us, 100).await;
-    let gestalt = ours.gestalt(us, GestaltQuery::default(), Options::default());
+    let gestalt = ours.gestalt(us, GestaltQuery::default(), RequestOptions::default());
     assert_eq!(within(&runtime, PATIENCE, "a gestalt", gestalt).await.unwrap().nodes.len(), 2);
     let gestalt = ask(&runtime, &peer, "gestalt", json!({})).await;
     assert!(list(&gestalt).contains(&json!(us)), "{gestalt}");
-    assert_eq!(ours.claims_in_doubt().await.unwrap(), []);
+    assert_eq!(ours.unconfirmed_claims().await.unwrap(), []);
     println!("{}: 50 claims each way, 2 chains of 100 verified by both", R::NAME);
     shutdown(&runtime, &[&ours]).await;
 }
@@ -94,21 +99,24 @@ async fn each_claims_the_other_by_our_own_digest<R: Rt>(runtime: R, polykey: Pol
     // BLAKE3 is unknown to them, and they do not look at it.
     let taken = ask(&runtime, &peer, "chain", json!({ "nodeId": ours.own_id() })).await;
     assert_eq!(list(&taken).len(), 4);
-    let digests: Vec<_> = list(&taken).iter().filter_map(|claim| claim.get("prevDigest")?.as_str()).collect();
+    let digests: Vec<_> =
+        list(&taken).iter().filter_map(|claim| claim.get("prevDigest")?.as_str()).collect();
     assert_eq!(digests.len(), 3);
     shutdown(&runtime, &[&ours]).await;
 }
 
-/// The reference keeps its chain locked while it waits for us, so that we must not wait for it to answer it.
+/// The reference keeps its chain locked while it waits for us, so that we must not wait for it to
+/// answer it.
 async fn both_claim_each_other_at_once<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours) = (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
+    let (peer, ours) =
+        (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
     dial(&runtime, &ours, &peer).await;
     ask(&runtime, &peer, "allow", json!({ "nodeId": ours.own_id() })).await;
     for _ in 0..5 {
         let us = we_claim(&runtime, &ours, peer.node_id());
         zip(us, ask(&runtime, &peer, "claim", json!({ "nodeId": ours.own_id() }))).await;
     }
-    // What was begun anew may have left a claim on one side only; all that there are hold.
+    // What was started again may have left a claim on one side only; all existing claims are valid.
     let theirs = chain(&runtime, &ours, peer.node_id()).await.len();
     let head = ours.chain_head().await.unwrap().expect("there are claims");
     assert!(theirs >= 10 && head.seq >= 10, "{theirs} and {}", head.seq);
@@ -117,15 +125,23 @@ async fn both_claim_each_other_at_once<R: Rt>(runtime: R, polykey: Polykey) {
     shutdown(&runtime, &[&ours]).await;
 }
 
-async fn a_claim_that_the_other_does_not_allow_changes_nothing<R: Rt>(runtime: R, polykey: Polykey) {
+async fn a_claim_that_the_other_does_not_allow_changes_nothing<R: Rt>(
+    runtime: R,
+    polykey: Polykey,
+) {
     let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
     dial(&runtime, &ours, &peer).await;
     let (us, them) = (ours.own_id(), peer.node_id());
     let error = ask_in_vain(&runtime, &peer, "claim", json!({ "nodeId": us })).await;
     assert_eq!(error.name, "ErrorPolykeyRemote", "{error}");
     assert!(error.find("ErrorNodePermissionDenied").is_some(), "{error}");
-    let refused = within(&runtime, PATIENCE, "we claim", ours.claim_node(them, Options::default())).await;
-    assert!(matches!(refused, Err(NodeError::Failure(Failure::Refused(Refusal::Denied)))), "{refused:?}");
+    let refused =
+        within(&runtime, PATIENCE, "we claim", ours.claim_node(them, RequestOptions::default()))
+            .await;
+    assert!(
+        matches!(refused, Err(NodeError::Failure(Failure::Refused(Refusal::Denied)))),
+        "{refused:?}"
+    );
     assert_eq!(ours.chain_head().await.unwrap(), None);
     assert_eq!(ask(&runtime, &peer, "sigchain", json!({})).await, json!([]));
     // Neither keeps the other from trying again.
@@ -136,7 +152,8 @@ async fn a_claim_that_the_other_does_not_allow_changes_nothing<R: Rt>(runtime: R
 }
 
 async fn claims_about_a_network_are_signed_by_the_other<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours) = (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
+    let (peer, ours) =
+        (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
     dial(&runtime, &ours, &peer).await;
     let (us, them) = (ours.own_id(), peer.node_id());
     for typ in ["ClaimNetworkAccess", "ClaimNetworkAuthority"] {
@@ -146,7 +163,7 @@ async fn claims_about_a_network_are_signed_by_the_other<R: Rt>(runtime: R, polyk
             subject: Some(them.to_string()),
             members: "{\"network\":\"testnet.polykey.com\"}".into(),
         };
-        let claim = ours.claim_network(them, content, Options::default());
+        let claim = ours.claim_network(them, content, RequestOptions::default());
         let claim = within(&runtime, PATIENCE, "they sign", claim).await.unwrap();
         assert_eq!((claim.typ(), claim.token().signatures().len()), (typ, 2));
         claim.token().verify(&them).unwrap();
@@ -167,7 +184,8 @@ async fn claims_about_a_network_are_signed_by_the_other<R: Rt>(runtime: R, polyk
 }
 
 async fn chains_go_on_under_a_new_key<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours) = (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
+    let (peer, ours) =
+        (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
     dial(&runtime, &ours, &peer).await;
     let mut us = ours.own_id();
     let mut them = peer.node_id();
@@ -181,23 +199,77 @@ async fn chains_go_on_under_a_new_key<R: Rt>(runtime: R, polykey: Polykey) {
     // They renew.
     let renewed = ask(&runtime, &peer, "renew", json!({})).await;
     ours.disconnect(them).await.unwrap();
-    until(&runtime, "the end", async || their_connections(&runtime, &peer, us).await.is_empty()).await;
+    until(&runtime, "the end", async || their_connections(&runtime, &peer, us).await.is_empty())
+        .await;
     them = text(&renewed, "new").parse().unwrap();
-    let connected = ours.connect(them, peer.seed().address, Options::default());
+    let connected = ours.connect(them, peer.seed().address, RequestOptions::default());
     within(&runtime, PATIENCE, "connect", connected).await.unwrap();
     both(us, them).await;
     assert_eq!(chain(&runtime, &ours, them).await.len(), 4);
     // We renew.
     us = within(&runtime, PATIENCE, "renew", ours.renew()).await.unwrap().new;
-    let connected = ours.connect(them, peer.seed().address, Options::default());
+    let connected = ours.connect(them, peer.seed().address, RequestOptions::default());
     within(&runtime, PATIENCE, "connect", connected).await.unwrap();
     allow(us).await;
     both(us, them).await;
     assert_eq!(chain(&runtime, &ours, them).await.len(), 6);
     let verdict = ask(&runtime, &peer, "verify", json!({ "nodeId": us })).await;
     assert_eq!(verdict.get("claims"), Some(&json!(6)));
-    // They know of no key but the newest of each, so that signatures by older ones are none to them; all else is right.
+    // They know of no key but the newest of each, so that signatures by older ones are none to
+    // them; all else is right.
     let faults = verdict.get("faults").map(list).unwrap_or_default();
-    assert!(faults.iter().filter_map(Value::as_str).all(|fault| fault.contains("no signature by")), "{verdict}");
+    assert!(
+        faults.iter().filter_map(Value::as_str).all(|fault| fault.contains("no signature by")),
+        "{verdict}"
+    );
+    shutdown(&runtime, &[&ours]).await;
+}
+
+/// Each of them has one attempt, and shows an error to its user if that fails.
+async fn five_of_them_claim_us_at_once<R: Rt>(runtime: R, polykey: Polykey) {
+    let ours = start_with(&runtime, 1, like_theirs).await;
+    let mut peers = Vec::new();
+    for _ in 0..5 {
+        let peer = theirs(&runtime, &polykey).await;
+        dial(&runtime, &ours, &peer).await;
+        peers.push(peer);
+    }
+    let us = ours.own_id();
+    for round in 1..=3 {
+        let [a, b, c, d, e] = &peers[..] else { panic!() };
+        let claim = async |peer: &Peer| ask(&runtime, peer, "claim", json!({ "nodeId": us })).await;
+        zip(zip(claim(a), claim(b)), zip(claim(c), zip(claim(d), claim(e)))).await;
+        assert_eq!(ours.chain_head().await.unwrap().map(|head| head.seq), Some(5 * round));
+    }
+    they_verify(&runtime, &peers[0], us, 15).await;
+    let metrics = ours.metrics().await.unwrap();
+    assert_eq!((metrics.claims_stale, metrics.claim_faults), (0, 0));
+    shutdown(&runtime, &[&ours]).await;
+}
+
+/// They keep their connections when they renew their key, and claim by the new id over them. As the
+/// reference, we refuse that; it is no fault, and after they have connected again it works.
+async fn a_claim_under_a_new_key_over_an_old_connection_is_no_fault<R: Rt>(
+    runtime: R,
+    polykey: Polykey,
+) {
+    let (peer, ours) =
+        (theirs(&runtime, &polykey).await, start_with(&runtime, 1, like_theirs).await);
+    dial(&runtime, &ours, &peer).await;
+    let us = ours.own_id();
+    ask(&runtime, &peer, "claim", json!({ "nodeId": us })).await;
+    ask(&runtime, &peer, "renew", json!({})).await;
+    for _ in 0..20 {
+        let error = ask_in_vain(&runtime, &peer, "claim", json!({ "nodeId": us })).await;
+        assert!(error.find("ErrorSinglySignedClaimVerificationFailed").is_some(), "{error}");
+    }
+    assert_eq!(ours.connections().await.unwrap().len(), 1, "it was closed");
+    let metrics = ours.metrics().await.unwrap();
+    assert_eq!((metrics.claim_faults, metrics.stream_faults), (0, 0));
+    ask(&runtime, &peer, "disconnect", json!({ "nodeId": us })).await;
+    until(&runtime, "the end", async || ours.connections().await.unwrap().is_empty()).await;
+    crate::kit::dialed(&runtime, &peer, &ours).await;
+    ask(&runtime, &peer, "claim", json!({ "nodeId": us })).await;
+    assert_eq!(ours.chain_head().await.unwrap().map(|head| head.seq), Some(2));
     shutdown(&runtime, &[&ours]).await;
 }

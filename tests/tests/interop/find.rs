@@ -2,29 +2,43 @@
 
 use pk_driver::Node;
 use pk_interop::{Peer, Polykey};
-use pk_proto::{FindEnd, FindNode, NodeId};
+use pk_proto::{FindEnd, FindNodeOptions, NodeId};
 use pk_tests::Rt;
 use pk_tests::node::{connect, connections_with, shutdown, start};
 use pk_tests::wait::{until, within};
 use serde_json::json;
 
-use crate::kit::{PATIENCE, ask, dial, dialled, introduce, reached, text, their_connections, theirs};
+use crate::kit::{
+    PATIENCE, ask, dial, dialed, introduce, reached, text, their_connections, theirs,
+};
 
-cases!(we_find_ours_and_theirs_through_theirs, they_find_ours_and_theirs_through_us, nobody_is_found_who_is_not_there,);
+cases!(
+    we_find_ours_and_theirs_through_theirs,
+    they_find_ours_and_theirs_through_us,
+    nobody_is_found_who_is_not_there,
+);
 
-/// Nodes of theirs look around whenever they hear of somebody new, so that they may be there before they are looked for;
-/// then they are forgotten and looked for again, this often.
+/// Nodes of theirs look around whenever they learn of a new node, so that they may be there before
+/// they are looked for; then they are forgotten and looked for again, this often.
 const ATTEMPTS: usize = 20;
 
 /// We find a node that we know only through another one.
 async fn we_find<R: Rt>(runtime: &R, ours: &Node<R>, target: NodeId, through: NodeId) {
     for _ in 0..ATTEMPTS {
         ours.disconnect(target).await.unwrap();
-        until(runtime, "it is gone", async || connections_with(ours, target).await.is_empty()).await;
+        until(runtime, "it is gone", async || connections_with(ours, target).await.is_empty())
+            .await;
         ours.unset_node(target).await.unwrap();
-        let found = within(runtime, PATIENCE, "we search", ours.find_node(target, FindNode::default())).await.unwrap();
+        let found = within(
+            runtime,
+            PATIENCE,
+            "we search",
+            ours.find_node(target, FindNodeOptions::default()),
+        )
+        .await
+        .unwrap();
         assert_eq!(found.ended, FindEnd::Connected, "{found:?}");
-        if found.trace.iter().any(|step| step.node == target && step.told_by == Some(through)) {
+        if found.trace.iter().any(|step| step.node == target && step.reported_by == Some(through)) {
             return;
         }
     }
@@ -66,8 +80,8 @@ async fn they_find_ours_and_theirs_through_us<R: Rt>(runtime: R, polykey: Polyke
     let (theirs_a, theirs_b) = (theirs(&runtime, &polykey).await, theirs(&runtime, &polykey).await);
     let (between, other) = (start(&runtime, 1).await, start(&runtime, 2).await);
     connect(&runtime, &other, &between).await;
-    dialled(&runtime, &theirs_b, &between).await;
-    dialled(&runtime, &theirs_a, &between).await;
+    dialed(&runtime, &theirs_b, &between).await;
+    dialed(&runtime, &theirs_a, &between).await;
     they_find(&runtime, &theirs_a, other.own_id()).await;
     they_find(&runtime, &theirs_a, theirs_b.node_id()).await;
     let found = ask(&runtime, &theirs_b, "find", json!({ "nodeId": between.own_id() })).await;
@@ -79,7 +93,10 @@ async fn nobody_is_found_who_is_not_there<R: Rt>(runtime: R, polykey: Polykey) {
     let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
     dial(&runtime, &ours, &peer).await;
     let nobody = pk_tests::node::key(99).node_id();
-    let found = within(&runtime, PATIENCE, "we search", ours.find_node(nobody, FindNode::default())).await.unwrap();
+    let found =
+        within(&runtime, PATIENCE, "we search", ours.find_node(nobody, FindNodeOptions::default()))
+            .await
+            .unwrap();
     assert_eq!((found.found, found.ended), (None, FindEnd::Exhausted));
     let found = ask(&runtime, &peer, "find", json!({ "nodeId": nobody })).await;
     assert!(found.is_null(), "{found}");

@@ -1,16 +1,17 @@
-//! Connections that nobody uses for longer than the idle timeout of the transport are held by their keep-alive.
+//! Connections that are not used for longer than the idle timeout of the transport are held by
+//! their keep-alive.
 
 use std::env;
 use std::time::Duration;
 
 use pk_interop::Polykey;
-use pk_proto::Options;
+use pk_proto::RequestOptions;
 use pk_tests::Rt;
 use pk_tests::node::{shutdown, start};
 use pk_tests::wait::{sleep, soon, within};
 use serde_json::json;
 
-use crate::kit::{PATIENCE, ask, dial, dialled, our_connections, their_connections, theirs};
+use crate::kit::{PATIENCE, ask, dial, dialed, our_connections, their_connections, theirs};
 
 /// How long, in seconds, unless `PK_IDLE_SECS` says otherwise: both idle timeouts twice and more.
 const IDLE_SECS: u64 = 75;
@@ -18,32 +19,55 @@ const IDLE_SECS: u64 = 75;
 long_cases!(an_idle_connection_is_held within Duration::from_secs(idle_secs() + 240));
 
 fn idle_secs() -> u64 {
-    env::var("PK_IDLE_SECS").ok().map_or(IDLE_SECS, |secs| secs.parse().expect("PK_IDLE_SECS is a number of seconds"))
+    env::var("PK_IDLE_SECS")
+        .ok()
+        .map_or(IDLE_SECS, |secs| secs.parse().expect("PK_IDLE_SECS is a number of seconds"))
 }
 
 /// One connection that we began and one that they did.
 async fn an_idle_connection_is_held<R: Rt>(runtime: R, polykey: Polykey) {
-    let (a, b, ours) = (theirs(&runtime, &polykey).await, theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+    let (a, b, ours) = (
+        theirs(&runtime, &polykey).await,
+        theirs(&runtime, &polykey).await,
+        start(&runtime, 1).await,
+    );
     dial(&runtime, &ours, &a).await;
-    dialled(&runtime, &b, &ours).await;
+    dialed(&runtime, &b, &ours).await;
     // Nothing closes them for being unused, on either side.
-    let lease_a = soon(&runtime, "hold", ours.acquire_connection(a.node_id(), Options::default())).await.unwrap();
-    let lease_b = soon(&runtime, "hold", ours.acquire_connection(b.node_id(), Options::default())).await.unwrap();
-    let before = [our_connections(&ours, a.node_id()).await, our_connections(&ours, b.node_id()).await];
+    let lease_a =
+        soon(&runtime, "hold", ours.acquire_connection(a.node_id(), RequestOptions::default()))
+            .await
+            .unwrap();
+    let lease_b =
+        soon(&runtime, "hold", ours.acquire_connection(b.node_id(), RequestOptions::default()))
+            .await
+            .unwrap();
+    let before =
+        [our_connections(&ours, a.node_id()).await, our_connections(&ours, b.node_id()).await];
     let turns = ours.driver_metrics().turns;
     let secs = idle_secs();
     sleep(&runtime, Duration::from_secs(secs)).await;
-    let after = [our_connections(&ours, a.node_id()).await, our_connections(&ours, b.node_id()).await];
+    let after =
+        [our_connections(&ours, a.node_id()).await, our_connections(&ours, b.node_id()).await];
     assert_eq!(before, after);
     assert_eq!(before.iter().map(Vec::len).sum::<usize>(), 2, "{before:?}");
     for (peer, held) in [&a, &b].into_iter().zip(&after) {
         assert_eq!(their_connections(&runtime, peer, ours.own_id()).await, *held);
-        within(&runtime, PATIENCE, "ping", ours.ping_node(peer.node_id(), Options::default())).await.unwrap();
-        ask(&runtime, peer, "closest", json!({ "nodeId": peer.node_id(), "via": ours.own_id() })).await;
+        within(
+            &runtime,
+            PATIENCE,
+            "ping",
+            ours.ping_node(peer.node_id(), RequestOptions::default()),
+        )
+        .await
+        .unwrap();
+        ask(&runtime, peer, "closest", json!({ "nodeId": peer.node_id(), "via": ours.own_id() }))
+            .await;
     }
     let turns = ours.driver_metrics().turns - turns;
     println!("{}: {turns} turns meanwhile, for both nodes' searches of themselves", R::NAME);
-    // Every 45 s each of them, and we, look around: a handful of small questions, and nothing besides.
+    // Every 45 s each of them, and we, look around: a handful of small questions, and nothing
+    // besides.
     assert!(turns <= 60 * (secs / 45 + 1), "{turns}");
     println!("idle for {secs} s: 2 connections held, none dropped");
     drop((lease_a, lease_b));

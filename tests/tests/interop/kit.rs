@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pk_driver::{Node, Runtime};
 use pk_interop::{Peer, PeerError, Polykey, RemoteError, Settings, for_tests};
-use pk_proto::{ConnectionInfo, NodeId, Options};
+use pk_proto::{ConnectionInfo, NodeId, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::case::run_alone;
 use pk_tests::node::{connections_with, socket};
@@ -17,10 +17,11 @@ use serde_json::{Value, json};
 /// No case takes longer but for those that say so.
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
-/// For what the reference does: it is slow to start, and gives a dial in vain 15 s.
+/// For what the reference does: it is slow to start, and a dial that fails takes it 15 s.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Declares tests as `pk_tests::cases` does, of cases that take the reference too and run one at a time.
+/// Declares tests as `pk_tests::cases` does, of cases that take the reference too and run one at a
+/// time.
 macro_rules! cases {
     ($($name:ident),+ $(,)?) => {
         $(mod $name {
@@ -52,7 +53,11 @@ macro_rules! long_cases {
 }
 
 /// Runs a case, if the reference is to be had.
-pub(crate) fn run<R: Rt, F: Future<Output = ()> + 'static>(limit: Duration, name: &str, case: fn(R, Polykey) -> F) {
+pub(crate) fn run<R: Rt, F: Future<Output = ()> + 'static>(
+    limit: Duration,
+    name: &str,
+    case: fn(R, Polykey) -> F,
+) {
     if let Some(polykey) = polykey() {
         let polykey = polykey.clone();
         run_alone(limit, name, move |runtime| case(runtime, polykey));
@@ -70,8 +75,13 @@ fn polykey() -> Option<&'static Polykey> {
 }
 
 /// Starts a node of the reference.
-pub(crate) async fn start_theirs<R: Runtime>(runtime: &R, polykey: &Polykey, settings: Settings) -> Peer {
-    let peer = within(runtime, PATIENCE, "the start of a Polykey node", polykey.start(settings)).await;
+pub(crate) async fn start_theirs<R: Runtime>(
+    runtime: &R,
+    polykey: &Polykey,
+    settings: Settings,
+) -> Peer {
+    let peer =
+        within(runtime, PATIENCE, "the start of a Polykey node", polykey.start(settings)).await;
     peer.unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -88,7 +98,12 @@ pub(crate) async fn ask<R: Runtime>(runtime: &R, peer: &Peer, what: &str, with: 
 }
 
 /// Has a node of the reference do something that it fails to do.
-pub(crate) async fn ask_in_vain<R: Runtime>(runtime: &R, peer: &Peer, what: &str, with: Value) -> RemoteError {
+pub(crate) async fn ask_in_vain<R: Runtime>(
+    runtime: &R,
+    peer: &Peer,
+    what: &str,
+    with: Value,
+) -> RemoteError {
     let said = format!("{what} {with}");
     match within(runtime, PATIENCE, &said, peer.ask(what, with)).await {
         Err(PeerError::Threw(error)) => error,
@@ -98,7 +113,8 @@ pub(crate) async fn ask_in_vain<R: Runtime>(runtime: &R, peer: &Peer, what: &str
 
 /// Our node dials theirs.
 pub(crate) async fn dial<R: Runtime>(runtime: &R, ours: &Node<R>, theirs: &Peer) -> ConnectionInfo {
-    let connected = ours.connect(theirs.node_id(), theirs.seed().address, Options::default());
+    let connected =
+        ours.connect(theirs.node_id(), theirs.seed().address, RequestOptions::default());
     let connected = soon(runtime, "we dial a Polykey node", connected).await;
     let connected = connected.unwrap_or_else(|error| panic!("we do not connect: {error}"));
     knows(runtime, theirs, ours.own_id()).await;
@@ -106,7 +122,7 @@ pub(crate) async fn dial<R: Runtime>(runtime: &R, ours: &Node<R>, theirs: &Peer)
 }
 
 /// Their node dials ours. Returns the name that it gives the connection.
-pub(crate) async fn dialled<R: Runtime>(runtime: &R, theirs: &Peer, ours: &Node<R>) -> String {
+pub(crate) async fn dialed<R: Runtime>(runtime: &R, theirs: &Peer, ours: &Node<R>) -> String {
     let connected = ask(runtime, theirs, "connect", target(ours.own_id(), reached(ours))).await;
     assert_eq!(text(&connected, "nodeId"), ours.own_id().to_string());
     let name = text(&connected, "connectionId").to_owned();
@@ -125,7 +141,8 @@ pub(crate) async fn introduce<R: Runtime>(runtime: &R, from: &Peer, to: &Peer) {
     knows(runtime, to, from.node_id()).await;
 }
 
-/// Waits until their node has a connection, and the node in its graph: it goes on to judge the dialler after the handshake.
+/// Waits until their node has a connection, and the node in its graph: it continues to judge the
+/// dialer after the handshake.
 async fn knows<R: Runtime>(runtime: &R, theirs: &Peer, node: NodeId) {
     until(runtime, "they have it too", async || {
         !their_connections(runtime, theirs, node).await.is_empty()
@@ -155,11 +172,17 @@ pub(crate) fn list(value: &Value) -> &[Value] {
 }
 
 /// The connections that their node has with a node: their names, and whether each is primary.
-pub(crate) async fn their_connections<R: Runtime>(runtime: &R, peer: &Peer, node: NodeId) -> Vec<(String, bool)> {
+pub(crate) async fn their_connections<R: Runtime>(
+    runtime: &R,
+    peer: &Peer,
+    node: NodeId,
+) -> Vec<(String, bool)> {
     let all = ask(runtime, peer, "connections", json!({})).await;
     let with = list(&all).iter().filter(|one| text(one, "nodeId") == node.to_string());
     let mut with: Vec<_> = with
-        .map(|one| (text(one, "connectionId").to_owned(), one.get("primary") == Some(&Value::Bool(true))))
+        .map(|one| {
+            (text(one, "connectionId").to_owned(), one.get("primary") == Some(&Value::Bool(true)))
+        })
         .collect();
     with.sort();
     with
@@ -168,8 +191,9 @@ pub(crate) async fn their_connections<R: Runtime>(runtime: &R, peer: &Peer, node
 /// The connections that our node has with a node: their names, and whether each is primary.
 pub(crate) async fn our_connections<R>(ours: &Node<R>, node: NodeId) -> Vec<(String, bool)> {
     let with = connections_with(ours, node).await.into_iter();
-    let mut with: Vec<_> =
-        with.map(|one| (String::from_utf8_lossy(&one.shared_id).into_owned(), one.primary)).collect();
+    let mut with: Vec<_> = with
+        .map(|one| (String::from_utf8_lossy(&one.shared_id).into_owned(), one.primary))
+        .collect();
     with.sort();
     with
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pk_driver::Node;
 use pk_interop::{Peer, Polykey};
-use pk_proto::{ClosestLists, NodeId, Options};
+use pk_proto::{ClosestNodesQuery, NodeId, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::node::{connect, shutdown, start};
 use pk_tests::wait::{all, seen_within, soon, try_within, until, within};
@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use smol::future::zip;
 
 use crate::kit::{
-    PATIENCE, ask, ask_in_vain, dial, dialled, list, our_connections, reached, target, text, their_connections, theirs,
+    PATIENCE, ask, ask_in_vain, dial, dialed, list, our_connections, reached, target, text,
+    their_connections, theirs,
 };
 
 cases!(
@@ -25,11 +26,14 @@ cases!(
     a_wrong_call_is_answered_with_the_error_that_they_know,
 );
 
-const BOTH: ClosestLists = ClosestLists { local: true, active: true };
+const BOTH: ClosestNodesQuery = ClosestNodesQuery { known: true, connected: true };
 
 /// Both ping each other over what is there, and list the same connections.
 async fn both_ping<R: Rt>(runtime: &R, ours: &Node<R>, theirs: &Peer) {
-    let pong = soon(runtime, "we ping", ours.ping_node(theirs.node_id(), Options::default())).await.unwrap();
+    let pong =
+        soon(runtime, "we ping", ours.ping_node(theirs.node_id(), RequestOptions::default()))
+            .await
+            .unwrap();
     assert_eq!(pong.address, theirs.seed().address);
     let found = ask(runtime, theirs, "ping", json!({ "nodeId": ours.own_id() })).await;
     assert!(!found.is_null(), "they ping");
@@ -46,41 +50,57 @@ async fn we_dial_and_they_answer<R: Rt>(runtime: R, polykey: Polykey) {
     until(&runtime, "they know us", async || {
         let graph = ask(&runtime, &theirs, "graph", json!({})).await;
         let contact = graph.get(ours.own_id().to_string());
-        contact.is_some_and(|contact| contact.get(format!("127.0.0.1-{}", reached(&ours).port())).is_some())
+        contact.is_some_and(|contact| {
+            contact.get(format!("127.0.0.1-{}", reached(&ours).port())).is_some()
+        })
     })
     .await;
     // A clean end on our side is one on theirs.
     ours.disconnect(theirs.node_id()).await.unwrap();
-    until(&runtime, "they see the end", async || their_connections(&runtime, &theirs, ours.own_id()).await.is_empty())
-        .await;
+    until(&runtime, "they see the end", async || {
+        their_connections(&runtime, &theirs, ours.own_id()).await.is_empty()
+    })
+    .await;
     assert_eq!(theirs.faults(), [""; 0]);
     shutdown(&runtime, &[&ours]).await;
 }
 
 async fn they_dial_and_we_answer<R: Rt>(runtime: R, polykey: Polykey) {
     let (theirs, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
-    dialled(&runtime, &theirs, &ours).await;
-    until(&runtime, "we have it", async || !our_connections(&ours, theirs.node_id()).await.is_empty()).await;
+    dialed(&runtime, &theirs, &ours).await;
+    until(&runtime, "we have it", async || {
+        !our_connections(&ours, theirs.node_id()).await.is_empty()
+    })
+    .await;
     both_ping(&runtime, &ours, &theirs).await;
     let contact = ours.contact(theirs.node_id()).await.unwrap().expect("it is in our graph");
-    assert_eq!(contact.iter().map(|(address, _)| address.clone()).collect::<Vec<_>>(), [theirs.seed().address]);
+    assert_eq!(
+        contact.iter().map(|(address, _)| address.clone()).collect::<Vec<_>>(),
+        [theirs.seed().address]
+    );
     // And without a connection, by the graph.
     let there = ask(&runtime, &theirs, "pingAddress", target(ours.own_id(), reached(&ours))).await;
     assert_eq!(there, Value::Bool(true));
     // A clean end on their side is one on ours.
     ask(&runtime, &theirs, "disconnect", json!({ "nodeId": ours.own_id() })).await;
-    until(&runtime, "we see the end", async || our_connections(&ours, theirs.node_id()).await.is_empty()).await;
+    until(&runtime, "we see the end", async || {
+        our_connections(&ours, theirs.node_id()).await.is_empty()
+    })
+    .await;
     shutdown(&runtime, &[&ours]).await;
 }
 
-async fn both_ends_name_every_connection_alike_and_keep_the_same_primary<R: Rt>(runtime: R, polykey: Polykey) {
+async fn both_ends_name_every_connection_alike_and_keep_the_same_primary<R: Rt>(
+    runtime: R,
+    polykey: Polykey,
+) {
     let (theirs, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
     let (us, them) = (ours.own_id(), theirs.node_id());
     let mut several = 0;
     for _ in 0..10 {
-        zip(dial(&runtime, &ours, &theirs), dialled(&runtime, &theirs, &ours)).await;
+        zip(dial(&runtime, &ours, &theirs), dialed(&runtime, &theirs, &ours)).await;
         // A third one, so that the primary has its choice.
-        dialled(&runtime, &theirs, &ours).await;
+        dialed(&runtime, &theirs, &ours).await;
         let mut connections = Vec::new();
         until(&runtime, "both have the same connections", async || {
             connections = our_connections(&ours, them).await;
@@ -88,41 +108,55 @@ async fn both_ends_name_every_connection_alike_and_keep_the_same_primary<R: Rt>(
         })
         .await;
         let smallest = connections.iter().map(|(name, _)| name).min().cloned();
-        let primary: Vec<_> = connections.iter().filter(|(_, primary)| *primary).map(|(name, _)| name).collect();
+        let primary: Vec<_> =
+            connections.iter().filter(|(_, primary)| *primary).map(|(name, _)| name).collect();
         assert_eq!(primary, smallest.iter().collect::<Vec<_>>(), "{connections:?}");
         several += usize::from(connections.len() >= 2);
-        // The primary goes, and both take the same one in its place; nobody is disturbed.
+        // The primary ends, and both take the same one in its place; no request fails.
         zip(
-            async { within(&runtime, PATIENCE, "ping", ours.ping_node(them, Options::default())).await.unwrap() },
+            async {
+                within(&runtime, PATIENCE, "ping", ours.ping_node(them, RequestOptions::default()))
+                    .await
+                    .unwrap()
+            },
             ask(&runtime, &theirs, "ping", json!({ "nodeId": us })),
         )
         .await;
         ours.disconnect(them).await.unwrap();
-        until(&runtime, "the end", async || their_connections(&runtime, &theirs, us).await.is_empty()).await;
+        until(&runtime, "the end", async || {
+            their_connections(&runtime, &theirs, us).await.is_empty()
+        })
+        .await;
     }
     println!("{}: {several} of 10 times several connections at once", R::NAME);
     assert!(several >= 5, "{several}");
     shutdown(&runtime, &[&ours]).await;
 }
 
-/// The reference takes a connection that ends at once for one that lives, and would call us over it.
-async fn a_dial_that_is_called_off_leaves_no_connection_that_only_they_have<R: Rt>(runtime: R, polykey: Polykey) {
+/// The reference takes a connection that ends at once for one that lives, and would call us over
+/// it.
+async fn a_dial_that_is_called_off_leaves_no_connection_that_only_they_have<R: Rt>(
+    runtime: R,
+    polykey: Polykey,
+) {
     let (theirs, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
     let (us, them) = (ours.own_id(), theirs.node_id());
     let (mut called_off, mut slowest) = (0, Duration::ZERO);
     for n in 0..60 {
         let patience = Duration::from_micros(500 * n);
-        let connect = ours.connect(them, theirs.seed().address, Options::default());
+        let connect = ours.connect(them, theirs.seed().address, RequestOptions::default());
         called_off += usize::from(try_within(&runtime, patience, connect).await.is_none());
-        // The reference can take one that ends while it judges our certificate for a live one, until its transport has
-        // heard nothing for 30 s.
+        // The reference can take one that ends while it verifies our certificate for a live one,
+        // until its transport has received nothing for 30 s.
         let begun = Instant::now();
         seen_within(&runtime, PATIENCE, "both have the same connections", async || {
             let before = our_connections(&ours, them).await;
             let theirs = their_connections(&runtime, &theirs, us).await;
-            // While they answered, ours has counted what is under way; and if that is nothing, nothing comes of it.
+            // While they answered, ours has counted what is in progress; if that is nothing, there
+            // is no effect.
             let settled = ours.driver_metrics().dials_pending == 0;
-            (settled && before == theirs && our_connections(&ours, them).await == theirs).then_some(())
+            (settled && before == theirs && our_connections(&ours, them).await == theirs)
+                .then_some(())
         })
         .await;
         slowest = slowest.max(begun.elapsed());
@@ -130,30 +164,44 @@ async fn a_dial_that_is_called_off_leaves_no_connection_that_only_they_have<R: R
         until(&runtime, "the end", async || {
             ours.disconnect(them).await.unwrap();
             ask(&runtime, &theirs, "disconnect", json!({ "nodeId": us })).await;
-            our_connections(&ours, them).await.is_empty() && their_connections(&runtime, &theirs, us).await.is_empty()
+            our_connections(&ours, them).await.is_empty()
+                && their_connections(&runtime, &theirs, us).await.is_empty()
         })
         .await;
     }
-    println!("{}: {called_off} of 60 dials were called off, the slowest agreement took {slowest:?}", R::NAME);
+    println!(
+        "{}: {called_off} of 60 dials were cancelled, the slowest agreement took {slowest:?}",
+        R::NAME
+    );
     assert!((5..60).contains(&called_off), "{called_off}");
     shutdown(&runtime, &[&ours]).await;
 }
 
 async fn each_lists_whom_it_knows_to_the_other<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours, other) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await, start(&runtime, 2).await);
+    let (peer, ours, other) =
+        (theirs(&runtime, &polykey).await, start(&runtime, 1).await, start(&runtime, 2).await);
     dial(&runtime, &ours, &peer).await;
     dial(&runtime, &other, &peer).await;
     // What theirs says of the other one.
-    let told = ours.ask_closest(peer.node_id(), other.own_id(), BOTH, Options::default());
+    let told =
+        ours.query_closest_nodes(peer.node_id(), other.own_id(), BOTH, RequestOptions::default());
     let told = soon(&runtime, "ask for the closest", told).await.unwrap();
-    let (node, contact) = told.local.first().expect("it knows the other");
+    let (node, contact) = told.known.first().expect("it knows the other");
     assert_eq!(*node, other.own_id());
-    let at: Vec<_> = contact.iter().map(|(address, data)| (address.to_string(), data.scopes.global)).collect();
+    let at: Vec<_> =
+        contact.iter().map(|(address, data)| (address.to_string(), data.scopes.global)).collect();
     assert_eq!(at, [(reached(&other).to_string(), true)]);
-    let active = told.active.iter().find(|active| active.node == other.own_id()).expect("it is connected to the other");
+    let active = told
+        .connected
+        .iter()
+        .find(|active| active.node == other.own_id())
+        .expect("it is connected to the other");
     let theirs_of_other = our_connections(&other, peer.node_id()).await;
-    let names: Vec<_> =
-        active.connections.iter().map(|one| String::from_utf8_lossy(&one.shared_id).into_owned()).collect();
+    let names: Vec<_> = active
+        .connections
+        .iter()
+        .map(|one| String::from_utf8_lossy(&one.shared_id).into_owned())
+        .collect();
     assert_eq!(names, theirs_of_other.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
     assert!(active.connections.iter().all(|one| one.primary));
 
@@ -171,8 +219,9 @@ async fn each_lists_whom_it_knows_to_the_other<R: Rt>(runtime: R, polykey: Polyk
     let active = ask(&runtime, &peer, "active", with).await;
     let ids: Vec<_> = list(&active).iter().map(|one| text(one, "nodeId").to_owned()).collect();
     assert_eq!(ids.first(), Some(&other.own_id().to_string()), "{active}");
-    let connection =
-        list(&active).first().and_then(|one| one.get("connections")?.as_object()?.values().next().cloned());
+    let connection = list(&active)
+        .first()
+        .and_then(|one| one.get("connections")?.as_object()?.values().next().cloned());
     let connection = connection.expect("it is connected");
     assert_eq!(
         (text(&connection, "host"), connection.get("port")),
@@ -190,8 +239,16 @@ async fn five_hundred_calls_each_way<R: Rt>(runtime: R, polykey: Polykey) {
     let us = async {
         for round in 0..calls / 10 {
             let ask = |n: u64| {
-                let lists = ClosestLists { local: n.is_multiple_of(2), active: !n.is_multiple_of(2) };
-                ours.ask_closest(peer.node_id(), NodeId::from_bytes([round as u8; 32]), lists, Options::default())
+                let query = ClosestNodesQuery {
+                    known: n.is_multiple_of(2),
+                    connected: !n.is_multiple_of(2),
+                };
+                ours.query_closest_nodes(
+                    peer.node_id(),
+                    NodeId::from_bytes([round as u8; 32]),
+                    query,
+                    RequestOptions::default(),
+                )
             };
             let asked = all((0..10).map(ask));
             for answer in within(&runtime, PATIENCE, "ten calls of ours", asked).await {
@@ -200,8 +257,12 @@ async fn five_hundred_calls_each_way<R: Rt>(runtime: R, polykey: Polykey) {
         }
     };
     let them = async {
-        let with = json!({ "nodeId": ours.own_id(), "via": ours.own_id(), "times": calls, "width": 10 });
-        let done = within(&runtime, Duration::from_secs(200), "their calls", peer.ask("repeat", with)).await.unwrap();
+        let with =
+            json!({ "nodeId": ours.own_id(), "via": ours.own_id(), "times": calls, "width": 10 });
+        let done =
+            within(&runtime, Duration::from_secs(200), "their calls", peer.ask("repeat", with))
+                .await
+                .unwrap();
         assert_eq!(done, json!({ "failures": [] }));
     };
     zip(us, them).await;
@@ -210,24 +271,35 @@ async fn five_hundred_calls_each_way<R: Rt>(runtime: R, polykey: Polykey) {
     shutdown(&runtime, &[&ours]).await;
 }
 
-async fn a_wrong_call_is_answered_with_the_error_that_they_know<R: Rt>(runtime: R, polykey: Polykey) {
+async fn a_wrong_call_is_answered_with_the_error_that_they_know<R: Rt>(
+    runtime: R,
+    polykey: Polykey,
+) {
     let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
     dial(&runtime, &ours, &peer).await;
     let via = ours.own_id();
     for id in ["", "v", "not a node id", "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte"] {
         for what in ["closest", "active"] {
-            let error = ask_in_vain(&runtime, &peer, what, json!({ "nodeId": id, "via": via })).await;
+            let error =
+                ask_in_vain(&runtime, &peer, what, json!({ "nodeId": id, "via": via })).await;
             let found = error.find("ErrorValidation").unwrap_or_else(|| panic!("{error}"));
             assert_eq!(found.message, "Node ID must be multibase base32hex encoded public-keys");
         }
     }
-    // What nobody has: as among themselves, a reset with code 1.
-    for (what, method) in [("unary", "nodesClaimNetworkVerify"), ("unary", "no such method"), ("stream", "vaultsScan")]
-    {
+    // An unknown method: as between two nodes of the reference, a reset with code 1.
+    for (what, method) in [
+        ("unary", "nodesClaimNetworkVerify"),
+        ("unary", "no such method"),
+        ("stream", "no such stream"),
+    ] {
         let with = json!({ "via": via, "method": method, "params": {} });
         let error = ask_in_vain(&runtime, &peer, what, with).await;
         println!("{}: {method}: {error}", R::NAME);
-        assert_eq!((error.name.as_str(), error.causes.len()), ("ErrorRPCHandlerFailed", 0), "{error}");
+        assert_eq!(
+            (error.name.as_str(), error.causes.len()),
+            ("ErrorRPCHandlerFailed", 0),
+            "{error}"
+        );
     }
     // Nothing of it is held against them.
     assert_eq!(ours.connections().await.unwrap().len(), 1);

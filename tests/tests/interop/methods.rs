@@ -1,11 +1,13 @@
-//! Methods beyond the node layer (vaults, notifications): the embedder serves them and calls them, on raw streams.
+//! Methods beyond the node layer (vaults, notifications): the embedder serves them and calls them,
+//! on raw streams.
 
-use pk_driver::{Node, Stream, now};
+use pk_driver::{Node, Stream, unix_now};
 use pk_interop::Polykey;
 use pk_proto::polykey::{
-    self, MAX_FIRST_OBJECT, MAX_OBJECT, ObjectDecoder, PREFIX, RemoteError, Response, parse_request, parse_response,
+    self, MAX_FIRST_OBJECT, MAX_OBJECT, ObjectDecoder, PREFIX, RemoteError, Response,
+    parse_request, parse_response,
 };
-use pk_proto::{NodeId, Options};
+use pk_proto::{NodeId, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::node::{shutdown, start};
 use pk_tests::wait::{soon, spawn};
@@ -13,7 +15,11 @@ use serde_json::json;
 
 use crate::kit::{ask, ask_in_vain, dial, theirs};
 
-cases!(they_call_what_the_embedder_serves, the_embedder_calls_what_they_serve);
+cases!(
+    they_call_what_the_embedder_serves,
+    the_embedder_calls_what_they_serve,
+    what_nobody_serves_is_an_error_that_they_can_show,
+);
 
 /// The first object of a stream, and what was read behind it.
 async fn first(stream: &mut Stream) -> (Vec<u8>, Vec<u8>) {
@@ -22,12 +28,14 @@ async fn first(stream: &mut Stream) -> (Vec<u8>, Vec<u8>) {
         if let Some(object) = decoder.next().unwrap() {
             return (object.to_vec(), decoder.into_unread().to_vec());
         }
-        let chunk = stream.read_chunk(decoder.wanted()).await.unwrap().expect("the stream has an object");
+        let chunk =
+            stream.read_chunk(decoder.wanted()).await.unwrap().expect("the stream has an object");
         decoder.push(&chunk);
     }
 }
 
-/// Serves a method as `with` says: what it gets are the parameters, and what it gives is written, before the end.
+/// Serves a method as `with` says: what it gets are the parameters, and what it gives is written,
+/// before the end.
 async fn serve<R: Rt>(
     runtime: &R,
     node: &Node<R>,
@@ -65,8 +73,11 @@ async fn they_call_what_the_embedder_serves<R: Rt>(runtime: R, polykey: Polykey)
         if params["signedNotificationEncoded"] == json!("good") {
             return polykey::write_result("{}").to_vec();
         }
-        let error = RemoteError { class: "ErrorNodePermissionDenied".to_owned(), message: "not you".to_owned() };
-        polykey::write_error(&error, "Permission denied", 77, now()).to_vec()
+        let error = RemoteError {
+            class: "ErrorNodePermissionDenied".to_owned(),
+            message: "not you".to_owned(),
+        };
+        polykey::write_error(&error, "Permission denied", 77, unix_now()).to_vec()
     })
     .await;
     let send = |what: &str| {
@@ -75,7 +86,11 @@ async fn they_call_what_the_embedder_serves<R: Rt>(runtime: R, polykey: Polykey)
     };
     assert_eq!(ask(&runtime, &peer, "unary", send("good")).await, json!({}));
     let error = ask_in_vain(&runtime, &peer, "unary", send("bad")).await;
-    assert_eq!(error.find("ErrorNodePermissionDenied").map(|error| &*error.message), Some("not you"), "{error}");
+    assert_eq!(
+        error.find("ErrorNodePermissionDenied").map(|error| &*error.message),
+        Some("not you"),
+        "{error}"
+    );
     // One result, and then bytes in both directions: an echo.
     let mut acceptor = ours.accept_streams(format!("{PREFIX}vaultsGitInfoGet")).await.unwrap();
     let echo = spawn(&runtime, async move {
@@ -99,12 +114,20 @@ async fn they_call_what_the_embedder_serves<R: Rt>(runtime: R, polykey: Polykey)
 }
 
 /// Calls a method of theirs and reads everything that comes.
-async fn call<R: Rt>(runtime: &R, ours: &Node<R>, to: NodeId, method: &str, params: &str) -> Vec<String> {
-    let stream = ours.open_stream(to, format!("{PREFIX}{method}"), Options::default());
+async fn call<R: Rt>(
+    runtime: &R,
+    ours: &Node<R>,
+    to: NodeId,
+    method: &str,
+    params: &str,
+) -> Vec<String> {
+    let stream = ours.open_stream(to, format!("{PREFIX}{method}"), RequestOptions::default());
     let mut stream = soon(runtime, "open", stream).await.unwrap();
     stream.write_all(&polykey::write_request(method, params, None)).await.unwrap();
     stream.finish().unwrap();
-    let Ok(bytes) = soon(runtime, method, stream.read_to_end(1 << 20)).await else { return vec!["reset".to_owned()] };
+    let Ok(bytes) = soon(runtime, method, stream.read_to_end(1 << 20)).await else {
+        return vec!["reset".to_owned()];
+    };
     let mut decoder = ObjectDecoder::new(MAX_FIRST_OBJECT, MAX_FIRST_OBJECT);
     decoder.push(&bytes);
     let mut responses = Vec::new();
@@ -122,10 +145,55 @@ async fn the_embedder_calls_what_they_serve<R: Rt>(runtime: R, polykey: Polykey)
     dial(&runtime, &ours, &peer).await;
     let to = peer.node_id();
     assert_eq!(call(&runtime, &ours, to, "vaultsScan", "{}").await, [""; 0], "it has no vaults");
-    let refused = call(&runtime, &ours, to, "notificationsSend", "{\"signedNotificationEncoded\":\"x\"}").await;
+    let refused =
+        call(&runtime, &ours, to, "notificationsSend", "{\"signedNotificationEncoded\":\"x\"}")
+            .await;
     println!("{}: {refused:?}", R::NAME);
     assert!(matches!(&refused[..], [class] if class.ends_with("Error")), "{refused:?}");
     assert_eq!(call(&runtime, &ours, to, "nothingOfTheKind", "{}").await, ["reset"]);
     assert_eq!(ours.connections().await.unwrap().len(), 1);
+    shutdown(&runtime, &[&ours]).await;
+}
+
+/// Their errors of a node that shares nothing, by their own classes, as often as they like.
+async fn what_nobody_serves_is_an_error_that_they_can_show<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+    dial(&runtime, &ours, &peer).await;
+    let denied = format!("No permissions found for {}", peer.node_id());
+    let calls = [
+        ("stream", "vaultsScan", json!({}), "ErrorVaultsPermissionDenied", &*denied),
+        (
+            "raw",
+            "vaultsGitInfoGet",
+            json!({ "vaultNameOrId": "x", "action": "clone" }),
+            "ErrorVaultsVaultUndefined",
+            "",
+        ),
+        (
+            "raw",
+            "vaultsGitPackGet",
+            json!({ "nameOrId": "x", "vaultAction": "clone" }),
+            "ErrorVaultsVaultUndefined",
+            "",
+        ),
+        (
+            "unary",
+            "notificationsSend",
+            json!({ "signedNotificationEncoded": "x" }),
+            "ErrorNotificationsPermissionsNotFound",
+            "",
+        ),
+    ];
+    for _ in 0..8 {
+        for (kind, method, params, class, message) in &calls {
+            let with =
+                json!({ "via": ours.own_id(), "method": method, "params": params, "send": "0000" });
+            let error = ask_in_vain(&runtime, &peer, kind, with).await;
+            let found = error.find(class).unwrap_or_else(|| panic!("{method}: {error}"));
+            assert_eq!(found.message, *message, "{method}: {error}");
+        }
+    }
+    assert_eq!(ours.connections().await.unwrap().len(), 1);
+    assert_eq!(ours.metrics().await.unwrap().stream_faults, 0);
     shutdown(&runtime, &[&ours]).await;
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pk_driver::Node;
 use pk_interop::{Peer, Polykey};
-use pk_proto::{FindEnd, FindNode, NodeId};
+use pk_proto::{FindEnd, FindNodeOptions, NodeId};
 use pk_tests::Rt;
 use pk_tests::node::{connections_with, join, shutdown, start};
 use pk_tests::wait::{until, within};
@@ -30,26 +30,33 @@ async fn everyone_finds_everyone<R: Rt>(runtime: R, polykey: Polykey) {
         join(&runtime, ours, seed.seed()).await;
     }
     let theirs: Vec<_> = std::iter::once(seed).chain(theirs).collect();
-    let everyone: Vec<NodeId> = theirs.iter().map(Peer::node_id).chain(ours.iter().map(Node::own_id)).collect();
-    let (mut found, mut told) = (0, 0);
+    let everyone: Vec<NodeId> =
+        theirs.iter().map(Peer::node_id).chain(ours.iter().map(Node::own_id)).collect();
+    let (mut found, mut reported) = (0, 0);
     let mut slowest = Duration::ZERO;
     for from in &ours {
         for to in everyone.iter().filter(|to| **to != from.own_id()) {
             // So that there is something to find.
             from.disconnect(*to).await.unwrap();
-            until(&runtime, "it is gone", async || connections_with(from, *to).await.is_empty()).await;
+            until(&runtime, "it is gone", async || connections_with(from, *to).await.is_empty())
+                .await;
             from.unset_node(*to).await.unwrap();
-            let search = from.find_node(*to, FindNode::default());
+            let search = from.find_node(*to, FindNodeOptions::default());
             let outcome = within(&runtime, PATIENCE, "a search of ours", search).await.unwrap();
             assert_eq!(outcome.ended, FindEnd::Connected, "{outcome:?}");
             slowest = slowest.max(outcome.stats.elapsed);
-            told += usize::from(outcome.trace.iter().any(|step| step.node == *to && step.told_by.is_some()));
+            reported += usize::from(
+                outcome.trace.iter().any(|step| step.node == *to && step.reported_by.is_some()),
+            );
             found += 1;
         }
     }
-    println!("{}: ours found {found}, {told} of them through others, the slowest in {slowest:?}", R::NAME);
-    // The rest came to us first: nodes of theirs look around whenever somebody connects.
-    assert!(told >= 10, "{told}");
+    println!(
+        "{}: ours found {found}, {reported} of them through others, the slowest in {slowest:?}",
+        R::NAME
+    );
+    // The rest came to us first: nodes of theirs look around whenever a node connects.
+    assert!(reported >= 10, "{reported}");
     slowest = Duration::ZERO;
     for from in &theirs {
         for to in everyone.iter().filter(|to| **to != from.node_id()) {

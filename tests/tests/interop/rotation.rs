@@ -1,14 +1,15 @@
 //! Nodes that change their key are found under their old ids, by the other kind too.
 
 use pk_interop::Polykey;
-use pk_proto::{FindEnd, FindNode, NodeId, Options};
+use pk_proto::{FindEnd, FindNodeOptions, NodeId, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::node::{shutdown, start};
 use pk_tests::wait::{soon, until, within};
 use serde_json::json;
 
 use crate::kit::{
-    PATIENCE, ask, dial, dialled, introduce, our_connections, reached, target, text, their_connections, theirs,
+    PATIENCE, ask, dial, dialed, introduce, our_connections, reached, target, text,
+    their_connections, theirs,
 };
 
 cases!(they_are_found_under_their_old_ids, we_are_found_under_our_old_ids);
@@ -27,23 +28,34 @@ async fn they_are_found_under_their_old_ids<R: Rt>(runtime: R, polykey: Polykey)
                 ours.disconnect(*known).await.unwrap();
             }
             until(&runtime, "the end", async || ours.connections().await.unwrap().is_empty()).await;
-            let connected = soon(&runtime, "connect", ours.connect(*id, peer.seed().address, Options::default())).await;
+            let connected = soon(
+                &runtime,
+                "connect",
+                ours.connect(*id, peer.seed().address, RequestOptions::default()),
+            )
+            .await;
             assert_eq!(connected.unwrap().node, newest, "asked for {id}");
-            let pong = soon(&runtime, "ping", ours.ping_node(*id, Options::default())).await.unwrap();
+            let pong = soon(&runtime, "ping", ours.ping_node(*id, RequestOptions::default()))
+                .await
+                .unwrap();
             assert_eq!(pong.address, peer.seed().address);
         }
         // They dial us with the chain.
         ours.disconnect(newest).await.unwrap();
         until(&runtime, "the end", async || ours.connections().await.unwrap().is_empty()).await;
-        dialled(&runtime, &peer, &ours).await;
-        until(&runtime, "we have it", async || !our_connections(&ours, newest).await.is_empty()).await;
+        dialed(&runtime, &peer, &ours).await;
+        until(&runtime, "we have it", async || !our_connections(&ours, newest).await.is_empty())
+            .await;
     }
     shutdown(&runtime, &[&ours]).await;
 }
 
 async fn we_are_found_under_our_old_ids<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, between, ours) =
-        (theirs(&runtime, &polykey).await, theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+    let (peer, between, ours) = (
+        theirs(&runtime, &polykey).await,
+        theirs(&runtime, &polykey).await,
+        start(&runtime, 1).await,
+    );
     dial(&runtime, &ours, &peer).await;
     let mut ids = vec![ours.own_id()];
     for _ in 0..2 {
@@ -66,8 +78,14 @@ async fn we_are_found_under_our_old_ids<R: Rt>(runtime: R, polykey: Polykey) {
         introduce(&runtime, &peer, &between).await;
         let other = start(&runtime, 50).await;
         dial(&runtime, &other, &between).await;
-        let found =
-            within(&runtime, PATIENCE, "search", other.find_node(renewed.new, FindNode::default())).await.unwrap();
+        let found = within(
+            &runtime,
+            PATIENCE,
+            "search",
+            other.find_node(renewed.new, FindNodeOptions::default()),
+        )
+        .await
+        .unwrap();
         assert_eq!(found.ended, FindEnd::Connected, "{found:?}");
         shutdown(&runtime, &[&other]).await;
     }

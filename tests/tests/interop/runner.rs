@@ -23,10 +23,12 @@ long_cases!(
 fn folders() -> usize {
     let of_this_process = format!("{}-", std::process::id());
     let entries = fs::read_dir(package().join("state")).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&of_this_process)).count()
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&of_this_process))
+        .count()
 }
 
-/// Whether nobody listens there any more.
+/// Whether no process listens there any longer.
 fn is_free(addr: SocketAddr) -> bool {
     UdpSocket::bind(addr).is_ok()
 }
@@ -52,13 +54,13 @@ async fn a_node_ends_in_a_panic_too<R: Rt>(runtime: R, polykey: Polykey) {
     assert!(is_free(peer.addr()) && folders() == 0);
     // A node that cannot start says why.
     let nowhere = Settings { host: "192.0.2.1".parse().unwrap(), ..Settings::default() };
-    let failed = within(&runtime, PATIENCE, "a start in vain", polykey.start(nowhere)).await;
+    let failed = within(&runtime, PATIENCE, "a start that fails", polykey.start(nowhere)).await;
     println!("{failed:?}");
     assert!(matches!(failed, Err(pk_interop::PeerError::Threw(_))), "{failed:?}");
     assert_eq!(folders(), 0);
 }
 
-/// As a starter that was killed: nobody ends the node, but its stdin does.
+/// As a starter that was killed: no call ends the node, but its stdin does.
 async fn a_node_ends_when_its_starter_is_gone<R: Rt>(runtime: R, _: Polykey) {
     let dir = package().join("state").join(format!("{}-orphan", std::process::id()));
     let settings = json!({ "dir": dir, "host": "127.0.0.1", "port": 0 });
@@ -69,9 +71,11 @@ async fn a_node_ends_when_its_starter_is_gone<R: Rt>(runtime: R, _: Polykey) {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    seen_within(&runtime, PATIENCE, "it works", async || dir.join("db").exists().then_some(())).await;
+    seen_within(&runtime, PATIENCE, "it works", async || dir.join("db").exists().then_some(()))
+        .await;
     drop(node.stdin.take());
-    let status = seen_within(&runtime, PATIENCE, "its end", async || node.try_wait().unwrap()).await;
+    let status =
+        seen_within(&runtime, PATIENCE, "its end", async || node.try_wait().unwrap()).await;
     assert!(status.success(), "{status}");
     assert!(!dir.exists());
 }
@@ -79,23 +83,32 @@ async fn a_node_ends_when_its_starter_is_gone<R: Rt>(runtime: R, _: Polykey) {
 /// This very program, where there is no Node.js.
 fn without_node(required: Option<(&str, &str)>) -> Output {
     let mut program = Command::new(env::current_exe().unwrap());
-    program.args(["--exact", "runner::a_node_ends_in_a_panic_too::tokio"]).env("PATH", "").env_remove("CI");
+    program
+        .args(["--exact", "runner::a_node_ends_in_a_panic_too::tokio"])
+        .env("PATH", "")
+        .env_remove("CI");
     program.env_remove("PK_INTEROP").envs(required);
     program.output().unwrap()
 }
 
 #[test]
-fn what_is_missing_is_said_loudly_or_is_a_failure() {
+fn missing_tools_are_printed_or_fail_the_test() {
     let begun = Instant::now();
     let skipped = without_node(None);
     let stderr = String::from_utf8_lossy(&skipped.stderr);
     assert!(skipped.status.success(), "{stderr}");
-    assert!(stderr.contains("NOTHING IS TESTED") && stderr.contains("`node` is not installed"), "{stderr}");
+    assert!(
+        stderr.contains("NOTHING IS TESTED") && stderr.contains("`node` is not installed"),
+        "{stderr}"
+    );
     for required in [("PK_INTEROP", "required"), ("CI", "true")] {
         let failed = without_node(Some(required));
         let stdout = String::from_utf8_lossy(&failed.stdout);
         assert!(!failed.status.success(), "{stdout}");
-        assert!(stdout.contains("the reference is required here: `node` is not installed"), "{stdout}");
+        assert!(
+            stdout.contains("the reference is required here: `node` is not installed"),
+            "{stdout}"
+        );
     }
     println!("in {:?}", begun.elapsed());
 }

@@ -1,11 +1,13 @@
-//! One fault at each operation of the store over the whole life of a node, of every kind: the node says so and goes on, and
-//! the next start is whole.
+//! One fault at each operation of the store over the whole life of a node, of every kind: the node
+//! reports it and continues, and the next start is whole.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use pk_driver::{Access, Fault, Faults, FaultyStore, KeyStore, Node, NodeConfig, NodeError, StartError, Store};
-use pk_proto::{Failure, NodeId, Options};
+use pk_driver::{
+    Access, Fault, Faults, FaultyStore, KeyStore, Node, NodeConfig, NodeError, StartError, Store,
+};
+use pk_proto::{Failure, NodeId, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::node::{connect, start};
 use pk_tests::wait::soon;
@@ -33,7 +35,7 @@ struct Acknowledged {
     refused: bool,
 }
 
-/// Two runs in one folder.
+/// Two runs in one directory.
 struct Life<'a, R> {
     runtime: &'a R,
     dir: tempfile::TempDir,
@@ -92,7 +94,9 @@ impl<R: Rt> Life<'_, R> {
             self.acknowledged.flushed_as = Some(node.own_id());
         }
         // Whatever the store does, the node runs.
-        soon(self.runtime, "ping", self.friend.ping_node(id, Options::default())).await.unwrap();
+        soon(self.runtime, "ping", self.friend.ping_node(id, RequestOptions::default()))
+            .await
+            .unwrap();
         soon(self.runtime, "shutdown", node.shutdown()).await;
 
         let Some(node) = self.try_start(faults).await else { return };
@@ -104,7 +108,8 @@ impl<R: Rt> Life<'_, R> {
 
     /// The next start, from a store that works.
     async fn judge(self, what: &str) {
-        let node = self.start(self.kept.clone()).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let node =
+            self.start(self.kept.clone()).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         let Acknowledged { first, flushed, renewed, flushed_as, .. } = self.acknowledged;
         let whole = format!("{what}: {:?}, starts as {}", self.acknowledged, node.own_id());
         if let Some(id) = renewed.or(flushed_as) {
@@ -116,11 +121,16 @@ impl<R: Rt> Life<'_, R> {
         }
         assert!(self.flush(&node).await, "{whole}");
         soon(self.runtime, "shutdown", node.shutdown()).await;
-        // From here on the store says who it belongs to, whatever it said before: there is the present key with its
-        // certificates, and the one before it if it was renewed; none waits.
+        // From here on the store says who it belongs to, whatever it said before: there is the
+        // present key with its certificates, and the one before it if it was renewed; none waits.
         drop(NodeConfig::with_store(KeyStore::new(self.dir.path()), self.kept).unwrap());
         let keys = if first.is_none_or(|first| first == node.own_id()) { 2 } else { 3 };
-        assert_eq!(key_files(self.dir.path()).len(), keys, "{whole}: {:?}", key_files(self.dir.path()));
+        assert_eq!(
+            key_files(self.dir.path()).len(),
+            keys,
+            "{whole}: {:?}",
+            key_files(self.dir.path())
+        );
     }
 }
 
@@ -132,11 +142,16 @@ async fn lives<R: Rt>(runtime: &R, access: Access, faults: &[Fault]) {
         for n in 1.. {
             let plan = Faults::at(access, n, *fault);
             let (dir, kept) = (tempfile::tempdir().unwrap(), Kept::default());
-            let mut life = Life { runtime, dir, kept, friend: &friend, acknowledged: Acknowledged::default() };
+            let mut life =
+                Life { runtime, dir, kept, friend: &friend, acknowledged: Acknowledged::default() };
             life.live(&plan).await;
             if matches!(fault, Fault::Delay(_)) {
                 let Acknowledged { flushed, renewed, flushed_as, refused, .. } = life.acknowledged;
-                assert!(flushed && renewed.is_some() && flushed_as == renewed && !refused, "{:?}", life.acknowledged);
+                assert!(
+                    flushed && renewed.is_some() && flushed_as == renewed && !refused,
+                    "{:?}",
+                    life.acknowledged
+                );
             }
             lives += 1;
             crashed += u32::from(plan.crashed());
@@ -157,12 +172,23 @@ async fn lives<R: Rt>(runtime: &R, access: Access, faults: &[Fault]) {
 
 async fn a_fault_at_any_write_leaves_the_node_whole<R: Rt>(runtime: R) {
     let torn = (0..4).map(Fault::Tear);
-    let others = [Fault::Fail, Fault::DoneButFails, Fault::Crash, Fault::Delay(Duration::from_millis(50))];
+    let others = [
+        Fault::Fail,
+        Fault::DoneButFails,
+        Fault::Unsure,
+        Fault::Crash,
+        Fault::Delay(Duration::from_millis(50)),
+    ];
     lives(&runtime, Access::Write, &torn.chain(others).collect::<Vec<_>>()).await;
 }
 
 async fn a_fault_at_any_read_leaves_the_node_whole<R: Rt>(runtime: R) {
-    lives(&runtime, Access::Read, &[Fault::Fail, Fault::Crash, Fault::Delay(Duration::from_millis(5))]).await;
+    lives(
+        &runtime,
+        Access::Read,
+        &[Fault::Fail, Fault::Crash, Fault::Delay(Duration::from_millis(5))],
+    )
+    .await;
 }
 
 /// Were it not, the other cases would show nothing.
@@ -172,7 +198,13 @@ async fn a_store_that_loses_what_it_acknowledged_is_noticed<R: Rt>(runtime: R) {
     for n in 1.. {
         let plan = Faults::at(Access::Write, n, Fault::Lose);
         let (dir, kept) = (tempfile::tempdir().unwrap(), Kept::default());
-        let mut life = Life { runtime: &runtime, dir, kept, friend: &friend, acknowledged: Acknowledged::default() };
+        let mut life = Life {
+            runtime: &runtime,
+            dir,
+            kept,
+            friend: &friend,
+            acknowledged: Acknowledged::default(),
+        };
         // What is lost may be written again by what comes after it, or not.
         let lived = AssertUnwindSafe(async {
             life.live(&plan).await;

@@ -1,7 +1,7 @@
-//! A node in a folder, over several runs.
+//! A node in a directory, over several runs.
 
 use pk_driver::{NodeConfig, RedbStore, StartError, StoreOpenError};
-use pk_proto::{Config, FindEnd, FindNode, Options};
+use pk_proto::{Config, FindEnd, FindNodeOptions, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::node::{address, connections_with, join, seed, shutdown, start, start_with};
 use pk_tests::wait::{soon, until};
@@ -12,7 +12,7 @@ use crate::kit::{open, open_with, snapshot};
 pk_tests::cases!(
     a_node_starts_again_and_finds_the_network_without_a_seed,
     a_node_that_starts_again_rejoins_by_itself,
-    a_folder_is_for_one_node_at_a_time,
+    directory_is_used_by_one_node_at_a_time,
     a_folder_is_for_its_owner_alone,
     what_is_flushed_is_in_the_store,
 );
@@ -27,15 +27,19 @@ async fn a_node_starts_again_and_finds_the_network_without_a_seed<R: Rt>(runtime
     let id = a.own_id();
     shutdown(&runtime, &[&a]).await;
     assert!(!snapshot(dir.path()).contacts.is_empty());
-    // Somebody comes while it is away.
+    // A node joins while it is stopped.
     let late = start(&runtime, 5).await;
     join(&runtime, &late, seed(&d)).await;
 
     let a = open(&runtime, dir.path()).await;
     assert_eq!(a.own_id(), id);
-    let found = soon(&runtime, "find", a.find_node(late.own_id(), FindNode::default())).await.unwrap();
+    let found = soon(&runtime, "find", a.find_node(late.own_id(), FindNodeOptions::default()))
+        .await
+        .unwrap();
     assert_eq!(found.ended, FindEnd::Connected, "{found:?}");
-    let synced = soon(&runtime, "join", a.sync_node_graph(vec![], true, Options::default())).await.unwrap();
+    let synced = soon(&runtime, "join", a.sync_node_graph(vec![], true, RequestOptions::default()))
+        .await
+        .unwrap();
     assert!(synced.seeds.is_empty() && synced.search.is_some());
     shutdown(&runtime, &[&a, &b, &c, &d, &late]).await;
 }
@@ -45,14 +49,16 @@ async fn a_node_that_starts_again_rejoins_by_itself<R: Rt>(runtime: R) {
     let (a, b) = (open(&runtime, dir.path()).await, start(&runtime, 2).await);
     join(&runtime, &a, seed(&b)).await;
     shutdown(&runtime, &[&a]).await;
-    // Nobody asks for anything.
-    let a =
-        open_with(&runtime, dir.path(), |config| config.core.retry_delay = Config::default().retry_delay / 45).await;
+    // No request is made.
+    let a = open_with(&runtime, dir.path(), |config| {
+        config.core.retry_delay = Config::default().retry_delay / 45;
+    })
+    .await;
     until(&runtime, "rejoin", async || !connections_with(&a, b.own_id()).await.is_empty()).await;
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn a_folder_is_for_one_node_at_a_time<R: Rt>(runtime: R) {
+async fn directory_is_used_by_one_node_at_a_time<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let a = open(&runtime, dir.path()).await;
     let error = NodeConfig::open(dir.path()).unwrap_err();
@@ -60,7 +66,7 @@ async fn a_folder_is_for_one_node_at_a_time<R: Rt>(runtime: R) {
     println!("{error}");
     shutdown(&runtime, &[&a]).await;
     let a = open(&runtime, dir.path()).await;
-    // The folder is free when the shutdown has returned, and not before.
+    // The directory is free when the shutdown has returned, and not before.
     zip(a.shutdown(), a.shutdown()).await;
     drop(RedbStore::open(dir.path().join("store.redb")).unwrap());
     // A start that fails leaves it free.
@@ -88,15 +94,20 @@ async fn a_folder_is_for_its_owner_alone<R: Rt>(runtime: R) {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("new");
     let record = dir.join("logs").join("run.pktr");
-    let a = open_with(&runtime, &dir, |config| config.record = Some(pk_driver::Record::file(&record))).await;
+    let a =
+        open_with(&runtime, &dir, |config| config.record = Some(pk_driver::Record::file(&record)))
+            .await;
     soon(&runtime, "renewal", a.renew()).await.unwrap();
     soon(&runtime, "flush", a.flush()).await.unwrap();
     let check = || {
         let mut all = Vec::new();
         modes(&dir, &mut all);
-        // Folder, keys with three files, store, logs with one.
-        assert_eq!(all.len(), 8, "{all:?}");
-        assert!(all.iter().all(|(path, mode)| *mode == if path.is_dir() { 0o700 } else { 0o600 }), "{all:?}");
+        // Directory, lock, keys with four files, store, logs with one.
+        assert_eq!(all.len(), 10, "{all:?}");
+        assert!(
+            all.iter().all(|(path, mode)| *mode == if path.is_dir() { 0o700 } else { 0o600 }),
+            "{all:?}"
+        );
     };
     check();
     shutdown(&runtime, &[&a]).await;
@@ -106,7 +117,8 @@ async fn a_folder_is_for_its_owner_alone<R: Rt>(runtime: R) {
 async fn what_is_flushed_is_in_the_store<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     // Nothing is written by itself.
-    let lazy = |config: &mut NodeConfig| config.core.store_delay = std::time::Duration::from_secs(3600);
+    let lazy =
+        |config: &mut NodeConfig| config.core.store_delay = std::time::Duration::from_secs(3600);
     let a = open_with(&runtime, dir.path(), lazy).await;
     let b = start_with(&runtime, 2, |_| {}).await;
     pk_tests::node::connect(&runtime, &b, &a).await;

@@ -1,6 +1,11 @@
-//! The life of a node beyond one run: its folder, its keys, the local network. All cases are one program, so that slots (see
-//! `pk_tests::case`) and output are in one place.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! A node beyond one run: its directory, its keys, the local network. All cases are one program, so
+//! that slots (see `pk_tests::case`) and output are in one place.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot continue has failed"
+)]
 
 mod faults;
 mod folder;
@@ -9,7 +14,8 @@ mod local;
 mod recording;
 mod refused;
 mod renewal;
+mod upgrade;
 mod violence;
 
-/// The program of a node in a folder.
+/// The program of a node in a directory.
 const AGENT: &str = env!("CARGO_BIN_EXE_pk-test-agent");

@@ -3,17 +3,20 @@
 use std::fs;
 
 use pk_driver::{Node, NodeError, Record, StartError};
-use pk_proto::{Call, Options, Replay, Request};
+use pk_proto::{RecordedCall, Replay, Request, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::node::{config, connect, shutdown, start, start_with};
 use pk_tests::wait::{soon, until};
 
-pk_tests::cases!(a_run_is_written_down_and_replayed, a_file_ends_at_its_limit_and_what_is_in_it_can_be_replayed);
+pk_tests::cases!(
+    a_run_is_written_down_and_replayed,
+    a_file_ends_at_its_limit_and_what_is_in_it_can_be_replayed
+);
 
 const PINGS: usize = 20;
 
-/// Replays a recording, which fails where the machine does something else. Returns what it was told.
-fn replay(bytes: &[u8]) -> Vec<Call> {
+/// Replays a recording, which fails where the machine does something else. Returns its calls.
+fn replay(bytes: &[u8]) -> Vec<RecordedCall> {
     let mut replay = Replay::new(bytes).unwrap();
     let mut calls = Vec::new();
     while let Some(step) = replay.step().unwrap() {
@@ -22,8 +25,11 @@ fn replay(bytes: &[u8]) -> Vec<Call> {
     calls
 }
 
-fn pings(calls: &[Call]) -> usize {
-    calls.iter().filter(|call| matches!(call, Call::Request(Request::PingNode { .. }))).count()
+fn pings(calls: &[RecordedCall]) -> usize {
+    calls
+        .iter()
+        .filter(|call| matches!(call, RecordedCall::Request(Request::PingNode { .. })))
+        .count()
 }
 
 /// A short life with something to tell of.
@@ -32,7 +38,7 @@ async fn live<R: Rt>(runtime: &R, record: Record, meanwhile: impl AsyncFnOnce())
     let b = start(runtime, 2).await;
     connect(runtime, &a, &b).await;
     for _ in 0..PINGS {
-        soon(runtime, "ping", a.ping_node(b.own_id(), Options::default())).await.unwrap();
+        soon(runtime, "ping", a.ping_node(b.own_id(), RequestOptions::default())).await.unwrap();
     }
     meanwhile().await;
     shutdown(runtime, &[&a, &b]).await;
@@ -53,7 +59,7 @@ async fn a_run_is_written_down_and_replayed<R: Rt>(runtime: R) {
     let calls = replay(&whole);
     println!("{}: {} calls, {} bytes", R::NAME, calls.len(), whole.len());
     assert_eq!(pings(&calls), PINGS);
-    assert!(calls.contains(&Call::Stop), "the end is missing");
+    assert!(calls.contains(&RecordedCall::Stop), "the end is missing");
 
     // A file is not written over.
     let mut again = config(1);
@@ -72,5 +78,8 @@ async fn a_file_ends_at_its_limit_and_what_is_in_it_can_be_replayed<R: Rt>(runti
     let cut = fs::read(&short).unwrap();
     assert_eq!(cut.len() as u64, limit);
     let calls = replay(&cut);
-    assert!((1..PINGS).contains(&pings(&calls)) && !calls.contains(&Call::Stop), "{calls:?}");
+    assert!(
+        (1..PINGS).contains(&pings(&calls)) && !calls.contains(&RecordedCall::Stop),
+        "{calls:?}"
+    );
 }

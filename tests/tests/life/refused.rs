@@ -1,11 +1,13 @@
-//! Folders that a node must not start in: a clear error, and every file as it was.
+//! Directories that a node must not start in: a clear error, and every file unchanged.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use pk_driver::{KeyStoreError, Node, NodeConfig, NodeError, RedbStore, StartError, Store, StoreOpenError};
+use pk_driver::{
+    KeyStoreError, Node, NodeConfig, NodeError, RedbStore, StartError, Store, StoreOpenError,
+};
 use pk_proto::{NodeGraphSpace, SnapshotError, StoreOp, Table};
 use pk_tests::Rt;
 use pk_tests::node::{connect, shutdown, start};
@@ -19,7 +21,7 @@ pk_tests::cases!(
     a_file_that_is_broken_is_refused
 );
 
-/// Every file of a folder.
+/// Every file of a directory.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -33,7 +35,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// Starts a node in a folder in vain.
+/// Tries to start a node in a directory, which fails.
 async fn refused<R: Rt>(runtime: &R, dir: &Path) -> StartError {
     let before = files(dir);
     let start = async { Node::start_on(runtime.clone(), NodeConfig::open(dir)?).await };
@@ -47,7 +49,7 @@ async fn refused<R: Rt>(runtime: &R, dir: &Path) -> StartError {
     error
 }
 
-/// A folder in which a node has run and met another one.
+/// A directory in which a node has run and met another one.
 async fn lived<R: Rt>(runtime: &R) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (open(runtime, dir.path()).await, start(runtime, 2).await);
@@ -68,7 +70,10 @@ async fn a_store_of_another_node_is_refused<R: Rt>(runtime: R) {
     // Without any key, none is made: the store's is missing.
     fs::remove_dir_all(ours.path().join("keys")).unwrap();
     let error = refused(&runtime, ours.path()).await;
-    assert!(matches!(error, StartError::Keys(KeyStoreError::Missing { owner, .. }) if owner == them), "{error}");
+    assert!(
+        matches!(error, StartError::Keys(KeyStoreError::Missing { owner, .. }) if owner == them),
+        "{error}"
+    );
 }
 
 async fn a_store_that_cannot_be_read_is_refused<R: Rt>(runtime: R) {
@@ -88,14 +93,20 @@ async fn a_store_that_cannot_be_read_is_refused<R: Rt>(runtime: R) {
         let newer = [&[9], &value[1..]].concat();
         put(table, &key, newer.into());
         let error = refused(&runtime, dir.path()).await;
-        assert!(matches!(error, StartError::Snapshot(SnapshotError::Newer { found: 9 })), "{error}");
+        assert!(
+            matches!(error, StartError::Snapshot(SnapshotError::Newer { found: 9 })),
+            "{error}"
+        );
         put(table, &key, value.slice(..value.len() - 1));
         let error = refused(&runtime, dir.path()).await;
         assert!(matches!(error, StartError::Snapshot(SnapshotError::Corrupt(_))), "{error}");
         put(table, &key, value);
     }
     let (key, value) = row(Table::Meta);
-    RedbStore::open(&path).unwrap().apply(&[StoreOp::Delete { table: Table::Meta, key: key.clone() }], true).unwrap();
+    RedbStore::open(&path)
+        .unwrap()
+        .apply(&[StoreOp::Delete { table: Table::Meta, key: key.clone() }], true)
+        .unwrap();
     let error = refused(&runtime, dir.path()).await;
     assert!(matches!(error, StartError::Snapshot(SnapshotError::NoMeta)), "{error}");
     put(Table::Meta, &key, value);
@@ -113,8 +124,13 @@ async fn a_file_that_is_broken_is_refused<R: Rt>(runtime: R) {
         bytes
     };
     let garbage = || [&whole[..9], &[0xa5; 20_000][..]].concat();
-    for bytes in [whole[..whole.len() / 2].to_vec(), whole[..4096].to_vec(), whole[..64].to_vec(), zeroed(), garbage()]
-    {
+    for bytes in [
+        whole[..whole.len() / 2].to_vec(),
+        whole[..4096].to_vec(),
+        whole[..64].to_vec(),
+        zeroed(),
+        garbage(),
+    ] {
         fs::write(&path, &bytes).unwrap();
         let error = refused(&runtime, dir.path()).await;
         assert!(matches!(error, StartError::Open(StoreOpenError::Damaged { .. })), "{error}");

@@ -2,12 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use pk_driver::{Access, Fault, Faults, FaultyStore, KeyStore, NodeConfig, NodeError, create_identity_for, now};
-use pk_proto::cert::Certificate;
-use pk_proto::{Event, Failure, FindEnd, FindNode, Options};
+use pk_driver::{
+    Access, Fault, Faults, FaultyStore, KeyStore, NodeConfig, NodeError, create_identity_for,
+    unix_now,
+};
+use pk_proto::cert::{Certificate, MAX_CHAIN_LEN};
+use pk_proto::{Event, Failure, FindEnd, FindNodeOptions, RequestOptions};
 use pk_tests::Rt;
 use pk_tests::case::slot;
-use pk_tests::node::{config, connect, connections_with, echo, join, key, seed, shutdown, start, start_with};
+use pk_tests::node::{
+    config, connect, connections_with, echo, join, key, seed, shutdown, start, start_with,
+};
 use pk_tests::wait::{seen_within, sleep, soon, spawn, until};
 use smol::future::zip;
 
@@ -20,6 +25,7 @@ pk_tests::cases!(
     a_renewal_that_fails_leaves_the_old_key_and_no_other,
     a_key_that_cannot_be_written_is_none,
     a_certificate_is_renewed_before_it_expires,
+    a_key_is_renewed_without_end,
 );
 
 pk_tests::cases!(unslotted connections_of_the_old_key_finish_what_they_are_at);
@@ -40,7 +46,9 @@ async fn a_renewed_node_is_found_under_both_ids_and_stays_renewed<R: Rt>(runtime
     let told = async {
         loop {
             match events.next().await {
-                Some(pk_driver::Notice::Event(Event::IdentityRenewed { old, new })) => return (old, new),
+                Some(pk_driver::EventOrLag::Event(Event::IdentityRenewed { old, new })) => {
+                    return (old, new);
+                }
                 Some(_) => {}
                 None => panic!("the node ended"),
             }
@@ -50,28 +58,31 @@ async fn a_renewed_node_is_found_under_both_ids_and_stays_renewed<R: Rt>(runtime
     // The key is in its place when the renewal has returned.
     assert_eq!(present_key(dir.path()), renewed.new);
     assert_eq!(key_files(dir.path()), ["node.crt", "node.key", &format!("{old}.key")]);
-    // Whoever knew it knows it.
+    // A node that knew it knows it.
     for id in [old, renewed.new] {
-        let found = soon(&runtime, "find", c.find_node(id, FindNode::default())).await.unwrap();
+        let found =
+            soon(&runtime, "find", c.find_node(id, FindNodeOptions::default())).await.unwrap();
         assert_eq!(found.ended, FindEnd::Connected, "{id}: {found:?}");
-        soon(&runtime, "ping", b.ping_node(id, Options::default())).await.unwrap();
+        soon(&runtime, "ping", b.ping_node(id, RequestOptions::default())).await.unwrap();
     }
     let fresh = start(&runtime, 4).await;
     connect(&runtime, &fresh, &b).await;
-    let found = soon(&runtime, "find", fresh.find_node(old, FindNode::default())).await.unwrap();
+    let found =
+        soon(&runtime, "find", fresh.find_node(old, FindNodeOptions::default())).await.unwrap();
     assert_eq!(found.ended, FindEnd::Connected, "a stranger finds the old id: {found:?}");
     shutdown(&runtime, &[&a]).await;
     assert_eq!(owner(dir.path()), Some(renewed.new));
 
     let a = open(&runtime, dir.path()).await;
     assert_eq!(a.own_id(), renewed.new);
-    let found = soon(&runtime, "find", a.find_node(c.own_id(), FindNode::default())).await.unwrap();
+    let found =
+        soon(&runtime, "find", a.find_node(c.own_id(), FindNodeOptions::default())).await.unwrap();
     assert_eq!(found.ended, FindEnd::Connected);
     // Once more, by an embedder's key.
     let again = soon(&runtime, "renewal", a.renew_to(key(77))).await.unwrap();
     assert_eq!((again.old, again.new), (renewed.new, key(77).node_id()));
     for id in [old, renewed.new, again.new] {
-        soon(&runtime, "ping", c.ping_node(id, Options::default())).await.unwrap();
+        soon(&runtime, "ping", c.ping_node(id, RequestOptions::default())).await.unwrap();
     }
     shutdown(&runtime, &[&a, &b, &c, &fresh]).await;
 }
@@ -81,7 +92,7 @@ async fn a_renewal_without_a_folder_is_one_of_the_running_node<R: Rt>(runtime: R
     connect(&runtime, &b, &a).await;
     let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
     assert_eq!(a.own_id(), renewed.new);
-    soon(&runtime, "ping", b.ping_node(renewed.old, Options::default())).await.unwrap();
+    soon(&runtime, "ping", b.ping_node(renewed.old, RequestOptions::default())).await.unwrap();
     let refused = soon(&runtime, "renewal", a.renew_to(key(1))).await.unwrap_err();
     assert!(matches!(refused, NodeError::Request(_)), "an old key is no new one: {refused}");
     shutdown(&runtime, &[&a, &b]).await;
@@ -94,7 +105,10 @@ async fn connections_of_the_old_key_finish_what_they_are_at<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     echo(&runtime, &a, "echo/1").await;
     let before = connect(&runtime, &b, &a).await;
-    let mut stream = soon(&runtime, "open", b.open_stream(a.own_id(), "echo/1", Options::default())).await.unwrap();
+    let mut stream =
+        soon(&runtime, "open", b.open_stream(a.own_id(), "echo/1", RequestOptions::default()))
+            .await
+            .unwrap();
     let mut say = async |text: &[u8]| {
         stream.write_all(text).await.unwrap();
         let mut heard = vec![0; text.len()];
@@ -108,12 +122,12 @@ async fn connections_of_the_old_key_finish_what_they_are_at<R: Rt>(runtime: R) {
     let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
     say(b"after").await;
     // What is new goes over a connection that the new key has proven.
-    soon(&runtime, "ping", a.ping_node(b.own_id(), Options::default())).await.unwrap();
+    soon(&runtime, "ping", a.ping_node(b.own_id(), RequestOptions::default())).await.unwrap();
     let of_new = async || connections_with(&b, renewed.new).await;
     until(&runtime, "a connection of the new key", async || !of_new().await.is_empty()).await;
     assert!(of_new().await.iter().all(|connection| connection.conn != before.conn));
     for id in [renewed.old, renewed.new] {
-        soon(&runtime, "ping", b.ping_node(id, Options::default())).await.unwrap();
+        soon(&runtime, "ping", b.ping_node(id, RequestOptions::default())).await.unwrap();
     }
     say(b"long after").await;
     stream.finish().unwrap();
@@ -121,7 +135,12 @@ async fn connections_of_the_old_key_finish_what_they_are_at<R: Rt>(runtime: R) {
     drop(work);
     let limit = Duration::from_secs(40);
     seen_within(&runtime, limit, "the end of the old connection, within 30 s", async || {
-        b.connections().await.unwrap().iter().all(|connection| connection.conn != before.conn).then_some(())
+        b.connections()
+            .await
+            .unwrap()
+            .iter()
+            .all(|connection| connection.conn != before.conn)
+            .then_some(())
     })
     .await;
     let _work = slot();
@@ -145,12 +164,19 @@ async fn two_renewals_at_once_follow_each_other<R: Rt>(runtime: R) {
     // One whose caller goes away ends as well; the shutdown waits for it.
     let gone = spawn(&runtime, {
         let a = a.clone();
-        async move { smol::future::or(async { drop(a.renew_to(key(73)).await) }, smol::future::yield_now()).await }
+        async move {
+            smol::future::or(async { drop(a.renew_to(key(73)).await) }, smol::future::yield_now())
+                .await;
+        }
     });
     gone.join(&runtime, "going away").await;
-    until(&runtime, "a renewal that nobody waits for", async || a.own_id() == key(73).node_id()).await;
+    until(&runtime, "a renewal that is not waited for", async || a.own_id() == key(73).node_id())
+        .await;
     shutdown(&runtime, &[&a]).await;
-    assert_eq!((present_key(dir.path()), owner(dir.path())), (key(73).node_id(), Some(key(73).node_id())));
+    assert_eq!(
+        (present_key(dir.path()), owner(dir.path())),
+        (key(73).node_id(), Some(key(73).node_id()))
+    );
 }
 
 async fn a_renewal_that_fails_leaves_the_old_key_and_no_other<R: Rt>(runtime: R) {
@@ -160,26 +186,25 @@ async fn a_renewal_that_fails_leaves_the_old_key_and_no_other<R: Rt>(runtime: R)
     let mut config = NodeConfig::with_store(KeyStore::new(dir.path()), store).unwrap();
     config.listen = pk_tests::socket::loopback();
     config.core.store_delay = Duration::from_millis(50);
-    let a = soon(&runtime, "start", pk_driver::Node::start_on(runtime.clone(), config)).await.unwrap();
+    let a =
+        soon(&runtime, "start", pk_driver::Node::start_on(runtime.clone(), config)).await.unwrap();
     let b = start(&runtime, 2).await;
     connect(&runtime, &b, &a).await;
     soon(&runtime, "flush", a.flush()).await.unwrap();
     let old = a.own_id();
-    // The disk is full; and it is not, but says so.
-    for fault in [Fault::Fail, Fault::DoneButFails] {
-        faults.next(Access::Write, fault);
-        let error = soon(&runtime, "renewal", a.renew()).await.unwrap_err();
-        assert!(matches!(error, NodeError::Failure(Failure::Store(_))), "{error}");
-        assert_eq!((a.own_id(), present_key(dir.path())), (old, old));
-        soon(&runtime, "ping", b.ping_node(old, Options::default())).await.unwrap();
-        soon(&runtime, "flush", a.flush()).await.unwrap();
-        let waiting = key_files(dir.path());
-        match fault {
-            Fault::Fail => assert_eq!(waiting, ["node.crt", "node.key"]),
-            // By then the store said otherwise: the key is kept until a start knows better.
-            _ => assert_eq!(waiting.len(), 4, "{waiting:?}"),
-        }
-    }
+    // The disk is full.
+    faults.next(Access::Write, Fault::Fail);
+    let error = soon(&runtime, "renewal", a.renew()).await.unwrap_err();
+    assert!(matches!(error, NodeError::Failure(Failure::Store(_))), "{error}");
+    assert_eq!((a.own_id(), present_key(dir.path())), (old, old));
+    soon(&runtime, "ping", b.ping_node(old, RequestOptions::default())).await.unwrap();
+    soon(&runtime, "flush", a.flush()).await.unwrap();
+    assert_eq!(key_files(dir.path()), ["node.crt", "node.key"]);
+    // It is not, but says so: the outcome of the write is determined.
+    faults.next(Access::Write, Fault::DoneButFails);
+    let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
+    assert_eq!((renewed.old, a.own_id(), present_key(dir.path())), (old, renewed.new, renewed.new));
+    soon(&runtime, "ping", b.ping_node(renewed.new, RequestOptions::default())).await.unwrap();
     let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
     assert_eq!(present_key(dir.path()), renewed.new);
     shutdown(&runtime, &[&a, &b]).await;
@@ -190,14 +215,14 @@ async fn a_key_that_cannot_be_written_is_none<R: Rt>(runtime: R) {
     let (a, b) = (open(&runtime, dir.path()).await, start(&runtime, 2).await);
     connect(&runtime, &b, &a).await;
     let old = a.own_id();
-    // Where its folder was there is a file.
+    // In place of its directory there is a file.
     let (keys, away) = (dir.path().join("keys"), dir.path().join("away"));
     std::fs::rename(&keys, &away).unwrap();
     std::fs::write(&keys, b"").unwrap();
     let error = soon(&runtime, "renewal", a.renew()).await.unwrap_err();
     assert!(matches!(error, NodeError::Keys(_)), "{error}");
     assert_eq!(a.own_id(), old);
-    soon(&runtime, "ping", b.ping_node(old, Options::default())).await.unwrap();
+    soon(&runtime, "ping", b.ping_node(old, RequestOptions::default())).await.unwrap();
     std::fs::remove_file(&keys).unwrap();
     std::fs::rename(&away, &keys).unwrap();
     assert_eq!(key_files(dir.path()), ["node.crt", "node.key"]);
@@ -211,7 +236,7 @@ async fn a_certificate_is_renewed_before_it_expires<R: Rt>(runtime: R) {
     let lifetime = Duration::from_secs(6);
     let keys = KeyStore::new(dir.path());
     keys.save_key(&key(1)).unwrap();
-    let first = create_identity_for(&key(1), now(), lifetime).unwrap();
+    let first = create_identity_for(&key(1), unix_now(), lifetime).unwrap();
     keys.save_identity(&first).unwrap();
     let expires = Certificate::parse(&first.chain[0]).unwrap().not_after();
     let a = start_with(&runtime, 1, |config| {
@@ -222,7 +247,7 @@ async fn a_certificate_is_renewed_before_it_expires<R: Rt>(runtime: R) {
     .await;
     let b = start(&runtime, 2).await;
     let before = connect(&runtime, &b, &a).await;
-    while now().as_secs() <= expires + 1 {
+    while unix_now().as_secs() <= expires + 1 {
         sleep(&runtime, Duration::from_millis(100)).await;
     }
     // The connection is the same; a new peer is shown a certificate that is valid.
@@ -230,9 +255,45 @@ async fn a_certificate_is_renewed_before_it_expires<R: Rt>(runtime: R) {
     assert_eq!(connections.first().map(|connection| connection.conn), Some(before.conn));
     let late = start(&runtime, 3).await;
     connect(&runtime, &late, &a).await;
-    let (_, identity) = keys.load_or_create(now()).unwrap();
+    let (_, identity) = keys.load_or_create(unix_now()).unwrap();
     assert_eq!(identity.chain.len(), 1);
     assert!(Certificate::parse(&identity.chain[0]).unwrap().not_after() > expires);
     assert_eq!(a.own_id(), config(1).key.node_id());
     shutdown(&runtime, &[&a, &b, &late]).await;
+}
+
+async fn a_key_is_renewed_without_end<R: Rt>(runtime: R) {
+    const RENEWALS: usize = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (open(&runtime, dir.path()).await, start(&runtime, 2).await);
+    let mut ids = vec![a.own_id()];
+    let mut dropped = Vec::new();
+    for _ in 0..RENEWALS {
+        let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
+        ids.push(renewed.new);
+        dropped.extend(renewed.dropped);
+    }
+    let lost = ids.len() - MAX_CHAIN_LEN;
+    assert_eq!(dropped, ids[..lost], "the oldest leave, each with its renewal");
+    shutdown(&runtime, &[&a]).await;
+
+    // What the files hold is what peers accept.
+    let a = open(&runtime, dir.path()).await;
+    assert_eq!(a.own_id(), ids[RENEWALS]);
+    for id in [ids[RENEWALS], ids[lost]] {
+        let address = seed(&a).address;
+        soon(&runtime, "connect", b.connect(id, address, RequestOptions::default())).await.unwrap();
+        assert_eq!(soon(&runtime, "disconnect", b.disconnect(id)).await.unwrap(), 1);
+        until(&runtime, "closed", async || connections_with(&b, a.own_id()).await.is_empty()).await;
+    }
+    let address = seed(&a).address;
+    let refused =
+        soon(&runtime, "connect", b.connect(ids[lost - 1], address, RequestOptions::default()))
+            .await
+            .unwrap_err();
+    assert!(matches!(refused, NodeError::Failure(Failure::Dial(_))), "{refused}");
+    soon(&runtime, "connect", a.connect(b.own_id(), seed(&b).address, RequestOptions::default()))
+        .await
+        .unwrap();
+    shutdown(&runtime, &[&a, &b]).await;
 }

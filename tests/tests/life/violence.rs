@@ -1,4 +1,5 @@
-//! SIGKILL while a node writes, again and again: its folder is whole every time, and nothing acknowledged is lost.
+//! SIGKILL while a node writes, again and again: its directory is whole every time, and nothing
+//! acknowledged is lost.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,7 +24,7 @@ pk_tests::cases!(
 
 const KILLS: u32 = 20;
 
-/// What a folder must hold.
+/// What a directory must contain.
 #[derive(Debug, Default)]
 struct Promised {
     /// The last id that was acknowledged.
@@ -48,26 +49,38 @@ impl Promised {
         renewed
     }
 
-    /// Judges a folder after a kill. Returns who the node is.
+    /// Checks a directory after a kill. Returns the id of the node.
     fn judge(&self, dir: &Path, kill: u32) -> NodeId {
         let before = snapshot(dir);
         let kept: BTreeSet<NodeId> = before.contacts.iter().map(|(node, _)| *node).collect();
-        assert!(kept.is_superset(&self.nodes), "kill {kill}: of {:?} only {kept:?} was kept", self.nodes);
+        assert!(
+            kept.is_superset(&self.nodes),
+            "kill {kill}: of {:?} only {kept:?} was kept",
+            self.nodes
+        );
         let config = NodeConfig::open(dir).unwrap_or_else(|error| panic!("kill {kill}: {error}"));
         let id = config.key.node_id();
-        let chain = verify_client(&config.identity.chain, pk_driver::now().as_secs()).unwrap().chain;
+        let chain =
+            verify_client(&config.identity.chain, pk_driver::unix_now().as_secs()).unwrap().chain;
         assert_eq!(chain[0], id, "kill {kill}");
         if let Some(owner) = before.meta.map(|meta| meta.owner) {
             assert_eq!(owner, id, "kill {kill}");
         }
-        // The last acknowledged renewal is done; one more may be, that was under way.
+        // The last acknowledged renewal is done; one more may be, that was in progress.
         if let Some(promised) = self.id {
-            assert!(chain[..chain.len().min(2)].contains(&promised), "kill {kill}: {promised} of {chain:?}");
+            assert!(
+                chain[..chain.len().min(2)].contains(&promised),
+                "kill {kill}: {promised} of {chain:?}"
+            );
         }
-        // One key, its certificates, and the former ones: nothing waits any more.
+        // One key, its certificates, and the former ones: nothing waits.
         let files = key_files(dir);
         assert_eq!(files.len(), 1 + chain.len(), "kill {kill}: {files:?}");
-        assert_eq!(files.iter().filter(|name| name.ends_with(".crt")).count(), 1, "kill {kill}: {files:?}");
+        assert_eq!(
+            files.iter().filter(|name| name.ends_with(".crt")).count(),
+            1,
+            "kill {kill}: {files:?}"
+        );
         id
     }
 }
@@ -107,11 +120,13 @@ async fn a_node_that_is_killed_while_it_writes_is_whole_every_time<R: Rt>(runtim
         let mut child = Child::start::<R>(AGENT, &[path]);
         let agent = whoami(&child.line(&runtime, "start of the agent").await);
         promised.id = Some(agent.node);
-        let pesters: Vec<_> =
-            friends.iter().map(|friend| spawn(&runtime, pester(friend.clone(), agent.clone()))).collect();
+        let pesters: Vec<_> = friends
+            .iter()
+            .map(|friend| spawn(&runtime, pester(friend.clone(), agent.clone())))
+            .collect();
         sleep(&runtime, Duration::from_millis(30)).await;
         promised.hear(&child.ask(&runtime, "flush").await);
-        // Something is under way when it ends: a renewal, twice out of three times, or a flush.
+        // Something is in progress when it ends: a renewal, twice out of three times, or a flush.
         child.tell(if kill % 3 == 0 { "flush" } else { "renew" });
         sleep(&runtime, took * 2 * kill / KILLS).await;
         child.kill();
@@ -124,7 +139,10 @@ async fn a_node_that_is_killed_while_it_writes_is_whole_every_time<R: Rt>(runtim
             pester.join(&runtime, "the end of a connection").await;
         }
     }
-    println!("{}: {KILLS} kills; a renewal takes {took:?}; {renewals} done, {unheard} of them unheard of", R::NAME);
+    println!(
+        "{}: {KILLS} kills; a renewal takes {took:?}; {renewals} done, {unheard} of them unheard of",
+        R::NAME
+    );
     assert!(!promised.nodes.is_empty());
     let friends: Vec<_> = friends.iter().collect();
     shutdown(&runtime, &friends).await;
@@ -147,12 +165,20 @@ async fn a_node_that_is_killed_while_it_first_starts_can_start_again<R: Rt>(runt
         child.kill();
         let entries = |dir: &Path| std::fs::read_dir(dir).map_or(0, Iterator::count);
         stages.insert((entries(dir.path()), entries(&dir.path().join("keys"))));
-        let config = NodeConfig::open(dir.path()).unwrap_or_else(|error| panic!("kill {kill}: {error}"));
+        let config =
+            NodeConfig::open(dir.path()).unwrap_or_else(|error| panic!("kill {kill}: {error}"));
         let id = config.key.node_id();
         drop(config);
         assert_eq!(key_files(dir.path()), ["node.crt", "node.key"], "kill {kill}");
-        assert_eq!(entries(dir.path()), 2, "kill {kill}: something is left beside the keys and the store");
+        assert_eq!(
+            entries(dir.path()),
+            3,
+            "kill {kill}: something is left beside the keys, the lock and the store"
+        );
         assert_eq!(NodeConfig::open(dir.path()).unwrap().key.node_id(), id, "kill {kill}");
     }
-    println!("{}: a start takes {took:?}; entries in the folders at the kills: {stages:?}", R::NAME);
+    println!(
+        "{}: a start takes {took:?}; entries in the directories at the kills: {stages:?}",
+        R::NAME
+    );
 }

@@ -1,69 +1,70 @@
-//! X: the side that begins.
+//! The initiator of an exchange, X in docs/WIRE.md.
 
-use super::{ClaimStep, ExchangeFault, Side, Sides, ToSign, sent};
-use crate::claims::{Claim, ClaimId, FullySigned, HalfSigned, TokenFault, UnsignedClaim};
-use crate::id::NodeId;
-use crate::io::Signature;
 use bytes::Bytes;
 
-/// An exchange that we have begun.
+use super::parties::{ClaimStep, ExchangeFault, Parties, Party, ToSign, sent};
+use crate::claims::{Claim, ClaimId, DoublySigned, SinglySigned, TokenFault, UnsignedClaim};
+use crate::types::id::NodeId;
+use crate::types::signature::Signature;
+
+/// An exchange that the local node has started.
 #[derive(Debug)]
 pub(crate) enum Initiator {
-    /// Our chain is being written.
+    /// The local chain is being written.
     Waiting,
     /// Our claim is being signed.
     SigningFirst { claim: UnsignedClaim, owner: NodeId },
-    /// The peer is to sign our claim.
+    /// Waiting for the peer to sign our claim.
     Asked { mine: Sent },
-    /// The peer is to send its own claim.
+    /// Waiting for the peer's claim.
     HalfAnswered { mine: Returned },
     /// The peer's claim is being signed.
-    SigningLast { mine: Returned, theirs: HalfSigned, signer: NodeId },
-    /// Our claim is being written, or which one of the peer's we have signed.
-    Persisting { mine: ClaimId, last: FullySigned },
-    /// The peer is to say that it has everything.
+    SigningLast { mine: Returned, theirs: SinglySigned, signer: NodeId },
+    /// Waiting for the store: our claim, or the record of the signed peer claim, is being written.
+    Persisting { mine: ClaimId, last: DoublySigned },
+    /// Waiting for the peer to confirm.
     Finishing { mine: ClaimId },
-    /// A claim of ours stands; the peer's chain is looked into.
+    /// Our claim is committed; the peer's chain is searched.
     Checking { mine: ClaimId, theirs: ClaimId },
-    /// A claim of ours that stands is being read.
+    /// Our committed claim is being read.
     Loading { mine: ClaimId },
 }
 
 /// Our claim, as it is sent to the peer.
 #[derive(Debug)]
 pub(crate) enum Sent {
-    /// For the first time.
-    New(HalfSigned),
-    /// It stands in our chain: the peer is to show its signature again.
-    Again(HalfSigned),
+    /// Not committed yet.
+    New(SinglySigned),
+    /// Already in the local chain; the peer must return its signature again.
+    Again(SinglySigned),
 }
 
 /// Our claim, as the peer has returned it.
 #[derive(Debug)]
 pub(crate) enum Returned {
-    /// Signed by both, and not in our chain.
-    New(FullySigned),
-    /// It stands in our chain.
-    Standing(ClaimId),
+    /// Signed by both, and not in the local chain yet.
+    New(DoublySigned),
+    /// Already in the local chain.
+    Committed(ClaimId),
 }
 
-/// What an initiator is to do next.
+/// Next action of an initiator.
 #[derive(Debug)]
 pub(crate) enum Next {
     /// Wait for the peer.
     Wait,
-    /// Have this signed.
+    /// Sign this.
     Sign(ToSign),
-    /// Begin the exchange with this.
+    /// Start the exchange with this token.
     Begin(Bytes),
-    /// Write our claim, if it still fits.
-    Append(FullySigned),
-    /// Write down that we have signed this claim of the peer: ours stands already.
+    /// Append our claim, if it still fits.
+    Append(DoublySigned),
+    /// Store that this claim of the peer was signed; ours is already committed.
     Note { mine: ClaimId, theirs: ClaimId },
 }
 
 impl Initiator {
-    /// How far it has come.
+    /// Returns the current step.
     pub(crate) fn step(&self) -> ClaimStep {
         match self {
             Self::Waiting => ClaimStep::Waiting,
@@ -78,16 +79,16 @@ impl Initiator {
         }
     }
 
-    /// Our claim, if it is past the point of no return.
-    pub(crate) fn standing(&self) -> Option<ClaimId> {
+    /// Returns our claim, if it is committed or being written.
+    pub(crate) fn committed(&self) -> Option<ClaimId> {
         match self {
             Self::Persisting { mine, .. }
             | Self::Finishing { mine }
             | Self::Checking { mine, .. }
             | Self::Loading { mine } => Some(*mine),
             Self::Asked { mine: Sent::Again(half) } => Some(half.claim().id()),
-            Self::HalfAnswered { mine: Returned::Standing(mine) }
-            | Self::SigningLast { mine: Returned::Standing(mine), .. } => Some(*mine),
+            Self::HalfAnswered { mine: Returned::Committed(mine) }
+            | Self::SigningLast { mine: Returned::Committed(mine), .. } => Some(*mine),
             Self::Waiting
             | Self::SigningFirst { .. }
             | Self::Asked { .. }
@@ -96,24 +97,26 @@ impl Initiator {
         }
     }
 
-    /// Which of our keys is to sign.
+    /// Returns the local id that must sign.
     pub(crate) fn signer(&self) -> Option<NodeId> {
         match self {
-            Self::SigningFirst { owner: key, .. } | Self::SigningLast { signer: key, .. } => Some(*key),
+            Self::SigningFirst { owner: key, .. } | Self::SigningLast { signer: key, .. } => {
+                Some(*key)
+            }
             _ => None,
         }
     }
 
-    /// Our claim is drafted.
+    /// Our claim was drafted.
     pub(crate) fn drafted(claim: UnsignedClaim, owner: NodeId) -> (Self, ToSign) {
         let to_sign = ToSign { key: owner, bytes: claim.signing_input(&owner) };
         (Self::SigningFirst { claim, owner }, to_sign)
     }
 
-    /// A claim of ours that stands was read, which costs a signature check.
+    /// A committed claim was read. Costs one signature verification.
     ///
     /// # Errors
-    /// It is not one that we have signed first.
+    /// It is not one that the local node has signed first.
     pub(crate) fn loaded(claim: &Claim) -> Result<(Self, Bytes), ExchangeFault> {
         let half = first_signature(claim)?;
         let first = sent(half.claim());
@@ -123,7 +126,7 @@ impl Initiator {
     /// A signature was made.
     ///
     /// # Errors
-    /// It is not ours.
+    /// It is not by the local node.
     pub(crate) fn signed(self, signature: Signature) -> Result<(Self, Next), TokenFault> {
         match self {
             Self::SigningFirst { claim, owner } => {
@@ -138,7 +141,7 @@ impl Initiator {
                         let id = mine.claim().id();
                         Ok((Self::Persisting { mine: id, last }, Next::Append(mine)))
                     }
-                    Returned::Standing(mine) => {
+                    Returned::Committed(mine) => {
                         let theirs = last.claim().id();
                         Ok((Self::Persisting { mine, last }, Next::Note { mine, theirs }))
                     }
@@ -148,7 +151,7 @@ impl Initiator {
         }
     }
 
-    /// It is written. What is to be sent then.
+    /// The write completed. Returns what to send.
     pub(crate) fn persisted(self) -> (Self, Option<Bytes>) {
         match self {
             Self::Persisting { mine, last } => (Self::Finishing { mine }, Some(sent(last.claim()))),
@@ -156,7 +159,7 @@ impl Initiator {
         }
     }
 
-    /// The peer's claim that is being written down as signed by us.
+    /// Returns the peer's claim whose record is being written.
     pub(crate) fn noted(&self) -> Option<ClaimId> {
         match self {
             Self::Persisting { last, .. } => Some(last.claim().id()),
@@ -164,26 +167,34 @@ impl Initiator {
         }
     }
 
-    /// Whether the peer has the claim that we have signed: the first one of what it was asked for. Costs two signature checks.
-    pub(crate) fn is_settled(&self, sides: &Sides, found: Option<&[u8]>) -> bool {
+    /// Returns whether the peer has the claim that was signed: the first one of the requested ones.
+    /// Costs two signature verifications.
+    pub(crate) fn is_settled(&self, parties: &Parties, found: Option<&[u8]>) -> bool {
         let Self::Checking { theirs, .. } = self else { return false };
-        let claim = found.and_then(|json| Claim::parse(json).ok()).filter(|claim| claim.id() == *theirs);
+        let claim =
+            found.and_then(|json| Claim::parse(json).ok()).filter(|claim| claim.id() == *theirs);
         claim.is_some_and(|claim| {
-            let link = sides.link(&claim, Side::Own);
-            link.is_ok_and(|link| FullySigned::verify(claim, &link.subject, &link.issuer).is_ok())
+            let link = parties.link(&claim, Party::Own);
+            link.is_ok_and(|link| DoublySigned::verify(claim, &link.subject, &link.issuer).is_ok())
         })
     }
 
-    /// The peer sends a claim. Costs one signature check.
+    /// The peer sent a claim. Costs one signature verification.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub(crate) fn token(self, sides: &Sides, claim: Claim) -> Result<(Self, Next), ExchangeFault> {
+    /// Why the claim is invalid.
+    pub(crate) fn token(
+        self,
+        parties: &Parties,
+        claim: Claim,
+    ) -> Result<(Self, Next), ExchangeFault> {
         match self {
-            Self::Asked { mine } => Ok((Self::HalfAnswered { mine: mine.completed(claim)? }, Next::Wait)),
+            Self::Asked { mine } => {
+                Ok((Self::HalfAnswered { mine: mine.completed(claim)? }, Next::Wait))
+            }
             Self::HalfAnswered { mine } => {
-                let link = sides.link(&claim, Side::Own)?;
-                let theirs = HalfSigned::verify(claim, &link.subject)?;
+                let link = parties.link(&claim, Party::Own)?;
+                let theirs = SinglySigned::verify(claim, &link.subject)?;
                 let signer = link.issuer;
                 let to_sign = ToSign { key: signer, bytes: theirs.signing_input(&signer) };
                 Ok((Self::SigningLast { mine, theirs, signer }, Next::Sign(to_sign)))
@@ -194,23 +205,26 @@ impl Initiator {
 }
 
 impl Sent {
-    /// With the signature of the peer, if it is the very claim that was sent.
+    /// Adds the signature of the peer, if it is the same claim that was sent.
     fn completed(self, returned: Claim) -> Result<Returned, ExchangeFault> {
         let (Self::New(half) | Self::Again(half)) = &self;
         let subject = half.claim().link().ok_or(ExchangeFault::Typ)?.subject;
         let full = half.completed_by(returned, &subject)?;
         Ok(match self {
             Self::New(_) => Returned::New(full),
-            Self::Again(_) => Returned::Standing(full.claim().id()),
+            Self::Again(_) => Returned::Committed(full.claim().id()),
         })
     }
 }
 
-/// A claim as it was when only its owner had signed it. Costs one signature check.
-pub(super) fn first_signature(claim: &Claim) -> Result<HalfSigned, ExchangeFault> {
+/// Returns a claim as it was when only its owner had signed it. Costs one signature verification.
+pub(super) fn first_signature(claim: &Claim) -> Result<SinglySigned, ExchangeFault> {
     let mut encoded = claim.token().encoded();
     encoded.signatures.truncate(1);
-    let half = Claim::try_from(crate::claims::Token::try_from(&encoded).map_err(crate::claims::ClaimFault::from)?)?;
-    let owner = half.token().signatures().first().map(crate::claims::TokenSignature::signer);
-    Ok(HalfSigned::verify(half, &owner.ok_or(ExchangeFault::Typ)?)?)
+    let half = Claim::try_from(
+        crate::claims::token::SignedToken::try_from(&encoded)
+            .map_err(crate::claims::claim::ClaimFault::from)?,
+    )?;
+    let owner = half.token().signatures().first().map(crate::claims::token::TokenSignature::signer);
+    Ok(SinglySigned::verify(half, &owner.ok_or(ExchangeFault::Typ)?)?)
 }

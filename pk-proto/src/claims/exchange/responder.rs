@@ -1,69 +1,85 @@
-//! Y: the side that is asked.
+//! The responder of an exchange, Y in docs/WIRE.md.
 
 use super::initiator::first_signature;
-use super::{ClaimStep, ExchangeFault, Side, Sides, ToSign};
-use crate::claims::{Claim, ClaimContent, ClaimId, ClaimLinkNode, FullySigned, HalfSigned, TokenFault, UnsignedClaim};
-use crate::id::NodeId;
-use crate::io::Signature;
+use super::parties::{ClaimStep, ExchangeFault, Parties, Party, ToSign};
+use crate::claims::{
+    Claim, ClaimContent, ClaimId, ClaimLinkNode, DoublySigned, SinglySigned, TokenFault,
+    UnsignedClaim,
+};
+use crate::types::id::NodeId;
+use crate::types::signature::Signature;
 
-/// The peer's claim, with its signature, and whom it links.
+/// The peer's claim, with its signature, and its link.
 #[derive(Debug)]
 pub(crate) struct Theirs {
-    pub(crate) half: HalfSigned,
+    pub(crate) half: SinglySigned,
     pub(crate) link: ClaimLinkNode,
 }
 
-/// An exchange that a peer has begun.
+/// An exchange that a peer has started.
 #[derive(Debug)]
 pub(crate) enum Responder {
-    /// What we have answered to this claim before is being looked up.
+    /// A previous answer to this claim is being searched.
     LookingUp { theirs: Theirs },
-    /// What we have answered is being read.
-    Recalling { theirs: FullySigned, link: ClaimLinkNode, signature: Signature },
-    /// The embedder is asked.
+    /// The previous answer is being read.
+    Recalling { theirs: DoublySigned, link: ClaimLinkNode, signature: Signature },
+    /// Waiting for the embedder's approval.
     Deciding { theirs: Theirs },
-    /// Their claim is being signed.
+    /// The peer's claim is being signed.
     SigningTheirs { theirs: Theirs },
-    /// Our chain is being written.
-    Waiting { theirs: FullySigned, link: ClaimLinkNode },
+    /// The local chain is being written.
+    Waiting { theirs: DoublySigned, link: ClaimLinkNode },
     /// Our claim is being signed.
-    SigningMine { theirs: FullySigned, link: ClaimLinkNode, mine: UnsignedClaim, owner: NodeId },
-    /// That we have agreed is being written.
-    Agreeing { theirs: FullySigned, link: ClaimLinkNode, mine: HalfSigned },
-    /// The peer is to sign our claim, which is in our chain already if it `stands`.
-    Answered { theirs: ClaimId, issuer: NodeId, signature: Signature, mine: HalfSigned, stands: bool },
+    SigningMine { theirs: DoublySigned, link: ClaimLinkNode, mine: UnsignedClaim, owner: NodeId },
+    /// The commitment to sign is being written.
+    Agreeing { theirs: DoublySigned, link: ClaimLinkNode, mine: SinglySigned },
+    /// Waiting for the peer to sign our claim, which is already in the local chain if it `stands`.
+    Answered {
+        theirs: ClaimId,
+        issuer: NodeId,
+        signature: Signature,
+        mine: SinglySigned,
+        stands: bool,
+    },
     /// Our claim is being written.
     Appending { theirs: ClaimId, issuer: NodeId },
 }
 
 impl Theirs {
-    /// The first claim of an exchange, which costs a signature check: a link that the peer issues, about us.
+    /// Verifies the first claim of an exchange: a link that the peer issues, about the local node.
+    /// Costs one signature verification.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub(crate) fn verify(sides: &Sides, claim: Claim) -> Result<Self, ExchangeFault> {
-        let link = sides.link(&claim, Side::Peer)?;
-        let half = HalfSigned::verify(claim, &link.issuer)?;
+    /// Why the claim is invalid.
+    pub(crate) fn verify(parties: &Parties, claim: Claim) -> Result<Self, ExchangeFault> {
+        let link = parties.link(&claim, Party::Peer)?;
+        let half = SinglySigned::verify(claim, &link.issuer)?;
         Ok(Self { half, link })
     }
 
-    /// The claim's id, which names the exchange, with its issuer.
+    /// Returns the id of the claim, which identifies the exchange together with its issuer.
     pub(crate) fn id(&self) -> ClaimId {
         self.half.claim().id()
     }
 
-    /// With a signature of ours that was made before.
+    /// Adds a local signature that was made before.
     ///
     /// # Errors
-    /// It is not one of this claim: another one had the same id.
-    pub(crate) fn with_signature(self, signature: Signature) -> Result<(FullySigned, ClaimLinkNode), ExchangeFault> {
-        let full = self.half.counter_sign(self.link.subject, signature).map_err(|_| ExchangeFault::Reused)?;
+    /// It does not belong to this claim: another claim had the same id.
+    pub(crate) fn with_signature(
+        self,
+        signature: Signature,
+    ) -> Result<(DoublySigned, ClaimLinkNode), ExchangeFault> {
+        let full = self
+            .half
+            .counter_sign(self.link.subject, signature)
+            .map_err(|_| ExchangeFault::Reused)?;
         Ok((full, self.link))
     }
 }
 
 impl Responder {
-    /// How far it has come.
+    /// Returns the current step.
     pub(crate) fn step(&self) -> ClaimStep {
         match self {
             Self::LookingUp { .. } => ClaimStep::LookingUp,
@@ -78,30 +94,32 @@ impl Responder {
         }
     }
 
-    /// What names the exchange: issuer and id of the peer's claim.
+    /// Returns what identifies the exchange: issuer and id of the peer's claim.
     pub(crate) fn name(&self) -> (NodeId, ClaimId) {
         match self {
-            Self::LookingUp { theirs } | Self::Deciding { theirs } | Self::SigningTheirs { theirs } => {
-                (theirs.link.issuer, theirs.id())
-            }
+            Self::LookingUp { theirs }
+            | Self::Deciding { theirs }
+            | Self::SigningTheirs { theirs } => (theirs.link.issuer, theirs.id()),
             Self::Recalling { theirs, link, .. }
             | Self::Waiting { theirs, link }
             | Self::SigningMine { theirs, link, .. } => (link.issuer, theirs.claim().id()),
             Self::Agreeing { theirs, .. } => (theirs.owner(), theirs.claim().id()),
-            Self::Answered { theirs, issuer, .. } | Self::Appending { theirs, issuer, .. } => (*issuer, *theirs),
+            Self::Answered { theirs, issuer, .. } | Self::Appending { theirs, issuer, .. } => {
+                (*issuer, *theirs)
+            }
         }
     }
 
-    /// We agree: their claim is to be signed.
+    /// The claim was accepted. Returns what to sign.
     pub(crate) fn agreed(theirs: Theirs) -> (Self, ToSign) {
         let key = theirs.link.subject;
         let to_sign = ToSign { key, bytes: theirs.half.signing_input(&key) };
         (Self::SigningTheirs { theirs }, to_sign)
     }
 
-    /// Our claim is drafted.
+    /// Our claim was drafted.
     pub(crate) fn drafted(
-        theirs: FullySigned,
+        theirs: DoublySigned,
         link: ClaimLinkNode,
         mine: UnsignedClaim,
         owner: NodeId,
@@ -110,10 +128,11 @@ impl Responder {
         (Self::SigningMine { theirs, link, mine, owner }, to_sign)
     }
 
-    /// A signature was made: of their claim, which leaves ours to be drafted, or of ours, which leaves that to be written.
+    /// A signature was made: of the peer's claim, after which ours is drafted, or of ours, which is
+    /// then written.
     ///
     /// # Errors
-    /// It is not ours.
+    /// It is not by the local node.
     pub(crate) fn signed(self, signature: Signature) -> Result<Self, TokenFault> {
         match self {
             Self::SigningTheirs { theirs: Theirs { half, link } } => {
@@ -126,28 +145,34 @@ impl Responder {
         }
     }
 
-    /// An answer that we gave before: our claim in our chain, which costs a signature check.
+    /// Returns a previous answer from our claim in the local chain. Costs one signature
+    /// verification.
     ///
     /// # Errors
-    /// It is not one that we have signed first.
-    pub(crate) fn recalled(claim: &Claim) -> Result<HalfSigned, ExchangeFault> {
+    /// It is not one that the local node has signed first.
+    pub(crate) fn recalled(claim: &Claim) -> Result<SinglySigned, ExchangeFault> {
         first_signature(claim)
     }
 
-    /// The peer's last word: our claim with its signature, which costs a signature check. To be called when `Answered`.
+    /// Verifies the peer's last message: our claim with its signature. Costs one signature
+    /// verification. Called in the step `Answered`.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub(crate) fn last(mine: &HalfSigned, returned: Claim) -> Result<FullySigned, ExchangeFault> {
+    /// Why the claim is invalid.
+    pub(crate) fn last(
+        mine: &SinglySigned,
+        returned: Claim,
+    ) -> Result<DoublySigned, ExchangeFault> {
         let link = mine.claim().link().ok_or(ExchangeFault::Typ)?;
         Ok(mine.completed_by(returned, &link.issuer)?)
     }
 }
 
-/// What our claim says: as the peer's, with both nodes by their newest ids, whose keys are there to sign it.
-pub(crate) fn content(sides: &Sides, theirs: &ClaimLinkNode) -> ClaimContent {
+/// Returns the content of our claim: that of the peer's, with both nodes by their newest ids, whose
+/// keys are available.
+pub(crate) fn content(parties: &Parties, theirs: &ClaimLinkNode) -> ClaimContent {
     ClaimContent::link(&ClaimLinkNode {
-        issuer: sides.peer.first().copied().unwrap_or(theirs.issuer),
-        subject: sides.own.first().copied().unwrap_or(theirs.subject),
+        issuer: parties.peer.first().copied().unwrap_or(theirs.issuer),
+        subject: parties.own.first().copied().unwrap_or(theirs.subject),
     })
 }

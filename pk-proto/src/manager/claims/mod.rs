@@ -1,164 +1,146 @@
-//! Claims of this node (DESIGN section 6): its chain, whom it signs for, what is not finished.
+//! Claims of the local node (docs/DESIGN.md, Claims): the local chain, the policy for incoming
+//! claims, and unfinished exchanges.
 //!
-//! What we begin is in [`node`] (links) and [`own`] (other types), what peers begin in [`handle`] and [`network`]. This file
-//! has what they share: the table of what is remembered, the answers of effects, and resumption.
+//! Local requests are in [`outgoing`] (link claims) and [`self_issued`] (other types), requests of
+//! peers in [`incoming`] and [`network`]. This file has what they share: the allow-list, the
+//! completions of effects, approvals, and the resumption of exchanges.
 
-mod handle;
+mod getters;
+mod incoming;
 mod network;
-mod node;
-mod own;
-mod view;
+mod outgoing;
+mod self_issued;
+mod turns;
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use self::handle::Handling;
-use self::network::NetworkClaim;
-pub(super) use self::node::{ClaimNode, Claiming, standing};
-pub(super) use self::own::OwnClaim;
-pub use self::view::ExchangeInfo;
-use super::open::{Audience, Open, Stage, Then};
-use super::{NodeManager, Phase};
-use crate::claims::exchange::{Sides, ToSign};
-use crate::claims::rows::read_claim_row;
-use crate::claims::sigchain::{self, Appended, Sigchain, allow_row};
+pub(super) use self::outgoing::committed;
+use super::node::NodeManager;
+use super::state::claims::{CommittedClaim, PendingApproval};
+use super::state::outgoing::{OutgoingClaim, OutgoingExchange};
+use super::state::renewal::Renewal;
+use super::state::self_issued::SelfIssuedClaim;
+use super::state::stage::{OnConnected, OpenRequest, Recipient, RequestStage, Search};
+use super::state::writes::Evidence;
+use crate::api::error::{Failure, RequestError};
+use crate::api::event::Event;
+use crate::api::output::Output;
+use crate::api::reply::Reply;
+use crate::api::request::RequestOptions;
+use crate::claims::exchange::parties::{Parties, ToSign};
+use crate::claims::rows::{claim_row, read_claim_row};
+use crate::claims::sigchain::{Appended, allow_row};
+use crate::claims::token::MAX_TOKEN_LEN;
 use crate::claims::{Claim, ClaimId, OpenExchange, Verdict};
-use crate::error::{Failure, RequestError};
-use crate::id::{AskId, ConnectionId, EffectId, NodeId, RequestId, StreamId};
-use crate::io::{Event, Output, Signature, StoreOp, StoreRange, StoreRow};
-use crate::request::{Options, Reply};
+use crate::machine::effects::{
+    ClaimSigner, ClaimWriter, EffectOwner, LoadOwner, PersistOwner, SignOwner,
+};
+use crate::machine::phase::{Entry, Phase};
+use crate::machine::timer::Timer;
 use crate::rpc::ExchangeStep;
-use crate::store::Snapshot;
-use crate::time::Instant;
-use crate::timers::Timer;
-use crate::trace::Call;
+use crate::shares::Source;
+use crate::store::table::{StoreOp, StoreRange, StoreRow, WriteFailure};
+use crate::types::id::{ApprovalId, ConnectionId, NodeId, RequestId, StreamId};
+use crate::types::signature::Signature;
+use crate::types::time::Instant;
 
-/// Doublings of `claim_resume_delay`.
+/// Maximum number of bytes of a row with one claim; every such row is smaller.
+const ROW_LEN: u64 = 2 * MAX_TOKEN_LEN as u64;
+/// Maximum number of doublings of `claim_resume_delay`.
 const MAX_BACKOFF: u32 = 6;
 
-/// Everything that this node holds of claims.
-#[derive(Debug, Default)]
-pub(super) struct Claims {
-    chain: Sigchain,
-    allowed: BTreeSet<NodeId>,
-    /// Claims of ours that stand, and whose exchange is not finished.
-    ours: BTreeMap<ClaimId, Standing>,
-    /// Claims of peers that we have agreed to sign, by issuer and id.
-    theirs: BTreeMap<(NodeId, ClaimId), Agreed>,
-    /// Exchanges that peers have begun.
-    handling: BTreeMap<StreamId, Handling>,
-    /// Claims about networks that peers want signed.
-    network: BTreeMap<StreamId, NetworkClaim>,
-    /// The streams of our exchanges.
-    streams: BTreeMap<StreamId, RequestId>,
-    /// Questions to the embedder, each about a stream.
-    asks: BTreeMap<AskId, StreamId>,
-    /// What waits for the answer to an effect.
-    effects: BTreeMap<EffectId, Waits>,
-}
-
-/// A claim of ours that stands.
-#[derive(Debug)]
-struct Standing {
-    peer: NodeId,
-    /// The claim of the peer that we have signed last.
-    theirs: ClaimId,
-    /// Who works on it.
-    busy: Option<RequestId>,
-    /// How often it was resumed in vain.
-    attempts: u32,
-}
-
-/// With what we agree to sign a claim of a peer.
-#[derive(Debug, Clone)]
-struct Agreed {
-    /// Our signature of the peer's claim.
-    signature: Signature,
-    /// Our claim, with our signature.
-    mine: Claim,
-}
-
-/// Who waits for an effect.
-#[derive(Debug)]
-enum Waits {
-    /// An exchange that we have begun.
-    Node(RequestId),
-    /// An exchange that a peer has begun.
-    Handling(StreamId),
-    /// A claim of ours of another type.
-    Own(RequestId),
-    /// A claim about a network.
-    Network(StreamId),
-    /// A change of the allow-list.
-    Allow { request: RequestId, node: NodeId, allowed: bool },
-    /// Nobody: it only has to be done.
-    Nobody,
-}
-
-impl Claims {
-    /// As the last life left it.
-    pub(super) fn new(snapshot: &mut Snapshot) -> Self {
-        let mut claims = Self { allowed: snapshot.allowed.drain(..).collect(), ..Self::default() };
-        let mut made = Vec::new();
-        for open in snapshot.exchanges.drain(..) {
-            match open {
-                OpenExchange::Ours { peer, claim, theirs } => {
-                    claims.ours.insert(claim, Standing { peer, theirs, busy: None, attempts: 0 });
-                }
-                OpenExchange::Theirs { issuer, claim, signature, mine } => {
-                    made.push(mine.id());
-                    claims.theirs.insert((issuer, claim), Agreed { signature, mine });
-                }
-            }
+/// A. Approvals.
+impl NodeManager {
+    /// Responds to [`Event::ClaimApprovalRequested`]: signs the claim, or refuses it. Has no effect
+    /// if the approval is already decided, or the peer has left.
+    pub fn resolve_claim_approval(&mut self, approval: ApprovalId, sign: bool, now: Instant) {
+        if self.enter(now, Entry::ResolveClaimApproval { approval, sign }).is_ok() {
+            self.decided(approval, sign);
+            self.settle();
         }
-        claims.chain = Sigchain::new(snapshot.chain, made.into_iter());
-        claims
-    }
-
-    /// Whether no effect is waited for.
-    pub(super) fn is_idle(&self) -> bool {
-        self.effects.is_empty()
-    }
-}
-
-/// A. Ours.
-impl NodeManager {
-    /// Answers [`Event::ClaimAsked`]: signs the claim, or refuses to. Nothing happens if that is decided already, or the
-    /// peer has gone.
-    pub fn answer_claim(&mut self, ask: AskId, sign: bool, now: Instant) {
-        self.enter(now, || Call::AnswerClaim { ask, sign });
-        self.decided(ask, sign);
-        self.settle();
     }
 }
 
 impl NodeManager {
-    /// Whether there is room to remember another claim of ours.
+    /// Checks whether another local claim can be tracked, in addition to those of open requests.
     pub(super) fn check_claims(&self) -> Result<(), RequestError> {
         let limit = self.cx.config.open_exchange_limit;
-        if self.claims.ours.len() >= limit { Err(RequestError::TooMany(limit)) } else { Ok(()) }
+        let claims = |stage: &RequestStage| {
+            matches!(
+                stage,
+                RequestStage::ClaimNode(_)
+                    | RequestStage::Find(Search { on_connected: OnConnected::ClaimNode(_), .. })
+            ) && committed(stage).is_none()
+        };
+        let coming = self.requests.iter().filter(|(_, open)| claims(&open.stage)).count();
+        if self.claims.ours.len() + coming >= limit {
+            Err(RequestError::TooManyExchanges(limit))
+        } else {
+            Ok(())
+        }
     }
 
     // -- the allow-list
 
-    pub(super) fn check_allow(&self, allowed: bool) -> Result<(), RequestError> {
+    /// Checks whether the allow-list has room for a node, in addition to those whose write is in
+    /// progress.
+    pub(super) fn check_allow(&self, node: &NodeId) -> Result<(), RequestError> {
         let limit = self.cx.config.allow_list_limit;
-        if allowed && self.claims.allowed.len() >= limit { Err(RequestError::TooMany(limit)) } else { Ok(()) }
+        let coming = self.cx.effects.owners().filter_map(|owner| match owner {
+            EffectOwner::Persist(PersistOwner::Claim {
+                writer: ClaimWriter::AllowList { node, allowed: true, .. },
+                ..
+            }) => Some(node).filter(|node| !self.claims.allowed.contains(node)),
+            _ => None,
+        });
+        let coming: BTreeSet<_> = coming.collect();
+        let known = self.claims.allowed.contains(node) || coming.contains(node);
+        if !known && self.claims.allowed.len() + coming.len() >= limit {
+            Err(RequestError::AllowListFull(limit))
+        } else {
+            Ok(())
+        }
     }
 
-    /// Writes a change of the allow-list; it holds when it is written.
-    pub(super) fn allow_begin(&mut self, request: RequestId, deadline: Instant, node: NodeId, allowed: bool) {
-        self.begin(request, Open { audience: Audience::Embedder, deadline, stage: Stage::AllowClaim });
-        self.claim_persist(alloc::vec![allow_row(&node, allowed)], true, Waits::Allow { request, node, allowed });
+    /// Writes a change of the allow-list. The change takes effect when it is committed.
+    pub(super) fn allow_begin(
+        &mut self,
+        request: RequestId,
+        deadline: Instant,
+        node: NodeId,
+        allowed: bool,
+    ) {
+        self.begin(
+            request,
+            OpenRequest {
+                recipient: Recipient::Embedder,
+                deadline,
+                stage: RequestStage::AllowClaim,
+            },
+        );
+        let row = allow_row(&node, allowed);
+        let evidence = Evidence::of(&row);
+        self.claim_persist(
+            alloc::vec![row],
+            evidence,
+            ClaimWriter::AllowList { request, node, allowed },
+        );
     }
 
-    /// The node of a request could not be connected.
-    pub(super) fn not_found(&mut self, audience: Audience, then: &Then, failure: Failure) -> Result<Reply, Failure> {
-        match then {
-            Then::ClaimNode(Claiming { standing: Some(mine), .. }) => {
-                self.in_doubt(*mine, audience == Audience::Nobody);
-                Err(Failure::ClaimInDoubt(*mine))
+    /// Returns the failure of a request whose node could not be connected. If a claim of the
+    /// request is committed, its outcome is `ClaimUnconfirmed`.
+    pub(super) fn not_found(
+        &mut self,
+        recipient: Recipient,
+        on_connected: &OnConnected,
+        failure: Failure,
+    ) -> Result<Reply, Failure> {
+        match on_connected {
+            OnConnected::ClaimNode(OutgoingClaim { committed: Some(mine), .. }) => {
+                self.report_unconfirmed(*mine, recipient == Recipient::None);
+                Err(Failure::ClaimUnconfirmed(*mine))
             }
             _ => Err(failure),
         }
@@ -166,82 +148,95 @@ impl NodeManager {
 
     // -- effects
 
-    fn claim_sign(&mut self, to_sign: ToSign, waits: Waits) {
-        let id = self.cx.ids.effect();
-        self.claims.effects.insert(id, waits);
+    fn claim_sign(&mut self, to_sign: ToSign, signer: ClaimSigner) {
+        let id = self.cx.effects.begin(EffectOwner::Sign(SignOwner::Claim(signer)));
         self.cx.output(Output::Sign { id, key: to_sign.key, bytes: to_sign.bytes });
     }
 
-    fn claim_load(&mut self, range: StoreRange, waits: Waits) {
-        let id = sigchain::load_one(&mut self.cx, range);
-        self.claims.effects.insert(id, waits);
+    fn claim_load(&mut self, range: StoreRange, owner: LoadOwner) {
+        self.load(owner, range, ROW_LEN);
     }
 
-    fn claim_persist(&mut self, ops: Vec<StoreOp>, durable: bool, waits: Waits) {
-        let id = self.cx.ids.effect();
-        self.claims.effects.insert(id, waits);
-        self.persist(id, ops, durable);
+    fn claim_persist(&mut self, ops: Vec<StoreOp>, evidence: Evidence, writer: ClaimWriter) {
+        let id = self
+            .cx
+            .effects
+            .begin(EffectOwner::Persist(PersistOwner::Claim { writer, appends: false }));
+        self.persist(id, ops, evidence);
     }
 
-    /// Appends a claim that fits, with what else is to be true from then on.
-    fn claim_append(&mut self, claim: &Claim, with: Vec<StoreOp>, waits: Waits) {
-        let id = self.cx.ids.effect();
-        self.claims.effects.insert(id, waits);
-        let mut ops = self.claims.chain.append(&self.cx, id, claim);
+    /// Appends a claim that fits the head of the local chain. `with` is written in the same
+    /// transaction.
+    fn claim_append(&mut self, claim: &Claim, with: Vec<StoreOp>, writer: ClaimWriter) {
+        let id = self
+            .cx
+            .effects
+            .begin(EffectOwner::Persist(PersistOwner::Claim { writer, appends: true }));
+        let mut ops = self.claims.chain.append(self.cx.config.claim_digest, claim);
         ops.extend(with);
-        self.persist(id, ops, true);
+        // The row of this claim is evidence because no other transaction writes it.
+        self.persist(id, ops, Evidence::of(&claim_row(claim)));
     }
 
-    /// A signature was made, or not. Returns whether claims have waited for it.
-    pub(super) fn claim_signed(&mut self, id: EffectId, result: &Result<Signature, String>) -> bool {
-        let Some(waits) = self.claims.effects.remove(&id) else { return false };
+    /// Passes a signature, or the failure to sign, to its claim.
+    pub(super) fn claim_signed(&mut self, signer: ClaimSigner, result: Result<Signature, String>) {
         if result.is_err() {
             self.cx.metrics.signing_failures += 1;
         }
-        let result = result.clone().map_err(Failure::Signing);
-        match waits {
-            Waits::Node(request) => self.node_signed(request, result),
-            Waits::Handling(stream) => self.handling_signed(stream, result.ok()),
-            Waits::Own(request) => self.own_signed(request, result),
-            Waits::Network(stream) => self.network_signed(stream, result.ok()),
-            Waits::Allow { .. } | Waits::Nobody => {}
+        let result = result.map_err(Failure::Signing);
+        match signer {
+            ClaimSigner::Initiator(request) => self.outgoing_signed(request, result),
+            ClaimSigner::Responder(stream) => self.incoming_signed(stream, result.ok()),
+            ClaimSigner::Own(request) => self.self_issued_signed(request, result),
+            ClaimSigner::Network(stream) => self.network_signed(stream, result.ok()),
         }
-        true
+        self.next_turn();
     }
 
-    /// Rows were read, or not. Returns whether claims have waited for them.
-    pub(super) fn claim_loaded(&mut self, id: EffectId, result: &Result<(Vec<StoreRow>, bool), String>) -> bool {
-        let Some(waits) = self.claims.effects.remove(&id) else { return false };
-        let row = match result {
-            Ok((rows, _)) => Ok(rows.first().cloned()),
-            Err(why) => Err(Failure::Store(why.clone())),
-        };
-        match waits {
-            Waits::Node(request) => self.node_loaded(request, row),
-            Waits::Handling(stream) => self.handling_loaded(stream, row),
-            Waits::Own(_) | Waits::Network(_) | Waits::Allow { .. } | Waits::Nobody => {}
-        }
-        true
+    /// Handles the row of a claim for a local exchange, or the failure to read it.
+    pub(super) fn initiator_loaded(
+        &mut self,
+        request: RequestId,
+        result: Result<(Vec<StoreRow>, bool), String>,
+    ) {
+        self.outgoing_loaded(request, first_row(result));
+        self.next_turn();
     }
 
-    /// A transaction is over. Returns whether it was one of claims.
-    pub(super) fn claim_persisted(&mut self, id: EffectId, result: &Result<(), String>) -> bool {
-        let Some(waits) = self.claims.effects.remove(&id) else { return false };
+    /// Handles a row for an exchange of a peer, or the failure to read it.
+    pub(super) fn responder_loaded(
+        &mut self,
+        stream: StreamId,
+        result: Result<(Vec<StoreRow>, bool), String>,
+    ) {
+        self.incoming_loaded(stream, first_row(result));
+        self.next_turn();
+    }
+
+    /// Handles the outcome of a transaction of claims; `appends`: the transaction moves the head of
+    /// the local chain.
+    pub(super) fn claim_persisted(
+        &mut self,
+        writer: ClaimWriter,
+        appends: bool,
+        result: &Result<(), WriteFailure>,
+    ) {
         if result.is_err() {
             self.cx.metrics.store_failures += 1;
         }
-        let appended = self.claims.chain.persisted(id, result.is_ok());
+        let appended = if appends { self.claims.chain.persisted(result.is_ok()) } else { None };
         if let Some(Appended { claim, link }) = appended.filter(|_| result.is_ok()) {
             self.cx.metrics.claims += 1;
-            let node = link.and_then(|link| self.cx.own_chain().iter().find_map(|own| link.other(own)));
+            let node =
+                link.and_then(|link| self.cx.own_chain().iter().find_map(|own| link.other(own)));
             self.cx.event(Event::ClaimAdded { claim, node });
         }
-        let result = result.clone().map_err(Failure::Store);
-        match waits {
-            Waits::Node(request) => self.node_persisted(request, result),
-            Waits::Handling(stream) => self.handling_persisted(stream, result.is_ok()),
-            Waits::Own(request) => self.own_persisted(request, result),
-            Waits::Allow { request, node, allowed } => {
+        let result = result.clone().map_err(Failure::from);
+        match writer {
+            ClaimWriter::Initiator(request) => self.outgoing_persisted(request, result),
+            ClaimWriter::Responder(stream) => self.incoming_persisted(stream, result.is_ok()),
+            ClaimWriter::Own(request) => self.self_issued_persisted(request, result),
+            ClaimWriter::AllowList { request, node, allowed } => {
                 if result.is_ok() && allowed {
                     self.claims.allowed.insert(node);
                 } else if result.is_ok() {
@@ -249,153 +244,241 @@ impl NodeManager {
                 }
                 self.end(request, result.map(|()| Reply::AllowClaim));
             }
-            Waits::Network(_) | Waits::Nobody => {}
+            ClaimWriter::Detached { peer, claim, theirs } if result.is_ok() => {
+                self.outgoing_found(peer, claim, theirs);
+            }
+            ClaimWriter::Detached { .. } | ClaimWriter::Settled => {}
         }
         if appended.is_some() {
             self.chain_is_free();
         }
-        true
+        self.next_turn();
     }
 
-    /// Nothing is being written to the chain: whoever waits to draft a claim may.
+    /// Drafts all local claims that wait for the local chain, after a transaction of it has ended.
+    /// Those that wait for the time of their next attempt are not drafted before. Claims of peers
+    /// take turns instead.
     fn chain_is_free(&mut self) {
-        let waiting = |open: &Open| matches!(&open.stage, Stage::ClaimNode(node) if node.waits());
-        let ours: Vec<_> = self.open.iter().filter(|(_, open)| waiting(open)).map(|(id, _)| *id).collect();
-        ours.into_iter().for_each(|id| self.node_draft(id));
-        let waiting = |open: &Open| matches!(&open.stage, Stage::AddClaim(own) if own.waits());
-        let own: Vec<_> = self.open.iter().filter(|(_, open)| waiting(open)).map(|(id, _)| *id).collect();
-        own.into_iter().for_each(|id| self.own_draft(id));
-        let theirs = self.claims.handling.iter().filter(|(_, handling)| handling.waits());
-        let theirs: Vec<_> = theirs.map(|(stream, _)| *stream).collect();
-        theirs.into_iter().for_each(|stream| self.handling_draft(stream));
+        let pauses = |id: &RequestId| self.cx.timers.get(Timer::ClaimRetry(*id)).is_some();
+        let ours = self.requests.in_stage::<OutgoingExchange>().filter(|(_, node)| node.waits());
+        let ours: Vec<_> = ours.map(|(id, _)| id).filter(|id| !pauses(id)).collect();
+        let own = self.requests.in_stage::<SelfIssuedClaim>().filter(|(_, own)| own.waits());
+        let own: Vec<_> = own.map(|(id, _)| id).filter(|id| !pauses(id)).collect();
+        ours.into_iter().for_each(|id| self.outgoing_draft(id));
+        own.into_iter().for_each(|id| self.self_issued_draft(id));
+    }
+
+    // -- writes whose outcome the store does not know
+
+    /// Ends a request at its deadline, if the outcome of its transaction is unknown. Its exchange
+    /// or renewal continues without it when the outcome is known.
+    pub(super) fn end_if_in_doubt(&mut self, id: RequestId) {
+        let Some(why) = self.doubt_of(id).map(String::from) else { return };
+        if let Some(node) = self.requests.stage::<OutgoingExchange>(id)
+            && let Some((claim, theirs)) = node.persisting()
+        {
+            self.cx
+                .effects
+                .detach(id, ClaimWriter::Detached { peer: node.target(), claim, theirs });
+        }
+        let failure = Failure::OutcomeUnknown(why);
+        if self.requests.stage::<Renewal>(id).is_none() {
+            self.end(id, Err(failure));
+        } else if self.requests.move_to_background(id) {
+            // The renewal continues without its request. No other renewal can start before it ends.
+            self.cx.event(Event::Done { id, result: Err(failure) });
+        }
+    }
+
+    /// Returns whether a request must wait until the head of the local chain is known.
+    pub(super) fn waits_for_head(&self, stage: &RequestStage) -> bool {
+        let drafts = match stage {
+            RequestStage::ClaimNode(node) => node.committed().is_none(),
+            RequestStage::AddClaim(_) => true,
+            _ => false,
+        };
+        drafts && self.claims.chain.in_doubt()
+    }
+
+    /// Returns the failure of requests that wait for the head of the local chain; `None` if the
+    /// head is known.
+    pub(super) fn head_unknown(&self) -> Option<Failure> {
+        self.doubt_where(PersistOwner::appends).map(|why| Failure::HeadUnknown(why.into()))
     }
 
     // -- streams
 
-    /// The peer's part in an exchange has come further.
+    /// Passes a step of an exchange to the local exchange or the peer's exchange of its stream.
     pub(super) fn exchange(&mut self, stream: StreamId, conn: ConnectionId, step: ExchangeStep) {
         match (self.claims.streams.get(&stream).copied(), step) {
-            (_, ExchangeStep::Begun(token)) => self.handling_begun(stream, conn, &token),
-            (Some(request), ExchangeStep::Token(token)) => self.node_token(request, stream, &token),
-            (Some(request), ExchangeStep::Finished) => self.node_finished(request, stream),
+            (_, ExchangeStep::Begun(token)) => self.incoming_begun(stream, conn, &token),
+            (Some(request), ExchangeStep::Token(token)) => {
+                self.outgoing_token(request, stream, &token);
+            }
+            (Some(request), ExchangeStep::Finished) => self.outgoing_finished(request, stream),
             (Some(request), ExchangeStep::Failed(failure)) => {
                 self.claims.streams.remove(&stream);
-                self.node_stream_failed(request, failure);
+                self.outgoing_stream_failed(request, failure);
             }
-            (None, ExchangeStep::Token(token)) => self.handling_token(stream, &token),
-            (None, ExchangeStep::Finished) => self.handling_finished(stream),
-            (None, ExchangeStep::Failed(_)) => self.handling_failed(stream),
+            (None, ExchangeStep::Token(token)) => self.incoming_token(stream, &token),
+            (None, ExchangeStep::Finished) => self.incoming_finished(stream),
+            (None, ExchangeStep::Failed(_)) => self.incoming_failed(stream),
         }
+        self.next_turn();
     }
 
-    /// Who is on either side of a connection.
-    fn sides(&self, conn: ConnectionId) -> Sides {
-        Sides { own: self.cx.own_chain().to_vec(), peer: self.connections.chain(conn) }
+    /// Returns the ids of both nodes of a connection.
+    fn parties(&self, conn: ConnectionId) -> Parties {
+        Parties { own: self.cx.own_chain().to_vec(), peer: self.connections.chain(conn) }
     }
 
     // -- the policy
 
+    /// Returns the decision of the claim policy for the peer of a connection.
     fn verdict(&self, conn: ConnectionId) -> Verdict {
         self.cx.config.claim_policy.judge(&self.claims.allowed, &self.connections.chain(conn))
     }
 
-    /// Asks the embedder about a claim that came on a stream.
-    fn ask(&mut self, stream: StreamId, conn: ConnectionId, claim: Claim) -> AskId {
-        let (ask, within) = (self.cx.ids.ask(), self.cx.config.claim_ask_timeout);
-        self.claims.asks.insert(ask, stream);
-        self.cx.timers.set(Timer::Ask(ask), self.cx.now + within);
-        // The peer waits for us, and we for the embedder; the answer is sent a little after it.
+    /// Requests the embedder's approval of a claim that a stream has brought, and sets its timeout.
+    fn request_approval(
+        &mut self,
+        stream: StreamId,
+        conn: ConnectionId,
+        source: Source,
+        claim: Claim,
+    ) -> ApprovalId {
+        let (approval, within) = (self.cx.ids.approval(), self.cx.config.claim_approval_timeout);
+        self.claims.approvals.insert(approval, PendingApproval { stream: Some(stream), source });
+        self.cx.timers.set(Timer::Approval(approval), self.cx.now + within);
+        // The response to the peer follows the decision, so the stream waits somewhat longer than
+        // the approval.
         let until = self.cx.now + within + self.cx.config.call_timeout;
         self.rpc.wait_until(&mut self.cx, stream, until);
         let node = self.connections.node(conn).unwrap_or(self.cx.own());
-        self.cx.event(Event::ClaimAsked { ask, node, claim, within });
-        ask
+        self.cx.event(Event::ClaimApprovalRequested { approval, node, claim, within });
+        approval
     }
 
-    /// The embedder has decided, or has not in time.
-    pub(super) fn decided(&mut self, ask: AskId, sign: bool) {
-        let Some(stream) = self.forget_ask(ask) else {
-            self.cx.metrics.late_inputs += 1;
-            return;
-        };
+    /// Handles the embedder's decision. A decision on a claim whose peer has left is counted as
+    /// late.
+    fn decided(&mut self, approval: ApprovalId, sign: bool) {
+        self.cx.timers.cancel(Timer::Approval(approval));
+        match self.claims.approvals.remove(&approval).and_then(|approval| approval.stream) {
+            Some(stream) => self.decide(stream, sign),
+            None => self.cx.metrics.late_inputs += 1,
+        }
+    }
+
+    /// Refuses a claim that the embedder has not decided in time.
+    pub(super) fn approval_overdue(&mut self, approval: ApprovalId) {
+        if let Some(stream) =
+            self.claims.approvals.remove(&approval).and_then(|approval| approval.stream)
+        {
+            self.decide(stream, false);
+        }
+    }
+
+    fn decide(&mut self, stream: StreamId, sign: bool) {
         if self.claims.network.contains_key(&stream) {
             self.network_decided(stream, sign);
         } else {
-            self.handling_decided(stream, sign);
+            self.incoming_decided(stream, sign);
+        }
+        self.next_turn();
+    }
+
+    /// Detaches an approval from its stream, because the peer has left before the decision.
+    fn withdraw_approval(&mut self, approval: ApprovalId) {
+        if let Some(approval) = self.claims.approvals.get_mut(&approval) {
+            approval.stream = None;
         }
     }
 
-    fn forget_ask(&mut self, ask: AskId) -> Option<StreamId> {
-        self.cx.timers.cancel(Timer::Ask(ask));
-        self.claims.asks.remove(&ask)
-    }
-
-    /// Another attempt is due.
+    /// Handles the retry timer: starts another attempt of a request.
     pub(super) fn claim_retry(&mut self, id: RequestId) {
-        match self.open.get(&id).map(|open| &open.stage) {
-            Some(Stage::ClaimNode(_)) => self.node_retry(id),
-            Some(Stage::AddClaim(_)) => self.own_draft(id),
-            _ => {}
+        if self.requests.stage::<SelfIssuedClaim>(id).is_some() {
+            self.self_issued_draft(id);
+        } else {
+            self.outgoing_retry(id);
         }
     }
 
-    // -- what is not finished
+    // -- unfinished exchanges
 
-    /// The node listens: tells of what its last life has left.
+    /// Reports the unconfirmed claims of the stored state when the node listens.
     pub(super) fn tell_of_doubts(&mut self) {
-        for (claim, standing) in &self.claims.ours {
-            self.cx.event(Event::ClaimInDoubt { claim: *claim, node: standing.peer });
+        for (claim, committed) in &self.claims.ours {
+            self.cx.event(Event::ClaimUnconfirmed { claim: *claim, node: committed.peer });
         }
     }
 
-    /// A node is connected: what is not finished with it goes on.
+    /// Resumes unfinished exchanges with a node that has connected.
     pub(super) fn resume_with(&mut self, chain: &[NodeId]) {
-        let with = |standing: &Standing| standing.busy.is_none() && chain.contains(&standing.peer);
-        let claims: Vec<_> = self.claims.ours.iter().filter(|(_, of)| with(of)).map(|(claim, _)| *claim).collect();
+        let with = |committed: &CommittedClaim| {
+            committed.busy.is_none() && chain.contains(&committed.peer)
+        };
+        let claims: Vec<_> =
+            self.claims.ours.iter().filter(|(_, of)| with(of)).map(|(claim, _)| *claim).collect();
         claims.into_iter().for_each(|claim| self.resume(claim));
     }
 
-    /// Resumes the exchange of a claim that stands, if nobody does and its peer is connected.
+    /// Resumes the exchange of a committed claim, if no request does and its peer is connected.
     pub(super) fn resume(&mut self, claim: ClaimId) {
-        if self.phase != Phase::Running {
+        if self.cx.phase() != Phase::Running {
             return;
         }
-        let Some(standing) = self.claims.ours.get(&claim).filter(|standing| standing.busy.is_none()) else { return };
-        let target = standing.peer;
-        let Some(conn) = self.connections.primary(&target) else { return };
+        let Some(committed) =
+            self.claims.ours.get(&claim).filter(|committed| committed.busy.is_none())
+        else {
+            return;
+        };
+        let target = committed.peer;
+        let Some(conn) = self.connections.live(&target) else { return };
         let (id, deadline) = (self.cx.ids.request(), self.cx.now + self.cx.config.request_deadline);
-        let claiming = Claiming { standing: Some(claim), ..Claiming::new(target, Options::default()) };
-        let stage = self.node_begin(id, conn, claiming);
-        self.begin(id, Open { audience: Audience::Nobody, deadline, stage });
+        let claim = OutgoingClaim {
+            committed: Some(claim),
+            ..OutgoingClaim::new(target, RequestOptions::default())
+        };
+        let stage = self.outgoing_begin(id, conn, claim);
+        self.begin(id, OpenRequest { recipient: Recipient::None, deadline, stage });
     }
 
-    /// An exchange whose claim stands has ended without the peer's word.
-    fn in_doubt(&mut self, claim: ClaimId, known: bool) {
-        let Some(standing) = self.claims.ours.get_mut(&claim) else { return };
-        standing.busy = None;
-        let delay = self.cx.config.claim_resume_delay * (1 << standing.attempts.min(MAX_BACKOFF));
-        standing.attempts = standing.attempts.saturating_add(1);
+    /// Ends an exchange of a committed claim that the peer has not confirmed, and sets the timer
+    /// that resumes it; `known`: the embedder was informed before.
+    fn report_unconfirmed(&mut self, claim: ClaimId, known: bool) {
+        let Some(committed) = self.claims.ours.get_mut(&claim) else { return };
+        committed.busy = None;
+        let delay = self.cx.config.claim_resume_delay * (1 << committed.attempts.min(MAX_BACKOFF));
+        committed.attempts = committed.attempts.saturating_add(1);
         self.cx.timers.set(Timer::ClaimResume(claim), self.cx.now + delay);
         if !known {
-            self.cx.event(Event::ClaimInDoubt { claim, node: standing.peer });
+            self.cx.event(Event::ClaimUnconfirmed { claim, node: committed.peer });
         }
     }
 
-    /// The peer has its claim.
-    fn settled(&mut self, claim: ClaimId) {
+    /// Removes a local claim from the unfinished exchanges, because the peer has confirmed it.
+    fn report_confirmed(&mut self, claim: ClaimId) {
         self.cx.timers.cancel(Timer::ClaimResume(claim));
-        if let Some(Standing { peer, theirs, .. }) = self.claims.ours.remove(&claim) {
+        if let Some(CommittedClaim { peer, theirs, .. }) = self.claims.ours.remove(&claim) {
             let removal = OpenExchange::Ours { peer, claim, theirs }.removal();
-            // If a crash undoes it, the peer is asked once more, and says the same.
-            self.claim_persist(alloc::vec![removal], false, Waits::Nobody);
+            // If the write fails or a crash undoes it, the exchange resumes after the next start,
+            // and the peer confirms the claim again.
+            let owner = PersistOwner::Claim { writer: ClaimWriter::Settled, appends: false };
+            let id = self.cx.effects.begin(EffectOwner::Persist(owner));
+            self.persist_loosely(id, alloc::vec![removal]);
         }
     }
 
-    /// The claim in a row of our chain.
+    /// Returns the claim in a row of the local chain.
     fn claim_of(row: Option<StoreRow>) -> Result<Claim, Failure> {
-        let damaged = || Failure::Store("a claim of our chain cannot be read".into());
+        let damaged = || Failure::Store("a claim of the local chain cannot be parsed".into());
         let (key, value) = row.ok_or_else(damaged)?;
         let (_, json) = read_claim_row(&key, &value).map_err(|_| damaged())?;
         Claim::parse(json.as_bytes()).map_err(|_| damaged())
     }
+}
+
+/// Returns the row from a read of one row.
+fn first_row(result: Result<(Vec<StoreRow>, bool), String>) -> Result<Option<StoreRow>, Failure> {
+    result.map(|(rows, _)| rows.into_iter().next()).map_err(Failure::Store)
 }

@@ -1,60 +1,79 @@
-//! Claims about networks that peers want signed: `ClaimNetworkAccess` and `ClaimNetworkAuthority`, that name the peer, and
-//! nothing else.
+//! Signatures of network claims for peers. Only `ClaimNetworkAccess` and `ClaimNetworkAuthority`
+//! claims that name the peer are signed.
 
-use super::{NodeManager, Waits};
-use crate::claims::exchange::{ToSign, sent};
-use crate::claims::{Claim, ExchangeFault, HalfSigned, Verdict};
-use crate::error::PeerFault;
-use crate::id::{ConnectionId, NodeId, StreamId};
-use crate::io::Signature;
-use crate::rpc::{Answer, Refusal};
+use crate::api::error::PeerFault;
+use crate::claims::exchange::parties::{ToSign, sent};
+use crate::claims::{Claim, ExchangeFault, SinglySigned, Verdict};
+use crate::machine::effects::ClaimSigner;
+use crate::manager::node::NodeManager;
+use crate::manager::state::network_claim::NetworkClaim;
+use crate::types::id::{ConnectionId, NodeId, StreamId};
+use crate::types::refusal::Refusal;
+use crate::types::signature::Signature;
+use crate::wire::message::RpcResponse;
 
-/// The types of claims that are signed so.
+/// Types of claims that this node signs for peers.
 const TYPES: [&str; 2] = ["ClaimNetworkAccess", "ClaimNetworkAuthority"];
 
-/// A claim about a network that a peer wants signed.
-#[derive(Debug)]
-pub(super) struct NetworkClaim {
-    conn: ConnectionId,
-    half: HalfSigned,
-    /// Our key that signs, once that is decided.
-    signer: Option<NodeId>,
-}
-
-impl NetworkClaim {
-    pub(super) fn conn(&self) -> ConnectionId {
-        self.conn
-    }
-}
-
 impl NodeManager {
-    /// A peer wants a claim signed.
-    pub(in crate::manager) fn network_asked(&mut self, stream: StreamId, conn: ConnectionId, token: &[u8]) {
-        if !self.takes_claims(conn) {
-            return self.network_refuse(stream, Refusal::Busy);
+    /// Handles a request of a peer to sign a claim.
+    pub(in crate::manager) fn network_asked(
+        &mut self,
+        stream: StreamId,
+        conn: ConnectionId,
+        token: &[u8],
+    ) {
+        // The policy is checked before the claim is parsed.
+        let verdict = self.verdict(conn);
+        if verdict == Verdict::Refuse {
+            return self.network_refuse(stream, Refusal::Denied);
         }
+        let Some(source) = self.takes_claims(conn) else {
+            return self.network_refuse(stream, Refusal::Busy);
+        };
         let half = match self.network_claim(conn, token) {
             Ok(half) => half,
+            // The peer has renewed its key, and this connection proves only its former id.
+            Err(ExchangeFault::Issuer) => return self.network_refuse(stream, Refusal::Signature),
             Err(fault) => {
                 self.cx.metrics.claim_faults += 1;
                 let signature = matches!(fault, ExchangeFault::Signed(_));
-                self.network_refuse(stream, if signature { Refusal::Signature } else { Refusal::Claim });
+                self.network_refuse(
+                    stream,
+                    if signature { Refusal::Signature } else { Refusal::Claim },
+                );
                 return self.rpc.count_fault(&mut self.cx, conn, PeerFault::Claims(fault));
             }
         };
         let claim = half.claim().clone();
-        self.claims.network.insert(stream, NetworkClaim { conn, half, signer: None });
-        match self.verdict(conn) {
-            Verdict::Sign => self.network_decided(stream, true),
-            Verdict::Refuse => self.network_decided(stream, false),
-            Verdict::Ask => {
-                self.ask(stream, conn, claim);
-            }
+        self.claims
+            .network
+            .insert(stream, NetworkClaim { source, approval: None, half, signer: None });
+        if verdict == Verdict::Sign {
+            return self.network_decided(stream, true);
+        }
+        let approval = self.request_approval(stream, conn, source, claim);
+        if let Some(network) = self.claims.network.get_mut(&stream) {
+            network.approval = Some(approval);
         }
     }
 
-    /// What the peer may have signed: a claim of the right type that names it and that it has signed itself.
-    fn network_claim(&self, conn: ConnectionId, token: &[u8]) -> Result<HalfSigned, ExchangeFault> {
+    /// Discards the claim of a peer whose stream or connection has ended.
+    pub(in crate::manager) fn network_withdrawn(&mut self, stream: StreamId) {
+        if let Some(NetworkClaim { approval: Some(approval), .. }) =
+            self.claims.network.remove(&stream)
+        {
+            self.withdraw_approval(approval);
+        }
+    }
+
+    /// Checks a claim that a peer requests a signature of: its type, that it names the peer, and
+    /// that the peer has signed it. Costs one signature verification.
+    fn network_claim(
+        &self,
+        conn: ConnectionId,
+        token: &[u8],
+    ) -> Result<SinglySigned, ExchangeFault> {
         let (claim, peer) = (Claim::parse(token)?, self.connections.chain(conn));
         if !TYPES.contains(&claim.typ()) {
             return Err(ExchangeFault::Typ);
@@ -63,15 +82,16 @@ impl NodeManager {
             let id = text.and_then(|text| text.parse::<NodeId>().ok());
             id.is_some_and(|id| peer.contains(&id))
         };
+        let signer =
+            claim.token().signatures().first().map(crate::claims::token::TokenSignature::signer);
+        let signer = signer.filter(|signer| peer.contains(signer)).ok_or(ExchangeFault::Issuer)?;
         if !names(claim.issuer()) && !names(claim.subject()) {
             return Err(ExchangeFault::Subject);
         }
-        let signer = claim.token().signatures().first().map(crate::claims::TokenSignature::signer);
-        let signer = signer.filter(|signer| peer.contains(signer)).ok_or(ExchangeFault::Issuer)?;
-        Ok(HalfSigned::verify(claim, &signer)?)
+        Ok(SinglySigned::verify(claim, &signer)?)
     }
 
-    /// The policy or the embedder has decided.
+    /// Handles the decision of the policy or the embedder: starts to sign, or refuses.
     pub(super) fn network_decided(&mut self, stream: StreamId, sign: bool) {
         if !sign {
             self.claims.network.remove(&stream);
@@ -79,27 +99,33 @@ impl NodeManager {
         }
         let key = self.cx.own();
         let Some(network) = self.claims.network.get_mut(&stream) else { return };
-        network.signer = Some(key);
+        (network.signer, network.approval) = (Some(key), None);
         let to_sign = ToSign { key, bytes: network.half.signing_input(&key) };
         let patience = self.cx.now + self.cx.config.call_timeout;
         self.rpc.wait_until(&mut self.cx, stream, patience);
-        self.claim_sign(to_sign, Waits::Network(stream));
+        self.claim_sign(to_sign, ClaimSigner::Network(stream));
     }
 
+    /// Sends the signed claim to the peer, or `Busy` if signing has failed.
     pub(super) fn network_signed(&mut self, stream: StreamId, signature: Option<Signature>) {
-        let Some(NetworkClaim { half, signer, .. }) = self.claims.network.remove(&stream) else { return };
-        let full = signature.zip(signer).and_then(|(signature, signer)| half.counter_sign(signer, signature).ok());
+        let Some(NetworkClaim { half, signer, .. }) = self.claims.network.remove(&stream) else {
+            return;
+        };
+        let full = signature
+            .zip(signer)
+            .and_then(|(signature, signer)| half.counter_sign(signer, signature).ok());
         match full {
             Some(full) => {
                 self.cx.metrics.claims_signed += 1;
-                self.rpc.answer(&mut self.cx, stream, Answer::SignedClaim(sent(full.claim())));
+                self.rpc.answer(&mut self.cx, stream, RpcResponse::SignedClaim(sent(full.claim())));
             }
             None => self.network_refuse(stream, Refusal::Busy),
         }
     }
 
+    /// Refuses a request of a peer and counts it.
     fn network_refuse(&mut self, stream: StreamId, refusal: Refusal) {
         self.cx.metrics.signatures_refused += 1;
-        self.rpc.answer(&mut self.cx, stream, Answer::Refused(refusal));
+        self.rpc.answer(&mut self.cx, stream, RpcResponse::Refused(refusal));
     }
 }

@@ -1,0 +1,5 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|script: fuzz_embedder::Script| {
+    fuzz_embedder::run(script);
+});

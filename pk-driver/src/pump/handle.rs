@@ -1,0 +1,139 @@
+//! Handles to a running pump.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pk_proto::Event;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::cx::Cx;
+use crate::error::NodeError;
+use crate::pump::command::{Command, SharedStatus};
+use crate::pump::core::Core;
+use crate::pump::handle_registry::HandleRegistry;
+use crate::system::tasks::TaskWatch;
+
+/// Where listeners for events come from. Does not keep the pump running.
+#[derive(Debug, Clone)]
+pub(crate) struct EventSource {
+    sender: broadcast::WeakSender<Event>,
+    /// The listener that was created before the first event, until it is taken at the start: an
+    /// unused listener keeps events in memory.
+    first: Arc<Mutex<Option<broadcast::Receiver<Event>>>>,
+}
+
+impl EventSource {
+    pub(crate) fn new(
+        sender: broadcast::WeakSender<Event>,
+        first: broadcast::Receiver<Event>,
+    ) -> Self {
+        Self { sender, first: Arc::new(Mutex::new(Some(first))) }
+    }
+
+    /// Returns a listener for the events from now on, or `None` if the pump has ended.
+    pub(crate) fn subscribe(&self) -> Option<broadcast::Receiver<Event>> {
+        self.sender.upgrade().map(|sender| sender.subscribe())
+    }
+
+    /// Returns the listener that was created before the first event; `None` if it was returned
+    /// before.
+    pub(crate) fn take_first(&self) -> Option<broadcast::Receiver<Event>> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Handle to a running pump. When the last clone is dropped, the pump stops its core and ends.
+#[derive(Debug)]
+pub(crate) struct Handle<C> {
+    commands: mpsc::Sender<Command<C>>,
+    pub(crate) events: EventSource,
+    pub(crate) status: Arc<SharedStatus>,
+    pub(crate) tasks: TaskWatch,
+}
+
+impl<C> Clone for Handle<C> {
+    fn clone(&self) -> Self {
+        Self {
+            commands: self.commands.clone(),
+            events: self.events.clone(),
+            status: Arc::clone(&self.status),
+            tasks: self.tasks.clone(),
+        }
+    }
+}
+
+/// Handle to a pump that does not keep it running.
+#[derive(Debug)]
+pub(crate) struct WeakHandle<C> {
+    commands: mpsc::WeakSender<Command<C>>,
+    events: EventSource,
+    status: Arc<SharedStatus>,
+    tasks: TaskWatch,
+}
+
+impl<C> WeakHandle<C> {
+    /// Returns `None` if all [`Handle`]s were dropped.
+    pub(crate) fn upgrade(&self) -> Option<Handle<C>> {
+        Some(Handle {
+            commands: self.commands.upgrade()?,
+            events: self.events.clone(),
+            status: Arc::clone(&self.status),
+            tasks: self.tasks.clone(),
+        })
+    }
+}
+
+impl<C> Handle<C> {
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command<C>>,
+        events: EventSource,
+        status: Arc<SharedStatus>,
+        tasks: TaskWatch,
+    ) -> Self {
+        Self { commands, events, status, tasks }
+    }
+
+    /// Returns a handle to the pump that does not keep it running.
+    pub(crate) fn downgrade(&self) -> WeakHandle<C> {
+        WeakHandle {
+            commands: self.commands.downgrade(),
+            events: self.events.clone(),
+            status: Arc::clone(&self.status),
+            tasks: self.tasks.clone(),
+        }
+    }
+
+    /// Like [`command`](Self::command), for threads outside of a runtime.
+    pub(crate) fn command_blocking(&self, command: Command<C>) -> Result<(), NodeError> {
+        self.commands.blocking_send(command).map_err(|_| NodeError::Closed)
+    }
+}
+
+impl<C: Core> Handle<C> {
+    /// Reads from the core.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&C) -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        self.call(move |_, _, core| question(core)).await
+    }
+
+    /// Runs a function on the pump's task and returns its result.
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        action: impl FnOnce(&mut HandleRegistry, &mut Cx, &mut C) -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let (done, answer) = oneshot::channel();
+        let command = move |registry: &mut HandleRegistry, cx: &mut Cx, core: &mut C| {
+            // Fails if the caller is gone.
+            let _ = done.send(action(registry, cx, core));
+        };
+        self.command(Box::new(command)).await?;
+        answer.await.map_err(|_| NodeError::Closed)
+    }
+
+    /// Queues a command; waits for room in the queue and not for its execution. Fails if the pump
+    /// has ended.
+    pub(crate) async fn command(&self, command: Command<C>) -> Result<(), NodeError> {
+        self.commands.send(command).await.map_err(|_| NodeError::Closed)
+    }
+}

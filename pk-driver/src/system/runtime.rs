@@ -1,0 +1,30 @@
+//! The interface of async runtimes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// A boxed future that can move between threads.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// An async runtime: everything that the driver needs from its environment. Cheap to clone.
+///
+/// Tasks, timers, the clock and the UDP socket come from quinn's own runtime trait, so that there
+/// is one of each. A binding adds what quinn does not use.
+pub trait Runtime: Clone + Send + Sync + Unpin + 'static {
+    /// Returns the tasks, timers, clock and UDP sockets of this runtime. Called once per node,
+    /// within the runtime's context.
+    fn quinn(&self) -> Arc<dyn quinn::Runtime>;
+
+    /// Resolves a host name. Fails with the errors of the resolver; a name without addresses may be
+    /// an error or an empty list.
+    fn resolve(&self, host: String, port: u16) -> BoxFuture<io::Result<Vec<SocketAddr>>>;
+}
+
+/// Polls a future that stores nothing between polls: those of quinn's streams, which leave their
+/// waker with the connection.
+pub(crate) fn poll_once<F: Future>(context: &mut Context<'_>, future: F) -> Poll<F::Output> {
+    pin!(future).poll(context)
+}

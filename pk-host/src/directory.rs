@@ -1,0 +1,80 @@
+//! The directory of a node: its lock, keys, certificates and store.
+
+use std::path::Path;
+
+use pk_proto::{Snapshot, SnapshotError};
+
+use crate::keys::key_store::{KeyStore, KeyStoreError};
+use crate::state::HostState;
+use crate::store::redb::{RedbStore, StoreOpenError};
+use crate::store::{Store as _, StoreError};
+use crate::system::clock::unix;
+use crate::system::dir_lock::DirLock;
+
+/// The directory of a node. It is locked until the store is dropped.
+#[derive(Debug)]
+pub struct Directory {
+    /// What the node starts from.
+    pub state: HostState,
+    /// The store.
+    pub store: RedbStore,
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoryError {
+    /// Another process uses it, or the store is newer or damaged.
+    #[error("store: {0}")]
+    Open(#[from] StoreOpenError),
+    /// The store cannot be read.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    /// The store contains rows that this program cannot read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Reading system randomness failed.
+    #[error("failed to read system randomness: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The key store cannot be used, or has no key for the store.
+    #[error("key store: {0}")]
+    Keys(#[from] KeyStoreError),
+}
+
+impl Directory {
+    /// Opens a directory: keys in `DIR/keys`, the store in `DIR/store.redb`. Creates what does not
+    /// exist. The owner of the store determines the key.
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, DirectoryError> {
+        let dir = dir.as_ref();
+        let lock = DirLock::take(dir).map_err(StoreOpenError::from)?;
+        let mut store = RedbStore::open(dir.join("store.redb"))?.holding(lock);
+        let snapshot = Snapshot::from_rows(store.load()?)?;
+        let keys = KeyStore::new(dir);
+        let owner = snapshot.meta.as_ref().map(|meta| meta.owner);
+        let (key, identity) = keys.load_for(owner, unix())?;
+        let secret = keys.transport_secret()?;
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed)?;
+        Ok(Self { state: HostState { key, identity, secret, snapshot, seed }, store })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_keeps_its_node_and_has_one_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Directory::open(dir.path()).unwrap();
+        assert!(matches!(Directory::open(dir.path()), Err(DirectoryError::Open(_))));
+        let (id, secret) = (first.state.key.node_id(), first.state.secret.to_bytes());
+        drop(first);
+        let again = Directory::open(dir.path()).unwrap().state;
+        assert_eq!((again.key.node_id(), again.secret.to_bytes()), (id, secret));
+    }
+}

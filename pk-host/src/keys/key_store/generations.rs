@@ -1,0 +1,341 @@
+//! Generations of keys: during a renewal the next key is stored beside the present one; former keys
+//! are kept.
+//!
+//! - `node.key`, `node.crt`: the present generation;
+//! - `ID.key` and `ID.crt`: a pending generation. The owner in the store decides which of the two
+//!   the node has; it changes in one transaction, which is the commit point of the renewal. A crash
+//!   at any moment therefore leaves one key;
+//! - `ID.key` alone: a former key.
+//!
+//! The certificates of a pending generation are written before its key, and moved into place before
+//! it. A pending key therefore always has its certificates, and a present certificate that does not
+//! belong to the present key shows that an activation has started.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pk_proto::cert::Certificate;
+use pk_proto::{Identity, NodeId, UnixMillis};
+
+use super::{KeyStore, KeyStoreError, read_chain, read_key};
+use crate::keys::identity::IdentityError;
+use crate::keys::pair::KeyPair;
+use crate::system::files::{remove, sweep, sync_folder};
+
+impl KeyStore {
+    /// Like [`load_or_create`](Self::load_or_create), for a store that belongs to `owner`: its key
+    /// becomes the present one if it was pending, and other pending keys are removed. `None` is a
+    /// store without an owner.
+    ///
+    /// Requires exclusive use of the directory: incomplete files of killed processes are removed as
+    /// well. Blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// Any [`KeyStoreError`]; [`KeyStoreError::Missing`] if neither the key of the owner nor that
+    /// of a successor is available; then nothing was changed.
+    pub fn load_for(
+        &self,
+        owner: Option<NodeId>,
+        now: UnixMillis,
+    ) -> Result<(KeyPair, Identity), KeyStoreError> {
+        let Some(owner) = owner else {
+            let loaded = self.load_or_create(now)?;
+            self.sweep()?;
+            return Ok(loaded);
+        };
+        self.finish_activation()?;
+        let present = self.load_key()?.map(|key| key.node_id());
+        if present != Some(owner) {
+            if self.is_waiting(owner)? {
+                self.activate(owner)?;
+            } else if present.is_none() {
+                return Err(KeyStoreError::Missing { dir: self.folder(), owner });
+            }
+            // The core decides about another present key, which may be that of a successor.
+        }
+        let loaded = self.load_or_create(now)?;
+        if loaded.0.node_id() == owner {
+            for waiting in self.waiting()? {
+                self.forget(waiting)?;
+            }
+            self.sweep()?;
+        }
+        Ok(loaded)
+    }
+
+    fn sweep(&self) -> Result<(), KeyStoreError> {
+        let folder = self.folder();
+        let ours = |name: &str| [".key", ".crt"].iter().any(|extension| name.ends_with(extension));
+        sweep(&folder, ours).map_err(|error| io_error(&folder, error))
+    }
+
+    /// Writes a pending generation.
+    ///
+    /// # Errors
+    ///
+    /// Any [`KeyStoreError`] about the files.
+    pub fn add(&self, key: &KeyPair, identity: &Identity) -> Result<(), KeyStoreError> {
+        let id = key.node_id();
+        self.write_chain(&self.path_of(id, "crt"), identity)?;
+        self.write_key(&self.path_of(id, "key"), key)
+    }
+
+    /// Makes a pending generation the present one. The present key becomes a former one.
+    ///
+    /// # Errors
+    ///
+    /// Any [`KeyStoreError`] about the files.
+    pub fn activate(&self, id: NodeId) -> Result<(), KeyStoreError> {
+        if let Some(present) = self.load_key()? {
+            let former = self.path_of(present.node_id(), "key");
+            match fs::hard_link(self.key_path(), &former) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(io_error(&former, error));
+                }
+                _ => self.sync()?,
+            }
+        }
+        rename(&self.path_of(id, "crt"), &self.chain_path())?;
+        self.sync()?;
+        rename(&self.path_of(id, "key"), &self.key_path())?;
+        self.sync()
+    }
+
+    /// Removes a pending generation.
+    ///
+    /// # Errors
+    ///
+    /// Any [`KeyStoreError`] about the files.
+    pub fn forget(&self, id: NodeId) -> Result<(), KeyStoreError> {
+        // The key first: without its certificates it would count as a former key.
+        self.remove(id, "key")?;
+        self.sync()?;
+        self.remove(id, "crt")?;
+        self.sync()
+    }
+
+    /// Completes an [`activate`](Self::activate) that a crash interrupted after its certificates
+    /// were moved into place.
+    pub(super) fn finish_activation(&self) -> Result<(), KeyStoreError> {
+        let (Some(key), Some(identity)) = (self.load_key()?, self.load_identity()?) else {
+            return Ok(());
+        };
+        let Some(newest) = identity.chain.first() else { return Ok(()) };
+        let newest = Certificate::parse(newest).map_err(IdentityError::from)?.node_id();
+        let path = self.path_of(newest, "key");
+        if newest == key.node_id() || read_key(&path)?.is_none_or(|key| key.node_id() != newest) {
+            return Ok(());
+        }
+        rename(&path, &self.key_path())?;
+        self.sync()
+    }
+
+    /// Returns whether a complete generation is pending.
+    fn is_waiting(&self, id: NodeId) -> Result<bool, KeyStoreError> {
+        let key = read_key(&self.path_of(id, "key"))?;
+        Ok(key.is_some_and(|key| key.node_id() == id)
+            && read_chain(&self.path_of(id, "crt"))?.is_some())
+    }
+
+    /// Returns the pending generations, complete or not.
+    ///
+    /// # Errors
+    ///
+    /// Any [`KeyStoreError`] about the files.
+    pub fn waiting(&self) -> Result<Vec<NodeId>, KeyStoreError> {
+        let folder = self.folder();
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|error| io_error(&folder, error))?,
+        };
+        let mut waiting = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|error| io_error(&folder, error))?.path();
+            if path.extension() == Some(OsStr::new("crt"))
+                && let Some(id) =
+                    path.file_stem().and_then(OsStr::to_str).and_then(|name| name.parse().ok())
+            {
+                waiting.push(id);
+            }
+        }
+        Ok(waiting)
+    }
+
+    pub(super) fn path_of(&self, id: NodeId, extension: &str) -> PathBuf {
+        self.folder().join(format!("{id}.{extension}"))
+    }
+
+    fn remove(&self, id: NodeId, extension: &str) -> Result<(), KeyStoreError> {
+        let path = self.path_of(id, extension);
+        remove(&path).map_err(|error| io_error(&path, error))
+    }
+
+    fn sync(&self) -> Result<(), KeyStoreError> {
+        let folder = self.folder();
+        sync_folder(&folder).map_err(|error| io_error(&folder, error))
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), KeyStoreError> {
+    fs::rename(from, to).map_err(|error| io_error(from, error))
+}
+
+fn io_error(path: &Path, source: io::Error) -> KeyStoreError {
+    KeyStoreError::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::keys::identity::{DEFAULT_LIFETIME, succeeded};
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    struct Old {
+        dir: tempfile::TempDir,
+        store: KeyStore,
+        key: KeyPair,
+        next: KeyPair,
+        chain: Identity,
+    }
+
+    /// A key store with a generation that waits.
+    fn waiting() -> Old {
+        let dir = tempfile::tempdir().unwrap();
+        let store = KeyStore::new(dir.path());
+        let (key, identity) = store.load_or_create(NOW).unwrap();
+        let next = KeyPair::from_seed(&[2; 32]);
+        let chain = succeeded(&identity, &key, &next, NOW, DEFAULT_LIFETIME).unwrap();
+        store.add(&next, &chain).unwrap();
+        Old { dir, store, key, next, chain }
+    }
+
+    fn files(old: &Old) -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(old.dir.path().join("keys")).unwrap();
+        let read = |path: PathBuf| {
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap())
+        };
+        entries.map(|entry| read(entry.unwrap().path())).collect()
+    }
+
+    fn names(old: &Old) -> Vec<String> {
+        files(old).into_keys().collect()
+    }
+
+    #[test]
+    fn the_store_says_which_key_is_the_node() {
+        let old = waiting();
+        let (key, _) = old.store.load_for(None, NOW).unwrap();
+        assert_eq!(key.node_id(), old.key.node_id());
+        assert_eq!(names(&old).len(), 5, "a store without an owner row decides nothing");
+        let (key, identity) = old.store.load_for(Some(old.next.node_id()), NOW).unwrap();
+        assert_eq!((key.node_id(), &identity), (old.next.node_id(), &old.chain));
+        assert_eq!(
+            names(&old),
+            ["node.crt", "node.key", "transport.key", &format!("{}.key", old.key.node_id())],
+            "the old key stays"
+        );
+        let (key, _) = old.store.load_for(Some(old.next.node_id()), NOW).unwrap();
+        assert_eq!(key.node_id(), old.next.node_id());
+    }
+
+    #[test]
+    fn a_renewal_that_was_not_done_leaves_nothing() {
+        let old = waiting();
+        // Killed in the midst of a file.
+        std::mem::forget(
+            old.store.write(&old.store.path_of(old.next.node_id(), "key"), "half a k").unwrap(),
+        );
+        assert_eq!(names(&old).len(), 6);
+        let (key, _) = old.store.load_for(Some(old.key.node_id()), NOW).unwrap();
+        assert_eq!(key.node_id(), old.key.node_id());
+        assert_eq!(names(&old), ["node.crt", "node.key", "transport.key"]);
+    }
+
+    #[test]
+    fn a_store_of_somebody_else_changes_nothing() {
+        let old = waiting();
+        let before = files(&old);
+        let stranger = KeyPair::from_seed(&[9; 32]).node_id();
+        let (key, _) = old.store.load_for(Some(stranger), NOW).unwrap();
+        assert_eq!(key.node_id(), old.key.node_id(), "the core refuses it then");
+        assert_eq!(files(&old), before);
+        let empty = tempfile::tempdir().unwrap();
+        let error = KeyStore::new(empty.path()).load_for(Some(stranger), NOW).unwrap_err();
+        assert!(matches!(error, KeyStoreError::Missing { .. }), "{error}");
+        assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_crash_at_any_step_leaves_one_key() {
+        // Everything that can lie there between the first file of a renewal and its last one, by
+        // who owns the store then.
+        let present = |old: &Old| {
+            (old.store.load_key().unwrap().unwrap(), old.store.load_identity().unwrap().unwrap())
+        };
+        type Step = (&'static str, bool, fn(&Old));
+        let steps: [Step; 6] = [
+            ("certificates without their key, at the start or during its removal", false, |old| {
+                fs::remove_file(old.store.path_of(old.next.node_id(), "key")).unwrap();
+            }),
+            ("waiting", false, |_| {}),
+            ("owned", true, |_| {}),
+            ("former linked", true, |old| {
+                fs::hard_link(old.store.key_path(), old.store.path_of(old.key.node_id(), "key"))
+                    .unwrap();
+            }),
+            ("certificates in place", true, |old| {
+                fs::hard_link(old.store.key_path(), old.store.path_of(old.key.node_id(), "key"))
+                    .unwrap();
+                fs::rename(old.store.path_of(old.next.node_id(), "crt"), old.store.chain_path())
+                    .unwrap();
+            }),
+            ("all in place", true, |old| old.store.activate(old.next.node_id()).unwrap()),
+        ];
+        for (step, done, act) in steps {
+            let old = waiting();
+            act(&old);
+            let owner = if done { old.next.node_id() } else { old.key.node_id() };
+            let (key, identity) = old.store.load_for(Some(owner), NOW).unwrap();
+            assert_eq!(key.node_id(), owner, "{step}");
+            let newest = Certificate::parse(&identity.chain[0]).unwrap().node_id();
+            assert_eq!((newest, identity.chain.len()), (owner, if done { 2 } else { 1 }), "{step}");
+            assert_eq!(present(&old).0.node_id(), owner, "{step}");
+            assert_eq!(present(&old).1, identity, "{step}");
+            assert_eq!(names(&old).len(), if done { 4 } else { 3 }, "{step}: {:?}", names(&old));
+        }
+    }
+
+    #[test]
+    fn a_change_that_had_begun_is_ended_without_a_store() {
+        let old = waiting();
+        fs::rename(old.store.path_of(old.next.node_id(), "crt"), old.store.chain_path()).unwrap();
+        let (key, identity) = old.store.load_or_create(NOW).unwrap();
+        assert_eq!((key.node_id(), identity), (old.next.node_id(), old.chain.clone()));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn every_key_is_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let old = waiting();
+        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(old.store.path_of(old.next.node_id(), "key")), 0o600);
+        old.store.activate(old.next.node_id()).unwrap();
+        assert_eq!(mode(old.store.key_path()), 0o600);
+        assert_eq!(mode(old.store.path_of(old.key.node_id(), "key")), 0o600);
+    }
+
+    #[test]
+    fn a_generation_that_is_given_up_is_gone() {
+        let old = waiting();
+        old.store.forget(old.next.node_id()).unwrap();
+        assert_eq!(names(&old), ["node.crt", "node.key", "transport.key"]);
+        assert_eq!(old.store.load_identity().unwrap().unwrap().chain, old.chain.chain[1..]);
+    }
+}

@@ -1,0 +1,423 @@
+//! Dial races, from the request for a connection to `RaceEnded`.
+
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeSet;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use super::change::Change;
+use super::connection::State;
+use super::event::ConnectEvent;
+use super::race::{Dialing, Losers, Race, after_signal};
+use super::suspicion::CUT_OFF_DIALS;
+use super::table::Connections;
+use crate::api::error::ConnectionErrorReason;
+use crate::api::output::Output;
+use crate::api::transport::{DialFailure, Side};
+use crate::machine::cx::Cx;
+use crate::machine::dial::DialTarget;
+use crate::machine::effects::EffectOwner;
+use crate::machine::timer::Timer;
+use crate::types::address::NodeAddress;
+use crate::types::id::{ConnectionId, NodeId, RaceId, RequestId};
+
+/// Maximum number of relays that one race asks.
+const MAX_RELAYS: usize = 3;
+
+impl Connections {
+    /// Dials a node, or joins a running race. Ends with `RaceEnded`, unless `leave` is called
+    /// first. The caller has checked for a live connection.
+    pub(crate) fn dial(&mut self, cx: &mut Cx, waiter: RequestId, dial_target: DialTarget) {
+        let id = match self.race_of.get(&dial_target.node) {
+            Some(id) => *id,
+            None => {
+                let id = self.start_race(cx, dial_target.node);
+                self.race_of.insert(dial_target.node, id);
+                id
+            }
+        };
+        self.join(cx, id, waiter, dial_target);
+    }
+
+    /// Dials a node at the addresses of `dial_target` only, independently of other races.
+    pub(crate) fn dial_only(&mut self, cx: &mut Cx, waiter: RequestId, dial_target: DialTarget) {
+        let id = self.start_race(cx, dial_target.node);
+        self.join(cx, id, waiter, dial_target);
+    }
+
+    /// A request no longer waits for a race.
+    pub(crate) fn leave(&mut self, cx: &mut Cx, waiter: RequestId) {
+        let mut deserted = Vec::new();
+        for (id, race) in &mut self.races {
+            if race.waiters.remove(&waiter).is_some() {
+                set_deadline(cx, *id, race);
+                deserted.extend(race.waiters.is_empty().then_some(*id));
+            }
+        }
+        for id in deserted {
+            self.call_off(cx, id);
+        }
+    }
+
+    fn start_race(&mut self, cx: &Cx, node: NodeId) -> RaceId {
+        let id = RaceId(self.next_race);
+        self.next_race = self.next_race.saturating_add(1);
+        self.races.insert(id, Race::new(node, cx.now, cx.config.dial_address_limit));
+        id
+    }
+
+    fn join(&mut self, cx: &mut Cx, id: RaceId, waiter: RequestId, dial_target: DialTarget) {
+        let Some(race) = self.races.get_mut(&id) else { return };
+        let fresh = race.waiters.is_empty();
+        race.waiters.entry(waiter).or_insert(cx.now + dial_target.timeout);
+        race.foreground |= dial_target.foreground;
+        for relay in dial_target.relays {
+            if race.relays.len() < MAX_RELAYS && !race.relays.contains(&relay) {
+                race.relays.push_back(relay);
+            }
+        }
+        for (name, address, origin) in race.add(dial_target.addresses) {
+            let port = address.port;
+            let key = race.resolve(address, origin);
+            let effect = cx.effects.begin(EffectOwner::Resolve { race: id, name: key });
+            cx.output(Output::Resolve { id: effect, name, port });
+        }
+        set_deadline(cx, id, race);
+        if fresh {
+            self.dial_next(cx, id);
+        } else {
+            set_next(cx, id, race);
+        }
+    }
+
+    /// Starts the next dial of a race, or asks a relay if there is no address left, and sets the
+    /// timer for the next step; ends the race if nothing is left.
+    fn dial_next(&mut self, cx: &mut Cx, id: RaceId) {
+        let live = self.room().total();
+        let cut_off = self.is_cut_off(cx);
+        let Some(race) = self.races.get_mut(&id) else { return };
+        if let Some((addr, origin)) = race.next() {
+            if live >= cx.config.connection_limit {
+                // Only the manager knows which connection could make room.
+                race.put_back((addr, origin));
+                return self.events.push_back(ConnectEvent::Crowded { race: id });
+            }
+            let (node, foreground) = (race.node, race.foreground);
+            let room = cx.config.dial_limit.min(cx.config.connection_limit - live);
+            let room = if foreground { room } else { background_room(room) };
+            // While the local node seems to be cut off, dials to nodes that it knows to be silent
+            // fail; a few are enough to notice that the network is back.
+            let suspected = cut_off && self.by_node().best(&node).is_some();
+            let room = if suspected { room.min(CUT_OFF_DIALS) } else { room };
+            let is_full = self.dial_count() >= room;
+            let Some(race) = self.races.get_mut(&id) else { return };
+            race.delayed = is_full;
+            race.next_at = cx.now + cx.config.dial_delay;
+            if is_full {
+                race.put_back((addr, origin));
+                cx.metrics.dials_delayed += 1;
+                if foreground {
+                    self.make_room(cx);
+                }
+                let Some(race) = self.races.get_mut(&id) else { return };
+                return set_next(cx, id, race);
+            }
+            let (conn, deadline) = (cx.ids.connection(), race.last_deadline());
+            race.dialing.insert(conn, Dialing { addr, origin, deadline });
+            cx.metrics.dials += 1;
+            self.change(cx, conn, Change::Dial { race: id, expect: node, addr, deadline });
+        } else if let Some(relay) = race.relays.pop_front() {
+            race.signalling += 1;
+            // A silent relay does not delay the next one for long.
+            race.next_at = cx.now + cx.config.find_stall_delay;
+            self.events.push_back(ConnectEvent::Signal { race: id, node: race.node, relay });
+        }
+        let Some(race) = self.races.get_mut(&id) else { return };
+        set_next(cx, id, race);
+        if race.is_lost() {
+            let failures = core::mem::take(&mut race.failures);
+            self.end_race(cx, id, Err(failures), Losers::End);
+        }
+    }
+
+    /// The embedder waits for a dial, and all places are occupied: the newest background dial
+    /// returns to its race, unless a place is about to be free.
+    fn make_room(&mut self, cx: &mut Cx) {
+        if self.dials().any(|(_, race)| race.is_none()) {
+            // `use_room` gives the slot of a cancelled dial to the race when the dial ends.
+            return;
+        }
+        let background = |race: &RaceId| self.races.get(race).is_some_and(|race| !race.foreground);
+        let newest =
+            self.dials().rev().find_map(|(conn, race)| Some((conn, race.filter(background)?)));
+        let Some((conn, id)) = newest else { return };
+        self.cancel_dial(cx, conn);
+        if let Some(race) = self.races.get_mut(&id)
+            && let Some(Dialing { addr, origin, .. }) = race.dialing.remove(&conn)
+        {
+            race.put_back((addr, origin));
+            race.next_at = cx.now + cx.config.dial_delay;
+            set_next(cx, id, race);
+        }
+    }
+
+    /// A cancelled dial has ended: a waiting race of the embedder gets its place at once.
+    fn use_room(&mut self, cx: &mut Cx) {
+        let waits = |race: &Race| race.foreground && race.delayed && race.has_address();
+        if let Some(id) = self.races.iter().find(|(_, race)| waits(race)).map(|(id, _)| *id) {
+            self.dial_next(cx, id);
+        }
+    }
+
+    /// Fails the waiting addresses of a race, because a full table, unlike the limit of dials, may
+    /// last.
+    pub(super) fn fail_waiting(&mut self, id: RaceId, why: &ConnectionErrorReason) {
+        let Some(race) = self.races.get_mut(&id) else { return };
+        while let Some((addr, _)) = race.next() {
+            race.failures
+                .push((NodeAddress::from_socket(addr), DialFailure::Transport(why.to_string())));
+        }
+    }
+
+    /// Returns whether a race is in progress.
+    pub(crate) fn is_racing(&self, id: RaceId) -> bool {
+        self.races.contains_key(&id)
+    }
+
+    /// Handles the result of a relay: the address of the node, which is dialed after `delay`, or a
+    /// failure.
+    pub(crate) fn signalled(
+        &mut self,
+        cx: &mut Cx,
+        id: RaceId,
+        result: Result<NodeAddress, (NodeAddress, DialFailure)>,
+        delay: Duration,
+    ) {
+        let Some(race) = self.races.get_mut(&id) else { return };
+        race.signalling = race.signalling.saturating_sub(1);
+        match result {
+            Ok(address) => {
+                if race.signalled(&address) {
+                    // The node's datagrams should have opened its NAT when our first packet
+                    // arrives.
+                    race.next_at = cx.now + delay;
+                }
+            }
+            Err(failure) => {
+                race.failures.push(failure);
+                if race.signalling == 0 && !race.has_address() {
+                    race.next_at = cx.now;
+                }
+            }
+        }
+        if race.is_lost() {
+            self.dial_next(cx, id);
+        } else {
+            set_next(cx, id, race);
+        }
+    }
+
+    /// Ends a race with its result; `losers` says what becomes of its other dials.
+    pub(super) fn end_race(
+        &mut self,
+        cx: &mut Cx,
+        id: RaceId,
+        result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
+        losers: Losers,
+    ) {
+        let Some(race) = self.races.remove(&id) else { return };
+        cx.timers.cancel(Timer::RaceDeadline(id));
+        cx.timers.cancel(Timer::RaceNext(id));
+        if self.race_of.get(&race.node) == Some(&id) {
+            self.race_of.remove(&race.node);
+        }
+        if !race.resolving.is_empty() {
+            cx.effects.forget_race(id);
+        }
+        let winner = result.as_ref().ok().copied();
+        for conn in race.dialing.into_keys().filter(|conn| Some(*conn) != winner) {
+            match self.connection(conn).map(|connection| connection.side) {
+                // The handshake is complete. A connection that the peer dialed is in the race
+                // because it took the place of a dial (`connect/simultaneous.rs`); closing it is up
+                // to the peer.
+                Some(side) => {
+                    self.take_race(conn);
+                    if losers == Losers::End && side == Side::Dialer {
+                        self.close(cx, conn, ConnectionErrorReason::NotNeeded);
+                    }
+                }
+                None if losers == Losers::KeepAll => {}
+                None => self.cancel_dial(cx, conn),
+            }
+        }
+        self.race_ended(race.node, race.waiters.into_keys().collect(), result);
+    }
+
+    /// Cancels a dial. Its slot is free when the driver reports its end.
+    fn cancel_dial(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        self.change(cx, conn, Change::CancelDial);
+    }
+
+    /// Cancels the dials that their race has left behind; see [`Losers::KeepAll`].
+    pub(super) fn cancel_orphaned(&mut self, cx: &mut Cx) {
+        let kept = |race: Option<RaceId>| race.is_some_and(|race| !self.races.contains_key(&race));
+        let conns: Vec<_> =
+            self.dials().filter(|(_, race)| kept(*race)).map(|(conn, _)| conn).collect();
+        for conn in conns {
+            self.cancel_dial(cx, conn);
+        }
+    }
+
+    fn race_ended(
+        &mut self,
+        node: NodeId,
+        waiters: BTreeSet<RequestId>,
+        result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
+    ) {
+        if !waiters.is_empty() {
+            self.events.push_back(ConnectEvent::RaceEnded { node, waiters, result });
+        }
+    }
+
+    /// The dials of a race present a former identity: they are started again.
+    pub(super) fn restart(&mut self, cx: &mut Cx, id: RaceId) {
+        let Some(race) = self.races.get_mut(&id) else { return };
+        let dialing = core::mem::take(&mut race.dialing);
+        for Dialing { addr, origin, .. } in dialing.values() {
+            race.put_back((*addr, *origin));
+        }
+        for conn in dialing.into_keys() {
+            self.cancel_dial(cx, conn);
+        }
+        self.dial_next(cx, id);
+    }
+
+    pub(super) fn call_off(&mut self, cx: &mut Cx, id: RaceId) {
+        let failures = self.races.get(&id).map(|race| race.failures(&DialFailure::Cancelled));
+        self.end_race(cx, id, Err(failures.unwrap_or_default()), Losers::End);
+    }
+
+    /// A dial of a race failed: the next address starts at once. The same address is retried if the
+    /// dial only failed because its deadline, taken from earlier waiters, was shorter than that of
+    /// a current waiter.
+    pub(super) fn dial_lost(
+        &mut self,
+        cx: &mut Cx,
+        id: RaceId,
+        conn: ConnectionId,
+        why: DialFailure,
+    ) {
+        if let Some(race) = self.races.get_mut(&id)
+            && let Some(Dialing { addr, origin, deadline }) = race.dialing.remove(&conn)
+        {
+            cx.metrics.dial_failures += 1;
+            if why == DialFailure::TimedOut && deadline <= cx.now && cx.now < race.last_deadline() {
+                race.put_back((addr, origin));
+            } else {
+                race.failures.push((NodeAddress::from_socket(addr), after_signal(origin, why)));
+            }
+            self.dial_next(cx, id);
+        }
+    }
+
+    /// The peer of a dial of a race is silent after the handshake.
+    pub(super) fn dial_again(&mut self, cx: &mut Cx, id: RaceId, conn: ConnectionId) {
+        if self.races.get_mut(&id).is_some_and(|race| race.again(conn)) {
+            self.dial_next(cx, id);
+        }
+    }
+
+    // -- inputs and timers
+
+    /// A host name of a race was resolved, or could not be.
+    pub(crate) fn resolved(
+        &mut self,
+        cx: &mut Cx,
+        id: RaceId,
+        name: u32,
+        result: Result<Vec<SocketAddr>, String>,
+    ) {
+        let Some(race) = self.races.get_mut(&id) else { return };
+        let Some((address, origin)) = race.resolving.remove(&name) else { return };
+        match result {
+            Ok(addrs) if addrs.is_empty() => {
+                race.failures
+                    .push((address, DialFailure::Resolve("the name has no address".to_owned())));
+            }
+            Ok(addrs) => {
+                // The receiver of the failures knows the name.
+                race.failures.push((address, DialFailure::LeadsTo(addrs.clone())));
+                race.add_sockets(addrs.into_iter().map(|addr| (addr, origin)));
+            }
+            Err(why) => race.failures.push((address, DialFailure::Resolve(why))),
+        }
+        if race.dialing.is_empty() {
+            self.dial_next(cx, id);
+        } else {
+            set_next(cx, id, race);
+        }
+    }
+
+    pub(crate) fn dial_failed(&mut self, cx: &mut Cx, conn: ConnectionId, why: DialFailure) {
+        let Some(State::Dialing { race }) = self.state(conn) else {
+            cx.metrics.late_inputs += 1;
+            return;
+        };
+        let race = *race;
+        self.change(cx, conn, Change::DialFailed(&why));
+        match race {
+            Some(race) => self.dial_lost(cx, race, conn, why),
+            None => self.use_room(cx),
+        }
+    }
+
+    /// The race has failed for the waiters whose deadline is exceeded.
+    pub(crate) fn race_deadline(&mut self, cx: &mut Cx, id: RaceId) {
+        let Some(race) = self.races.get_mut(&id) else { return };
+        let failures = race.failures(&DialFailure::TimedOut);
+        let now = cx.now;
+        if race.waiters.values().all(|deadline| *deadline <= now) {
+            cx.metrics.dial_failures += race.dialing.len() as u64;
+            return self.end_race(cx, id, Err(failures), Losers::End);
+        }
+        let late: BTreeSet<_> = race
+            .waiters
+            .iter()
+            .filter(|(_, deadline)| **deadline <= now)
+            .map(|(waiter, _)| *waiter)
+            .collect();
+        race.waiters.retain(|waiter, _| !late.contains(waiter));
+        set_deadline(cx, id, race);
+        let node = race.node;
+        self.race_ended(node, late, Err(failures));
+    }
+
+    pub(crate) fn race_next(&mut self, cx: &mut Cx, id: RaceId) {
+        self.dial_next(cx, id);
+    }
+}
+
+/// Returns how many dials may be background ones: a quarter of the places, at least one, is
+/// reserved for the embedder, because a dial to an unreachable node occupies a place for fifteen
+/// seconds.
+fn background_room(room: usize) -> usize {
+    (room * 3).div_ceil(4).min(room.saturating_sub(1)).max(1)
+}
+
+/// Sets the timer for the first deadline of the waiters.
+fn set_deadline(cx: &mut Cx, id: RaceId, race: &Race) {
+    if let Some(first) = race.waiters.values().min() {
+        cx.timers.set(Timer::RaceDeadline(id), *first);
+    }
+}
+
+/// Sets the timer for the next step, if there is one.
+fn set_next(cx: &mut Cx, id: RaceId, race: &Race) {
+    if race.has_next() {
+        cx.timers.set(Timer::RaceNext(id), race.next_at.max(cx.now));
+    } else {
+        cx.timers.cancel(Timer::RaceNext(id));
+    }
+}

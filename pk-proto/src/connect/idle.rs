@@ -1,0 +1,106 @@
+//! When unused connections close, and leases, which hold them.
+
+use core::time::Duration;
+
+use super::connection::{Connection, State};
+use super::table::Connections;
+use crate::machine::cx::Cx;
+use crate::machine::timer::Timer;
+use crate::types::id::{ConnectionId, LeaseId, NodeId};
+use crate::types::time::Instant;
+
+impl Connections {
+    /// A connection was used: its idle time starts again.
+    pub(crate) fn touch(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        // A retired connection closes at its time, however much it is used.
+        if !self.is_retired(conn) {
+            self.set_used_at(conn, cx.now);
+            self.note_use(conn, cx.now);
+            self.arm(cx, conn);
+        }
+    }
+
+    /// Sets the idle timer of an accepted connection.
+    pub(super) fn arm(&self, cx: &mut Cx, conn: ConnectionId) {
+        if let Some(State::Live { connection, .. }) = self.state(conn) {
+            let at = match connection.leases.is_empty() {
+                true => self.idle_at(cx, conn, connection),
+                // The peer does not know of the lease: something must be sent before its idle
+                // timeout.
+                false => connection.used_at + cx.config.connection_idle_timeout / 2,
+            };
+            cx.timers.set(Timer::Idle(conn), at);
+        }
+    }
+
+    /// Returns when a connection closes if it is not used.
+    pub(super) fn idle_at(&self, cx: &Cx, conn: ConnectionId, connection: &Connection) -> Instant {
+        connection.used_at + idle_timeout(cx, &connection.node, self.is_primary(conn))
+    }
+
+    /// Returns whether a lease holds a connection.
+    pub(crate) fn is_leased(&self, conn: ConnectionId) -> bool {
+        self.connection(conn).is_some_and(|connection| !connection.leases.is_empty())
+    }
+
+    /// Leases a connection until `release`.
+    pub(crate) fn acquire(&mut self, cx: &mut Cx, conn: ConnectionId) -> Option<LeaseId> {
+        self.connection(conn)?;
+        let lease = cx.ids.lease();
+        self.add_lease(conn, lease);
+        self.touch(cx, conn);
+        Some(lease)
+    }
+
+    /// Ends a lease; has no effect if it has ended.
+    pub(crate) fn release(&mut self, cx: &mut Cx, lease: LeaseId) {
+        if let Some(conn) = self.remove_lease(lease) {
+            self.touch(cx, conn);
+        }
+    }
+
+    /// One connection with a node is gone: the next one is primary now, and lives longer.
+    pub(super) fn promote(&self, cx: &mut Cx, node: &NodeId) {
+        if let Some(next) = self.primary(node) {
+            self.arm(cx, next);
+        }
+    }
+}
+
+/// Returns 60 s, and for a primary connection up to 2 h more, depending on distance (docs/WIRE.md
+/// section 9). Integers only.
+fn idle_timeout(cx: &Cx, node: &NodeId, primary: bool) -> Duration {
+    let base = cx.config.connection_idle_timeout;
+    match cx.own().bucket_index(node) {
+        Some(bucket) if primary => {
+            base + cx.config.connection_idle_scale * u32::from(255 - bucket.0) / 255
+        }
+        _ => base,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::config::Config;
+    use crate::types::time::UnixMillis;
+
+    /// The vectors `stickyIdleTimeout` of `pk-proto/tests/vectors/distance.json`, in whole
+    /// milliseconds.
+    #[test]
+    fn the_nearer_the_longer_a_primary_connection_lives() {
+        let own = NodeId::from_bytes([0; 32]);
+        let cx =
+            Cx::new(Config::default(), alloc::vec![own], [0; 32], Instant::ORIGIN, UnixMillis(0));
+        for (bucket, ms) in
+            [(255u8, 60_000), (254, 88_235), (200, 1_612_941), (128, 3_645_882), (0, 7_260_000)]
+        {
+            let mut bytes = [0; 32];
+            bytes[31 - usize::from(bucket / 8)] = 1 << (bucket % 8);
+            let node = NodeId::from_bytes(bytes);
+            assert_eq!(own.bucket_index(&node).map(|index| index.0), Some(bucket));
+            assert_eq!(idle_timeout(&cx, &node, true).as_millis(), ms, "bucket {bucket}");
+            assert_eq!(idle_timeout(&cx, &node, false).as_millis(), 60_000);
+        }
+    }
+}

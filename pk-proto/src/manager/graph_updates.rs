@@ -1,0 +1,173 @@
+//! Changes of the graph. Every change is emitted as an event, counted, and written after a delay.
+
+use alloc::vec::Vec;
+
+use super::node::NodeManager;
+use crate::api::error::Failure;
+use crate::api::event::Event;
+use crate::api::reply::Reply;
+use crate::graph::outcome::{SetNodeOutcome, SetNodeRejection};
+use crate::machine::effects::PersistOwner;
+use crate::machine::phase::Phase;
+use crate::store::table::WriteFailure;
+use crate::types::address::{NodeAddress, NodeContactAddressData};
+use crate::types::id::NodeId;
+
+impl NodeManager {
+    /// Adds a node to the graph or updates it, and emits the event. A connection time later than
+    /// the local clock is replaced by the current time.
+    pub(super) fn set_in_graph(
+        &mut self,
+        node: NodeId,
+        address: NodeAddress,
+        data: NodeContactAddressData,
+    ) -> SetNodeOutcome {
+        // The graph itself rejects only the newest local id.
+        let outcome = match self.cx.is_own(&node) {
+            true => SetNodeOutcome::Rejected(SetNodeRejection::OwnNode),
+            false => self.nodes.graph.set(node, address, self.by_our_clock(data)),
+        };
+        self.was_set(node, outcome);
+        outcome
+    }
+
+    /// Returns the data with a connection time that is not later than the local clock.
+    pub(super) fn by_our_clock(&self, mut data: NodeContactAddressData) -> NodeContactAddressData {
+        data.connected_time = data.connected_time.min(self.cx.unix());
+        data
+    }
+
+    /// Limits the connection times in the graph after the wall clock was set or the graph was
+    /// loaded. A time in the future would rank the contact as the most recent one until the clock
+    /// reaches it.
+    pub(super) fn limit_times(&mut self) {
+        // Stored times are limited when the node starts.
+        if self.cx.phase() != Phase::Running {
+            return;
+        }
+        let unix = self.cx.unix();
+        for node in self.nodes.graph.limit_times(unix) {
+            self.graph_writer.changed(&mut self.cx, node);
+        }
+    }
+
+    /// Counts the outcome of adding a node to the graph. If the graph has changed, emits the event
+    /// and schedules the write.
+    pub(super) fn was_set(&mut self, node: NodeId, outcome: SetNodeOutcome) {
+        match outcome {
+            SetNodeOutcome::Rejected(SetNodeRejection::BucketFull) => {
+                self.cx.metrics.bucket_full += 1;
+            }
+            SetNodeOutcome::Rejected(SetNodeRejection::Diversity) => {
+                self.cx.metrics.diversity_refused += 1;
+            }
+            SetNodeOutcome::Rejected(_) => {}
+            SetNodeOutcome::Added
+            | SetNodeOutcome::Updated
+            | SetNodeOutcome::Replaced(_)
+            | SetNodeOutcome::Pending => {
+                if outcome == SetNodeOutcome::Added {
+                    self.cx.event(Event::NodeAdded { node });
+                }
+                self.graph_writer.changed(&mut self.cx, node);
+                if let Some(bucket) = self.cx.own().bucket_index(&node) {
+                    self.bucket_touched(bucket);
+                }
+            }
+        }
+    }
+
+    /// Removes the former ids of a node that has renewed its key, because the graph has only its
+    /// newest id. Returns the addresses of the former ids that a connection had proved.
+    pub(super) fn leave_former(
+        &mut self,
+        chain: &[NodeId],
+    ) -> Vec<(NodeAddress, NodeContactAddressData)> {
+        let mut known = Vec::new();
+        for former in chain.iter().skip(1) {
+            if let Some(bucket) = self.cx.own().bucket_index(former) {
+                self.nodes.pending.remove(bucket, former);
+            }
+            if self.is_proven(*former) {
+                known.extend(
+                    self.nodes
+                        .graph
+                        .get(former)
+                        .into_iter()
+                        .flat_map(|contact| contact.iter().rev().cloned()),
+                );
+            }
+            self.remove_from_graph(former);
+        }
+        known
+    }
+
+    /// Removes a node from the graph and emits the event. Returns whether it was in the graph.
+    pub(super) fn remove_from_graph(&mut self, node: &NodeId) -> bool {
+        let there = self.nodes.graph.unset(node).is_some();
+        if there {
+            self.left_graph(node);
+        }
+        there
+    }
+
+    /// Emits that a node was removed from the graph, and schedules the write.
+    pub(super) fn left_graph(&mut self, node: &NodeId) {
+        self.nodes.unproven.remove(node);
+        self.graph_writer.changed(&mut self.cx, *node);
+        self.cx.event(Event::NodeRemoved { node: *node });
+    }
+
+    /// Starts to write the changes of the graph.
+    pub(super) fn write_graph(&mut self) {
+        self.graph_writer.write(
+            &mut self.cx,
+            &self.nodes.graph,
+            &self.nodes.unproven,
+            &self.nodes.refreshed,
+        );
+    }
+
+    /// Passes the known outcome of a transaction to its owner.
+    pub(super) fn written(&mut self, owner: PersistOwner, result: Result<(), WriteFailure>) {
+        match owner {
+            PersistOwner::Claim { writer, appends } => {
+                self.claim_persisted(writer, appends, &result);
+            }
+            PersistOwner::Renewal(request) => {
+                self.renewal_persisted(request, &result);
+                self.write_if_awaited();
+            }
+            PersistOwner::Links(request) => self.links_persisted(request, &result),
+            PersistOwner::Graph => self.graph_persisted(result),
+        }
+    }
+
+    /// Handles the outcome of a transaction of the graph.
+    fn graph_persisted(&mut self, result: Result<(), WriteFailure>) {
+        let Some((flushed, result)) = self.graph_writer.persisted(&mut self.cx, result) else {
+            return;
+        };
+        for request in flushed {
+            self.end(request, result.clone().map(|()| Reply::Flush).map_err(Failure::from));
+        }
+        if result.is_err() && self.cx.phase() == Phase::Stopping {
+            // A node that stops does not retry.
+            self.graph_writer.discard();
+        }
+        // After a failure the retry is delayed, even if requests wait for it.
+        if result.is_err() || !self.write_if_awaited() {
+            self.graph_writer.rearm(&mut self.cx);
+        }
+    }
+
+    /// Writes the changes of the graph at once if a request or `stop` waits for them. Returns
+    /// whether this is so.
+    pub(super) fn write_if_awaited(&mut self) -> bool {
+        let awaited = self.graph_writer.is_flushing() || self.cx.phase() == Phase::Stopping;
+        if awaited {
+            self.write_graph();
+        }
+        awaited
+    }
+}

@@ -1,0 +1,471 @@
+//! What peers send on streams, from credit and bytes to messages, and their dispatch by the purpose
+//! of the stream.
+//!
+//! The credit of a connection is shared among its streams. On `pk/1` a stream gets credit for the
+//! header of a message, then for the rest of it in one grant: never for more than that one message.
+//! What follows an opening is therefore never read here, but by the application that takes over the
+//! stream, and two long messages never wait for each other. On `quic` messages have no length
+//! prefix: credit grows in steps up to the limit of one message, and what was read after an opening
+//! is handed over with the stream. The bytes and credit of all streams of a connection stay below
+//! `Config::receive_window`; streams that do not fit wait, in order.
+
+use alloc::string::String;
+use core::time::Duration;
+
+use bytes::Bytes;
+
+use super::event::{ExchangeStep, RpcEvent};
+use super::table::{PerConnection, Purpose, RecvHalf, Rpc, Stream};
+use crate::api::error::{Failure, PeerFault, code};
+use crate::api::output::Output;
+use crate::api::transport::Opener;
+use crate::machine::cx::Cx;
+use crate::machine::timer::Timer;
+use crate::types::id::{ConnectionId, RequestId, StreamId};
+use crate::wire::codec::{self, Decoder};
+use crate::wire::dialect::Dialect;
+use crate::wire::message::{RpcRequest, RpcResponse};
+use crate::wire::native::hello::Hello;
+use crate::wire::parsed_message::{ParsedMessage, StreamFormat};
+
+/// Version of the native dialect that this node supports, the only one so far.
+const VERSION: u16 = 1;
+/// Extensions that this node supports.
+const FEATURES: u64 = Hello::EXCHANGE | Hello::CLAIMS | Hello::PLAIN_SIGNALS;
+
+impl Rpc {
+    // -- inputs
+
+    /// A peer opened a stream.
+    pub(crate) fn stream_opened(&mut self, cx: &mut Cx, conn: ConnectionId, id: StreamId) {
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            cx.metrics.late_inputs += 1;
+            return;
+        };
+        let theirs = connection.streams.iter().filter(|stream| !stream.is_ours()).count();
+        if theirs >= cx.config.streams_per_connection || self.streams.contains_key(&id) {
+            cx.metrics.streams_refused += 1;
+            cx.output(Output::ResetStream { stream: id, code: code::LIMIT });
+            cx.output(Output::StopStream { stream: id, code: code::LIMIT });
+            self.fault(cx, conn, PeerFault::TooManyStreams);
+            return;
+        }
+        connection.streams.insert(id);
+        let dialect = connection.dialect;
+        // Until the Hello, its timeout applies: this may be the stream that carries it, or one that
+        // waits for it.
+        let wait = if connection.hello { Duration::ZERO } else { cx.config.hello_timeout };
+        self.streams.insert(
+            id,
+            Stream::new(cx, conn, dialect, Purpose::First, StreamFormat::first(dialect)),
+        );
+        cx.timers.set(Timer::Stream(id), cx.now + cx.config.call_timeout.max(wait));
+        self.grant(cx, id);
+    }
+
+    /// Bytes of a peer arrived, with the end of its direction if `fin`.
+    pub(crate) fn stream_data(&mut self, cx: &mut Cx, id: StreamId, bytes: Bytes, fin: bool) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            // Read with our credit before the driver knew that the stream was handed over.
+            if !cx.append_unread(id, &bytes) {
+                cx.metrics.late_inputs += 1;
+            }
+            return;
+        };
+        let len = bytes.len() as u64;
+        stream.recv.credit = stream.recv.credit.saturating_sub(len);
+        if fin {
+            stream.recv.end();
+        }
+        if stream.purpose.reads() {
+            stream.recv.decoder.push(bytes);
+        }
+        self.read(cx, id);
+    }
+
+    /// The peer reset its direction.
+    pub(crate) fn stream_reset(&mut self, cx: &mut Cx, id: StreamId, code: u64) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            cx.metrics.late_inputs += 1;
+            return;
+        };
+        stream.recv.end();
+        self.refund(cx, id);
+        let Some(stream) = self.streams.get(&id) else { return };
+        match stream.purpose {
+            // The answer is sent nevertheless.
+            Purpose::Responded | Purpose::Responding | Purpose::Paging { .. } | Purpose::Ended => {
+                self.end_if_over(cx, id);
+            }
+            Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
+            _ => self.give_up(cx, id, code::NONE, Failure::aborted(code)),
+        }
+    }
+
+    // -- messages
+
+    /// Decodes every complete message of a stream, then grants credit for the next one.
+    pub(super) fn read(&mut self, cx: &mut Cx, id: StreamId) {
+        while let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.reads()) {
+            let format = stream.format;
+            let message = stream.recv.decoder.next();
+            match message.and_then(|message| {
+                message.map(|message| codec::read(&message, format)).transpose()
+            }) {
+                Ok(Some(parsed)) => self.message(cx, id, parsed),
+                Ok(None) => break,
+                Err(fault) => return self.fail(cx, id, fault.into()),
+            }
+        }
+        let Some(stream) = self.streams.get(&id) else { return };
+        let conn = stream.conn;
+        if stream.recv.is_over() {
+            self.read_to_the_end(cx, id);
+        }
+        self.grant(cx, id);
+        self.feed(cx, conn);
+    }
+
+    /// The peer's direction has ended without another complete message.
+    fn read_to_the_end(&mut self, cx: &mut Cx, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        match stream.purpose {
+            Purpose::Responding | Purpose::Responded | Purpose::Paging { .. } | Purpose::Ended => {
+                self.end_if_over(cx, id);
+            }
+            // There may be more than was read.
+            _ if stream.parked => {}
+            Purpose::Call { call }
+                if stream.format.is_list() && stream.recv.decoder.buffered() == 0 =>
+            {
+                self.part_ended(cx, call, id, None);
+                self.abort(cx, id, code::NONE);
+            }
+            Purpose::Exchange { .. } if stream.recv.decoder.buffered() == 0 => {
+                let (conn, step) = (stream.conn, ExchangeStep::Finished);
+                self.events.push_back(RpcEvent::Exchange { stream: id, conn, step });
+                self.end_if_over(cx, id);
+            }
+            _ => self.fail(cx, id, PeerFault::Truncated),
+        }
+    }
+
+    /// Handles one message. A message that is not expected on this stream is a fault.
+    fn message(&mut self, cx: &mut Cx, id: StreamId, parsed: ParsedMessage) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let conn = stream.conn;
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        match (&stream.purpose, parsed) {
+            (Purpose::Control, ParsedMessage::Hello(hello)) if !connection.hello => {
+                connection.hello = true;
+                self.greet(cx, id, conn, &hello);
+            }
+            (Purpose::First, ParsedMessage::Hello(hello)) if !connection.hello => {
+                connection.hello = true;
+                connection.control = Some(id);
+                stream.purpose = Purpose::Control;
+                cx.timers.cancel(Timer::Stream(id));
+                if let Some(bytes) = codec::hello(our_hello()) {
+                    self.send(cx, id, bytes, false);
+                }
+                self.greet(cx, id, conn, &hello);
+            }
+            // No request is served before the Hello.
+            (Purpose::First, ParsedMessage::Request { request: question, format, timeout })
+                if connection.hello =>
+            {
+                stream.format = format;
+                self.asked(cx, id, question, timeout);
+            }
+            (Purpose::First, ParsedMessage::Exchange { token, format, timeout })
+                if connection.hello =>
+            {
+                (stream.purpose, stream.format) = (Purpose::Exchange { ours: false }, format);
+                set_patience(cx, id, timeout);
+                self.events.push_back(RpcEvent::Exchange {
+                    stream: id,
+                    conn,
+                    step: ExchangeStep::Begun(token),
+                });
+            }
+            (Purpose::First, ParsedMessage::Open { protocol, header }) if connection.hello => {
+                let handed = connection.detached.iter().filter(|id| !id.is_ours()).count();
+                let known = self.protocols.contains(&protocol);
+                if known && handed >= cx.config.application_streams {
+                    // The peer cannot know how many of its streams are still in use here.
+                    cx.metrics.streams_refused += 1;
+                    self.abort(cx, id, code::LIMIT);
+                } else if known {
+                    let accepted = codec::accepted(connection.dialect);
+                    self.send(cx, id, accepted, false);
+                    self.detach(cx, id, protocol, Opener::Peer, header);
+                } else {
+                    let (dialect, node) = (connection.dialect, connection.node);
+                    match codec::unserved(dialect, &protocol, &header, &node, cx.unix()) {
+                        Some(error) => {
+                            stream.purpose = Purpose::Responding;
+                            self.respond(cx, id, error);
+                            self.stop_reading(cx, id);
+                        }
+                        None => drop(self.abort(cx, id, code::UNSUPPORTED)),
+                    }
+                    self.unsupported(cx, conn);
+                }
+            }
+            (Purpose::First, ParsedMessage::Invalid { why, format }) => {
+                (stream.purpose, stream.format) = (Purpose::Responding, format);
+                if let Some(bytes) = codec::invalid(format, why, cx.unix()) {
+                    self.respond(cx, id, bytes);
+                }
+                self.stop_reading(cx, id);
+                self.invalid(cx, conn);
+            }
+            (Purpose::Call { call }, ParsedMessage::Part(answer)) => {
+                let call = *call;
+                match self.part_answered(call, answer) {
+                    Ok(()) => self.park(cx, id, call),
+                    Err(fault) => self.fail(cx, id, fault),
+                }
+            }
+            (Purpose::Call { call }, ParsedMessage::Response(answer)) => {
+                let call = *call;
+                match self.part_answered(call, Some(answer)) {
+                    Ok(()) => self.part_over(cx, call, id, None),
+                    Err(fault) => self.fail(cx, id, fault),
+                }
+            }
+            (Purpose::Call { call }, ParsedMessage::Failure(failure)) => {
+                let call = *call;
+                self.part_over(cx, call, id, Some(failure.into()));
+            }
+            (Purpose::Exchange { .. }, ParsedMessage::Token(token)) => {
+                self.exchange_heard(cx, id);
+                self.events.push_back(RpcEvent::Exchange {
+                    stream: id,
+                    conn,
+                    step: ExchangeStep::Token(token),
+                });
+            }
+            (
+                Purpose::Exchange { ours: true },
+                ParsedMessage::Response(RpcResponse::Refused(refusal)),
+            ) => {
+                self.give_up(cx, id, code::NONE, Failure::Refused(refusal));
+            }
+            (Purpose::Exchange { ours: true }, ParsedMessage::Failure(failure)) => {
+                self.give_up(cx, id, code::NONE, failure.into());
+            }
+            (Purpose::Open { request, protocol }, ParsedMessage::Accepted) => {
+                let (request, protocol) = (*request, protocol.clone());
+                self.opened(cx, id, request, protocol);
+            }
+            _ => self.fail(cx, id, PeerFault::Unexpected),
+        }
+    }
+
+    fn greet(&mut self, cx: &mut Cx, id: StreamId, conn: ConnectionId, hello: &Hello) {
+        if hello.version_min > VERSION || hello.version_max < VERSION {
+            return self.fail(cx, id, PeerFault::Version);
+        }
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.features = hello.features;
+        }
+        self.events.push_back(RpcEvent::Hello { conn });
+        self.feed_early(cx, conn);
+    }
+
+    /// A request of the peer is complete.
+    fn asked(
+        &mut self,
+        cx: &mut Cx,
+        id: StreamId,
+        question: RpcRequest,
+        timeout: Option<Duration>,
+    ) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let conn = stream.conn;
+        stream.purpose = Purpose::Responding;
+        set_patience(cx, id, timeout);
+        self.stop_reading(cx, id);
+        self.events.push_back(RpcEvent::Request { stream: id, conn, request: question });
+    }
+
+    /// A stream of a local call has received its last message.
+    fn part_over(&mut self, cx: &mut Cx, call: StreamId, id: StreamId, failure: Option<Failure>) {
+        self.part_ended(cx, call, id, failure);
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.format.awaits_end() && !stream.recv.is_over() {
+            stream.purpose = Purpose::Ended;
+            cx.timers.set(Timer::Stream(id), cx.now + cx.config.call_timeout);
+        } else {
+            self.abort(cx, id, code::NONE);
+        }
+    }
+
+    /// A stream of the local node for an application was accepted.
+    pub(super) fn opened(
+        &mut self,
+        cx: &mut Cx,
+        id: StreamId,
+        request: RequestId,
+        protocol: String,
+    ) {
+        self.detach(cx, id, protocol, Opener::Us(request), Bytes::new());
+        self.events.push_back(RpcEvent::Opened { request, result: Ok(id) });
+    }
+
+    /// Nothing more is read from a stream of the peer.
+    pub(super) fn stop_reading(&mut self, cx: &mut Cx, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if !stream.format.awaits_end() && !stream.recv.is_over() {
+            stream.recv.end();
+            cx.output(Output::StopStream { stream: id, code: code::NONE });
+            self.refund(cx, id);
+        }
+        self.end_if_over(cx, id);
+    }
+
+    fn detach(
+        &mut self,
+        cx: &mut Cx,
+        id: StreamId,
+        protocol: String,
+        opener: Opener,
+        header: Bytes,
+    ) {
+        let Some(node) = self.node_of(id) else { return };
+        let Some(stream) = self.remove(cx, id) else { return };
+        if let Some(connection) = self.connections.get_mut(&stream.conn) {
+            connection.detached.insert(id);
+        }
+        let unread = stream.recv.decoder.into_unread();
+        let unread = if header.is_empty() { unread } else { [header, unread].concat().into() };
+        cx.output(Output::DetachStream {
+            conn: stream.conn,
+            stream: id,
+            node,
+            protocol,
+            opener,
+            unread,
+        });
+        self.feed(cx, stream.conn);
+    }
+
+    // -- credit
+
+    /// Grants what a stream needs next, or lets it wait for the connection's window. Returns
+    /// `false` if it waits.
+    pub(super) fn grant(&mut self, cx: &mut Cx, id: StreamId) -> bool {
+        self.account(id);
+        let Some(stream) = self.streams.get_mut(&id) else { return true };
+        let Some(connection) = self.connections.get_mut(&stream.conn) else { return true };
+        if stream.recv.is_over() || !stream.reads() || connection.is_early(id) {
+            return true;
+        }
+        let need = stream.recv.missing();
+        if need == 0 {
+            return true;
+        }
+        let first = connection.starved.front().is_none_or(|first| *first == id);
+        if !first || connection.received.saturating_add(need) > cx.config.receive_window {
+            if !connection.starved.contains(&id) {
+                connection.starved.push_back(id);
+            }
+            return false;
+        }
+        stream.recv.credit = stream.recv.credit.saturating_add(need);
+        cx.output(Output::ReadCredit { stream: id, bytes: need });
+        self.account(id);
+        true
+    }
+
+    /// A stream is no longer read: others get its credit.
+    pub(super) fn refund(&mut self, cx: &mut Cx, id: StreamId) {
+        self.account(id);
+        if let Some(conn) = self.streams.get(&id).map(|stream| stream.conn) {
+            self.feed(cx, conn);
+        }
+    }
+
+    /// Updates the sum of the connection with the present cost of a stream.
+    fn account(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&stream.conn) else { return };
+        let cost = stream.recv.cost();
+        connection.received = connection.received.saturating_sub(stream.cost).saturating_add(cost);
+        stream.cost = cost;
+    }
+
+    /// Serves the streams that wait for credit, in order, as far as the window allows.
+    pub(super) fn feed(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        while let Some(id) =
+            self.connections.get(&conn).and_then(|connection| connection.starved.front().copied())
+        {
+            if !self.grant(cx, id) {
+                return;
+            }
+            if let Some(connection) = self.connections.get_mut(&conn) {
+                connection.starved.retain(|starved| *starved != id);
+            }
+        }
+    }
+
+    /// The peer sent its Hello: the streams that it opened before are read from now on.
+    pub(super) fn feed_early(&mut self, cx: &mut Cx, conn: ConnectionId) {
+        let streams = self.connections.get(&conn).map(|connection| connection.streams.clone());
+        for id in streams.into_iter().flatten() {
+            if self.streams.get(&id).is_some_and(|stream| matches!(stream.purpose, Purpose::First))
+            {
+                cx.timers.set(Timer::Stream(id), cx.now + cx.config.call_timeout);
+            }
+            self.grant(cx, id);
+        }
+    }
+}
+
+impl PerConnection {
+    /// Returns whether a stream must wait for the Hello. Streams overtake each other: an acceptor
+    /// that has sent its Hello may send a request on the next stream, which arrives first. A dialer
+    /// sends requests only after it was greeted.
+    fn is_early(&self, id: StreamId) -> bool {
+        !self.hello && self.control.is_some_and(|control| control != id)
+    }
+}
+
+impl RecvHalf {
+    pub(super) fn new(dialect: Dialect, window: u64) -> Self {
+        Self { decoder: Decoder::new(dialect, window), credit: 0, over: false }
+    }
+
+    /// Nothing more arrives: the peer has ended or reset its direction, or was asked to stop.
+    pub(super) fn end(&mut self) {
+        self.over = true;
+        self.credit = 0;
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Returns the memory cost of this half: its bytes and its credit.
+    pub(super) fn cost(&self) -> u64 {
+        self.credit.saturating_add(self.decoder.buffered() as u64)
+    }
+
+    /// Returns the bytes to grant so that the present message can be completed.
+    pub(super) fn missing(&self) -> u64 {
+        (self.decoder.wanted() as u64).saturating_sub(self.credit)
+    }
+}
+
+/// A calling peer waits as long as it states, but at most `call_timeout`.
+fn set_patience(cx: &mut Cx, id: StreamId, timeout: Option<Duration>) {
+    let most = cx.config.call_timeout;
+    cx.timers.set(Timer::Stream(id), cx.now + timeout.map_or(most, |timeout| timeout.min(most)));
+}
+
+/// Returns the first local message on every connection.
+pub(super) fn our_hello() -> Hello {
+    let agent = concat!("pk/", env!("CARGO_PKG_VERSION")).into();
+    Hello { version_min: VERSION, version_max: VERSION, features: FEATURES, agent }
+}

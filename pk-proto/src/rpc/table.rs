@@ -1,0 +1,165 @@
+//! The table of streams and calls.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
+
+use bytes::Bytes;
+
+use super::event::RpcEvent;
+use super::fault_meter::FaultMeter;
+use super::paging::Paging;
+use crate::api::error::Failure;
+use crate::claims::ClaimId;
+use crate::machine::cx::Cx;
+use crate::types::id::{ConnectionId, NodeId, RequestId, StreamId};
+use crate::types::time::Instant;
+use crate::wire::codec::Decoder;
+use crate::wire::dialect::Dialect;
+use crate::wire::message::RpcResponse;
+use crate::wire::parsed_message::StreamFormat;
+
+/// A local call without a complete answer. A dialect may need several streams for it.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) request: RequestId,
+    pub(super) conn: ConnectionId,
+    pub(super) begun: Instant,
+    /// Streams that have not ended.
+    pub(super) parts: BTreeSet<StreamId>,
+    /// Answer so far.
+    pub(super) answer: Option<RpcResponse>,
+    /// Progress of an answer that has pages.
+    pub(super) paging: Option<Paging>,
+    /// Whether a part has ended well, or has sent something.
+    pub(super) answered: bool,
+    /// Number of messages of the answer.
+    pub(super) messages: u32,
+    /// Failure of the first part that failed.
+    pub(super) failure: Option<Failure>,
+}
+
+/// State of one connection.
+#[derive(Debug)]
+pub(super) struct PerConnection {
+    pub(super) node: NodeId,
+    pub(super) dialect: Dialect,
+    pub(super) streams: BTreeSet<StreamId>,
+    pub(super) control: Option<StreamId>,
+    /// Streams of applications, no longer in `streams`.
+    pub(super) detached: BTreeSet<StreamId>,
+    /// Sum of the costs of all receiving halves.
+    pub(super) received: u64,
+    /// Streams that wait for credit, in order.
+    pub(super) starved: VecDeque<StreamId>,
+    pub(super) hello: bool,
+    /// Extensions that the peer supports.
+    pub(super) features: u64,
+    pub(super) faults: FaultMeter,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) conn: ConnectionId,
+    pub(super) purpose: Purpose,
+    /// Format of the data on it.
+    pub(super) format: StreamFormat,
+    pub(super) send: SendHalf,
+    pub(super) recv: RecvHalf,
+    /// Whether reading is paused.
+    pub(super) parked: bool,
+    /// Its part of the sum of the connection.
+    pub(super) cost: u64,
+}
+
+impl Stream {
+    pub(super) fn new(
+        cx: &Cx,
+        conn: ConnectionId,
+        dialect: Dialect,
+        purpose: Purpose,
+        format: StreamFormat,
+    ) -> Self {
+        let recv = RecvHalf::new(dialect, cx.config.receive_window);
+        Self { conn, purpose, format, send: SendHalf::default(), recv, parked: false, cost: 0 }
+    }
+}
+
+/// Purpose of a stream.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// Hellos, in both directions; open as long as the connection.
+    Control,
+    /// Local: waits for the answer to a call, or a part of it.
+    Call { call: StreamId },
+    /// Local: waits for the peer to accept a protocol.
+    Open { request: RequestId, protocol: String },
+    /// Incoming: the first message is not complete yet.
+    First,
+    /// Incoming: waits for our answer.
+    Responding,
+    /// Incoming: answered; the answer is being sent.
+    Responded,
+    /// Incoming: a part of the answer is being sent, which continues after this claim.
+    Paging { after: ClaimId },
+    /// An exchange, local if `ours`.
+    Exchange { ours: bool },
+    /// Local: everything is received except the end of the peer's direction.
+    Ended,
+}
+
+impl Stream {
+    /// Returns whether another message is read now.
+    pub(super) fn reads(&self) -> bool {
+        self.purpose.reads() && !self.parked
+    }
+}
+
+impl Purpose {
+    /// Returns whether another message may arrive.
+    pub(super) fn reads(&self) -> bool {
+        !matches!(self, Self::Responding | Self::Responded | Self::Paging { .. } | Self::Ended)
+    }
+}
+
+/// All streams of all connections.
+#[derive(Debug, Default)]
+pub(crate) struct Rpc {
+    pub(super) connections: BTreeMap<ConnectionId, PerConnection>,
+    pub(super) streams: BTreeMap<StreamId, Stream>,
+    /// Local calls, by the first of their streams.
+    pub(super) calls: BTreeMap<StreamId, Call>,
+    pub(super) protocols: BTreeSet<String>,
+    pub(super) events: VecDeque<RpcEvent>,
+}
+
+/// The sending direction: a queue behind a window of unconfirmed bytes.
+#[derive(Debug, Default)]
+pub(super) struct SendHalf {
+    pub(super) queue: VecDeque<Bytes>,
+    pub(super) queued: u64,
+    pub(super) unconfirmed: u64,
+    pub(super) fin: Fin,
+}
+
+/// State of the end of the sending direction.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fin {
+    /// More may follow.
+    #[default]
+    Open,
+    /// It follows the queue.
+    Queued,
+    /// Passed to the driver.
+    Sent,
+    /// Reset or stopped; nothing more is sent.
+    Aborted,
+}
+
+/// The receiving direction: credit, and the bytes of an incomplete message.
+#[derive(Debug)]
+pub(super) struct RecvHalf {
+    pub(super) decoder: Decoder,
+    /// Granted, not received.
+    pub(super) credit: u64,
+    pub(super) over: bool,
+}

@@ -1,0 +1,67 @@
+//! The network of an address: the unit by which limits per source are counted.
+
+use core::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::address::{Host, NodeAddress};
+
+/// A /24 of IPv4 or a /48 of IPv6: the smallest block that one owner of addresses usually has.
+///
+/// A node id costs nothing, an address does. Limits per node are therefore combined with limits per
+/// network. The rule is the same for all unicast addresses. A host, a private LAN and the hosts
+/// behind one NAT are one network each, or a few; limits are therefore shares of a table
+/// ([`Config::network_share`](crate::Config::network_share)) and not small numbers. Only the graph,
+/// whose contacts are sent to others, also limits networks by number, and only those that are
+/// globally routable ([`DiversityLimits`](crate::DiversityLimits)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Network {
+    /// First three bytes of an IPv4 address.
+    V4([u8; 3]),
+    /// First six bytes of an IPv6 address.
+    V6([u8; 6]),
+}
+
+impl Network {
+    /// Returns the network of an IP address; an IPv4-mapped one is IPv4.
+    pub fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => {
+                let [a, b, c, _] = ip.octets();
+                Self::V4([a, b, c])
+            }
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, e, f, ..] = ip.octets();
+                Self::V6([a, b, c, d, e, f])
+            }
+        }
+    }
+
+    /// Returns the network of the address of a node; `None` for a host name.
+    pub fn of_address(address: &NodeAddress) -> Option<Self> {
+        match address.host {
+            Host::Ip(ip) => Some(Self::of(ip)),
+            Host::Zoned(ip, _) => Some(Self::of(ip.into())),
+            Host::Name(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_24_and_48_bits() {
+        let of = |text: &str| Network::of(text.parse().unwrap());
+        assert_eq!(of("192.0.2.1"), of("192.0.2.254"));
+        assert_ne!(of("192.0.2.1"), of("192.0.3.1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.9"));
+        assert_eq!(of("2001:db8:1:ffff::1"), of("2001:db8:1::2"));
+        assert_ne!(of("2001:db8:1::1"), of("2001:db8:2::1"));
+        let of_address = |text: &str| Network::of_address(&text.parse().unwrap());
+        assert_eq!(of_address("192.0.2.7:1"), Some(of("192.0.2.1")));
+        assert_eq!(of_address("[fe80::1%2]:1"), Some(of("fe80::2")));
+        assert_eq!(of_address("node.example:1"), None);
+    }
+}

@@ -1,0 +1,138 @@
+//! What every connection receives: the time, settings, events and counters.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant as StdInstant;
+
+use pk_proto::{ConnectionId, DisconnectReason, Input, Instant, Network, StreamId};
+
+use crate::admission::AdmissionControl;
+use crate::clock::{Origin, WallClock};
+use crate::event::TransportEvent;
+use crate::metrics::TransportMetrics;
+use crate::settings::TransportSettings;
+use crate::stream::Remains;
+
+/// Context that every connection receives as `&mut Cx`, as in the core.
+#[derive(Debug)]
+pub(crate) struct Cx {
+    /// Time of the call, in both forms.
+    pub(crate) now: Instant,
+    pub(crate) at: StdInstant,
+    pub(crate) origin: Origin,
+    pub(crate) wall: WallClock,
+    pub(crate) settings: TransportSettings,
+    /// Address that the endpoint listens on.
+    pub(crate) bound: SocketAddr,
+    pub(crate) events: VecDeque<TransportEvent>,
+    pub(crate) metrics: TransportMetrics,
+    pub(crate) admission: AdmissionControl,
+    /// Connection of each stream, by its handle in quinn-proto.
+    pub(crate) streams: BTreeMap<StreamId, usize>,
+    pub(crate) remains: Unread,
+    next_stream: u64,
+    next_connection: u64,
+}
+
+/// Application streams with unread bytes whose connections have ended.
+#[derive(Debug, Default)]
+pub(crate) struct Unread {
+    streams: BTreeMap<StreamId, Remains>,
+    bytes: usize,
+}
+
+impl Cx {
+    pub(crate) fn new(
+        settings: TransportSettings,
+        origin: Origin,
+        wall: WallClock,
+        bound: SocketAddr,
+        now: Instant,
+    ) -> Self {
+        Self {
+            now,
+            at: origin.std(now),
+            origin,
+            wall,
+            bound,
+            events: VecDeque::new(),
+            metrics: TransportMetrics::default(),
+            admission: AdmissionControl::new(
+                settings.handshake_limit,
+                settings.handshake_network_limit,
+            ),
+            settings,
+            streams: BTreeMap::new(),
+            remains: Unread::default(),
+            next_stream: 1,
+            next_connection: 1,
+        }
+    }
+
+    /// Advances the clock; it never goes back.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        self.at = self.origin.std(self.now);
+    }
+
+    pub(crate) fn input(&mut self, input: Input) {
+        self.events.push_back(TransportEvent::Input(input));
+    }
+
+    /// Returns the id of a new stream of a peer.
+    pub(crate) fn stream_id(&mut self) -> StreamId {
+        let id = StreamId(self.next_stream);
+        self.next_stream += 2;
+        id
+    }
+
+    /// Returns the id of a new incoming connection.
+    pub(crate) fn connection_id(&mut self) -> ConnectionId {
+        let id = ConnectionId(self.next_connection);
+        self.next_connection += 2;
+        id
+    }
+
+    /// An incoming handshake failed.
+    pub(crate) fn handshake_failed(&mut self, network: Network) {
+        self.metrics.handshakes_failed += 1;
+        self.admission.failed(network, self.now);
+    }
+}
+
+impl Unread {
+    /// Keeps what can still be read of a stream. Beyond `limit` bytes the oldest streams lose it.
+    pub(crate) fn keep(&mut self, id: StreamId, remains: Remains, limit: usize) {
+        self.bytes += remains.len();
+        self.streams.insert(id, remains);
+        while self.bytes > limit
+            && let Some((_, oldest)) = self.streams.pop_first()
+        {
+            self.bytes -= oldest.len();
+        }
+    }
+
+    pub(crate) fn take(
+        &mut self,
+        id: StreamId,
+        max: usize,
+    ) -> Option<Result<crate::stream::Read, crate::stream::StreamError>> {
+        let remains = self.streams.get_mut(&id)?;
+        let read = remains.take(max);
+        match &read {
+            Ok(crate::stream::Read::Bytes(bytes)) => self.bytes -= bytes.len(),
+            _ => drop(self.streams.remove(&id)),
+        }
+        Some(read)
+    }
+
+    pub(crate) fn why(&self, id: StreamId) -> Option<&DisconnectReason> {
+        self.streams.get(&id).map(|remains| &remains.why)
+    }
+
+    pub(crate) fn forget(&mut self, id: StreamId) {
+        if let Some(remains) = self.streams.remove(&id) {
+            self.bytes -= remains.len();
+        }
+    }
+}

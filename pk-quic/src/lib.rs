@@ -1,0 +1,35 @@
+//! QUIC of the Polykey node layer as a state machine without IO, over quinn-proto.
+//!
+//! [`Transport`] is the machine below [`pk_proto::NodeManager`], in its vocabulary; [`Node`] is both
+//! in one value. Neither reads a clock, opens a socket or starts a thread: an embedder of any kind
+//! passes datagrams and the time.
+#![warn(missing_docs)]
+
+pub mod admission;
+pub mod cids;
+mod clock;
+pub mod config;
+mod connection;
+mod cx;
+mod effect;
+mod event;
+mod follow;
+pub mod liveness;
+mod metrics;
+mod node;
+pub mod reasons;
+mod reserve;
+pub mod resets;
+mod settings;
+mod stream;
+pub mod tls;
+mod transport;
+
+pub use effect::{Effect, Response};
+pub use event::{Opened, PendingDetach, TransportEvent};
+pub use metrics::TransportMetrics;
+pub use node::{Node, NodeError, NodeSetup, Poll};
+pub use pk_proto;
+pub use settings::{SettingsError, TransportSettings};
+pub use stream::{Read, RecvEnd, SendEnd, StreamError};
+pub use transport::{Datagram, Transmit, Transport, TransportError, TransportSetup};

@@ -1,0 +1,33 @@
+//! Counters of the transport.
+
+/// Counters of the transport since its start, and present numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransportMetrics {
+    /// Incoming handshakes that were started.
+    pub handshakes: u64,
+    /// Incoming handshakes that failed.
+    pub handshakes_failed: u64,
+    /// Incoming handshakes that took longer than `handshake_timeout`.
+    pub handshakes_timed_out: u64,
+    /// Incoming handshakes that had to validate their address.
+    pub handshakes_retried: u64,
+    /// Incoming handshakes refused because of `handshake_limit`.
+    pub handshakes_refused: u64,
+    /// Incoming handshakes refused because of `handshake_network_limit`.
+    pub handshakes_refused_network: u64,
+    /// Stateless resets that were sent.
+    pub resets: u64,
+    /// Stateless resets that were not sent because of the limit of their network.
+    pub resets_dropped: u64,
+    /// Punch datagrams that were sent.
+    pub punches: u64,
+    /// Application streams that were reset because of `application_memory`.
+    pub streams_unread: u64,
+    /// Peers that were followed to another address.
+    pub followed: u64,
+    /// Peers that did not answer at the address to which they were followed.
+    pub follow_failed: u64,
+    /// Datagrams that were not sent to an address that is not validated yet.
+    pub follow_withheld: u64,
+}

@@ -1,0 +1,27 @@
+//! Replays the committed corpus of the fuzz target `datagrams`, and random scripts.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test that cannot continue has failed")]
+
+#[path = "../../fuzz/datagrams.rs"]
+mod body;
+
+#[test]
+fn the_corpus_of_datagrams_holds() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/datagrams");
+    let mut exchanged = 0;
+    for file in std::fs::read_dir(corpus).unwrap() {
+        exchanged += usize::from(body::datagrams(&std::fs::read(file.unwrap().path()).unwrap()));
+    }
+    assert!(exchanged > 0);
+}
+
+#[test]
+fn random_scripts_hold() {
+    for script in 0..60u32 {
+        let mut random = blake3::Hasher::new().update(&script.to_le_bytes()).finalize_xof();
+        let mut data = vec![0; 3 * (20 + script as usize * 4)];
+        random.fill(&mut data);
+        // Every script begins with a connection.
+        let begin = [14, 0, 0, 0, 0, 7, 0, 0, 7, 0, 0, 7, 0, 0, 7, 14, 0, 2];
+        body::datagrams(&[&begin[..], &data].concat());
+    }
+}
