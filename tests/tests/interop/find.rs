@@ -5,11 +5,11 @@ use pk_interop::{Peer, Polykey};
 use pk_proto::{FindEnd, FindNodeOptions, NodeId};
 use pk_tests::Rt;
 use pk_tests::node::{connect, connections_with, shutdown, start};
-use pk_tests::wait::{until, within};
+use pk_tests::wait::within;
 use serde_json::json;
 
 use crate::kit::{
-    PATIENCE, ask, dial, dialed, introduce, reached, text, their_connections, theirs,
+    PATIENCE, ask, dial, dialed, disconnected, introduce, reached, text, their_connections, theirs,
 };
 
 cases!(
@@ -25,9 +25,7 @@ const ATTEMPTS: usize = 20;
 /// We find a node that we know only through another one.
 async fn we_find<R: Rt>(runtime: &R, ours: &Node<R>, target: NodeId, through: NodeId) {
     for _ in 0..ATTEMPTS {
-        ours.disconnect(target).await.unwrap();
-        until(runtime, "it is gone", async || connections_with(ours, target).await.is_empty())
-            .await;
+        disconnected(runtime, ours, target).await;
         ours.unset_node(target).await.unwrap();
         let found = within(
             runtime,

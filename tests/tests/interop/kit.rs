@@ -197,3 +197,13 @@ pub(crate) async fn our_connections<R>(ours: &Node<R>, node: NodeId) -> Vec<(Str
     with.sort();
     with
 }
+
+/// Closes the connections of a node with a peer until there are none. The peer may connect again
+/// meanwhile: nodes of theirs look around whenever a node connects.
+pub(crate) async fn disconnected<R: Rt>(runtime: &R, node: &Node<R>, peer: NodeId) {
+    until(runtime, "it is gone", async || {
+        node.disconnect(peer).await.unwrap();
+        connections_with(node, peer).await.is_empty()
+    })
+    .await;
+}

@@ -6,11 +6,11 @@ use pk_driver::Node;
 use pk_interop::{Peer, Polykey};
 use pk_proto::{FindEnd, FindNodeOptions, NodeId};
 use pk_tests::Rt;
-use pk_tests::node::{connections_with, join, shutdown, start};
-use pk_tests::wait::{until, within};
+use pk_tests::node::{join, shutdown, start};
+use pk_tests::wait::within;
 use serde_json::json;
 
-use crate::kit::{PATIENCE, ask, target, theirs};
+use crate::kit::{PATIENCE, ask, disconnected, target, theirs};
 
 long_cases!(everyone_finds_everyone within Duration::from_secs(400));
 
@@ -37,9 +37,7 @@ async fn everyone_finds_everyone<R: Rt>(runtime: R, polykey: Polykey) {
     for from in &ours {
         for to in everyone.iter().filter(|to| **to != from.own_id()) {
             // So that there is something to find.
-            from.disconnect(*to).await.unwrap();
-            until(&runtime, "it is gone", async || connections_with(from, *to).await.is_empty())
-                .await;
+            disconnected(&runtime, from, *to).await;
             from.unset_node(*to).await.unwrap();
             let search = from.find_node(*to, FindNodeOptions::default());
             let outcome = within(&runtime, PATIENCE, "a search of ours", search).await.unwrap();
