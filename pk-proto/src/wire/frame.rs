@@ -33,11 +33,23 @@ pub enum FrameFault {
 /// # Errors
 /// `TooLong` above [`MAX_FRAME`], `Malformed` for an empty payload: no reader accepts them.
 pub fn encode_frame(payload: &[u8]) -> Result<Bytes, FrameFault> {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    build_frame(payload.len(), |mut frame| {
+        frame.extend_from_slice(payload);
+        Ok(frame)
+    })
+}
+
+/// Returns a frame whose payload `append` writes after the header.
+pub(crate) fn build_frame(
+    payload: usize,
+    append: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, FrameFault>,
+) -> Result<Bytes, FrameFault> {
+    let length = u32::try_from(payload).unwrap_or(u32::MAX);
     check_length(length)?;
-    let mut frame = Vec::with_capacity(HEADER + payload.len());
+    let mut frame = Vec::with_capacity(HEADER + payload);
     frame.extend_from_slice(&length.to_be_bytes());
-    frame.extend_from_slice(payload);
+    let frame = append(frame)?;
+    debug_assert_eq!(frame.len(), HEADER + payload);
     Ok(frame.into())
 }
 

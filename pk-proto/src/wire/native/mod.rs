@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use self::hello::Hello;
 use super::closest::{ActiveConnection, ActiveNode, ClosestNodes, ClosestNodesQuery};
-use super::frame::{FrameFault, MAX_FRAME, encode_frame};
+use super::frame::{FrameFault, MAX_FRAME, build_frame};
 use super::message::{
     ClaimsPage, PunchRequest, RpcRequest, RpcResponse, SignalRequest, SignalTerms, is_protocol_name,
 };
@@ -96,7 +96,10 @@ pub enum V1 {
 /// meaningless elsewhere or for this node only. [`fit`] makes every [`ClosestNodes`] valid.
 /// `TooLong` above [`MAX_FRAME`].
 pub fn encode(message: &Message) -> Result<Bytes, FrameFault> {
-    encode_frame(&payload(message)?)
+    let message = write(message)?;
+    build_frame(size(&message), |frame| {
+        postcard::to_extend(&message, frame).map_err(|_| FrameFault::Malformed)
+    })
 }
 
 /// Decodes the message in a frame without its header. Allocates at most a small multiple of the
@@ -112,13 +115,9 @@ pub fn decode(frame: &[u8]) -> Result<Message, FrameFault> {
     }
     check_kinds(frame)?;
     let (message, rest) = postcard::take_from_bytes(frame).map_err(|_| FrameFault::Malformed)?;
-    let message = read(message)?;
-    // Postcard accepts more than one encoding of a number, and the types behind `read` normalize
-    // their input.
-    if !rest.is_empty() || payload(&message)? != frame {
-        return Err(FrameFault::Malformed);
-    }
-    Ok(message)
+    // Postcard accepts longer encodings of a number, but never a shorter one than it produces.
+    allow(rest.is_empty() && size(&message) == frame.len())?;
+    read(message)
 }
 
 /// Returns the extensions that a node must support for this request.
@@ -165,12 +164,10 @@ pub fn fit(closest: ClosestNodes) -> ClosestNodes {
     ClosestNodes { known: local, connected: active.take(MAX_NODES).collect() }
 }
 
+/// Returns the length of the encoding, without allocating.
 fn size(value: &impl Serialize) -> usize {
-    postcard::to_allocvec(value).map_or(usize::MAX, |bytes| bytes.len())
-}
-
-fn payload(message: &Message) -> Result<Vec<u8>, FrameFault> {
-    postcard::to_allocvec(&write(message)?).map_err(|_| FrameFault::Malformed)
+    postcard::serialize_with_flavor(value, postcard::ser_flavors::Size::default())
+        .unwrap_or(usize::MAX)
 }
 
 /// Checks only the tags.
@@ -203,10 +200,13 @@ fn number(bytes: &[u8]) -> Result<(u32, &[u8]), FrameFault> {
     }
 }
 
+/// Refuses what [`write()`] does not produce: texts above their limits, and values that the types
+/// behind it normalize.
 fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
     let wire::Message::V1(message) = message;
     Ok(Message::V1(match message {
         wire::V1::Hello { version_min, version_max, features, agent } => {
+            allow(agent.len() <= MAX_AGENT)?;
             V1::Hello(Hello { version_min, version_max, features, agent: agent.into() })
         }
         wire::V1::Call { deadline_ms, question } => {
@@ -256,7 +256,7 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
             V1::Answer(RpcResponse::Pong { nonce })
         }
         wire::V1::Answer(wire::RpcResponse::Closest { local, active }) => {
-            let local = local.0.into_iter().map(read_known).collect::<Result<_, _>>()?;
+            let local = local.0.iter().map(read_known).collect::<Result<_, _>>()?;
             let active = active.0.into_iter().map(read_active).collect::<Result<_, _>>()?;
             V1::Answer(RpcResponse::Closest(ClosestNodes { known: local, connected: active }))
         }
@@ -277,7 +277,10 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
             let claims = claims.0.into_iter().map(read).collect::<Result<_, _>>()?;
             V1::Answer(RpcResponse::Claims(ClaimsPage { claims, more }))
         }
-        wire::V1::Open { protocol } => V1::Open { protocol: protocol.into() },
+        wire::V1::Open { protocol } => {
+            allow(is_protocol_name(protocol))?;
+            V1::Open { protocol: protocol.into() }
+        }
         wire::V1::Accepted => V1::Accepted,
         wire::V1::Exchange { deadline_ms, token } => {
             V1::Exchange { deadline_ms, token: read_token(&token)? }
@@ -308,18 +311,26 @@ fn read_signature(bytes: &wire::Octets<'_>) -> Result<Signature, FrameFault> {
     bytes.0.try_into().map(Signature).map_err(|_| FrameFault::Malformed)
 }
 
-fn read_known(known: wire::Known<'_>) -> Result<(NodeId, NodeContact), FrameFault> {
-    let read = |known: wire::KnownAddress<'_>| {
+fn read_known(known: &wire::Known<'_>) -> Result<(NodeId, NodeContact), FrameFault> {
+    let read = |known: &wire::KnownAddress<'_>| {
         let connected_time = UnixMillis(known.connected_time);
         let data =
             NodeContactAddressData { mode: known.mode, connected_time, scopes: Scopes::GLOBAL };
         Ok((read_address(&known.address)?, data))
     };
-    Ok((known.node, known.addresses.0.into_iter().map(read).collect::<Result<_, _>>()?))
+    let contact = known.addresses.0.iter().map(read).collect::<Result<NodeContact, _>>()?;
+    // A contact sorts its addresses and has none of them twice.
+    let unchanged = |(entry, known): (_, &wire::KnownAddress<'_>)| {
+        write_known_address(entry).is_ok_and(|written| written == *known)
+    };
+    allow(contact.len() == known.addresses.0.len())?;
+    allow(contact.iter().zip(&known.addresses.0).all(unchanged))?;
+    Ok((known.node, contact))
 }
 
 fn read_active(active: wire::Active<'_>) -> Result<ActiveNode, FrameFault> {
     let read = |connection: wire::Connection<'_>| {
+        allow(connection.shared_id.0.len() <= MAX_SHARED_ID)?;
         let shared_id = Bytes::copy_from_slice(connection.shared_id.0);
         let address = read_address(&connection.address)?;
         let wire::Connection { primary, idle_in_ms, .. } = connection;
@@ -337,7 +348,9 @@ fn read_address(address: &wire::Address<'_>) -> Result<NodeAddress, FrameFault> 
             Host::Name(name.parse::<Hostname>().map_err(|_| FrameFault::Malformed)?)
         }
     };
-    Ok(NodeAddress { host, port: address.port })
+    let read = NodeAddress { host, port: address.port };
+    allow(write_address(&read)? == *address)?;
+    Ok(read)
 }
 
 fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {

@@ -194,7 +194,7 @@ pub(crate) struct Known<'a> {
 }
 
 /// Without scopes, because only global addresses are sent.
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 pub(crate) struct KnownAddress<'a> {
     #[serde(borrow)]
     pub(crate) address: Address<'a>,
@@ -229,7 +229,7 @@ pub(crate) struct Connection<'a> {
     pub(crate) idle_in_ms: Option<u64>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 pub(crate) struct Address<'a> {
     #[serde(borrow)]
     pub(crate) host: Host<'a>,
@@ -237,7 +237,7 @@ pub(crate) struct Address<'a> {
 }
 
 /// Without zones, which are meaningless on another machine.
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 pub(crate) enum Host<'a> {
     V4([u8; 4]),
     V6([u8; 16]),
