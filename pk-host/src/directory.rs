@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
-use pk_proto::{Snapshot, SnapshotError};
+use pk_proto::{Identity, NodeId, Snapshot, SnapshotError};
 
+use crate::keys::identity::IdentityError;
 use crate::keys::key_store::{KeyStore, KeyStoreError};
+use crate::keys::pair::KeyPair;
+use crate::keys::root::RootKey;
 use crate::state::HostState;
 use crate::store::redb::{RedbStore, StoreOpenError};
 use crate::store::{Store as _, StoreError};
@@ -49,19 +52,46 @@ impl Directory {
     ///
     /// [`DirectoryError`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, DirectoryError> {
-        let dir = dir.as_ref();
+        Self::open_with(dir.as_ref(), &|keys, owner| Ok(keys.load_for(owner, unix())?))
+    }
+
+    /// Like [`open`](Self::open), for a node whose root key a signer holds: the key in `DIR/keys` is
+    /// the hot key. If its certificate is due and the signer does not sign, a certificate that is
+    /// still valid is used, and a warning is logged.
+    ///
+    /// Waits for the signer, at most three times [`RootKey::timeout`]. The certificate is valid for
+    /// 365 days. A program that runs longer than two thirds of that calls
+    /// [`certified`](crate::certified) and requests
+    /// [`Renew`](pk_proto::Request::Renew).
+    ///
+    /// # Errors
+    ///
+    /// [`DirectoryError`]; [`IdentityError::Signer`] in [`DirectoryError::Keys`] if there is no valid
+    /// certificate and the signer does not sign. Nothing is stored then, except a new hot key.
+    pub fn open_with_signer(dir: impl AsRef<Path>, root: &RootKey) -> Result<Self, DirectoryError> {
+        root.validate().map_err(IdentityError::from).map_err(KeyStoreError::from)?;
+        Self::open_with(dir.as_ref(), &|keys, owner| {
+            Ok(keys.load_certified(owner, root, unix())?)
+        })
+    }
+
+    fn open_with(dir: &Path, load: Load<'_>) -> Result<Self, DirectoryError> {
         let lock = DirLock::take(dir).map_err(StoreOpenError::from)?;
         let mut store = RedbStore::open(dir.join("store.redb"))?.holding(lock);
         let snapshot = Snapshot::from_rows(store.load()?)?;
         let keys = KeyStore::new(dir);
         let owner = snapshot.meta.as_ref().map(|meta| meta.owner);
-        let (key, identity) = keys.load_for(owner, unix())?;
+        let (key, identity) = load(&keys, owner)?;
         let secret = keys.transport_secret()?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         Ok(Self { state: HostState { key, identity, secret, snapshot, seed }, store })
     }
 }
+
+/// Loads the key and the certificates of a node from its key store, for the owner of the store.
+type Load<'a> =
+    &'a dyn Fn(&KeyStore, Option<NodeId>) -> Result<(KeyPair, Identity), DirectoryError>;
 
 #[cfg(test)]
 mod tests {

@@ -19,8 +19,11 @@ pub use keys::identity::{
     IdentityError, Keys, Validity, create_identity, create_identity_for, dropped, relinked,
     renew_certificate, renewed, succeeded,
 };
+pub use keys::issue::{certified, certified_is_due, check_room};
 pub use keys::key_store::{KeyStore, KeyStoreError};
 pub use keys::pair::{KeyPair, KeyRing};
+pub use keys::root::{RootKey, RootKeyError};
+pub use keys::signer::{PendingSignature, SignatureSender, Signer, SignerError};
 pub use keys::transport_secret::TransportSecret;
 pub use state::HostState;
 #[cfg(any(test, feature = "faults"))]

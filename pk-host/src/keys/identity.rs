@@ -11,6 +11,8 @@ use pk_proto::cert::{
 use pk_proto::{Identity, NodeId, UnixMillis};
 
 use crate::keys::pair::KeyPair;
+use crate::keys::root::{RootKey, RootKeyError};
+use crate::keys::signer::SignerError;
 
 /// Version that certificates state as that of their issuer.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -36,6 +38,23 @@ pub enum IdentityError {
     /// The identity has no certificate.
     #[error("an identity needs at least one certificate")]
     Empty,
+    /// The signer of the root key did not sign.
+    #[error("certificate: {0}")]
+    Signer(#[from] SignerError),
+    /// A setting of the root key is outside its range.
+    #[error(transparent)]
+    RootKey(#[from] RootKeyError),
+    /// The certificate chain ends at another key than that of the signer.
+    #[error("the certificate chain ends at {chain}, and the key of the signer is {signer}")]
+    ForeignRoot {
+        /// Node id of the oldest certificate.
+        chain: NodeId,
+        /// Node id of the signer's key.
+        signer: NodeId,
+    },
+    /// The certificate chain has no room for another key without losing its root certificate.
+    #[error("the certificate chain is full: another key would remove the root certificate")]
+    ChainFull,
 }
 
 /// Default validity of a certificate: 365 days.
@@ -150,6 +169,16 @@ pub fn relinked(
     now: UnixMillis,
     lifetime: Duration,
 ) -> Result<Identity, IdentityError> {
+    relinked_by(identity, &|id| Some(Box::new(keys(id)?)), now, lifetime)
+}
+
+/// Like [`relinked`], with keys of any kind.
+pub(crate) fn relinked_by(
+    identity: &Identity,
+    keys: &dyn Fn(NodeId) -> Option<Box<dyn CertificateKey>>,
+    now: UnixMillis,
+    lifetime: Duration,
+) -> Result<Identity, IdentityError> {
     let mut chain = identity.chain.clone();
     for der in chain.iter_mut().skip(1) {
         let old = Certificate::parse(der)?;
@@ -159,7 +188,7 @@ pub fn relinked(
         if let Some(subject) = keys(old.node_id())
             && let Some(issuer) = old.issuer().and_then(keys)
         {
-            *der = certificate(&subject, &issuer, now, lifetime)?;
+            *der = certificate(&*subject, &*issuer, now, lifetime)?;
         }
     }
     if chain == identity.chain {
@@ -172,7 +201,7 @@ pub fn relinked(
     Ok(if keeps_ids { Identity { chain } } else { identity.clone() })
 }
 
-fn is_valid(certificate: &Certificate, now: UnixMillis) -> bool {
+pub(crate) fn is_valid(certificate: &Certificate, now: UnixMillis) -> bool {
     (certificate.not_before()..=certificate.not_after()).contains(&now.as_secs())
 }
 
@@ -243,9 +272,38 @@ impl Validity {
     }
 }
 
-fn certificate(
-    subject: &KeyPair,
-    issuer: &KeyPair,
+/// A key that can sign certificates.
+pub(crate) trait CertificateKey {
+    /// Returns the node id of the key.
+    fn node_id(&self) -> NodeId;
+
+    /// Returns the signature of a message.
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], IdentityError>;
+}
+
+impl CertificateKey for KeyPair {
+    fn node_id(&self) -> NodeId {
+        self.node_id()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], IdentityError> {
+        Ok(self.sign(message).0)
+    }
+}
+
+impl CertificateKey for RootKey {
+    fn node_id(&self) -> NodeId {
+        self.node_id()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], IdentityError> {
+        Ok(self.sign(message)?)
+    }
+}
+
+pub(crate) fn certificate(
+    subject: &dyn CertificateKey,
+    issuer: &dyn CertificateKey,
     now: UnixMillis,
     lifetime: Duration,
 ) -> Result<Bytes, IdentityError> {
@@ -263,9 +321,11 @@ fn certificate(
         subject_extra: Vec::new(),
         issuer_extra: Vec::new(),
     };
-    Ok(Bytes::from(
-        request.sign(|message| subject.sign(message).0, |message| issuer.sign(message).0)?,
-    ))
+    let unsigned = request.prepare()?;
+    let signature = subject.sign(unsigned.message())?;
+    let half_signed = unsigned.signed_by_subject(&signature)?;
+    let signature = issuer.sign(half_signed.message())?;
+    Ok(Bytes::from(half_signed.signed_by_issuer(&signature)?))
 }
 
 #[cfg(test)]

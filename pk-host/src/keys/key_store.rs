@@ -33,6 +33,9 @@ const VERSION: u32 = 1;
 /// Maximum length of a file. A chain of 32 certificates of 8 KiB in base64 is shorter.
 const MAX_FILE_LEN: u64 = 512 * 1024;
 
+/// Returns the certificates of a key, given the stored ones.
+type Issue<'a> = &'a dyn Fn(&KeyPair, Option<&Identity>) -> Result<Identity, KeyStoreError>;
+
 /// The key store of one node.
 #[derive(Debug, Clone)]
 pub struct KeyStore {
@@ -124,6 +127,12 @@ impl KeyStore {
     ///
     /// Any [`KeyStoreError`].
     pub fn load_or_create(&self, now: UnixMillis) -> Result<(KeyPair, Identity), KeyStoreError> {
+        self.load_with(&|key, stored| self.issued(key, stored, now))
+    }
+
+    /// Loads the key, or creates one, with the certificates that `issue` returns for it and for the
+    /// stored ones.
+    fn load_with(&self, issue: Issue<'_>) -> Result<(KeyPair, Identity), KeyStoreError> {
         self.finish_activation()?;
         let key = match self.load_key()? {
             Some(key) => key,
@@ -134,15 +143,25 @@ impl KeyStore {
             }
         };
         let stored = self.load_identity()?;
-        let identity = match &stored {
-            Some(identity) => self.reissued(identity, &key, now)?,
-            None => create_identity(&key, now)?,
-        };
+        let identity = issue(&key, stored.as_ref())?;
         self.transport_secret()?;
-        if stored.as_ref() != Some(&identity) {
+        if stored.as_ref() != Some(&identity) && !identity.chain.is_empty() {
             self.save_identity(&identity)?;
         }
         Ok((key, identity))
+    }
+
+    /// Returns the certificates of a key that issues them itself.
+    fn issued(
+        &self,
+        key: &KeyPair,
+        stored: Option<&Identity>,
+        now: UnixMillis,
+    ) -> Result<Identity, KeyStoreError> {
+        match stored {
+            Some(identity) => self.reissued(identity, key, now),
+            None => Ok(create_identity(key, now)?),
+        }
     }
 
     /// Returns the identity with the certificates reissued that need it.

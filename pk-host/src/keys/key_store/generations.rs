@@ -19,9 +19,11 @@ use std::path::{Path, PathBuf};
 use pk_proto::cert::Certificate;
 use pk_proto::{Identity, NodeId, UnixMillis};
 
-use super::{KeyStore, KeyStoreError, read_chain, read_key};
-use crate::keys::identity::IdentityError;
+use super::{Issue, KeyStore, KeyStoreError, read_chain, read_key};
+use crate::keys::identity::{DEFAULT_LIFETIME, IdentityError, Validity};
+use crate::keys::issue::{certified, certified_is_due};
 use crate::keys::pair::KeyPair;
+use crate::keys::root::RootKey;
 use crate::system::files::{remove, sweep, sync_folder};
 
 impl KeyStore {
@@ -41,8 +43,69 @@ impl KeyStore {
         owner: Option<NodeId>,
         now: UnixMillis,
     ) -> Result<(KeyPair, Identity), KeyStoreError> {
+        self.load_owned(owner, &|key, stored| self.issued(key, stored, now))
+    }
+
+    /// Like [`load_for`](Self::load_for), for a node whose certificates a
+    /// [`Signer`](crate::Signer) issues: issues and reissues none. The identity is as stored, and
+    /// empty if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`load_for`](Self::load_for).
+    pub fn load_uncertified(
+        &self,
+        owner: Option<NodeId>,
+    ) -> Result<(KeyPair, Identity), KeyStoreError> {
+        let stored = |_: &KeyPair, stored: Option<&Identity>| {
+            Ok(stored.cloned().unwrap_or(Identity { chain: Vec::new() }))
+        };
+        self.load_owned(owner, &stored)
+    }
+
+    /// Like [`load_for`](Self::load_for), for a node whose certificates a signer issues. If they
+    /// are due and the signer does not sign, certificates that are still valid are returned, and a
+    /// warning is logged.
+    ///
+    /// Blocks on the disk, and on the signer for at most three times [`RootKey::timeout`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`load_for`](Self::load_for); [`IdentityError::Signer`] if the signer does not sign
+    /// and there is no valid certificate. Nothing is stored then, except a new hot key.
+    pub fn load_certified(
+        &self,
+        owner: Option<NodeId>,
+        root: &RootKey,
+        now: UnixMillis,
+    ) -> Result<(KeyPair, Identity), KeyStoreError> {
+        let (key, stored) = self.load_uncertified(owner)?;
+        if !certified_is_due(&stored, root, now)? {
+            return Ok((key, stored));
+        }
+        let former = |id| self.key_of(id, &key);
+        match certified(&stored, &key, &former, root, now, DEFAULT_LIFETIME) {
+            Ok(identity) => {
+                self.save_identity(&identity)?;
+                Ok((key, identity))
+            }
+            Err(IdentityError::Signer(error))
+                if Validity::of(&stored, now).is_ok_and(|validity| validity.is_valid(now)) =>
+            {
+                tracing::warn!(%error, "the certificate is due and could not be reissued yet");
+                Ok((key, stored))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn load_owned(
+        &self,
+        owner: Option<NodeId>,
+        issue: Issue<'_>,
+    ) -> Result<(KeyPair, Identity), KeyStoreError> {
         let Some(owner) = owner else {
-            let loaded = self.load_or_create(now)?;
+            let loaded = self.load_with(issue)?;
             self.sweep()?;
             return Ok(loaded);
         };
@@ -56,7 +119,7 @@ impl KeyStore {
             }
             // The core decides about another present key, which may be that of a successor.
         }
-        let loaded = self.load_or_create(now)?;
+        let loaded = self.load_with(issue)?;
         if loaded.0.node_id() == owner {
             for waiting in self.waiting()? {
                 self.forget(waiting)?;
@@ -192,7 +255,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::keys::identity::{DEFAULT_LIFETIME, succeeded};
+    use crate::keys::identity::succeeded;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
