@@ -27,11 +27,12 @@ pub use node::Node;
 pub use node::config::NodeConfig;
 pub use node::events::{EventOrLag, Events};
 pub use node::lease::{ConnectionLease, ConnectionStream};
-pub use node::renewal::Renewed;
+pub use node::renewal::{CertificateFailure, Renewed};
 #[cfg(any(test, feature = "faults"))]
 pub use pk_host::{Access, Fault, Faults, FaultyStore};
 pub use pk_host::{
-    DirLock, DirLockError, IdentityError, KeyPair, KeyStore, KeyStoreError, MemoryStore, Store,
+    DirLock, DirLockError, IdentityError, KeyPair, KeyStore, KeyStoreError, MemoryStore,
+    PendingSignature, RootKey, RootKeyError, SignatureSender, Signer, SignerError, Store,
     StoreError, TransportSecret, clock_warning, create_identity, create_identity_for,
     renew_certificate, unix as unix_now,
 };

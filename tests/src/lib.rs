@@ -18,6 +18,7 @@ pub mod log;
 pub mod names;
 pub mod node;
 pub mod raw;
+pub mod signer;
 pub mod socket;
 pub mod wait;
 pub mod watched;

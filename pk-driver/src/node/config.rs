@@ -17,6 +17,7 @@ use crate::pump::recording::Record;
 use pk_host::DirLock;
 use pk_host::KeyPair;
 use pk_host::KeyStore;
+use pk_host::RootKey;
 use pk_host::TransportSecret;
 use pk_host::unix;
 use pk_host::{IdentityError, create_identity};
@@ -28,8 +29,15 @@ use pk_host::{RedbStore, StoreOpenError};
 pub struct NodeConfig {
     /// Private key of the node.
     pub key: KeyPair,
-    /// Certificates that it presents; the newest belongs to `key`.
+    /// Certificates that it presents; the newest belongs to `key`. With a `signer` it may be empty.
     pub identity: Identity,
+    /// Root key, which certifies `key` as the hot key of the node; see [`Signer`](crate::Signer).
+    /// The node waits for a signature at its start only if `identity` has no valid certificate. When
+    /// a certificate is due while the node runs, a signer that does not sign is asked again after 1
+    /// s, then after twice the previous delay, up to 10 min
+    /// ([`Node::certificate_failure`](crate::Node::certificate_failure)). Default: none; then the
+    /// key certifies itself.
+    pub signer: Option<RootKey>,
     /// Address to listen on and to dial from. Port 0 selects a free port. Default `[::]:0`, which
     /// includes IPv4, and is IPv4 only where there is no IPv6.
     pub listen: SocketAddr,
@@ -64,6 +72,7 @@ impl NodeConfig {
             transport_secret: TransportSecret::of_key(&key),
             key,
             identity,
+            signer: None,
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
             core,
             driver: DriverConfig::default(),
@@ -91,6 +100,43 @@ impl NodeConfig {
         let lock = DirLock::take(dir).map_err(StoreOpenError::from)?;
         let store = RedbStore::open(dir.join("store.redb"))?.holding(lock);
         Self::with_store(KeyStore::new(dir), store)
+    }
+
+    /// Like [`open`](Self::open), for a node whose root key a signer holds: the key in `DIR/keys` is
+    /// its hot key. Does not wait for the signer, as [`Node::start`](crate::Node::start) does if
+    /// there is no valid certificate.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open).
+    #[cfg(feature = "redb")]
+    pub fn open_with_signer(dir: impl AsRef<Path>, root: RootKey) -> Result<Self, StartError> {
+        let dir = dir.as_ref();
+        let lock = DirLock::take(dir).map_err(StoreOpenError::from)?;
+        let store = RedbStore::open(dir.join("store.redb"))?.holding(lock);
+        Self::with_store_and_signer(KeyStore::new(dir), store, root)
+    }
+
+    /// Like [`with_store`](Self::with_store), for a node whose root key a signer holds.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`with_store`](Self::with_store).
+    pub fn with_store_and_signer(
+        keys: KeyStore,
+        mut store: impl Store,
+        root: RootKey,
+    ) -> Result<Self, StartError> {
+        let owner = Snapshot::from_rows(store.load()?)?.meta.map(|meta| meta.owner);
+        let (key, identity) = keys.load_uncertified(owner)?;
+        let transport_secret = keys.transport_secret()?;
+        Ok(Self {
+            keys: Some(keys),
+            store: Box::new(store),
+            transport_secret,
+            signer: Some(root),
+            ..Self::new(key, identity)
+        })
     }
 
     /// Creates a configuration from a key store and a store. The owner of the store determines the
@@ -129,6 +175,12 @@ impl NodeConfig {
         self.driver.validate()?;
         if self.core.mdns {
             mdns::check(&self.driver.mdns)?;
+        }
+        if let Some(root) = &self.signer {
+            root.validate().map_err(IdentityError::from)?;
+            if self.identity.chain.is_empty() {
+                return Ok(());
+            }
         }
         let newest = self.identity.chain.first().ok_or(IdentityError::Empty)?;
         let certificate = Certificate::parse(newest).map_err(IdentityError::from)?.node_id();

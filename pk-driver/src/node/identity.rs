@@ -4,7 +4,7 @@ use pk_proto::Identity;
 
 use crate::error::NodeError;
 use crate::node::Node;
-use crate::node::renewal::Renewed;
+use crate::node::renewal::{CertificateFailure, Renewed};
 use pk_host::IdentityError;
 use pk_host::KeyPair;
 
@@ -14,7 +14,13 @@ impl<R> Node<R> {
         self.identity_manager.identity()
     }
 
-    /// Renews the key. The node stays reachable under its former id, because its certificates lead
+    /// Returns why the latest attempts to reissue the certificate failed. `None` if the certificate is
+    /// not due or was reissued.
+    pub fn certificate_failure(&self) -> Option<CertificateFailure> {
+        self.identity_manager.failure()
+    }
+
+    /// Renews the key; with a [`signer`](crate::NodeConfig::signer), the hot key. The node stays reachable under its former id, because its certificates lead
     /// from the new key to the old ones. Connections close within 30 s; the nearest nodes are
     /// dialed again.
     ///
@@ -34,7 +40,7 @@ impl<R> Node<R> {
     }
 
     /// Like [`renew`](Self::renew), with a key from the embedder. For the present key, only its
-    /// certificate is reissued.
+    /// certificate is reissued, by the signer if there is one.
     ///
     /// # Errors
     ///

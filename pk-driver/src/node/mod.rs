@@ -12,13 +12,12 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pk_proto::{
     BucketIndex, ClosestNodes, ClosestNodesQuery, ConnectionInfo, FindNodeOptions, FindOutcome,
-    Identity, Metrics, NodeAddress, NodeContact, NodeContactAddressData, NodeId, NodeManager, Pong,
-    Reply, Request, RequestOptions, SeedNode, SetNodeOptions, SetNodeOutcome, Snapshot,
-    StartParams, Synced,
+    Metrics, NodeAddress, NodeContact, NodeContactAddressData, NodeId, NodeManager, Pong, Reply,
+    Request, RequestOptions, SeedNode, SetNodeOptions, SetNodeOutcome, Snapshot, StartParams,
+    Synced,
 };
 use tokio::sync::oneshot;
 
@@ -36,10 +35,7 @@ use crate::stream::Stream;
 use crate::stream::accept::{AcceptQueue, StreamAcceptor};
 use crate::system::blocking;
 use crate::system::runtime::Runtime;
-use pk_host::KeyPair;
-use pk_host::{IdentityError, Validity, renewed};
 use pk_host::{Store, StoreError};
-use pk_host::{clock_warning, unix};
 
 /// A running node. Cheap to clone; every clone is a handle to the same node.
 ///
@@ -89,23 +85,6 @@ async fn snapshot(mut store: Box<dyn Store>) -> Result<(Box<dyn Store>, Snapshot
     Ok((store, Snapshot::from_rows(rows?)?))
 }
 
-/// Returns the identity with its newest certificate reissued if it is not valid by the wall clock.
-fn current(
-    identity: Identity,
-    key: &KeyPair,
-    lifetime: Duration,
-) -> Result<Identity, IdentityError> {
-    let now = unix();
-    if let Some(warning) = clock_warning(now) {
-        tracing::warn!("{warning}");
-    }
-    if Validity::of(&identity, now)?.is_valid(now) {
-        Ok(identity)
-    } else {
-        renewed(&identity, key, now, lifetime)
-    }
-}
-
 impl<R: Runtime + Default> Node<R> {
     /// Starts a node and waits until it is ready.
     ///
@@ -144,6 +123,7 @@ impl<R: Runtime> Node<R> {
         let NodeConfig {
             key,
             identity,
+            signer,
             listen,
             core: config,
             driver,
@@ -155,10 +135,9 @@ impl<R: Runtime> Node<R> {
         } = config;
         let identity = identity.shortened();
         let (store, snapshot) = snapshot(store).await?;
-        let identity =
-            current(identity, &key, driver.certificate_lifetime).map_err(StartError::from)?;
-        let identity_manager =
-            IdentityManager::new(key.clone(), identity.clone(), keys, driver.certificate_lifetime);
+        let lifetime = driver.certificate_lifetime;
+        let identity_manager = IdentityManager::new(key.clone(), identity, signer, keys, lifetime);
+        let identity = identity_manager.start().await?;
         let seed = match seed {
             Some(seed) => seed,
             None => {

@@ -266,6 +266,11 @@ impl Validity {
         Duration::from_secs(ends.min().unwrap_or(u64::MAX).saturating_sub(now.as_secs()))
     }
 
+    /// Returns the time at which the newest certificate expires.
+    pub fn expires(&self) -> UnixMillis {
+        UnixMillis::from_secs(*self.newest.end())
+    }
+
     /// Returns the time until the newest certificate expires.
     pub fn until_end(&self, now: UnixMillis) -> Duration {
         Duration::from_secs(self.newest.end().saturating_sub(now.as_secs()))

@@ -14,6 +14,7 @@ mod local;
 mod recording;
 mod refused;
 mod renewal;
+mod signer;
 mod upgrade;
 mod violence;
 
