@@ -1,12 +1,16 @@
-//! Two processes find each other and exchange 10 MB over loopback.
+//! Two processes find each other and exchange 10 MB over loopback. This is a test of `blocking-node`
+//! and of `event-loop`.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot continue has failed")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+/// The program of the package that this is built for.
+const NODE: &str = env!(concat!("CARGO_BIN_EXE_", env!("CARGO_PKG_NAME")));
+
 fn node(dir: &std::path::Path, arguments: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_blocking-node"))
+    Command::new(NODE)
         .arg(dir)
         .arg("127.0.0.1:0")
         .args(arguments)
@@ -22,7 +26,7 @@ fn line(child: &mut Child, n: usize) -> String {
 }
 
 #[test]
-fn two_blocking_nodes_exchange_ten_megabytes_and_stop() {
+fn two_nodes_exchange_ten_megabytes_and_stop() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let mut first = node(dirs[0].path(), &[]);
     let name = line(&mut first, 0);

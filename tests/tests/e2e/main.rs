@@ -13,6 +13,7 @@ mod claims;
 mod closing;
 mod config;
 mod crowd;
+mod embedders;
 mod events;
 mod graph;
 mod hostile;

@@ -7,12 +7,15 @@ use pk_interop::{Peer, Polykey};
 use pk_proto::claims::{Claim, ClaimContent, ClaimPolicy, DigestAlgorithm};
 use pk_proto::{Failure, GestaltQuery, NodeId, Refusal, RequestOptions};
 use pk_tests::Rt;
-use pk_tests::node::{shutdown, start, start_with};
+use pk_tests::node::{key, shutdown, start, start_with};
+use pk_tests::signer::Remote;
 use pk_tests::wait::{until, within};
 use serde_json::{Value, json};
 use smol::future::zip;
 
-use crate::kit::{PATIENCE, ask, ask_in_vain, dial, list, text, their_connections, theirs};
+use crate::kit::{
+    PATIENCE, ask, ask_in_vain, dial, list, reached, target, text, their_connections, theirs,
+};
 
 cases!(
     each_claims_the_other_by_our_own_digest,
@@ -22,6 +25,7 @@ cases!(
     chains_go_on_under_a_new_key,
     five_of_them_claim_us_at_once,
     a_claim_under_a_new_key_over_an_old_connection_is_no_fault,
+    claims_of_a_node_whose_root_key_a_signer_holds_are_verified,
 );
 
 long_cases!(fifty_claims_in_a_row_from_each_side within Duration::from_secs(600));
@@ -271,5 +275,52 @@ async fn a_claim_under_a_new_key_over_an_old_connection_is_no_fault<R: Rt>(
     crate::kit::dialed(&runtime, &peer, &ours).await;
     ask(&runtime, &peer, "claim", json!({ "nodeId": us })).await;
     assert_eq!(ours.chain_head().await.unwrap().map(|head| head.seq), Some(2));
+    shutdown(&runtime, &[&ours]).await;
+}
+
+/// They connect to it by the id of its hot key and by that of its root key, and verify claims that
+/// the hot key has signed; also after the signer has reissued the certificate.
+async fn claims_of_a_node_whose_root_key_a_signer_holds_are_verified<R: Rt>(
+    runtime: R,
+    polykey: Polykey,
+) {
+    let remote = Remote::new(9);
+    let root = remote.root().node_id();
+    let peer = theirs(&runtime, &polykey).await;
+    let ours = start_with(&runtime, 1, |config| {
+        like_theirs(config);
+        config.identity.chain.clear();
+        config.signer = Some(remote.root());
+    })
+    .await;
+    let (us, them) = (ours.own_id(), peer.node_id());
+    assert_eq!((us, ours.identity().chain.len()), (key(1).node_id(), 2));
+    ask(&runtime, &peer, "allow", json!({ "nodeId": us })).await;
+    let first = ours.identity();
+    for round in 0..2 {
+        for id in [root, us] {
+            for known in [root, us] {
+                ask(&runtime, &peer, "disconnect", json!({ "nodeId": known })).await;
+            }
+            let connected = ask(&runtime, &peer, "connect", target(id, reached(&ours))).await;
+            assert_eq!(text(&connected, "nodeId"), us.to_string(), "asked for {id}");
+            let pong = ask(&runtime, &peer, "ping", json!({ "nodeId": id })).await;
+            assert!(!pong.is_null());
+        }
+        we_claim(&runtime, &ours, them).await;
+        ask(&runtime, &peer, "claim", json!({ "nodeId": us })).await;
+        they_verify(&runtime, &peer, us, 2 * (round + 1)).await;
+        assert_eq!(chain(&runtime, &ours, them).await.len(), 2 * (round + 1));
+        within(&runtime, PATIENCE, "the signer reissues", ours.renew_to(key(1))).await.unwrap();
+        assert_ne!(ours.identity().chain[0], first.chain[0]);
+        assert_eq!(ours.identity().chain[1], first.chain[1]);
+    }
+    // We dial them with the chain too.
+    ask(&runtime, &peer, "disconnect", json!({ "nodeId": us })).await;
+    until(&runtime, "the end", async || ours.connections().await.unwrap().is_empty()).await;
+    dial(&runtime, &ours, &peer).await;
+    we_claim(&runtime, &ours, them).await;
+    they_verify(&runtime, &peer, us, 5).await;
+    assert_eq!(remote.requests(), 5, "the signer signs certificates only");
     shutdown(&runtime, &[&ours]).await;
 }
