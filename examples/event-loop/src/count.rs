@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use pk_proto::{
     Event, FindNodeOptions, Instant, Reply, Request, RequestOptions, SeedNode, StreamId,
 };
-use pk_quic::{Node, Opened, Poll, Read};
+use pk_quic::{Node, Opened, Poll, Read, StreamError};
 
 use crate::Failure;
 
@@ -16,9 +16,9 @@ const CHUNK: usize = 65_536;
 
 #[derive(Default)]
 pub(crate) struct Count {
-    /// Peer to send to, and the number of bytes, until it has answered.
+    /// Peer to send to, and the number of bytes.
     peer: Option<(SeedNode, usize)>,
-    /// Bytes received on each stream of a peer.
+    /// Bytes received on each stream of a peer that has not ended.
     received: BTreeMap<StreamId, usize>,
     /// Bytes to send on each local stream.
     unsent: BTreeMap<StreamId, usize>,
@@ -51,9 +51,11 @@ impl Count {
                 self.write(node, now, stream)?;
             }
             Poll::Writable(stream) => self.write(node, now, stream)?,
-            Poll::Opened(Opened { stream, .. }) | Poll::Readable(stream) => {
+            Poll::Opened(Opened { stream, .. }) => {
+                self.received.insert(stream, 0);
                 self.read(node, now, stream)?;
             }
+            Poll::Readable(stream) => self.read(node, now, stream)?,
             Poll::Event(_) | Poll::Effect(_) => {}
         }
         Ok(())
@@ -104,20 +106,20 @@ impl Count {
                 (Ok(Read::Bytes(bytes)), false) => {
                     *self.received.entry(stream).or_default() += bytes.len();
                 }
-                (Ok(Read::End), true) => {
-                    self.peer = None;
+                // A stream is forgotten when both directions have ended and everything was read.
+                (Ok(Read::End) | Err(StreamError::Ended), true) => {
                     node.stop(now);
                     return Ok(());
                 }
                 (Ok(Read::End), false) => {
-                    let count = self.received.remove(&stream).unwrap_or(0);
-                    node.write(now, stream, count.to_string().as_bytes())?;
-                    node.finish(now, stream);
+                    if let Some(count) = self.received.remove(&stream) {
+                        node.write(now, stream, count.to_string().as_bytes())?;
+                        node.finish(now, stream);
+                    }
                     return Ok(());
                 }
-                (Err(error), true) if self.peer.is_some() => return Err(error.into()),
-                // The answer is complete, or the stream of a peer has failed.
-                (Err(_), _) => {
+                (Err(error), true) => return Err(error.into()),
+                (Err(_), false) => {
                     self.received.remove(&stream);
                     return Ok(());
                 }
