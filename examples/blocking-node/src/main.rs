@@ -139,7 +139,7 @@ impl Program {
                 (Read::Bytes(bytes), _) => *self.streams.entry(stream).or_default() += bytes.len(),
                 (Read::End, _) => {
                     let count = self.streams.remove(&stream).unwrap_or(0);
-                    self.node.write(now, stream, count.to_string().as_bytes())?;
+                    drop(self.node.write(now, stream, count.to_string().as_bytes()));
                     self.node.finish(now, stream);
                     break;
                 }

@@ -10,7 +10,7 @@ use pk_host::{RedbStore, Store as _};
 use pk_proto::WriteFailure;
 use pk_quic::{Effect, Response};
 
-use crate::Failure;
+type Failure = Box<dyn std::error::Error>;
 
 /// What ends a wait of the loop, apart from the socket and the timer.
 pub(crate) enum Wake {

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use pk_host::{KeyPair, KeyStore};
 
-use crate::{Failure, protocol};
+use crate::protocol;
 
 /// Answers requests until the input ends. Creates the key if there is none.
-pub(crate) fn serve(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn serve(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let keys = KeyStore::new(dir);
     let key = match keys.load_key()? {
         Some(key) => key,

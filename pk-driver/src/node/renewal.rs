@@ -158,7 +158,7 @@ impl IdentityManager {
         // The shutdown waits until the keys are in their places.
         let hold = handle.tasks.hold();
         let work = move || {
-            let result = if identity_manager.is_for_signer(next.as_ref()) {
+            if identity_manager.is_for_signer(next.as_ref()) {
                 // It does not wait for a signer.
                 let weak = handle.downgrade();
                 drop((handle, hold));
@@ -167,8 +167,7 @@ impl IdentityManager {
                 let result = identity_manager.renew(&handle, next);
                 drop((handle, hold));
                 result
-            };
-            result
+            }
         };
         blocking::spawn("pk-renewal", work).map_err(NodeError::Thread)
     }

@@ -134,12 +134,14 @@ mod tests {
         UnixMillis(secs * 1000)
     }
 
+    type Behavior = fn(&KeyPair, &[u8]) -> PendingSignature;
+
     /// A signer whose behavior can be changed.
     #[derive(Clone)]
     struct Remote {
         key: KeyPair,
         signed: Arc<AtomicUsize>,
-        behavior: Arc<Mutex<fn(&KeyPair, &[u8]) -> PendingSignature>>,
+        behavior: Arc<Mutex<Behavior>>,
     }
 
     impl Signer for Remote {
@@ -169,14 +171,14 @@ mod tests {
 
     impl Remote {
         fn new(seed: u8) -> (Self, RootKey) {
-            let behavior = Arc::new(Mutex::new(signs as _));
+            let behavior = Arc::new(Mutex::new(signs as Behavior));
             let key = KeyPair::from_seed(&[seed; 32]);
             let remote = Self { key, signed: Arc::default(), behavior };
             let root = RootKey::new(remote.clone());
             (remote, root)
         }
 
-        fn becomes(&self, behavior: fn(&KeyPair, &[u8]) -> PendingSignature) {
+        fn becomes(&self, behavior: Behavior) {
             *self.behavior.lock().unwrap() = behavior;
         }
 

@@ -21,8 +21,9 @@ pub struct RootKey {
     /// certificate is issued as well. Default 10 s, range 10 ms–10 min.
     pub timeout: Duration,
     /// Validity of the root certificate, in whole seconds; it is reissued together with a
-    /// certificate of the hot key if two thirds of its validity are over. Default 3650 days, range 3
-    /// s–36,500 days.
+    /// certificate of the hot key if two thirds of its validity are over, and when it has expired.
+    /// Until then peers that dial the id of the root key refuse the chain, so it should be longer
+    /// than the validity of the hot key's certificate. Default 3650 days, range 3 s–36,500 days.
     pub lifetime: Duration,
 }
 

@@ -29,17 +29,18 @@ use crate::keys::pair::KeyPair;
 /// is that of the hot key; the id of the root key is a former id of the node, under which peers
 /// find and verify it like under any other.
 ///
-/// - *Hot key stolen:* the thief is the node under the id of the hot key until peers no longer use
-///   that id: a key proves its own id without the root. As an acceptor it proves the id of the root
-///   key until the certificate that the root key issued expires. Create a new directory with the
-///   same signer: the node gets another id and keeps that of its root key.
-/// - *Hot key lost:* the same remedy. The sigchain ends; no other key can continue it.
+/// - *Hot key stolen:* the thief is the node under the id of the hot key, without end: a key proves
+///   its own id. As an acceptor it proves the id of the root key until the certificate that the root
+///   key issued expires; as a dialer without end, because peers check only the validity of a dialer's
+///   newest certificate. Create a new directory with the same signer: the node gets another id and
+///   keeps that of its root key.
+/// - *Hot key lost:* the same remedy. Its sigchain ends; no other key can continue it.
 /// - *Root key stolen:* the thief can create nodes that prove the id of the root key. It cannot act
 ///   under the id of the hot key, nor sign claims of it.
 /// - *Root key lost, or the signer unavailable:* the node runs until the certificate of its hot key
-///   expires, and cannot start after that with its signer. Without the signer the directory still
-///   opens as that of an ordinary node, whose hot key certifies itself, and is no longer found under
-///   the id of the root key once the certificates that the root key issued expire.
+///   expires, and after that does not start with its signer. Without the signer its directory opens
+///   as that of an ordinary node, whose hot key certifies itself. It is no longer found under the id
+///   of the root key once the certificates that the root key issued have expired.
 pub trait Signer: Send + Sync {
     /// Returns the node id of the key. It is always the same.
     fn node_id(&self) -> NodeId;
