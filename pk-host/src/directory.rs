@@ -107,4 +107,22 @@ mod tests {
         let again = Directory::open(dir.path()).unwrap().state;
         assert_eq!((again.key.node_id(), again.secret.to_bytes()), (id, secret));
     }
+
+    #[test]
+    fn a_directory_with_a_signer_has_a_hot_key_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = RootKey::new(KeyPair::from_seed(&[1; 32]));
+        let first = Directory::open_with_signer(dir.path(), &root).unwrap();
+        let (id, identity) = (first.state.key.node_id(), first.state.identity);
+        assert_ne!(id, root.node_id());
+        assert_eq!(identity.chain.len(), 2);
+        drop(first.store);
+        let again = Directory::open_with_signer(dir.path(), &root).unwrap();
+        assert_eq!((again.state.key.node_id(), again.state.identity), (id, identity));
+        drop(again.store);
+        let mut bad = root;
+        bad.lifetime = std::time::Duration::ZERO;
+        let error = Directory::open_with_signer(dir.path(), &bad).unwrap_err();
+        assert!(matches!(error, DirectoryError::Keys(KeyStoreError::Identity(_))), "{error}");
+    }
 }
