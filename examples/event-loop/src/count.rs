@@ -56,7 +56,7 @@ impl Count {
                 self.read(node, now, stream)?;
             }
             Poll::Readable(stream) => self.read(node, now, stream)?,
-            Poll::Event(_) | Poll::Effect(_) => {}
+            _ => {}
         }
         Ok(())
     }
