@@ -62,10 +62,14 @@ fn signer_error(result: Result<impl Sized, NodeError>) -> SignerError {
 /// Connects to a node that is asked for by this id. Returns the id that it has proved. A certificate
 /// of a few seconds may expire between its issue and the dial; then it is issued again.
 async fn reach<R: Rt>(runtime: &R, from: &Node<R>, node: &Node<R>, id: NodeId) -> NodeId {
-    for known in [id, node.own_id()] {
-        from.disconnect(known).await.unwrap();
-    }
-    until(runtime, "the end", async || from.connections().await.unwrap().is_empty()).await;
+    // The node may dial in between.
+    until(runtime, "the end", async || {
+        for known in [id, node.own_id()] {
+            from.disconnect(known).await.unwrap();
+        }
+        from.connections().await.unwrap().is_empty()
+    })
+    .await;
     seen_within(runtime, SOON, "a connection", async || {
         let connected = from.connect(id, address(node), RequestOptions::default());
         Some(connected.await.ok()?.node)
