@@ -14,6 +14,7 @@ use pk_proto::{
 use crate::effect::{Effect, Response};
 use crate::event::{Opened, TransportEvent};
 use crate::settings::TransportSettings;
+use crate::simulation::{Crossing, TlsRandom};
 use crate::stream::{Read, StreamError};
 use crate::transport::{Datagram, Transmit, Transport, TransportError, TransportSetup};
 
@@ -111,6 +112,8 @@ pub struct Node {
     transport: Transport,
     keys: KeyRing,
     polls: VecDeque<Poll>,
+    /// Inputs and outputs of the core, for a simulator.
+    crossings: Option<Vec<Crossing>>,
     now: Instant,
 }
 
@@ -121,11 +124,26 @@ impl Node {
     ///
     /// [`NodeError`].
     pub fn new(setup: NodeSetup) -> Result<Self, NodeError> {
+        Self::create(setup, None)
+    }
+
+    /// Creates a node for a simulator: its datagrams depend on the setup and on what it receives,
+    /// byte by byte, and [`take_crossings`](Self::take_crossings) returns the inputs and outputs of
+    /// its core.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`].
+    pub fn simulated(setup: NodeSetup, random: TlsRandom) -> Result<Self, NodeError> {
+        Self::create(setup, Some(random))
+    }
+
+    fn create(setup: NodeSetup, random: Option<TlsRandom>) -> Result<Self, NodeError> {
         let NodeSetup { config, mut transport, key, secret, snapshot, seed, now, unix, .. } = setup;
         let identity = setup.identity.shortened();
         transport.streams = config.streams_per_connection;
         transport.application_streams = config.application_streams;
-        let transport = Transport::new(TransportSetup {
+        let transport = TransportSetup {
             settings: transport,
             identity: &identity,
             key: &key,
@@ -135,14 +153,19 @@ impl Node {
             origin: setup.origin,
             now,
             unix,
-        })?;
+        };
+        let transport = match random {
+            Some(random) => Transport::simulated(transport, random)?,
+            None => Transport::new(transport)?,
+        };
         let manager =
             NodeManager::start(StartParams { config, identity, snapshot, seed, now, unix })?;
         let mut keys = KeyRing::default();
         keys.add(key);
-        let mut node = Self { manager, transport, keys, polls: VecDeque::new(), now };
+        let crossings = random.map(|_| Vec::new());
+        let mut node = Self { manager, transport, keys, polls: VecDeque::new(), crossings, now };
         let addrs = vec![node.transport.bound()];
-        node.manager.handle_input(Input::Listening { addrs }, now);
+        node.input(Input::Listening { addrs });
         node.settle();
         Ok(node)
     }
@@ -188,8 +211,10 @@ impl Node {
 
     /// Corrects the wall clock.
     pub fn set_wall_clock(&mut self, now: Instant, unix: UnixMillis) {
+        self.advance(now);
         self.transport.set_wall_clock(unix);
-        self.update(now, |manager, now| manager.handle_input(Input::WallClock(unix), now));
+        self.input(Input::WallClock(unix));
+        self.settle();
     }
 
     /// The local addresses changed: connections announce it. `own` are all of them; an empty list
@@ -242,7 +267,9 @@ impl Node {
 
     /// Completes an effect.
     pub fn answer(&mut self, now: Instant, answer: Response) {
-        self.update(now, |manager, now| manager.handle_input(answer.into(), now));
+        self.advance(now);
+        self.input(answer.into());
+        self.settle();
     }
 
     /// Returns what happened next.
@@ -320,6 +347,12 @@ impl Node {
         &self.transport
     }
 
+    /// Takes the inputs and outputs of the core since the last call, in order. Empty unless the node
+    /// is [`simulated`](Self::simulated).
+    pub fn take_crossings(&mut self) -> Vec<Crossing> {
+        self.crossings.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Returns whether the node has stopped and QUIC has forgotten its connections. A process may
     /// end earlier: when the core has stopped and everything was sent.
     pub fn is_over(&self) -> bool {
@@ -332,27 +365,33 @@ impl Node {
         self.now = self.now.max(now);
     }
 
-    /// Passes events and outputs between the core and the transport until there are none.
+    /// Passes an input to the core.
+    fn input(&mut self, input: Input) {
+        if let Some(crossings) = &mut self.crossings {
+            crossings.push(Crossing::Input(input.clone()));
+        }
+        self.manager.handle_input(input, self.now);
+    }
+
+    /// Passes events and outputs between the core and the transport until there are none. The core
+    /// receives an input when its outputs were executed.
     fn settle(&mut self) {
         loop {
-            let mut moved = false;
             while let Some(output) = self.manager.poll_output() {
-                moved = true;
+                if let Some(crossings) = &mut self.crossings {
+                    let (output, phase) = (output.clone(), self.manager.phase());
+                    crossings.push(Crossing::Output { output, phase });
+                }
                 if let Some(output) = self.transport.execute(self.now, output) {
                     self.execute(output);
                 }
             }
-            while let Some(event) = self.transport.poll_event() {
-                moved = true;
-                match event {
-                    TransportEvent::Input(input) => self.manager.handle_input(input, self.now),
-                    TransportEvent::Opened(opened) => self.polls.push_back(Poll::Opened(opened)),
-                    TransportEvent::Readable(id) => self.polls.push_back(Poll::Readable(id)),
-                    TransportEvent::Writable(id) => self.polls.push_back(Poll::Writable(id)),
-                }
-            }
-            if !moved {
-                break;
+            match self.transport.poll_event() {
+                Some(TransportEvent::Input(input)) => self.input(input),
+                Some(TransportEvent::Opened(opened)) => self.polls.push_back(Poll::Opened(opened)),
+                Some(TransportEvent::Readable(id)) => self.polls.push_back(Poll::Readable(id)),
+                Some(TransportEvent::Writable(id)) => self.polls.push_back(Poll::Writable(id)),
+                None => break,
             }
         }
     }
@@ -362,7 +401,7 @@ impl Node {
         let effect = match output {
             Output::Sign { id, key, bytes } if self.keys.get(&key).is_some() => {
                 let result = self.keys.sign(&key, &bytes);
-                self.manager.handle_input(Input::Signed { id, result }, self.now);
+                self.input(Input::Signed { id, result });
                 return;
             }
             Output::ReplaceIdentity { id, identity } => return self.replace(id, &identity),
@@ -397,7 +436,7 @@ impl Node {
 
     fn replace(&mut self, id: EffectId, identity: &Identity) {
         let result = self.try_replace(identity);
-        self.manager.handle_input(Input::IdentityReplaced { id, result }, self.now);
+        self.input(Input::IdentityReplaced { id, result });
     }
 
     fn try_replace(&mut self, identity: &Identity) -> Result<(), String> {

@@ -7,9 +7,7 @@ use pk_proto::Dialect;
 /// Settings of the transport. Start from [`TransportSettings::default`];
 /// [`validate`](Self::validate) names a value outside of its range.
 ///
-/// Maximum memory of one peer: `receive_window` and `application_memory` for received data that is
-/// not read, `send_window` for sent data that is not acknowledged, about 50 KiB in QUIC, and 2 to 3
-/// KiB per open stream.
+/// [`memory_per_peer`](Self::memory_per_peer) is the maximum memory of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransportSettings {
@@ -77,6 +75,23 @@ impl TransportSettings {
 
     /// Part of `send_window` that application streams leave to the node protocol, in bytes.
     pub const SEND_RESERVE: u64 = 64 * 1024;
+
+    /// Maximum memory of one open stream without its data, in bytes.
+    pub const STREAM_MEMORY: u64 = 4 * 1024;
+
+    /// Maximum memory of one connection without its streams, in bytes.
+    pub const CONNECTION_MEMORY: u64 = 128 * 1024;
+
+    /// Returns the maximum memory of one connection, in bytes: `receive_window` and
+    /// `application_memory` for received data that is not read, `send_window` for sent data that is
+    /// not acknowledged, [`STREAM_MEMORY`](Self::STREAM_MEMORY) per stream that the peer may have
+    /// open, and [`CONNECTION_MEMORY`](Self::CONNECTION_MEMORY).
+    pub fn memory_per_peer(&self) -> u64 {
+        let windows = [self.receive_window, self.application_memory, self.send_window];
+        let streams = (self.streams + self.application_streams) as u64;
+        let windows: u64 = windows.into_iter().map(u64::from).sum();
+        windows + streams * Self::STREAM_MEMORY + Self::CONNECTION_MEMORY
+    }
 
     /// Checks the ranges.
     ///

@@ -25,6 +25,8 @@ use rustls::{
     SignatureAlgorithm, SignatureScheme,
 };
 
+use crate::simulation::TlsRandom;
+
 /// Server name that `connect_with` requires. It is not sent, because SNI is off.
 pub const SERVER_NAME: &str = "polykey";
 
@@ -84,6 +86,15 @@ impl Tls {
         let key = Arc::new(CertifiedKey::new(chain, Arc::new(TlsKey(key.clone()))));
         let alpn = dialects.iter().map(|dialect| dialect.alpn().to_vec()).collect();
         Self { provider: Arc::new(provider), identity: Arc::new(Presented(key)), alpn, clock }
+    }
+
+    /// Takes random numbers and key exchanges from a simulator.
+    #[must_use]
+    pub fn with_random(mut self, random: TlsRandom) -> Self {
+        let provider = Arc::make_mut(&mut self.provider);
+        provider.secure_random = random.numbers;
+        provider.kx_groups = vec![random.exchange];
+        self
     }
 
     /// Returns the configuration of an outgoing handshake, with a node that proves one of `expect`.

@@ -49,6 +49,7 @@
 //!   [`CheckCounters`] are the numbers of checks, [`Coverage`] the parts of the vocabulary that
 //!   occurred: a test that is to prove something asserts them.
 //!
+//! - [`PacketWorld`] runs whole nodes, QUIC included, over virtual datagrams.
 //! - [`fuzz`] contains the bodies of the fuzz targets that drive whole machines.
 //!
 //! **Time** is exact: the inputs of a moment come before its timers, a timer fires when it is due,
@@ -62,6 +63,7 @@ pub mod fuzz;
 mod host;
 mod machine;
 mod network;
+mod packets;
 mod rng_streams;
 mod transport;
 mod wire;
@@ -81,5 +83,9 @@ pub use machine::{GraphView, Machine, StoredView};
 pub use network::Network;
 pub use network::link::Link;
 pub use network::nat::{Dependence, NatConfig, NatCounters, NatId};
+pub use packets::{
+    Meter, PROTOCOL, PacketCounters, PacketHost, PacketWorld, PathCounters, PathLimits, Reader,
+    Seen,
+};
 pub use transport::TransportCounters;
 pub use world::{Boot, World, WorldCounters};

@@ -21,6 +21,7 @@ use crate::event::TransportEvent;
 use crate::metrics::TransportMetrics;
 use crate::resets::{ResetKey, ResetLimit};
 use crate::settings::{SettingsError, TransportSettings};
+use crate::simulation::TlsRandom;
 use crate::tls::Tls;
 
 /// Length of the random number for connection ids and that of quinn-proto, from one seed.
@@ -88,6 +89,8 @@ pub struct Transport {
     cx: Cx,
     endpoint: Endpoint,
     tls: Tls,
+    /// Of a simulator.
+    tls_random: Option<TlsRandom>,
     server: ServerConfig,
     transport: Arc<TransportConfig>,
     connections: BTreeMap<usize, Box<Connection>>,
@@ -125,12 +128,33 @@ impl Transport {
     ///
     /// A setting is outside of its range, or rustls refuses the identity.
     pub fn new(setup: TransportSetup<'_>) -> Result<Self, TransportError> {
+        Self::create(setup, None)
+    }
+
+    /// Creates a transport for a simulator: its datagrams depend on the setup and on what it
+    /// receives, byte by byte.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new`](Self::new).
+    pub fn simulated(
+        setup: TransportSetup<'_>,
+        random: TlsRandom,
+    ) -> Result<Self, TransportError> {
+        Self::create(setup, Some(random))
+    }
+
+    fn create(
+        setup: TransportSetup<'_>,
+        tls_random: Option<TlsRandom>,
+    ) -> Result<Self, TransportError> {
         let TransportSetup { settings, identity, key, secret, seed, bound, origin, now, unix } =
             setup;
         settings.validate()?;
         let wall = WallClock::default();
         wall.set(unix);
         let tls = Tls::new(identity, key, &settings.dialects, Arc::new(wall.clone()));
+        let tls = tls_random.map_or(tls.clone(), |random| tls.with_random(random));
         let transport = config::transport(&settings);
         // The endpoint requires a TLS configuration, but every handshake is accepted with its own.
         let (server_tls, _) = tls.server().map_err(TransportError::Tls)?;
@@ -154,6 +178,7 @@ impl Transport {
             cx: Cx::new(settings, Origin::new(origin), wall, canonical(bound), now),
             endpoint,
             tls,
+            tls_random,
             server,
             transport,
             connections: BTreeMap::new(),
@@ -270,7 +295,8 @@ impl Transport {
     /// Presents another identity in handshakes that start from now on.
     pub fn replace_identity(&mut self, identity: &Identity, key: &KeyPair) {
         let clock = Arc::new(self.cx.wall.clone());
-        self.tls = Tls::new(identity, key, &self.cx.settings.dialects, clock);
+        let tls = Tls::new(identity, key, &self.cx.settings.dialects, clock);
+        self.tls = self.tls_random.map_or(tls.clone(), |random| tls.with_random(random));
     }
 
     // -- the loop

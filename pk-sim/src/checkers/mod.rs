@@ -4,12 +4,16 @@
 //! with a planted bug that it detects, and counts its checks, so that a test can show that it was
 //! not vacuous.
 
+mod amplification;
 mod caps;
 pub(crate) mod convergence;
+mod datagrams;
 mod discipline;
 mod forks;
 mod graph;
+mod memory;
 mod phases;
+mod progress;
 mod requests;
 mod stored;
 mod timers;
@@ -23,8 +27,10 @@ use crate::host::id::HostId;
 use crate::host::store::Store;
 use crate::machine::Machine;
 use crate::rng_streams::RngStream;
+use amplification::Amplification;
 use discipline::Discipline;
 use forks::Forks;
+use progress::Progress;
 use requests::Requests;
 use stored::Stored;
 use violation::{CheckCounters, Violation};
@@ -56,6 +62,9 @@ struct OfHost {
     graph_changed: bool,
     stored: Stored,
     forks: Forks,
+    /// Of whole nodes.
+    amplification: Amplification,
+    progress: Progress,
     /// Whether something was written, or found at the start.
     written: bool,
     drains: u64,

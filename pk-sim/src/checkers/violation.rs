@@ -49,4 +49,8 @@ pub struct CheckCounters {
     pub outputs: u64,
     /// Inputs that the simulator was allowed to deliver.
     pub inputs: u64,
+    /// Datagrams of whole nodes, compared with what their destinations have sent.
+    pub datagrams: u64,
+    /// Measurements of the memory of a whole node.
+    pub memory: u64,
 }

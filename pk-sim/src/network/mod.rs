@@ -74,6 +74,11 @@ impl Network {
         self.cut.insert((from, to));
     }
 
+    /// Restores the path between two hosts.
+    pub(crate) fn heal_pair(&mut self, a: HostId, b: HostId) {
+        self.cut.retain(|pair| *pair != (a, b) && *pair != (b, a));
+    }
+
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
     }

@@ -1,0 +1,57 @@
+//! Whole nodes over virtual datagrams, in virtual time.
+//!
+//! The modules of `scenarios` are also run by `examples/packets.rs`, which prints their figures as
+//! one table.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot continue has failed")]
+#![allow(missing_docs, unreachable_pub, reason = "a test")]
+
+mod determinism;
+mod faults;
+mod follow;
+mod handshakes;
+mod joining;
+mod scenarios;
+
+use scenarios::Row;
+
+/// Prints rows, and fails if one misses its goal.
+fn judge(rows: &[Row]) {
+    scenarios::print(rows);
+    let missed: Vec<_> = rows.iter().filter(|row| !row.holds).collect();
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[test]
+fn an_end_that_moves_is_reached_within_round_trips_of_its_next_packet() {
+    judge(&scenarios::migration::rows());
+}
+
+#[test]
+fn the_next_packet_shows_a_restart() {
+    judge(&scenarios::restart::rows());
+}
+
+#[test]
+fn requests_succeed_in_spite_of_loss_reordering_and_duplication() {
+    judge(&scenarios::network::rows());
+}
+
+#[test]
+fn every_mtu_works_and_may_drop_while_connected() {
+    judge(&scenarios::mtu::rows());
+}
+
+#[test]
+fn the_node_protocol_continues_beside_application_streams() {
+    judge(&scenarios::streams::rows());
+}
+
+#[test]
+fn one_stream_carries_ten_mebibytes_a_second() {
+    judge(&scenarios::throughput::rows());
+}
+
+#[test]
+fn a_hostile_sender_fills_no_more_memory_than_documented() {
+    judge(&scenarios::memory::rows());
+}
