@@ -25,6 +25,7 @@ mod simulation;
 mod stream;
 pub mod tls;
 mod transport;
+mod unvalidated;
 
 pub use effect::{Effect, Response};
 pub use event::{Opened, PendingDetach, TransportEvent};

@@ -1,6 +1,7 @@
 //! What a simulator needs in addition: reproducible TLS, and the inputs and outputs of the core.
 
 use pk_proto::{Input, Output, Phase};
+use quinn_proto::ConnectionId;
 use rustls::crypto::{SecureRandom, SupportedKxGroup};
 
 /// Random numbers and the key exchange of TLS, in place of those of ring. The secrecy of every
@@ -11,6 +12,16 @@ pub struct TlsRandom {
     pub numbers: &'static dyn SecureRandom,
     /// The only key exchange that is offered and accepted.
     pub exchange: &'static dyn SupportedKxGroup,
+}
+
+impl TlsRandom {
+    /// Returns the connection id with which a dial starts.
+    pub(crate) fn connection_id(self) -> ConnectionId {
+        let mut id = [0; 20];
+        // A simulator's source does not fail; if it did, the id would only be predictable.
+        let _ = self.numbers.fill(&mut id);
+        ConnectionId::new(&id)
+    }
 }
 
 /// An input or an output of the core.

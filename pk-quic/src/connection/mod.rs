@@ -26,6 +26,7 @@ use crate::reasons::{dial_failure, disconnect_reason, varint};
 use crate::reserve::Reserve;
 use crate::stream::Stream;
 use crate::tls::TlsVerdict;
+use crate::unvalidated::Unvalidated;
 
 /// Label of the TLS exporter from which both ends derive the shared id of a connection.
 const EXPORTER: &[u8] = b"EXPORTER-pk-conn";
@@ -55,6 +56,8 @@ pub(crate) struct Connection {
     /// Reads and writes of the embedder.
     uses: u64,
     followed: Option<Followed>,
+    /// Of an acceptor: where the dialer is since it has moved.
+    unvalidated: Option<Unvalidated>,
 }
 
 /// How far a connection is.
@@ -120,6 +123,7 @@ impl Connection {
             liveness: Liveness::default(),
             uses: 0,
             followed: None,
+            unvalidated: None,
         }
     }
 
@@ -150,7 +154,13 @@ impl Connection {
     /// Handles what is due.
     pub(crate) fn handle_timeout(&mut self, cx: &mut Cx) {
         if self.quic.poll_timeout().is_some_and(|at| at <= cx.at) {
+            let known = self.quic.remote_address();
             self.quic.handle_timeout(cx.at);
+            if self.quic.remote_address() != known {
+                // The validation of an address has failed. quinn-proto 0.11.19 leaves the timer of
+                // packets that were sent there (quinn-rs/quinn issue 2658); this sets it again.
+                self.quic.ping();
+            }
         }
         match self.stage {
             Stage::Dialing { deadline, .. } if deadline <= cx.now => {

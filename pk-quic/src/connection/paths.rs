@@ -10,10 +10,22 @@ use crate::cids::long_headers;
 use crate::cx::Cx;
 use crate::follow::Followed;
 use crate::liveness::received;
+use crate::unvalidated::Unvalidated;
 
 impl Connection {
-    /// Handles a datagram from the address that quinn-proto knows.
-    pub(crate) fn handle(&mut self, cx: &mut Cx, event: ConnectionEvent) {
+    /// Handles a datagram of `len` bytes from the address that quinn-proto knows, or from a dialer
+    /// that may have moved.
+    pub(crate) fn handle(
+        &mut self,
+        cx: &mut Cx,
+        event: ConnectionEvent,
+        from: SocketAddr,
+        len: usize,
+    ) {
+        if self.side == Side::Acceptor {
+            self.handle_dialer(event, from, len);
+            return;
+        }
         if self.followed.is_none() {
             self.quic.handle_event(event);
             return;
@@ -27,6 +39,39 @@ impl Connection {
         {
             self.return_to(cx, known);
         }
+    }
+
+    /// Handles a datagram that an acceptor has received.
+    fn handle_dialer(&mut self, event: ConnectionEvent, from: SocketAddr, len: usize) {
+        let known = self.quic.remote_address();
+        if known == from && self.unvalidated.is_none() {
+            self.quic.handle_event(event);
+            return;
+        }
+        let responses = self.quic.stats().frame_rx.path_response;
+        self.quic.handle_event(event);
+        let present = self.quic.remote_address();
+        if present != known {
+            self.unvalidated = Some(Unvalidated::new(present, len));
+        } else if let Some(unvalidated) = &mut self.unvalidated
+            && unvalidated.addr() == from
+        {
+            unvalidated.heard(len);
+            if self.quic.stats().frame_rx.path_response > responses {
+                self.unvalidated = None;
+            }
+        }
+    }
+
+    /// Returns whether a datagram may leave for the address of a dialer that has moved.
+    fn admits(&mut self, cx: &mut Cx, transmit: &Transmit) -> bool {
+        let present = self.quic.remote_address();
+        // quinn-proto goes back if nothing has validated the address.
+        self.unvalidated = self.unvalidated.filter(|unvalidated| unvalidated.addr() == present);
+        let Some(unvalidated) = &mut self.unvalidated else { return true };
+        let admits = transmit.destination != present || unvalidated.admits(transmit.size);
+        cx.metrics.unvalidated_withheld += u64::from(!admits);
+        admits
     }
 
     /// Returns the address that quinn-proto knows, if a datagram from `from` may show that the peer
@@ -120,6 +165,9 @@ impl Connection {
             let max = if held.is_some() { 1 } else { max };
             let mut transmit = self.quic.poll_transmit(cx.at, max, buf)?;
             if !self.is_live() && self.is_withheld(&transmit, buf) {
+                continue;
+            }
+            if self.unvalidated.is_some() && !self.admits(cx, &transmit) {
                 continue;
             }
             if let Some(followed) = &mut self.followed

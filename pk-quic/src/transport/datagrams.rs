@@ -38,7 +38,9 @@ impl Transport {
             DatagramEvent::ConnectionEvent(handle, event) => {
                 let connection = self.connections.get_mut(&handle.0)?;
                 match connection.followable(&self.cx, from) {
-                    None => connection.handle(&mut self.cx, event),
+                    None => {
+                        connection.handle(&mut self.cx, event, from, datagram.bytes.len());
+                    }
                     Some(known) => {
                         // quinn-proto drops it unless it comes from the known address.
                         let again = self.decode(known, datagram, &mut buf);

@@ -137,10 +137,7 @@ impl Transport {
     /// # Errors
     ///
     /// Those of [`new`](Self::new).
-    pub fn simulated(
-        setup: TransportSetup<'_>,
-        random: TlsRandom,
-    ) -> Result<Self, TransportError> {
+    pub fn simulated(setup: TransportSetup<'_>, random: TlsRandom) -> Result<Self, TransportError> {
         Self::create(setup, Some(random))
     }
 

@@ -1,6 +1,7 @@
 //! Outputs of the core, and calls of the embedder on its streams.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use pk_proto::{ConnectionId, DialFailure, Input, Instant, NodeId, Output, StreamId};
 use quinn_proto::ConnectionHandle;
@@ -102,7 +103,10 @@ impl Transport {
             return Err("the node is stopping".to_owned());
         }
         let (tls, verdict) = self.tls.client(expect)?;
-        let client = config::client(&self.transport, tls);
+        let mut client = config::client(&self.transport, tls);
+        if let Some(random) = self.tls_random {
+            client.initial_dst_cid_provider(Arc::new(move || random.connection_id()));
+        }
         self.endpoint
             .connect(self.cx.at, client, addr, SERVER_NAME)
             .map(|parts| (parts, verdict))

@@ -20,15 +20,21 @@ impl Checkers {
         }
     }
 
-    /// A node sends a datagram.
+    /// A node sends a datagram to an address, where `connections` may have their remote end.
     pub(crate) fn sends(
         &mut self,
         host: HostId,
         to: SocketAddr,
         bytes: usize,
+        connections: u64,
     ) -> Result<(), Violation> {
         self.counters.datagrams += 1;
-        self.hosts[host].amplification.sends(to, bytes)
+        self.hosts[host].amplification.sends(to, bytes, connections)
+    }
+
+    /// Returns the bytes that a node has sent to an address and received from it.
+    pub(crate) fn exchanged(&self, host: HostId, with: SocketAddr) -> (u64, u64) {
+        self.hosts[host].amplification.exchanged(with)
     }
 
     /// A datagram of a node has arrived.

@@ -8,11 +8,7 @@ use super::violation::Violation;
 const NODE: u64 = 1024 * 1024;
 
 /// Compares the measured memory of a node with the limit for its number of peers.
-pub(super) fn check(
-    held: i64,
-    peers: u64,
-    settings: &TransportSettings,
-) -> Result<(), Violation> {
+pub(super) fn check(held: i64, peers: u64, settings: &TransportSettings) -> Result<(), Violation> {
     let limit = NODE + peers * settings.memory_per_peer();
     if u64::try_from(held).is_ok_and(|held| held > limit) {
         let what = format!("{held} bytes with {peers} peers, over {limit}");

@@ -10,6 +10,9 @@ use pk_quic::{Effect, Node, Opened, Poll, Read, Response, TransportSettings};
 use crate::host::store::{Job, Store};
 use crate::rng_streams::RngStream;
 
+/// Application protocol that every node accepts.
+pub const PROTOCOL: &str = "test/1";
+
 /// Bytes of one read or write of an application.
 const PIECE: usize = 64 * 1024;
 
@@ -49,6 +52,10 @@ pub struct PacketHost {
     /// What its applications read. Streams of which something waits are read at the next event, or
     /// by [`PacketWorld::read_all`](super::PacketWorld::read_all).
     pub reader: Reader,
+    /// Whether its socket reports the local address of each datagram and sends from a given one, as
+    /// the driver's does. If the system refuses an address, the node receives the present ones.
+    /// Default true.
+    pub has_local_addresses: bool,
     /// Measures the memory of the node. While it does, the checkers see no inputs and outputs.
     pub meter: Option<Meter>,
     pub(super) key: KeyPair,
@@ -75,6 +82,7 @@ impl PacketHost {
             transport,
             store: Store::default(),
             reader: Reader::Eager,
+            has_local_addresses: true,
             meter: None,
             key,
             node: None,

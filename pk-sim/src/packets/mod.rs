@@ -21,6 +21,7 @@
 //! ([`PacketWorld::digest`]). The checkers of the vocabulary see every input and output of the core
 //! of every node; others check the datagrams, the progress of time, and memory.
 
+mod flight;
 mod host;
 mod path;
 mod requests;
@@ -32,19 +33,19 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pk_host::{KeyPair, TransportSecret, create_identity};
+use pk_host::{KeyPair, TransportSecret};
 use pk_proto::{Instant, NodeId, Snapshot, UnixMillis};
 use pk_quic::{Node, NodeSetup, TransportMetrics, TransportSettings};
 
-pub use self::host::{Meter, PacketHost, Reader};
-pub use self::path::{PathCounters, PathLimits};
-pub use self::requests::PROTOCOL;
+use self::flight::InFlight;
+pub use self::host::{Meter, PROTOCOL, PacketHost, Reader};
 use self::path::Paths;
-use self::run::InFlight;
+pub use self::path::{PathCounters, PathLimits};
 use crate::checkers::Checkers;
 use crate::checkers::violation::{CheckCounters, Violation};
 use crate::host::EPOCH;
 use crate::host::id::HostId;
+use crate::host::identity::{Key, genesis};
 use crate::host::store::Store;
 use crate::network::Network;
 use crate::network::nat::{NatConfig, NatId};
@@ -180,7 +181,7 @@ impl PacketWorld {
         self.network.add_nat(config)
     }
 
-    /// Gives a host a public address that nobody had.
+    /// Gives a host a public address that no host had.
     fn public_address(&mut self, id: HostId) -> SocketAddr {
         let [high, low] = self.addresses.to_be_bytes();
         self.addresses += 1;
@@ -224,7 +225,7 @@ impl PacketWorld {
             config: host.config.clone(),
             transport: host.transport.clone(),
             // Equal in all processes of a host.
-            identity: create_identity(&host.key, UnixMillis(EPOCH)).map_err(|error| text(&error))?,
+            identity: genesis(&Key::from_seed(*host.key.seed()), UnixMillis(EPOCH)),
             secret: TransportSecret::of_key(&host.key),
             key: host.key.clone(),
             snapshot,
@@ -275,13 +276,13 @@ impl PacketWorld {
         self.flush(id);
     }
 
-    /// Gives a host another public address: its node is `told`, or notices nothing.
-    pub fn roam(&mut self, id: HostId, told: bool) {
+    /// Gives a host another public address: its node is informed if it `knows`.
+    pub fn roam(&mut self, id: HostId, knows: bool) {
         let before = self.hosts[id].addr;
         self.network.remove_address(before);
         let addr = self.public_address(id);
         self.hosts[id].addr = addr;
-        if told {
+        if knows {
             self.call(id, |node, now| node.local_changed(now, &[addr.ip()]));
         }
     }
@@ -394,6 +395,12 @@ impl PacketWorld {
     /// Returns the datagrams that were lost because of limits of paths.
     pub fn path_counters(&self) -> PathCounters {
         self.paths.counters
+    }
+
+    /// Returns the bytes that the present process of a host has sent to an address and received
+    /// from it.
+    pub fn exchanged(&self, id: HostId, with: SocketAddr) -> (u64, u64) {
+        self.checkers.exchanged(id, with)
     }
 
     /// Returns the numbers of checks.

@@ -81,8 +81,8 @@ mod tests {
 
     #[test]
     fn a_path_has_a_bandwidth_a_queue_and_a_length() {
-        let mut paths = Paths::default();
-        paths.all = PathLimits { mtu: 1000, bandwidth: Some(1_000_000), queue: 2500 };
+        let all = PathLimits { mtu: 1000, bandwidth: Some(1_000_000), queue: 2500 };
+        let mut paths = Paths { all, ..Paths::default() };
         let at = Instant::from_micros;
         assert_eq!(paths.enter(0, 1, 1001, at(0)), None);
         assert_eq!(paths.enter(0, 1, 1000, at(0)), Some(at(1000)));

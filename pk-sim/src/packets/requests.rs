@@ -8,10 +8,8 @@ use pk_proto::{
 };
 
 use super::PacketWorld;
+use super::host::PROTOCOL;
 use crate::host::id::HostId;
-
-/// Application protocol that every node accepts.
-pub const PROTOCOL: &str = "test/1";
 
 /// Deadline of the requests of a world.
 const DEADLINE: Duration = Duration::from_secs(30);

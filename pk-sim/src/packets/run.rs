@@ -1,6 +1,6 @@
 //! Time, and the way of datagrams.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use pk_proto::Instant;
 use pk_quic::{Crossing, Datagram, Node};
 
+use super::flight::InFlight;
 use super::host::Received;
 use super::{PacketWorld, Seen};
 use crate::host::id::HostId;
@@ -16,46 +17,6 @@ use crate::world::journal::Entry;
 
 /// Datagrams of one transmit.
 const SEGMENTS: usize = 10;
-
-/// A datagram on its way.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    pub(super) at: Instant,
-    pub(super) sequence: u64,
-    /// Host that sent it; `None` if it is forged.
-    pub(super) by: Option<HostId>,
-    pub(super) sent: Instant,
-    pub(super) from: SocketAddr,
-    pub(super) to: SocketAddr,
-    pub(super) ecn: u8,
-    pub(super) bytes: Vec<u8>,
-}
-
-impl InFlight {
-    fn order(&self) -> (Instant, u64) {
-        (self.at, self.sequence)
-    }
-}
-
-impl PartialEq for InFlight {
-    fn eq(&self, other: &Self) -> bool {
-        self.order() == other.order()
-    }
-}
-
-impl Eq for InFlight {}
-
-impl PartialOrd for InFlight {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for InFlight {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.order().cmp(&other.order())
-    }
-}
 
 impl PacketWorld {
     // -- time
@@ -136,22 +97,20 @@ impl PacketWorld {
     /// Processes everything that a host reports and sends, until there is nothing.
     pub(super) fn flush(&mut self, id: HostId) {
         let now = self.now;
-        let mut out = Vec::new();
         let mut buffer = std::mem::take(&mut self.buffer);
         while self.hosts[id].is_running() {
             let host = &mut self.hosts[id];
             let mut moved = host.poll(now, &mut self.rngs.stores);
             let transmit = |node: &mut Node| node.poll_transmit(now, SEGMENTS, &mut buffer);
-            if let Some(transmit) = host.call(transmit).flatten() {
+            let transmit = host.call(transmit).flatten();
+            // The checkers know what the node has dialed before it sends.
+            self.observe_core(id);
+            if let Some(transmit) = transmit {
                 moved += 1;
                 let size = transmit.segment_size.unwrap_or(transmit.size).max(1);
-                for datagram in buffer[..transmit.size].chunks(size) {
-                    out.push((transmit.from, transmit.to, transmit.ecn, datagram.to_vec()));
+                for bytes in buffer[..transmit.size].chunks(size) {
+                    self.send(id, transmit.from, transmit.to, transmit.ecn, bytes);
                 }
-            }
-            self.observe_core(id);
-            for (from, to, ecn, bytes) in out.drain(..) {
-                self.send(id, from, to, ecn, bytes);
             }
             if moved == 0 {
                 break;
@@ -203,39 +162,44 @@ impl PacketWorld {
     // -- datagrams
 
     /// A host sends a datagram.
-    fn send(
-        &mut self,
-        id: HostId,
-        source: Option<IpAddr>,
-        to: SocketAddr,
-        ecn: u8,
-        bytes: Vec<u8>,
-    ) {
+    fn send(&mut self, id: HostId, source: Option<IpAddr>, to: SocketAddr, ecn: u8, bytes: &[u8]) {
         self.counters.sent += 1;
         let head = [id as u64, self.now.as_micros(), bytes.len() as u64, u64::from(ecn)];
         self.datagrams.update(&head.map(u64::to_be_bytes).concat());
-        self.datagrams.update(to.to_string().as_bytes()).update(&bytes);
-        let checked = self.checkers.sends(id, to, bytes.len());
+        self.datagrams.update(to.to_string().as_bytes()).update(bytes);
+        let owner = self.network.owner(to);
+        let connections = self.connections(id, owner);
+        let checked = self.checkers.sends(id, to, bytes.len(), connections);
         self.check(id, checked);
-        let local = self.hosts[id].addr;
-        if source.is_some_and(|source| source != local.ip()) {
+        let (now, host) = (self.now, &mut self.hosts[id]);
+        let local = host.addr;
+        if host.has_local_addresses && source.is_some_and(|source| source != local.ip()) {
             // The system refuses it.
             self.counters.without_source += 1;
+            host.call(|node| node.local_changed(now, &[local.ip()]));
             return;
         }
         let Some(from) = self.network.leave(self.now, id, local, to) else { return };
         if let Some(observed) = &mut self.observed {
-            observed.push(Seen { from, to, ecn, bytes: bytes.clone() });
+            observed.push(Seen { from, to, ecn, bytes: bytes.to_vec() });
         }
-        let owner = self.network.owner(to);
         let path = owner.unwrap_or(usize::MAX);
         let Some(departs) = self.paths.enter(id, path, bytes.len(), self.now) else { return };
         let link = self.network.link(id, owner.unwrap_or(id));
         let (by, sent) = (Some(id), self.now);
         for delay in link.datagram(&mut self.rngs.links) {
-            let (at, bytes) = (departs + delay, bytes.clone());
+            let (at, bytes) = (departs + delay, bytes.to_vec());
             self.schedule(InFlight { at, sequence: 0, by, sent, from, to, ecn, bytes });
         }
+    }
+
+    /// Returns how many connections of a host may lead to another one, or to an address that no host
+    /// has: those that its core knows, and a handshake.
+    fn connections(&self, id: HostId, to: Option<HostId>) -> u64 {
+        let Some(node) = &self.hosts[id].node else { return 1 };
+        let peer = to.map(|to| self.hosts[to].id());
+        let known = node.manager().connections();
+        1 + known.iter().filter(|it| peer.is_none_or(|peer| it.node == peer)).count() as u64
     }
 
     pub(super) fn schedule(&mut self, datagram: InFlight) {
@@ -251,6 +215,8 @@ impl PacketWorld {
             return None;
         }
         self.counters.received += 1;
+        let head = [u64::MAX, id as u64, self.now.as_micros(), bytes.len() as u64];
+        self.datagrams.update(&head.map(u64::to_be_bytes).concat());
         if let Some(by) = by {
             self.checkers.reached(by, to, self.now);
         }
@@ -268,7 +234,7 @@ impl PacketWorld {
     pub(super) fn receive(&mut self, id: HostId, datagram: &Received) {
         let (now, host) = (self.now, &mut self.hosts[id]);
         let Received { from, ecn, bytes } = datagram;
-        let to = Some(host.addr.ip());
+        let to = host.has_local_addresses.then_some(host.addr.ip());
         let datagram = Datagram { from: *from, to, ecn: *ecn, bytes };
         host.call(|node| node.handle_datagram(now, datagram));
         self.observe_core(id);

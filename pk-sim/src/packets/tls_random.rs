@@ -12,8 +12,7 @@ use rustls::{Error, NamedGroup};
 /// Returns the random numbers of one node. rustls requires that they live as long as the process,
 /// so that the memory, about 100 bytes, is not freed.
 pub(super) fn tls_random(seed: [u8; 32]) -> TlsRandom {
-    let numbers: &'static Numbers =
-        Box::leak(Box::new(Numbers { seed, drawn: AtomicU64::new(0) }));
+    let numbers: &'static Numbers = Box::leak(Box::new(Numbers { seed, drawn: AtomicU64::new(0) }));
     TlsRandom { numbers, exchange: Box::leak(Box::new(X25519(numbers))) }
 }
 

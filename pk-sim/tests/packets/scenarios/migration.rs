@@ -11,24 +11,25 @@ use super::{ROUND_TRIP, Row, round_trips};
 enum Move {
     /// It has another address and knows it.
     Announced,
-    /// It has another address and does not notice.
+    /// It has another address, and learns it when the system refuses to send from the former one.
+    Refused,
+    /// It has another address and does not notice: its socket names no addresses.
     Silent,
     /// The NAT in front of it forgets its mappings.
     Nat,
 }
 
 /// Hosts 0 and 1, connected by host 0. With a NAT in front of one of them.
-fn pair(seed: u64, behind: Option<usize>) -> (PacketWorld, Option<NatId>) {
+fn pair(seed: u64, how: Move, behind: Option<usize>) -> (PacketWorld, Option<NatId>) {
     let mut world = PacketWorld::new(seed);
     let mut nat = None;
     for n in 0..3 {
-        if behind == Some(n) {
-            let id = world.add_nat(NatConfig::new(Dependence::Nothing, Dependence::Nothing));
-            world.add_behind(id, TransportSettings::default());
-            nat = Some(id);
-        } else {
-            world.add(TransportSettings::default());
-        }
+        let inner = (behind == Some(n))
+            .then(|| world.add_nat(NatConfig::new(Dependence::Nothing, Dependence::Nothing)));
+        let id = world.add_stopped(TransportSettings::default(), inner);
+        world.host_mut(id).has_local_addresses = how != Move::Silent;
+        world.start(id);
+        nat = nat.or(inner);
     }
     match (behind, nat) {
         (Some(1), Some(nat)) => {
@@ -57,10 +58,11 @@ fn lost(world: &PacketWorld) -> usize {
 pub fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
     for (n, end) in [(0, "dialer"), (1, "acceptor")] {
-        for how in [Move::Announced, Move::Silent, Move::Nat] {
-            let (mut world, nat) = pair(20 + n as u64, (how == Move::Nat).then_some(n));
+        for how in [Move::Announced, Move::Refused, Move::Silent, Move::Nat] {
+            let (mut world, nat) = pair(20 + n as u64, how, (how == Move::Nat).then_some(n));
             let what = match how {
                 Move::Announced => "has another address, and announces it",
+                Move::Refused => "has another address, and learns it by a refused datagram",
                 Move::Silent => "has another address, and does not notice",
                 Move::Nat => "is behind a NAT that restarts",
             };
@@ -99,7 +101,7 @@ pub fn rows() -> Vec<Row> {
 /// An announced move needs no traffic of the end that moves.
 fn announced() -> Vec<Row> {
     let row = |(n, end): (usize, &str)| {
-        let (mut world, _) = pair(30 + n as u64, None);
+        let (mut world, _) = pair(30 + n as u64, Move::Announced, None);
         world.roam(n, true);
         world.pass(2 * ROUND_TRIP);
         let took = world.ask(1 - n, n).unwrap().saturating_sub(ROUND_TRIP);
@@ -119,7 +121,7 @@ fn transfers() -> Vec<Row> {
     let mut rows = Vec::new();
     for (n, end) in [(0, "dialer"), (1, "acceptor")] {
         for (from, to) in [(0, 1), (1, 0)] {
-            let (mut world, _) = pair(40 + n as u64, None);
+            let (mut world, _) = pair(40 + n as u64, Move::Announced, None);
             let stream = world.open(from, to);
             world.write(from, stream, 6_000_000);
             world.pass(6 * ROUND_TRIP);
@@ -130,9 +132,8 @@ fn transfers() -> Vec<Row> {
                 world.host(to).total_received() > before + 500_000
             });
             let took = world.now().since(begun);
-            let complete = world.until(300 * ROUND_TRIP, |world| {
-                world.host(to).total_received() == 6_000_000
-            });
+            let complete =
+                world.until(300 * ROUND_TRIP, |world| world.host(to).total_received() == 6_000_000);
             rows.push(Row::new(
                 format!("{end} moves while host {from} sends 6 MB: 500 kB more"),
                 round_trips(took),

@@ -42,9 +42,8 @@ fn row(network: &Network) -> Row {
     let mut world = PacketWorld::with_hosts(60 + u64::from(network.link.loss_per_mille), HOSTS);
     world.network_mut().set_default_link(network.link);
     let joined = (1..HOSTS).map(|n| world.join(n, 0)).max().unwrap_or_default();
-    let pairs: Vec<_> = (0..HOSTS)
-        .flat_map(|a| (0..HOSTS).filter(move |b| *b != a).map(move |b| (a, b)))
-        .collect();
+    let pairs: Vec<_> =
+        (0..HOSTS).flat_map(|a| (0..HOSTS).filter(move |b| *b != a).map(move |b| (a, b))).collect();
     let found = pairs.iter().filter(|(a, b)| world.find(*a, *b).is_some()).count();
     let mut times = Vec::new();
     for (from, to) in pairs.iter().cycle().take(QUESTIONS) {

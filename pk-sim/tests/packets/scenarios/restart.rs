@@ -45,8 +45,7 @@ fn fifty() -> Row {
     world.pass(10 * ROUND_TRIP);
     world.restart_empty(0);
     let begun = world.now();
-    let questions: Vec<_> =
-        (1..51).map(|n| (n, world.request(n, world.question(0)))).collect();
+    let questions: Vec<_> = (1..51).map(|n| (n, world.request(n, world.question(0)))).collect();
     world.until(100 * ROUND_TRIP, |world| {
         questions.iter().all(|(n, id)| world.result(*n, *id).is_some())
     });
