@@ -30,6 +30,8 @@ pub fn endpoint(
 ) -> EndpointConfig {
     let mut config = EndpointConfig::new(resets);
     config.supported_versions(vec![QUIC_V1]).cid_generator(cids).min_reset_interval(Duration::ZERO);
+    // In range, as the default of quinn-proto is, which is the same.
+    let _ = config.max_udp_payload_size(TransportSettings::MAX_DATAGRAM as u16);
     config
 }
 

@@ -16,6 +16,8 @@ pub struct TransportMetrics {
     pub handshakes_refused: u64,
     /// Incoming handshakes refused because of `handshake_network_limit`.
     pub handshakes_refused_network: u64,
+    /// Received datagrams that were dropped because of their length.
+    pub datagrams_too_long: u64,
     /// Stateless resets that were sent.
     pub resets: u64,
     /// Stateless resets that were not sent because of the limit of their network.

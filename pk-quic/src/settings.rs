@@ -76,21 +76,32 @@ impl TransportSettings {
     /// Part of `send_window` that application streams leave to the node protocol, in bytes.
     pub const SEND_RESERVE: u64 = 64 * 1024;
 
-    /// Maximum memory of one open stream without its data, in bytes.
-    pub const STREAM_MEMORY: u64 = 4 * 1024;
+    /// Maximum length of a received datagram, in bytes; longer ones are dropped. Peers are informed
+    /// of it.
+    pub const MAX_DATAGRAM: usize = 1472;
+
+    /// Maximum memory of one open stream without its data, in bytes. QUIC keeps datagrams of at most
+    /// 32 KiB in memory because of fragments in them.
+    pub const STREAM_MEMORY: u64 = 36 * 1024;
 
     /// Maximum memory of one connection without its streams, in bytes.
     pub const CONNECTION_MEMORY: u64 = 128 * 1024;
 
-    /// Returns the maximum memory of one connection, in bytes: `receive_window` and
-    /// `application_memory` for received data that is not read, `send_window` for sent data that is
-    /// not acknowledged, [`STREAM_MEMORY`](Self::STREAM_MEMORY) per stream that the peer may have
+    /// Returns the maximum memory of one connection, in bytes: two and a half times `receive_window`
+    /// and `application_memory` for received data that is not read, `send_window` for sent data that
+    /// is not acknowledged, [`STREAM_MEMORY`](Self::STREAM_MEMORY) per stream that the peer may have
     /// open, and [`CONNECTION_MEMORY`](Self::CONNECTION_MEMORY).
+    ///
+    /// The windows count data. Data is kept in the datagrams in which it arrived until QUIC has
+    /// allocated 2.5 times its length; then QUIC copies it. A peer that fills its datagrams reaches
+    /// 1.1 times.
     pub fn memory_per_peer(&self) -> u64 {
-        let windows = [self.receive_window, self.application_memory, self.send_window];
+        let received = u64::from(self.receive_window) + u64::from(self.application_memory);
         let streams = (self.streams + self.application_streams) as u64;
-        let windows: u64 = windows.into_iter().map(u64::from).sum();
-        windows + streams * Self::STREAM_MEMORY + Self::CONNECTION_MEMORY
+        received * 5 / 2
+            + u64::from(self.send_window)
+            + streams * Self::STREAM_MEMORY
+            + Self::CONNECTION_MEMORY
     }
 
     /// Checks the ranges.

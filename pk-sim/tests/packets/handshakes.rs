@@ -60,6 +60,24 @@ fn a_node_of_another_id_is_refused_and_a_dead_address_times_out() {
     assert!(world.node(0).manager().connections().is_empty());
 }
 
+/// Padding after the packets of a datagram is legal, but each byte of it costs memory.
+#[test]
+fn a_datagram_of_more_than_the_announced_length_is_dropped() {
+    let mut world = PacketWorld::with_hosts(98, 2);
+    world.set_cut(0, 1, true);
+    world.observe();
+    world.request(0, connect(&world, 1, 1));
+    let first = world.observed().remove(0);
+    for (length, handshakes) in [(1473, 0), (1472, 1)] {
+        let mut padded = first.clone();
+        padded.bytes.resize(length, 0);
+        world.forge(padded, MS);
+        world.pass(2 * MS);
+        assert_eq!(world.metrics(1).handshakes, handshakes, "{length}");
+    }
+    assert_eq!(world.metrics(1).datagrams_too_long, 1);
+}
+
 #[test]
 fn a_stopped_node_announces_its_end() {
     let mut world = PacketWorld::with_hosts(97, 2);

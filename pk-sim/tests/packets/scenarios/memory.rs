@@ -6,6 +6,7 @@ use pk_quic::TransportSettings;
 use pk_sim::{PacketWorld, Reader};
 
 use super::Row;
+use super::hostile::Hostile;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -31,6 +32,58 @@ pub fn rows() -> Vec<Row> {
             held <= limit,
         ));
     }
+    rows.extend(fragments(limit));
+    rows
+}
+
+/// A peer whose datagrams are almost empty, so that each byte of a window costs more than a byte.
+fn fragments(limit: u64) -> Vec<Row> {
+    // QUIC copies the data of a stream when it has more than 2048 pieces.
+    const PIECE: usize = 780;
+    let mut world = PacketWorld::with_hosts(91, 1);
+    world.network_mut().set_default_link(pk_sim::Link::ms(1));
+    world.host_mut(0).reader = Reader::Paused;
+    world.host_mut(0).meter = Some(meter);
+    let mut peer = Hostile::connect(&mut world, 0);
+    let mut rows = Vec::new();
+    let mut row = |world: &PacketWorld, what: &str| {
+        let held = u64::try_from(world.host(0).held()).unwrap_or_default();
+        rows.push(Row::new(
+            format!("a peer with {PIECE} bytes in each datagram of 1452 bytes {what}"),
+            format!("{} KiB", held / 1024),
+            format!("≤ {} KiB", limit / 1024),
+            held <= limit,
+        ));
+    };
+    let mut streams = Vec::new();
+    for _ in 0..512 {
+        streams.extend(peer.open_application());
+        peer.exchange(&mut world);
+    }
+    for _ in 0..20 {
+        peer.exchange(&mut world);
+    }
+    assert_eq!(world.host(0).opened().len(), 512);
+    row(&world, "opens 512 application streams");
+    for stream in &streams[..20] {
+        // The buffer of the stream and its window.
+        peer.send_all(&mut world, *stream, (64 << 10) + (3 << 19), PIECE);
+    }
+    row(&world, "fills the memory of applications");
+    for _ in 0..100 {
+        if let Some(stream) = peer.open_message(60_000) {
+            peer.send_all(&mut world, stream, 59_000, PIECE);
+        }
+    }
+    row(&world, "and starts 100 messages");
+    // A local application sends, and the peer acknowledges nothing.
+    let stream = world.host(0).opened()[0].stream;
+    world.write(0, stream, 16 * MIB);
+    world.pass(Duration::from_secs(1));
+    row(&world, "and acknowledges nothing of what a local application sends");
+    let metrics = world.metrics(0);
+    assert_eq!(metrics.streams_unread, 0);
+    assert_eq!(world.node(0).manager().connections().len(), 1);
     rows
 }
 

@@ -1,5 +1,6 @@
 //! Scenarios with figures: what is measured, the result, and the goal.
 
+mod hostile;
 pub mod memory;
 pub mod migration;
 pub mod mtu;
