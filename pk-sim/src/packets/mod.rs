@@ -34,15 +34,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use pk_host::{KeyPair, TransportSecret};
-use pk_proto::{Instant, NodeId, Snapshot, UnixMillis};
+use pk_proto::{Instant, NodeId, NodeManager, Snapshot, UnixMillis};
 use pk_quic::{Node, NodeSetup, TransportMetrics, TransportSettings};
 
 use self::flight::InFlight;
 pub use self::host::{Meter, PROTOCOL, PacketHost, Reader};
 use self::path::Paths;
 pub use self::path::{PathCounters, PathLimits};
-use crate::checkers::Checkers;
 use crate::checkers::violation::{CheckCounters, Violation};
+use crate::checkers::{Checkers, convergence};
 use crate::host::EPOCH;
 use crate::host::id::HostId;
 use crate::host::identity::{Key, genesis};
@@ -431,6 +431,23 @@ impl PacketWorld {
             let checked = self.checkers.finish(id);
             self.check(id, checked);
         }
+    }
+
+    /// Checks that every running node has contacts for the nearest running ones, that nodes suspect
+    /// none of their connections, and that both ends of each pair use the same one; to be called
+    /// after a quiet period. Returns the number of checked pairs.
+    pub fn assert_converged(&self) -> u64 {
+        let running: Vec<_> =
+            self.hosts.iter().filter_map(PacketHost::node).map(Node::manager).collect();
+        let limit = running.iter().map(|node| node.config().bucket_limit).min().unwrap_or(1);
+        let known = |node: &NodeManager| node.graph().iter().map(|(id, _)| id).collect();
+        let graphs: Vec<_> = running.iter().map(|node| (node.own_id(), known(node))).collect();
+        let connections: Vec<_> =
+            running.iter().map(|node| (node.own_id(), node.connections())).collect();
+        let checked = convergence::check(&graphs, limit).and_then(|pairs| {
+            convergence::check_primaries(&connections).map(|primaries| pairs + primaries)
+        });
+        checked.unwrap_or_else(|violation| self.fail(&violation.to_string()))
     }
 
     fn check(&self, id: HostId, checked: Result<(), Violation>) {

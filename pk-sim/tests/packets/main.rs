@@ -10,6 +10,7 @@ mod faults;
 mod follow;
 mod handshakes;
 mod joining;
+mod limits;
 mod scenarios;
 
 use scenarios::Row;
