@@ -36,6 +36,29 @@ fn a_frozen_host_continues_within_the_idle_timeout_and_is_given_up_after_it() {
     }
 }
 
+/// Nothing answers for a killed host: its peers learn it from silence alone.
+#[test]
+fn a_killed_host_is_suspected_in_round_trips_and_its_streams_end_with_the_idle_timeout() {
+    for (killed, other) in [(0, 1), (1, 0)] {
+        let mut world = PacketWorld::with_hosts(15, 2);
+        world.connect(0, 1);
+        let stream = world.open(other, killed);
+        world.kill(killed);
+        let begun = world.now();
+        let request = world.question(killed);
+        world.request(other, request);
+        let connections = |world: &PacketWorld| world.node(other).manager().connections();
+        let suspected = |world: &PacketWorld| connections(world).iter().all(|it| it.suspected);
+        assert!(world.until(1000 * MS, suspected), "{:?}", connections(&world));
+        let over = |world: &PacketWorld| world.host(other).failed().contains(&stream);
+        assert!(world.until(Duration::from_secs(60), over));
+        let took = world.now().since(begun);
+        assert!((29_000 * MS..41_000 * MS).contains(&took), "{took:?}");
+        assert!(connections(&world).is_empty());
+        world.stop_all();
+    }
+}
+
 #[test]
 fn a_restarted_node_finds_the_network_from_its_store() {
     let mut world = PacketWorld::with_hosts(11, 4);
