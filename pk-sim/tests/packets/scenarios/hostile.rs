@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use pk_host::{KeyPair, create_identity};
 use pk_proto::native::{self, Hello, Message, V1};
 use pk_proto::{Dialect, Instant};
-use pk_quic::{config, tls};
+use pk_quic::tls;
 use pk_sim::{PROTOCOL, PacketWorld, Seen};
 use quinn_proto::{
     Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig, StreamId,
@@ -59,9 +59,11 @@ impl Hostile {
             .receive_window(window)
             .keep_alive_interval(None);
         let origin = StdInstant::now();
-        let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
+        let mut config = EndpointConfig::default();
+        config.rng_seed(Some([0xbd; 32]));
+        let mut endpoint = Endpoint::new(Arc::new(config), None, true, None);
         let to = world.host(victim).addr();
-        let client = config::client(&Arc::new(transport), tls);
+        let client = pk_quic::config::client(&Arc::new(transport), tls);
         let (handle, quic) = endpoint.connect(origin, client, to, tls::SERVER_NAME).unwrap();
         let addr = ([45, 0, 0, 1], 1314).into();
         let mut hostile = Self { endpoint, handle, quic, addr, victim: to, origin };

@@ -10,6 +10,11 @@ use super::hostile::Hostile;
 
 const MIB: u64 = 1024 * 1024;
 
+fn mib(bytes: u64) -> String {
+    let tenths = bytes * 10 / MIB;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
 /// Bytes that a call has allocated and not freed.
 fn meter(call: &mut dyn FnMut()) -> i64 {
     allocation_counter::measure(call).bytes_current
@@ -27,8 +32,8 @@ pub fn rows() -> Vec<Row> {
         let held = received(streams, bytes);
         rows.push(Row::new(
             format!("a peer {what}, and nothing is read"),
-            format!("{} KiB", held / 1024),
-            format!("≤ {} KiB", limit / 1024),
+            mib(held),
+            format!("≤ {}", mib(limit)),
             held <= limit,
         ));
     }
@@ -50,8 +55,8 @@ fn fragments(limit: u64) -> Vec<Row> {
         let held = u64::try_from(world.host(0).held()).unwrap_or_default();
         rows.push(Row::new(
             format!("a peer with {PIECE} bytes in each datagram of 1452 bytes {what}"),
-            format!("{} KiB", held / 1024),
-            format!("≤ {} KiB", limit / 1024),
+            mib(held),
+            format!("≤ {}", mib(limit)),
             held <= limit,
         ));
     };
