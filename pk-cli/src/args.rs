@@ -48,6 +48,10 @@ pub(crate) enum Command {
     Find(TargetArgs),
     /// Search for a node and measure its response time.
     Ping(TargetArgs),
+    /// Search for the nodes closest to an id and print their addresses, the nearest first.
+    ///
+    /// At the time limit prints those found so far. The id need not be that of a node.
+    Closest(ClosestArgs),
     /// Cross-sign a claim with a node. The chains of both nodes then contain a claim that links
     /// them.
     ///
@@ -122,6 +126,7 @@ impl Command {
             Self::Renew(args) => args.runtime.runtime,
             Self::Run(args) => args.runtime.runtime,
             Self::Find(args) | Self::Ping(args) | Self::Claim(args) => args.common.runtime.runtime,
+            Self::Closest(args) => args.common.runtime.runtime,
             Self::Chain(args) => args.common.runtime.runtime,
             Self::Allow(args) => args.runtime.runtime,
             Self::Buckets(args) => args.runtime.runtime,
@@ -137,6 +142,7 @@ impl Command {
             Self::Renew(args) => args.keys.json,
             Self::Replay(args) => args.json,
             Self::Find(args) | Self::Ping(args) | Self::Claim(args) => args.common.json,
+            Self::Closest(args) => args.common.json,
             Self::Chain(args) => args.common.json,
             Self::Allow(args) => args.keys.json,
             Self::Buckets(args) => args.json,
@@ -252,8 +258,8 @@ pub(crate) struct RunArgs {
     pub(crate) allow: Vec<NodeId>,
     /// Read commands from stdin and write JSON lines to stdout, until `quit` or the end of stdin.
     ///
-    /// Commands: connect ID HOST PORT, disconnect ID, findNode ID, ping ID, closest ID (VIA),
-    /// active ID (VIA), graph, connections, setnode ID HOST PORT (global|local) (block) (force),
+    /// Commands: connect ID HOST PORT, disconnect ID, findNode ID, findClosest ID (NUMBER), ping
+    /// ID, closest ID (VIA), active ID (VIA), graph, connections, setnode ID HOST PORT (global|local) (block) (force),
     /// unsetnode ID, signal ID RELAY, mdns ID, renew, cert, stream ID TEXT, allow ID, disallow ID,
     /// allowed, claim ID, answer NUMBER sign|refuse, chain ID, claimsGet ID, sigchain, gestalt
     /// (ID), sign ID, quit. A command with the prefix `#tag ` runs concurrently with others, and
@@ -429,6 +435,25 @@ pub(crate) struct TargetArgs {
     pub(crate) target: NodeId,
     #[command(flatten)]
     pub(crate) common: OneShotArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClosestArgs {
+    /// Target of the distance.
+    #[arg(value_name = "ID")]
+    pub(crate) target: NodeId,
+    /// Number of nodes, 1 to 20.
+    #[arg(long, value_name = "NUMBER", default_value = "20", value_parser = closest_count)]
+    pub(crate) count: usize,
+    #[command(flatten)]
+    pub(crate) common: OneShotArgs,
+}
+
+fn closest_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=20) => Ok(count),
+        _ => Err("the number of nodes must be 1 to 20".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

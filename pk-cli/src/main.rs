@@ -19,7 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Cli, Command};
-use crate::commands::{allow, buckets, cert, chain, claim, find, keys, renew, replay};
+use crate::commands::{allow, buckets, cert, chain, claim, closest, find, keys, renew, replay};
 use crate::error::Result;
 
 fn main() -> ExitCode {
@@ -55,6 +55,7 @@ impl Command {
             Self::Run(args) => run::run(args, runtime).await,
             Self::Find(args) => find::find(args, runtime).await,
             Self::Ping(args) => find::ping(args, runtime).await,
+            Self::Closest(args) => closest::closest(args, runtime).await,
             Self::Claim(args) => claim::claim(args, runtime).await,
             Self::Chain(args) => chain::chain(args, runtime).await,
             Self::Allow(args) => allow::allow(args, runtime).await,

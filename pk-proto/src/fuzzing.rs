@@ -176,10 +176,24 @@ fn changed(config: Config, u: &mut Unstructured<'_>) -> Result<Config> {
     let Ok(Value::Object(fields)) = serde_json::to_value(&config) else { return Ok(config) };
     let names: Vec<_> = fields.keys().cloned().collect();
     let name = u.choose(&names)?;
-    let Some(value) = drawn(fields.get(name), u)? else { return Ok(config) };
+    // A group of settings: one of them changes.
+    let group = fields.get(name).and_then(Value::as_object).filter(|group| !is_duration(group));
+    let (inner, before) = match group {
+        Some(group) => {
+            let names: Vec<_> = group.keys().cloned().collect();
+            let inner = u.choose(&names)?.clone();
+            let before = group.get(&inner);
+            (Some(inner), before)
+        }
+        None => (None, fields.get(name)),
+    };
+    let Some(value) = drawn(before, u)? else { return Ok(config) };
     let read = |value| -> Option<Config> {
         let mut fields = fields.clone();
-        fields.insert(name.clone(), value);
+        match (&inner, fields.get_mut(name).and_then(Value::as_object_mut)) {
+            (Some(inner), Some(group)) => group.insert(inner.clone(), value),
+            _ => fields.insert(name.clone(), value),
+        };
         serde_json::from_value(Value::Object(fields)).ok()
     };
     let Some(made) = read(value) else { return Ok(config) };
@@ -198,10 +212,12 @@ fn changed(config: Config, u: &mut Unstructured<'_>) -> Result<Config> {
     Ok(made.unwrap_or(config))
 }
 
+fn is_duration(fields: &Map<String, Value>) -> bool {
+    fields.contains_key("secs") && fields.contains_key("nanos")
+}
+
 /// Returns another value of the same kind. `None` for a kind that only its type knows.
 fn drawn(before: Option<&Value>, u: &mut Unstructured<'_>) -> Result<Option<Value>> {
-    let is_duration =
-        |fields: &Map<String, Value>| fields.contains_key("secs") && fields.contains_key("nanos");
     Ok(match before {
         Some(Value::Bool(before)) => Some(Value::Bool(!before)),
         Some(Value::Number(_)) => {
@@ -248,6 +264,14 @@ mod tests {
                 panic!("settings are an object")
             };
             for (name, value) in fields {
+                if let Value::Object(group) = &value
+                    && !is_duration(group)
+                {
+                    for (inner, value) in group {
+                        let name = alloc::format!("{name}.{inner}");
+                        seen.entry(name).or_default().insert(alloc::format!("{value}"));
+                    }
+                }
                 seen.entry(name).or_default().insert(alloc::format!("{value}"));
             }
         }

@@ -140,16 +140,16 @@ pub use api::{Connected, Event, Identity, Input, Opener, Output, Side};
 // Requests and their results.
 #[doc(no_inline)]
 pub use api::{
-    ChainData, ClaimsFound, ClaimsQuery, FindEnd, FindNodeOptions, FindOutcome, FindStats,
-    FindStep, FindStepEnd, GestaltQuery, Pong, Reply, Request, RequestOptions, SetNodeOptions,
-    Strategies, Synced,
+    ChainData, ClaimsFound, ClaimsQuery, ClosestOutcome, FindEnd, FindNodeOptions, FindOutcome,
+    FindStats, FindStep, FindStepEnd, GestaltQuery, Pong, Reply, Request, RequestOptions,
+    SetNodeOptions, Strategies, Synced,
 };
 
 // Settings, state and counters.
 #[doc(no_inline)]
 pub use api::{
     AddressPolicy, Census, Config, ConfigError, ConnectionInfo, ExchangeInfo, Metrics,
-    NodeBucketMeta, RecordedCall, Snapshot, StartParams, StoreMeta,
+    NodeBucketMeta, RecordedCall, SearchConfig, Snapshot, StartParams, StoreMeta,
 };
 
 // Errors.

@@ -192,7 +192,7 @@ fn all_that_wait_share_the_room_and_the_newest_come_first() {
 /// The least recently connected one first, and no more of them than have to go.
 #[test]
 fn garbage_collection_probes_least_recently_connected_first_and_no_more_than_needed() {
-    let mut full = full_with(|config| config.find_concurrency = 1);
+    let mut full = full_with(|config| config.collect_concurrency = 1);
     full.disconnect();
     full.cluster.kill(full.members[0]);
     let dials = full.dials();
@@ -206,7 +206,7 @@ fn garbage_collection_probes_least_recently_connected_first_and_no_more_than_nee
 #[test]
 fn probes_are_dials_of_known_addresses_and_few_at_a_time() {
     for concurrency in [1, 2, 3] {
-        let mut full = full_with(|config| config.find_concurrency = concurrency);
+        let mut full = full_with(|config| config.collect_concurrency = concurrency);
         full.disconnect();
         for member in full.members.clone() {
             full.cluster.kill(member);

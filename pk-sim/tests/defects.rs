@@ -407,6 +407,6 @@ fn quick(elapsed: Duration) -> Check {
 fn dead_nodes_do_not_serialise_a_search() {
     quick(found_among_the_dead(|_| {})).unwrap();
     // The reference waits for each dial to time out before it begins the next in its place.
-    let planted = quick(found_among_the_dead(|config| config.find_stall_delay = 60 * SECOND));
+    let planted = quick(found_among_the_dead(|config| config.search.round_trip = 60 * SECOND));
     assert!(planted.is_err());
 }

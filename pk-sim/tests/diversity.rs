@@ -137,7 +137,7 @@ fn private_networks_are_not_limited_and_the_limits_can_be_set() {
 fn diversity_holds_for_those_who_wait_as_well() {
     let mut bare = Bare::new(|config| {
         config.bucket_limit = 3;
-        config.find_concurrency = 1;
+        config.collect_concurrency = 1;
         config.retry_delay = Duration::ZERO;
         config.refresh_delay = Duration::ZERO;
     });

@@ -209,8 +209,14 @@ fn a_search_for_oneself_ends_at_its_limit() {
 #[test]
 fn a_search_asks_no_further_than_the_closest_k_that_live() {
     let edges: Vec<_> = (1..10).map(|node| (0, node)).collect();
-    let mut cluster =
-        Cluster::quiet().nodes(10).seed(3).config(|config| config.bucket_limit = 4).start();
+    let mut cluster = Cluster::quiet()
+        .nodes(10)
+        .seed(3)
+        .config(|config| {
+            config.bucket_limit = 4;
+            config.search.doubt_find = 0;
+        })
+        .start();
     wire(&mut cluster, &edges);
     let target = nobody(5);
     let mut nearest: Vec<_> =
@@ -246,16 +252,9 @@ fn the_limit_counts_failures_and_no_live_connections() {
     let outcome = find_with(&mut cluster, 0, nobody(1), limit(2));
     assert_consistent(&outcome);
     assert_eq!(outcome.ended, FindEnd::Limit);
-    assert_eq!(
-        (outcome.stats.attempts, outcome.stats.failures, outcome.stats.calls),
-        (2, 2, 3),
-        "{outcome:?}"
-    );
+    assert_eq!((outcome.stats.attempts, outcome.stats.failures), (2, 0), "{outcome:?}");
     let elapsed = outcome.stats.elapsed;
-    assert!(
-        (15 * SECOND..16 * SECOND).contains(&elapsed),
-        "both are given their time: {outcome:?}"
-    );
+    assert!((ms(200)..2 * SECOND).contains(&elapsed), "the dead are given up: {outcome:?}");
 
     let outcome = find_with(&mut cluster, 0, nobody(1), limit(0));
     assert_eq!(outcome.ended, FindEnd::Limit);
@@ -263,7 +262,7 @@ fn the_limit_counts_failures_and_no_live_connections() {
     assert_eq!(outcome.stats.elapsed, ms(20));
 
     let outcome = find_with(&mut cluster, 0, nobody(1), limit(3));
-    assert_eq!((outcome.ended, outcome.stats.failures), (FindEnd::Exhausted, 3), "{outcome:?}");
+    assert_eq!((outcome.ended, outcome.stats.attempts), (FindEnd::Exhausted, 3), "{outcome:?}");
     cluster.stop_all();
 }
 
@@ -282,7 +281,7 @@ fn no_more_are_contacted_at_a_time_than_allowed() {
 }
 
 #[test]
-fn only_stalled_contacts_let_more_be_contacted() {
+fn silent_dials_end_so_that_more_start() {
     for concurrency in [1, 3] {
         let edges: Vec<_> = (1..14).map(|node| (0, node)).collect();
         let mut cluster = graph(14, &edges);
@@ -292,18 +291,18 @@ fn only_stalled_contacts_let_more_be_contacted() {
         let find = FindNodeOptions { concurrency: Some(concurrency), ..FindNodeOptions::default() };
         let outcome = find_with(&mut cluster, 0, nobody(2), find);
         assert_consistent(&outcome);
-        assert_eq!(
-            (outcome.ended, outcome.stats.calls, outcome.stats.failures),
-            (FindEnd::Exhausted, 3, 10)
-        );
-        let (running, fresh) = overlap(&outcome.trace, ms(500));
-        assert_eq!(fresh, concurrency, "{outcome:?}");
-        assert_eq!(running, 10, "all the dead are waited for at the end: {outcome:?}");
-        // Ten dead ones cost their stalls and one timeout, not ten timeouts.
-        assert!(
-            outcome.stats.elapsed <= 15 * SECOND + ms(10 * 500 / concurrency as u64 + 500),
-            "{outcome:?}"
-        );
+        assert_eq!((outcome.ended, outcome.stats.attempts), (FindEnd::Exhausted, 13));
+        let (dialing, _) = overlap(&dials(&outcome.trace), SECOND);
+        assert!(dialing <= concurrency, "the limit holds for silent dials: {outcome:?}");
+        let answered: BTreeSet<_> = outcome
+            .trace
+            .iter()
+            .filter(|step| matches!(step.end, FindStepEnd::Answered { .. }))
+            .map(|step| step.node)
+            .collect();
+        assert_eq!(answered.len(), 3, "{outcome:?}");
+        // Each of the dead ends when it is silent for too long, and not at its timeout.
+        assert!(outcome.stats.elapsed <= 5 * SECOND, "{outcome:?}");
         assert_quiet(&mut cluster, 0, "stalled");
         cluster.stop_all();
     }
@@ -320,10 +319,7 @@ fn a_target_that_is_connected_ends_a_search_at_once() {
         cluster.request(0, Request::FindNode { target, find: FindNodeOptions::default() });
     let done = cluster.done(0, request).cloned();
     let Some(Ok(Reply::FindNode(outcome))) = done else { panic!("no time has passed: {done:?}") };
-    assert_eq!(
-        (outcome.ended, outcome.stats),
-        (FindEnd::Connected, FindStats { candidates: 2, ..FindStats::default() })
-    );
+    assert_eq!((outcome.ended, outcome.stats), (FindEnd::Connected, FindStats::default()));
     assert_eq!(
         (outcome.found.map(|(address, _)| address), outcome.trace.len()),
         (Some(cluster.address(1)), 0)
@@ -357,12 +353,12 @@ fn a_deadline_ends_a_search_with_what_it_has() {
     for dead in [1, 2] {
         cluster.kill(dead);
     }
-    let find = FindNodeOptions { options: by(2 * SECOND), ..FindNodeOptions::default() };
+    let find = FindNodeOptions { options: by(ms(200)), ..FindNodeOptions::default() };
     let outcome = find_with(&mut cluster, 0, nobody(3), find);
     assert_consistent(&outcome);
     assert_eq!(
         (outcome.found.clone(), outcome.ended, outcome.stats.elapsed),
-        (None, FindEnd::Deadline, 2 * SECOND)
+        (None, FindEnd::Deadline, ms(200))
     );
     assert_eq!((outcome.stats.attempts, outcome.stats.calls, outcome.stats.failures), (3, 1, 0));
     let pending: Vec<_> =
@@ -579,11 +575,11 @@ fn a_contact_that_does_not_answer_is_no_obstacle() {
         panic!("it waits")
     };
     assert_consistent(&outcome);
-    assert_eq!((outcome.ended, outcome.stats.elapsed), (FindEnd::Exhausted, 15 * SECOND));
+    assert_eq!(outcome.ended, FindEnd::Exhausted);
+    assert!((ms(200)..2 * SECOND).contains(&outcome.stats.elapsed), "{outcome:?}");
     let end =
         |id: NodeId| outcome.trace.iter().find(|step| step.node == id).map(|step| step.end.clone());
-    assert_eq!(end(cluster.id(4)), Some(FindStepEnd::NoAnswer));
-    assert_eq!(cluster.node(0).metrics().call_timeouts, 1);
+    assert_eq!(end(cluster.id(4)), Some(FindStepEnd::Pending));
     cluster.stop_all();
 }
 

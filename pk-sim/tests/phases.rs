@@ -97,10 +97,11 @@ fn requests() -> Vec<Request> {
         Request::Claims { query: ClaimsQuery::default(), options },
         Request::Gestalt { node: target, query: GestaltQuery::default(), options },
         Request::Flush { options },
+        Request::FindClosest { target, count: 20, find: FindNodeOptions::default() },
     ];
     let mut kinds: Vec<_> = all.iter().map(number).collect();
     kinds.dedup();
-    assert_eq!(kinds, (0..21).collect::<Vec<_>>(), "every kind, once");
+    assert_eq!(kinds, (0..22).collect::<Vec<_>>(), "every kind, once");
     all
 }
 
@@ -128,6 +129,7 @@ fn number(request: &Request) -> usize {
         Request::Claims { .. } => 18,
         Request::Gestalt { .. } => 19,
         Request::Flush { .. } => 20,
+        Request::FindClosest { .. } => 21,
     }
 }
 

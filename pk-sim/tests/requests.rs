@@ -166,11 +166,20 @@ fn options_outside_their_ranges_are_refused_by_name() {
             bare.take();
         }
     }
+    for (count, legal) in [(0, false), (1, true), (20, true), (21, false)] {
+        let find = FindNodeOptions::default();
+        match bare.node.find_closest(target, count, find, bare.now) {
+            Ok(_) if legal => {}
+            Err(RequestError::Option { name: "count", .. }) if !legal => {}
+            other => panic!("{count}: {other:?}"),
+        }
+        bare.take();
+    }
     for (name, concurrency, limit, legal) in [
         ("concurrency", Some(0), None, false),
         ("concurrency", Some(1), None, true),
-        ("concurrency", Some(64), None, true),
-        ("concurrency", Some(65), None, false),
+        ("concurrency", Some(256), None, true),
+        ("concurrency", Some(257), None, false),
         ("limit", None, Some(0), true),
         ("limit", None, Some(1024), true),
         ("limit", None, Some(1025), false),
@@ -191,7 +200,7 @@ fn options_outside_their_ranges_are_refused_by_name() {
 
 fn with(mut request: Request, new: RequestOptions) -> Request {
     match &mut request {
-        Request::FindNode { find, .. } => find.options = new,
+        Request::FindNode { find, .. } | Request::FindClosest { find, .. } => find.options = new,
         Request::PingNode { options, .. }
         | Request::PingNodeAddress { options, .. }
         | Request::Connect { options, .. }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pk_driver::{Node, NodeError, Runtime};
 use pk_proto::{
-    ClosestNodesQuery, DialFailure, Failure, FindEnd, FindNodeOptions, FindOutcome, FindStep,
-    FindStepEnd, Host, NodeAddress, NodeContactAddressData, NodeId, RequestOptions,
+    ClosestNodesQuery, DialFailure, Failure, FindEnd, FindNodeOptions, FindOutcome, FindStats,
+    FindStep, FindStepEnd, Host, NodeAddress, NodeContactAddressData, NodeId, RequestOptions,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -208,7 +208,7 @@ fn report_found(args: &TargetArgs, reached: &Reached) {
         return;
     }
     output::line(format_args!("{} is at {address}", args.target));
-    output::line(format_args!("  found in {}: {}", human(stats.elapsed), cost(outcome)));
+    output::line(format_args!("  found in {}: {}", human(stats.elapsed), cost(&outcome.stats)));
     for step in trace {
         let reported_by = step.reported_by.map_or_else(
             || "stored contact".to_owned(),
@@ -224,7 +224,7 @@ fn report_found(args: &TargetArgs, reached: &Reached) {
 }
 
 fn not_found(target: NodeId, args: &OneShotArgs, outcome: &FindOutcome, limit: Limit) -> CliError {
-    let cost = cost(outcome);
+    let cost = cost(&outcome.stats);
     let known = outcome.trace.iter().rev().find(|step| step.node == target).map(|step| &step.end);
     if let Some(FindStepEnd::Unreachable(dials)) = known
         && outcome.ended != FindEnd::Deadline
@@ -262,8 +262,7 @@ fn not_found(target: NodeId, args: &OneShotArgs, outcome: &FindOutcome, limit: L
         .tip("check that the node is running and has joined the same network")
 }
 
-fn cost(outcome: &FindOutcome) -> String {
-    let stats = outcome.stats;
+pub(crate) fn cost(stats: &FindStats) -> String {
     let failed =
         if stats.failures == 0 { String::new() } else { format!(" ({} failed)", stats.failures) };
     format!(
@@ -297,7 +296,7 @@ fn step_text(end: &FindStepEnd) -> String {
     }
 }
 
-fn step_json(step: &FindStep) -> Value {
+pub(crate) fn step_json(step: &FindStep) -> Value {
     let mut json = json!({
         "nodeId": step.node.to_string(),
         "toldBy": step.reported_by.map(|node| node.to_string()),

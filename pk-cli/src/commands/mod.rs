@@ -5,6 +5,7 @@ pub(crate) mod buckets;
 pub(crate) mod cert;
 pub(crate) mod chain;
 pub(crate) mod claim;
+pub(crate) mod closest;
 pub(crate) mod find;
 pub(crate) mod keys;
 mod one_shot;

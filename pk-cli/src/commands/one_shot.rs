@@ -1,4 +1,4 @@
-//! Common parts of `find`, `ping`, `claim`, `chain` and `buckets`: the node in DIR joins, does one
+//! Common parts of `find`, `closest`, `ping`, `claim`, `chain` and `buckets`: the node in DIR joins, does one
 //! thing and shuts down.
 
 use std::time::{Duration, Instant};

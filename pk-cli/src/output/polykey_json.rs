@@ -35,6 +35,11 @@ pub(crate) fn found(at: &NodeAddress, data: &NodeContactAddressData) -> Value {
     json!([address(at), contact_data(data)])
 }
 
+/// Returns a node that answered a search, and where.
+pub(crate) fn found_closest((node, at): &(NodeId, NodeAddress)) -> Value {
+    json!({ "nodeId": node.to_string(), "address": at.to_string() })
+}
+
 /// Returns the outcome of adding a node to the graph. The reference reports none.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! `pk find`, `pk ping` and `pk buckets` against a running network.
+//! `pk find`, `pk ping`, `pk closest` and `pk buckets` against a running network.
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,15 @@ fn one_shots_find_ping_and_list_running_nodes() {
     assert!(ping.stdout.contains("answers in"), "{ping}");
     let ping = run(&["ping", &b.id, "--json"]);
     assert!(ping.json()[0]["rttMs"].as_f64().is_some_and(|ms| ms > 0.0), "{ping}");
+
+    let closest = run(&["closest", UNKNOWN]);
+    assert_eq!(closest.code, Some(0), "{closest}");
+    assert!(closest.stdout.starts_with(&format!("2 nodes closest to {UNKNOWN} in ")), "{closest}");
+    assert!(closest.stdout.contains(&a.id) && closest.stdout.contains(&b.id), "{closest}");
+    let closest = run(&["closest", &b.id, "--count", "1", "--json"]);
+    assert_eq!(closest.json()[0]["complete"], true, "{closest}");
+    assert_eq!(closest.json()[0]["nodes"].as_array().unwrap().len(), 1, "{closest}");
+    assert_eq!(closest.json()[0]["nodes"][0]["nodeId"], b.id, "{closest}");
 
     let buckets = run(&["buckets"]);
     assert_eq!(buckets.code, Some(0), "{buckets}");

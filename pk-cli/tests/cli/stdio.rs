@@ -35,6 +35,9 @@ fn three_processes(runtimes: [&str; 3]) {
     assert_eq!(c.ask(&format!("stream {b_id} hello,  B")), "hello,  B");
     assert_eq!(c.ask(&format!("ping {b_id}"))[0], found[0]);
 
+    let at_b = json!([{ "nodeId": b_id, "address": format!("127.0.0.1:{b_port}") }]);
+    assert_eq!(c.ask(&format!("findClosest {b_id} 1")), at_b);
+
     assert_eq!(c.ask(&format!("findNode {UNKNOWN}")), json!(null));
     assert_eq!(c.ask(&format!("ping {UNKNOWN}")), json!(null));
     a.quit();

@@ -29,6 +29,8 @@ fn invalid_usage_exits_with_2_and_names_the_error() {
         ),
         ("ping v --dir d --seed-node ID@a.b:1", "a node id must have 32 bytes, not 0"),
         ("ping IDv --dir d --seed-node ID@a.b:1", "node id"),
+        ("closest ID --dir d --count 0", "the number of nodes must be 1 to 20"),
+        ("closest ID --dir d --count 21", "the number of nodes must be 1 to 20"),
         // Seed nodes.
         ("buckets --dir d --seed-node ID", "the `@` is missing"),
         (
@@ -96,12 +98,12 @@ fn invalid_usage_exits_with_2_and_names_the_error() {
 fn help_names_every_command() {
     let help = pk_ok(&["--help"]).stdout;
     for command in [
-        "keygen", "id", "run", "find", "ping", "buckets", "cert", "renew", "replay", "demo",
-        "claim", "chain", "allow",
+        "keygen", "id", "run", "find", "ping", "closest", "buckets", "cert", "renew", "replay",
+        "demo", "claim", "chain", "allow",
     ] {
         assert!(help.contains(&format!("\n  {command}")), "{command} in {help}");
     }
-    for command in ["run", "find", "ping", "buckets", "claim", "chain"] {
+    for command in ["run", "find", "ping", "closest", "buckets", "claim", "chain"] {
         let help = pk_ok(&[command, "--help"]).stdout;
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pk_proto::{
-    BucketIndex, ClosestNodes, ClosestNodesQuery, ConnectionInfo, FindNodeOptions, FindOutcome,
+    BucketIndex, ClosestNodes, ClosestNodesQuery, ClosestOutcome, ConnectionInfo, FindNodeOptions, FindOutcome,
     Metrics, NodeAddress, NodeContact, NodeContactAddressData, NodeId, NodeManager, Pong, Reply,
     Request, RequestOptions, SeedNode, SetNodeOptions, SetNodeOutcome, Snapshot, StartParams,
     Synced,
@@ -297,6 +297,20 @@ impl<R> Node<R> {
     ) -> Result<FindOutcome, NodeError> {
         match self.request(Request::FindNode { target, find }).await?.reply {
             Reply::FindNode(outcome) => Ok(outcome),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Searches for the `count` nodes closest to an id, which need not be that of a node. At its
+    /// deadline the search returns those found so far.
+    pub async fn find_closest(
+        &self,
+        target: NodeId,
+        count: usize,
+        find: FindNodeOptions,
+    ) -> Result<ClosestOutcome, NodeError> {
+        match self.request(Request::FindClosest { target, count, find }).await?.reply {
+            Reply::FindClosest(outcome) => Ok(outcome),
             other => unexpected(&other),
         }
     }

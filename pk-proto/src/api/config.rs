@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::search_config::SearchConfig;
 use crate::claims::{ClaimPolicy, DigestAlgorithm};
 
 /// Settings of a [`NodeManager`](crate::NodeManager). Start from [`Config::default`];
@@ -31,6 +32,12 @@ pub struct Config {
     /// Shortest interval between the starts of two garbage collection rounds of one bucket. Default
     /// 60 s, range 0–24 h.
     pub collect_interval: Duration,
+    /// Contacts of one bucket that a garbage collection round probes concurrently. Default 3, range
+    /// 1–64.
+    pub collect_concurrency: usize,
+    /// Delay until the next relay of one race is asked to signal, if the last one is silent.
+    /// Default 500 ms, range 1 ms–1 h.
+    pub signal_delay: Duration,
     /// Whether loopback, link-local and private addresses reported by peers are accepted. Default
     /// `SameClass`.
     pub address_policy: AddressPolicy,
@@ -47,10 +54,13 @@ pub struct Config {
     pub store_delay: Duration,
 
     // -- searches
-    /// Contacts that a search waits for concurrently (Kademlia's alpha). Default 3, range 1–64.
+    /// Contacts in progress of one search that were dialed, silent ones included, if its request
+    /// does not set a limit; the search chooses fewer as long as contacts answer (`search`). If it
+    /// is reached, silent ones end so that others start. Default 64, range 1–256.
     pub find_concurrency: usize,
-    /// Connection attempts of one search, including failed ones; live connections do not count.
-    /// Default 20, range 1–1024.
+    /// Connection attempts of one search, including failed ones, if its request does not set a
+    /// limit; live connections do not count. A healthy network needs 30, one in which 70 % of the
+    /// contacts are dead 160. Default 256, range 1–1024.
     pub find_limit: usize,
     /// Candidates of a search, in addition to those being contacted; the nearest ones are kept.
     /// Default 256, range `bucket_limit`–65,536.
@@ -60,9 +70,8 @@ pub struct Config {
     /// Duration of an mDNS query (nodesConnectionFindLocalTimeoutTime). Default 1.5 s, range 1 ms–1
     /// h.
     pub mdns_timeout: Duration,
-    /// Time without an answer after which a contact of a search no longer delays the next one; a
-    /// late answer still counts. Default 500 ms, range 1 ms–1 h.
-    pub find_stall_delay: Duration,
+    /// How a search chooses whom to ask.
+    pub search: SearchConfig,
     /// Deadline of a request without its own. Default 60 s, range 1 ms–24 h.
     pub request_deadline: Duration,
     /// Open requests. Default 1024, range 1–1,000,000.
@@ -196,17 +205,19 @@ impl Default for Config {
             graph_prefix_limit: 10,
             pending_limit: 20,
             collect_interval: Duration::from_secs(60),
+            collect_concurrency: 3,
+            signal_delay: Duration::from_millis(500),
             address_policy: AddressPolicy::SameClass,
             refresh_delay: Duration::from_secs(60 * 60),
             refresh_jitter: 500,
             retry_delay: Duration::from_secs(45),
             store_delay: Duration::from_secs(1),
-            find_concurrency: 3,
-            find_limit: 20,
+            find_concurrency: 64,
+            find_limit: 256,
             find_candidate_limit: 256,
             mdns: false,
             mdns_timeout: Duration::from_millis(1500),
-            find_stall_delay: Duration::from_millis(500),
+            search: SearchConfig::default(),
             request_deadline: Duration::from_secs(60),
             request_limit: 1024,
             connect_timeout: Duration::from_secs(15),
@@ -296,11 +307,13 @@ impl Config {
         count("address_limit", self.address_limit, 1, 32)?;
         count("pending_limit", self.pending_limit, 1, 255)?;
         time("collect_interval", self.collect_interval, Duration::ZERO, DAY)?;
+        count("collect_concurrency", self.collect_concurrency, 1, 64)?;
+        time("signal_delay", self.signal_delay, MS, HOUR)?;
         time("refresh_delay", self.refresh_delay, Duration::ZERO, 30 * DAY)?;
         count("refresh_jitter", self.refresh_jitter as usize, 0, 1000)?;
         time("retry_delay", self.retry_delay, Duration::ZERO, DAY)?;
         time("store_delay", self.store_delay, Duration::ZERO, HOUR)?;
-        count("find_concurrency", self.find_concurrency, 1, 64)?;
+        count("find_concurrency", self.find_concurrency, 1, 256)?;
         count("find_limit", self.find_limit, 1, 1024)?;
         count("find_candidate_limit", self.find_candidate_limit, 1, 65_536)?;
         if self.find_candidate_limit < self.bucket_limit {
@@ -312,7 +325,10 @@ impl Config {
             });
         }
         time("mdns_timeout", self.mdns_timeout, MS, HOUR)?;
-        time("find_stall_delay", self.find_stall_delay, MS, HOUR)?;
+        time("search.round_trip", self.search.round_trip, MS, MINUTE)?;
+        for (name, value, min, max) in self.search.counts() {
+            count(name, value as usize, min as usize, max as usize)?;
+        }
         time("request_deadline", self.request_deadline, MS, DAY)?;
         count("request_limit", self.request_limit, 1, 1_000_000)?;
         time("connect_timeout", self.connect_timeout, MS, HOUR)?;
@@ -407,7 +423,7 @@ mod tests {
         assert_eq!(Config::default().validate(), Ok(()));
         let mut config = Config { find_concurrency: 0, ..Config::default() };
         let error = config.validate().unwrap_err();
-        assert_eq!(alloc::format!("{error}"), "find_concurrency is 0; it must be 1 to 64");
+        assert_eq!(alloc::format!("{error}"), "find_concurrency is 0; it must be 1 to 256");
         config = Config { connect_timeout: Duration::ZERO, ..Config::default() };
         let error = config.validate().unwrap_err();
         assert_eq!(alloc::format!("{error}"), "connect_timeout is 0ns; it must be 1ms to 3600s");

@@ -133,6 +133,8 @@ metrics! {
     /// Nodes and addresses reported by peers that cannot be used: the local id, no port, not
     /// unicast, over a limit.
     told_unusable,
+    /// Responses of peers to searches whose nodes cannot be the random contacts of a bucket.
+    told_implausible,
     /// Nodes whose bucket was full.
     bucket_full,
     /// Pending nodes that were dropped without being admitted.

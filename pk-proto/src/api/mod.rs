@@ -48,6 +48,7 @@ pub(crate) mod recorded_call;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod search;
+pub(crate) mod search_config;
 pub(crate) mod snapshot;
 pub(crate) mod transport;
 
@@ -67,6 +68,7 @@ pub use self::reply::{ChainData, ClaimsFound, Pong, Reply, Synced};
 pub use self::request::{
     ClaimsQuery, FindNodeOptions, GestaltQuery, Request, RequestOptions, SetNodeOptions, Strategies,
 };
-pub use self::search::{FindEnd, FindOutcome, FindStats, FindStep, FindStepEnd};
+pub use self::search::{ClosestOutcome, FindEnd, FindOutcome, FindStats, FindStep, FindStepEnd};
+pub use self::search_config::SearchConfig;
 pub use self::snapshot::{Snapshot, StoreMeta};
 pub use self::transport::{Connected, DialFailure, DisconnectReason, Identity, Opener, Side};

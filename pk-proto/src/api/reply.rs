@@ -6,7 +6,7 @@ use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::info::ConnectionInfo;
-use super::search::FindOutcome;
+use super::search::{ClosestOutcome, FindOutcome};
 use crate::claims::{ChainFault, Claim, ClaimId, Gestalt};
 use crate::graph::outcome::SetNodeOutcome;
 use crate::types::address::{NodeAddress, NodeContactAddressData};
@@ -69,6 +69,8 @@ pub enum Reply {
     Gestalt(Gestalt),
     /// Everything is written.
     Flush,
+    /// The nodes closest to the target.
+    FindClosest(ClosestOutcome),
 }
 
 /// How reading a chain ended.

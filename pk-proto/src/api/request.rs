@@ -31,7 +31,9 @@ pub struct RequestOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct FindNodeOptions {
-    /// Contacts that are waited for concurrently. Default `Config::find_concurrency`, range 1–64.
+    /// Contacts in progress that were dialed, silent ones included, and contacts that are waited
+    /// for. If it is reached, a silent contact ends so that another starts. Without it the search chooses, up
+    /// to `Config::find_concurrency`. Range 1–256.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = crate::types::generators::some_count))]
     pub concurrency: Option<usize>,
     /// Strategies to use. Default all.
@@ -39,8 +41,8 @@ pub struct FindNodeOptions {
     /// Duration of the mDNS query. Default `Config::mdns_timeout`, range 1 ms–1 h.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = crate::types::generators::some_duration))]
     pub mdns_timeout: Option<Duration>,
-    /// Connection attempts in total. Default `Config::find_limit`, range 0–1024; 0 uses live
-    /// connections only.
+    /// Connection attempts in total. Without it the search chooses, up to `Config::find_limit`.
+    /// Range 0–1024; 0 uses live connections only.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = crate::types::generators::some_count))]
     pub limit: Option<usize>,
     /// Timeouts of this request.
@@ -267,6 +269,17 @@ pub enum Request {
         /// Timeouts of this request.
         options: RequestOptions,
     },
+    /// Search for the nodes closest to an id, which need not be that of a node. The local node is
+    /// never among them. At its deadline the request ends with those found so far.
+    FindClosest {
+        /// Target of the distance.
+        target: NodeId,
+        /// Number of nodes. Range 1–20, because a response contains 20 nodes.
+        #[cfg_attr(feature = "arbitrary", arbitrary(with = crate::types::generators::count))]
+        count: usize,
+        /// Limits of the search. It does not query mDNS.
+        find: FindNodeOptions,
+    },
 }
 
 /// Selection of claims of the local chain.
@@ -336,7 +349,7 @@ impl Request {
     /// Returns the timeouts of this request.
     pub fn options(&self) -> RequestOptions {
         match self {
-            Self::FindNode { find, .. } => find.options,
+            Self::FindNode { find, .. } | Self::FindClosest { find, .. } => find.options,
             Self::PingNode { options, .. }
             | Self::PingNodeAddress { options, .. }
             | Self::Connect { options, .. }

@@ -22,6 +22,22 @@ pub struct FindOutcome {
     pub trace: Vec<FindStep>,
 }
 
+/// The nodes closest to a target, and the cost of the search for them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosestOutcome {
+    /// The closest nodes that answered, nearest first, each with the address of the connection on
+    /// which it answered. Fewer than requested if the network has fewer, or the search ended early.
+    pub nodes: Vec<(NodeId, NodeAddress)>,
+    /// Why the search ended. The nodes are the closest ones if it is
+    /// [`Exhausted`](FindEnd::Exhausted); otherwise they are those found so far.
+    pub ended: FindEnd,
+    /// Cost of the search.
+    pub stats: FindStats,
+    /// Contacted nodes, in the order of the start of each contact. A node that was asked again
+    /// occurs again.
+    pub trace: Vec<FindStep>,
+}
+
 /// Why a search ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FindEnd {

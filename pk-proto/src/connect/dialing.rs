@@ -30,48 +30,50 @@ impl Connections {
     /// Dials a node, or joins a running race. Ends with `RaceEnded`, unless `leave` is called
     /// first. The caller has checked for a live connection.
     pub(crate) fn dial(&mut self, cx: &mut Cx, waiter: RequestId, dial_target: DialTarget) {
-        let id = match self.race_of.get(&dial_target.node) {
-            Some(id) => *id,
-            None => {
-                let id = self.start_race(cx, dial_target.node);
-                self.race_of.insert(dial_target.node, id);
-                id
-            }
+        let id = match self.races.open_to(&dial_target.node) {
+            Some(id) => id,
+            None => self.start_race(cx, dial_target.node, true),
         };
         self.join(cx, id, waiter, dial_target);
     }
 
     /// Dials a node at the addresses of `dial_target` only, independently of other races.
     pub(crate) fn dial_only(&mut self, cx: &mut Cx, waiter: RequestId, dial_target: DialTarget) {
-        let id = self.start_race(cx, dial_target.node);
+        let id = self.start_race(cx, dial_target.node, false);
         self.join(cx, id, waiter, dial_target);
     }
 
     /// A request no longer waits for a race.
     pub(crate) fn leave(&mut self, cx: &mut Cx, waiter: RequestId) {
-        let mut deserted = Vec::new();
-        for (id, race) in &mut self.races {
-            if race.waiters.remove(&waiter).is_some() {
-                set_deadline(cx, *id, race);
-                deserted.extend(race.waiters.is_empty().then_some(*id));
-            }
-        }
-        for id in deserted {
-            self.call_off(cx, id);
+        for id in self.races.of(waiter) {
+            self.leave_race(cx, waiter, id);
         }
     }
 
-    fn start_race(&mut self, cx: &Cx, node: NodeId) -> RaceId {
-        let id = RaceId(self.next_race);
-        self.next_race = self.next_race.saturating_add(1);
-        self.races.insert(id, Race::new(node, cx.now, cx.config.dial_address_limit));
-        id
+    /// A request no longer waits for the race to a node that others may join.
+    pub(crate) fn leave_node(&mut self, cx: &mut Cx, waiter: RequestId, node: &NodeId) {
+        if let Some(id) = self.races.open_to(node) {
+            self.leave_race(cx, waiter, id);
+        }
+    }
+
+    fn leave_race(&mut self, cx: &mut Cx, waiter: RequestId, id: RaceId) {
+        if let Some(race) = self.races.leave(id, waiter) {
+            set_deadline(cx, id, race);
+            if race.waiters.is_empty() {
+                self.call_off(cx, id);
+            }
+        }
+    }
+
+    /// Starts a race; `open`: others may join it.
+    fn start_race(&mut self, cx: &Cx, node: NodeId, open: bool) -> RaceId {
+        self.races.start(Race::new(node, cx.now, cx.config.dial_address_limit), open)
     }
 
     fn join(&mut self, cx: &mut Cx, id: RaceId, waiter: RequestId, dial_target: DialTarget) {
-        let Some(race) = self.races.get_mut(&id) else { return };
-        let fresh = race.waiters.is_empty();
-        race.waiters.entry(waiter).or_insert(cx.now + dial_target.timeout);
+        let joined = self.races.join(id, waiter, cx.now + dial_target.timeout);
+        let Some((race, fresh)) = joined else { return };
         race.foreground |= dial_target.foreground;
         for relay in dial_target.relays {
             if race.relays.len() < MAX_RELAYS && !race.relays.contains(&relay) {
@@ -97,7 +99,7 @@ impl Connections {
     fn dial_next(&mut self, cx: &mut Cx, id: RaceId) {
         let live = self.room().total();
         let cut_off = self.is_cut_off(cx);
-        let Some(race) = self.races.get_mut(&id) else { return };
+        let Some(race) = self.races.get_mut(id) else { return };
         if let Some((addr, origin)) = race.next() {
             if live >= cx.config.connection_limit {
                 // Only the manager knows which connection could make room.
@@ -112,8 +114,8 @@ impl Connections {
             let suspected = cut_off && self.by_node().best(&node).is_some();
             let room = if suspected { room.min(CUT_OFF_DIALS) } else { room };
             let is_full = self.dial_count() >= room;
-            let Some(race) = self.races.get_mut(&id) else { return };
-            race.delayed = is_full;
+            self.races.set_delayed(id, is_full);
+            let Some(race) = self.races.get_mut(id) else { return };
             race.next_at = cx.now + cx.config.dial_delay;
             if is_full {
                 race.put_back((addr, origin));
@@ -121,7 +123,7 @@ impl Connections {
                 if foreground {
                     self.make_room(cx);
                 }
-                let Some(race) = self.races.get_mut(&id) else { return };
+                let Some(race) = self.races.get_mut(id) else { return };
                 return set_next(cx, id, race);
             }
             let (conn, deadline) = (cx.ids.connection(), race.last_deadline());
@@ -131,10 +133,10 @@ impl Connections {
         } else if let Some(relay) = race.relays.pop_front() {
             race.signalling += 1;
             // A silent relay does not delay the next one for long.
-            race.next_at = cx.now + cx.config.find_stall_delay;
+            race.next_at = cx.now + cx.config.signal_delay;
             self.events.push_back(ConnectEvent::Signal { race: id, node: race.node, relay });
         }
-        let Some(race) = self.races.get_mut(&id) else { return };
+        let Some(race) = self.races.get_mut(id) else { return };
         set_next(cx, id, race);
         if race.is_lost() {
             let failures = core::mem::take(&mut race.failures);
@@ -149,12 +151,12 @@ impl Connections {
             // `use_room` gives the slot of a cancelled dial to the race when the dial ends.
             return;
         }
-        let background = |race: &RaceId| self.races.get(race).is_some_and(|race| !race.foreground);
+        let background = |race: &RaceId| self.races.get(*race).is_some_and(|race| !race.foreground);
         let newest =
             self.dials().rev().find_map(|(conn, race)| Some((conn, race.filter(background)?)));
         let Some((conn, id)) = newest else { return };
         self.cancel_dial(cx, conn);
-        if let Some(race) = self.races.get_mut(&id)
+        if let Some(race) = self.races.get_mut(id)
             && let Some(Dialing { addr, origin, .. }) = race.dialing.remove(&conn)
         {
             race.put_back((addr, origin));
@@ -165,8 +167,9 @@ impl Connections {
 
     /// A cancelled dial has ended: a waiting race of the embedder gets its place at once.
     fn use_room(&mut self, cx: &mut Cx) {
-        let waits = |race: &Race| race.foreground && race.delayed && race.has_address();
-        if let Some(id) = self.races.iter().find(|(_, race)| waits(race)).map(|(id, _)| *id) {
+        let waits = |race: &Race| race.foreground && race.has_address();
+        let waiting = self.races.delayed().find(|(_, race)| waits(race)).map(|(id, _)| id);
+        if let Some(id) = waiting {
             self.dial_next(cx, id);
         }
     }
@@ -174,7 +177,7 @@ impl Connections {
     /// Fails the waiting addresses of a race, because a full table, unlike the limit of dials, may
     /// last.
     pub(super) fn fail_waiting(&mut self, id: RaceId, why: &ConnectionErrorReason) {
-        let Some(race) = self.races.get_mut(&id) else { return };
+        let Some(race) = self.races.get_mut(id) else { return };
         while let Some((addr, _)) = race.next() {
             race.failures
                 .push((NodeAddress::from_socket(addr), DialFailure::Transport(why.to_string())));
@@ -183,7 +186,7 @@ impl Connections {
 
     /// Returns whether a race is in progress.
     pub(crate) fn is_racing(&self, id: RaceId) -> bool {
-        self.races.contains_key(&id)
+        self.races.get(id).is_some()
     }
 
     /// Handles the result of a relay: the address of the node, which is dialed after `delay`, or a
@@ -195,7 +198,7 @@ impl Connections {
         result: Result<NodeAddress, (NodeAddress, DialFailure)>,
         delay: Duration,
     ) {
-        let Some(race) = self.races.get_mut(&id) else { return };
+        let Some(race) = self.races.get_mut(id) else { return };
         race.signalling = race.signalling.saturating_sub(1);
         match result {
             Ok(address) => {
@@ -227,12 +230,9 @@ impl Connections {
         result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
         losers: Losers,
     ) {
-        let Some(race) = self.races.remove(&id) else { return };
+        let Some(race) = self.races.remove(id) else { return };
         cx.timers.cancel(Timer::RaceDeadline(id));
         cx.timers.cancel(Timer::RaceNext(id));
-        if self.race_of.get(&race.node) == Some(&id) {
-            self.race_of.remove(&race.node);
-        }
         if !race.resolving.is_empty() {
             cx.effects.forget_race(id);
         }
@@ -262,7 +262,7 @@ impl Connections {
 
     /// Cancels the dials that their race has left behind; see [`Losers::KeepAll`].
     pub(super) fn cancel_orphaned(&mut self, cx: &mut Cx) {
-        let kept = |race: Option<RaceId>| race.is_some_and(|race| !self.races.contains_key(&race));
+        let kept = |race: Option<RaceId>| race.is_some_and(|race| self.races.get(race).is_none());
         let conns: Vec<_> =
             self.dials().filter(|(_, race)| kept(*race)).map(|(conn, _)| conn).collect();
         for conn in conns {
@@ -283,7 +283,7 @@ impl Connections {
 
     /// The dials of a race present a former identity: they are started again.
     pub(super) fn restart(&mut self, cx: &mut Cx, id: RaceId) {
-        let Some(race) = self.races.get_mut(&id) else { return };
+        let Some(race) = self.races.get_mut(id) else { return };
         let dialing = core::mem::take(&mut race.dialing);
         for Dialing { addr, origin, .. } in dialing.values() {
             race.put_back((*addr, *origin));
@@ -295,7 +295,7 @@ impl Connections {
     }
 
     pub(super) fn call_off(&mut self, cx: &mut Cx, id: RaceId) {
-        let failures = self.races.get(&id).map(|race| race.failures(&DialFailure::Cancelled));
+        let failures = self.races.get(id).map(|race| race.failures(&DialFailure::Cancelled));
         self.end_race(cx, id, Err(failures.unwrap_or_default()), Losers::End);
     }
 
@@ -309,7 +309,7 @@ impl Connections {
         conn: ConnectionId,
         why: DialFailure,
     ) {
-        if let Some(race) = self.races.get_mut(&id)
+        if let Some(race) = self.races.get_mut(id)
             && let Some(Dialing { addr, origin, deadline }) = race.dialing.remove(&conn)
         {
             cx.metrics.dial_failures += 1;
@@ -324,7 +324,7 @@ impl Connections {
 
     /// The peer of a dial of a race is silent after the handshake.
     pub(super) fn dial_again(&mut self, cx: &mut Cx, id: RaceId, conn: ConnectionId) {
-        if self.races.get_mut(&id).is_some_and(|race| race.again(conn)) {
+        if self.races.get_mut(id).is_some_and(|race| race.again(conn)) {
             self.dial_next(cx, id);
         }
     }
@@ -339,7 +339,7 @@ impl Connections {
         name: u32,
         result: Result<Vec<SocketAddr>, String>,
     ) {
-        let Some(race) = self.races.get_mut(&id) else { return };
+        let Some(race) = self.races.get_mut(id) else { return };
         let Some((address, origin)) = race.resolving.remove(&name) else { return };
         match result {
             Ok(addrs) if addrs.is_empty() => {
@@ -375,7 +375,7 @@ impl Connections {
 
     /// The race has failed for the waiters whose deadline is exceeded.
     pub(crate) fn race_deadline(&mut self, cx: &mut Cx, id: RaceId) {
-        let Some(race) = self.races.get_mut(&id) else { return };
+        let Some(race) = self.races.get_mut(id) else { return };
         let failures = race.failures(&DialFailure::TimedOut);
         let now = cx.now;
         if race.waiters.values().all(|deadline| *deadline <= now) {
@@ -388,9 +388,13 @@ impl Connections {
             .filter(|(_, deadline)| **deadline <= now)
             .map(|(waiter, _)| *waiter)
             .collect();
-        race.waiters.retain(|waiter, _| !late.contains(waiter));
-        set_deadline(cx, id, race);
         let node = race.node;
+        for waiter in &late {
+            self.races.leave(id, *waiter);
+        }
+        if let Some(race) = self.races.get_mut(id) {
+            set_deadline(cx, id, race);
+        }
         self.race_ended(node, late, Err(failures));
     }
 

@@ -32,6 +32,7 @@
 //! (`connect/suspicion.rs`) is no state: the driver reports it of every connection, and it only
 //! changes which one is chosen (`connect/choice.rs`).
 
+mod by_id;
 mod change;
 mod choice;
 pub(crate) mod connection;
@@ -40,6 +41,7 @@ pub(crate) mod event;
 mod idle;
 pub(crate) mod place;
 mod race;
+mod races;
 mod room;
 mod simultaneous;
 mod suspicion;
@@ -85,7 +87,7 @@ impl Connections {
             }
         };
         let dialed =
-            race.and_then(|race| self.races.get(&race)).and_then(|race| race.dialing.get(&conn));
+            race.and_then(|race| self.races.get(race)).and_then(|race| race.dialing.get(&conn));
         let origin = dialed.map(|dial| dial.origin);
         let node = connected.leaf;
         let chain = if connected.chain.is_empty() { alloc::vec![node] } else { connected.chain };
@@ -180,10 +182,10 @@ impl Connections {
     /// Returns whether a relay informs a node of our address, or has done so: then the node dials
     /// back, and its connection may arrive before the relay's answer, or after our own dial.
     fn was_signalled(&self, chain: &[NodeId]) -> bool {
-        let racing = self.races.values().filter(|race| chain.contains(&race.node));
-        let signalled = { racing }.any(|race| race.signalled || race.signalling > 0);
-        let mut connected = self.connections().map(|(_, connection)| connection);
-        signalled
+        let mut racing = chain.iter().flat_map(|id| self.races.to(id));
+        let connected = chain.iter().flat_map(|id| self.by_id().of(id));
+        let mut connected = connected.filter_map(|conn| self.connection(conn));
+        racing.any(|(_, race)| race.signalled || race.signalling > 0)
             || connected.any(|other| {
                 chain.contains(&other.node) && other.origin == AddressOrigin::SIGNALLED
             })
@@ -236,8 +238,8 @@ impl Connections {
     fn end_races_with(&mut self, cx: &mut Cx, conn: ConnectionId, theirs: bool) {
         let Some(connection) = self.connection(conn) else { return };
         let losers = Losers::beside(theirs, connection.dialect);
-        let won = self.races.iter().filter(|(_, race)| connection.chain.contains(&race.node));
-        let won: Vec<_> = won.map(|(id, _)| *id).collect();
+        let won = connection.chain.iter().flat_map(|id| self.races.to(id));
+        let won: BTreeSet<_> = won.map(|(id, _)| id).collect();
         for race in won {
             self.end_race(cx, race, Ok(conn), losers);
         }
@@ -304,11 +306,9 @@ impl Connections {
 
     /// Closes every connection with a node; returns their number.
     pub(crate) fn disconnect(&mut self, cx: &mut Cx, node: &NodeId) -> usize {
-        let open = self.states().filter(|(_, state)| !matches!(state, State::Closing { .. }));
-        let proves = |state: &State| {
-            state.connection().is_some_and(|connection| connection.chain.contains(node))
-        };
-        let conns: Vec<_> = open.filter(|(_, state)| proves(state)).map(|(conn, _)| conn).collect();
+        let is_open =
+            |conn: &ConnectionId| !matches!(self.state(*conn), None | Some(State::Closing { .. }));
+        let conns: Vec<_> = self.by_id().of(node).filter(is_open).collect();
         for conn in &conns {
             self.close(cx, *conn, ConnectionErrorReason::NotNeeded);
         }
@@ -334,7 +334,7 @@ impl Connections {
     /// the others accept nothing new and close within [`connection::RETIREMENT`].
     pub(crate) fn retire(&mut self, cx: &mut Cx, in_use: impl Fn(ConnectionId) -> bool) {
         self.invalidate_dials();
-        let races: Vec<_> = self.races.keys().copied().collect();
+        let races: Vec<_> = self.races.ids().collect();
         for race in races {
             self.restart(cx, race);
         }
@@ -360,7 +360,7 @@ impl Connections {
     /// Cancels every race and closes every connection.
     pub(crate) fn stop(&mut self, cx: &mut Cx) {
         self.invalidate_dials();
-        let races: Vec<_> = self.races.keys().copied().collect();
+        let races: Vec<_> = self.races.ids().collect();
         for race in races {
             self.call_off(cx, race);
         }
@@ -431,12 +431,7 @@ impl Connections {
 
     /// Returns the connected nodes closest to a target, nearest first, each by its newest id.
     pub(crate) fn closest(&self, target: &NodeId, limit: usize) -> Vec<NodeId> {
-        let nodes = self.accepted_connections().map(|(_, connection)| connection.node);
-        let mut nodes: Vec<_> = nodes.map(|node| (node.distance(target), node)).collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        nodes.truncate(limit);
-        nodes.into_iter().map(|(_, node)| node).collect()
+        self.by_id().closest(target, limit)
     }
 
     /// Returns the accepted connections with a node, the primary first.
@@ -446,9 +441,7 @@ impl Connections {
 
     /// Returns whether there is an accepted connection with a node of this bucket.
     pub(crate) fn has_connection_in(&self, cx: &Cx, bucket: BucketIndex) -> bool {
-        let own = cx.own();
-        let mut accepted = self.accepted_connections();
-        accepted.any(|(_, connection)| own.bucket_index(&connection.node) == Some(bucket))
+        self.by_id().has_in(&cx.own(), bucket)
     }
 
     /// Returns the peer of a connection, by its newest id.
@@ -477,7 +470,7 @@ impl Connections {
 
     /// Writes the gauges of this component.
     pub(crate) fn measure(&self, metrics: &mut crate::api::metrics::Metrics) {
-        let accepted = self.accepted_connections().count();
+        let accepted = self.by_id().accepted();
         metrics.connections = accepted as u64;
         metrics.connections_pending = (self.room().total() + self.dial_count() - accepted) as u64;
     }

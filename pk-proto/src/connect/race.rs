@@ -25,8 +25,6 @@ pub(super) struct Race {
     pub(super) waiters: BTreeMap<RequestId, Instant>,
     /// Whether the embedder waits for it, or did.
     pub(super) foreground: bool,
-    /// Whether its next address waits for a place among the dials.
-    pub(super) delayed: bool,
     /// Earliest time of the next dial, unless one fails (RFC 8305 section 5).
     pub(super) next_at: Instant,
     /// Dials in progress.
@@ -97,7 +95,6 @@ impl Race {
             node,
             waiters: BTreeMap::new(),
             foreground: false,
-            delayed: false,
             next_at: now,
             dialing: BTreeMap::new(),
             resolving: BTreeMap::new(),

@@ -12,10 +12,12 @@ impl Connections {
     /// several, the one with the greatest shared id. If both ends dial at once and there is room
     /// for one connection, both keep the one with the smaller id.
     pub(super) fn opposite(&self, node: &NodeId, side: Side) -> Option<ConnectionId> {
-        let counted = self
-            .states()
-            .filter(|(_, state)| matches!(state, State::Greeting { .. } | State::Live { .. }))
-            .filter_map(|(conn, state)| Some((conn, state.connection()?)));
+        let counted = self.by_id().of(node).filter_map(|conn| match self.state(conn)? {
+            State::Greeting { connection, .. } | State::Live { connection, .. } => {
+                Some((conn, connection))
+            }
+            _ => None,
+        });
         let of_node = counted.filter(|(_, other)| other.node == *node && other.side != side);
         of_node.max_by_key(|(_, other)| other.shared_id.clone()).map(|(conn, _)| conn)
     }
@@ -39,7 +41,7 @@ impl Connections {
         from: ConnectionId,
         to: ConnectionId,
     ) -> Option<RaceId> {
-        let race = self.races.get_mut(&id)?;
+        let race = self.races.get_mut(id)?;
         if let Some(dial) = race.dialing.remove(&from) {
             race.dialing.insert(to, dial);
         }

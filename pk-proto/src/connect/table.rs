@@ -5,12 +5,13 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::{String, ToString};
 use core::net::SocketAddr;
 
+use super::by_id::ById;
 use super::change::Change;
 use super::choice::ByNode;
 use super::connection::{Connection, RETIREMENT, State};
 use super::event::ConnectEvent;
 use super::place::Room;
-use super::race::Race;
+use super::races::Races;
 use crate::api::census::Census;
 use crate::api::error::ConnectionErrorReason;
 use crate::api::output::Output;
@@ -29,6 +30,8 @@ pub(crate) struct Connections {
     dials: BTreeSet<ConnectionId>,
     /// Derived: the live connections of each node, in the order in which they are chosen.
     by_node: ByNode,
+    /// Derived: the connections whose handshake is complete, by the ids of their peers.
+    by_id: ById,
     /// Derived: the places of greeting, live and retired connections.
     room: Room,
     /// Derived: the connection of each lease.
@@ -38,10 +41,7 @@ pub(crate) struct Connections {
     /// Dials with ids up to this one presented a previous identity, or started before `stop`: if
     /// they are cancelled and complete their handshake, they are closed at once.
     pub(super) invalidated_through: Option<ConnectionId>,
-    pub(super) races: BTreeMap<RaceId, Race>,
-    /// The race that others may join.
-    pub(super) race_of: BTreeMap<NodeId, RaceId>,
-    pub(super) next_race: u64,
+    pub(super) races: Races,
     pub(super) events: VecDeque<ConnectEvent>,
 }
 
@@ -77,6 +77,7 @@ impl Connections {
                 None
             }
             (None, Change::Greet { connection, race }) => {
+                self.by_id.join(conn, &connection.chain);
                 self.room.join_node(connection.node);
                 let place = self.room.take(conn, connection.network, connection.side, cx.now);
                 cx.timers.set(Timer::Hello(conn), cx.now + cx.config.hello_timeout);
@@ -86,12 +87,14 @@ impl Connections {
             }
             (None, Change::Refuse { connection, reason }) => {
                 node = Some(connection.node);
+                self.by_id.join(conn, &connection.chain);
                 self.ask_to_close(cx, conn, reason);
                 Some(State::Closing { connection, was_accepted: false })
             }
             (Some(State::Greeting { connection, place, .. }), Change::Accept) => {
                 cx.timers.cancel(Timer::Hello(conn));
                 self.by_node.insert(conn, &connection);
+                self.by_id.accept(connection.node);
                 let Connection { node, side, .. } = connection;
                 self.events.push_back(ConnectEvent::Opened { conn, node, side });
                 Some(State::Live { connection, place })
@@ -130,6 +133,9 @@ impl Connections {
                 Change::Disconnect(_),
             ) => {
                 self.leave_tables(cx, conn, &before);
+                if let Some(connection) = before.connection() {
+                    self.by_id.leave(conn, &connection.chain);
+                }
                 for lease in before.connection().iter().flat_map(|connection| &connection.leases) {
                     self.leases.remove(lease);
                 }
@@ -167,6 +173,9 @@ impl Connections {
     fn leave_tables(&mut self, cx: &mut Cx, conn: ConnectionId, state: &State) {
         if let State::Live { connection, .. } = state {
             self.by_node.remove(conn, connection);
+        }
+        if let Some(connection) = state.connection().filter(|_| state.is_accepted()) {
+            self.by_id.end(&connection.node);
         }
         if let State::Greeting { connection, .. } | State::Live { connection, .. } = state {
             self.room.leave_node(&connection.node);
@@ -302,6 +311,10 @@ impl Connections {
 
     pub(super) fn by_node(&self) -> &ByNode {
         &self.by_node
+    }
+
+    pub(super) fn by_id(&self) -> &ById {
+        &self.by_id
     }
 
     pub(super) fn room(&self) -> &Room {

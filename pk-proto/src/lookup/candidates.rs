@@ -1,12 +1,16 @@
-//! The candidates of a search, by their distance to the target; the farthest idle one is dropped if
-//! there are too many.
+//! The candidates of a search, by their distance to the target, and the state of each. If there are
+//! too many, the farthest that is not being contacted is dropped.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::time::Duration;
 
+use super::tellers::{Teller, Tellers};
 use crate::machine::dial::AddressOrigin;
+use crate::machine::experience::Reach;
 use crate::types::address::NodeAddress;
-use crate::types::id::{Distance, NodeId};
+use crate::types::id::{Distance, NodeId, StreamId};
+use crate::types::time::Instant;
 
 /// Maximum number of relays of one candidate.
 const MAX_RELAYS: usize = 4;
@@ -14,16 +18,82 @@ const MAX_RELAYS: usize = 4;
 /// A node that was reported to a search.
 #[derive(Debug)]
 pub(super) struct Candidate {
-    node: NodeId,
+    pub(super) node: NodeId,
     /// Node that reported it first; `None` if it came from the local node.
     pub(super) reported_by: Option<NodeId>,
+    /// Reporter whose turn contacts it.
+    pub(super) teller: Teller,
+    /// Number of reporters from the local node to it.
+    depth: u32,
     /// Addresses in the order of the reports, with their origin.
     pub(super) addresses: Vec<(NodeAddress, AddressOrigin)>,
     /// Connected nodes that are connected to it, and can signal.
     pub(super) relays: Vec<NodeId>,
     /// Whether it was asked on a connection that was already dead.
     pub(super) was_lost: bool,
-    pub(super) state: State,
+    /// Address of the connection on which it answered first.
+    pub(super) answered_at: Option<NodeAddress>,
+    /// The bit of the target that was inverted when it was asked for the other side of an edge.
+    pub(super) edge: Option<u32>,
+    state: State,
+}
+
+impl Candidate {
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Returns whether it answered once.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered_at.is_some()
+    }
+
+    /// Returns the contact in progress.
+    pub(super) fn contact(&self) -> Option<&Contact> {
+        if let State::Running(contact) = &self.state { Some(contact) } else { None }
+    }
+}
+
+/// State of a candidate.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Not contacted, or not since it got new addresses.
+    New,
+    /// Being dialed or asked.
+    Running(Contact),
+    /// Answered.
+    Answered,
+    /// No connection.
+    Failed,
+    /// Connected, but without a valid answer.
+    Mute,
+}
+
+/// A contact in progress.
+#[derive(Debug, Clone)]
+pub(super) struct Contact {
+    /// Its place in the trace.
+    pub(super) step: usize,
+    pub(super) since: Instant,
+    pub(super) reach: Reach,
+    /// Whether it is beyond the closest, or asked again.
+    pub(super) extra: bool,
+    pub(super) age: Age,
+    /// Time at which its age changes.
+    pub(super) due: Instant,
+    /// The call; `None` while it is being dialed.
+    pub(super) stream: Option<StreamId>,
+}
+
+/// How long a contact has been silent, compared with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// As long as usual.
+    Fresh,
+    /// Longer than usual: another one starts in parallel.
+    Old,
+    /// So long that it is probably dead. Its answer still counts.
+    Gone,
 }
 
 /// Result of adding a reported node to the candidates.
@@ -37,44 +107,98 @@ pub(super) enum Inserted {
     Candidate,
 }
 
+/// A report of a node.
+#[derive(Debug, Clone)]
+pub(super) struct Report {
+    pub(super) node: NodeId,
+    /// Reporting node; `None` for the local node.
+    pub(super) by: Option<NodeId>,
+    /// Whether the report is plausible.
+    pub(super) vouched: bool,
+    pub(super) addresses: Vec<(NodeAddress, AddressOrigin)>,
+    pub(super) relay: Option<NodeId>,
+}
+
+/// Number of contacts in progress.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Running {
+    pub(super) fresh: u32,
+    pub(super) old: u32,
+    pub(super) gone: u32,
+    /// Those beyond the closest, or asked again, that are not gone.
+    pub(super) extra: u32,
+    /// Those that were dialed.
+    pub(super) dialed: usize,
+}
+
 /// All candidates of a search.
 #[derive(Debug)]
 pub(super) struct Candidates {
     target: NodeId,
     limit: usize,
     address_limit: usize,
-    by_distance: BTreeMap<Distance, Candidate>,
+    /// Candidates that the local node or a plausible response reported.
+    vouched: BTreeMap<Distance, Candidate>,
+    /// Candidates that only implausible responses reported.
+    doubted: BTreeMap<Distance, Candidate>,
+    /// Vouched candidates that were not contacted.
+    pub(super) tellers: Tellers,
+    /// Doubted candidates that were not contacted.
+    doubted_new: BTreeSet<Distance>,
+    running: Running,
+    due: BTreeSet<(Instant, Distance)>,
 }
 
 impl Candidates {
     pub(super) fn new(target: NodeId, limit: usize, address_limit: usize) -> Self {
-        Self { target, limit, address_limit, by_distance: BTreeMap::new() }
+        Self {
+            target,
+            limit,
+            address_limit,
+            vouched: BTreeMap::new(),
+            doubted: BTreeMap::new(),
+            tellers: Tellers::default(),
+            doubted_new: BTreeSet::new(),
+            running: Running::default(),
+            due: BTreeSet::new(),
+        }
     }
 
     /// Adds a node, or new addresses or another relay of a candidate. A failed candidate becomes
-    /// eligible again by them, as long as there is room.
-    pub(super) fn add(
-        &mut self,
-        node: NodeId,
-        reported_by: Option<NodeId>,
-        addresses: impl IntoIterator<Item = (NodeAddress, AddressOrigin)>,
-        relay: Option<NodeId>,
-    ) -> Inserted {
+    /// eligible again by them, as long as there is room. Returns also whether the node is vouched
+    /// for from now on.
+    pub(super) fn add(&mut self, report: Report) -> (Inserted, bool) {
+        let Report { node, by, vouched, addresses, relay } = report;
         let distance = self.target.distance(&node);
-        let known = self.by_distance.contains_key(&distance);
-        let candidate = self.by_distance.entry(distance).or_insert_with(|| Candidate {
-            node,
-            reported_by,
-            addresses: Vec::new(),
-            relays: Vec::new(),
-            was_lost: false,
-            state: State::Known,
-        });
-        let mut inserted = if known { Inserted::Nothing } else { Inserted::Candidate };
+        let teller = by.map(|by| self.target.distance(&by));
+        let depth = teller.and_then(|teller| self.at(&teller)).map_or(1, |by| by.depth + 1);
+        let (mut inserted, mut news) = (Inserted::Nothing, false);
+        if self.at(&distance).is_none() {
+            let candidate = Candidate {
+                node,
+                reported_by: by,
+                teller,
+                depth,
+                addresses: Vec::new(),
+                relays: Vec::new(),
+                was_lost: false,
+                answered_at: None,
+                edge: None,
+                state: State::New,
+            };
+            (inserted, news) = (Inserted::Candidate, vouched);
+            self.put(distance, candidate, vouched);
+        } else if vouched && let Some(mut candidate) = self.take_doubted(&distance) {
+            (candidate.teller, candidate.depth) = (teller, depth);
+            news = matches!(candidate.state, State::New);
+            self.put(distance, candidate, true);
+        }
+        let limit = self.address_limit;
+        let Some(candidate) = self.at_mut(&distance) else { return (Inserted::Nothing, false) };
         let mut new_way = false;
         for address in addresses {
             let known = candidate.addresses.iter().any(|(known, _)| *known == address.0);
-            if candidate.addresses.len() < self.address_limit && !known {
+            if candidate.addresses.len() < limit && !known {
                 candidate.addresses.push(address);
                 new_way = true;
             }
@@ -86,55 +210,167 @@ impl Candidates {
             candidate.relays.push(relay);
             new_way = true;
         }
-        if new_way && known {
+        if new_way && inserted == Inserted::Nothing {
             inserted = Inserted::Route;
         }
-        if new_way && candidate.state == State::Failed {
-            candidate.state = State::Known;
+        if new_way && matches!(candidate.state, State::Failed) {
+            self.set(distance, State::New);
         }
-        if self.by_distance.len() > self.limit {
-            // Running contacts occupy no place: a nearer node is never refused because of one.
-            let mut idle =
-                self.by_distance.iter().filter(|(_, c)| !matches!(c.state, State::Running { .. }));
-            let farthest = idle.next_back().map(|(distance, _)| *distance);
-            if let Some(farthest) = farthest.filter(|_| idle.count() >= self.limit) {
-                self.by_distance.remove(&farthest);
-                return if farthest == distance { Inserted::Nothing } else { inserted };
+        match self.drop_farthest() {
+            Some(dropped) if dropped == distance => (Inserted::Nothing, false),
+            _ => (inserted, news),
+        }
+    }
+
+    /// Makes room if there are too many. Candidates being contacted occupy no place: a nearer node
+    /// is never refused because of one.
+    fn drop_farthest(&mut self) -> Option<Distance> {
+        let running = self.running.fresh + self.running.old + self.running.gone;
+        if self.vouched.len() + self.doubted.len() <= self.limit + running as usize {
+            return None;
+        }
+        let idle = |(_, candidate): &(&Distance, &Candidate)| candidate.contact().is_none();
+        let farthest = self.doubted.iter().rev().find(idle);
+        let farthest = *farthest.or_else(|| self.vouched.iter().rev().find(idle))?.0;
+        // Removes it from what is derived from its state.
+        self.set(farthest, State::Mute);
+        self.vouched.remove(&farthest).or_else(|| self.doubted.remove(&farthest));
+        Some(farthest)
+    }
+
+    /// Changes the state of a candidate, and everything that is derived from it. Returns the
+    /// contact that has ended.
+    pub(super) fn set(&mut self, distance: Distance, state: State) -> Option<Contact> {
+        let vouched = self.vouched.contains_key(&distance);
+        let candidate = self.at_mut(&distance)?;
+        let (teller, depth) = (candidate.teller, candidate.depth);
+        let added = if let State::Running(contact) = &state { Some(contact.clone()) } else { None };
+        let is_new = matches!(state, State::New);
+        let before = core::mem::replace(&mut candidate.state, state);
+        match (matches!(before, State::New), is_new, vouched) {
+            (true, false, true) => self.tellers.remove(teller, distance),
+            (false, true, true) => self.tellers.add(teller, depth, distance),
+            (true, false, false) => drop(self.doubted_new.remove(&distance)),
+            (false, true, false) => drop(self.doubted_new.insert(distance)),
+            (true, true, _) | (false, false, _) => {}
+        }
+        let ended = if let State::Running(contact) = before { Some(contact) } else { None };
+        if let Some(contact) = &ended {
+            self.due.remove(&(contact.due, distance));
+            self.count(contact, |count| count.saturating_sub(1));
+        }
+        if let Some(contact) = &added {
+            if contact.age != Age::Gone {
+                self.due.insert((contact.due, distance));
             }
+            self.count(contact, |count| count.saturating_add(1));
         }
-        inserted
+        ended
+    }
+
+    fn count(&mut self, contact: &Contact, change: fn(u32) -> u32) {
+        let running = &mut self.running;
+        match contact.age {
+            Age::Fresh => running.fresh = change(running.fresh),
+            Age::Old => running.old = change(running.old),
+            Age::Gone => running.gone = change(running.gone),
+        }
+        if contact.extra && contact.age != Age::Gone {
+            running.extra = change(running.extra);
+        }
+        if contact.reach == Reach::Dialed {
+            running.dialed = change(u32::try_from(running.dialed).unwrap_or(u32::MAX)) as usize;
+        }
+    }
+
+    /// Advances the ages of contacts. `silence` returns the time after which a contact has the next
+    /// age.
+    pub(super) fn grow_old(&mut self, now: Instant, silence: impl Fn(Reach, Age) -> Duration) {
+        while let Some((due, distance)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
+            self.due.remove(&(due, distance));
+            let Some(contact) = self.at(&distance).and_then(Candidate::contact) else { continue };
+            let mut contact = contact.clone();
+            // The usual time may have become longer since the contact started.
+            let due = contact.since + silence(contact.reach, contact.age);
+            if due <= now {
+                contact.age = if contact.age == Age::Fresh { Age::Old } else { Age::Gone };
+            }
+            contact.due = contact.since + silence(contact.reach, contact.age);
+            self.set(distance, State::Running(contact));
+        }
+    }
+
+    /// Returns the next time at which the age of a contact changes.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    pub(super) fn running(&self) -> Running {
+        self.running
     }
 
     pub(super) fn get(&self, node: &NodeId) -> Option<&Candidate> {
-        self.by_distance.get(&self.target.distance(node))
+        self.at(&self.target.distance(node))
     }
 
     pub(super) fn get_mut(&mut self, node: &NodeId) -> Option<&mut Candidate> {
-        self.by_distance.get_mut(&self.target.distance(node))
+        self.at_mut(&self.target.distance(node))
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, &Candidate)> {
-        self.by_distance.values().map(|candidate| (candidate.node, candidate))
+    pub(super) fn at(&self, distance: &Distance) -> Option<&Candidate> {
+        self.vouched.get(distance).or_else(|| self.doubted.get(distance))
     }
 
-    /// Returns the nearest candidates up to and including the `count`-th that has not failed.
-    pub(super) fn closest(&self, count: usize) -> impl Iterator<Item = (NodeId, &Candidate)> {
-        let alive = self.by_distance.values().filter(|candidate| candidate.state != State::Failed);
-        alive.take(count).map(|candidate| (candidate.node, candidate))
+    fn at_mut(&mut self, distance: &Distance) -> Option<&mut Candidate> {
+        match self.vouched.get_mut(distance) {
+            Some(candidate) => Some(candidate),
+            None => self.doubted.get_mut(distance),
+        }
     }
-}
 
-/// State of a candidate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// Not contacted, or not since it got new addresses.
-    Known,
-    /// Being dialed or asked.
-    Running { step: usize, stalled: bool },
-    /// Answered, or connected without a valid answer.
-    Done,
-    /// No connection.
-    Failed,
+    /// Returns the candidates that are vouched for, the nearest first.
+    pub(super) fn vouched(&self) -> impl DoubleEndedIterator<Item = (&Distance, &Candidate)> {
+        self.vouched.iter()
+    }
+
+    /// Returns the candidates that are vouched for, up to a distance.
+    pub(super) fn vouched_within(
+        &self,
+        distance: Distance,
+    ) -> impl DoubleEndedIterator<Item = (&Distance, &Candidate)> {
+        self.vouched.range(..=distance)
+    }
+
+    /// Returns the nearest doubted candidate that was not contacted.
+    pub(super) fn nearest_doubted(&self) -> Option<Distance> {
+        self.doubted_new.first().copied()
+    }
+
+    /// Returns all candidates in no particular order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Distance, &Candidate)> {
+        self.vouched.iter().chain(&self.doubted)
+    }
+
+    fn put(&mut self, distance: Distance, candidate: Candidate, vouched: bool) {
+        let is_new = matches!(candidate.state, State::New);
+        let (teller, depth) = (candidate.teller, candidate.depth);
+        if vouched {
+            self.vouched.insert(distance, candidate);
+            if is_new {
+                self.tellers.add(teller, depth, distance);
+            }
+        } else {
+            self.doubted.insert(distance, candidate);
+            if is_new {
+                self.doubted_new.insert(distance);
+            }
+        }
+    }
+
+    fn take_doubted(&mut self, distance: &Distance) -> Option<Candidate> {
+        self.doubted_new.remove(distance);
+        self.doubted.remove(distance)
+    }
 }
 
 #[cfg(test)]
@@ -147,60 +383,105 @@ mod tests {
         NodeId::from_bytes(bytes)
     }
 
-    fn address(text: &str) -> [(NodeAddress, AddressOrigin); 1] {
-        [(text.parse().unwrap(), AddressOrigin::DIRECT)]
+    fn report(first: u8, text: &str) -> Report {
+        Report {
+            node: id(first),
+            by: None,
+            vouched: true,
+            addresses: alloc::vec![(text.parse().unwrap(), AddressOrigin::DIRECT)],
+            relay: None,
+        }
     }
 
-    fn nodes(candidates: &Candidates, count: usize) -> Vec<NodeId> {
-        candidates.closest(count).map(|(node, _)| node).collect()
+    fn add(candidates: &mut Candidates, first: u8, text: &str) -> Inserted {
+        candidates.add(report(first, text)).0
+    }
+
+    fn start(candidates: &mut Candidates, first: u8) {
+        let at = id(0).distance(&id(first));
+        let contact = Contact {
+            step: 0,
+            since: Instant::ORIGIN,
+            reach: Reach::Dialed,
+            extra: false,
+            age: Age::Fresh,
+            due: Instant::ORIGIN + Duration::from_secs(1),
+            stream: None,
+        };
+        candidates.set(at, State::Running(contact));
+    }
+
+    fn nodes(candidates: &Candidates) -> Vec<NodeId> {
+        candidates.vouched().map(|(_, candidate)| candidate.node).collect()
     }
 
     #[test]
     fn the_farthest_leaves_when_there_are_too_many() {
         let mut candidates = Candidates::new(id(0), 2, 2);
         for first in [3, 1, 2] {
-            assert_eq!(
-                candidates.add(id(first), None, address("10.0.0.1:1"), None),
-                Inserted::Candidate
-            );
+            assert_eq!(add(&mut candidates, first, "10.0.0.1:1"), Inserted::Candidate);
         }
-        assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
-        assert_eq!(
-            candidates.add(id(9), None, address("10.0.0.1:1"), None),
-            Inserted::Nothing,
-            "a farther one does not enter"
-        );
-        assert_eq!(nodes(&candidates, 9), [id(1), id(2)]);
+        assert_eq!(nodes(&candidates), [id(1), id(2)]);
+        let farther = add(&mut candidates, 9, "10.0.0.1:1");
+        assert_eq!(farther, Inserted::Nothing, "a farther one does not enter");
+        assert_eq!(nodes(&candidates), [id(1), id(2)]);
     }
 
     #[test]
-    fn a_running_contact_is_never_dropped() {
+    fn running_contact_is_never_dropped() {
         let mut candidates = Candidates::new(id(0), 1, 2);
-        candidates.add(id(3), None, address("10.0.0.1:1"), None);
-        candidates.get_mut(&id(3)).unwrap().state = State::Running { step: 0, stalled: false };
-        candidates.add(id(1), None, address("10.0.0.1:1"), None);
+        add(&mut candidates, 3, "10.0.0.1:1");
+        start(&mut candidates, 3);
+        add(&mut candidates, 1, "10.0.0.1:1");
         assert!(candidates.get(&id(3)).is_some());
         assert!(candidates.get(&id(1)).is_some(), "nor does it turn a nearer one away");
-        assert_eq!(candidates.add(id(2), None, address("10.0.0.1:1"), None), Inserted::Nothing);
+        assert_eq!(add(&mut candidates, 2, "10.0.0.1:1"), Inserted::Nothing);
     }
 
     #[test]
-    fn failed_ones_make_room_for_the_next_and_a_new_address_is_another_chance() {
+    fn new_address_is_another_chance_for_a_failed_candidate() {
         let mut candidates = Candidates::new(id(0), 9, 2);
-        for first in [1, 2, 3] {
-            candidates.add(id(first), None, address("10.0.0.1:1"), None);
-        }
-        candidates.get_mut(&id(1)).unwrap().state = State::Failed;
-        assert_eq!(nodes(&candidates, 2), [id(2), id(3)]);
-        assert_eq!(
-            candidates.add(id(1), Some(id(2)), address("10.0.0.1:1"), None),
-            Inserted::Nothing
-        );
-        assert_eq!(nodes(&candidates, 2), [id(2), id(3)], "the same address is no news");
-        assert_eq!(
-            candidates.add(id(1), Some(id(2)), address("10.0.0.2:1"), None),
-            Inserted::Route
-        );
-        assert_eq!(nodes(&candidates, 2), [id(1), id(2)]);
+        add(&mut candidates, 1, "10.0.0.1:1");
+        candidates.set(id(0).distance(&id(1)), State::Failed);
+        assert_eq!(candidates.tellers.nearest(), None);
+        let again = add(&mut candidates, 1, "10.0.0.1:1");
+        assert_eq!(again, Inserted::Nothing, "the same address is no news");
+        assert_eq!(candidates.tellers.nearest(), None);
+        assert_eq!(add(&mut candidates, 1, "10.0.0.2:1"), Inserted::Route);
+        assert_eq!(candidates.tellers.nearest(), Some(id(0).distance(&id(1))));
+    }
+
+    #[test]
+    fn doubted_candidate_is_vouched_for_by_a_plausible_report_and_leaves_first() {
+        let mut candidates = Candidates::new(id(0), 2, 2);
+        let doubted = |first| Report { vouched: false, ..report(first, "10.0.0.1:1") };
+        assert_eq!(candidates.add(doubted(1)), (Inserted::Candidate, false));
+        assert_eq!((nodes(&candidates).len(), candidates.nearest_doubted().is_some()), (0, true));
+        assert_eq!(candidates.add(report(1, "10.0.0.1:1")), (Inserted::Nothing, true));
+        assert_eq!((nodes(&candidates), candidates.nearest_doubted()), (alloc::vec![id(1)], None));
+        candidates.add(doubted(2));
+        add(&mut candidates, 9, "10.0.0.1:1");
+        assert_eq!(nodes(&candidates), [id(1), id(9)], "the nearer one is only doubted");
+    }
+
+    #[test]
+    fn contacts_age_by_the_times_of_now() {
+        let mut candidates = Candidates::new(id(0), 9, 2);
+        add(&mut candidates, 1, "10.0.0.1:1");
+        start(&mut candidates, 1);
+        let at = |seconds| Instant::ORIGIN + Duration::from_secs(seconds);
+        let silence = |_, age| Duration::from_secs(if age == Age::Fresh { 2 } else { 3 });
+        let counts = |candidates: &Candidates| {
+            let running = candidates.running();
+            (running.fresh, running.old, running.gone, candidates.next_due())
+        };
+        candidates.grow_old(at(1), silence);
+        assert_eq!(counts(&candidates), (1, 0, 0, Some(at(2))), "the time became longer");
+        candidates.grow_old(at(2), silence);
+        assert_eq!(counts(&candidates), (0, 1, 0, Some(at(3))));
+        candidates.grow_old(at(9), silence);
+        assert_eq!(counts(&candidates), (0, 0, 1, None));
+        candidates.set(id(0).distance(&id(1)), State::Answered);
+        assert_eq!(counts(&candidates), (0, 0, 0, None));
     }
 }

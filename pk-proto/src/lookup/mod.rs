@@ -1,39 +1,48 @@
-//! One search: the next contact, and the end condition (docs/DESIGN.md, Searches).
+//! One search: what it dials and asks, its limits, its statistics and trace. The decisions are in
+//! [`walk`] (docs/DESIGN.md, Searches).
 //!
-//! A search visits candidates in the order of their distance to the target. Contacting a candidate
-//! means connecting to it, unless there is a live connection, and requesting its contacts closest
-//! to the target. No answer is needed from candidates beyond the `k` closest that have not failed:
-//! if those know no closer node, the search is complete.
-//!
-//! A contact that is silent for `find_stall_delay` continues but no longer delays the next one, so
-//! that a dead node costs a search half a second and not fifteen; its late answer still counts.
+//! Contacting a candidate means connecting to it, unless there is a live connection, and requesting
+//! its contacts closest to the target. The time of a contact begins with its dial. A contact that
+//! is silent for too long continues, but delays nothing; its late answer still counts.
 
 mod candidates;
+mod evidence;
+mod tellers;
+#[cfg(test)]
+mod tests;
+mod walk;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use self::candidates::{Candidates, Inserted, State};
+use self::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, State};
+pub(crate) use self::walk::Goal;
+use self::walk::{Cost, Step, Walk, Way};
 use crate::api::request::{FindNodeOptions, RequestOptions, Strategies};
 use crate::api::search::{FindEnd, FindOutcome, FindStats, FindStep, FindStepEnd};
 use crate::api::transport::DialFailure;
 use crate::machine::cx::Cx;
 use crate::machine::dial::{AddressOrigin, DialTarget};
+use crate::machine::experience::Reach;
 use crate::machine::timer::Timer;
 use crate::types::address::NodeAddress;
 use crate::types::contact::NodeContact;
-use crate::types::id::{BucketIndex, ConnectionId, EffectId, NodeId, RequestId, StreamId};
+use crate::types::id::{ConnectionId, Distance, EffectId, NodeId, RequestId, StreamId};
 use crate::types::time::Instant;
 use crate::wire::closest::ClosestNodes;
 
 /// Next action of a search.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// Send a request to this connected node.
-    Ask { node: NodeId, conn: ConnectionId },
+    /// Send a request for the nodes closest to `target` to this connected node.
+    Ask { node: NodeId, conn: ConnectionId, target: NodeId },
     /// Connect to this node, or try further addresses.
     Dial(DialTarget),
+    /// Stop waiting for the dial of this node.
+    Leave(NodeId),
+    /// Cancel this call.
+    Cancel(StreamId),
     /// Wait until a contact ends or stalls.
     Wait,
     /// The search is over.
@@ -45,14 +54,16 @@ pub(crate) enum Next {
 pub(crate) struct Lookup {
     id: RequestId,
     target: NodeId,
+    goal: Goal,
     begun: Instant,
+    find: FindNodeOptions,
+    /// Contacts in progress that were dialed, silent ones included, and contacts that are waited
+    /// for.
     concurrency: usize,
     limit: u32,
     connect_timeout: Duration,
     strategies: Strategies,
-    /// Kademlia's k: the number of closest candidates that must answer.
-    closest: usize,
-    candidates: Candidates,
+    walk: Walk,
     /// Contacts that are being dialed and have new addresses.
     moved: BTreeSet<NodeId>,
     /// Addresses of one node that one answer may add, so that a false answer leaves room for
@@ -60,56 +71,50 @@ pub(crate) struct Lookup {
     reported_address_limit: usize,
     /// Calls in progress, with their nodes.
     calls: BTreeMap<StreamId, NodeId>,
-    /// Running contacts that delay the next one.
-    busy: usize,
-    /// Running contacts, stalled or not.
-    running: usize,
     /// The mDNS query in progress.
     browse: Option<EffectId>,
-    /// Whether the limit has prevented an attempt.
-    limited: bool,
     stats: FindStats,
     trace: Vec<FindStep>,
 }
 
-/// Cost of contacting a candidate, the least first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Cost {
-    /// A call on a live connection.
-    Connected,
-    /// A connected node is connected to it and can signal.
-    Signalled,
-    /// A dial of stored or reported addresses.
-    Dialed,
-}
-
 impl Lookup {
-    /// Creates a search without candidates.
-    pub(crate) fn new(cx: &Cx, id: RequestId, target: NodeId, find: &FindNodeOptions) -> Self {
+    /// Creates a search for `count` nodes without candidates.
+    pub(crate) fn new(
+        cx: &Cx,
+        id: RequestId,
+        (target, goal): (NodeId, Goal),
+        count: usize,
+        find: &FindNodeOptions,
+    ) -> Self {
+        let candidates = Candidates::new(
+            target,
+            cx.config.find_candidate_limit.max(count),
+            cx.config.dial_address_limit,
+        );
         Self {
             id,
             target,
+            goal,
             begun: cx.now,
+            find: *find,
             concurrency: find.concurrency.unwrap_or(cx.config.find_concurrency),
             limit: u32::try_from(find.limit.unwrap_or(cx.config.find_limit)).unwrap_or(u32::MAX),
             connect_timeout: find.options.connect_timeout.unwrap_or(cx.config.connect_timeout),
             strategies: find.strategies.unwrap_or_default(),
-            closest: cx.config.bucket_limit,
-            candidates: Candidates::new(
-                target,
-                cx.config.find_candidate_limit,
-                cx.config.dial_address_limit,
-            ),
+            walk: Walk::new(&cx.config.search, &cx.experience, (target, goal), count, candidates),
             moved: BTreeSet::new(),
             reported_address_limit: cx.config.dial_address_limit.div_ceil(2),
             calls: BTreeMap::new(),
-            busy: 0,
-            running: 0,
             browse: None,
-            limited: false,
             stats: FindStats::default(),
             trace: Vec::new(),
         }
+    }
+
+    /// Sets the distance of the local node to the farthest of its closest contacts, of which there
+    /// are as many as searched nodes.
+    pub(crate) fn set_neighborhood(&mut self, neighborhood: Option<Distance>) {
+        self.walk.set_neighborhood(neighborhood);
     }
 
     /// Returns the target.
@@ -117,15 +122,16 @@ impl Lookup {
         &self.target
     }
 
+    /// Returns whether the search looks for a connection with this node.
+    pub(crate) fn is_for(&self, node: &NodeId) -> bool {
+        self.goal == Goal::Node && self.target == *node
+    }
+
     /// Returns the limits, for a search that replaces this one.
     pub(crate) fn limits(&self) -> FindNodeOptions {
-        FindNodeOptions {
-            concurrency: Some(self.concurrency),
-            strategies: Some(self.strategies),
-            mdns_timeout: None,
-            limit: usize::try_from(self.limit).ok(),
-            options: RequestOptions { deadline: None, connect_timeout: Some(self.connect_timeout) },
-        }
+        let options =
+            RequestOptions { deadline: None, connect_timeout: Some(self.connect_timeout) };
+        FindNodeOptions { mdns_timeout: None, options, ..self.find }
     }
 
     /// Returns the time limit of each dial.
@@ -133,15 +139,17 @@ impl Lookup {
         self.connect_timeout
     }
 
-    /// Adds a candidate of the local node, from the graph or a live connection.
+    /// Adds a candidate of the local node, from the graph or a live connection. A connected
+    /// candidate that could not be reached before is eligible again.
     pub(crate) fn offer(&mut self, node: NodeId, contact: Option<&NodeContact>) {
         let known = contact.into_iter().flat_map(NodeContact::iter);
-        self.learn(
-            node,
-            None,
-            known.map(|(address, data)| (address.clone(), AddressOrigin::known(data))),
-            None,
-        );
+        let addresses =
+            known.map(|(address, data)| (address.clone(), AddressOrigin::known(data))).collect();
+        self.learn(Report { node, by: None, vouched: true, addresses, relay: None });
+        let failed = |candidate: &Candidate| matches!(candidate.state(), State::Failed);
+        if contact.is_none() && self.walk.candidates.get(&node).is_some_and(failed) {
+            self.walk.candidates.set(self.target.distance(&node), State::New);
+        }
     }
 
     /// Adds the addresses of suspected connections with a node.
@@ -150,9 +158,9 @@ impl Lookup {
         node: NodeId,
         addresses: impl Iterator<Item = (NodeAddress, AddressOrigin)>,
     ) {
-        let mut addresses = addresses.peekable();
-        if addresses.peek().is_some() {
-            self.learn(node, None, addresses, None);
+        let addresses: Vec<_> = addresses.collect();
+        if !addresses.is_empty() {
+            self.learn(Report { node, by: None, vouched: true, addresses, relay: None });
         }
     }
 
@@ -163,7 +171,7 @@ impl Lookup {
         cx: &mut Cx,
         primary: impl Fn(&NodeId) -> Option<ConnectionId>,
     ) -> Next {
-        if primary(&self.target).is_some() {
+        if self.goal == Goal::Node && primary(&self.target).is_some() {
             return Next::End(FindEnd::Connected);
         }
         while let Some(node) = self.moved.pop_first() {
@@ -171,53 +179,82 @@ impl Lookup {
                 return self.dial(node, primary);
             }
         }
-        if self.busy >= self.concurrency {
-            return Next::Wait;
+        let Self { walk, stats, strategies, limit, concurrency, .. } = self;
+        let is_full = walk.candidates.running().dialed >= *concurrency;
+        let cap = u32::try_from(*concurrency).unwrap_or(u32::MAX);
+        let step = walk.next(&cx.config.search, cx.now, cap, |candidate| {
+            // A live connection costs no attempt.
+            if primary(&candidate.node).is_some() {
+                return Way::Now(Cost::Connected);
+            }
+            let signal =
+                strategies.signal && candidate.relays.iter().any(|relay| primary(relay).is_some());
+            let direct = strategies.direct && !candidate.addresses.is_empty();
+            match (signal, direct) {
+                (false, false) => Way::Nowhere,
+                _ if stats.attempts >= *limit => Way::Limited,
+                _ if is_full => Way::Later,
+                (true, _) => Way::Now(Cost::Signalled),
+                (false, true) => Way::Now(Cost::Dialed),
+            }
+        });
+        match step {
+            Step::Contact { node, edge, extra } => {
+                let conn = primary(&node);
+                let reach = if conn.is_some() { Reach::Connected } else { Reach::Dialed };
+                self.begin(cx, node, reach, (edge, extra));
+                match conn {
+                    Some(conn) => Next::Ask { node, conn, target: self.walk.query(&node) },
+                    None => {
+                        self.stats.attempts += 1;
+                        self.dial(node, primary)
+                    }
+                }
+            }
+            Step::TooManyDials => self.give_way(cx),
+            Step::Wait(until) => self.wait(cx, until),
+            Step::End { .. } if self.browse.is_some() => self.wait(cx, None),
+            Step::End { limited: true } => Next::End(FindEnd::Limit),
+            Step::End { limited: false } => Next::End(FindEnd::Exhausted),
         }
-        self.limited = false;
-        // Of candidates in one bucket of the target, the one with the least cost comes first.
-        let mut choice: Option<((BucketIndex, Cost), NodeId, Option<ConnectionId>)> = None;
-        for (node, candidate) in self.candidates.closest(self.closest) {
-            let class = self.target.bucket_index(&node).unwrap_or(BucketIndex(0));
-            if choice
-                .as_ref()
-                .is_some_and(|((best, cost), ..)| class > *best || *cost == Cost::Connected)
-            {
-                break;
-            }
-            if candidate.state != State::Known {
-                continue;
-            }
-            let conn = primary(&node);
-            let direct = self.strategies.direct && !candidate.addresses.is_empty();
-            let signal = self.strategies.signal
-                && candidate.relays.iter().any(|relay| primary(relay).is_some());
-            let cost = match (conn, signal, direct) {
-                // A live connection costs no attempt.
-                (Some(_), ..) => Cost::Connected,
-                (None, true, _) => Cost::Signalled,
-                (None, false, true) => Cost::Dialed,
-                (None, false, false) => continue,
-            };
-            if cost != Cost::Connected && self.stats.attempts >= self.limit {
-                self.limited = true;
-            } else if choice.as_ref().is_none_or(|(best, ..)| (class, cost) < *best) {
-                choice = Some(((class, cost), node, conn));
-            }
+    }
+
+    fn wait(&self, cx: &mut Cx, until: Option<Instant>) -> Next {
+        match until {
+            Some(until) => cx.timers.set(Timer::Stall(self.id), until),
+            None => cx.timers.cancel(Timer::Stall(self.id)),
         }
-        match choice.map(|(_, node, conn)| (node, conn)) {
-            Some((node, Some(conn))) => {
-                self.begin(cx, node);
-                Next::Ask { node, conn }
+        Next::Wait
+    }
+
+    /// As many contacts are in progress as allowed, and another candidate waits: the one that has
+    /// been silent for the longest time, and is probably dead, ends for it.
+    fn give_way(&mut self, cx: &mut Cx) -> Next {
+        let gone = |candidate: &Candidate| {
+            let contact = candidate.contact()?;
+            let is_gone = contact.age == Age::Gone && contact.reach == Reach::Dialed;
+            (is_gone && !self.is_for(&candidate.node)).then_some((
+                contact.since,
+                candidate.node,
+                contact.stream,
+            ))
+        };
+        let oldest = self.walk.candidates.iter().filter_map(|(_, candidate)| gone(candidate)).min();
+        match oldest {
+            Some((_, _, Some(stream))) => {
+                self.not_answered(cx, stream);
+                Next::Cancel(stream)
             }
-            Some((node, None)) => {
-                self.begin(cx, node);
-                self.stats.attempts += 1;
-                self.dial(node, primary)
+            Some((_, node, None)) => {
+                let addresses = self.walk.candidates.get(&node).into_iter();
+                let addresses = addresses.flat_map(|candidate| &candidate.addresses);
+                let failures = addresses
+                    .map(|(address, _)| (address.clone(), DialFailure::Cancelled))
+                    .collect();
+                self.dial_failed(cx, &node, failures);
+                Next::Leave(node)
             }
-            None if self.running > 0 || self.browse.is_some() => Next::Wait,
-            None if self.limited => Next::End(FindEnd::Limit),
-            None => Next::End(FindEnd::Exhausted),
+            None => self.wait(cx, self.walk.candidates.next_due()),
         }
     }
 
@@ -235,23 +272,32 @@ impl Lookup {
         let target = self.target;
         self.offer(target, None);
         if !self.is_dialing(&target) {
-            self.begin(cx, target);
+            self.begin(cx, target, Reach::Dialed, (None, false));
             self.stats.attempts += 1;
         }
         DialTarget::at(target, addresses, AddressOrigin::LOCAL, self.connect_timeout)
+    }
+
+    /// Returns the target of the request to a contact.
+    pub(crate) fn query(&self, node: &NodeId) -> NodeId {
+        self.walk.query(node)
     }
 
     /// The call to a contact was sent.
     pub(crate) fn asked(&mut self, node: NodeId, stream: StreamId) {
         self.stats.calls += 1;
         self.calls.insert(stream, node);
+        let contact = self.walk.candidates.get(&node).and_then(Candidate::contact).cloned();
+        if let Some(contact) = contact {
+            let contact = Contact { stream: Some(stream), ..contact };
+            self.walk.candidates.set(self.target.distance(&node), State::Running(contact));
+        }
     }
 
     /// Returns whether a contact is being dialed, and not asked yet.
     pub(crate) fn is_dialing(&self, node: &NodeId) -> bool {
-        let state = self.candidates.get(node).map(|candidate| candidate.state);
-        matches!(state, Some(State::Running { .. }))
-            && !self.calls.values().any(|asked| asked == node)
+        let contact = self.walk.candidates.get(node).and_then(Candidate::contact);
+        contact.is_some_and(|contact| contact.stream.is_none())
     }
 
     /// A dial failed.
@@ -263,7 +309,7 @@ impl Lookup {
     ) {
         if self.is_dialing(node) {
             self.stats.failures += 1;
-            self.end_step(cx, node, State::Failed, FindStepEnd::Unreachable(failures));
+            self.end_contact(cx, node, State::Failed, FindStepEnd::Unreachable(failures));
         }
     }
 
@@ -277,44 +323,85 @@ impl Lookup {
         teller: Option<&NodeAddress>,
     ) {
         let Some(node) = self.calls.remove(&stream) else { return };
+        // A connection that has just ended has no address any longer.
+        let dialed = || Some(self.walk.candidates.get(&node)?.addresses.first()?.0.clone());
+        let Some(address) = teller.cloned().or_else(dialed) else {
+            return self.not_asked(cx, &node);
+        };
         let reported = closest.known.len() + closest.connected.len();
         let before = self.stats.candidates;
-        // Connections first: the present address of a node counts more than a former one.
-        let mut candidates: BTreeMap<NodeId, (Vec<NodeAddress>, Option<NodeId>)> = BTreeMap::new();
+        // The present address of a connected node counts more than a former one.
+        let mut present: BTreeMap<NodeId, Vec<NodeAddress>> = BTreeMap::new();
         for active in closest.connected {
-            let (addresses, relay) = candidates.entry(active.node).or_default();
-            addresses.extend(active.connections.into_iter().map(|connection| connection.address));
-            *relay = Some(node);
+            let addresses = active.connections.into_iter().map(|connection| connection.address);
+            present.entry(active.node).or_default().extend(addresses);
         }
-        for (id, contact) in closest.known {
-            let (addresses, _) = candidates.entry(id).or_default();
-            addresses.extend(contact.iter().map(|(address, _)| address.clone()));
+        let known: Vec<_> = closest
+            .known
+            .into_iter()
+            .filter_map(|(id, contact)| {
+                let connected = present.remove(&id);
+                let relay = connected.as_ref().map(|_| node);
+                let former = contact.iter().map(|(address, _)| address.clone());
+                let addresses = connected.into_iter().flatten().chain(former);
+                self.usable(cx, (id, node), addresses, relay, teller)
+            })
+            .collect();
+        let connected: Vec<_> = present
+            .into_iter()
+            .filter_map(|(id, addresses)| {
+                self.usable(cx, (id, node), addresses, Some(node), teller)
+            })
+            .collect();
+        let mut added = Vec::new();
+        let lists = [known, connected];
+        let contact = self.walk.answered(
+            &cx.config.search,
+            cx.now,
+            &node,
+            address,
+            lists,
+            |node, inserted| {
+                added.push((node, inserted));
+            },
+        );
+        for (node, inserted) in added {
+            self.on_added(node, inserted);
         }
-        for (id, (reported, relay)) in candidates {
-            let mut kept = Vec::new();
-            for address in reported {
-                if !cx.accepts_address(&address, teller)
-                    || kept.len() >= self.reported_address_limit
-                {
-                    cx.metrics.told_unusable += 1;
-                } else if !kept.contains(&address) {
-                    kept.push(address);
-                }
-            }
-            if cx.is_own(&id) || (kept.is_empty() && relay.is_none()) {
+        if let Some((contact, implausible)) = contact {
+            cx.metrics.told_implausible += u64::from(implausible);
+            let took = cx.now.since(contact.since);
+            cx.experience.answered(contact.reach, took);
+            let new = self.stats.candidates - before;
+            let reported = u32::try_from(reported).unwrap_or(u32::MAX);
+            self.end_step(cx, &contact, FindStepEnd::Answered { reported, new });
+        }
+    }
+
+    /// Returns a reported node with its usable addresses, if it can be a candidate.
+    fn usable(
+        &self,
+        cx: &mut Cx,
+        (node, by): (NodeId, NodeId),
+        reported: impl IntoIterator<Item = NodeAddress>,
+        relay: Option<NodeId>,
+        teller: Option<&NodeAddress>,
+    ) -> Option<Report> {
+        let mut addresses = Vec::new();
+        for address in reported {
+            if !cx.accepts_address(&address, teller)
+                || addresses.len() >= self.reported_address_limit
+            {
                 cx.metrics.told_unusable += 1;
-            } else {
-                self.learn(
-                    id,
-                    Some(node),
-                    kept.into_iter().map(|address| (address, AddressOrigin::DIRECT)),
-                    relay,
-                );
+            } else if !addresses.iter().any(|(known, _)| *known == address) {
+                addresses.push((address, AddressOrigin::DIRECT));
             }
         }
-        let new = self.stats.candidates - before;
-        let reported = u32::try_from(reported).unwrap_or(u32::MAX);
-        self.end_step(cx, &node, State::Done, FindStepEnd::Answered { reported, new });
+        if cx.is_own(&node) || addresses.is_empty() && relay.is_none() {
+            cx.metrics.told_unusable += 1;
+            return None;
+        }
+        Some(Report { node, by: Some(by), vouched: true, addresses, relay })
     }
 
     /// A contact was asked, but sent no valid answer.
@@ -329,26 +416,17 @@ impl Lookup {
     pub(crate) fn lost(&mut self, cx: &mut Cx, stream: StreamId) {
         let Some(node) = self.calls.remove(&stream) else { return };
         let again = self
+            .walk
             .candidates
             .get_mut(&node)
             .is_some_and(|known| !core::mem::replace(&mut known.was_lost, true));
-        let state = if again { State::Known } else { State::Done };
-        self.end_step(cx, &node, state, FindStepEnd::NoAnswer);
+        let state = if again { State::New } else { State::Mute };
+        self.end_contact(cx, &node, state, FindStepEnd::NoAnswer);
     }
 
     /// A contact was connected, but could not be asked.
     pub(crate) fn not_asked(&mut self, cx: &mut Cx, node: &NodeId) {
-        self.end_step(cx, node, State::Done, FindStepEnd::NoAnswer);
-    }
-
-    /// A contact has been silent: the next one may start in parallel.
-    pub(crate) fn stalled(&mut self, node: &NodeId) {
-        if let Some(candidate) = self.candidates.get_mut(node)
-            && let State::Running { stalled: stalled @ false, .. } = &mut candidate.state
-        {
-            *stalled = true;
-            self.busy = self.busy.saturating_sub(1);
-        }
+        self.end_contact(cx, node, State::Mute, FindStepEnd::NoAnswer);
     }
 
     /// Returns why the dials to the target failed, if it was dialed.
@@ -361,26 +439,30 @@ impl Lookup {
         }
     }
 
+    /// Returns the nodes that answered, the closest to the target first, with their addresses.
+    pub(crate) fn closest(&self) -> Vec<(NodeId, NodeAddress)> {
+        self.walk.closest()
+    }
+
     /// Returns the streams of calls in progress.
     pub(crate) fn streams(&self) -> impl Iterator<Item = StreamId> {
         self.calls.keys().copied()
     }
 
-    /// Ends the search: cancels its timers and returns the result.
+    /// Ends the search: cancels its timer and returns the result.
     pub(crate) fn finish(mut self, cx: &mut Cx, ended: FindEnd) -> FindOutcome {
-        let running: Vec<_> = self
-            .candidates
-            .iter()
-            .filter_map(|(node, candidate)| match candidate.state {
-                State::Running { step, .. } => Some((node, step)),
-                _ => None,
-            })
+        cx.timers.cancel(Timer::Stall(self.id));
+        let candidates = self.walk.candidates.iter();
+        let running: Vec<_> = candidates
+            .filter_map(|(_, candidate)| Some((candidate.node, candidate.contact()?.clone())))
             .collect();
-        for (node, step) in running {
-            cx.timers.cancel(Timer::Stall(self.id, node));
-            if let Some(step) = self.trace.get_mut(step) {
+        for (node, contact) in running {
+            if contact.age == Age::Gone && node != self.target {
+                cx.experience.unanswered();
+            }
+            if let Some(step) = self.trace.get_mut(contact.step) {
                 step.took = cx.now.since(self.begun + step.begun);
-                if node == self.target && ended == FindEnd::Connected {
+                if self.goal == Goal::Node && node == self.target && ended == FindEnd::Connected {
                     step.end = FindStepEnd::Target;
                 }
             }
@@ -389,16 +471,16 @@ impl Lookup {
         FindOutcome { found: None, ended, stats: self.stats, trace: self.trace }
     }
 
-    fn learn(
-        &mut self,
-        node: NodeId,
-        reported_by: Option<NodeId>,
-        addresses: impl IntoIterator<Item = (NodeAddress, AddressOrigin)>,
-        relay: Option<NodeId>,
-    ) {
-        match self.candidates.add(node, reported_by, addresses, relay) {
+    fn learn(&mut self, report: Report) {
+        let node = report.node;
+        let (inserted, _) = self.walk.candidates.add(report);
+        self.on_added(node, inserted);
+    }
+
+    fn on_added(&mut self, node: NodeId, inserted: Inserted) {
+        match inserted {
             Inserted::Candidate => self.stats.candidates += 1,
-            // A contact that fails before its turn is `Known` again by then.
+            // A contact that fails before its turn is `New` again by then.
             Inserted::Route if self.is_dialing(&node) => drop(self.moved.insert(node)),
             Inserted::Route | Inserted::Nothing => {}
         }
@@ -406,47 +488,49 @@ impl Lookup {
 
     fn dial(&self, node: NodeId, primary: impl Fn(&NodeId) -> Option<ConnectionId>) -> Next {
         let mut dial_target = DialTarget::at(node, [], AddressOrigin::DIRECT, self.connect_timeout);
-        if let Some(candidate) = self.candidates.get(&node) {
+        if let Some(candidate) = self.walk.candidates.get(&node) {
             if self.strategies.direct {
                 dial_target.addresses.clone_from(&candidate.addresses);
             }
             if self.strategies.signal {
-                dial_target.relays = candidate
-                    .relays
-                    .iter()
-                    .filter(|relay| primary(relay).is_some())
-                    .copied()
-                    .collect();
+                let relays = candidate.relays.iter();
+                dial_target.relays =
+                    relays.filter(|relay| primary(relay).is_some()).copied().collect();
             }
         }
         Next::Dial(dial_target)
     }
 
-    fn begin(&mut self, cx: &mut Cx, node: NodeId) {
-        let Some(candidate) = self.candidates.get_mut(&node) else { return };
-        candidate.state = State::Running { step: self.trace.len(), stalled: false };
+    fn begin(&mut self, cx: &Cx, node: NodeId, reach: Reach, how: (Option<u32>, bool)) {
+        let Some(candidate) = self.walk.candidates.get(&node) else { return };
+        let reported_by = candidate.reported_by;
+        self.walk.begin(&cx.config.search, cx.now, (&node, reach), how, self.trace.len());
         self.trace.push(FindStep {
             node,
-            reported_by: candidate.reported_by,
+            reported_by,
             begun: cx.now.since(self.begun),
             took: Duration::ZERO,
             end: FindStepEnd::Pending,
         });
-        self.busy += 1;
-        self.running += 1;
-        cx.timers.set(Timer::Stall(self.id, node), cx.now + cx.config.find_stall_delay);
     }
 
-    fn end_step(&mut self, cx: &mut Cx, node: &NodeId, state: State, end: FindStepEnd) {
-        let Some(candidate) = self.candidates.get_mut(node) else { return };
-        let State::Running { step, stalled, .. } = candidate.state else { return };
-        candidate.state = state;
-        cx.timers.cancel(Timer::Stall(self.id, *node));
-        self.running = self.running.saturating_sub(1);
-        if !stalled {
-            self.busy = self.busy.saturating_sub(1);
+    /// Ends a contact without an answer. One that answered before keeps its place.
+    fn end_contact(&mut self, cx: &mut Cx, node: &NodeId, state: State, end: FindStepEnd) {
+        let Some(candidate) = self.walk.candidates.get(node) else { return };
+        if candidate.contact().is_none() {
+            return;
         }
-        if let Some(step) = self.trace.get_mut(step) {
+        let state = if candidate.has_answered() { State::Answered } else { state };
+        if let Some(contact) = self.walk.candidates.set(self.target.distance(node), state) {
+            if contact.age == Age::Gone && *node != self.target {
+                cx.experience.unanswered();
+            }
+            self.end_step(cx, &contact, end);
+        }
+    }
+
+    fn end_step(&mut self, cx: &Cx, contact: &Contact, end: FindStepEnd) {
+        if let Some(step) = self.trace.get_mut(contact.step) {
             step.took = cx.now.since(self.begun + step.begun);
             step.end = end;
         }

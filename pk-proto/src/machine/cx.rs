@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::effects::Effects;
+use super::experience::Experience;
 use super::ids::Ids;
 use super::phase::Phase;
 use super::timers::TimerQueue;
@@ -55,6 +56,8 @@ pub(crate) struct Cx {
     pub(crate) effects: Effects,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
+    /// Results of earlier contacts of searches.
+    pub(crate) experience: Experience,
     /// Signature verifications that remain in this call.
     checks: usize,
     /// Every local id, newest first; never empty.
@@ -87,6 +90,7 @@ impl Cx {
             effects: Effects::default(),
             config,
             metrics: Metrics::default(),
+            experience: Experience::new(),
             checks: SIGNATURE_BUDGET,
             own,
             listening: Vec::new(),

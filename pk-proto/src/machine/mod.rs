@@ -3,6 +3,7 @@
 pub(crate) mod cx;
 pub(crate) mod dial;
 pub(crate) mod effects;
+pub(crate) mod experience;
 pub(crate) mod ids;
 pub(crate) mod phase;
 pub(crate) mod record;

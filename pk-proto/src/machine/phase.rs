@@ -166,7 +166,8 @@ fn request_row(request: &Request) -> Row {
         | Request::RequestChainData { .. }
         | Request::Claims { .. }
         | Request::Gestalt { .. }
-        | Request::Flush { .. } => Row::RUNNING,
+        | Request::Flush { .. }
+        | Request::FindClosest { .. } => Row::RUNNING,
     }
 }
 
@@ -211,7 +212,7 @@ fn timer_row(timer: &Timer) -> Row {
         | Timer::Idle(_)
         | Timer::Silent(_)
         | Timer::Stream(_)
-        | Timer::Stall(..)
+        | Timer::Stall(_)
         | Timer::Verify(_)
         | Timer::Collect(_)
         | Timer::Refresh(_)

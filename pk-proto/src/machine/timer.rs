@@ -4,7 +4,7 @@ use core::net::SocketAddr;
 
 use crate::claims::ClaimId;
 use crate::types::id::{
-    ApprovalId, BucketIndex, ConnectionId, EffectId, NodeId, RaceId, RequestId, StreamId,
+    ApprovalId, BucketIndex, ConnectionId, EffectId, RaceId, RequestId, StreamId,
 };
 
 /// Identity of a timer. The order breaks ties between timers due at the same time.
@@ -26,8 +26,8 @@ pub(crate) enum Timer {
     Silent(ConnectionId),
     /// The peer has not sent an answer, or its first message, on a stream.
     Stream(StreamId),
-    /// A contact of a search is silent: another may start in parallel.
-    Stall(RequestId, NodeId),
+    /// A contact of a search is silent, or was for long enough.
+    Stall(RequestId),
     /// The verification of a chain continues.
     Verify(RequestId),
     /// The next garbage collection round of a bucket may start.

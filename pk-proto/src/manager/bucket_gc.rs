@@ -198,7 +198,7 @@ impl NodeManager {
         loop {
             let Some(collect) = self.requests.stage_mut::<Collect>(id) else { return };
             let (bucket, timeout) = (collect.bucket, collect.timeout);
-            if collect.probing.len() >= self.cx.config.find_concurrency {
+            if collect.probing.len() >= self.cx.config.collect_concurrency {
                 return;
             }
             let idle = collect.probing.is_empty();

@@ -361,7 +361,7 @@ impl NodeManager {
                 Timer::Idle(conn) => self.idle(conn),
                 Timer::Silent(conn) => connections.silent(cx, conn, rpc.has_application(conn)),
                 Timer::Stream(stream) => rpc.timed_out(cx, stream),
-                Timer::Stall(id, node) => self.stalled(id, &node),
+                Timer::Stall(id) => self.requests.wake(id),
                 Timer::Verify(id) => self.chain_verify(id),
                 Timer::Collect(bucket) => self.collect_due(bucket),
                 Timer::Refresh(bucket) => self.refresh_due(bucket),
@@ -424,15 +424,15 @@ impl NodeManager {
                     }
                 }
                 self.cx.event(Event::ConnectionOpened { conn, node, side, address });
-                self.offer_to_searches(node);
+                self.offer_to_searches(node, &chain);
                 self.repeat_suspected(node);
                 self.resume_with(&chain);
             }
             ConnectEvent::Suspected { conn, node } => self.repeat_waiting(conn, node),
             ConnectEvent::Heard { conn, node } => {
-                self.offer_to_searches(node);
-                self.repeat_suspected(node);
                 let chain = self.connections.chain(conn);
+                self.offer_to_searches(node, &chain);
+                self.repeat_suspected(node);
                 self.resume_with(&chain);
             }
             ConnectEvent::Moved { conn, node } => {

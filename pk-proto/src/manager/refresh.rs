@@ -118,9 +118,7 @@ impl NodeManager {
             self.nodes.due_after_join.remove(&bucket);
             return;
         }
-        let running =
-            self.requests.iter().filter(|(_, open)| open.recipient == Recipient::Refresh).count();
-        if running >= AT_ONCE {
+        if self.requests.refreshes() >= AT_ONCE {
             self.cx.timers.set(Timer::Refresh(bucket), self.cx.now + BUSY_DELAY);
             return;
         }
@@ -173,8 +171,7 @@ impl NodeManager {
     /// search there. A search for the local id follows it.
     pub(super) fn retry_due(&mut self) {
         self.cx.timers.set(Timer::Retry, self.cx.now + self.cx.config.retry_delay);
-        let busy = self.requests.iter().any(|(_, open)| open.recipient == Recipient::Retry);
-        if busy
+        if self.requests.is_retrying()
             || self.connections.has_connection_in(&self.cx, BucketIndex(255))
             || self.nodes.graph.is_empty()
         {

@@ -52,6 +52,10 @@ impl NodeManager {
             Request::FindNode { target, find } => {
                 self.search(id, recipient, deadline, target, &find, OnConnected::Report);
             }
+            Request::FindClosest { target, count, find } => {
+                let on_connected = OnConnected::ReportClosest { count };
+                self.search(id, recipient, deadline, target, &find, on_connected);
+            }
             Request::PingNode { target, options } => {
                 self.search_then(
                     id,
@@ -195,6 +199,18 @@ impl NodeManager {
         now: Instant,
     ) -> Result<RequestId, RequestError> {
         self.request(Request::FindNode { target, find }, now)
+    }
+
+    /// Searches for the `count` nodes closest to an id, which need not be that of a node. At the
+    /// deadline the request ends with those found so far.
+    pub fn find_closest(
+        &mut self,
+        target: NodeId,
+        count: usize,
+        find: FindNodeOptions,
+        now: Instant,
+    ) -> Result<RequestId, RequestError> {
+        self.request(Request::FindClosest { target, count, find }, now)
     }
 
     /// Searches for a node and sends it a ping (specification: pingNode).

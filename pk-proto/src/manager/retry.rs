@@ -141,6 +141,7 @@ pub(super) fn retry_plan(
         OnConnected::ChainData { .. } | OnConnected::ChainOn(_) => return None,
         OnConnected::Report
         | OnConnected::ReportRefresh
+        | OnConnected::ReportClosest { .. }
         | OnConnected::Acquire
         | OnConnected::ConnectThrough { .. }
         | OnConnected::ClaimNode(_)

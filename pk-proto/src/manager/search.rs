@@ -15,10 +15,10 @@ use super::state::stage::{
 use crate::api::error::Failure;
 use crate::api::reply::Reply;
 use crate::api::request::{FindNodeOptions, RequestOptions};
-use crate::api::search::{FindEnd, FindOutcome};
+use crate::api::search::{ClosestOutcome, FindEnd, FindOutcome};
 use crate::api::transport::DisconnectReason;
 use crate::connect::table::Connections;
-use crate::lookup::{Lookup, Next};
+use crate::lookup::{Goal, Lookup, Next};
 use crate::machine::cx::RngStream;
 use crate::rpc::event::CompletedCall;
 use crate::types::address::{NodeAddress, NodeContactAddressData};
@@ -26,6 +26,9 @@ use crate::types::id::{ConnectionId, NodeId, RequestId, StreamId};
 use crate::types::time::Instant;
 use crate::wire::closest::ClosestNodesQuery;
 use crate::wire::message::{RpcRequest, RpcResponse};
+
+/// Maximum number of targets for whose searches a node that has connected becomes a candidate.
+const OFFERED_TO: usize = 8;
 
 impl Reactions for Search {
     fn on_race_ended(&self) -> Option<OnRaceEnded> {
@@ -71,24 +74,33 @@ impl NodeManager {
         find: &FindNodeOptions,
         on_connected: OnConnected,
     ) {
-        let mut lookup = Lookup::new(&self.cx, id, target, find);
-        let asks_locally =
-            recipient == Recipient::Embedder && !self.cx.is_own(&target) && self.cx.config.mdns;
-        if asks_locally
-            && find.strategies.unwrap_or_default().mdns
-            && self.connections.live(&target).is_none()
-        {
-            let timeout = find.mdns_timeout.unwrap_or(self.cx.config.mdns_timeout);
-            lookup.set_browse(Some(self.browse(id, target, self.cx.now + timeout)));
+        let (goal, count) = match on_connected {
+            OnConnected::ReportClosest { count } => (Goal::Closest, count),
+            OnConnected::ReportRefresh => (Goal::Closest, self.cx.config.bucket_limit),
+            _ if self.cx.is_own(&target) => (Goal::Closest, self.cx.config.bucket_limit),
+            _ => (Goal::Node, self.cx.config.bucket_limit),
+        };
+        let mut lookup = Lookup::new(&self.cx, id, (target, goal), count, find);
+        // A search for a connected node ends with its first step.
+        if goal == Goal::Closest || self.connections.live(&target).is_none() {
+            let own = self.cx.own();
+            let neighbors = self.nodes.graph.closest(&own, count);
+            let farthest = neighbors.get(count.saturating_sub(1));
+            lookup.set_neighborhood(farthest.map(|(node, _)| own.distance(node)));
+            let asks_locally =
+                recipient == Recipient::Embedder && goal == Goal::Node && self.cx.config.mdns;
+            if asks_locally && find.strategies.unwrap_or_default().mdns {
+                let timeout = find.mdns_timeout.unwrap_or(self.cx.config.mdns_timeout);
+                lookup.set_browse(Some(self.browse(id, target, self.cx.now + timeout)));
+            }
+            for (node, contact) in self.nodes.graph.closest(&target, 2 * count) {
+                lookup.offer(node, Some(contact));
+            }
+            for node in self.connections.closest(&target, count) {
+                lookup.offer(node, None);
+            }
+            lookup.offer_at(target, self.connections.suspected_at(&target));
         }
-        let count = self.cx.config.bucket_limit;
-        for (node, contact) in self.nodes.graph.closest(&target, count) {
-            lookup.offer(node, Some(contact));
-        }
-        for node in self.connections.closest(&target, count) {
-            lookup.offer(node, None);
-        }
-        lookup.offer_at(target, self.connections.suspected_at(&target));
         let stage = RequestStage::Find(Search { lookup, on_connected, awaited: None });
         self.begin(id, OpenRequest { recipient, deadline, stage });
         self.requests.wake(id);
@@ -96,11 +108,9 @@ impl NodeManager {
 
     /// Returns whether a search for a node is in progress for which no request waits.
     pub(super) fn searches_in_background(&self, target: &NodeId) -> bool {
-        self.requests.in_stage::<Search>().any(|(id, search)| {
-            let open = self.requests.get(id);
-            search.lookup.target() == target
-                && open.is_some_and(|open| open.recipient == Recipient::None)
-        })
+        let mut searches = self.requests.searches_for(target);
+        searches
+            .any(|id| self.requests.get(id).is_some_and(|open| open.recipient == Recipient::None))
     }
 
     /// Executes the steps of a search until it waits or ends.
@@ -118,26 +128,24 @@ impl NodeManager {
                     connections.dial(cx, id, dial_target.foreground());
                 }
                 Next::Dial(dial_target) => connections.dial(cx, id, dial_target),
-                Next::Ask { node, conn } => {
-                    query_closest_nodes(cx, rpc, id, lookup, node, conn, deadline);
+                Next::Ask { node, conn, target } => {
+                    query_closest_nodes(cx, rpc, id, lookup, (node, target), conn, deadline);
                 }
+                Next::Leave(node) => connections.leave_node(cx, id, &node),
+                Next::Cancel(stream) => rpc.cancel(cx, stream),
                 Next::End(end) => return self.search_ended(id, end),
             }
         }
     }
 
-    /// Adds the node of an accepted connection to every search as a candidate.
-    pub(super) fn offer_to_searches(&mut self, node: NodeId) {
-        self.requests.wake_searches(|search| search.lookup.offer(node, None));
-    }
-
-    /// Handles the stall timer of a contact that has not responded: the search continues with
-    /// others.
-    pub(super) fn stalled(&mut self, id: RequestId, node: &NodeId) {
-        if let Some(search) = self.requests.stage_mut::<Search>(id) {
-            search.lookup.stalled(node);
-            self.requests.wake(id);
-        }
+    /// Adds the node of an accepted connection as a candidate to the searches that it is most
+    /// useful for: those with the closest targets. Those for one of its ids end. `chain` contains
+    /// every id that it proved.
+    pub(super) fn offer_to_searches(&mut self, node: NodeId, chain: &[NodeId]) {
+        let offer = |search: &mut Search| search.lookup.offer(node, None);
+        self.requests.wake_searches_near(&node, OFFERED_TO, offer);
+        let for_it: Vec<_> = chain.iter().flat_map(|id| self.requests.searches_for(id)).collect();
+        for_it.into_iter().for_each(|id| self.requests.wake(id));
     }
 
     /// Handles the end of a dial race for a contact of a search: queries the contact, or records
@@ -150,9 +158,10 @@ impl NodeManager {
         };
         match result {
             // The target itself is not queried.
-            Ok(_) if *lookup.target() == node => {}
+            Ok(_) if lookup.is_for(&node) => {}
             Ok(conn) if lookup.is_dialing(&node) => {
-                query_closest_nodes(cx, rpc, id, lookup, node, conn, deadline);
+                let target = lookup.query(&node);
+                query_closest_nodes(cx, rpc, id, lookup, (node, target), conn, deadline);
             }
             Ok(_) => {}
             Err(failures) => lookup.dial_failed(cx, &node, failures),
@@ -215,6 +224,10 @@ impl NodeManager {
         };
         let node = *lookup.target();
         let (failures, connect_timeout) = (lookup.target_failures(), lookup.connect_timeout());
+        let closest = match on_connected {
+            OnConnected::ReportClosest { .. } => lookup.closest(),
+            _ => Vec::new(),
+        };
         let mut outcome = self.end_search(id, lookup, end);
         let connection = found(&self.connections, &node, end);
         let live = self.connections.live(&node);
@@ -226,6 +239,11 @@ impl NodeManager {
         let next = match (on_connected, awaited, connection) {
             (OnConnected::Report, ..) => Transition::End(Ok(Reply::FindNode(outcome))),
             (OnConnected::ReportRefresh, ..) => Transition::End(Ok(Reply::RefreshBucket(outcome))),
+            (OnConnected::ReportClosest { .. }, ..) => {
+                let FindOutcome { ended, stats, trace, .. } = outcome;
+                let found = ClosestOutcome { nodes: closest, ended, stats, trace };
+                Transition::End(Ok(Reply::FindClosest(found)))
+            }
             // The suspected connection is the only one, or its peer responds again.
             (on_connected, Some(awaited), Some((conn, ..)))
                 if live.is_none() || conn == awaited.conn =>
@@ -282,11 +300,11 @@ impl NodeManager {
 
     /// Restarts searches for the former local id with the new id, after a key renewal.
     pub(super) fn restart_self_searches(&mut self, old: NodeId, new: NodeId) {
-        let of_self = |search: &Search| {
-            matches!(search.on_connected, OnConnected::Report) && *search.lookup.target() == old
+        let is_report = |id: &RequestId| {
+            let search = self.requests.stage::<Search>(*id);
+            search.is_some_and(|search| matches!(search.on_connected, OnConnected::Report))
         };
-        let searches = self.requests.in_stage::<Search>().filter(|(_, search)| of_self(search));
-        let searches: Vec<_> = searches.map(|(id, _)| id).collect();
+        let searches: Vec<_> = self.requests.searches_for(&old).filter(is_report).collect();
         for id in searches {
             let Some(OpenRequest {
                 recipient,
@@ -349,6 +367,7 @@ impl NodeManager {
         let stage = match on_connected {
             OnConnected::Report
             | OnConnected::ReportRefresh
+            | OnConnected::ReportClosest { .. }
             | OnConnected::ClaimNode(_)
             | OnConnected::ClaimNetwork { .. } => None,
             OnConnected::Ping { .. } => {
@@ -411,14 +430,12 @@ pub(super) fn query_closest_nodes(
     rpc: &mut crate::rpc::table::Rpc,
     id: RequestId,
     lookup: &mut Lookup,
-    node: NodeId,
+    (node, target): (NodeId, NodeId),
     conn: ConnectionId,
     deadline: Instant,
 ) {
-    let question = RpcRequest::Closest {
-        target: *lookup.target(),
-        query: ClosestNodesQuery { known: true, connected: true },
-    };
+    let question =
+        RpcRequest::Closest { target, query: ClosestNodesQuery { known: true, connected: true } };
     let deadline = deadline.min(cx.now + cx.config.call_timeout);
     match rpc.call(cx, conn, id, question, deadline) {
         Some(stream) => lookup.asked(node, stream),

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::node::NodeManager;
 use crate::api::error::RequestError;
-use crate::api::request::{Request, RequestOptions};
+use crate::api::request::{FindNodeOptions, Request, RequestOptions};
 use crate::wire::message::is_protocol_name;
 
 impl NodeManager {
@@ -15,10 +15,10 @@ impl NodeManager {
         }
         check_options(request.options())?;
         match request {
-            Request::FindNode { find, .. } => {
-                check_mdns_timeout(find.mdns_timeout)?;
-                check_range("concurrency", find.concurrency, 1..=64, "1 to 64")?;
-                check_range("limit", find.limit, 0..=1024, "0 to 1024")
+            Request::FindNode { find, .. } => check_find(find),
+            Request::FindClosest { count, find, .. } => {
+                check_find(find)?;
+                check_range("count", Some(*count), 1..=20, "1 to 20")
             }
             Request::PingNode { target, .. }
             | Request::PingNodeAddress { target, .. }
@@ -86,6 +86,12 @@ fn check_options(options: RequestOptions) -> Result<(), RequestError> {
     const HOUR: Duration = Duration::from_secs(3600);
     check_range("deadline", options.deadline, MS..=24 * HOUR, "1 ms to 24 h")?;
     check_range("connect_timeout", options.connect_timeout, MS..=HOUR, "1 ms to 1 h")
+}
+
+fn check_find(find: &FindNodeOptions) -> Result<(), RequestError> {
+    check_mdns_timeout(find.mdns_timeout)?;
+    check_range("concurrency", find.concurrency, 1..=256, "1 to 256")?;
+    check_range("limit", find.limit, 0..=1024, "0 to 1024")
 }
 
 fn check_mdns_timeout(timeout: Option<Duration>) -> Result<(), RequestError> {

@@ -337,6 +337,7 @@ impl Rpc {
         let Some(stream) = self.remove(cx, id) else { return };
         if let Some(connection) = self.connections.get_mut(&stream.conn) {
             connection.detached.insert(id);
+            self.detached.insert(id, stream.conn);
         }
         let unread = stream.recv.decoder.into_unread();
         let unread = if header.is_empty() { unread } else { [header, unread].concat().into() };
@@ -393,6 +394,7 @@ impl Rpc {
         let Some(connection) = self.connections.get_mut(&stream.conn) else { return };
         let cost = stream.recv.cost();
         connection.received = connection.received.saturating_sub(stream.cost).saturating_add(cost);
+        self.received = self.received.saturating_sub(stream.cost).saturating_add(cost);
         stream.cost = cost;
     }
 

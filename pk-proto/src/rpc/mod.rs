@@ -86,9 +86,14 @@ impl Rpc {
         why: &DisconnectReason,
     ) {
         let Some(connection) = self.connections.remove(&conn) else { return };
+        self.received = self.received.saturating_sub(connection.received);
+        for id in &connection.detached {
+            self.detached.remove(id);
+        }
         for id in connection.streams {
             cx.timers.cancel(Timer::Stream(id));
             if let Some(stream) = self.streams.remove(&id) {
+                self.unsent = self.unsent.saturating_sub(stream.send.pending());
                 self.report_failure(cx, id, &stream, Failure::ConnectionLost(why.clone()));
             }
         }
@@ -146,14 +151,14 @@ impl Rpc {
 
     /// A stream of an application ended. Returns its connection.
     pub(crate) fn stream_closed(&mut self, cx: &mut Cx, id: StreamId) -> Option<ConnectionId> {
-        let found = self.connections.iter_mut().find_map(|(conn, connection)| {
-            let removed = connection.detached.remove(&id);
-            removed.then_some(*conn)
-        });
-        if found.is_none() {
+        let Some(conn) = self.detached.remove(&id) else {
             cx.metrics.late_inputs += 1;
+            return None;
+        };
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.detached.remove(&id);
         }
-        found
+        Some(conn)
     }
 
     /// The peer has not sent what this stream waits for.
@@ -210,8 +215,7 @@ impl Rpc {
         census.rpc_connections = self.connections.len();
         census.streams = self.streams.len();
         census.calls = self.calls.len();
-        census.detached =
-            self.connections.values().map(|connection| connection.detached.len()).sum();
+        census.detached = self.detached.len();
         census.protocols = self.protocols.len();
         census.events += self.events.len();
     }
@@ -219,9 +223,8 @@ impl Rpc {
     /// Writes the gauges of this component.
     pub(crate) fn measure(&self, metrics: &mut crate::api::metrics::Metrics) {
         metrics.streams = self.streams.len() as u64;
-        metrics.receive_bytes =
-            self.connections.values().map(|connection| connection.received).sum();
-        metrics.send_bytes = self.streams.values().map(|stream| stream.send.pending()).sum();
+        metrics.receive_bytes = self.received;
+        metrics.send_bytes = self.unsent;
     }
 
     // -- internal
@@ -262,11 +265,13 @@ impl Rpc {
     /// driver knows that it is not used.
     fn remove(&mut self, cx: &mut Cx, id: StreamId) -> Option<Stream> {
         let stream = self.streams.remove(&id)?;
+        self.unsent = self.unsent.saturating_sub(stream.send.pending());
         cx.timers.cancel(Timer::Stream(id));
         if let Some(connection) = self.connections.get_mut(&stream.conn) {
             connection.streams.remove(&id);
             connection.starved.retain(|starved| *starved != id);
             connection.received = connection.received.saturating_sub(stream.cost);
+            self.received = self.received.saturating_sub(stream.cost);
         }
         Some(stream)
     }

@@ -91,7 +91,10 @@ impl Rpc {
     pub(super) fn send(&mut self, cx: &mut Cx, id: StreamId, bytes: Bytes, fin: bool) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let conn = stream.conn;
-        if stream.send.send(cx, id, bytes, fin).is_err() {
+        let before = stream.send.pending();
+        let sent = stream.send.send(cx, id, bytes, fin);
+        self.unsent = (self.unsent + stream.send.pending()).saturating_sub(before);
+        if sent.is_err() {
             cx.metrics.send_overflows += 1;
             self.give_up(cx, id, code::LIMIT, Failure::Aborted(code::LIMIT));
             self.fault(cx, conn, PeerFault::NotReading);
@@ -105,7 +108,9 @@ impl Rpc {
     /// The transport has accepted bytes of a stream.
     pub(crate) fn stream_written(&mut self, cx: &mut Cx, id: StreamId, bytes: u64) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
+        let before = stream.send.pending();
         stream.send.confirm(cx, id, bytes);
+        self.unsent = (self.unsent + stream.send.pending()).saturating_sub(before);
         self.next_page(cx, id);
         self.end_if_over(cx, id);
     }
@@ -117,6 +122,7 @@ impl Rpc {
             cx.metrics.late_inputs += 1;
             return;
         };
+        self.unsent = self.unsent.saturating_sub(stream.send.pending());
         stream.send.abort();
         match stream.purpose {
             Purpose::Call { .. } | Purpose::Responding | Purpose::Ended => self.end_if_over(cx, id),

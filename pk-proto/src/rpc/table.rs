@@ -128,6 +128,12 @@ pub(crate) struct Rpc {
     pub(super) streams: BTreeMap<StreamId, Stream>,
     /// Local calls, by the first of their streams.
     pub(super) calls: BTreeMap<StreamId, Call>,
+    /// The connections of streams that were handed over to applications.
+    pub(super) detached: BTreeMap<StreamId, ConnectionId>,
+    /// Sum of `received` of all connections.
+    pub(super) received: u64,
+    /// Sum of the unconfirmed and queued bytes of all streams.
+    pub(super) unsent: u64,
     pub(super) protocols: BTreeSet<String>,
     pub(super) events: VecDeque<RpcEvent>,
 }

@@ -6,6 +6,7 @@ pub(crate) mod contact;
 #[cfg(feature = "arbitrary")]
 pub(crate) mod generators;
 pub(crate) mod id;
+pub(crate) mod nearest;
 pub(crate) mod network;
 pub(crate) mod refusal;
 pub(crate) mod seed_node;

@@ -92,7 +92,7 @@ names! { INPUTS, input_name, Input:
 
 names! { REQUESTS, request_name, Request:
     FindNode PingNode PingNodeAddress Connect ConnectThrough AcquireConnection OpenStream QueryClosestNodes SyncNodeGraph SetNode
-    RefreshBucket Renew ClaimNode AddClaim ClaimNetwork AllowClaim QueryMdns RequestChainData Claims Gestalt Flush
+    RefreshBucket Renew ClaimNode AddClaim ClaimNetwork AllowClaim QueryMdns RequestChainData Claims Gestalt Flush FindClosest
 }
 
 names! { EVENTS, event_name, Event:

@@ -193,6 +193,12 @@ pub fn overlap(trace: &[FindStep], stall: Duration) -> (usize, usize) {
     (most(|count| count.0), most(|count| count.1))
 }
 
+/// The first contact with each node, which needs a dial if the node was not connected.
+pub fn dials(trace: &[FindStep]) -> Vec<FindStep> {
+    let first = |(i, step): &(usize, &FindStep)| trace[..*i].iter().all(|of| of.node != step.node);
+    trace.iter().enumerate().filter(first).map(|(_, step)| step.clone()).collect()
+}
+
 /// Whether statistics and trace of a search tell the same story.
 pub fn assert_consistent(outcome: &FindOutcome) {
     let FindOutcome { found, ended, stats, trace } = outcome;

@@ -20,6 +20,7 @@ pub(crate) enum Command {
     Connect { node: NodeId, address: NodeAddress },
     Disconnect { node: NodeId },
     FindNode { node: NodeId },
+    FindClosest { target: NodeId, count: usize },
     Ping { node: NodeId },
     Closest { target: NodeId, via: Option<NodeId> },
     Active { target: NodeId, via: Option<NodeId> },
@@ -68,6 +69,9 @@ impl Line {
     }
 }
 
+const FIND_CLOSEST: &str = "<nodeId> [number]";
+/// Number of nodes of `findClosest` without a number.
+const CLOSEST: usize = 20;
 const SET_NODE: &str = "<nodeId> <host> <port> [global|local] [block] [force]";
 
 fn command(name: &str, rest: &str) -> Result<Command, String> {
@@ -96,6 +100,14 @@ fn command(name: &str, rest: &str) -> Result<Command, String> {
         },
         "disconnect" => node_and(|node| Command::Disconnect { node }),
         "findNode" => node_and(|node| Command::FindNode { node }),
+        "findClosest" => match words[..] {
+            [target] => Ok(Command::FindClosest { target: id(target)?, count: CLOSEST }),
+            [target, count] => match count.parse() {
+                Ok(count) => Ok(Command::FindClosest { target: id(target)?, count }),
+                Err(_) => Err(usage(FIND_CLOSEST)),
+            },
+            _ => Err(usage(FIND_CLOSEST)),
+        },
         "ping" => node_and(|node| Command::Ping { node }),
         "closest" => target_and_via(|target, via| Command::Closest { target, via }),
         "active" => target_and_via(|target, via| Command::Active { target, via }),

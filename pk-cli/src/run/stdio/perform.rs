@@ -41,6 +41,10 @@ pub(super) async fn perform<R: Runtime + Unpin>(node: &Node<R>, command: Command
             let outcome = node.find_node(target, FindNodeOptions::default()).await?;
             Ok(outcome.found.map_or(Value::Null, |(at, data)| polykey_json::found(&at, &data)))
         }
+        Command::FindClosest { target, count } => {
+            let outcome = node.find_closest(target, count, FindNodeOptions::default()).await?;
+            Ok(outcome.nodes.iter().map(polykey_json::found_closest).collect())
+        }
         Command::Ping { node: target } => match node.ping_node(target, options).await {
             Ok(pong) => Ok(polykey_json::found(&pong.address, &pong.data)),
             Err(pk_driver::NodeError::Failure(Failure::NotFound(_))) => Ok(Value::Null),

@@ -13,7 +13,8 @@ use super::stage::{
     RoomWaiter, Search,
 };
 use super::sync::Sync;
-use crate::types::id::RequestId;
+use crate::types::id::{NodeId, RequestId};
+use crate::types::nearest;
 use crate::types::time::Instant;
 
 /// State of a request in one of its stages.
@@ -57,21 +58,70 @@ pub(in crate::manager) struct RequestTable {
     requests: BTreeMap<RequestId, OpenRequest>,
     /// Number of requests that the embedder did not make: parts of others, and background work.
     internal_requests: usize,
+    /// Number of refreshes in the background.
+    refreshes: usize,
+    /// Number of searches of a node that is isolated.
+    retries: usize,
+    /// Searches in progress, by their target.
+    searches: BTreeMap<NodeId, BTreeSet<RequestId>>,
     /// Searches that may have a next step.
     runnable_searches: BTreeSet<RequestId>,
 }
 
 impl RequestTable {
     pub(in crate::manager) fn insert(&mut self, id: RequestId, open: OpenRequest) {
-        self.internal_requests += usize::from(open.recipient != Recipient::Embedder);
-        if let Some(before) = self.requests.insert(id, open) {
-            self.internal_requests -= usize::from(before.recipient != Recipient::Embedder);
+        self.count(open.recipient, |count| count.saturating_add(1));
+        if let RequestStage::Find(search) = &open.stage {
+            self.searches.entry(*search.lookup.target()).or_default().insert(id);
         }
+        if let Some(before) = self.requests.insert(id, open) {
+            self.uncount(id, &before);
+        }
+    }
+
+    fn uncount(&mut self, id: RequestId, open: &OpenRequest) {
+        self.count(open.recipient, |count| count.saturating_sub(1));
+        if let RequestStage::Find(search) = &open.stage
+            && let Some(searches) = self.searches.get_mut(search.lookup.target())
+        {
+            searches.remove(&id);
+            if searches.is_empty() {
+                self.searches.remove(search.lookup.target());
+            }
+        }
+    }
+
+    fn count(&mut self, recipient: Recipient, change: fn(usize) -> usize) {
+        match recipient {
+            Recipient::Embedder => return,
+            Recipient::Refresh => self.refreshes = change(self.refreshes),
+            Recipient::Retry => self.retries = change(self.retries),
+            Recipient::Parent(_) | Recipient::None | Recipient::Join => {}
+        }
+        self.internal_requests = change(self.internal_requests);
+    }
+
+    /// Returns the number of refreshes in the background.
+    pub(in crate::manager) fn refreshes(&self) -> usize {
+        self.refreshes
+    }
+
+    /// Returns whether an isolated node searches for a connection.
+    pub(in crate::manager) fn is_retrying(&self) -> bool {
+        self.retries > 0
+    }
+
+    /// Returns the searches for a target.
+    pub(in crate::manager) fn searches_for(
+        &self,
+        target: &NodeId,
+    ) -> impl Iterator<Item = RequestId> {
+        self.searches.get(target).into_iter().flatten().copied()
     }
 
     pub(in crate::manager) fn remove(&mut self, id: RequestId) -> Option<OpenRequest> {
         let open = self.requests.remove(&id)?;
-        self.internal_requests -= usize::from(open.recipient != Recipient::Embedder);
+        self.uncount(id, &open);
         Some(open)
     }
 
@@ -114,10 +164,20 @@ impl RequestTable {
         self.requests.iter().filter_map(|(id, open)| Some((*id, T::of(&open.stage)?)))
     }
 
-    /// Calls a function for every search in progress, and wakes the search.
-    pub(in crate::manager) fn wake_searches(&mut self, mut with: impl FnMut(&mut Search)) {
-        for (id, open) in &mut self.requests {
-            if let RequestStage::Find(search) = &mut open.stage {
+    /// Calls a function for the searches whose targets are closest to a node, and wakes them. The
+    /// searches for the node itself are among them.
+    pub(in crate::manager) fn wake_searches_near(
+        &mut self,
+        node: &NodeId,
+        limit: usize,
+        mut with: impl FnMut(&mut Search),
+    ) {
+        let targets = nearest::closest(&self.searches, node, limit);
+        let ids = targets.iter().filter_map(|target| self.searches.get(target)).flatten();
+        for id in ids {
+            if let Some(OpenRequest { stage: RequestStage::Find(search), .. }) =
+                self.requests.get_mut(id)
+            {
                 with(search);
                 self.runnable_searches.insert(*id);
             }

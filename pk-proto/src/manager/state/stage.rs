@@ -170,6 +170,10 @@ pub(in crate::manager) struct MdnsQuery {
 pub(in crate::manager) enum OnConnected {
     Report,
     ReportRefresh,
+    /// The nodes closest to the target were searched for, as many as this.
+    ReportClosest {
+        count: usize,
+    },
     Ping {
         repeats: Repeats,
     },
