@@ -18,7 +18,7 @@ use crate::api::output::Output;
 use crate::machine::cx::Cx;
 use crate::machine::timer::Timer;
 use crate::types::address::NodeAddress;
-use crate::types::id::{ConnectionId, LeaseId, NodeId, RaceId};
+use crate::types::id::{ConnectionId, LeaseId, RaceId};
 use crate::types::network::Network;
 use crate::types::time::Instant;
 
@@ -364,6 +364,7 @@ mod tests {
     use crate::api::transport::{DialFailure, DisconnectReason, Side};
     use crate::machine::dial::AddressOrigin;
     use crate::machine::phase::Phase;
+    use crate::types::id::NodeId;
     use crate::types::time::UnixMillis;
     use crate::wire::dialect::Dialect;
 

@@ -1,5 +1,6 @@
 //! Searches: start, steps and end, and the next stage of a request when its node is connected.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -101,6 +102,7 @@ impl NodeManager {
             }
             lookup.offer_at(target, self.connections.suspected_at(&target));
         }
+        let lookup = Box::new(lookup);
         let stage = RequestStage::Find(Search { lookup, on_connected, awaited: None });
         self.begin(id, OpenRequest { recipient, deadline, stage });
         self.requests.wake(id);
@@ -285,7 +287,7 @@ impl NodeManager {
     pub(super) fn end_search(
         &mut self,
         id: RequestId,
-        lookup: Lookup,
+        lookup: Box<Lookup>,
         end: FindEnd,
     ) -> FindOutcome {
         for stream in lookup.streams() {

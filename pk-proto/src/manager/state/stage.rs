@@ -130,7 +130,7 @@ pub(in crate::manager) enum RequestStage {
 /// A search for a node.
 #[derive(Debug)]
 pub(in crate::manager) struct Search {
-    pub(in crate::manager) lookup: Lookup,
+    pub(in crate::manager) lookup: Box<Lookup>,
     /// What follows when the node is connected.
     pub(in crate::manager) on_connected: OnConnected,
     /// Call of a repeated request whose response still counts.
@@ -204,7 +204,6 @@ pub(in crate::manager) enum OnConnected {
 }
 
 /// How a request continues after its search.
-#[expect(clippy::large_enum_variant, reason = "it is moved into the table at once, not stored")]
 pub(in crate::manager) enum Transition {
     Wait(RequestStage),
     End(Result<Reply, Failure>),
