@@ -254,7 +254,7 @@ fn the_limit_counts_failures_and_no_live_connections() {
     assert_eq!(outcome.ended, FindEnd::Limit);
     assert_eq!((outcome.stats.attempts, outcome.stats.failures), (2, 0), "{outcome:?}");
     let elapsed = outcome.stats.elapsed;
-    assert!((ms(200)..2 * SECOND).contains(&elapsed), "the dead are given up: {outcome:?}");
+    assert!((ms(200)..2 * SECOND).contains(&elapsed), "the dead are abandoned: {outcome:?}");
 
     let outcome = find_with(&mut cluster, 0, nobody(1), limit(0));
     assert_eq!(outcome.ended, FindEnd::Limit);

@@ -14,10 +14,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pk_proto::{
-    BucketIndex, ClosestNodes, ClosestNodesQuery, ClosestOutcome, ConnectionInfo, FindNodeOptions, FindOutcome,
-    Metrics, NodeAddress, NodeContact, NodeContactAddressData, NodeId, NodeManager, Pong, Reply,
-    Request, RequestOptions, SeedNode, SetNodeOptions, SetNodeOutcome, Snapshot, StartParams,
-    Synced,
+    BucketIndex, ClosestNodes, ClosestNodesQuery, ClosestOutcome, ConnectionInfo, FindNodeOptions,
+    FindOutcome, Metrics, NodeAddress, NodeContact, NodeContactAddressData, NodeId, NodeManager,
+    Pong, Reply, Request, RequestOptions, SeedNode, SetNodeOptions, SetNodeOutcome, Snapshot,
+    StartParams, Synced,
 };
 use tokio::sync::oneshot;
 

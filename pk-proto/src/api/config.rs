@@ -70,7 +70,7 @@ pub struct Config {
     /// Duration of an mDNS query (nodesConnectionFindLocalTimeoutTime). Default 1.5 s, range 1 ms–1
     /// h.
     pub mdns_timeout: Duration,
-    /// How a search chooses whom to ask.
+    /// How a search chooses its contacts.
     pub search: SearchConfig,
     /// Deadline of a request without its own. Default 60 s, range 1 ms–24 h.
     pub request_deadline: Duration,

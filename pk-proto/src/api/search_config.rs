@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How a search chooses whom to ask, in [`Config::search`](crate::Config::search). The defaults are
+/// How a search chooses its contacts, in [`Config::search`](crate::Config::search). The defaults are
 /// the result of measurements; the reason of each value is what changes without it.
 ///
 /// Times are in percent of the median time to an answer, so that the same values fit networks of

@@ -191,7 +191,7 @@ fn silent_contacts_give_up_their_places_and_the_other_side_of_the_edge_is_asked_
 fn nodes_of_an_implausible_response_are_asked_last() {
     let mut world = World::new(300, 20, Goal::Closest);
     let known: Vec<_> = world.nodes.iter().rev().take(3).copied().collect();
-    // Nodes next to the target that nobody else knows: a node that is far away cannot know them
+    // Nodes next to the target that no other node knows: a node that is far away cannot know them
     // all.
     let forged: Vec<_> = (1..=20u8)
         .map(|last| {

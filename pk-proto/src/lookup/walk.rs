@@ -1,4 +1,4 @@
-//! The walk of a search: whom to contact next, and when the search is complete (docs/DESIGN.md,
+//! The walk of a search: the next contact, and when the search is complete (docs/DESIGN.md,
 //! Searches).
 //!
 //! The *window* is the `k` nearest candidates without those that are silent. A search is narrow
