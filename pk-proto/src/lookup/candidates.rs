@@ -300,6 +300,18 @@ impl Candidates {
         }
     }
 
+    /// Judges the ages of all contacts anew, because the usual time has become known.
+    pub(super) fn rejuvenate(&mut self, silence: impl Fn(Reach, Age) -> Duration) {
+        let running: Vec<_> = self
+            .iter()
+            .filter_map(|(distance, candidate)| Some((*distance, candidate.contact()?.clone())))
+            .collect();
+        for (distance, contact) in running {
+            let due = contact.since + silence(contact.reach, Age::Fresh);
+            self.set(distance, State::Running(Contact { age: Age::Fresh, due, ..contact }));
+        }
+    }
+
     /// Returns the next time at which the age of a contact changes.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)

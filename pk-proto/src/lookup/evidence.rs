@@ -61,6 +61,18 @@ impl Times {
         }
     }
 
+    /// A dial was completed: its contact has a round trip left. If the times of dialed contacts are
+    /// a guess, and too short, this replaces it. Returns whether it did.
+    pub(super) fn connected_after(&mut self, took: Duration) -> bool {
+        let expected = took.saturating_mul(3) / 2;
+        let is_longer = self.dialed.times.last().is_some_and(|guess| expected > *guess);
+        let replaces = !self.dialed.measured && is_longer;
+        if replaces {
+            self.dialed.times.fill(expected);
+        }
+        replaces
+    }
+
     /// Returns whether no time is known, so that silence proves nothing.
     pub(super) fn is_guess(&self) -> bool {
         !self.connected.measured && !self.dialed.measured
@@ -150,6 +162,16 @@ mod tests {
         assert_eq!(times.median(Reach::Dialed, 200), ms(600));
         assert_eq!(times.median(Reach::Connected, 200), ms(200), "the other kind is independent");
         assert_eq!(times.median(Reach::Connected, 1), LEAST);
+    }
+
+    #[test]
+    fn completed_dial_replaces_a_guess_that_is_too_short_and_no_measurement() {
+        let mut times = Times::new(&Experience::new(), ms(100));
+        assert!(!times.connected_after(ms(10)));
+        assert!(times.connected_after(ms(200)));
+        assert_eq!(times.median(Reach::Dialed, 200), ms(600));
+        times.add(Reach::Dialed, ms(310));
+        assert!(!times.connected_after(ms(900)));
     }
 
     #[test]

@@ -284,9 +284,13 @@ impl Lookup {
     }
 
     /// The call to a contact was sent.
-    pub(crate) fn asked(&mut self, node: NodeId, stream: StreamId) {
+    pub(crate) fn asked(&mut self, cx: &Cx, node: NodeId, stream: StreamId) {
         self.stats.calls += 1;
         self.calls.insert(stream, node);
+        if let Some(contact) = self.walk.candidates.get(&node).and_then(Candidate::contact).cloned()
+        {
+            self.walk.connected(&cx.config.search, cx.now, &contact);
+        }
         let contact = self.walk.candidates.get(&node).and_then(Candidate::contact).cloned();
         if let Some(contact) = contact {
             let contact = Contact { stream: Some(stream), ..contact };

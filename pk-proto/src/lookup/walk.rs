@@ -484,6 +484,14 @@ impl Walk {
         self.candidates.set(distance, State::Running(contact));
     }
 
+    /// A contact is connected after a dial, and not asked yet.
+    pub(super) fn connected(&mut self, config: &SearchConfig, now: Instant, contact: &Contact) {
+        let Self { candidates, times, .. } = self;
+        if contact.reach == Reach::Dialed && times.connected_after(now.since(contact.since)) {
+            candidates.rejuvenate(|reach, _| times.median(reach, config.hedge));
+        }
+    }
+
     /// Returns the target of the request to a contact.
     pub(super) fn query(&self, node: &NodeId) -> NodeId {
         let edge = self.candidates.get(node).and_then(|candidate| candidate.edge);

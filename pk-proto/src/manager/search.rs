@@ -440,7 +440,7 @@ pub(super) fn query_closest_nodes(
         RpcRequest::Closest { target, query: ClosestNodesQuery { known: true, connected: true } };
     let deadline = deadline.min(cx.now + cx.config.call_timeout);
     match rpc.call(cx, conn, id, question, deadline) {
-        Some(stream) => lookup.asked(node, stream),
+        Some(stream) => lookup.asked(cx, node, stream),
         None => lookup.not_asked(cx, &node),
     }
 }
