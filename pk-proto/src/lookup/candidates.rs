@@ -300,7 +300,7 @@ impl Candidates {
         }
     }
 
-    /// Judges the ages of all contacts anew, because the usual time has become known.
+    /// Judges the ages of all contacts again, because the usual time has become known.
     pub(super) fn rejuvenate(&mut self, silence: impl Fn(Reach, Age) -> Duration) {
         let running: Vec<_> = self
             .iter()

@@ -94,10 +94,12 @@ impl NodeManager {
                 let timeout = find.mdns_timeout.unwrap_or(self.cx.config.mdns_timeout);
                 lookup.set_browse(Some(self.browse(id, target, self.cx.now + timeout)));
             }
-            for (node, contact) in self.nodes.graph.closest(&target, 2 * count) {
+            // Enough to begin with if many of them are dead, however few nodes are searched for.
+            let first = count.max(self.cx.config.bucket_limit);
+            for (node, contact) in self.nodes.graph.closest(&target, 2 * first) {
                 lookup.offer(node, Some(contact));
             }
-            for node in self.connections.closest(&target, count) {
+            for node in self.connections.closest(&target, first) {
                 lookup.offer(node, None);
             }
             lookup.offer_at(target, self.connections.suspected_at(&target));

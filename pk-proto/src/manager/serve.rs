@@ -69,13 +69,20 @@ impl NodeManager {
                 .collect();
         }
         if query.connected {
-            let nodes = self.connections.closest(target, 2 * LIST_LIMIT);
-            let nodes = nodes
-                .into_iter()
-                .filter(|node| told(node) && self.connections.live(node).is_some())
-                .map(|node| self.active(node));
-            closest.connected =
-                nodes.filter(|node| !node.connections.is_empty()).take(LIST_LIMIT).collect();
+            // Usually all but `asker` are sent, so that one more than the limit is enough.
+            for read in [LIST_LIMIT + 1, 2 * LIST_LIMIT] {
+                let nodes = self.connections.closest(target, read);
+                let is_last = nodes.len() < read;
+                let nodes = nodes
+                    .into_iter()
+                    .filter(|node| told(node) && self.connections.live(node).is_some())
+                    .map(|node| self.active(node));
+                closest.connected =
+                    nodes.filter(|node| !node.connections.is_empty()).take(LIST_LIMIT).collect();
+                if is_last || closest.connected.len() == LIST_LIMIT {
+                    break;
+                }
+            }
         }
         closest
     }
