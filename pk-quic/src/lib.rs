@@ -5,30 +5,30 @@
 //! passes datagrams and the time.
 #![warn(missing_docs)]
 
-pub mod admission;
-pub mod cids;
+mod admission;
+mod cids;
 mod clock;
-pub mod config;
+mod config;
 mod connection;
 mod cx;
 mod effect;
 mod event;
 mod follow;
-pub mod liveness;
+mod liveness;
 mod metrics;
 mod node;
-pub mod reasons;
+mod reasons;
 mod reserve;
-pub mod resets;
+mod resets;
 mod settings;
 mod simulation;
 mod stream;
-pub mod tls;
+mod tls;
 mod transport;
 mod unvalidated;
 
 pub use effect::{Effect, Response};
-pub use event::{Opened, PendingDetach, TransportEvent};
+pub use event::{Opened, TransportEvent};
 pub use metrics::TransportMetrics;
 pub use node::{Node, NodeError, NodeSetup, Poll};
 pub use pk_proto;

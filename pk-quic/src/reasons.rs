@@ -12,7 +12,7 @@ const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
 const MAX_REASON: usize = 256;
 
 /// Returns why a connection ended. `unix` is the present time.
-pub fn disconnect_reason(error: &ConnectionError, unix: UnixMillis) -> DisconnectReason {
+pub(crate) fn disconnect_reason(error: &ConnectionError, unix: UnixMillis) -> DisconnectReason {
     match error {
         ConnectionError::LocallyClosed => DisconnectReason::Local,
         ConnectionError::ApplicationClosed(close) => DisconnectReason::Peer {
@@ -30,7 +30,7 @@ pub fn disconnect_reason(error: &ConnectionError, unix: UnixMillis) -> Disconnec
 
 /// Returns why a dial failed. The local verification of the peer's certificates takes precedence
 /// over the resulting transport error. `unix` is the present time.
-pub fn dial_failure(
+pub(crate) fn dial_failure(
     error: &ConnectionError,
     verdict: Option<&Result<Verified, CertificateFault>>,
     unix: UnixMillis,
@@ -55,7 +55,7 @@ pub fn dial_failure(
 
 /// Describes a close by the peer's transport or TLS. An alert about the validity of the local
 /// certificate can be caused by either clock.
-pub fn closed_by_peer(close: &ConnectionClose, unix: UnixMillis) -> String {
+pub(crate) fn closed_by_peer(close: &ConnectionClose, unix: UnixMillis) -> String {
     let said = text(close.to_string().as_bytes());
     if u64::from(close.error_code) != CERTIFICATE_EXPIRED {
         return said;
@@ -67,12 +67,12 @@ pub fn closed_by_peer(close: &ConnectionClose, unix: UnixMillis) -> String {
 }
 
 /// Converts a code of the core, which always fits.
-pub fn varint(code: u64) -> VarInt {
+pub(crate) fn varint(code: u64) -> VarInt {
     VarInt::from_u64(code).unwrap_or(VarInt::MAX)
 }
 
 /// Returns a text of a peer as it is stored: limited in length, on one line.
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let mut text = String::from_utf8_lossy(bytes.get(..MAX_REASON).unwrap_or(bytes)).into_owned();
     text.retain(|c| !c.is_control());
     text
