@@ -24,7 +24,7 @@ const INCOMING_BUFFER: u64 = 16 * 1024;
 const INCOMING_BUFFER_TOTAL: u64 = 1024 * 1024;
 
 /// Returns the configuration of an endpoint. The caller limits stateless resets per network.
-pub(crate) fn endpoint(
+pub fn endpoint(
     resets: Arc<dyn HmacKey>,
     cids: impl Fn() -> Box<dyn ConnectionIdGenerator> + Send + Sync + 'static,
 ) -> EndpointConfig {
@@ -36,7 +36,7 @@ pub(crate) fn endpoint(
 }
 
 /// Returns the QUIC parameters of every connection.
-pub(crate) fn transport(settings: &TransportSettings) -> Arc<TransportConfig> {
+pub fn transport(settings: &TransportSettings) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
     let streams = u32::try_from(settings.streams).unwrap_or(u32::MAX);
     transport
@@ -57,7 +57,7 @@ pub(crate) fn transport(settings: &TransportSettings) -> Arc<TransportConfig> {
 }
 
 /// Returns the configuration of incoming connections except for TLS, which differs per handshake.
-pub(crate) fn server(
+pub fn server(
     settings: &TransportSettings,
     transport: &Arc<TransportConfig>,
     tls: Arc<QuicServerConfig>,
@@ -79,7 +79,7 @@ pub(crate) fn server(
 }
 
 /// Returns the configuration of one dial.
-pub(crate) fn client(transport: &Arc<TransportConfig>, tls: Arc<QuicClientConfig>) -> ClientConfig {
+pub fn client(transport: &Arc<TransportConfig>, tls: Arc<QuicClientConfig>) -> ClientConfig {
     let mut client = ClientConfig::new(tls);
     client
         .transport_config(Arc::clone(transport))
@@ -89,6 +89,6 @@ pub(crate) fn client(transport: &Arc<TransportConfig>, tls: Arc<QuicClientConfig
 }
 
 /// Returns the key of the tokens in Retry packets, derived from secret bytes.
-pub(crate) fn token_key(secret: &[u8; 32]) -> Arc<dyn HandshakeTokenKey> {
+pub fn token_key(secret: &[u8; 32]) -> Arc<dyn HandshakeTokenKey> {
     Arc::new(ring::hkdf::Salt::new(ring::hkdf::HKDF_SHA256, &[]).extract(secret))
 }

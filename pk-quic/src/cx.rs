@@ -153,7 +153,7 @@ impl Unread {
         &mut self,
         id: StreamId,
         max: usize,
-    ) -> Option<Result<crate::stream::Read, crate::stream::StreamError>> {
+    ) -> Option<Result<crate::stream::Read, crate::reasons::StreamError>> {
         let remains = self.streams.get_mut(&id)?;
         let read = remains.take(max);
         match &read {

@@ -2,7 +2,7 @@
 
 use pk_proto::{ConnectionId, DisconnectReason, Input, Network, NodeId, Opener, StreamId};
 
-use crate::stream::StreamError;
+use crate::reasons::StreamError;
 
 /// What happened in the transport.
 #[derive(Debug, Clone, PartialEq, Eq)]

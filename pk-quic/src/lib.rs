@@ -8,7 +8,7 @@
 mod admission;
 mod cids;
 mod clock;
-mod config;
+pub mod config;
 mod connection;
 mod cx;
 mod effect;
@@ -23,7 +23,7 @@ mod resets;
 mod settings;
 mod simulation;
 mod stream;
-mod tls;
+pub mod tls;
 mod transport;
 mod unvalidated;
 
@@ -32,7 +32,8 @@ pub use event::{Opened, TransportEvent};
 pub use metrics::TransportMetrics;
 pub use node::{Node, NodeError, NodeSetup, Poll};
 pub use pk_proto;
+pub use reasons::StreamError;
 pub use settings::{SettingsError, TransportSettings};
 pub use simulation::{Crossing, TlsRandom};
-pub use stream::{Read, RecvEnd, SendEnd, StreamError};
+pub use stream::{Read, RecvEnd, SendEnd};
 pub use transport::{Datagram, Transmit, Transport, TransportError, TransportSetup};

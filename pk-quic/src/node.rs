@@ -14,9 +14,10 @@ use pk_proto::{
 
 use crate::effect::{Effect, Response};
 use crate::event::{Opened, TransportEvent};
+use crate::reasons::StreamError;
 use crate::settings::TransportSettings;
 use crate::simulation::{Crossing, TlsRandom};
-use crate::stream::{Read, StreamError};
+use crate::stream::Read;
 use crate::transport::{
     Datagram, EVENTS_KEPT, Transmit, Transport, TransportError, TransportSetup,
 };

@@ -1,5 +1,7 @@
 //! Conversion of quinn-proto's errors.
 
+use std::io;
+
 use pk_proto::cert::{CertificateFault, Verified};
 use pk_proto::{DialFailure, DisconnectReason, UnixMillis};
 use quinn_proto::{ConnectionClose, ConnectionError, VarInt};
@@ -10,6 +12,35 @@ const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
 
 /// Maximum length of a stored text of a peer, in bytes.
 const MAX_REASON: usize = 256;
+
+/// Why an operation on an application stream failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The peer reset its direction with this code. Nothing more can be read.
+    #[error("the peer reset the stream with code {0}")]
+    Reset(u64),
+    /// The peer stopped reading with this code. Nothing more can be written.
+    #[error("the peer stopped reading the stream with code {0}")]
+    Stopped(u64),
+    /// The local node has ended this direction.
+    #[error("this direction of the stream was already ended locally")]
+    Ended,
+    /// The connection was lost.
+    #[error("the connection was lost: {0}")]
+    ConnectionLost(DisconnectReason),
+}
+
+impl From<StreamError> for io::Error {
+    fn from(error: StreamError) -> Self {
+        let kind = match error {
+            StreamError::Reset(_) | StreamError::Stopped(_) => io::ErrorKind::ConnectionReset,
+            StreamError::Ended => io::ErrorKind::BrokenPipe,
+            StreamError::ConnectionLost(_) => io::ErrorKind::NotConnected,
+        };
+        Self::new(kind, error)
+    }
+}
 
 /// Returns why a connection ended. `unix` is the present time.
 pub(crate) fn disconnect_reason(error: &ConnectionError, unix: UnixMillis) -> DisconnectReason {

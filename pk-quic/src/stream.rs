@@ -2,14 +2,13 @@
 //! which reads and writes without blocking.
 
 use std::collections::VecDeque;
-use std::io;
 
 use bytes::{Bytes, BytesMut};
 use pk_proto::{DisconnectReason, Input, StreamId};
 use quinn_proto::{Connection, ReadError, StreamId as QuicStream, WriteError};
 
 use crate::event::TransportEvent;
-use crate::reasons::varint;
+use crate::reasons::{StreamError, varint};
 use crate::settings::TransportSettings;
 
 /// Maximum length of one read for the core, in bytes.
@@ -39,35 +38,6 @@ pub enum RecvEnd {
     Reset(u64),
     /// Stopped locally.
     Ours(u64),
-}
-
-/// Why an operation on an application stream failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum StreamError {
-    /// The peer reset its direction with this code. Nothing more can be read.
-    #[error("the peer reset the stream with code {0}")]
-    Reset(u64),
-    /// The peer stopped reading with this code. Nothing more can be written.
-    #[error("the peer stopped reading the stream with code {0}")]
-    Stopped(u64),
-    /// The local node has ended this direction.
-    #[error("this direction of the stream was already ended locally")]
-    Ended,
-    /// The connection was lost.
-    #[error("the connection was lost: {0}")]
-    ConnectionLost(DisconnectReason),
-}
-
-impl From<StreamError> for io::Error {
-    fn from(error: StreamError) -> Self {
-        let kind = match error {
-            StreamError::Reset(_) | StreamError::Stopped(_) => io::ErrorKind::ConnectionReset,
-            StreamError::Ended => io::ErrorKind::BrokenPipe,
-            StreamError::ConnectionLost(_) => io::ErrorKind::NotConnected,
-        };
-        Self::new(kind, error)
-    }
 }
 
 /// Result of a read that does not block.

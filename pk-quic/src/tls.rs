@@ -28,16 +28,16 @@ use rustls::{
 use crate::simulation::TlsRandom;
 
 /// Server name that `connect_with` requires. It is not sent, because SNI is off.
-pub(crate) const SERVER_NAME: &str = "polykey";
+pub const SERVER_NAME: &str = "polykey";
 
 /// Result of the verification of the peer in a handshake; empty until the peer has presented its
 /// certificates.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct TlsVerdict(Arc<OnceLock<Result<Verified, CertificateFault>>>);
+pub struct TlsVerdict(Arc<OnceLock<Result<Verified, CertificateFault>>>);
 
 impl TlsVerdict {
     /// Returns the result, if there is one.
-    pub(crate) fn get(&self) -> Option<&Result<Verified, CertificateFault>> {
+    pub fn get(&self) -> Option<&Result<Verified, CertificateFault>> {
         self.0.get()
     }
 
@@ -57,7 +57,7 @@ impl TlsVerdict {
 
 /// The identity that this node presents in handshakes, and the factories of TLS configurations.
 #[derive(Debug, Clone)]
-pub(crate) struct Tls {
+pub struct Tls {
     provider: Arc<CryptoProvider>,
     identity: Arc<Presented>,
     /// Names of the dialects, the preferred one first: the order of the acceptor decides.
@@ -68,7 +68,7 @@ pub(crate) struct Tls {
 impl Tls {
     /// `key` must be the key of the first certificate. `dialects` are offered and accepted.
     /// `clock` judges the validity of certificates.
-    pub(crate) fn new(
+    pub fn new(
         identity: &Identity,
         key: &KeyPair,
         dialects: &[Dialect],
@@ -90,7 +90,7 @@ impl Tls {
 
     /// Takes random numbers and key exchanges from a simulator.
     #[must_use]
-    pub(crate) fn with_random(mut self, random: TlsRandom) -> Self {
+    pub fn with_random(mut self, random: TlsRandom) -> Self {
         let provider = Arc::make_mut(&mut self.provider);
         provider.secure_random = random.numbers;
         provider.kx_groups = vec![random.exchange];
@@ -102,7 +102,7 @@ impl Tls {
     /// # Errors
     ///
     /// rustls refuses the configuration.
-    pub(crate) fn client(
+    pub fn client(
         &self,
         expect: Vec<NodeId>,
     ) -> Result<(Arc<QuicClientConfig>, TlsVerdict), String> {
@@ -129,7 +129,7 @@ impl Tls {
     /// # Errors
     ///
     /// rustls refuses the configuration.
-    pub(crate) fn server(&self) -> Result<(Arc<QuicServerConfig>, TlsVerdict), String> {
+    pub fn server(&self) -> Result<(Arc<QuicServerConfig>, TlsVerdict), String> {
         let verdict = TlsVerdict::default();
         let verifier = Arc::new(Verifier { expect: None, verdict: verdict.clone() });
         let mut config = rustls::ServerConfig::builder_with_details(

@@ -8,9 +8,10 @@ use super::Connection;
 use crate::cx::Cx;
 use crate::event::{Opened, TransportEvent};
 use crate::liveness::patience;
+use crate::reasons::StreamError;
 use crate::reserve;
 use crate::settings::TransportSettings;
-use crate::stream::{Read, Stream, StreamError};
+use crate::stream::{Read, Stream};
 
 /// Priority of the streams of the node protocol; that of applications is 0.
 const CORE_PRIORITY: i32 = 1;

@@ -13,7 +13,8 @@ use super::{Transmit, Transport};
 use crate::config;
 use crate::connection::Connection;
 use crate::event::{Opened, TransportEvent};
-use crate::stream::{Read, Remains, Stream, StreamError};
+use crate::reasons::StreamError;
+use crate::stream::{Read, Remains, Stream};
 use crate::tls::{SERVER_NAME, TlsVerdict};
 
 impl Transport {

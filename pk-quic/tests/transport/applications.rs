@@ -177,7 +177,7 @@ fn a_stream_that_ended_before_it_was_handed_over_reaches_who_requested_it() {
     assert_eq!(pair.a.read(OURS), Ok(Read::Bytes(bytes(3))));
     assert!(matches!(pair.a.read(OURS), Err(StreamError::ConnectionLost(_))));
     assert_eq!(pair.a.input(), Input::StreamClosed { stream: OURS });
-    // Nobody waits for one of a peer.
+    // No caller waits for one of a peer.
     pair.b.output(detach(Opener::Peer, theirs));
     assert_eq!(pair.b.input(), Input::StreamClosed { stream: theirs });
 }

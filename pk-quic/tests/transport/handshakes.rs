@@ -22,7 +22,7 @@ fn a_flood_of_liars_is_bounded_and_the_honest_get_in() {
     setup.settings.handshake_limit = 16;
     setup.settings.handshake_network_limit = 8;
     setup.settings.handshake_timeout = Duration::from_secs(1);
-    let mut acceptor = setup.start();
+    let acceptor = setup.start();
     flood(&acceptor, 60);
     let metrics = acceptor.metrics(|metrics| metrics.handshakes + metrics.handshakes_retried >= 60);
     assert_eq!(
@@ -33,7 +33,7 @@ fn a_flood_of_liars_is_bounded_and_the_honest_get_in() {
 
     // A peer that validates its address is accepted, after a Retry.
     let mut honest = Rig::start(2);
-    honest.connect(&mut acceptor);
+    honest.connect(&acceptor);
     let metrics = acceptor.metrics(|metrics| metrics.handshakes == 5);
     assert_eq!(metrics.handshakes_refused + metrics.handshakes_refused_network, 0);
 
@@ -86,8 +86,8 @@ fn a_refused_handshake_is_told() {
 
 #[test]
 fn a_close_carries_its_code_and_reason() {
-    let (mut a, mut b) = (Rig::start(1), Rig::start(2));
-    let (ours, theirs) = a.connect(&mut b);
+    let (mut a, b) = (Rig::start(1), Rig::start(2));
+    let (ours, theirs) = a.connect(&b);
     a.output(Output::CloseConnection { conn: ours, code: 17, reason: "full\u{7}".to_owned() });
     assert_eq!(a.input(), Input::Disconnected { conn: ours, why: DisconnectReason::Local });
     let why = DisconnectReason::Peer { code: 17, reason: "full".to_owned() };

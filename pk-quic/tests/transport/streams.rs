@@ -20,8 +20,8 @@ pub fn pair() -> Pair {
 }
 
 pub fn pair_of(a: Setup, b: Setup) -> Pair {
-    let (mut a, mut b) = (a.start(), b.start());
-    let (conn, theirs) = a.connect(&mut b);
+    let (mut a, b) = (a.start(), b.start());
+    let (conn, theirs) = a.connect(&b);
     Pair { a, b, conn, theirs }
 }
 

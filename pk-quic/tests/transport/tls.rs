@@ -145,8 +145,8 @@ fn expired_and_unsigned_certificates_are_refused_in_both_directions() {
 
 #[test]
 fn a_replaced_identity_is_presented_from_then_on_and_connections_stay() {
-    let (mut a, mut b) = (Rig::start(1), Rig::start(2));
-    let (old, _) = a.connect(&mut b);
+    let (mut a, b) = (Rig::start(1), Rig::start(2));
+    let (old, _) = a.connect(&b);
     let next = KeyPair::from_seed(&[3; 32]);
     let identity = create_identity(&next, pk_host::unix()).unwrap();
     b.call(|transport, _| transport.replace_identity(&identity, &next));
