@@ -110,7 +110,7 @@ impl Bench {
         cx.now = self.clock.now();
         match effect {
             Effect::Persist { .. } | Effect::Load { .. } => {
-                store.begin(cx, StoreJob::Effect(effect))
+                store.begin(cx, StoreJob::Effect(effect));
             }
             Effect::Resolve { id, name, port } => resolver.begin(cx, id, &name, port),
             Effect::Browse { id, node, deadline } => mdns.browse(cx, id, node, deadline),
