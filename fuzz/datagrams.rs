@@ -91,7 +91,10 @@ impl World {
                             assert!(!bytes.is_empty() && bytes.len() <= 1000);
                         }
                     }
-                    Poll::Writable(_) | Poll::Event(_) => {}
+                    Poll::Writable(_)
+                    | Poll::Delivered { .. }
+                    | Poll::Lost { .. }
+                    | Poll::Event(_) => {}
                 }
             } else if let Some(transmit) = node.poll_transmit(now, 4, &mut buf) {
                 assert_eq!(buf.len(), transmit.size);

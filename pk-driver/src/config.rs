@@ -3,53 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use pk_proto::Dialect;
 use pk_proto::cert::DEFAULT_LIFETIME_SECONDS;
+use pk_quic::{SettingsError, TransportSettings};
 
 /// Settings of the driver. Start from [`DriverConfig::default`];
 /// [`Node::start`](crate::Node::start) validates them.
-///
-/// Maximum memory of one connection: `receive_window`, `send_window`, the core's `receive_window`,
-/// about 50 KiB in QUIC, and 2 to 3 KiB per open stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DriverConfig {
-    // -- incoming handshakes
-    /// Maximum number of incoming handshakes in progress. Above half of it, peers must validate
-    /// their address (Retry). Four that failed less than 3 s ago, which QUIC still stores, count as
-    /// one. Default 256, range 2–65,536.
-    pub handshake_limit: usize,
-    /// Maximum number of incoming handshakes in progress of one network (a /24 of IPv4 or a /48 of
-    /// IPv6). Default 64, range 2–`handshake_limit`.
-    pub handshake_network_limit: usize,
-    /// Time limit of an incoming handshake. Default 15 s, range 1 s–5 min.
-    pub handshake_timeout: Duration,
-    /// Maximum number of first packets that wait for a decision; further ones are dropped. Default
-    /// 256, range 1–65,536.
-    pub incoming_limit: usize,
-
-    // -- connections (QUIC transport parameters)
-    /// Dialects, the preferred one first. If both ends support both, the preference of the acceptor
-    /// decides. At least one, none twice. Default `pk/1`, then `quic`, which nodes of Polykey 1.x
-    /// use.
-    pub dialects: Vec<Dialect>,
-    /// Time without a packet from the peer after which a connection is closed. Default 30 s (as the
-    /// reference), range 1 s–10 min.
-    pub idle_timeout: Duration,
-    /// Interval of keep-alive packets on an idle connection. Default 10 s (as the reference), range
-    /// 500 ms–half of `idle_timeout`.
-    pub keep_alive: Duration,
-    /// Time without a packet from the peer, after something was sent, until the connection is
-    /// suspected; three round trips if that is longer, at most half of `idle_timeout`. The node of
-    /// a suspected connection is dialed in parallel. Default 500 ms, range 50 ms–1 min.
-    pub suspect_delay: Duration,
-    /// Unread bytes that a peer may send on one stream. Default 64 KiB, range 16 KiB–64 KiB.
-    pub stream_window: u32,
-    /// Unread bytes that a peer may send on one connection. Default 1 MiB, range `stream_window`–64
-    /// MiB.
-    pub receive_window: u32,
-    /// Unacknowledged bytes sent on one connection. Default 512 KiB, range 16 KiB–64 MiB.
-    pub send_window: u32,
+    // -- the network
+    /// Settings of QUIC. `streams` and `application_streams` are those of the core's `Config`.
+    pub transport: TransportSettings,
 
     // -- the embedder
     /// Maximum number of queued calls of the embedder; further callers wait. Default 1024, range
@@ -133,17 +97,7 @@ pub enum MdnsInterfaces {
 impl Default for DriverConfig {
     fn default() -> Self {
         Self {
-            handshake_limit: 256,
-            handshake_network_limit: 64,
-            handshake_timeout: Duration::from_secs(15),
-            incoming_limit: 256,
-            dialects: vec![Dialect::Native, Dialect::Polykey],
-            idle_timeout: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(10),
-            suspect_delay: Duration::from_millis(500),
-            stream_window: 64 * 1024,
-            receive_window: 1024 * 1024,
-            send_window: 512 * 1024,
+            transport: TransportSettings::default(),
             command_limit: 1024,
             event_limit: 1024,
             accept_limit: 64,
@@ -166,16 +120,11 @@ impl DriverConfig {
         const MS: Duration = Duration::from_millis(1);
         const SECOND: Duration = Duration::from_secs(1);
         const MINUTE: Duration = Duration::from_secs(60);
-        const MIB: u32 = 1024 * 1024;
 
         let count = |name, value: usize, min: usize, max: usize| match (min..=max).contains(&value)
         {
             true => Ok(()),
             false => Err(DriverConfigError::Count { name, value, min, max }),
-        };
-        let bytes = |name, value: u32, min: u32, max: u32| {
-            let wide = |value| usize::try_from(value).unwrap_or(usize::MAX);
-            count(name, wide(value), wide(min), wide(max))
         };
         let time = |name, value: Duration, min: Duration, max: Duration| match (min..=max)
             .contains(&value)
@@ -184,23 +133,7 @@ impl DriverConfig {
             false => Err(DriverConfigError::Time { name, value, min, max }),
         };
 
-        count("handshake_limit", self.handshake_limit, 2, 65_536)?;
-        count("handshake_network_limit", self.handshake_network_limit, 2, self.handshake_limit)?;
-        time("handshake_timeout", self.handshake_timeout, SECOND, 5 * MINUTE)?;
-        count("incoming_limit", self.incoming_limit, 1, 65_536)?;
-        if self.dialects.is_empty()
-            || (1..)
-                .zip(&self.dialects)
-                .any(|(n, one)| self.dialects.iter().skip(n).any(|other| other == one))
-        {
-            return Err(DriverConfigError::Dialects(self.dialects.clone()));
-        }
-        time("idle_timeout", self.idle_timeout, SECOND, 10 * MINUTE)?;
-        time("keep_alive", self.keep_alive, SECOND / 2, self.idle_timeout / 2)?;
-        time("suspect_delay", self.suspect_delay, 50 * MS, MINUTE)?;
-        bytes("stream_window", self.stream_window, 16 * 1024, 64 * 1024)?;
-        bytes("receive_window", self.receive_window, self.stream_window, 64 * MIB)?;
-        bytes("send_window", self.send_window, 16 * 1024, 64 * MIB)?;
+        self.transport.validate()?;
         count("command_limit", self.command_limit, 1, 1_000_000)?;
         count("event_limit", self.event_limit, 1, 1_000_000)?;
         count("accept_limit", self.accept_limit, 1, 65_536)?;
@@ -238,9 +171,9 @@ pub enum DriverConfigError {
         /// Largest valid value.
         max: usize,
     },
-    /// No dialect, or one of them twice.
-    #[error("dialects is {0:?}; it must contain at least one dialect, and none twice")]
-    Dialects(Vec<Dialect>),
+    /// A setting of the transport.
+    #[error(transparent)]
+    Transport(#[from] SettingsError),
     /// A multicast group of [`MdnsConfig::groups`] that is not a standard one.
     #[error(
         "mdns.groups contains {0}; mdns-sd supports only 224.0.0.251 and ff02::fb (the port can \
@@ -268,13 +201,13 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_and_a_bad_value_is_named() {
         assert_eq!(DriverConfig::default().validate(), Ok(()));
-        let config = DriverConfig { stream_window: 1 << 20, ..DriverConfig::default() };
+        let config = DriverConfig { command_limit: 0, ..DriverConfig::default() };
         assert_eq!(
             config.validate().unwrap_err().to_string(),
-            "stream_window is 1048576; it must be 16384 to 65536"
+            "command_limit is 0; it must be 1 to 1000000"
         );
-        let config =
-            DriverConfig { keep_alive: Duration::from_secs(20), ..DriverConfig::default() };
+        let mut config = DriverConfig::default();
+        config.transport.keep_alive = Duration::from_secs(20);
         assert_eq!(
             config.validate().unwrap_err().to_string(),
             "keep_alive is 20s; it must be 500ms to 15s"
@@ -285,11 +218,5 @@ mod tests {
         let other = "224.0.0.250".parse().unwrap();
         config.mdns.groups.push(other);
         assert_eq!(config.validate(), Err(DriverConfigError::MdnsGroup(other)));
-        for dialects in [vec![], vec![Dialect::Native, Dialect::Polykey, Dialect::Native]] {
-            let config = DriverConfig { dialects: dialects.clone(), ..DriverConfig::default() };
-            assert_eq!(config.validate(), Err(DriverConfigError::Dialects(dialects)));
-        }
-        let config = DriverConfig { dialects: vec![Dialect::Polykey], ..DriverConfig::default() };
-        assert_eq!(config.validate(), Ok(()));
     }
 }

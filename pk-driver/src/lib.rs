@@ -39,7 +39,7 @@ pub use pk_host::{
 #[cfg(feature = "redb")]
 pub use pk_host::{RedbStore, StoreOpenError};
 pub use pk_proto;
-pub use pk_quic::StreamError;
+pub use pk_quic::{SettingsError, StreamError, TransportSettings};
 pub use pump::recording::Record;
 pub use quinn;
 pub use stream::Stream;

@@ -1,4 +1,6 @@
-//! Counters of the driver.
+//! Counters of the driver and its transport.
+
+use pk_quic::TransportMetrics;
 
 /// Declares the counters once: the struct, and the list of names and values.
 macro_rules! metrics {
@@ -21,7 +23,8 @@ macro_rules! metrics {
 
 metrics! {
     // -- current numbers
-    /// Tasks of this node on the runtime: the pump, and one of quinn per endpoint and connection.
+    /// Tasks and threads of this node: the pump, and those of the store, of the recording and of
+    /// renewals.
     tasks,
     /// Incoming handshakes in progress.
     handshakes_pending,
@@ -29,9 +32,11 @@ metrics! {
     dials_pending,
     /// Connections whose handshake succeeded.
     connections,
+    /// Connections that have ended and that QUIC keeps for a moment, to answer late packets.
+    connections_closing,
     /// Streams of the core.
     streams,
-    /// Streams of the embedder.
+    /// Application streams of live connections.
     streams_handed_over,
 
     // -- totals
@@ -55,12 +60,22 @@ metrics! {
     handshakes_refused_network,
     /// Punch datagrams sent.
     punches,
-    /// Punch datagrams that could not be sent.
+    /// Punch datagrams that were not sent because the socket has no address of the family.
     punches_dropped,
     /// Stateless resets sent to peers that used unknown connections.
     resets,
     /// Stateless resets not sent because of the limit per network.
     resets_dropped,
+    /// Application streams that were reset because of `application_memory`.
+    streams_unread,
+    /// Peers that were followed to another address.
+    followed,
+    /// Peers that did not answer at the address to which they were followed.
+    follow_failed,
+    /// Datagrams not sent to an address that is not validated yet.
+    follow_withheld,
+    /// Datagrams that were received.
+    datagrams_received,
     /// Signatures made for the core.
     signatures,
     /// Transactions requested by the core.
@@ -81,4 +96,30 @@ metrics! {
     clock_corrections,
     /// Incoming streams that were refused because their acceptor was full or dropped.
     accepts_refused,
+}
+
+impl DriverMetrics {
+    /// Takes over the counters of the transport.
+    pub(crate) fn add_transport(&mut self, transport: &TransportMetrics) {
+        self.handshakes_pending = transport.handshakes_pending;
+        self.dials_pending = transport.dials_pending;
+        self.connections = transport.connections;
+        self.connections_closing = transport.connections_closing;
+        self.streams = transport.streams;
+        self.streams_handed_over = transport.application_streams;
+        self.handshakes = transport.handshakes;
+        self.handshakes_failed = transport.handshakes_failed;
+        self.handshakes_timed_out = transport.handshakes_timed_out;
+        self.handshakes_retried = transport.handshakes_retried;
+        self.handshakes_refused = transport.handshakes_refused;
+        self.handshakes_refused_network = transport.handshakes_refused_network;
+        self.punches = transport.punches;
+        self.punches_dropped = transport.punches_dropped;
+        self.resets = transport.resets;
+        self.resets_dropped = transport.resets_dropped;
+        self.streams_unread = transport.streams_unread;
+        self.followed = transport.followed;
+        self.follow_failed = transport.follow_failed;
+        self.follow_withheld = transport.follow_withheld;
+    }
 }

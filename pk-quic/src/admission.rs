@@ -29,7 +29,7 @@ const FAILED: usize = 1;
 
 /// Decision about an incoming handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
+pub(crate) enum Admission {
     /// Start it. It counts until [`AdmissionControl::succeeded`], or for some time after
     /// [`AdmissionControl::failed`].
     Accept,
@@ -43,7 +43,7 @@ pub enum Admission {
 
 /// Incoming handshakes in progress, and those that failed recently.
 #[derive(Debug)]
-pub struct AdmissionControl {
+pub(crate) struct AdmissionControl {
     // All counts have the unit of [`UNDER_WAY`].
     limit: usize,
     network_limit: usize,
@@ -55,7 +55,7 @@ pub struct AdmissionControl {
 
 impl AdmissionControl {
     /// Returns the limits, of handshakes in progress in total and per network.
-    pub fn new(limit: usize, network_limit: usize) -> Self {
+    pub(crate) fn new(limit: usize, network_limit: usize) -> Self {
         Self {
             limit: limit * UNDER_WAY,
             network_limit: network_limit * UNDER_WAY,
@@ -66,7 +66,7 @@ impl AdmissionControl {
     }
 
     /// Decides about a handshake from an address, validated or not.
-    pub fn admit(&mut self, network: Network, validated: bool, now: Instant) -> Admission {
+    pub(crate) fn admit(&mut self, network: Network, validated: bool, now: Instant) -> Admission {
         while let Some((_, network)) = self.failed.pop_front_if(|(until, _)| *until <= now) {
             self.release(network, FAILED);
         }
@@ -88,12 +88,12 @@ impl AdmissionControl {
     }
 
     /// An admitted handshake became a connection, which is counted elsewhere.
-    pub fn succeeded(&mut self, network: Network) {
+    pub(crate) fn succeeded(&mut self, network: Network) {
         self.release(network, UNDER_WAY);
     }
 
     /// An admitted handshake failed.
-    pub fn failed(&mut self, network: Network, now: Instant) {
+    pub(crate) fn failed(&mut self, network: Network, now: Instant) {
         self.release(network, UNDER_WAY - FAILED);
         self.failed.push_back((now + LINGER, network));
     }

@@ -35,14 +35,14 @@ const TAG: usize = 4;
 
 /// Returns the shared id of a connection as the reference derives it: the ids of both ends, the
 /// smaller one first.
-pub fn shared_id(own: &ConnectionId, peer: &ConnectionId) -> Bytes {
+pub(crate) fn shared_id(own: &ConnectionId, peer: &ConnectionId) -> Bytes {
     let (first, second) = if **own <= **peer { (own, peer) } else { (peer, own) };
     Bytes::from(BASE64URL_NOPAD.encode(&[&first[..], &second[..]].concat()))
 }
 
 /// Returns the long headers of the packets in a datagram. Packets with a short header come last,
 /// and contain no ids.
-pub fn long_headers(datagram: &[u8]) -> impl Iterator<Item = LongHeader> + '_ {
+pub(crate) fn long_headers(datagram: &[u8]) -> impl Iterator<Item = LongHeader> + '_ {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let (header, behind) = LongHeader::parse(rest)?;
@@ -53,13 +53,13 @@ pub fn long_headers(datagram: &[u8]) -> impl Iterator<Item = LongHeader> + '_ {
 
 /// The unencrypted part of a packet with a long header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LongHeader {
+pub(crate) struct LongHeader {
     /// Id of the receiver.
-    pub to: ConnectionId,
+    pub(crate) to: ConnectionId,
     /// Id of the sender.
-    pub from: ConnectionId,
+    pub(crate) from: ConnectionId,
     /// Whether the packet is of the type that completes a handshake.
-    pub is_handshake: bool,
+    pub(crate) is_handshake: bool,
 }
 
 impl LongHeader {
@@ -108,7 +108,7 @@ fn cid(bytes: &[u8]) -> Option<(ConnectionId, &[u8])> {
 
 /// Generates the local ids of an endpoint.
 #[derive(Debug)]
-pub struct Generator {
+pub(crate) struct Generator {
     key: Zeroizing<[u8; 32]>,
     seed: Zeroizing<[u8; 32]>,
     made: u64,
@@ -117,7 +117,7 @@ pub struct Generator {
 impl Generator {
     /// Returns a generator. `key` is the key of the tags; `seed` differs between endpoints, so that
     /// no id is generated twice.
-    pub fn new(key: &[u8; 32], seed: &[u8; 32]) -> Self {
+    pub(crate) fn new(key: &[u8; 32], seed: &[u8; 32]) -> Self {
         Self { key: Zeroizing::new(*key), seed: Zeroizing::new(*seed), made: 0 }
     }
 

@@ -32,7 +32,7 @@ impl Origin {
     }
 }
 
-/// The wall clock as last set. Clones share one value.
+/// The wall clock at the time of the last call. Clones share one value.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WallClock(Arc<AtomicU64>);
 

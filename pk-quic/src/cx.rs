@@ -1,10 +1,11 @@
 //! What every connection receives: the time, settings, events and counters.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::time::Instant as StdInstant;
+use std::time::{Duration, Instant as StdInstant};
 
-use pk_proto::{ConnectionId, DisconnectReason, Input, Instant, Network, StreamId};
+use pk_proto::cert::CertificateFault;
+use pk_proto::{ConnectionId, DisconnectReason, Input, Instant, Network, StreamId, UnixMillis};
 
 use crate::admission::AdmissionControl;
 use crate::clock::{Origin, WallClock};
@@ -12,6 +13,9 @@ use crate::event::TransportEvent;
 use crate::metrics::TransportMetrics;
 use crate::settings::TransportSettings;
 use crate::stream::Remains;
+
+/// Shortest interval of warnings about the validity of certificates.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// Context that every connection receives as `&mut Cx`, as in the core.
 #[derive(Debug)]
@@ -21,17 +25,25 @@ pub(crate) struct Cx {
     pub(crate) at: StdInstant,
     pub(crate) origin: Origin,
     pub(crate) wall: WallClock,
+    /// The wall clock when it was last set.
+    unix: (Instant, UnixMillis),
     pub(crate) settings: TransportSettings,
     /// Address that the endpoint listens on.
     pub(crate) bound: SocketAddr,
     pub(crate) events: VecDeque<TransportEvent>,
     pub(crate) metrics: TransportMetrics,
     pub(crate) admission: AdmissionControl,
+    /// Outgoing handshakes in progress, by their handles in quinn-proto.
+    pub(crate) dialing: BTreeSet<usize>,
     /// Connection of each stream, by its handle in quinn-proto.
     pub(crate) streams: BTreeMap<StreamId, usize>,
+    /// Number of them that were handed over.
+    pub(crate) application_streams: usize,
     pub(crate) remains: Unread,
     next_stream: u64,
     next_connection: u64,
+    /// Time of the last warning about the validity of a peer's certificate.
+    warned_about_time: Option<Instant>,
 }
 
 /// Application streams with unread bytes whose connections have ended.
@@ -48,9 +60,12 @@ impl Cx {
         wall: WallClock,
         bound: SocketAddr,
         now: Instant,
+        unix: UnixMillis,
     ) -> Self {
+        wall.set(unix);
         Self {
             now,
+            unix: (now, unix),
             at: origin.std(now),
             origin,
             wall,
@@ -62,17 +77,39 @@ impl Cx {
                 settings.handshake_network_limit,
             ),
             settings,
+            dialing: BTreeSet::new(),
             streams: BTreeMap::new(),
+            application_streams: 0,
             remains: Unread::default(),
             next_stream: 1,
             next_connection: 1,
+            warned_about_time: None,
         }
     }
 
-    /// Advances the clock; it never goes back.
+    /// Advances both clocks; that of the calls never goes back.
     pub(crate) fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
         self.at = self.origin.std(self.now);
+        let (since, unix) = self.unix;
+        let elapsed = u64::try_from(self.now.since(since).as_millis()).unwrap_or(u64::MAX);
+        self.wall.set(UnixMillis(unix.0.saturating_add(elapsed)));
+    }
+
+    /// Sets the wall clock.
+    pub(crate) fn set_wall_clock(&mut self, now: Instant, unix: UnixMillis) {
+        self.now = self.now.max(now);
+        self.unix = (self.now, unix);
+        self.advance(now);
+    }
+
+    /// Logs that a peer was refused because of the validity of its certificate. If the local clock
+    /// is wrong, all peers are refused, so that one warning is enough.
+    pub(crate) fn warn_about_time(&mut self, fault: &CertificateFault) {
+        if self.warned_about_time.is_none_or(|at| self.now.since(at) >= WARNING_INTERVAL) {
+            self.warned_about_time = Some(self.now);
+            tracing::warn!("a peer was refused: {fault}");
+        }
     }
 
     pub(crate) fn input(&mut self, input: Input) {
@@ -116,7 +153,7 @@ impl Unread {
         &mut self,
         id: StreamId,
         max: usize,
-    ) -> Option<Result<crate::stream::Read, crate::stream::StreamError>> {
+    ) -> Option<Result<crate::stream::Read, crate::reasons::StreamError>> {
         let remains = self.streams.get_mut(&id)?;
         let read = remains.take(max);
         match &read {

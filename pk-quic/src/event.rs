@@ -1,7 +1,8 @@
 //! What the transport reports.
 
-use bytes::Bytes;
-use pk_proto::{ConnectionId, Input, NodeId, Opener, StreamId};
+use pk_proto::{ConnectionId, DisconnectReason, Input, Network, NodeId, Opener, StreamId};
+
+use crate::reasons::StreamError;
 
 /// What happened in the transport.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,21 @@ pub enum TransportEvent {
     Readable(StreamId),
     /// An application stream accepts bytes, or was stopped, after a write that was cut short.
     Writable(StreamId),
+    /// The finished direction of an application stream has ended: the peer acknowledged all data and
+    /// the end, or stopped reading before that.
+    Delivered {
+        /// Stream.
+        stream: StreamId,
+        /// [`StreamError::Stopped`] if the peer stopped reading.
+        result: Result<(), StreamError>,
+    },
+    /// The connection of an application stream was lost. What was received can still be read.
+    Lost {
+        /// Stream.
+        stream: StreamId,
+        /// Why the connection ended.
+        why: DisconnectReason,
+    },
 }
 
 /// A stream that was handed over to the embedder.
@@ -29,13 +45,7 @@ pub struct Opened {
     pub protocol: String,
     /// Side that opened the stream.
     pub opener: Opener,
-}
-
-/// The parameters of [`Output::DetachStream`](pk_proto::Output::DetachStream).
-#[derive(Debug, Clone)]
-pub struct PendingDetach {
-    /// The stream and its peer.
-    pub opened: Opened,
-    /// Bytes that the core has read and not used.
-    pub unread: Bytes,
+    /// Network of the peer when the connection was established, for limits; `None` if the
+    /// connection has ended.
+    pub network: Option<Network>,
 }

@@ -5,8 +5,8 @@
 //! passes datagrams and the time.
 #![warn(missing_docs)]
 
-pub mod admission;
-pub mod cids;
+mod admission;
+mod cids;
 mod clock;
 pub mod config;
 mod connection;
@@ -14,12 +14,12 @@ mod cx;
 mod effect;
 mod event;
 mod follow;
-pub mod liveness;
+mod liveness;
 mod metrics;
 mod node;
-pub mod reasons;
+mod reasons;
 mod reserve;
-pub mod resets;
+mod resets;
 mod settings;
 mod simulation;
 mod stream;
@@ -28,11 +28,12 @@ mod transport;
 mod unvalidated;
 
 pub use effect::{Effect, Response};
-pub use event::{Opened, PendingDetach, TransportEvent};
+pub use event::{Opened, TransportEvent};
 pub use metrics::TransportMetrics;
 pub use node::{Node, NodeError, NodeSetup, Poll};
 pub use pk_proto;
+pub use reasons::StreamError;
 pub use settings::{SettingsError, TransportSettings};
 pub use simulation::{Crossing, TlsRandom};
-pub use stream::{Read, RecvEnd, SendEnd, StreamError};
+pub use stream::{Read, RecvEnd, SendEnd};
 pub use transport::{Datagram, Transmit, Transport, TransportError, TransportSetup};

@@ -38,7 +38,7 @@ const LATE_LOOKS: u8 = 2;
 
 /// What is known of the silence of one connection.
 #[derive(Debug, Default)]
-pub struct Liveness {
+pub(crate) struct Liveness {
     /// When it is looked at next.
     due: Option<Instant>,
     /// Since when something may be unanswered.
@@ -70,7 +70,7 @@ struct Traffic {
 
 /// What a look finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
+pub(crate) enum Finding {
     /// Nothing is waited for.
     Quiet,
     /// It is in use, and alive as far as can be said by now.
@@ -101,7 +101,7 @@ impl Liveness {
     }
 
     /// Data is about to be sent. Frames that were received until now do not acknowledge it.
-    pub fn before_send(&mut self, now: Instant, stats: &ConnectionStats) {
+    pub(crate) fn before_send(&mut self, now: Instant, stats: &ConnectionStats) {
         self.note_before_send(now, traffic(stats));
     }
 
@@ -179,24 +179,24 @@ impl Liveness {
 
 impl Liveness {
     /// Returns whether the connection is suspected.
-    pub fn is_suspected(&self) -> bool {
+    pub(crate) fn is_suspected(&self) -> bool {
         self.suspected
     }
 
     /// Returns the time of the next check.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// QUIC has accepted data of the core.
-    pub fn sent_on(&mut self, now: Instant, patience: Duration) {
+    pub(crate) fn sent_on(&mut self, now: Instant, patience: Duration) {
         self.sent(now);
         self.watch_soon(now, patience);
     }
 
     /// Starts the checks if the embedder has used its streams since the last call; `uses` counts
     /// that.
-    pub fn look_if_used(
+    pub(crate) fn look_if_used(
         &mut self,
         now: Instant,
         stats: impl FnOnce() -> ConnectionStats,
@@ -213,7 +213,7 @@ impl Liveness {
 
     /// Handles a due check. `waits`: a call on the connection waits for its answer. After
     /// [`Finding::Quiet`] there is no further check.
-    pub fn look_due(
+    pub(crate) fn look_due(
         &mut self,
         now: Instant,
         stats: &ConnectionStats,
@@ -236,14 +236,14 @@ impl Liveness {
 
 /// Returns how long a connection may be silent: `suspect_delay`, or some round trips if that is
 /// longer, but at most half of the idle timeout.
-pub fn patience(rtt: Duration, suspect_delay: Duration, idle_timeout: Duration) -> Duration {
+pub(crate) fn patience(rtt: Duration, suspect_delay: Duration, idle_timeout: Duration) -> Duration {
     let silence = (rtt * ROUND_TRIPS + ACK_DELAY).max(suspect_delay).min(idle_timeout / 2);
     // Whole microseconds, the unit of instants: otherwise a check would be due before its time.
     Duration::from_micros(u64::try_from(silence.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// Returns the number of received frames: a packet that adds to it is authentic.
-pub fn received(stats: &ConnectionStats) -> u64 {
+pub(crate) fn received(stats: &ConnectionStats) -> u64 {
     let rx = &stats.frame_rx;
     acknowledged(rx) + rx.acks + rx.connection_close
 }

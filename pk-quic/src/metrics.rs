@@ -4,6 +4,21 @@
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransportMetrics {
+    // -- present numbers
+    /// Incoming handshakes in progress.
+    pub handshakes_pending: u64,
+    /// Dials in progress.
+    pub dials_pending: u64,
+    /// Connections whose handshake succeeded.
+    pub connections: u64,
+    /// Connections that have ended and that QUIC keeps for a moment, to answer late packets.
+    pub connections_closing: u64,
+    /// Streams of the node protocol.
+    pub streams: u64,
+    /// Application streams.
+    pub application_streams: u64,
+
+    // -- totals
     /// Incoming handshakes that were started.
     pub handshakes: u64,
     /// Incoming handshakes that failed.
@@ -24,6 +39,8 @@ pub struct TransportMetrics {
     pub resets_dropped: u64,
     /// Punch datagrams that were sent.
     pub punches: u64,
+    /// Punch datagrams that were not sent because the socket has no address of the family.
+    pub punches_dropped: u64,
     /// Application streams that were reset because of `application_memory`.
     pub streams_unread: u64,
     /// Peers that were followed to another address.

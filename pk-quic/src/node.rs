@@ -7,16 +7,20 @@ use std::time::Instant as StdInstant;
 use pk_host::{HostState, KeyPair, KeyRing, TransportSecret};
 use pk_proto::cert::Certificate;
 use pk_proto::{
-    Config, EffectId, Event, Identity, Input, Instant, NodeManager, Output, Request, RequestError,
-    RequestId, Snapshot, StartError, StartParams, StreamId, UnixMillis,
+    Config, DisconnectReason, EffectId, Event, Identity, Input, Instant, NodeId, NodeManager,
+    Output, Request, RequestError, RequestId, Snapshot, StartError, StartParams, StreamId,
+    UnixMillis,
 };
 
 use crate::effect::{Effect, Response};
 use crate::event::{Opened, TransportEvent};
+use crate::reasons::StreamError;
 use crate::settings::TransportSettings;
 use crate::simulation::{Crossing, TlsRandom};
-use crate::stream::{Read, StreamError};
-use crate::transport::{Datagram, Transmit, Transport, TransportError, TransportSetup};
+use crate::stream::Read;
+use crate::transport::{
+    Datagram, EVENTS_KEPT, Transmit, Transport, TransportError, TransportSetup,
+};
 
 /// What a node starts from.
 #[derive(Debug)]
@@ -44,6 +48,9 @@ pub struct NodeSetup {
     pub now: Instant,
     /// Present wall time.
     pub unix: UnixMillis,
+    /// Recording of the core's inputs, with at most this many bytes between two calls of
+    /// [`NodeManager::take_recording`]; `None` records nothing.
+    pub record: Option<usize>,
 }
 
 impl NodeSetup {
@@ -69,6 +76,7 @@ impl NodeSetup {
             origin,
             now,
             unix,
+            record: None,
         }
     }
 }
@@ -98,6 +106,21 @@ pub enum Poll {
     Readable(StreamId),
     /// An application stream accepts bytes again, or was stopped.
     Writable(StreamId),
+    /// The finished direction of an application stream has ended: the peer acknowledged all data and
+    /// the end, or stopped reading before that.
+    Delivered {
+        /// Stream.
+        stream: StreamId,
+        /// [`StreamError::Stopped`] if the peer stopped reading.
+        result: Result<(), StreamError>,
+    },
+    /// The connection of an application stream was lost. What was received can still be read.
+    Lost {
+        /// Stream.
+        stream: StreamId,
+        /// Why the connection ended.
+        why: DisconnectReason,
+    },
 }
 
 /// A node of the network, without IO.
@@ -115,6 +138,7 @@ pub struct Node {
     /// Inputs and outputs of the core, for a simulator.
     crossings: Option<Vec<Crossing>>,
     now: Instant,
+    signatures: u64,
 }
 
 impl Node {
@@ -158,12 +182,16 @@ impl Node {
             Some(random) => Transport::simulated(transport, random)?,
             None => Transport::new(transport)?,
         };
-        let manager =
-            NodeManager::start(StartParams { config, identity, snapshot, seed, now, unix })?;
+        let start = StartParams { config, identity, snapshot, seed, now, unix };
+        let manager = match setup.record {
+            Some(limit) => NodeManager::start_recorded(start, limit)?,
+            None => NodeManager::start(start)?,
+        };
         let mut keys = KeyRing::default();
         keys.add(key);
         let crossings = random.map(|_| Vec::new());
-        let mut node = Self { manager, transport, keys, polls: VecDeque::new(), crossings, now };
+        let polls = VecDeque::new();
+        let mut node = Self { manager, transport, keys, polls, crossings, now, signatures: 0 };
         let addrs = vec![node.transport.bound()];
         node.input(Input::Listening { addrs });
         node.settle();
@@ -212,7 +240,7 @@ impl Node {
     /// Corrects the wall clock.
     pub fn set_wall_clock(&mut self, now: Instant, unix: UnixMillis) {
         self.advance(now);
-        self.transport.set_wall_clock(unix);
+        self.transport.set_wall_clock(self.now, unix);
         self.input(Input::WallClock(unix));
         self.settle();
     }
@@ -225,7 +253,14 @@ impl Node {
         self.settle();
     }
 
-    /// The system cannot send to an address: dials to it fail that were never answered.
+    /// The socket is bound to another address from now on, from which connections continue.
+    pub fn rebound(&mut self, now: Instant, bound: SocketAddr) {
+        self.advance(now);
+        self.transport.rebound(self.now, bound);
+        self.settle();
+    }
+
+    /// The system cannot send to an address: dials to it fail whose first datagram was not sent.
     pub fn unreachable(&mut self, now: Instant, to: SocketAddr, why: &str) {
         self.advance(now);
         self.transport.unreachable(self.now, to, why);
@@ -265,6 +300,11 @@ impl Node {
         self.keys.add(key);
     }
 
+    /// Removes a private key, such as that of a failed renewal.
+    pub fn remove_key(&mut self, id: &NodeId) {
+        self.keys.remove(id);
+    }
+
     /// Completes an effect.
     pub fn answer(&mut self, now: Instant, answer: Response) {
         self.advance(now);
@@ -274,7 +314,11 @@ impl Node {
 
     /// Returns what happened next.
     pub fn poll(&mut self) -> Option<Poll> {
-        self.polls.pop_front()
+        let poll = self.polls.pop_front();
+        if poll.is_none() && self.polls.capacity() > EVENTS_KEPT {
+            self.polls.shrink_to(EVENTS_KEPT);
+        }
+        poll
     }
 
     // -- application streams
@@ -353,6 +397,11 @@ impl Node {
         self.crossings.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Returns the number of signatures that the core requested and the node made.
+    pub fn signatures(&self) -> u64 {
+        self.signatures
+    }
+
     /// Returns whether the node has stopped and QUIC has forgotten its connections. A process may
     /// end earlier: when the core has stopped and everything was sent.
     pub fn is_over(&self) -> bool {
@@ -391,6 +440,12 @@ impl Node {
                 Some(TransportEvent::Opened(opened)) => self.polls.push_back(Poll::Opened(opened)),
                 Some(TransportEvent::Readable(id)) => self.polls.push_back(Poll::Readable(id)),
                 Some(TransportEvent::Writable(id)) => self.polls.push_back(Poll::Writable(id)),
+                Some(TransportEvent::Delivered { stream, result }) => {
+                    self.polls.push_back(Poll::Delivered { stream, result });
+                }
+                Some(TransportEvent::Lost { stream, why }) => {
+                    self.polls.push_back(Poll::Lost { stream, why });
+                }
                 None => break,
             }
         }
@@ -400,6 +455,7 @@ impl Node {
     fn execute(&mut self, output: Output) {
         let effect = match output {
             Output::Sign { id, key, bytes } if self.keys.get(&key).is_some() => {
+                self.signatures += 1;
                 let result = self.keys.sign(&key, &bytes);
                 self.input(Input::Signed { id, result });
                 return;

@@ -29,22 +29,22 @@ const REFILL: Duration = Duration::from_millis(20);
 const NETWORKS: usize = 1024;
 
 /// Returns whether a datagram that belongs to no connection has the form of a reset.
-pub fn has_reset_form(datagram: &[u8]) -> bool {
+pub(crate) fn has_reset_form(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first & FORM == SHORT) && datagram.len() > TOKEN
 }
 
 /// The key of reset tokens.
 #[derive(Clone)]
-pub struct ResetKey(Zeroizing<[u8; 32]>);
+pub(crate) struct ResetKey(Zeroizing<[u8; 32]>);
 
 impl ResetKey {
     /// Returns the key with these bytes.
-    pub fn new(key: Zeroizing<[u8; 32]>) -> Self {
+    pub(crate) fn new(key: Zeroizing<[u8; 32]>) -> Self {
         Self(key)
     }
 
     /// Returns the token of a connection id.
-    pub fn token(&self, cid: &[u8]) -> [u8; TOKEN] {
+    pub(crate) fn token(&self, cid: &[u8]) -> [u8; TOKEN] {
         let mut token = [0; TOKEN];
         blake3::Hasher::new_keyed(&self.0).update(cid).finalize_xof().fill(&mut token);
         token
@@ -78,14 +78,14 @@ impl HmacKey for ResetKey {
 
 /// Counts resets by network. A count is the time at which the burst is available again.
 #[derive(Debug, Default)]
-pub struct ResetLimit {
+pub(crate) struct ResetLimit {
     networks: BTreeMap<Network, Instant>,
     others: Instant,
 }
 
 impl ResetLimit {
     /// Counts a reset to a network. Returns whether it may be sent.
-    pub fn take(&mut self, network: Network, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, network: Network, now: Instant) -> bool {
         if self.networks.len() >= NETWORKS && !self.networks.contains_key(&network) {
             // A full count carries no information.
             self.networks.retain(|_, full_at| *full_at > now);

@@ -2,14 +2,13 @@
 //! which reads and writes without blocking.
 
 use std::collections::VecDeque;
-use std::io;
 
 use bytes::{Bytes, BytesMut};
 use pk_proto::{DisconnectReason, Input, StreamId};
 use quinn_proto::{Connection, ReadError, StreamId as QuicStream, WriteError};
 
 use crate::event::TransportEvent;
-use crate::reasons::varint;
+use crate::reasons::{StreamError, varint};
 use crate::settings::TransportSettings;
 
 /// Maximum length of one read for the core, in bytes.
@@ -39,35 +38,6 @@ pub enum RecvEnd {
     Reset(u64),
     /// Stopped locally.
     Ours(u64),
-}
-
-/// Why an operation on an application stream failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum StreamError {
-    /// The peer reset its direction with this code. Nothing more can be read.
-    #[error("the peer reset the stream with code {0}")]
-    Reset(u64),
-    /// The peer stopped reading with this code. Nothing more can be written.
-    #[error("the peer stopped reading the stream with code {0}")]
-    Stopped(u64),
-    /// The local node has ended this direction.
-    #[error("this direction of the stream was already ended locally")]
-    Ended,
-    /// The connection was lost.
-    #[error("the connection was lost: {0}")]
-    ConnectionLost(DisconnectReason),
-}
-
-impl From<StreamError> for io::Error {
-    fn from(error: StreamError) -> Self {
-        let kind = match error {
-            StreamError::Reset(_) | StreamError::Stopped(_) => io::ErrorKind::ConnectionReset,
-            StreamError::Ended => io::ErrorKind::BrokenPipe,
-            StreamError::ConnectionLost(_) => io::ErrorKind::NotConnected,
-        };
-        Self::new(kind, error)
-    }
 }
 
 /// Result of a read that does not block.
@@ -108,6 +78,11 @@ struct Application {
     told_readable: bool,
     /// Whether the last write was accepted completely.
     told_writable: bool,
+    /// Whether the peer has acknowledged everything, and the end.
+    delivered: bool,
+    /// Whether the embedder knows how each direction ended. Until then the stream is kept.
+    knows_recv_end: bool,
+    knows_send_end: bool,
 }
 
 impl Stream {
@@ -132,10 +107,24 @@ impl Stream {
         self.application.is_some()
     }
 
-    /// Returns whether both directions have ended and nothing is unread.
+    /// Returns whether both directions have ended. One of an application has ended only when the
+    /// embedder knows it, and what was written is delivered.
     pub(crate) fn is_over(&self) -> bool {
-        let read = self.application.as_ref().is_none_or(|application| application.buffered == 0);
-        self.send_end.is_some() && self.recv_end.is_some() && read
+        let Some(application) = &self.application else {
+            return self.send_end.is_some() && self.recv_end.is_some();
+        };
+        let sent = match self.send_end {
+            Some(SendEnd::Finished) => application.delivered,
+            Some(SendEnd::Stopped(_)) => application.knows_send_end,
+            Some(SendEnd::Ours(_)) => true,
+            None => false,
+        };
+        let received = match self.recv_end {
+            Some(RecvEnd::Finished | RecvEnd::Reset(_)) => application.knows_recv_end,
+            Some(RecvEnd::Ours(_)) => true,
+            None => false,
+        };
+        sent && received
     }
 
     /// Returns whether data waits to be passed to QUIC.
@@ -186,6 +175,9 @@ impl Stream {
             }
             self.end_send(SendEnd::Ours(code));
         }
+        if let Some(application) = &mut self.application {
+            application.knows_send_end = true;
+        }
     }
 
     pub(crate) fn stop(&mut self, conn: &mut Connection, code: u64) {
@@ -197,6 +189,7 @@ impl Stream {
         }
         if let Some(application) = &mut self.application {
             application.clear();
+            application.knows_recv_end = true;
         }
     }
 
@@ -226,6 +219,22 @@ impl Stream {
                 Some(_) => TransportEvent::Writable(id),
                 None => TransportEvent::Input(Input::StreamStopped { stream: id, code }),
             });
+        } else if self.send_end == Some(SendEnd::Finished)
+            && let Some(application) = &mut self.application
+            && !application.delivered
+        {
+            application.knows_send_end = true;
+            self.end_send(SendEnd::Stopped(code));
+            let result = Err(StreamError::Stopped(code));
+            events.push_back(TransportEvent::Delivered { stream: id, result });
+        }
+    }
+
+    /// The peer has acknowledged everything, and the end.
+    pub(crate) fn delivered(&mut self, id: StreamId, events: &mut VecDeque<TransportEvent>) {
+        if let Some(application) = &mut self.application {
+            application.delivered = true;
+            events.push_back(TransportEvent::Delivered { stream: id, result: Ok(()) });
         }
     }
 
@@ -387,6 +396,7 @@ impl Stream {
         if let Some(bytes) = application.pop(max) {
             return Ok(Read::Bytes(bytes));
         }
+        application.knows_recv_end |= self.recv_end.is_some();
         match self.recv_end {
             None => {
                 application.told_readable = false;
@@ -404,13 +414,14 @@ impl Stream {
         conn: &mut Connection,
         mut bytes: &[u8],
     ) -> Result<usize, StreamError> {
+        let application = self.application.as_mut().ok_or(StreamError::Ended)?;
+        application.knows_send_end |= self.send_end.is_some();
         match self.send_end {
             Some(SendEnd::Stopped(code)) => return Err(StreamError::Stopped(code)),
             Some(SendEnd::Finished | SendEnd::Ours(_)) => return Err(StreamError::Ended),
             None if self.fin => return Err(StreamError::Ended),
             None => {}
         }
-        let application = self.application.as_mut().ok_or(StreamError::Ended)?;
         let len = bytes.len();
         let Some(quic) = self.quic.filter(|_| self.queue.is_empty()) else {
             application.told_writable = false;
@@ -426,6 +437,7 @@ impl Stream {
                 }
                 Err(WriteError::Stopped(code)) => {
                     let _ = conn.send_stream(quic).reset(code);
+                    application.knows_send_end = true;
                     self.end_send(SendEnd::Stopped(code.into_inner()));
                     return Err(StreamError::Stopped(code.into_inner()));
                 }
@@ -445,6 +457,9 @@ impl Stream {
 
     /// Ends the sending direction after what was written.
     pub(crate) fn finish(&mut self, conn: &mut Connection) {
+        if let Some(application) = &mut self.application {
+            application.knows_send_end = true;
+        }
         if self.send_end.is_none() {
             self.fin = true;
             if let Some(quic) = self.quic.filter(|_| self.queue.is_empty()) {
@@ -523,6 +538,11 @@ pub(crate) struct Remains {
 }
 
 impl Remains {
+    pub(crate) fn new(unread: Bytes, why: DisconnectReason) -> Self {
+        let buffer = if unread.is_empty() { VecDeque::new() } else { VecDeque::from([unread]) };
+        Self { buffer, end: Err(StreamError::ConnectionLost(why.clone())), why }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.buffer.iter().map(Bytes::len).sum()
     }

@@ -112,7 +112,7 @@ impl Program {
                 return self.read(stream);
             }
             Poll::Writable(stream) => return self.write(stream),
-            Poll::Event(_) => {}
+            Poll::Event(_) | Poll::Delivered { .. } | Poll::Lost { .. } => {}
         }
         Ok(())
     }

@@ -33,8 +33,8 @@ pub(crate) async fn start<R: Runtime + Unpin>(
     if let Some(timeout) = args.connect_timeout() {
         config.core.connect_timeout = timeout;
     }
-    config.driver.idle_timeout = args.keepalive_timeout();
-    config.driver.keep_alive = args.keepalive_interval();
+    config.driver.transport.idle_timeout = args.keepalive_timeout();
+    config.driver.transport.keep_alive = args.keepalive_interval();
     config.record = args.record.clone().map(Record::file);
     config.core.claim_policy = args.claim_policy();
     args.mdns.apply(&mut config);

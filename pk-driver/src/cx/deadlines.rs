@@ -1,4 +1,4 @@
-//! Deadlines of the driver: handshakes, dials, name resolutions, browses, shutdown.
+//! Deadlines of the driver: name resolutions, browses, shutdown.
 
 use std::collections::BTreeSet;
 

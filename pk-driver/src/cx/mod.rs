@@ -7,39 +7,31 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use pk_proto::{ConnectionId, EffectId, Input, Instant, LeaseId, RequestId, StreamId};
+use pk_proto::{EffectId, Instant, LeaseId, NodeManager, RequestId};
+use pk_quic::Response;
 
 use crate::config::DriverConfig;
 use crate::cx::deadlines::Deadlines;
 use crate::cx::ready::ReadyQueue;
 use crate::job::StoreJob;
 use crate::metrics::DriverMetrics;
-use crate::stream::detached::DetachedStream;
-use pk_host::KeyRing;
+use crate::stream::shared::SharedNode;
 
 /// Everything that can wake the pump, except its timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum WakeSource {
-    /// Incoming handshakes, or the end of the endpoint.
-    Endpoint,
+    /// Datagrams.
+    Socket,
+    /// Room in the socket for datagrams that could not be sent.
+    Writable,
+    /// The embedder used a stream: the state machine has something to do.
+    Streams,
     /// Calls of the embedder.
     Commands,
     /// Completions of a store on its own thread.
     Store,
-    /// The endpoint has drained.
+    /// The time limit of the shutdown.
     Drained,
-    /// An incoming handshake.
-    Handshake(u64),
-    /// A dial.
-    Dial(ConnectionId),
-    /// A connection: incoming streams, room for outgoing ones, its end.
-    Connection(ConnectionId),
-    /// The check of a connection for silence is due.
-    Liveness(ConnectionId),
-    /// A stream of the core.
-    Stream(StreamId),
-    /// The embedder dropped a stream.
-    Detached(StreamId),
     /// The resolution of a host name.
     Resolve(EffectId),
     /// The embedder dropped a request.
@@ -76,33 +68,41 @@ pub(crate) struct Cx {
     pub(crate) config: Arc<DriverConfig>,
     pub(crate) ready: Arc<ReadyQueue<WakeSource>>,
     pub(crate) deadlines: Deadlines<WakeSource>,
-    pub(crate) keys: KeyRing,
     pub(crate) metrics: DriverMetrics,
-    /// Inputs for the core, which the pump delivers when the component returns.
-    pub(crate) inputs: VecDeque<Input>,
-    /// Streams that were handed over to the embedder.
-    pub(crate) detached: VecDeque<DetachedStream>,
+    /// The state machine.
+    pub(crate) node: SharedNode,
+    /// Completions of effects, which the pump delivers when the component returns.
+    pub(crate) answers: VecDeque<Response>,
     /// Store jobs of the driver itself.
     pub(crate) jobs: VecDeque<StoreJob>,
 }
 
 impl Cx {
-    pub(crate) fn new(config: DriverConfig, now: Instant) -> Self {
+    pub(crate) fn new(
+        config: DriverConfig,
+        node: SharedNode,
+        ready: Arc<ReadyQueue<WakeSource>>,
+        now: Instant,
+    ) -> Self {
         Self {
             now,
             config: Arc::new(config),
-            ready: ReadyQueue::new(),
+            ready,
             deadlines: Deadlines::new(),
-            keys: KeyRing::default(),
             metrics: DriverMetrics::default(),
-            inputs: VecDeque::new(),
-            detached: VecDeque::new(),
+            node,
+            answers: VecDeque::new(),
             jobs: VecDeque::new(),
         }
     }
 
-    pub(crate) fn input(&mut self, input: Input) {
-        self.inputs.push_back(input);
+    /// Calls the core.
+    pub(crate) fn core<T>(&self, call: impl FnOnce(&mut NodeManager, Instant) -> T) -> T {
+        self.node.with(|node| node.update(self.now, call))
+    }
+
+    pub(crate) fn answer(&mut self, answer: Response) {
+        self.answers.push_back(answer);
     }
 
     /// Returns the waker of a new source. The source is polled once in this turn, because it has

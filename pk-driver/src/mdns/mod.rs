@@ -21,7 +21,8 @@ use std::time::Duration;
 use mdns_sd::{
     IfKind, Receiver, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo,
 };
-use pk_proto::{EffectId, Input, Instant, NodeId};
+use pk_proto::{EffectId, Instant, NodeId};
+use pk_quic::Response;
 
 use self::interfaces::{Interfaces, is_link_local};
 use crate::config::{MdnsConfig, MdnsInterfaces};
@@ -129,7 +130,11 @@ impl Mdns {
         let mut told = BTreeSet::new();
         if let Some(addrs) = self.found.get(&node) {
             told.clone_from(addrs);
-            cx.input(Input::Discovered { id, addrs: addrs.iter().copied().collect(), done: false });
+            cx.answer(Response::Discovered {
+                id,
+                addrs: addrs.iter().copied().collect(),
+                done: false,
+            });
         }
         cx.deadlines.set(deadline, WakeSource::Browse(id));
         self.browses.insert(id, Browse { node, deadline, told });
@@ -140,7 +145,7 @@ impl Mdns {
     pub(crate) fn end_browse(&mut self, cx: &mut Cx, id: EffectId) {
         let Some(browse) = self.browses.remove(&id) else { return };
         cx.deadlines.cancel(browse.deadline, WakeSource::Browse(id));
-        cx.input(Input::Discovered { id, addrs: Vec::new(), done: true });
+        cx.answer(Response::Discovered { id, addrs: Vec::new(), done: true });
         if self.browses.is_empty() {
             self.listening = None;
             self.found.clear();
@@ -223,7 +228,7 @@ impl Mdns {
             let new: Vec<_> = addrs.difference(&browse.told).copied().take(room).collect();
             if !new.is_empty() {
                 browse.told.extend(&new);
-                cx.input(Input::Discovered { id: *id, addrs: new, done: false });
+                cx.answer(Response::Discovered { id: *id, addrs: new, done: false });
             }
         }
         self.found.insert(node, addrs);

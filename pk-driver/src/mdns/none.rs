@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use pk_proto::{EffectId, Input, Instant, NodeId};
+use pk_proto::{EffectId, Instant, NodeId};
+use pk_quic::Response;
 
 use crate::config::MdnsConfig;
 use crate::cx::Cx;
@@ -26,7 +27,7 @@ impl Mdns {
     }
 
     pub(crate) fn browse(&mut self, cx: &mut Cx, id: EffectId, _: NodeId, _: Instant) {
-        cx.input(Input::Discovered { id, addrs: Vec::new(), done: true });
+        cx.answer(Response::Discovered { id, addrs: Vec::new(), done: true });
     }
 
     pub(crate) fn end_browse(&mut self, _: &mut Cx, _: EffectId) {}

@@ -2,8 +2,8 @@
 
 use pk_proto::claims::{ChainHead, Claim, ClaimContent, ClaimId, Gestalt};
 use pk_proto::{
-    ApprovalId, ChainData, ClaimsFound, ClaimsQuery, GestaltQuery, NodeId, NodeManager, Reply,
-    Request, RequestOptions,
+    ApprovalId, ChainData, ClaimsFound, ClaimsQuery, GestaltQuery, NodeId, Reply, Request,
+    RequestOptions,
 };
 
 use crate::error::{NodeError, unexpected};
@@ -88,7 +88,7 @@ impl<R> Node<R> {
     ///
     /// [`NodeError::Closed`].
     pub async fn unconfirmed_claims(&self) -> Result<Vec<(ClaimId, NodeId)>, NodeError> {
-        self.handle.ask(|core: &NodeManager| core.unconfirmed_claims().collect()).await
+        self.handle.ask(|core| core.unconfirmed_claims().collect()).await
     }
 
     // -- claim policy
@@ -129,7 +129,7 @@ impl<R> Node<R> {
     ///
     /// [`NodeError::Closed`].
     pub async fn allowed_claims(&self) -> Result<Vec<NodeId>, NodeError> {
-        self.handle.ask(|core: &NodeManager| core.allowed_claims().collect()).await
+        self.handle.ask(|core| core.allowed_claims().collect()).await
     }
 
     /// Answers [`Event::ClaimApprovalRequested`](pk_proto::Event::ClaimApprovalRequested): signs
@@ -144,7 +144,9 @@ impl<R> Node<R> {
         sign: bool,
     ) -> Result<(), NodeError> {
         self.handle
-            .call(move |_, cx, core| core.resolve_claim_approval(approval, sign, cx.now))
+            .call(move |_, cx| {
+                cx.core(|core, now| core.resolve_claim_approval(approval, sign, now));
+            })
             .await
     }
 

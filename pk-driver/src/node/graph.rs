@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use pk_proto::{BucketIndex, FindOutcome, NodeAddress, NodeId, Reply, Request, RequestOptions};
+use pk_proto::{
+    BucketIndex, FindOutcome, NodeAddress, NodeId, NodeManager, Reply, Request, RequestOptions,
+};
 
 use crate::error::{NodeError, unexpected};
 use crate::node::Node;
@@ -40,7 +42,9 @@ impl<R> Node<R> {
     ) -> Result<(), NodeError> {
         let set = self
             .handle
-            .call(move |_, cx, core| core.set_refresh_delay(bucket, delay, lazy, cx.now))
+            .call(move |_, cx| {
+                cx.core(|core, now| core.set_refresh_delay(bucket, delay, lazy, now))
+            })
             .await?;
         Ok(set?)
     }
@@ -51,7 +55,7 @@ impl<R> Node<R> {
     ///
     /// [`NodeError::Request`] while the node stops, [`NodeError::Closed`]. Nothing was changed.
     pub async fn reset_buckets(&self) -> Result<(), NodeError> {
-        let reset = self.handle.call(|_, cx, core| core.reset_buckets(cx.now)).await?;
+        let reset = self.handle.call(|_, cx| cx.core(NodeManager::reset_buckets)).await?;
         Ok(reset?)
     }
 

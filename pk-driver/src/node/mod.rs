@@ -17,7 +17,7 @@ use pk_proto::{
     BucketIndex, ClosestNodes, ClosestNodesQuery, ClosestOutcome, ConnectionInfo, FindNodeOptions,
     FindOutcome, Metrics, NodeAddress, NodeContact, NodeContactAddressData, NodeId, NodeManager,
     Pong, Reply, Request, RequestOptions, SeedNode, SetNodeOptions, SetNodeOutcome, Snapshot,
-    StartParams, Synced,
+    Synced,
 };
 use tokio::sync::oneshot;
 
@@ -29,12 +29,12 @@ use crate::node::renewal::IdentityManager;
 use crate::pump::command::CertificateCheck;
 use crate::pump::handle::Handle;
 use crate::pump::handle_registry::Response;
-use crate::pump::recording::Record;
 use crate::pump::spawn::{PumpConfig, spawn_pump};
 use crate::stream::Stream;
 use crate::stream::accept::{AcceptQueue, StreamAcceptor};
 use crate::system::blocking;
 use crate::system::runtime::Runtime;
+use pk_host::HostState;
 use pk_host::{Store, StoreError};
 
 /// A running node. Cheap to clone; every clone is a handle to the same node.
@@ -43,7 +43,7 @@ use pk_host::{Store, StoreError};
 /// is dropped (a [`ConnectionLease`](crate::ConnectionLease) contains one), the node shuts down in
 /// the background; [`shutdown`](Self::shutdown) also waits for it.
 pub struct Node<R> {
-    pub(crate) handle: Handle<NodeManager>,
+    pub(crate) handle: Handle,
     pub(crate) identity_manager: Arc<IdentityManager>,
     accept_limit: usize,
     runtime: PhantomData<fn() -> R>,
@@ -125,7 +125,7 @@ impl<R: Runtime> Node<R> {
             identity,
             signer,
             listen,
-            core: config,
+            core,
             driver,
             store,
             keys,
@@ -138,6 +138,7 @@ impl<R: Runtime> Node<R> {
         let lifetime = driver.certificate_lifetime;
         let identity_manager = IdentityManager::new(key.clone(), identity, signer, keys, lifetime);
         let identity = identity_manager.start().await?;
+        let presented = identity.clone();
         let seed = match seed {
             Some(seed) => seed,
             None => {
@@ -147,30 +148,12 @@ impl<R: Runtime> Node<R> {
             }
         };
         let accept_limit = driver.accept_limit;
-        let streams = config.streams_per_connection;
-        let presented = identity.clone();
-        let buffer = record.as_ref().map(Record::buffer);
-        let core = move |now, unix| {
-            let start = StartParams { config, identity, snapshot, seed, now, unix };
-            match buffer {
-                Some(limit) => NodeManager::start_recorded(start, limit),
-                None => NodeManager::start(start),
-            }
-        };
         let checker = Arc::clone(&identity_manager);
         let certificate_check =
             |handle| Some(Box::new(move || checker.check_certificate(&handle)) as CertificateCheck);
-        let parts = PumpConfig {
-            key,
-            identity: presented,
-            transport_secret,
-            listen,
-            streams,
-            driver,
-            store,
-            record,
-        };
-        let (handle, ready) = spawn_pump(runtime, parts, core, certificate_check)?;
+        let host = HostState { key, identity: presented, secret: transport_secret, snapshot, seed };
+        let parts = PumpConfig { host, core, listen, driver, store, record };
+        let (handle, ready) = spawn_pump(runtime, parts, certificate_check)?;
         let events = Events::new(handle.events.take_first());
         ready.await.map_err(|_| StartError::Ended)?;
         Ok((Self { handle, identity_manager, accept_limit, runtime: PhantomData }, events))
@@ -260,14 +243,14 @@ impl<R> Node<R> {
     /// Returns what was recorded since the last call, to be appended to the earlier parts. `None`
     /// if `NodeConfig::record` is not set, or the log exceeded its limit and is lost.
     pub async fn take_recording(&self) -> Result<Option<Vec<u8>>, NodeError> {
-        self.handle.call(|_, _, core| core.take_recording()).await
+        self.handle.call(|_, cx| cx.core(|core, _| core.take_recording())).await
     }
 
     // -- immediate changes
 
     /// Closes every connection with a node and returns their number.
     pub async fn disconnect(&self, node: NodeId) -> Result<usize, NodeError> {
-        self.handle.call(move |_, cx, core| core.disconnect(node, cx.now)).await
+        self.handle.call(move |_, cx| cx.core(|core, now| core.disconnect(node, now))).await
     }
 
     /// Removes a node from the graph; its connections are not affected. Returns whether it was in
@@ -277,7 +260,8 @@ impl<R> Node<R> {
     ///
     /// [`NodeError::Request`] while the node stops, [`NodeError::Closed`]. Nothing was changed.
     pub async fn unset_node(&self, node: NodeId) -> Result<bool, NodeError> {
-        let unset = self.handle.call(move |_, cx, core| core.unset_node(node, cx.now)).await?;
+        let unset =
+            self.handle.call(move |_, cx| cx.core(|core, now| core.unset_node(node, now))).await?;
         Ok(unset?)
     }
 
@@ -397,11 +381,11 @@ impl<R> Node<R> {
         let (queue, acceptor) = AcceptQueue::new(protocol.clone(), self.accept_limit);
         let name = protocol;
         self.handle
-            .call(move |registry, cx, core| {
+            .call(move |registry, cx| {
                 if registry.accepts(&name) {
                     return Err(NodeError::ProtocolTaken(name));
                 }
-                core.accept_protocol(name.clone(), cx.now)?;
+                cx.core(|core, now| core.accept_protocol(name.clone(), now))?;
                 registry.accept(cx, name, queue);
                 Ok(())
             })
@@ -461,7 +445,7 @@ impl<R> Node<R> {
     /// continues if the future is dropped. Further calls only wait.
     pub async fn shutdown(&self) {
         // Fails if the node has ended.
-        let _ = self.handle.call(|_, cx, core| core.stop(cx.now)).await;
+        let _ = self.handle.call(|_, cx| cx.core(NodeManager::stop)).await;
         self.handle.tasks.idle().await;
     }
 
@@ -470,12 +454,12 @@ impl<R> Node<R> {
     pub(crate) async fn request(&self, request: Request) -> Result<Response, NodeError> {
         let (caller, answer) = oneshot::channel();
         self.handle
-            .command(Box::new(move |registry, cx, core| {
+            .command(Box::new(move |registry, cx| {
                 // If the caller is gone before the call is executed, nothing is started.
                 if caller.is_closed() {
                     return;
                 }
-                match core.request(request, cx.now) {
+                match cx.core(|core, now| core.request(request, now)) {
                     Ok(id) => registry.wait(cx, id, caller),
                     Err(error) => {
                         let _ = caller.send(Err(error.into()));

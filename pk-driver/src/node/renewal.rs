@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pk_proto::{Identity, Input, NodeId, NodeManager, Reply, Request, Snapshot, UnixMillis};
+use pk_proto::{Identity, NodeId, Reply, Request, Snapshot, UnixMillis};
 use tokio::sync::oneshot;
 
 use crate::error::{NodeError, StartError, unexpected};
@@ -151,7 +151,7 @@ impl IdentityManager {
     /// the same one, which only reissues the certificate.
     pub(crate) fn begin(
         self: &Arc<Self>,
-        handle: Handle<NodeManager>,
+        handle: Handle,
         next: Option<KeyPair>,
     ) -> Result<oneshot::Receiver<Result<Renewed, NodeError>>, NodeError> {
         let identity_manager = Arc::clone(self);
@@ -190,10 +190,7 @@ impl IdentityManager {
 
     /// Starts to reissue the certificate if it is due. Returns when to check again. Also called
     /// when the wall clock was set.
-    pub(crate) fn check_certificate(
-        self: &Arc<Self>,
-        handle: &WeakHandle<NodeManager>,
-    ) -> Duration {
+    pub(crate) fn check_certificate(self: &Arc<Self>, handle: &WeakHandle) -> Duration {
         let Some(validity) = lock(&self.validity).clone() else { return LONGEST_CHECK_INTERVAL };
         let now = unix();
         if !validity.is_due(now) && !self.wanted.load(Ordering::Acquire) {
@@ -250,7 +247,7 @@ impl IdentityManager {
 
     /// Lets the signer reissue the certificate, then presents it if the node still runs and has not
     /// changed its key or certificates in between.
-    fn renew_by_signer(&self, handle: &WeakHandle<NodeManager>) -> Result<Renewed, NodeError> {
+    fn renew_by_signer(&self, handle: &WeakHandle) -> Result<Renewed, NodeError> {
         let result = self.issue().map_err(NodeError::from).and_then(|issued| {
             let handle = handle.upgrade().ok_or(NodeError::Closed)?;
             let hold = handle.tasks.hold();
@@ -268,11 +265,7 @@ impl IdentityManager {
         result
     }
 
-    fn renew(
-        &self,
-        handle: &Handle<NodeManager>,
-        next: Option<KeyPair>,
-    ) -> Result<Renewed, NodeError> {
+    fn renew(&self, handle: &Handle, next: Option<KeyPair>) -> Result<Renewed, NodeError> {
         let of_the_certificate = next.is_none();
         let mut present = lock(&self.present);
         let result = self.renew_present(handle, &mut present, next, None);
@@ -284,7 +277,7 @@ impl IdentityManager {
 
     fn renew_present(
         &self,
-        handle: &Handle<NodeManager>,
+        handle: &Handle,
         present: &mut (KeyPair, Identity),
         next: Option<KeyPair>,
         issued: Option<Identity>,
@@ -343,7 +336,7 @@ impl IdentityManager {
 
     /// Handles a failed renewal. Its key is removed, unless the store may have changed its owner
     /// nevertheless, for example if the disk lost the answer.
-    fn give_up(&self, handle: &Handle<NodeManager>, new: NodeId, error: &NodeError) {
+    fn give_up(&self, handle: &Handle, new: NodeId, error: &NodeError) {
         let refused = matches!(error, NodeError::Request(_));
         let owner = if refused { None } else { owner(handle) };
         if !refused && !matches!(owner, Some(owner) if owner != Some(new)) {
@@ -383,19 +376,18 @@ fn retry_delay(attempts: u32) -> Duration {
 }
 
 /// Requests the core to present another identity, and waits for it.
-fn request(
-    handle: &Handle<NodeManager>,
-    key: KeyPair,
-    identity: Identity,
-) -> Result<(), NodeError> {
+fn request(handle: &Handle, key: KeyPair, identity: Identity) -> Result<(), NodeError> {
     let id = key.node_id();
     let (caller, answer) = oneshot::channel();
-    handle.command_blocking(Box::new(move |registry, cx, core| {
-        cx.keys.add(key);
-        // The core must validate the certificate by the clock that it was created with, which may
-        // have been set a moment ago.
-        core.handle_input(Input::WallClock(unix()), cx.now);
-        match core.request(Request::Renew { identity }, cx.now) {
+    handle.command_blocking(Box::new(move |registry, cx| {
+        let requested = cx.node.with(|node| {
+            node.add_key(key);
+            // The core must validate the certificate by the clock that it was created with, which
+            // may have been set a moment ago.
+            node.set_wall_clock(cx.now, unix());
+            node.request(cx.now, Request::Renew { identity })
+        });
+        match requested {
             Ok(id) => registry.wait(cx, id, caller),
             Err(error) => {
                 let _ = caller.send(Err(error.into()));
@@ -409,10 +401,12 @@ fn request(
         },
         Err(error) => {
             // The node continues under its present key, if it runs.
-            let _ = handle.command_blocking(Box::new(move |_, cx, core| {
-                if core.own_id() != id {
-                    cx.keys.remove(&id);
-                }
+            let _ = handle.command_blocking(Box::new(move |_, cx| {
+                cx.node.with(|node| {
+                    if node.manager().own_id() != id {
+                        node.remove_key(&id);
+                    }
+                });
             }));
             Err(error)
         }
@@ -420,10 +414,10 @@ fn request(
 }
 
 /// Returns the owner of the store, `Some(None)` if it has none. `None` if the store cannot be read.
-fn owner(handle: &Handle<NodeManager>) -> Option<Option<NodeId>> {
+fn owner(handle: &Handle) -> Option<Option<NodeId>> {
     let (done, rows) = oneshot::channel();
     handle
-        .command_blocking(Box::new(move |_, cx, _| cx.jobs.push_back(StoreJob::Load { done })))
+        .command_blocking(Box::new(move |_, cx| cx.jobs.push_back(StoreJob::Load { done })))
         .ok()?;
     let rows = rows
         .blocking_recv()

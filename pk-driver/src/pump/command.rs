@@ -11,7 +11,7 @@ use crate::metrics::DriverMetrics;
 use crate::pump::handle_registry::HandleRegistry;
 
 /// A call of the embedder. It runs on the pump's task and must not block.
-pub(crate) type Command<C> = Box<dyn FnOnce(&mut HandleRegistry, &mut Cx, &mut C) + Send>;
+pub(crate) type Command = Box<dyn FnOnce(&mut HandleRegistry, &mut Cx) + Send>;
 
 /// Status that can be read without a call into the pump.
 #[derive(Debug)]

@@ -2,13 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pk_proto::Event;
+use pk_proto::{Event, NodeManager};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::cx::Cx;
 use crate::error::NodeError;
 use crate::pump::command::{Command, SharedStatus};
-use crate::pump::core::Core;
 use crate::pump::handle_registry::HandleRegistry;
 use crate::system::tasks::TaskWatch;
 
@@ -42,37 +41,26 @@ impl EventSource {
 }
 
 /// Handle to a running pump. When the last clone is dropped, the pump stops its core and ends.
-#[derive(Debug)]
-pub(crate) struct Handle<C> {
-    commands: mpsc::Sender<Command<C>>,
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    commands: mpsc::Sender<Command>,
     pub(crate) events: EventSource,
     pub(crate) status: Arc<SharedStatus>,
     pub(crate) tasks: TaskWatch,
 }
 
-impl<C> Clone for Handle<C> {
-    fn clone(&self) -> Self {
-        Self {
-            commands: self.commands.clone(),
-            events: self.events.clone(),
-            status: Arc::clone(&self.status),
-            tasks: self.tasks.clone(),
-        }
-    }
-}
-
 /// Handle to a pump that does not keep it running.
 #[derive(Debug)]
-pub(crate) struct WeakHandle<C> {
-    commands: mpsc::WeakSender<Command<C>>,
+pub(crate) struct WeakHandle {
+    commands: mpsc::WeakSender<Command>,
     events: EventSource,
     status: Arc<SharedStatus>,
     tasks: TaskWatch,
 }
 
-impl<C> WeakHandle<C> {
+impl WeakHandle {
     /// Returns `None` if all [`Handle`]s were dropped.
-    pub(crate) fn upgrade(&self) -> Option<Handle<C>> {
+    pub(crate) fn upgrade(&self) -> Option<Handle> {
         Some(Handle {
             commands: self.commands.upgrade()?,
             events: self.events.clone(),
@@ -82,9 +70,9 @@ impl<C> WeakHandle<C> {
     }
 }
 
-impl<C> Handle<C> {
+impl Handle {
     pub(crate) fn new(
-        commands: mpsc::Sender<Command<C>>,
+        commands: mpsc::Sender<Command>,
         events: EventSource,
         status: Arc<SharedStatus>,
         tasks: TaskWatch,
@@ -93,7 +81,7 @@ impl<C> Handle<C> {
     }
 
     /// Returns a handle to the pump that does not keep it running.
-    pub(crate) fn downgrade(&self) -> WeakHandle<C> {
+    pub(crate) fn downgrade(&self) -> WeakHandle {
         WeakHandle {
             commands: self.commands.downgrade(),
             events: self.events.clone(),
@@ -103,29 +91,27 @@ impl<C> Handle<C> {
     }
 
     /// Like [`command`](Self::command), for threads outside of a runtime.
-    pub(crate) fn command_blocking(&self, command: Command<C>) -> Result<(), NodeError> {
+    pub(crate) fn command_blocking(&self, command: Command) -> Result<(), NodeError> {
         self.commands.blocking_send(command).map_err(|_| NodeError::Closed)
     }
-}
 
-impl<C: Core> Handle<C> {
     /// Reads from the core.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&C) -> T + Send + 'static,
+        question: impl FnOnce(&NodeManager) -> T + Send + 'static,
     ) -> Result<T, NodeError> {
-        self.call(move |_, _, core| question(core)).await
+        self.call(move |_, cx| cx.node.with(|node| question(node.manager()))).await
     }
 
     /// Runs a function on the pump's task and returns its result.
     pub(crate) async fn call<T: Send + 'static>(
         &self,
-        action: impl FnOnce(&mut HandleRegistry, &mut Cx, &mut C) -> T + Send + 'static,
+        action: impl FnOnce(&mut HandleRegistry, &mut Cx) -> T + Send + 'static,
     ) -> Result<T, NodeError> {
         let (done, answer) = oneshot::channel();
-        let command = move |registry: &mut HandleRegistry, cx: &mut Cx, core: &mut C| {
+        let command = move |registry: &mut HandleRegistry, cx: &mut Cx| {
             // Fails if the caller is gone.
-            let _ = done.send(action(registry, cx, core));
+            let _ = done.send(action(registry, cx));
         };
         self.command(Box::new(command)).await?;
         answer.await.map_err(|_| NodeError::Closed)
@@ -133,7 +119,7 @@ impl<C: Core> Handle<C> {
 
     /// Queues a command; waits for room in the queue and not for its execution. Fails if the pump
     /// has ended.
-    pub(crate) async fn command(&self, command: Command<C>) -> Result<(), NodeError> {
+    pub(crate) async fn command(&self, command: Command) -> Result<(), NodeError> {
         self.commands.send(command).await.map_err(|_| NodeError::Closed)
     }
 }

@@ -5,23 +5,18 @@
 //! a queue is full.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::fmt;
 use std::task::{Context, Waker};
 
 use pk_proto::claims::Claim;
-use pk_proto::{
-    DisconnectReason, Event, Failure, Input, LeaseId, Network, Opener, Reply, RequestId, StreamId,
-    code,
-};
+use pk_proto::{Event, Failure, LeaseId, Network, Opener, Reply, RequestId, code};
+use pk_quic::Opened;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::cx::{Cx, WakeSource};
 use crate::error::NodeError;
-use crate::pump::core::Core;
 use crate::stream::Stream;
 use crate::stream::accept::{AcceptQueue, NoPlace};
-use crate::stream::detached::DetachedStream;
 use crate::system::runtime::BoxFuture;
 
 /// Result of a request, with the handle that belongs to it.
@@ -52,11 +47,10 @@ pub(crate) struct HandleRegistry {
     /// Requests that are complete except for their stream, and streams whose request is not
     /// complete yet.
     awaiting_stream: HashMap<RequestId, (ResponseSender, Reply)>,
-    unclaimed_streams: HashMap<RequestId, Option<Stream>>,
+    unclaimed_streams: HashMap<RequestId, Stream>,
     /// Claims of the chains that are being read. The core limits them.
     claims: HashMap<RequestId, Vec<Claim>>,
     leases: HashMap<LeaseId, DropWatch<()>>,
-    streams: HashMap<StreamId, DropWatch<Infallible>>,
     acceptors: HashMap<String, Acceptor>,
     acceptor_names: HashMap<u64, String>,
     next_acceptor: u64,
@@ -101,18 +95,12 @@ impl HandleRegistry {
             unclaimed_streams: HashMap::new(),
             claims: HashMap::new(),
             leases: HashMap::new(),
-            streams: HashMap::new(),
             acceptors: HashMap::new(),
             acceptor_names: HashMap::new(),
             next_acceptor: 0,
             events,
             starter: Some(starter),
         }
-    }
-
-    /// Updates the counters.
-    pub(crate) fn count(&self, cx: &mut Cx) {
-        cx.metrics.streams_handed_over = self.streams.len() as u64;
     }
 
     // -- actions of the embedder
@@ -123,30 +111,21 @@ impl HandleRegistry {
     }
 
     /// Cancels a request if the embedder has dropped it.
-    pub(crate) fn poll_request(&mut self, cx: &Cx, core: &mut impl Core, id: RequestId) {
+    pub(crate) fn poll_request(&mut self, cx: &Cx, id: RequestId) {
         let Some(watch) = self.requests.get_mut(&id) else { return };
         if watch.is_dropped() {
             self.requests.remove(&id);
             self.claims.remove(&id);
-            core.cancel(id, cx.now);
+            cx.core(|core, now| core.cancel(id, now));
         }
     }
 
     /// Releases a lease if the embedder has dropped it.
-    pub(crate) fn poll_lease(&mut self, cx: &Cx, core: &mut impl Core, id: LeaseId) {
+    pub(crate) fn poll_lease(&mut self, cx: &Cx, id: LeaseId) {
         let Some(watch) = self.leases.get_mut(&id) else { return };
         if watch.is_dropped() {
             self.leases.remove(&id);
-            core.release(id, cx.now);
-        }
-    }
-
-    /// Removes a stream if the embedder has dropped or ended it.
-    pub(crate) fn poll_detached(&mut self, cx: &mut Cx, id: StreamId) {
-        let Some(watch) = self.streams.get_mut(&id) else { return };
-        if watch.is_dropped() {
-            self.streams.remove(&id);
-            cx.input(Input::StreamClosed { stream: id });
+            cx.core(|core, now| core.release(id, now));
         }
     }
 
@@ -168,11 +147,11 @@ impl HandleRegistry {
     }
 
     /// Removes an acceptor if the embedder has dropped it.
-    pub(crate) fn poll_acceptor(&mut self, cx: &Cx, core: &mut impl Core, id: u64) {
+    pub(crate) fn poll_acceptor(&mut self, cx: &Cx, id: u64) {
         let Some(name) = self.acceptor_names.get(&id) else { return };
         let Some(acceptor) = self.acceptors.get_mut(name) else { return };
         if acceptor.gone.as_mut().poll(&mut Context::from_waker(&acceptor.waker)).is_ready() {
-            core.refuse_protocol(name, cx.now);
+            cx.core(|core, now| core.refuse_protocol(name, now));
             self.acceptors.remove(name);
             self.acceptor_names.remove(&id);
         }
@@ -180,10 +159,10 @@ impl HandleRegistry {
 
     // -- events of the core
 
-    pub(crate) fn event(&mut self, cx: &mut Cx, core: &mut impl Core, event: Event) {
+    pub(crate) fn event(&mut self, cx: &Cx, event: Event) {
         match event {
             // Sent to its caller only, and never dropped: it is not part of the ring.
-            Event::Done { id, result } => self.done(cx, core, id, result),
+            Event::Done { id, result } => self.done(cx, id, result),
             Event::ChainData { id, claims } => {
                 if self.requests.contains_key(&id) {
                     self.claims.entry(id).or_default().extend(claims);
@@ -209,19 +188,13 @@ impl HandleRegistry {
         }
     }
 
-    fn done(
-        &mut self,
-        cx: &mut Cx,
-        core: &mut impl Core,
-        id: RequestId,
-        result: Result<Reply, Failure>,
-    ) {
+    fn done(&mut self, cx: &Cx, id: RequestId, result: Result<Reply, Failure>) {
         let unclaimed_streams = self.unclaimed_streams.remove(&id);
         let claims = self.claims.remove(&id).unwrap_or_default();
         let Some(watch) = self.requests.remove(&id) else {
             // The caller is gone: its lease is released, and a stream that arrived is dropped.
             if let Ok(Reply::AcquireConnection { lease, .. }) = result {
-                core.release(lease, cx.now);
+                cx.core(|core, now| core.release(lease, now));
             }
             return;
         };
@@ -247,30 +220,16 @@ impl HandleRegistry {
     }
 
     /// Delivers a stream that was handed over.
-    pub(crate) fn detached(&mut self, cx: &mut Cx, detached: DetachedStream) {
-        let DetachedStream { id, opener, mut stream } = detached;
-        match &mut stream {
-            Some((stream, _)) => {
-                let (end, token) = oneshot::channel();
-                self.streams.insert(id, DropWatch::new(cx, WakeSource::Detached(id), end));
-                stream.attach_guard(token);
-            }
-            None => cx.input(Input::StreamClosed { stream: id }),
-        }
-        match opener {
-            Opener::Us(request) => match self.awaiting_stream.remove(&request) {
-                Some((caller, reply)) => {
-                    respond_with_stream(caller, reply, stream.map(|(stream, _)| stream));
-                }
-                None => {
-                    drop(self.unclaimed_streams.insert(request, stream.map(|(stream, _)| stream)));
-                }
+    pub(crate) fn opened(&mut self, cx: &mut Cx, opened: Opened) {
+        let Opened { stream, node, protocol, opener, network, .. } = opened;
+        let stream = Stream::new(cx.node.clone(), stream, node, protocol);
+        match (opener, network) {
+            (Opener::Us(request), _) => match self.awaiting_stream.remove(&request) {
+                Some((caller, reply)) => respond_with_stream(caller, reply, stream),
+                None => drop(self.unclaimed_streams.insert(request, stream)),
             },
-            Opener::Peer => {
-                if let Some((stream, network)) = stream {
-                    self.offer(cx, stream, network);
-                }
-            }
+            (Opener::Peer, Some(network)) => self.offer(cx, stream, network),
+            (Opener::Peer, None) => {}
         }
     }
 
@@ -290,16 +249,8 @@ impl HandleRegistry {
     }
 }
 
-fn respond_with_stream(caller: ResponseSender, reply: Reply, stream: Option<Stream>) {
-    let answer = match stream {
-        Some(stream) => Ok(Response { stream: Some(stream), ..Response::new(reply) }),
-        // The connection ended before the reply; its reason was reported as an event.
-        None => Err(Failure::ConnectionLost(DisconnectReason::Transport(
-            "the stream ended at once".to_owned(),
-        ))
-        .into()),
-    };
-    let _ = caller.send(answer);
+fn respond_with_stream(caller: ResponseSender, reply: Reply, stream: Stream) {
+    let _ = caller.send(Ok(Response { stream: Some(stream), ..Response::new(reply) }));
 }
 
 impl fmt::Debug for HandleRegistry {
@@ -307,7 +258,6 @@ impl fmt::Debug for HandleRegistry {
         f.debug_struct("HandleRegistry")
             .field("requests", &self.requests.len())
             .field("leases", &self.leases.len())
-            .field("streams", &self.streams.len())
             .finish_non_exhaustive()
     }
 }

@@ -1,9 +1,10 @@
 //! The pump: one task per node that connects the core, the network, the store and the embedder.
 //!
 //! A turn (one `poll`):
-//! 1. serve the sources that woke up, in order, each up to its own budget and all up to
-//!    [`SOURCES`]: network, calls of the embedder, store, resolved names. Each input is passed to
-//!    the core at once, and all outputs are executed after it; nothing of that waits;
+//! 1. serve the sources that woke up, in order, each up to its own budget and all up to [`BUDGET`]:
+//!    network, calls of the embedder, store, resolved names. Each input is passed to the state
+//!    machine at once, and everything that it has to do and to send is done after it; nothing of
+//!    that waits;
 //! 2. only then read the clock *again*, and fire due timers, so that no answer that has already
 //!    arrived times out;
 //! 3. publish the status;
@@ -11,7 +12,6 @@
 //! 5. if the budget is used up, wake itself; otherwise sleep.
 
 pub(crate) mod command;
-pub(crate) mod core;
 pub(crate) mod handle;
 pub(crate) mod handle_registry;
 pub(crate) mod recording;
@@ -19,50 +19,50 @@ pub(crate) mod resolver;
 pub(crate) mod spawn;
 pub(crate) mod store_backend;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use pk_proto::cert::Certificate;
-use pk_proto::{EffectId, Event, Identity, Input, Instant, Output};
-use quinn::Runtime as _;
+use pk_proto::{Event, Instant, NodeManager};
+use pk_quic::{Effect, Poll as NodePoll, Response};
 use tokio::sync::mpsc;
 
 use crate::cx::{Cx, WakeSource};
+use crate::job::StoreJob;
 use crate::mdns::Mdns;
-use crate::net::Net;
+use crate::net::socket::Socket;
 use crate::pump::command::{CertificateCheck, Command, SharedStatus};
-use crate::pump::core::Core;
 use crate::pump::handle_registry::HandleRegistry;
 use crate::pump::recording::{INTERVAL, Recording};
 use crate::pump::resolver::Resolver;
 use crate::pump::store_backend::StoreBackend;
-use crate::system::runtime::{BoxFuture, Runtime};
+use crate::system::runtime::Runtime;
 use crate::system::tasks::Tasks;
 use pk_host::Clock;
 use pk_host::ClockWatch;
 
-/// Sources served in one turn. Each has its own limit, of at most 16 reads of 16 KiB.
-const SOURCES: usize = 128;
+/// Sources served in one turn; a read of the socket counts as [`READ_COST`] of them.
+const BUDGET: usize = 128;
+const READ_COST: usize = 16;
 
-/// Capacity of the input queue that is kept while the queue is empty.
-const INPUTS_KEPT: usize = 64;
+/// Capacity of the queue of reports that is kept while the queue is empty.
+const POLLS_KEPT: usize = 64;
 
 /// Calls of the embedder that are served before other sources.
 const COMMANDS: usize = 32;
 
 /// The components of a pump.
-pub(crate) struct Parts<C, R> {
-    pub(crate) core: C,
+pub(crate) struct Parts<R> {
     pub(crate) cx: Cx,
     pub(crate) clock: Clock,
-    pub(crate) net: Net,
+    pub(crate) socket: Socket,
     pub(crate) registry: HandleRegistry,
     pub(crate) store: StoreBackend,
     pub(crate) resolver: Resolver<R>,
     pub(crate) mdns: Mdns,
-    pub(crate) commands: mpsc::Receiver<Command<C>>,
+    pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) tasks: Tasks,
     pub(crate) status: Arc<SharedStatus>,
     pub(crate) certificate_check: Option<CertificateCheck>,
@@ -70,10 +70,12 @@ pub(crate) struct Parts<C, R> {
 }
 
 /// The pump of one node.
-pub(crate) struct Pump<C, R> {
-    parts: Parts<C, R>,
+pub(crate) struct Pump<R> {
+    parts: Parts<R>,
     commands_waker: Waker,
     timer: Option<Armed>,
+    /// What the state machine has reported and the pump has not executed yet.
+    polls: VecDeque<NodePoll>,
     phase: Phase,
     /// Wakes the pump when the wall clock is set. If its thread could not be spawned, that is
     /// noticed at the next turn.
@@ -89,18 +91,15 @@ struct Armed {
 enum Phase {
     Running,
     /// The core has stopped; connections are being closed.
-    Draining {
-        drained: BoxFuture<()>,
-        waker: Waker,
-    },
+    Draining,
     Over,
 }
 
-impl<C: Core, R: Runtime> Pump<C, R> {
-    pub(crate) fn new(mut parts: Parts<C, R>) -> Self {
+impl<R: Runtime> Pump<R> {
+    pub(crate) fn new(mut parts: Parts<R>) -> Self {
         let commands_waker = parts.cx.source(WakeSource::Commands);
-        let listening = parts.net.listening();
-        parts.cx.input(listening);
+        // What the state machine reports of its start.
+        parts.cx.source(WakeSource::Streams);
         parts.cx.deadlines.set(parts.cx.now, WakeSource::Certificate);
         if parts.recording.is_some() {
             parts.cx.deadlines.set(parts.cx.now + INTERVAL, WakeSource::Recording);
@@ -114,6 +113,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             parts,
             commands_waker,
             timer: None,
+            polls: VecDeque::new(),
             phase: Phase::Running,
             _clock_watch: clock_watch,
         }
@@ -122,11 +122,11 @@ impl<C: Core, R: Runtime> Pump<C, R> {
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.parts.cx.metrics.turns += 1;
         self.parts.cx.ready.awake();
-        let mut budget = SOURCES;
+        let mut budget = BUDGET;
         while budget > 0
             && let Some(key) = self.parts.cx.ready.pop()
         {
-            budget -= 1;
+            budget = budget.saturating_sub(if key == WakeSource::Socket { READ_COST } else { 1 });
             self.parts.cx.metrics.served += 1;
             self.parts.cx.now = self.parts.clock.now();
             self.serve(key);
@@ -137,7 +137,7 @@ impl<C: Core, R: Runtime> Pump<C, R> {
         if matches!(self.phase, Phase::Over) {
             self.record();
             self.parts.cx.ready.close();
-            self.parts.tasks.abort();
+            self.parts.cx.node.end();
             return Poll::Ready(());
         }
         self.arm(context);
@@ -150,32 +150,28 @@ impl<C: Core, R: Runtime> Pump<C, R> {
 
     /// Serves one source.
     fn serve(&mut self, key: WakeSource) {
-        let Parts { core, cx, net, registry, store, resolver, mdns, .. } = &mut self.parts;
+        let Parts { cx, socket, registry, store, resolver, mdns, .. } = &mut self.parts;
         match key {
-            WakeSource::Endpoint => {
-                if !net.poll_endpoint(cx) && matches!(self.phase, Phase::Running) {
-                    tracing::error!("the socket of the node has failed; the node stops");
-                    core.stop(cx.now);
+            WakeSource::Socket => {
+                if let Err(error) = socket.receive(cx) {
+                    tracing::error!(%error, "the socket of the node has failed; the node stops");
+                    cx.core(NodeManager::stop);
                 }
             }
-            WakeSource::Handshake(id) => net.poll_handshake(cx, id),
-            WakeSource::Dial(conn) => net.poll_dial(cx, conn),
-            WakeSource::Connection(conn) => net.poll_connection(cx, conn),
-            WakeSource::Stream(stream) => net.poll_stream(cx, stream),
-            WakeSource::Detached(stream) => registry.poll_detached(cx, stream),
-            WakeSource::Request(id) => registry.poll_request(cx, core, id),
-            WakeSource::Lease(id) => registry.poll_lease(cx, core, id),
-            WakeSource::Acceptor(id) => registry.poll_acceptor(cx, core, id),
+            WakeSource::Request(id) => registry.poll_request(cx, id),
+            WakeSource::Lease(id) => registry.poll_lease(cx, id),
+            WakeSource::Acceptor(id) => registry.poll_acceptor(cx, id),
             WakeSource::Resolve(id) => resolver.poll(cx, id),
             WakeSource::Store => store.poll(cx),
             WakeSource::Mdns => mdns.poll(cx),
             WakeSource::Commands => self.commands(),
-            WakeSource::Drained => self.poll_drained(),
+            // What follows is done after every source.
+            WakeSource::Streams | WakeSource::Writable => {}
             // These have only a deadline.
             WakeSource::Certificate
             | WakeSource::Recording
             | WakeSource::Browse(_)
-            | WakeSource::Liveness(_) => {}
+            | WakeSource::Drained => {}
             // Every turn compares the clocks.
             WakeSource::Clock => {}
         }
@@ -187,106 +183,84 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             match self.parts.commands.poll_recv(&mut context) {
                 Poll::Pending => return,
                 Poll::Ready(Some(command)) => {
-                    let Parts { core, cx, registry, .. } = &mut self.parts;
-                    command(registry, cx, core);
+                    let Parts { cx, registry, .. } = &mut self.parts;
+                    command(registry, cx);
                 }
                 // All handles are dropped: nothing can use the node or wait for it.
-                Poll::Ready(None) => return self.parts.core.stop(self.parts.cx.now),
+                Poll::Ready(None) => return self.parts.cx.core(NodeManager::stop),
             }
         }
         self.commands_waker.wake_by_ref();
     }
 
-    /// Delivers all queued inputs to the core and executes all its outputs until both queues are
-    /// empty.
+    /// Delivers all completions to the state machine, executes everything that it reports, and sends
+    /// what it has to send, until there is nothing.
     fn settle(&mut self) {
         loop {
-            let Parts { core, cx, registry, store, .. } = &mut self.parts;
-            while let Some(input) = cx.inputs.pop_front() {
-                core.handle_input(input, cx.now);
-            }
-            while let Some(detached) = cx.detached.pop_front() {
-                registry.detached(cx, detached);
+            let Parts { cx, store, socket, .. } = &mut self.parts;
+            while let Some(answer) = cx.answers.pop_front() {
+                cx.node.with(|node| node.answer(cx.now, answer));
             }
             while let Some(job) = cx.jobs.pop_front() {
                 store.begin(cx, job);
             }
-            match core.poll_output() {
-                Some(output) => self.execute(output),
-                None if cx.inputs.is_empty() => {
-                    // Release the memory of a burst; the queue is usually short.
-                    if cx.inputs.capacity() > INPUTS_KEPT {
-                        cx.inputs.shrink_to(INPUTS_KEPT);
-                    }
-                    return;
-                }
-                None => {}
+            cx.node.take_polls(&mut self.polls);
+            if self.polls.is_empty() && cx.answers.is_empty() && !socket.transmit(cx) {
+                break;
             }
+            while let Some(poll) = self.polls.pop_front() {
+                self.execute(poll);
+            }
+        }
+        // Release the memory of a burst; the queue is usually short.
+        if self.polls.capacity() > POLLS_KEPT {
+            self.polls.shrink_to(POLLS_KEPT);
         }
     }
 
-    /// Executes one output. Never blocks.
-    fn execute(&mut self, output: Output) {
-        let Parts { cx, net, store, resolver, mdns, .. } = &mut self.parts;
-        match output {
-            Output::Dial { conn, addr, expect, deadline } => {
-                net.dial(cx, conn, addr, expect, deadline);
-            }
-            Output::CancelDial { conn } => net.cancel_dial(cx, conn),
-            Output::CloseConnection { conn, code, reason } => {
-                net.close_connection(conn, code, &reason);
-            }
-            Output::OpenStream { conn, stream } => net.open_stream(cx, conn, stream),
-            Output::SendStream { stream, bytes, fin } => net.send_stream(stream, bytes, fin),
-            Output::ResetStream { stream, code } => net.reset_stream(stream, code),
-            Output::StopStream { stream, code } => net.stop_stream(stream, code),
-            Output::ReadCredit { stream, bytes } => net.credit(stream, bytes),
-            Output::DetachStream { stream, node, protocol, opener, unread, .. } => {
-                net.detach(cx, stream, node, protocol, opener, unread);
-            }
-            Output::Sign { id, key, bytes } => {
-                cx.metrics.signatures += 1;
-                let result = cx.keys.sign(&key, &bytes);
-                cx.input(Input::Signed { id, result });
-            }
-            Output::Persist { id, ops, durable } => {
-                cx.metrics.writes_begun += 1;
-                store.apply(cx, id, ops, durable);
-            }
-            Output::Load { id, range, max_bytes } => store.range(cx, id, range, max_bytes),
-            Output::Resolve { id, name, port } => resolver.begin(cx, id, &name, port),
-            Output::Browse { id, node, deadline } => mdns.browse(cx, id, node, deadline),
-            Output::CancelBrowse { id } => mdns.end_browse(cx, id),
-            Output::Advertise { node, port } => mdns.advertise(cx, node, port),
-            Output::ReplaceIdentity { id, identity } => self.replace_identity(id, &identity),
-            Output::Punch { addr, bytes } => net.punch(cx, addr, &bytes),
-            Output::Event(event) => {
+    /// Executes one report of the state machine. Never blocks.
+    fn execute(&mut self, poll: NodePoll) {
+        let Parts { cx, registry, status, .. } = &mut self.parts;
+        match poll {
+            NodePoll::Effect(effect) => self.effect(effect),
+            NodePoll::Opened(opened) => registry.opened(cx, opened),
+            NodePoll::Event(event) => {
                 // The identity is updated before the event is sent.
                 if let Event::IdentityRenewed { new, .. } = event {
-                    self.parts.status.read().own_id = new;
+                    status.read().own_id = new;
                 }
-                let Parts { core, cx, registry, .. } = &mut self.parts;
                 let stopped = matches!(event, Event::Stopped);
-                registry.event(cx, core, event);
+                registry.event(cx, event);
                 if stopped {
                     self.drain();
                 }
             }
+            // The streams were informed.
+            NodePoll::Readable(_)
+            | NodePoll::Writable(_)
+            | NodePoll::Delivered { .. }
+            | NodePoll::Lost { .. } => {}
         }
     }
 
-    fn replace_identity(&mut self, id: EffectId, identity: &Identity) {
-        let Parts { cx, net, .. } = &mut self.parts;
-        let mut replace = || {
-            let newest = identity.chain.first().ok_or("an identity without a certificate")?;
-            let newest = Certificate::parse(newest).map_err(|fault| fault.to_string())?;
-            let key = cx.keys.get(&newest.node_id());
-            let key = key.ok_or_else(|| format!("no private key of {}", newest.node_id()))?;
-            net.replace_identity(cx, identity, key);
-            Ok(())
-        };
-        let result = replace();
-        cx.input(Input::IdentityReplaced { id, result });
+    /// Executes one effect. Never blocks.
+    fn effect(&mut self, effect: Effect) {
+        let Parts { cx, store, resolver, mdns, .. } = &mut self.parts;
+        match effect {
+            Effect::Sign { id, key, .. } => {
+                let result = Err(format!("no private key of {key}"));
+                cx.answer(Response::Signed { id, result });
+            }
+            Effect::Persist { .. } => {
+                cx.metrics.writes_begun += 1;
+                store.begin(cx, StoreJob::Effect(effect));
+            }
+            Effect::Load { .. } => store.begin(cx, StoreJob::Effect(effect)),
+            Effect::Resolve { id, name, port } => resolver.begin(cx, id, &name, port),
+            Effect::Browse { id, node, deadline } => mdns.browse(cx, id, node, deadline),
+            Effect::CancelBrowse { id } => mdns.end_browse(cx, id),
+            Effect::Advertise { node, port } => mdns.advertise(cx, node, port),
+        }
     }
 
     /// Fires due timers.
@@ -294,17 +268,15 @@ impl<C: Core, R: Runtime> Pump<C, R> {
         let now = self.parts.clock.now();
         self.parts.cx.now = now;
         if let Some(unix) = self.parts.clock.drift(now) {
-            self.parts.cx.metrics.clock_corrections += 1;
-            self.parts.cx.input(Input::WallClock(unix));
+            let cx = &mut self.parts.cx;
+            cx.metrics.clock_corrections += 1;
+            cx.node.with(|node| node.set_wall_clock(now, unix));
             // The certificate may be expired or not valid yet.
-            self.parts.cx.deadlines.set(now, WakeSource::Certificate);
+            cx.deadlines.set(now, WakeSource::Certificate);
         }
         while let Some(key) = self.parts.cx.deadlines.pop_due(now) {
-            let Parts { cx, net, resolver, mdns, .. } = &mut self.parts;
+            let Parts { cx, resolver, mdns, .. } = &mut self.parts;
             match key {
-                WakeSource::Dial(conn) => net.dial_due(cx, conn),
-                WakeSource::Handshake(id) => net.handshake_timed_out(cx, id),
-                WakeSource::Liveness(conn) => net.look_due(cx, conn),
                 WakeSource::Resolve(id) => resolver.timed_out(cx, id),
                 WakeSource::Browse(id) => mdns.end_browse(cx, id),
                 WakeSource::Mdns => mdns.resume(cx),
@@ -316,9 +288,18 @@ impl<C: Core, R: Runtime> Pump<C, R> {
             }
         }
         self.settle();
-        if self.parts.core.poll_timeout().is_some_and(|at| at <= now) {
-            self.parts.core.handle_timeout(now);
+        let is_due = self.parts.cx.node.with(|node| {
+            let is_due = node.poll_timeout().is_some_and(|at| at <= now);
+            if is_due {
+                node.handle_timeout(now);
+            }
+            is_due
+        });
+        if is_due {
             self.settle();
+        }
+        if matches!(self.phase, Phase::Draining) && self.parts.cx.node.with(|node| node.is_over()) {
+            self.phase = Phase::Over;
         }
     }
 
@@ -332,9 +313,9 @@ impl<C: Core, R: Runtime> Pump<C, R> {
 
     /// Writes what was recorded since the last call.
     fn record(&mut self) {
-        let Parts { core, cx, recording, .. } = &mut self.parts;
+        let Parts { cx, recording, .. } = &mut self.parts;
         let Some(under_way) = recording else { return };
-        if under_way.take(core.take_recording()) {
+        if under_way.take(cx.core(|core, _| core.take_recording())) {
             cx.deadlines.set(cx.now + INTERVAL, WakeSource::Recording);
         } else {
             *recording = None;
@@ -342,18 +323,22 @@ impl<C: Core, R: Runtime> Pump<C, R> {
     }
 
     fn publish(&mut self) {
-        let Parts { core, cx, net, registry, status, .. } = &mut self.parts;
-        net.count(cx);
-        registry.count(cx);
+        let Parts { cx, status, .. } = &mut self.parts;
+        let own_id = cx.node.with(|node| {
+            cx.metrics.signatures = node.signatures();
+            cx.metrics.add_transport(&node.transport().metrics());
+            node.manager().own_id()
+        });
         let mut view = status.read();
-        view.own_id = core.own_id();
+        view.own_id = own_id;
         view.metrics = cx.metrics;
     }
 
     /// Sets the timer to the earliest deadline, or clears it.
     fn arm(&mut self, context: &mut Context<'_>) {
-        let Parts { core, cx, tasks, .. } = &self.parts;
-        let next = [core.poll_timeout(), cx.deadlines.next()].into_iter().flatten().min();
+        let Parts { cx, tasks, .. } = &self.parts;
+        let of_node = cx.node.with(|node| node.poll_timeout());
+        let next = [of_node, cx.deadlines.next()].into_iter().flatten().min();
         let Some(at) = next else {
             self.timer = None;
             return;
@@ -380,23 +365,14 @@ impl<C: Core, R: Runtime> Pump<C, R> {
     // -- shutdown
 
     fn drain(&mut self) {
-        let Parts { cx, net, mdns, tasks, .. } = &mut self.parts;
+        let Parts { cx, mdns, tasks, .. } = &mut self.parts;
         mdns.close(tasks);
-        let waker = cx.source(WakeSource::Drained);
         cx.deadlines.set(cx.now + cx.config.drain_timeout, WakeSource::Drained);
-        self.phase = Phase::Draining { drained: net.close(), waker };
-    }
-
-    fn poll_drained(&mut self) {
-        if let Phase::Draining { drained, waker } = &mut self.phase
-            && drained.as_mut().poll(&mut Context::from_waker(waker)).is_ready()
-        {
-            self.phase = Phase::Over;
-        }
+        self.phase = Phase::Draining;
     }
 }
 
-impl<C: Core, R: Runtime> Future for Pump<C, R> {
+impl<R: Runtime> Future for Pump<R> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -404,14 +380,15 @@ impl<C: Core, R: Runtime> Future for Pump<C, R> {
     }
 }
 
-impl<C, R> Drop for Pump<C, R> {
+impl<R> Drop for Pump<R> {
     fn drop(&mut self) {
         // Also if the runtime drops the pump early.
         self.parts.cx.ready.close();
+        self.parts.cx.node.end();
     }
 }
 
-impl<C, R> fmt::Debug for Pump<C, R> {
+impl<R> fmt::Debug for Pump<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pump")
             .field("cx", &self.parts.cx)

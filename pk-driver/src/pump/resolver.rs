@@ -6,7 +6,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 
-use pk_proto::{EffectId, Hostname, Input, Instant};
+use pk_proto::{EffectId, Hostname, Instant};
+use pk_quic::Response;
 
 use crate::cx::{Cx, WakeSource};
 use crate::system::runtime::{BoxFuture, Runtime};
@@ -56,7 +57,7 @@ impl<R: Runtime> Resolver<R> {
         let Some(lookup) = self.lookups.remove(&id) else { return };
         cx.deadlines.cancel(lookup.deadline, WakeSource::Resolve(id));
         cx.metrics.resolutions_failed += u64::from(result.is_err());
-        cx.input(Input::Resolved { id, result: result.map(bounded) });
+        cx.answer(Response::Resolved { id, result: result.map(bounded) });
     }
 }
 

@@ -1,40 +1,37 @@
 //! Construction of a pump.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant as StdInstant;
 
-use pk_proto::{Identity, Instant, UnixMillis};
-use quinn::Runtime as _;
+use pk_quic::{Node, NodeError as CoreError, NodeSetup, TransportError};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::config::DriverConfig;
-use crate::cx::Cx;
+use crate::config::{DriverConfig, DriverConfigError};
+use crate::cx::ready::ReadyQueue;
+use crate::cx::{Cx, WakeSource};
 use crate::error::StartError;
 use crate::mdns::Mdns;
-use crate::net::Net;
+use crate::net::socket::{Bound, Socket};
 use crate::pump::command::{CertificateCheck, SharedStatus};
-use crate::pump::core::Core;
 use crate::pump::handle::{EventSource, Handle, WeakHandle};
 use crate::pump::handle_registry::HandleRegistry;
 use crate::pump::recording::{Record, Recording};
 use crate::pump::resolver::Resolver;
 use crate::pump::store_backend::StoreBackend;
 use crate::pump::{Parts, Pump};
+use crate::stream::shared::SharedNode;
 use crate::system::runtime::Runtime;
 use crate::system::tasks::Tasks;
 use pk_host::Clock;
-use pk_host::KeyPair;
+use pk_host::HostState;
 use pk_host::Store;
-use pk_host::TransportSecret;
+use std::net::SocketAddr;
 
-/// The parts of a pump beside its core. All of them have been validated.
+/// The parts of a pump. All of them have been validated.
 pub(crate) struct PumpConfig {
-    pub(crate) key: KeyPair,
-    pub(crate) identity: Identity,
-    pub(crate) transport_secret: TransportSecret,
+    pub(crate) host: HostState,
+    pub(crate) core: pk_proto::Config,
     pub(crate) listen: SocketAddr,
-    /// Maximum number of open streams that a peer may have on one connection.
-    pub(crate) streams: usize,
     pub(crate) driver: DriverConfig,
     pub(crate) store: Box<dyn Store>,
     pub(crate) record: Option<Record>,
@@ -43,23 +40,31 @@ pub(crate) struct PumpConfig {
 /// Starts a pump. The receiver resolves when its core is ready, or fails when the pump has ended.
 ///
 /// On an error nothing is left running.
-pub(crate) fn spawn_pump<C: Core, R: Runtime>(
+pub(crate) fn spawn_pump<R: Runtime>(
     runtime: R,
     config: PumpConfig,
-    core: impl FnOnce(Instant, UnixMillis) -> Result<C, pk_proto::StartError>,
-    certificate_check: impl FnOnce(WeakHandle<C>) -> Option<CertificateCheck>,
-) -> Result<(Handle<C>, oneshot::Receiver<()>), StartError> {
-    let PumpConfig { key, identity, transport_secret, listen, streams, driver, store, record } =
-        config;
+    certificate_check: impl FnOnce(WeakHandle) -> Option<CertificateCheck>,
+) -> Result<(Handle, oneshot::Receiver<()>), StartError> {
+    let PumpConfig { host, core, listen, driver, store, record } = config;
     let clock = Clock::new();
     let now = clock.now();
-    let core = core(now, clock.unix())?;
     let tasks = Tasks::new(runtime.quinn());
+    let bound =
+        Bound::new(listen, &tasks).map_err(|source| StartError::Bind { addr: listen, source })?;
+    let mut setup = NodeSetup::new(host, bound.addr(), StdInstant::now(), now, clock.unix());
+    setup.config = core;
+    setup.transport = driver.transport.clone();
+    setup.transport.mtu_discovery &= !bound.may_fragment();
+    setup.record = record.as_ref().map(Record::buffer);
+    let node = Node::new(setup).map_err(start_error)?;
+    let (own_id, addr) = (node.manager().own_id(), node.transport().bound());
+
     let (commands, todo) = mpsc::channel(driver.command_limit);
     let (events, first) = broadcast::channel(driver.event_limit);
     let (starter, ready) = oneshot::channel();
-    let mut cx = Cx::new(driver, now);
-    let net = Net::bind(&mut cx, listen, &identity, &key, &transport_secret, streams, &tasks)?;
+    let sources = ReadyQueue::new();
+    let node = SharedNode::new(node, clock.clone(), sources.waker(WakeSource::Streams));
+    let cx = Cx::new(driver, node, sources, now);
     let recording = match record {
         Some(Record::File { path, limit }) => match Recording::begin(&path, limit, &tasks) {
             Ok(recording) => Some(recording),
@@ -69,20 +74,17 @@ pub(crate) fn spawn_pump<C: Core, R: Runtime>(
     };
     // Last, so that a failure leaves no thread that still closes the store.
     let store = StoreBackend::new(&cx, store, &tasks).map_err(StartError::Thread)?;
-    cx.keys.add(key);
-    let mdns = Mdns::new(net.bound());
-    let status = SharedStatus::new(core.own_id(), net.bound());
+    let status = SharedStatus::new(own_id, addr);
     let source = EventSource::new(events.downgrade(), first);
     let handle = Handle::new(commands, source, Arc::clone(&status), tasks.watch());
     let pump = Pump::new(Parts {
-        core,
+        socket: Socket::new(&cx, bound),
         cx,
         clock,
-        net,
         registry: HandleRegistry::new(events, starter),
         store,
         resolver: Resolver::new(runtime),
-        mdns,
+        mdns: Mdns::new(addr),
         commands: todo,
         tasks: tasks.clone(),
         status,
@@ -91,4 +93,14 @@ pub(crate) fn spawn_pump<C: Core, R: Runtime>(
     });
     tasks.spawn(Box::pin(pump));
     Ok((handle, ready))
+}
+
+fn start_error(error: CoreError) -> StartError {
+    match error {
+        CoreError::Core(error) => StartError::Core(error),
+        CoreError::Transport(TransportError::Settings(error)) => {
+            StartError::Driver(DriverConfigError::Transport(error))
+        }
+        error => StartError::Tls(error.to_string()),
+    }
 }

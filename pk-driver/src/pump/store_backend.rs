@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pk_proto::{EffectId, Input, StoreOp, StoreRange};
+use pk_quic::Response;
 use tokio::sync::mpsc;
 
 use crate::cx::{Cx, WakeSource};
@@ -21,7 +21,7 @@ pub(crate) enum StoreBackend {
     Inline(Box<dyn Store>),
     Threaded {
         jobs: std_mpsc::Sender<StoreJob>,
-        answers: mpsc::UnboundedReceiver<Input>,
+        answers: mpsc::UnboundedReceiver<Response>,
         waker: Waker,
     },
 }
@@ -43,14 +43,6 @@ impl StoreBackend {
         };
         thread::Builder::new().name("pk-store".to_owned()).spawn(work)?;
         Ok(Self::Threaded { jobs, answers, waker: cx.source(WakeSource::Store) })
-    }
-
-    pub(crate) fn apply(&mut self, cx: &mut Cx, id: EffectId, ops: Vec<StoreOp>, durable: bool) {
-        self.begin(cx, StoreJob::Apply { id, ops, durable });
-    }
-
-    pub(crate) fn range(&mut self, cx: &mut Cx, id: EffectId, range: StoreRange, max_bytes: u64) {
-        self.begin(cx, StoreJob::Range { id, range, max_bytes });
     }
 
     pub(crate) fn begin(&mut self, cx: &mut Cx, job: StoreJob) {
@@ -76,8 +68,8 @@ impl StoreBackend {
     }
 }
 
-fn tell(cx: &mut Cx, answer: Input) {
-    if let Input::Persisted { result, .. } = &answer {
+fn tell(cx: &mut Cx, answer: Response) {
+    if let Response::Persisted { result, .. } = &answer {
         match result {
             Ok(()) => cx.metrics.writes += 1,
             Err(error) => {
@@ -86,13 +78,13 @@ fn tell(cx: &mut Cx, answer: Input) {
             }
         }
     }
-    cx.input(answer);
+    cx.answer(answer);
 }
 
 fn work(
     mut store: Box<dyn Store>,
     todo: &std_mpsc::Receiver<StoreJob>,
-    done: &mpsc::UnboundedSender<Input>,
+    done: &mpsc::UnboundedSender<Response>,
     sync_delay: Duration,
 ) {
     // Time at which to make non-durable transactions durable.
@@ -108,8 +100,8 @@ fn work(
                 let durable = job.durable();
                 let answer = job.run(store.as_mut());
                 match (durable, &answer) {
-                    (Some(true), Some(Input::Persisted { result: Ok(()), .. })) => sync = None,
-                    (Some(false), Some(Input::Persisted { result: Ok(()), .. })) => {
+                    (Some(true), Some(Response::Persisted { result: Ok(()), .. })) => sync = None,
+                    (Some(false), Some(Response::Persisted { result: Ok(()), .. })) => {
                         sync.get_or_insert_with(|| Instant::now() + sync_delay);
                     }
                     _ => {}

@@ -1,26 +1,18 @@
 //! Streams of application protocols.
 
 pub(crate) mod accept;
-pub(crate) mod detached;
-pub(crate) mod usage;
+pub(crate) mod shared;
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
-use pk_host::unix;
-use pk_proto::NodeId;
-use pk_quic::reasons::{disconnect_reason, varint};
+use bytes::Bytes;
+use pk_proto::{NodeId, StreamId};
 use pk_quic::{RecvEnd, SendEnd, StreamError};
-use quinn::{ReadError, RecvStream, SendStream, WriteError};
-use tokio::sync::oneshot;
 
-use self::usage::Usage;
-use crate::system::runtime::poll_once;
+use self::shared::SharedNode;
 
 /// A bidirectional stream of an application protocol, with an authenticated node.
 ///
@@ -29,40 +21,26 @@ use crate::system::runtime::poll_once;
 /// [`stop`](Self::stop). **Dropping the stream aborts directions that have not ended**, by reset
 /// and stop with code 0. Call `finish` to have all data delivered.
 ///
-/// The connection counts as used until both directions have ended or the stream is dropped. A
-/// stream that outlives its node keeps the node's socket open.
+/// The connection counts as used until both directions have ended or the stream is dropped; a
+/// finished direction has ended when the peer has acknowledged it. Streams that outlive their node
+/// end with [`StreamError::ConnectionLost`].
 ///
 /// Also implements [`tokio::io::AsyncRead`] and [`AsyncWrite`](tokio::io::AsyncWrite), and their
 /// counterparts in `futures-io`; closing it there calls [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct Stream {
+    shared: SharedNode,
+    id: StreamId,
     node: NodeId,
     protocol: String,
-    send: Result<SendStream, SendEnd>,
-    recv: Result<RecvStream, RecvEnd>,
-    /// Data that was received before the stream was handed over.
-    unread: Bytes,
-    usage: Arc<Usage>,
-    /// Dropped at the end of the stream, which informs the pump.
-    token: Option<oneshot::Receiver<Infallible>>,
+    send: Result<(), SendEnd>,
+    recv: Result<(), RecvEnd>,
 }
 
 impl Stream {
-    pub(crate) fn new(
-        node: NodeId,
-        protocol: String,
-        send: Result<SendStream, SendEnd>,
-        recv: Result<RecvStream, RecvEnd>,
-        unread: Bytes,
-        usage: Arc<Usage>,
-    ) -> Self {
-        Self { node, protocol, send, recv, unread, usage, token: None }
-    }
-
-    /// Attaches the stream to the pump.
-    pub(crate) fn attach_guard(&mut self, token: oneshot::Receiver<Infallible>) {
-        self.token = Some(token);
-        self.untie_if_over();
+    /// Returns the handle of a stream that the state machine has handed over.
+    pub(crate) fn new(shared: SharedNode, id: StreamId, node: NodeId, protocol: String) -> Self {
+        Self { shared, id, node, protocol, send: Ok(()), recv: Ok(()) }
     }
 
     /// Returns the peer.
@@ -149,52 +127,40 @@ impl Stream {
     ///
     /// The sending direction has already ended, locally or by the peer.
     pub fn finish(&mut self) -> Result<(), StreamError> {
-        let stream = self.send.as_mut().map_err(|end| send_error(*end))?;
-        let _ = stream.finish();
-        self.end_send(SendEnd::Finished);
-        self.usage.used();
+        self.send.map_err(send_error)?;
+        self.shared.use_stream(|node, now| node.finish(now, self.id));
+        self.send = Err(SendEnd::Finished);
         Ok(())
     }
 
     /// Resets the sending direction: data that has not arrived may never arrive. Has no effect if
     /// the direction has ended.
     pub fn reset(&mut self, code: u64) {
-        if let Ok(stream) = &mut self.send {
-            let _ = stream.reset(varint(code));
-            self.end_send(SendEnd::Ours(code));
+        if self.send.is_ok() {
+            self.shared.use_stream(|node, now| node.reset(now, self.id, code));
+            self.send = Err(SendEnd::Ours(code));
         }
     }
 
     /// Stops the receiving direction: nothing more is read. Has no effect if the direction has
     /// ended.
     pub fn stop(&mut self, code: u64) {
-        self.unread = Bytes::new();
-        if let Ok(stream) = &mut self.recv {
-            let _ = stream.stop(varint(code));
-            self.end_recv(RecvEnd::Ours(code));
+        if self.recv.is_ok() {
+            self.shared.use_stream(|node, now| node.stop_stream(now, self.id, code));
+            self.recv = Err(RecvEnd::Ours(code));
         }
     }
 
     /// Waits until the peer has acknowledged all data and the end, after [`finish`](Self::finish).
     ///
-    /// Consumes the stream, which ends with this call, also if the future is dropped.
+    /// Consumes the stream. If the future is dropped, the data is delivered nevertheless.
     ///
     /// # Errors
     ///
     /// Those of [`write`](Self::write).
     pub async fn finish_and_wait(mut self) -> Result<(), StreamError> {
-        let stream = self.send.as_mut().map_err(|end| send_error(*end))?;
-        let _ = stream.finish();
-        self.usage.used();
-        match stream.stopped().await {
-            Ok(None) => {
-                self.end_send(SendEnd::Finished);
-                Ok(())
-            }
-            Ok(Some(code)) => Err(StreamError::Stopped(code.into_inner())),
-            Err(quinn::StoppedError::ConnectionLost(error)) => Err(lost(&error)),
-            Err(quinn::StoppedError::ZeroRttRejected) => Err(StreamError::Ended),
-        }
+        self.finish()?;
+        poll_fn(|cx| self.shared.poll_delivered(self.id, cx)).await
     }
 
     // -- the same as polls, for both families of traits
@@ -204,26 +170,14 @@ impl Stream {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<Result<usize, StreamError>> {
-        if !self.unread.is_empty() {
-            let len = self.unread.len().min(buf.len());
-            self.unread.copy_to_slice(buf.get_mut(..len).unwrap_or_default());
-            return Poll::Ready(Ok(len));
+        if buf.is_empty() {
+            return Poll::Ready(self.recv.or_else(read_end).map(|()| 0));
         }
-        let stream = match &mut self.recv {
-            Ok(stream) => stream,
-            Err(end) => return Poll::Ready(read_end(*end).map(|()| 0)),
-        };
-        match ready!(stream.poll_read(cx, buf)) {
-            Ok(0) if !buf.is_empty() => {
-                self.end_recv(RecvEnd::Finished);
-                Poll::Ready(Ok(0))
-            }
-            Ok(len) => {
-                self.usage.used();
-                Poll::Ready(Ok(len))
-            }
-            Err(error) => Poll::Ready(Err(self.read_failed(error))),
+        let bytes = ready!(self.poll_read_chunk(cx, buf.len()))?.unwrap_or_default();
+        if let Some(buf) = buf.get_mut(..bytes.len()) {
+            buf.copy_from_slice(&bytes);
         }
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_read_chunk(
@@ -231,24 +185,18 @@ impl Stream {
         cx: &mut Context<'_>,
         max: usize,
     ) -> Poll<Result<Option<Bytes>, StreamError>> {
-        if !self.unread.is_empty() {
-            return Poll::Ready(Ok(Some(self.unread.split_to(self.unread.len().min(max)))));
+        if let Err(end) = self.recv {
+            return Poll::Ready(read_end(end).map(|()| None));
         }
-        let stream = match &mut self.recv {
-            Ok(stream) => stream,
-            Err(end) => return Poll::Ready(read_end(*end).map(|()| None)),
-        };
-        match ready!(poll_once(cx, stream.read_chunk(max, true))) {
-            Ok(Some(chunk)) => {
-                self.usage.used();
-                Poll::Ready(Ok(Some(chunk.bytes)))
-            }
-            Ok(None) => {
-                self.end_recv(RecvEnd::Finished);
-                Poll::Ready(Ok(None))
-            }
-            Err(error) => Poll::Ready(Err(self.read_failed(error))),
+        let read = ready!(self.shared.poll_read(self.id, max, cx));
+        match read {
+            Ok(Some(_)) | Err(StreamError::ConnectionLost(_)) => {}
+            Ok(None) => self.recv = Err(RecvEnd::Finished),
+            // The first end counts.
+            Err(StreamError::Reset(code)) => self.recv = Err(RecvEnd::Reset(code)),
+            Err(_) => self.recv = Err(RecvEnd::Ours(0)),
         }
+        Poll::Ready(read)
     }
 
     fn poll_write(
@@ -256,60 +204,14 @@ impl Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<Result<usize, StreamError>> {
-        let stream = match &mut self.send {
-            Ok(stream) => stream,
-            Err(end) => return Poll::Ready(Err(send_error(*end))),
-        };
-        match ready!(Pin::new(&mut *stream).poll_write(cx, bytes)) {
-            Ok(len) => {
-                self.usage.used();
-                Poll::Ready(Ok(len))
-            }
-            Err(WriteError::Stopped(code)) => {
-                let _ = stream.reset(code);
-                self.end_send(SendEnd::Stopped(code.into_inner()));
-                Poll::Ready(Err(StreamError::Stopped(code.into_inner())))
-            }
-            Err(WriteError::ConnectionLost(error)) => Poll::Ready(Err(lost(&error))),
-            Err(WriteError::ClosedStream | WriteError::ZeroRttRejected) => {
-                self.end_send(SendEnd::Finished);
-                Poll::Ready(Err(StreamError::Ended))
-            }
+        self.send.map_err(send_error)?;
+        let written = ready!(self.shared.poll_write(self.id, bytes, cx));
+        match written {
+            Ok(_) | Err(StreamError::ConnectionLost(_)) => {}
+            Err(StreamError::Stopped(code)) => self.send = Err(SendEnd::Stopped(code)),
+            Err(_) => self.send = Err(SendEnd::Ours(0)),
         }
-    }
-
-    fn read_failed(&mut self, error: ReadError) -> StreamError {
-        match error {
-            ReadError::Reset(code) => {
-                // The first end counts: after a reset quinn would report that the stream was
-                // finished.
-                self.end_recv(RecvEnd::Reset(code.into_inner()));
-                StreamError::Reset(code.into_inner())
-            }
-            ReadError::ConnectionLost(error) => lost(&error),
-            ReadError::ClosedStream
-            | ReadError::IllegalOrderedRead
-            | ReadError::ZeroRttRejected => {
-                self.end_recv(RecvEnd::Finished);
-                StreamError::Ended
-            }
-        }
-    }
-
-    fn end_send(&mut self, end: SendEnd) {
-        self.send = Err(end);
-        self.untie_if_over();
-    }
-
-    fn end_recv(&mut self, end: RecvEnd) {
-        self.recv = Err(end);
-        self.untie_if_over();
-    }
-
-    fn untie_if_over(&mut self) {
-        if self.send.is_err() && self.recv.is_err() {
-            self.token = None;
-        }
+        Poll::Ready(written)
     }
 }
 
@@ -317,6 +219,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.reset(0);
         self.stop(0);
+        self.shared.forget(self.id);
     }
 }
 
@@ -333,10 +236,6 @@ fn read_end(end: RecvEnd) -> Result<(), StreamError> {
         RecvEnd::Reset(code) => Err(StreamError::Reset(code)),
         RecvEnd::Ours(_) => Err(StreamError::Ended),
     }
-}
-
-fn lost(error: &quinn::ConnectionError) -> StreamError {
-    StreamError::ConnectionLost(disconnect_reason(error, unix()))
 }
 
 impl tokio::io::AsyncRead for Stream {

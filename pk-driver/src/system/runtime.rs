@@ -2,9 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 /// A boxed future that can move between threads.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -21,10 +20,4 @@ pub trait Runtime: Clone + Send + Sync + Unpin + 'static {
     /// Resolves a host name. Fails with the errors of the resolver; a name without addresses may be
     /// an error or an empty list.
     fn resolve(&self, host: String, port: u16) -> BoxFuture<io::Result<Vec<SocketAddr>>>;
-}
-
-/// Polls a future that stores nothing between polls: those of quinn's streams, which leave their
-/// waker with the connection.
-pub(crate) fn poll_once<F: Future>(context: &mut Context<'_>, future: F) -> Poll<F::Output> {
-    pin!(future).poll(context)
 }

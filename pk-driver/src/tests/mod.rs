@@ -1,123 +1,37 @@
-//! Pumps with a scripted core: which inputs the driver produces.
+//! The parts of a pump, and whole nodes on tokio.
 
-mod dialects;
-mod handshakes;
+mod effects;
+mod handles;
 #[cfg(feature = "mdns")]
 mod mdns;
 mod pump;
-mod streams;
-mod tls;
+mod socket;
 
-use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pk_proto::{
-    Connected, ConnectionId, DialFailure, Event, Identity, Input, Instant, LeaseId, NodeId, Output,
-    RequestId,
-};
-use tokio::sync::mpsc;
+use pk_host::{Clock, HostState, KeyPair, MemoryStore, Store, TransportSecret, create_identity};
+use pk_proto::{Config, Snapshot};
+use pk_quic::{Effect, NodeSetup, Response};
 use tokio::time::timeout;
 
 use crate::config::DriverConfig;
-use crate::pump::core::Core;
-use crate::pump::handle::Handle;
-use crate::pump::spawn::{PumpConfig, spawn_pump};
+use crate::cx::ready::ReadyQueue;
+use crate::cx::{Cx, WakeSource};
+use crate::job::StoreJob;
+use crate::mdns::Mdns;
+use crate::pump::resolver::Resolver;
+use crate::pump::store_backend::StoreBackend;
+use crate::stream::shared::SharedNode;
 use crate::system::runtime::{BoxFuture, Runtime};
-use pk_host::KeyPair;
-use pk_host::TransportSecret;
-use pk_host::create_identity;
-use pk_host::{MemoryStore, Store};
+use crate::system::tasks::Tasks;
 
 /// Longer than anything in these tests takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A core that executes commands of the test and reports its inputs.
-#[derive(Debug)]
-pub(crate) struct Script {
-    id: NodeId,
-    outputs: VecDeque<Output>,
-    told: mpsc::UnboundedSender<Told>,
-    timeout: Option<Instant>,
-    /// Credit that every incoming stream gets at once.
-    credit: u64,
-}
-
-/// An input of a [`Script`].
-#[derive(Debug, PartialEq)]
-pub(crate) enum Told {
-    Input(Input),
-    Timeout(Instant),
-    Cancel(RequestId),
-    Release(LeaseId),
-    RefuseProtocol(String),
-}
-
-impl Script {
-    pub(crate) fn output(&mut self, output: Output) {
-        self.outputs.push_back(output);
-    }
-
-    fn tell(&self, told: Told) {
-        let _ = self.told.send(told);
-    }
-}
-
-impl Core for Script {
-    fn handle_input(&mut self, input: Input, _: Instant) {
-        if let Input::Listening { addrs } = &input {
-            let addrs = addrs.clone();
-            self.output(Output::Event(Event::Ready { addrs }));
-        }
-        if let Input::StreamOpened { stream, .. } = input
-            && self.credit > 0
-        {
-            self.output(Output::ReadCredit { stream, bytes: self.credit });
-        }
-        self.tell(Told::Input(input));
-    }
-
-    fn handle_timeout(&mut self, now: Instant) {
-        self.timeout = None;
-        self.tell(Told::Timeout(now));
-    }
-
-    fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.timeout
-    }
-
-    fn cancel(&mut self, id: RequestId, _: Instant) {
-        self.tell(Told::Cancel(id));
-    }
-
-    fn release(&mut self, lease: LeaseId, _: Instant) {
-        self.tell(Told::Release(lease));
-    }
-
-    fn refuse_protocol(&mut self, protocol: &str, _: Instant) {
-        self.tell(Told::RefuseProtocol(protocol.to_owned()));
-    }
-
-    fn stop(&mut self, _: Instant) {
-        self.output(Output::Event(Event::Stopped));
-    }
-
-    fn own_id(&self) -> NodeId {
-        self.id
-    }
-
-    fn take_recording(&mut self) -> Option<Vec<u8>> {
-        None
-    }
-}
-
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct TestRuntime;
 
 impl Runtime for TestRuntime {
@@ -136,151 +50,133 @@ impl Runtime for TestRuntime {
     }
 }
 
-/// A pump with a script.
-pub(crate) struct Rig {
-    pub(crate) id: NodeId,
-    pub(crate) addr: SocketAddr,
-    pub(crate) handle: Handle<Script>,
-    told: mpsc::UnboundedReceiver<Told>,
-    next_conn: u64,
+fn host(seed: u8) -> HostState {
+    let key = KeyPair::from_seed(&[seed; 32]);
+    HostState {
+        identity: create_identity(&key, pk_host::unix()).unwrap(),
+        secret: TransportSecret::of_key(&key),
+        key,
+        snapshot: Snapshot::default(),
+        seed: [seed; 32],
+    }
 }
 
-/// How a rig differs from the default.
-pub(crate) struct Setup {
-    pub(crate) key: KeyPair,
-    pub(crate) identity: Identity,
-    pub(crate) listen: SocketAddr,
-    pub(crate) streams: usize,
-    pub(crate) driver: DriverConfig,
-    pub(crate) store: Box<dyn Store>,
+/// A state machine without IO, as the pump has it.
+fn state_machine(seed: u8, bound: SocketAddr) -> (pk_quic::Node, Clock) {
+    let clock = Clock::new();
+    let origin = std::time::Instant::now();
+    let mut setup = NodeSetup::new(host(seed), bound, origin, clock.now(), clock.unix());
+    setup.config = Config::default();
+    (pk_quic::Node::new(setup).unwrap(), clock)
 }
 
-impl Setup {
-    pub(crate) fn new(seed: u8) -> Self {
-        let key = KeyPair::from_seed(&[seed; 32]);
-        let identity = create_identity(&key, pk_host::unix()).unwrap();
+fn context(seed: u8, config: DriverConfig) -> (Cx, Clock) {
+    let (node, clock) = state_machine(seed, SocketAddr::from(([127, 0, 0, 1], 1)));
+    let ready = ReadyQueue::new();
+    let node = SharedNode::new(node, clock.clone(), ready.waker(WakeSource::Streams));
+    (Cx::new(config, node, ready, clock.now()), clock)
+}
+
+/// The parts of a pump that execute effects.
+pub(crate) struct Bench {
+    pub(crate) cx: Cx,
+    clock: Clock,
+    store: StoreBackend,
+    resolver: Resolver<TestRuntime>,
+    pub(crate) mdns: Mdns,
+    pub(crate) tasks: Tasks,
+}
+
+impl Bench {
+    pub(crate) fn new(seed: u8, config: DriverConfig) -> Self {
+        Self::with_store(seed, config, Box::new(MemoryStore::new()))
+    }
+
+    pub(crate) fn with_store(seed: u8, config: DriverConfig, store: Box<dyn Store>) -> Self {
+        let (cx, clock) = context(seed, config);
+        let tasks = Tasks::new(TestRuntime.quinn());
         Self {
-            key,
-            identity,
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            streams: 100,
-            driver: DriverConfig::default(),
-            store: Box::new(MemoryStore::new()),
+            store: StoreBackend::new(&cx, store, &tasks).unwrap(),
+            cx,
+            clock,
+            resolver: Resolver::new(TestRuntime),
+            mdns: Mdns::new(SocketAddr::from(([127, 0, 0, 1], 1))),
+            tasks,
         }
     }
 
-    pub(crate) async fn start(self) -> Rig {
-        let (told, hears) = mpsc::unbounded_channel();
-        let id = self.key.node_id();
-        let config = PumpConfig {
-            transport_secret: TransportSecret::of_key(&self.key),
-            key: self.key,
-            identity: self.identity,
-            listen: self.listen,
-            streams: self.streams,
-            driver: self.driver,
-            store: self.store,
-            record: None,
-        };
-        let script =
-            |_, _| Ok(Script { id, outputs: VecDeque::new(), told, timeout: None, credit: 0 });
-        let (handle, ready) = spawn_pump(TestRuntime, config, script, |_| None).unwrap();
-        ready.await.unwrap();
-        let addr = handle.status.read().addrs[0];
-        let mut rig = Rig { id, addr, handle, told: hears, next_conn: 0 };
-        assert_eq!(rig.input().await, Input::Listening { addrs: vec![addr] });
-        rig
-    }
-}
-
-impl Rig {
-    pub(crate) async fn start(seed: u8) -> Self {
-        Setup::new(seed).start().await
-    }
-
-    /// The core produces this output.
-    pub(crate) async fn output(&self, output: Output) {
-        self.handle.call(move |_, _, core| core.output(output)).await.unwrap();
-    }
-
-    /// The next input or timeout of the core.
-    pub(crate) async fn told(&mut self) -> Told {
-        timeout(PATIENCE, self.told.recv())
-            .await
-            .expect("the core receives an input in time")
-            .unwrap()
-    }
-
-    /// The next input of the core.
-    pub(crate) async fn input(&mut self) -> Input {
-        match self.told().await {
-            Told::Input(input) => input,
-            other => panic!("{other:?} is not an input"),
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        let Self { cx, store, resolver, mdns, .. } = self;
+        cx.now = self.clock.now();
+        match effect {
+            Effect::Persist { .. } | Effect::Load { .. } => {
+                store.begin(cx, StoreJob::Effect(effect));
+            }
+            Effect::Resolve { id, name, port } => resolver.begin(cx, id, &name, port),
+            Effect::Browse { id, node, deadline } => mdns.browse(cx, id, node, deadline),
+            Effect::CancelBrowse { id } => mdns.end_browse(cx, id),
+            Effect::Advertise { node, port } => mdns.advertise(cx, node, port),
+            Effect::Sign { .. } => panic!("the node signs"),
         }
     }
 
-    /// The core receives nothing for a while.
-    pub(crate) async fn silence(&mut self) {
-        if let Ok(input) = timeout(Duration::from_millis(100), self.told.recv()).await {
-            panic!("received {input:?}");
+    /// One turn.
+    fn turn(&mut self) {
+        let Self { cx, store, resolver, mdns, .. } = self;
+        cx.now = self.clock.now();
+        while let Some(source) = cx.ready.pop() {
+            match source {
+                WakeSource::Store => store.poll(cx),
+                WakeSource::Resolve(id) => resolver.poll(cx, id),
+                WakeSource::Mdns => mdns.poll(cx),
+                _ => {}
+            }
+        }
+        while let Some(source) = cx.deadlines.pop_due(cx.now) {
+            match source {
+                WakeSource::Resolve(id) => resolver.timed_out(cx, id),
+                WakeSource::Browse(id) => mdns.end_browse(cx, id),
+                WakeSource::Mdns => mdns.resume(cx),
+                _ => {}
+            }
         }
     }
 
-    /// Starts a dial and returns its id.
-    pub(crate) async fn dial(&mut self, addr: SocketAddr, expect: &[NodeId]) -> ConnectionId {
-        let conn = ConnectionId(self.next_conn);
-        self.next_conn += 2;
-        let expect: BTreeSet<NodeId> = expect.iter().copied().collect();
-        let call = self.handle.call(move |_, cx, core: &mut Script| {
-            let deadline = cx.now + Duration::from_secs(10);
-            core.output(Output::Dial { conn, addr, expect, deadline });
-        });
-        call.await.unwrap();
-        conn
-    }
-
-    pub(crate) async fn connected(&mut self) -> Connected {
-        match self.input().await {
-            Input::Connected(connected) => connected,
-            other => panic!("{other:?} is not a connection"),
-        }
-    }
-
-    pub(crate) async fn dial_failed(&mut self) -> DialFailure {
-        match self.input().await {
-            Input::DialFailed { why, .. } => why,
-            other => panic!("{other:?} is not a failure"),
-        }
-    }
-
-    /// Connects two rigs.
-    pub(crate) async fn connect(&mut self, other: &mut Self) -> (ConnectionId, ConnectionId) {
-        self.dial(other.addr, &[other.id]).await;
-        let (ours, theirs) = tokio::join!(self.connected(), other.connected());
-        (ours.conn, theirs.conn)
-    }
-
-    /// Waits until the published metrics satisfy a condition.
-    pub(crate) async fn metrics(
-        &self,
-        enough: impl Fn(&crate::DriverMetrics) -> bool,
-    ) -> crate::DriverMetrics {
-        let look = async {
+    /// Takes turns until a condition holds.
+    pub(crate) async fn until<T>(&mut self, mut look: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let looks = async {
             loop {
-                let metrics = self.handle.status.read().metrics;
-                if enough(&metrics) {
-                    return metrics;
+                self.turn();
+                if let Some(found) = look(self) {
+                    return found;
                 }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(PATIENCE, look)
-            .await
-            .unwrap_or_else(|_| panic!("{:?}", self.handle.status.read().metrics))
+        timeout(PATIENCE, looks).await.expect("in time")
     }
 
-    pub(crate) async fn shutdown(&self) {
-        self.handle.call(|_, cx, core| core.stop(cx.now)).await.unwrap();
-        timeout(PATIENCE, self.handle.tasks.idle()).await.expect("all tasks end");
+    /// The next completion.
+    pub(crate) async fn answer(&mut self) -> Response {
+        self.until(|bench| bench.cx.answers.pop_front()).await
+    }
+
+    /// Takes turns for a while.
+    #[cfg_attr(not(feature = "mdns"), allow(dead_code, reason = "only mDNS takes time"))]
+    pub(crate) async fn pass(&mut self, time: Duration) {
+        let end = std::time::Instant::now() + time;
+        while std::time::Instant::now() < end {
+            self.turn();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Nothing is completed for a while.
+    pub(crate) async fn silence(&mut self) {
+        for _ in 0..20 {
+            self.turn();
+            assert_eq!(self.cx.answers.pop_front(), None);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }

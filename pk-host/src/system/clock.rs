@@ -31,7 +31,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// monotonic clock, which may stop during a suspend; the wall clock still shows the difference (see
 /// [`Clock::drift`]). Timers of a runtime use the monotonic clock: a timer that was set before a
 /// suspend fires late by its length, unless a packet wakes the node first.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Clock {
     origin: Duration,
     fallback_origin: StdInstant,

@@ -74,9 +74,29 @@ enum Stage {
     Closed { is_withdrawn: bool },
 }
 
+impl Stage {
+    fn enter(&self, cx: &mut Cx, handle: usize) {
+        match self {
+            Self::Dialing { .. } => drop(cx.dialing.insert(handle)),
+            Self::Accepting { .. } => cx.metrics.handshakes_pending += 1,
+            Self::Live => cx.metrics.connections += 1,
+            Self::Closed { .. } => {}
+        }
+    }
+
+    fn leave(&self, cx: &mut Cx, handle: usize) {
+        match self {
+            Self::Dialing { .. } => drop(cx.dialing.remove(&handle)),
+            Self::Accepting { .. } => cx.metrics.handshakes_pending -= 1,
+            Self::Live => cx.metrics.connections -= 1,
+            Self::Closed { .. } => {}
+        }
+    }
+}
+
 impl Connection {
     pub(crate) fn dialed(
-        cx: &Cx,
+        cx: &mut Cx,
         (handle, quic): (ConnectionHandle, quinn_proto::Connection),
         id: ConnectionId,
         verdict: TlsVerdict,
@@ -87,7 +107,7 @@ impl Connection {
     }
 
     pub(crate) fn accepted(
-        cx: &Cx,
+        cx: &mut Cx,
         (handle, quic): (ConnectionHandle, quinn_proto::Connection),
         verdict: TlsVerdict,
     ) -> Self {
@@ -96,7 +116,7 @@ impl Connection {
     }
 
     fn new(
-        cx: &Cx,
+        cx: &mut Cx,
         handle: ConnectionHandle,
         quic: quinn_proto::Connection,
         id: Option<ConnectionId>,
@@ -105,6 +125,7 @@ impl Connection {
         verdict: TlsVerdict,
     ) -> Self {
         let remote = quic.remote_address();
+        stage.enter(cx, handle.0);
         Self {
             quic,
             handle,
@@ -133,6 +154,14 @@ impl Connection {
 
     fn is_live(&self) -> bool {
         matches!(self.stage, Stage::Live)
+    }
+
+    /// The only place where the stage changes, except for what is noted in it. Returns the one
+    /// before.
+    fn enter(&mut self, cx: &mut Cx, stage: Stage) -> Stage {
+        self.stage.leave(cx, self.handle.0);
+        stage.enter(cx, self.handle.0);
+        std::mem::replace(&mut self.stage, stage)
     }
 
     // -- time
@@ -170,7 +199,7 @@ impl Connection {
                 cx.metrics.handshakes_timed_out += 1;
                 cx.admission.failed(self.network, cx.now);
                 self.leave(cx, 0, b"");
-                self.stage = Stage::Closed { is_withdrawn: false };
+                self.enter(cx, Stage::Closed { is_withdrawn: false });
             }
             Stage::Live if self.liveness.due().is_some_and(|due| due <= cx.now) => self.look(cx),
             _ => {}
@@ -259,7 +288,15 @@ impl Connection {
                     self.forget_if_over(cx, id);
                 }
             }
-            Event::Stream(StreamEvent::Finished { .. } | StreamEvent::Available { .. })
+            Event::Stream(StreamEvent::Finished { id }) => {
+                if let Some(id) = self.by_quic.get(&id).copied()
+                    && let Some(stream) = self.streams.get_mut(&id)
+                {
+                    stream.delivered(id, &mut cx.events);
+                    self.forget_if_over(cx, id);
+                }
+            }
+            Event::Stream(StreamEvent::Available { .. })
             | Event::HandshakeDataReady
             | Event::DatagramReceived
             | Event::DatagramsUnblocked => {}
@@ -289,7 +326,7 @@ impl Connection {
                     cx.admission.succeeded(self.network);
                 }
                 self.id = Some(connected.conn);
-                self.stage = Stage::Live;
+                self.enter(cx, Stage::Live);
                 self.remote = connected.remote;
                 cx.input(Input::Connected(connected));
                 self.accept_streams(cx);
@@ -298,7 +335,7 @@ impl Connection {
                 if self.side == Side::Acceptor {
                     cx.handshake_failed(self.network);
                     self.leave(cx, 0, b"");
-                    self.stage = Stage::Closed { is_withdrawn: false };
+                    self.enter(cx, Stage::Closed { is_withdrawn: false });
                 } else {
                     self.end_dial(cx, DialFailure::Transport(why.to_owned()));
                 }
@@ -379,21 +416,26 @@ impl Connection {
         }
     }
 
-    /// The system cannot send to the peer's address. Ends a dial of which nothing was answered.
-    pub(crate) fn unreachable(&mut self, cx: &mut Cx, to: SocketAddr, why: &str) {
-        if self.quic.remote_address() == to
-            && matches!(self.stage, Stage::Dialing { .. })
-            && self.quic.stats().udp_rx.datagrams == 0
-        {
+    /// The system cannot send to the peer's address. Ends a dial whose first datagram failed; when
+    /// later ones do, the network may recover. Returns whether it did.
+    pub(crate) fn unreachable(&mut self, cx: &mut Cx, to: SocketAddr, why: &str) -> bool {
+        let fails = self.quic.remote_address() == to && self.sent_first();
+        if fails {
             let why = format!("the system cannot send there: {why}");
             self.end_dial(cx, DialFailure::Transport(why));
         }
+        fails
+    }
+
+    /// Returns whether the only datagram so far was the first one of a dial.
+    pub(crate) fn sent_first(&self) -> bool {
+        matches!(self.stage, Stage::Dialing { .. }) && self.quic.stats().udp_tx.ios <= 1
     }
 
     fn end_dial(&mut self, cx: &mut Cx, why: DialFailure) {
         let Stage::Dialing { has_sent_handshake, .. } = self.stage else { return };
         self.leave(cx, 0, b"");
-        self.stage = Stage::Closed { is_withdrawn: !has_sent_handshake };
+        self.enter(cx, Stage::Closed { is_withdrawn: !has_sent_handshake });
         if let Some(conn) = self.id {
             cx.input(Input::DialFailed { conn, why });
         }
@@ -407,7 +449,7 @@ impl Connection {
             Stage::Accepting { .. } => {
                 cx.handshake_failed(self.network);
                 self.leave(cx, 0, b"");
-                self.stage = Stage::Closed { is_withdrawn: false };
+                self.enter(cx, Stage::Closed { is_withdrawn: false });
             }
             Stage::Closed { .. } => {}
         }
@@ -415,7 +457,7 @@ impl Connection {
 
     fn lost(&mut self, cx: &mut Cx, error: &ConnectionError) {
         let unix = cx.wall.get();
-        let before = std::mem::replace(&mut self.stage, Stage::Closed { is_withdrawn: false });
+        let before = self.enter(cx, Stage::Closed { is_withdrawn: false });
         match (before, self.id) {
             (Stage::Dialing { .. }, Some(conn)) => {
                 let why = dial_failure(error, self.verdict.get(), unix);
@@ -424,6 +466,11 @@ impl Connection {
             (Stage::Accepting { .. }, _) => {
                 tracing::debug!(%error, "an incoming handshake failed");
                 cx.handshake_failed(self.network);
+                if let Some(Err(fault)) = self.verdict.get()
+                    && fault.is_of_time()
+                {
+                    cx.warn_about_time(fault);
+                }
             }
             (Stage::Live, Some(conn)) => {
                 let why = disconnect_reason(error, unix);
@@ -441,11 +488,13 @@ impl Connection {
         for (id, mut stream) in std::mem::take(&mut self.streams) {
             cx.streams.remove(&id);
             if stream.is_application() {
+                cx.application_streams -= 1;
                 stream.fill(&mut self.quic, id, usize::MAX, &mut cx.events);
                 if let Some(remains) = stream.into_remains(why) {
                     cx.remains.keep(id, remains, limit);
                     cx.events.push_back(TransportEvent::Readable(id));
                 }
+                cx.events.push_back(TransportEvent::Lost { stream: id, why: why.clone() });
             } else {
                 stream.pump_recv(&mut self.quic, id, &mut cx.events);
             }

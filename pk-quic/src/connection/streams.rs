@@ -1,15 +1,17 @@
 //! The streams of a connection.
 
+use bytes::Bytes;
 use pk_proto::{Input, StreamId};
 use quinn_proto::{Dir, VarInt};
 
 use super::Connection;
 use crate::cx::Cx;
-use crate::event::{PendingDetach, TransportEvent};
+use crate::event::{Opened, TransportEvent};
 use crate::liveness::patience;
+use crate::reasons::StreamError;
 use crate::reserve;
 use crate::settings::TransportSettings;
-use crate::stream::{Read, Stream, StreamError};
+use crate::stream::{Read, Stream};
 
 /// Priority of the streams of the node protocol; that of applications is 0.
 const CORE_PRIORITY: i32 = 1;
@@ -142,20 +144,20 @@ impl Connection {
     }
 
     /// Executes the effect `DetachStream`.
-    pub(crate) fn detach(&mut self, cx: &mut Cx, detach: PendingDetach) {
-        let id = detach.opened.stream;
-        let Some(stream) = self.streams.get_mut(&id) else {
-            // It has ended already.
-            cx.input(Input::StreamClosed { stream: id });
+    pub(crate) fn detach(&mut self, cx: &mut Cx, opened: Opened, unread: Bytes) {
+        let id = opened.stream;
+        let Some(stream) = self.streams.get_mut(&id).filter(|it| !it.is_application()) else {
             return;
         };
-        stream.detach(detach.unread);
+        stream.detach(unread);
+        cx.application_streams += 1;
         if let Some(quic) = stream.quic() {
             let _ = self.quic.send_stream(quic).set_priority(0);
         }
         self.reserve.add(id);
         self.dirty.insert(id);
-        cx.events.push_back(TransportEvent::Opened(detach.opened));
+        let network = Some(self.network);
+        cx.events.push_back(TransportEvent::Opened(Opened { network, ..opened }));
     }
 
     pub(super) fn forget_if_over(&mut self, cx: &mut Cx, id: StreamId) {
@@ -167,6 +169,7 @@ impl Connection {
                 self.by_quic.remove(&quic);
             }
             if stream.is_application() {
+                cx.application_streams -= 1;
                 self.reserve.remove(id);
                 cx.input(Input::StreamClosed { stream: id });
             }

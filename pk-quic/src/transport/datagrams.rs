@@ -95,6 +95,7 @@ impl Transport {
             size: transmit.size,
             segment_size: transmit.segment_size,
             from: transmit.src_ip.filter(is_own),
+            is_first: false,
         }
     }
 
@@ -144,7 +145,7 @@ impl Transport {
         match self.endpoint.accept(incoming, self.cx.at, &mut buf, Some(Arc::new(server))) {
             Ok(accepted) => {
                 let handle = accepted.0.0;
-                let connection = Connection::accepted(&self.cx, accepted, verdict);
+                let connection = Connection::accepted(&mut self.cx, accepted, verdict);
                 self.insert(handle, connection);
                 true
             }

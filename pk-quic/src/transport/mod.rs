@@ -27,6 +27,9 @@ use crate::tls::Tls;
 /// Length of the random number for connection ids and that of quinn-proto, from one seed.
 const SEEDS: [&str; 2] = ["pk-quic 2026 connection id numbers", "pk-quic 2026 quinn-proto"];
 
+/// Capacity of a queue of events that is kept while the queue is empty.
+pub(crate) const EVENTS_KEPT: usize = 64;
+
 /// A datagram that was received.
 #[derive(Debug, Clone, Copy)]
 pub struct Datagram<'a> {
@@ -53,6 +56,9 @@ pub struct Transmit {
     pub segment_size: Option<usize>,
     /// Local address to send from, if it matters.
     pub from: Option<IpAddr>,
+    /// Whether this is the first datagram of a dial. If the system cannot send it, the caller calls
+    /// `unreachable`, and the dial fails at once. Other datagrams may be lost.
+    pub is_first: bool,
 }
 
 /// What a transport needs.
@@ -149,7 +155,6 @@ impl Transport {
             setup;
         settings.validate()?;
         let wall = WallClock::default();
-        wall.set(unix);
         let tls = Tls::new(identity, key, &settings.dialects, Arc::new(wall.clone()));
         let tls = tls_random.map_or(tls.clone(), |random| tls.with_random(random));
         let transport = config::transport(&settings);
@@ -172,7 +177,7 @@ impl Transport {
             None,
         );
         Ok(Self {
-            cx: Cx::new(settings, Origin::new(origin), wall, canonical(bound), now),
+            cx: Cx::new(settings, Origin::new(origin), wall, canonical(bound), now, unix),
             endpoint,
             tls,
             tls_random,
@@ -225,7 +230,8 @@ impl Transport {
             if let Some(connection) = self.connections.get_mut(&handle)
                 && let Some(transmit) = connection.poll_transmit(&mut self.cx, max, buf)
             {
-                return Some(self.outgoing(&transmit));
+                let is_first = connection.sent_first();
+                return Some(Transmit { is_first, ..self.outgoing(&transmit) });
             }
             self.sending.remove(&handle);
             self.touched.insert(handle);
@@ -268,9 +274,9 @@ impl Transport {
         self.settle();
     }
 
-    /// Sets the wall clock.
-    pub fn set_wall_clock(&mut self, unix: UnixMillis) {
-        self.cx.wall.set(unix);
+    /// Sets the wall clock, which advances with the time of the calls from then on.
+    pub fn set_wall_clock(&mut self, now: Instant, unix: UnixMillis) {
+        self.cx.set_wall_clock(now, unix);
     }
 
     fn with(&mut self, conn: ConnectionId, action: impl FnOnce(&mut Connection, &mut Cx)) {
@@ -343,7 +349,13 @@ impl Transport {
 
     /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<TransportEvent> {
-        let event = self.cx.events.pop_front()?;
+        let Some(event) = self.cx.events.pop_front() else {
+            // Release the memory of a burst; the queue is usually short.
+            if self.cx.events.capacity() > EVENTS_KEPT {
+                self.cx.events.shrink_to(EVENTS_KEPT);
+            }
+            return None;
+        };
         if let TransportEvent::Input(
             Input::Disconnected { conn, .. } | Input::DialFailed { conn, .. },
         ) = &event
@@ -366,11 +378,25 @@ impl Transport {
         self.settle();
     }
 
-    /// The system cannot send to an address: dials to it fail that were never answered.
+    /// The system cannot send to an address: dials to it fail whose first datagram was not sent.
     pub fn unreachable(&mut self, now: Instant, to: SocketAddr, why: &str) {
         self.cx.advance(now);
+        for handle in self.cx.dialing.clone() {
+            if let Some(connection) = self.connections.get_mut(&handle)
+                && connection.unreachable(&mut self.cx, canonical(to), why)
+            {
+                self.touched.insert(handle);
+            }
+        }
+        self.settle();
+    }
+
+    /// The socket is bound to another address from now on.
+    pub fn rebound(&mut self, now: Instant, bound: SocketAddr) {
+        self.cx.bound = canonical(bound);
+        self.cx.advance(now);
         for (handle, connection) in &mut self.connections {
-            connection.unreachable(&mut self.cx, canonical(to), why);
+            connection.local_changed(&self.cx);
             self.touched.insert(*handle);
         }
         self.settle();
@@ -399,12 +425,26 @@ impl Transport {
 
     /// Returns the counters.
     pub fn metrics(&self) -> TransportMetrics {
-        self.cx.metrics
+        let applications = self.cx.application_streams;
+        let core = self.cx.streams.len().saturating_sub(applications);
+        let (all, dials) = (self.connections.len() as u64, self.cx.dialing.len() as u64);
+        let open = dials + self.cx.metrics.handshakes_pending + self.cx.metrics.connections;
+        TransportMetrics {
+            dials_pending: dials,
+            connections_closing: all.saturating_sub(open),
+            streams: core as u64,
+            application_streams: applications as u64,
+            ..self.cx.metrics
+        }
     }
 }
 
 /// Returns an address in the form of the core: IPv4 addresses are IPv4, also where an IPv6 socket
 /// sees them.
 pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::from((ip, addr.port())),
+        // With its interface, if it is link-local.
+        IpAddr::V6(_) => addr,
+    }
 }

@@ -3,14 +3,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pk_proto::{ConnectionId, DialFailure, Input, Instant, NodeId, Output, StreamId};
+use bytes::Bytes;
+use pk_proto::{
+    ConnectionId, DialFailure, DisconnectReason, Input, Instant, NodeId, Opener, Output, StreamId,
+};
 use quinn_proto::ConnectionHandle;
 
 use super::{Transmit, Transport};
 use crate::config;
 use crate::connection::Connection;
-use crate::event::{Opened, PendingDetach};
-use crate::stream::{Read, Stream, StreamError};
+use crate::event::{Opened, TransportEvent};
+use crate::reasons::StreamError;
+use crate::stream::{Read, Remains, Stream};
 use crate::tls::{SERVER_NAME, TlsVerdict};
 
 impl Transport {
@@ -41,14 +45,15 @@ impl Transport {
                 it.with_stream(cx, stream, |stream, quic| stream.stop(quic, code));
             }),
             Output::DetachStream { conn, stream, node, protocol, opener, unread } => {
-                let opened = Opened { conn, stream, node, protocol, opener };
+                let opened = Opened { conn, stream, node, protocol, opener, network: None };
                 if self.cx.streams.contains_key(&stream) {
-                    let detach = PendingDetach { opened, unread };
-                    self.with_stream(stream, |it, cx| it.detach(cx, detach));
+                    self.with_stream(stream, |it, cx| it.detach(cx, opened, unread));
                 } else {
-                    // It has ended already.
-                    self.cx.input(Input::StreamClosed { stream });
+                    self.ended_before(opened, unread);
                 }
+            }
+            Output::Punch { addr, .. } if !self.can_send_to(addr) => {
+                self.cx.metrics.punches_dropped += 1;
             }
             Output::Punch { addr, bytes } => {
                 self.cx.metrics.punches += 1;
@@ -58,6 +63,7 @@ impl Transport {
                     size: bytes.len(),
                     segment_size: None,
                     from: None,
+                    is_first: false,
                 };
                 self.answers.push_back((transmit, bytes.to_vec()));
             }
@@ -77,7 +83,7 @@ impl Transport {
         match self.start_dial(addr, expect) {
             Ok((parts, verdict)) => {
                 let handle = parts.0.0;
-                let connection = Connection::dialed(&self.cx, parts, conn, verdict, deadline);
+                let connection = Connection::dialed(&mut self.cx, parts, conn, verdict, deadline);
                 self.by_id.insert(conn, handle);
                 self.insert(handle, connection);
             }
@@ -94,7 +100,7 @@ impl Transport {
         expect: Vec<NodeId>,
     ) -> Result<((ConnectionHandle, quinn_proto::Connection), TlsVerdict), String> {
         let bound = self.cx.bound;
-        if bound.is_ipv4() && addr.is_ipv6() {
+        if !self.can_send_to(addr) {
             return Err(format!(
                 "this node listens on {bound} and therefore cannot dial IPv6 addresses"
             ));
@@ -111,6 +117,24 @@ impl Transport {
             .connect(self.cx.at, client, addr, SERVER_NAME)
             .map(|parts| (parts, verdict))
             .map_err(|error| error.to_string())
+    }
+
+    fn can_send_to(&self, addr: SocketAddr) -> bool {
+        self.cx.bound.is_ipv6() || addr.is_ipv4()
+    }
+
+    /// A stream ended before it was handed over. Who requested it still receives it.
+    fn ended_before(&mut self, opened: Opened, unread: Bytes) {
+        let stream = opened.stream;
+        if matches!(opened.opener, Opener::Us(_)) {
+            let why = "the stream ended before it was handed over".to_owned();
+            let why = DisconnectReason::Transport(why);
+            let limit = self.cx.settings.application_memory as usize;
+            self.cx.remains.keep(stream, Remains::new(unread, why.clone()), limit);
+            self.cx.events.push_back(TransportEvent::Opened(opened));
+            self.cx.events.push_back(TransportEvent::Lost { stream, why });
+        }
+        self.cx.input(Input::StreamClosed { stream });
     }
 
     // -- application streams

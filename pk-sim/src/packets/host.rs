@@ -201,6 +201,7 @@ impl PacketHost {
                 }
                 Poll::Readable(stream) => self.read(now, stream),
                 Poll::Writable(stream) => self.write(now, stream),
+                Poll::Delivered { .. } | Poll::Lost { .. } => {}
             }
         }
         polls

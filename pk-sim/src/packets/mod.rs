@@ -234,6 +234,7 @@ impl PacketWorld {
             origin: self.origin,
             now: self.now,
             unix: self.unix(),
+            record: None,
         };
         let seed = blake3::derive_key("pk-sim: TLS of one life of one packet host", &place);
         Node::simulated(setup, tls_random::tls_random(seed)).map_err(|error| text(&error))

@@ -128,14 +128,14 @@ fn set(config: &mut NodeConfig, name: &str, value: u64) {
         "hello_timeout" => config.core.hello_timeout = time,
         "call_timeout" => config.core.call_timeout = time,
         "connection_limit" => config.core.connection_limit = count,
-        "idle_timeout" => config.driver.idle_timeout = time,
-        "keep_alive" => config.driver.keep_alive = time,
-        "handshake_timeout" => config.driver.handshake_timeout = time,
-        "handshake_limit" => config.driver.handshake_limit = count,
-        "handshake_network_limit" => config.driver.handshake_network_limit = count,
-        "stream_window" => config.driver.stream_window = bytes,
-        "receive_window" => config.driver.receive_window = bytes,
-        "send_window" => config.driver.send_window = bytes,
+        "idle_timeout" => config.driver.transport.idle_timeout = time,
+        "keep_alive" => config.driver.transport.keep_alive = time,
+        "handshake_timeout" => config.driver.transport.handshake_timeout = time,
+        "handshake_limit" => config.driver.transport.handshake_limit = count,
+        "handshake_network_limit" => config.driver.transport.handshake_network_limit = count,
+        "stream_window" => config.driver.transport.stream_window = bytes,
+        "receive_window" => config.driver.transport.receive_window = bytes,
+        "send_window" => config.driver.transport.send_window = bytes,
         other => panic!("no such setting: {other}"),
     }
 }
@@ -227,8 +227,7 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
     // The last tasks are being dropped by the runtime's own threads.
     until(&runtime, "the end of all tasks", async || runtime.seen().tasks == 0).await;
     until(&plain, "the end of all tasks", async || R::live_tasks().unwrap_or_default() == 0).await;
-    // Streams hold on to the socket as long as they are held; that is documented.
-    drop((ours, theirs, lease, acceptor, hole));
+    drop((lease, acceptor, hole));
     let seen = runtime.seen();
     // A thread ends after some time. One that does not is reported.
     let mut looks = 0;
@@ -236,7 +235,9 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
         looks += 1;
         sleep(&runtime, Duration::from_millis(10)).await;
     }
-    json!({
+    // Streams that are still held keep nothing open.
+    let held = (ours, theirs);
+    let report = json!({
         "before": { "descriptors": before.0, "threads": before.1 },
         "busy": { "descriptors": busy.0, "tasks": busy.1 },
         "after": {
@@ -249,7 +250,9 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
             "sockets": seen.sockets,
             "saw_tokio": seen.saw_tokio,
         },
-    })
+    });
+    drop(held);
+    report
 }
 
 /// What the open file descriptors of this process lead to, sorted. Numbers of sockets and the like

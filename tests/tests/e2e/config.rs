@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pk_driver::{
     DriverConfigError, IdentityError, KeyStore, KeyStoreError, Node, NodeConfig, NodeError,
-    StartError, unix_now,
+    SettingsError, StartError, unix_now,
 };
 use pk_proto::cert::{Certificate, CertificateFault};
 use pk_proto::{
@@ -56,12 +56,16 @@ async fn a_bad_start_is_a_typed_error_and_leaves_nothing<R: Rt>(runtime: R) {
     assert!(
         matches!(&error, StartError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrNotAvailable)
     );
-    let error =
-        fails("a driver setting out of range", &|config| config.driver.keep_alive = Duration::ZERO)
-            .await;
+    let error = fails("a driver setting out of range", &|config| {
+        config.driver.transport.keep_alive = Duration::ZERO;
+    })
+    .await;
     assert!(matches!(
         error,
-        StartError::Driver(DriverConfigError::Time { name: "keep_alive", .. })
+        StartError::Driver(DriverConfigError::Transport(SettingsError::Time {
+            name: "keep_alive",
+            ..
+        }))
     ));
     let error = fails("a core setting out of range", &|config| config.core.bucket_limit = 0).await;
     assert!(matches!(

@@ -101,13 +101,15 @@ impl<R: Rt> Victim<R> {
         self.child.ask(&self.runtime, "metrics").await
     }
 
-    /// Waits until it has no connections, and no tasks for them. Returns its counters then.
+    /// Waits until it has no connections, also in QUIC, and no tasks for them. Returns its counters then.
     async fn rests(&mut self) -> Value {
         let runtime = self.runtime.clone();
         seen_within(&runtime, DROPPED, "a victim that rests", async || {
             let metrics = self.metrics().await;
-            // The pump, and quinn's endpoint.
-            let rests = number(&metrics, "/driver/tasks") == 2
+            // The pump.
+            let rests = number(&metrics, "/driver/tasks") == 1
+                && number(&metrics, "/driver/connections") == 0
+                && number(&metrics, "/driver/connections_closing") == 0
                 && number(&metrics, "/driver/handshakes_pending") == 0;
             rests.then_some(metrics)
         })
@@ -201,7 +203,7 @@ async fn attacked<R: Rt>(
 /// The most that our side keeps of what the peer sends: what QUIC lets it send unread, and what the
 /// core holds of it.
 fn received() -> u64 {
-    u64::from(DriverConfig::default().receive_window) + Config::default().receive_window
+    u64::from(DriverConfig::default().transport.receive_window) + Config::default().receive_window
 }
 
 /// A stream with these bytes on it. Both halves have to be kept.
@@ -571,7 +573,7 @@ async fn flooded<R: Rt>(runtime: &R, networks: u8, each: usize, pending_bound: u
 
 /// From one network, and beside it (with another victim) from many.
 async fn a_flood_of_first_packets<R: Rt>(runtime: R) {
-    let config = DriverConfig::default();
+    let config = DriverConfig::default().transport;
     zip(
         flooded(&runtime, 1, 200, config.handshake_network_limit as u64 / 2),
         flooded(&runtime, 16, 16, config.handshake_limit as u64 / 2),
@@ -605,7 +607,7 @@ async fn a_flood_of_first_packets_that_are_taken_back<R: Rt>(runtime: R) {
         R::NAME,
         peak / KIB
     );
-    let half = DriverConfig::default().handshake_network_limit as u64 / 2;
+    let half = DriverConfig::default().transport.handshake_network_limit as u64 / 2;
     assert!(sent > 4 * half, "only {sent} packets");
     // The pump, the endpoint, and one of each handshake; four that failed count as one.
     assert!(tasks <= 2 + 4 * half, "{tasks} tasks");

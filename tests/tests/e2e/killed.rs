@@ -25,8 +25,8 @@ const SLACK: Duration = Duration::from_secs(5);
 
 async fn a_killed_node_is_missed_in_bounded_time<R: Rt>(runtime: R) {
     let impatient = |config: &mut pk_driver::NodeConfig| {
-        config.driver.idle_timeout = IDLE;
-        config.driver.keep_alive = IDLE / 4;
+        config.driver.transport.idle_timeout = IDLE;
+        config.driver.transport.keep_alive = IDLE / 4;
     };
     let a = start_with(&runtime, 2, impatient).await;
     let mut child = Child::start::<R>(NODE, &["node", "key=1", "idle_timeout=60000"]);

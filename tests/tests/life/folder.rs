@@ -71,7 +71,7 @@ async fn directory_is_used_by_one_node_at_a_time<R: Rt>(runtime: R) {
     drop(RedbStore::open(dir.path().join("store.redb")).unwrap());
     // A start that fails leaves it free.
     let mut config = NodeConfig::open(dir.path()).unwrap();
-    config.driver.keep_alive = std::time::Duration::ZERO;
+    config.driver.transport.keep_alive = std::time::Duration::ZERO;
     soon(&runtime, "start", pk_driver::Node::start_on(runtime.clone(), config)).await.unwrap_err();
     let taken = start(&runtime, 9).await;
     let mut config = NodeConfig::open(dir.path()).unwrap();

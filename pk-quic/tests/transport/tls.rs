@@ -1,11 +1,15 @@
 //! Which peers are accepted: verification of certificates, at both ends.
 
-use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
 use data_encoding::HEXLOWER;
 use pk_proto::{DialFailure, Dialect, DisconnectReason, Identity, Input, NodeId, Side};
-use tokio::time::timeout;
 
-use super::{PATIENCE, Rig, Setup};
+use quinn_proto::{ConnectionError, DatagramEvent, Endpoint, EndpointConfig, Event};
+
+use crate::rig::{Rig, Setup, pass, send, std_now, stray};
 use pk_host::KeyPair;
 use pk_host::create_identity;
 
@@ -28,42 +32,40 @@ fn id(seed: u8) -> NodeId {
 }
 
 /// What a dialer sees when the acceptor refuses its certificates.
-async fn refused(setup: Setup) -> String {
-    let mut acceptor = Rig::start(100).await;
-    let mut dialer = setup.start().await;
-    dialer.dial(acceptor.addr, &[acceptor.id]).await;
+fn refused(setup: Setup) -> String {
+    let acceptor = Rig::start(100);
+    let mut dialer = setup.start();
+    dialer.dial(acceptor.addr, &[acceptor.id]);
     // TLS 1.3: the dialer completes before the acceptor has verified it.
-    let why = match dialer.input().await {
+    let why = match dialer.input() {
         Input::DialFailed { why, .. } => why.to_string(),
-        Input::Connected(_) => match dialer.input().await {
+        Input::Connected(_) => match dialer.input() {
             Input::Disconnected { why: DisconnectReason::Transport(why), .. } => why,
             other => panic!("{other:?}"),
         },
         other => panic!("{other:?}"),
     };
-    acceptor.silence().await;
-    acceptor
-        .metrics(|metrics| metrics.handshakes_failed == 1 && metrics.handshakes_pending == 0)
-        .await;
+    acceptor.silence();
+    acceptor.metrics(|metrics| metrics.handshakes_failed == 1 && metrics.handshakes_pending == 0);
     why
 }
 
 /// The result of a dialer's verification of an acceptor's certificates.
-async fn judged(setup: Setup, expect: NodeId) -> DialFailure {
-    let mut acceptor = setup.start().await;
-    let mut dialer = Rig::start(100).await;
-    dialer.dial(acceptor.addr, &[expect]).await;
-    let why = dialer.dial_failed().await;
-    acceptor.silence().await;
-    acceptor.metrics(|metrics| metrics.handshakes_failed == 1).await;
+fn judged(setup: Setup, expect: NodeId) -> DialFailure {
+    let acceptor = setup.start();
+    let mut dialer = Rig::start(100);
+    dialer.dial(acceptor.addr, &[expect]);
+    let why = dialer.dial_failed();
+    acceptor.silence();
+    acceptor.metrics(|metrics| metrics.handshakes_failed == 1);
     why
 }
 
-#[tokio::test]
-async fn both_ends_know_each_other_and_name_the_connection_equally() {
-    let (mut a, mut b) = (Rig::start(1).await, Rig::start(2).await);
-    let conn = a.dial(b.addr, &[id(50), b.id]).await;
-    let (ours, theirs) = tokio::join!(a.connected(), b.connected());
+#[test]
+fn both_ends_know_each_other_and_name_the_connection_equally() {
+    let (mut a, b) = (Rig::start(1), Rig::start(2));
+    let conn = a.dial(b.addr, &[id(50), b.id]);
+    let (ours, theirs) = (a.connected(), b.connected());
     assert_eq!((ours.conn, ours.side, ours.dialect), (conn, Side::Dialer, Dialect::Native));
     assert_eq!((ours.leaf, ours.matched_id, &ours.chain[..]), (b.id, Some(b.id), &[b.id][..]));
     assert_eq!((theirs.side, theirs.leaf, theirs.matched_id), (Side::Acceptor, a.id, None));
@@ -73,24 +75,24 @@ async fn both_ends_know_each_other_and_name_the_connection_equally() {
     assert_eq!((ours.local, theirs.local), (a.addr, b.addr));
 }
 
-#[tokio::test]
-async fn a_dialer_takes_nobody_else() {
-    let mut acceptor = Rig::start(2).await;
-    let mut dialer = Rig::start(1).await;
-    dialer.dial(acceptor.addr, &[id(3)]).await;
-    let why = dialer.dial_failed().await;
+#[test]
+fn a_dialer_takes_nobody_else() {
+    let acceptor = Rig::start(2);
+    let mut dialer = Rig::start(1);
+    dialer.dial(acceptor.addr, &[id(3)]);
+    let why = dialer.dial_failed();
     assert_eq!(why.to_string(), "certificate: the peer is none of the expected nodes");
-    acceptor.silence().await;
+    acceptor.silence();
 }
 
-#[tokio::test]
-async fn a_renewed_node_is_found_under_its_old_ids() {
+#[test]
+fn a_renewed_node_is_found_under_its_old_ids() {
     let chain = ["c3_issuedBy2", "c2_issuedBy1", "c1_self"];
     for (expect, who) in [(id(1), 1), (id(2), 2), (id(3), 3)] {
-        let acceptor = presenting(3, &chain).start().await;
-        let mut dialer = Rig::start(100).await;
-        dialer.dial(acceptor.addr, &[expect]).await;
-        let connected = dialer.connected().await;
+        let acceptor = presenting(3, &chain).start();
+        let mut dialer = Rig::start(100);
+        dialer.dial(acceptor.addr, &[expect]);
+        let connected = dialer.connected();
         assert_eq!(
             (connected.leaf, connected.matched_id),
             (id(3), Some(expect)),
@@ -98,89 +100,119 @@ async fn a_renewed_node_is_found_under_its_old_ids() {
         );
         assert_eq!(connected.chain, [id(3), id(2), id(1)]);
     }
-    let mut acceptor = Rig::start(100).await;
-    let mut dialer = presenting(3, &chain).start().await;
-    dialer.dial(acceptor.addr, &[acceptor.id]).await;
-    assert_eq!(acceptor.connected().await.chain, [id(3), id(2), id(1)]);
+    let acceptor = Rig::start(100);
+    let mut dialer = presenting(3, &chain).start();
+    dialer.dial(acceptor.addr, &[acceptor.id]);
+    assert_eq!(acceptor.connected().chain, [id(3), id(2), id(1)]);
 }
 
-#[tokio::test]
-async fn the_name_of_somebody_else_is_refused_in_both_directions() {
+#[test]
+fn the_name_of_somebody_else_is_refused_in_both_directions() {
     // The reference accepts this one: key 8 with the name of node 7 (docs/WIRE.md section 3.4).
-    let why = judged(presenting(8, &["foreignCN"]), id(7)).await;
+    let why = judged(presenting(8, &["foreignCN"]), id(7));
     assert!(
         matches!(&why, DialFailure::Certificate(why) if why.contains("has the subject name")),
         "{why}"
     );
-    let why = refused(presenting(8, &["foreignCN"])).await;
+    let why = refused(presenting(8, &["foreignCN"]));
     assert!(why.contains("42"), "bad_certificate: {why}");
 }
 
-#[tokio::test]
-async fn the_certificate_of_somebody_else_is_refused_in_both_directions() {
+#[test]
+fn the_certificate_of_somebody_else_is_refused_in_both_directions() {
     // A valid certificate of node 1, presented by a peer with another key.
     let stolen = || Setup { identity: Setup::new(1).identity, ..Setup::new(9) };
-    let why = judged(stolen(), id(1)).await;
+    let why = judged(stolen(), id(1));
     assert!(matches!(&why, DialFailure::Transport(_)), "{why}");
-    let why = refused(stolen()).await;
+    let why = refused(stolen());
     assert!(why.contains("51"), "decrypt_error: {why}");
 }
 
-#[tokio::test]
-async fn expired_and_unsigned_certificates_are_refused_in_both_directions() {
-    let why = judged(presenting(4, &["expired_self"]), id(4)).await;
+#[test]
+fn expired_and_unsigned_certificates_are_refused_in_both_directions() {
+    let why = judged(presenting(4, &["expired_self"]), id(4));
     assert!(matches!(&why, DialFailure::Certificate(why) if why.contains("expired")), "{why}");
-    let why = refused(presenting(4, &["expired_self"])).await;
+    let why = refused(presenting(4, &["expired_self"]));
     assert!(why.contains("45"), "certificate_expired: {why}");
-    let why = judged(presenting(6, &["noNodeSignature"]), id(6)).await;
+    let why = judged(presenting(6, &["noNodeSignature"]), id(6));
     assert!(
         matches!(&why, DialFailure::Certificate(why) if why.contains("no node signature")),
         "{why}"
     );
-    let why = refused(presenting(6, &["noNodeSignature"])).await;
+    let why = refused(presenting(6, &["noNodeSignature"]));
     assert!(why.contains("42"), "bad_certificate: {why}");
 }
 
-#[tokio::test]
-async fn a_replaced_identity_is_presented_from_then_on_and_connections_stay() {
-    let (mut a, mut b) = (Rig::start(1).await, Rig::start(2).await);
-    let (old, _) = a.connect(&mut b).await;
+#[test]
+fn a_replaced_identity_is_presented_from_then_on_and_connections_stay() {
+    let (mut a, b) = (Rig::start(1), Rig::start(2));
+    let (old, _) = a.connect(&b);
     let next = KeyPair::from_seed(&[3; 32]);
     let identity = create_identity(&next, pk_host::unix()).unwrap();
-    let replace = pk_proto::Output::ReplaceIdentity { id: pk_proto::EffectId(0), identity };
-    b.output(replace.clone()).await;
-    let Input::IdentityReplaced { result: Err(error), .. } = b.input().await else {
-        panic!("there is no key yet")
+    b.call(|transport, _| transport.replace_identity(&identity, &next));
+    a.dial(b.addr, &[id(3)]);
+    assert_eq!(a.connected().leaf, id(3));
+    a.output(pk_proto::Output::CloseConnection { conn: old, code: 0, reason: String::new() });
+    assert_eq!(a.input(), Input::Disconnected { conn: old, why: DisconnectReason::Local });
+}
+
+#[test]
+fn certificates_are_judged_by_the_clock_at_the_time_of_the_handshake() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let later = pk_proto::UnixMillis(pk_host::unix().0 + 2 * day.as_millis() as u64);
+    let issued_later = || {
+        let key = KeyPair::from_seed(&[2; 32]);
+        Setup { identity: create_identity(&key, later).unwrap(), ..Setup::new(2) }
     };
-    assert!(error.contains(&next.node_id().to_string()), "{error}");
-
-    b.handle.call(move |_, cx, _| cx.keys.add(next)).await.unwrap();
-    b.output(replace).await;
-    assert_eq!(
-        b.input().await,
-        Input::IdentityReplaced { id: pk_proto::EffectId(0), result: Ok(()) }
-    );
-    a.dial(b.addr, &[id(3)]).await;
-    assert_eq!(a.connected().await.leaf, id(3));
-    a.output(pk_proto::Output::CloseConnection { conn: old, code: 0, reason: String::new() }).await;
-    assert_eq!(a.input().await, Input::Disconnected { conn: old, why: DisconnectReason::Local });
+    let (mut a, b) = (Rig::start(1), issued_later().start());
+    a.dial(b.addr, &[b.id]);
+    let why = a.dial_failed();
+    assert!(matches!(&why, DialFailure::Certificate(why) if why.contains("not valid")), "{why}");
+    pass(3 * day);
+    a.connect(&b);
 }
 
-/// A QUIC client that is not a node.
-async fn stranger(tls: rustls::ClientConfig, addr: std::net::SocketAddr) -> quinn::ConnectionError {
-    let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    endpoint.set_default_client_config(quinn::ClientConfig::new(std::sync::Arc::new(tls)));
-    let connecting = endpoint.connect(addr, "polykey").unwrap();
-    match timeout(PATIENCE, connecting).await.unwrap() {
-        Ok(connection) => timeout(PATIENCE, connection.closed()).await.unwrap(),
-        Err(error) => error,
+/// A QUIC client that is not a node. Returns how its connection ends.
+fn stranger(tls: rustls::ClientConfig, to: std::net::SocketAddr) -> ConnectionError {
+    let own = "10.8.8.8:8".parse().unwrap();
+    let tls = quinn_proto::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let config = quinn_proto::ClientConfig::new(Arc::new(tls));
+    let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
+    let (handle, mut connection) = endpoint.connect(std_now(), config, to, "polykey").unwrap();
+    for _ in 0..1000 {
+        while let Some(event) = connection.poll_endpoint_events() {
+            if let Some(event) = endpoint.handle_event(handle, event) {
+                connection.handle_event(event);
+            }
+        }
+        while let Some(event) = connection.poll() {
+            if let Event::ConnectionLost { reason } = event {
+                return reason;
+            }
+        }
+        let mut buf = Vec::new();
+        while let Some(transmit) = connection.poll_transmit(std_now(), 1, &mut buf) {
+            send(own, to, buf[..transmit.size].to_vec());
+            buf.clear();
+        }
+        pass(Duration::from_millis(1));
+        while let Some((from, bytes)) = stray(own) {
+            let bytes = BytesMut::from(&bytes[..]);
+            let event = endpoint.handle(std_now(), from, None, None, bytes, &mut Vec::new());
+            if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
+                connection.handle_event(event);
+            }
+        }
+        if connection.poll_timeout().is_some_and(|at| at <= std_now()) {
+            connection.handle_timeout(std_now());
+        }
     }
+    panic!("the connection does not end");
 }
 
-fn code(error: &quinn::ConnectionError) -> u64 {
+fn code(error: &ConnectionError) -> u64 {
     match error {
-        quinn::ConnectionError::ConnectionClosed(close) => close.error_code.into(),
+        ConnectionError::ConnectionClosed(close) => close.error_code.into(),
         other => panic!("{other:?}"),
     }
 }
@@ -243,12 +275,12 @@ fn client(alpn: &[u8]) -> rustls::ClientConfig {
     config
 }
 
-#[tokio::test]
-async fn a_peer_without_certificates_or_protocol_is_told_so() {
-    let mut acceptor = Rig::start(1).await;
-    let error = stranger(client(b"pk/1"), acceptor.addr).await;
+#[test]
+fn a_peer_without_certificates_or_protocol_is_told_so() {
+    let acceptor = Rig::start(1);
+    let error = stranger(client(b"pk/1"), acceptor.addr);
     assert_eq!(code(&error), 0x100 + 116, "certificate_required: {error}");
-    let error = stranger(client(b"h3"), acceptor.addr).await;
+    let error = stranger(client(b"h3"), acceptor.addr);
     assert_eq!(code(&error), 0x100 + 120, "no_application_protocol: {error}");
-    acceptor.silence().await;
+    acceptor.silence();
 }
