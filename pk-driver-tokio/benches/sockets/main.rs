@@ -1,0 +1,116 @@
+//! CPU of two nodes over loopback beside bare quinn doing the same work, in one run, and the memory
+//! and CPU of idle connections: `cargo bench -p pk-driver-tokio --bench sockets`. With the argument
+//! `cpu` or `idle`, only one of both.
+//!
+//! Each row alternates between both in rounds; the figures are medians of the CPU of the whole
+//! process, which contains both ends. Bare quinn uses the same certificates, windows and runtime.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a program that measures"
+)]
+
+mod idle;
+mod node;
+mod process;
+mod quic;
+
+use std::time::Duration;
+
+use node::Nodes;
+use process::cpu;
+use quic::Quic;
+
+const ROUNDS: usize = 7;
+/// Length of an encoded answer with 20 contacts and 20 connected nodes.
+const CLOSEST: usize = 3500;
+const MIB: usize = 1024 * 1024;
+
+/// Median CPU of an operation, in microseconds.
+struct Cpu(f64);
+
+/// Runs `work` of both sides in turns, and returns the median CPU of one operation of each.
+macro_rules! beside {
+    ($count:expr, $ours:expr, $bare:expr) => {{
+        let (mut ours, mut bare) = (Vec::new(), Vec::new());
+        for round in 0..=ROUNDS {
+            for (side, times) in [(0, &mut ours), (1, &mut bare)] {
+                let before = cpu();
+                if side == 0 {
+                    $ours.await
+                } else {
+                    $bare.await
+                };
+                // The first round warms up.
+                if round > 0 {
+                    times.push((cpu() - before).as_secs_f64() * 1e6 / $count as f64);
+                }
+            }
+        }
+        (median(ours), median(bare))
+    }};
+}
+
+fn median(mut values: Vec<f64>) -> Cpu {
+    values.sort_by(f64::total_cmp);
+    Cpu(values[values.len() / 2])
+}
+
+fn row(name: &str, goal: &str, (ours, bare): (Cpu, Cpu)) {
+    println!("| {name} | {:.1} | {:.1} | **{:.2}x** | {goal} |", ours.0, bare.0, ours.0 / bare.0);
+}
+
+async fn rows() {
+    let nodes = Nodes::start().await;
+    let quic = Quic::start().await;
+    println!("| CPU of both ends, us | nodes | bare quinn | ratio | goal |\n|---|---|---|---|---|");
+    row("ping, one at a time", "<= 1.2x", beside!(2000, nodes.pings(2000), quic.echoes(2000, 32)));
+    row(
+        "ping, 32 at once",
+        "<= 1.2x",
+        beside!(6400, nodes.parallel(32, 200), quic.parallel(32, 200)),
+    );
+    row(
+        "ask for the closest, 20 contacts",
+        "<= 1.3x",
+        beside!(1000, nodes.closest(1000), quic.echoes(1000, CLOSEST)),
+    );
+    row("connect and ping", "<= 1.1x", beside!(100, nodes.connects(100), quic.connects(100)));
+    row(
+        "1 GiB on one stream, per MiB",
+        "<= 1.2x",
+        beside!(128, nodes.bulk(128 * MIB), quic.bulk(128 * MIB)),
+    );
+    nodes.stop().await;
+}
+
+fn main() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((kind, rest)) = arguments.split_first()
+        && kind == "peers"
+    {
+        return runtime.block_on(idle::peers(rest));
+    }
+    let only = |part| arguments.first().is_some_and(|first| first == part);
+    if !only("idle") {
+        runtime.block_on(rows());
+    }
+    if only("cpu") {
+        return;
+    }
+    println!(
+        "\n| idle connections | nodes: KiB each | bare quinn: KiB each | nodes: CPU ms a minute |\n|---|---|---|---|"
+    );
+    for count in [1, 500, 2000] {
+        // Processes of their own, so that no row uses memory that another one has freed.
+        let ours = idle::measure("nodes", count);
+        let bare = idle::measure("quinn", count);
+        println!("| {count} | {:.1} | {:.1} | {:.0} |", ours.kib, bare.kib, ours.cpu_per_minute);
+    }
+    drop(runtime);
+    std::thread::sleep(Duration::from_millis(10));
+}
