@@ -67,6 +67,7 @@ use crate::shares::{Full, Source};
 use crate::types::address::{NodeAddress, NodeContactAddressData};
 use crate::types::id::{BucketIndex, ConnectionId, NodeId, RaceId};
 use crate::types::network::Network;
+use crate::types::queue;
 use crate::wire::dialect::Dialect;
 
 impl Connections {
@@ -386,7 +387,7 @@ impl Connections {
     }
 
     pub(crate) fn poll_event(&mut self) -> Option<ConnectEvent> {
-        self.events.pop_front()
+        queue::take(&mut self.events)
     }
 
     // -- getters

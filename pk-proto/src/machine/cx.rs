@@ -19,6 +19,7 @@ use crate::api::metrics::Metrics;
 use crate::api::output::Output;
 use crate::types::address::{Host, NodeAddress, Reach, is_unicast};
 use crate::types::id::{NodeId, StreamId};
+use crate::types::queue;
 use crate::types::time::{Instant, UnixMillis, WallClock};
 
 /// The components that draw random numbers. Each has its own stream, so that a new draw in one does
@@ -39,9 +40,6 @@ pub(crate) enum RngStream {
 /// Signature verifications per call into the machine, so that none takes longer than a few
 /// milliseconds (docs/DESIGN.md, Signature budget).
 const SIGNATURE_BUDGET: usize = 64;
-
-/// Capacity of the output queue that is kept while the queue is empty.
-const OUTPUTS_KEPT: usize = 64;
 
 /// Number of random streams.
 const RNG_STREAMS: u8 = 4;
@@ -243,11 +241,6 @@ impl Cx {
     }
 
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
-        let output = self.outputs.pop_front();
-        // Release the memory of a burst; the queue is usually short.
-        if self.outputs.is_empty() && self.outputs.capacity() > OUTPUTS_KEPT {
-            self.outputs.shrink_to(OUTPUTS_KEPT);
-        }
-        output
+        queue::take(&mut self.outputs)
     }
 }

@@ -32,6 +32,7 @@ use crate::api::transport::{DisconnectReason, Side};
 use crate::machine::cx::Cx;
 use crate::machine::timer::Timer;
 use crate::types::id::{ConnectionId, NodeId, RequestId, StreamId};
+use crate::types::queue;
 use crate::types::refusal::Refusal;
 use crate::wire::codec;
 use crate::wire::dialect::Dialect;
@@ -207,7 +208,7 @@ impl Rpc {
     }
 
     pub(crate) fn poll_event(&mut self) -> Option<RpcEvent> {
-        self.events.pop_front()
+        queue::take(&mut self.events)
     }
 
     /// Counts the tables of this component.

@@ -8,6 +8,7 @@ pub(crate) mod generators;
 pub(crate) mod id;
 pub(crate) mod nearest;
 pub(crate) mod network;
+pub(crate) mod queue;
 pub(crate) mod refusal;
 pub(crate) mod seed_node;
 pub(crate) mod signature;
