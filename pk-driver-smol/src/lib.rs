@@ -43,4 +43,9 @@ impl Runtime for Smol {
     fn resolve(&self, host: String, port: u16) -> BoxFuture<io::Result<Vec<SocketAddr>>> {
         Box::pin(smol::net::resolve((host, port)))
     }
+
+    fn address_changes(&self) -> io::Result<AddressChanges> {
+        let mut watcher = if_watch::smol::IfWatcher::new()?;
+        Ok(Box::new(move |context| watcher.poll_if_event(context).map_ok(drop)))
+    }
 }

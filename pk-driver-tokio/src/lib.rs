@@ -40,6 +40,11 @@ impl Runtime for Tokio {
     fn resolve(&self, host: String, port: u16) -> BoxFuture<io::Result<Vec<SocketAddr>>> {
         Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
     }
+
+    fn address_changes(&self) -> io::Result<AddressChanges> {
+        let mut watcher = if_watch::tokio::IfWatcher::new()?;
+        Ok(Box::new(move |context| watcher.poll_if_event(context).map_ok(drop)))
+    }
 }
 
 /// The code of the README compiles.

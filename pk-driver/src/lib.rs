@@ -44,4 +44,4 @@ pub use pump::recording::Record;
 pub use quinn;
 pub use stream::Stream;
 pub use stream::accept::StreamAcceptor;
-pub use system::runtime::{BoxFuture, Runtime};
+pub use system::runtime::{AddressChanges, BoxFuture, Runtime};

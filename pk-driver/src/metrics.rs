@@ -94,6 +94,10 @@ metrics! {
     mdns_restarts,
     /// Corrections of the wall clock that were reported to the core.
     clock_corrections,
+    /// Changes of the addresses of this machine that were announced to peers.
+    address_changes,
+    /// Moves of the socket to another address, because its own was gone.
+    rebinds,
     /// Incoming streams that were refused because their acceptor was full or dropped.
     accepts_refused,
 }

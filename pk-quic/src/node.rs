@@ -253,10 +253,13 @@ impl Node {
         self.settle();
     }
 
-    /// The socket is bound to another address from now on, from which connections continue.
+    /// The socket is bound to another address from now on, from which connections continue. The core
+    /// is informed.
     pub fn rebound(&mut self, now: Instant, bound: SocketAddr) {
         self.advance(now);
         self.transport.rebound(self.now, bound);
+        let addrs = vec![self.transport.bound()];
+        self.input(Input::Listening { addrs });
         self.settle();
     }
 

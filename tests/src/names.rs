@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pk_driver::{BoxFuture, Runtime};
+use pk_driver::{AddressChanges, BoxFuture, Runtime};
 
 /// A runtime that knows these names and no others.
 #[derive(Debug, Clone)]
@@ -38,5 +38,9 @@ impl<R: Runtime> Runtime for Named<R> {
         Box::pin(async move {
             addrs.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such name"))
         })
+    }
+
+    fn address_changes(&self) -> io::Result<AddressChanges> {
+        self.inner.address_changes()
     }
 }

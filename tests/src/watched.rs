@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use pk_driver::{BoxFuture, Runtime};
+use pk_driver::{AddressChanges, BoxFuture, Runtime};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncTimer, AsyncUdpSocket, UdpPoller};
 
@@ -80,6 +80,10 @@ impl<R: Runtime> Runtime for Watched<R> {
 
     fn resolve(&self, host: String, port: u16) -> BoxFuture<io::Result<Vec<SocketAddr>>> {
         self.inner.resolve(host, port)
+    }
+
+    fn address_changes(&self) -> io::Result<AddressChanges> {
+        self.inner.address_changes()
     }
 }
 

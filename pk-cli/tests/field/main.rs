@@ -17,4 +17,5 @@ mod names;
 mod process;
 mod rejected;
 mod restart;
+mod roaming;
 mod store;

@@ -56,6 +56,8 @@ pub(crate) enum WakeSource {
     Certificate,
     /// The wall clock may have been set.
     Clock,
+    /// The addresses of this machine may have changed.
+    Interfaces,
     /// The recording is to be written.
     Recording,
 }

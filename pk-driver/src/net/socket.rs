@@ -101,6 +101,20 @@ impl Socket {
         }
     }
 
+    /// Returns the address of the socket.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.bound.addr()
+    }
+
+    /// Continues with another socket of the same family. A datagram that waits for room is lost.
+    pub(crate) fn rebind(&mut self, bound: Bound) {
+        self.received = buffer(&bound);
+        self.bound = bound;
+        self.pending = None;
+        self.readable.wake_by_ref();
+        self.writable.wake_by_ref();
+    }
+
     /// Passes the datagrams of one read to the node.
     ///
     /// # Errors

@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 use crate::cx::{Cx, WakeSource};
 use crate::job::StoreJob;
 use crate::mdns::Mdns;
+use crate::net::interfaces::Interfaces;
 use crate::net::socket::Socket;
 use crate::pump::command::{CertificateCheck, Command, SharedStatus};
 use crate::pump::handle_registry::HandleRegistry;
@@ -58,6 +59,7 @@ pub(crate) struct Parts<R> {
     pub(crate) cx: Cx,
     pub(crate) clock: Clock,
     pub(crate) socket: Socket,
+    pub(crate) interfaces: Interfaces,
     pub(crate) registry: HandleRegistry,
     pub(crate) store: StoreBackend,
     pub(crate) resolver: Resolver<R>,
@@ -150,7 +152,7 @@ impl<R: Runtime> Pump<R> {
 
     /// Serves one source.
     fn serve(&mut self, key: WakeSource) {
-        let Parts { cx, socket, registry, store, resolver, mdns, .. } = &mut self.parts;
+        let Parts { cx, socket, interfaces, registry, store, resolver, mdns, .. } = &mut self.parts;
         match key {
             WakeSource::Socket => {
                 if let Err(error) = socket.receive(cx) {
@@ -164,6 +166,7 @@ impl<R: Runtime> Pump<R> {
             WakeSource::Resolve(id) => resolver.poll(cx, id),
             WakeSource::Store => store.poll(cx),
             WakeSource::Mdns => mdns.poll(cx),
+            WakeSource::Interfaces => interfaces.poll(cx),
             WakeSource::Commands => self.commands(),
             // What follows is done after every source.
             WakeSource::Streams | WakeSource::Writable => {}
@@ -283,6 +286,7 @@ impl<R: Runtime> Pump<R> {
                 WakeSource::Drained => self.phase = Phase::Over,
                 WakeSource::Certificate => self.look_after_certificate(),
                 WakeSource::Recording => self.record(),
+                WakeSource::Interfaces => self.look_at_addresses(),
                 // No other source has a deadline.
                 _ => {}
             }
@@ -308,6 +312,13 @@ impl<R: Runtime> Pump<R> {
         if let Some(certificate_check) = certificate_check {
             let wait = certificate_check();
             cx.deadlines.set(cx.now + wait, WakeSource::Certificate);
+        }
+    }
+
+    fn look_at_addresses(&mut self) {
+        let Parts { cx, socket, interfaces, tasks, status, .. } = &mut self.parts;
+        if let Some(addr) = interfaces.look(cx, socket, tasks) {
+            status.read().addrs = vec![addr];
         }
     }
 

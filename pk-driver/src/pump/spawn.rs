@@ -11,6 +11,7 @@ use crate::cx::ready::ReadyQueue;
 use crate::cx::{Cx, WakeSource};
 use crate::error::StartError;
 use crate::mdns::Mdns;
+use crate::net::interfaces::Interfaces;
 use crate::net::socket::{Bound, Socket};
 use crate::pump::command::{CertificateCheck, SharedStatus};
 use crate::pump::handle::{EventSource, Handle, WeakHandle};
@@ -78,6 +79,7 @@ pub(crate) fn spawn_pump<R: Runtime>(
     let source = EventSource::new(events.downgrade(), first);
     let handle = Handle::new(commands, source, Arc::clone(&status), tasks.watch());
     let pump = Pump::new(Parts {
+        interfaces: Interfaces::new(&cx, &runtime, bound.addr()),
         socket: Socket::new(&cx, bound),
         cx,
         clock,

@@ -10,6 +10,7 @@ mod socket;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use pk_host::{Clock, HostState, KeyPair, MemoryStore, Store, TransportSecret, create_identity};
@@ -25,7 +26,7 @@ use crate::mdns::Mdns;
 use crate::pump::resolver::Resolver;
 use crate::pump::store_backend::StoreBackend;
 use crate::stream::shared::SharedNode;
-use crate::system::runtime::{BoxFuture, Runtime};
+use crate::system::runtime::{AddressChanges, BoxFuture, Runtime};
 use crate::system::tasks::Tasks;
 
 /// Longer than anything in these tests takes.
@@ -47,6 +48,10 @@ impl Runtime for TestRuntime {
                 _ => Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))]),
             }
         })
+    }
+
+    fn address_changes(&self) -> io::Result<AddressChanges> {
+        Ok(Box::new(|_| Poll::Pending))
     }
 }
 

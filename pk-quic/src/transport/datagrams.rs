@@ -88,7 +88,9 @@ impl Transport {
     }
 
     pub(super) fn outgoing(&self, transmit: &quinn_proto::Transmit) -> Transmit {
-        let is_own = |ip: &IpAddr| self.own.as_ref().is_none_or(|own| own.contains(ip));
+        // The whole loopback network belongs to the machine.
+        let is_own =
+            |ip: &IpAddr| ip.is_loopback() || self.own.as_ref().is_none_or(|own| own.contains(ip));
         Transmit {
             to: transmit.destination,
             ecn: transmit.ecn.map_or(0, |ecn| ecn as u8),
