@@ -189,6 +189,11 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
             .await
             .expect("the node starts")
     };
+    // One that watches the addresses of the machine.
+    let d = start_with(&runtime, 4, |config| {
+        config.listen = (std::net::Ipv4Addr::UNSPECIFIED, 0).into();
+    })
+    .await;
     join(&runtime, &b, seed(&a)).await;
     join(&runtime, &c, seed(&a)).await;
     connect(&runtime, &b, &c).await;
@@ -223,6 +228,7 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
     soon(&runtime, "shutdown of a", a.shutdown()).await;
     soon(&runtime, "shutdown of b", b.shutdown()).await;
     soon(&runtime, "shutdown of c", c.shutdown()).await;
+    soon(&runtime, "shutdown of d", d.shutdown()).await;
     assert!(dialing.join(&plain, "the end of a dial").await);
     // The last tasks are being dropped by the runtime's own threads.
     until(&runtime, "the end of all tasks", async || runtime.seen().tasks == 0).await;

@@ -11,7 +11,7 @@ pk_tests::cases!(a_node_leaves_nothing_behind);
 async fn a_node_leaves_nothing_behind<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let child = Child::start::<R>(NODE, &["leaks", dir.path().to_str().unwrap()]);
-    let seen = child.line(&runtime, "the life of three nodes").await;
+    let seen = child.line(&runtime, "the life of four nodes").await;
     println!("{}: {seen}", R::NAME);
     let list =
         |path: &str| seen.pointer(path).unwrap_or_else(|| panic!("no {path} in {seen}")).clone();
@@ -21,11 +21,11 @@ async fn a_node_leaves_nothing_behind<R: Rt>(runtime: R) {
     for gauge in ["tasks", "driver_tasks", "timers", "sockets"] {
         assert_eq!(number(&seen, &format!("/after/{gauge}")), 0, "{gauge}");
     }
-    // There was something to be left: three sockets, a store, a recording and mDNS's at least, and
-    // for each node its pump.
+    // There was something to be left: four sockets, a watch of addresses, a store, a recording and
+    // mDNS's at least, and for each node its pump.
     let before = before.as_array().map_or(0, Vec::len) as u64;
-    assert!(number(&seen, "/busy/descriptors") >= before + 6);
-    assert!(number(&seen, "/busy/tasks") >= 3);
+    assert!(number(&seen, "/busy/descriptors") >= before + 8);
+    assert!(number(&seen, "/busy/tasks") >= 4);
     match R::NAME {
         // What the runtime itself counts.
         "tokio" => assert_eq!(number(&seen, "/after/runtime_tasks"), 0),
