@@ -32,7 +32,7 @@ type Addresses = BTreeMap<IpAddr, String>;
 
 /// The watch of a node.
 pub(crate) struct Interfaces {
-    /// `None` if the node needs no watch, or has none any more.
+    /// `None` if the node needs no watch, or no longer has one.
     changes: Option<AddressChanges>,
     waker: Waker,
     /// The addresses at the last look.

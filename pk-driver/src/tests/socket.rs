@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
+use pk_host::Clock;
 use pk_proto::{Failure, RequestOptions};
+use pk_quic::{Effect, NodeSetup, Poll};
 
 use super::{TestRuntime, host};
 use crate::{Node, NodeConfig, NodeError};
@@ -50,4 +52,28 @@ async fn a_dial_that_the_system_rejects_fails_at_once_with_the_reason() {
     assert!(text.contains("the system cannot send there"), "{text}");
     assert!(matches!(error, NodeError::Failure(Failure::Dial(_))));
     assert!(begun.elapsed() < std::time::Duration::from_secs(3));
+}
+
+#[test]
+fn the_core_is_informed_of_a_socket_on_another_port() {
+    let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let clock = Clock::new();
+    let origin = std::time::Instant::now();
+    let mut setup = NodeSetup::new(host(1), at(1), origin, clock.now(), clock.unix());
+    setup.config.mdns = true;
+    let mut node = pk_quic::Node::new(setup).unwrap();
+    let advertised = |node: &mut pk_quic::Node| {
+        let polls = std::iter::from_fn(|| node.poll());
+        let ports = polls.filter_map(|poll| match poll {
+            Poll::Effect(Effect::Advertise { port, .. }) => port,
+            _ => None,
+        });
+        ports.collect::<Vec<_>>()
+    };
+    assert_eq!(advertised(&mut node), [1]);
+    node.rebound(clock.now(), at(2));
+    assert_eq!(advertised(&mut node), [2]);
+    assert_eq!(node.transport().bound(), at(2));
+    node.rebound(clock.now(), at(2));
+    assert!(advertised(&mut node).is_empty());
 }
