@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The NAT or firewall in front of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl Internet {
             hosts.iter().map(|(host, nat)| ((*host).to_owned(), *nat)).collect();
         hosts.push(("relay".to_owned(), Nat::None));
         remove_orphans();
-        let prefix = format!("{MARK}{}-{name}-", std::process::id());
+        let prefix = prefix(name);
         let internet = Self { prefix, hosts, behind: Vec::new() };
         internet.build();
         Some(internet)
@@ -142,7 +143,14 @@ impl Drop for Internet {
 }
 
 /// How the names of all namespaces of this test begin; the number of its process follows.
-pub(crate) const MARK: &str = "pknat";
+const MARK: &str = "pknat";
+
+/// Returns how the namespaces of a network begin: no other network has this prefix, also if its
+/// name is the same.
+pub(crate) fn prefix(name: &str) -> String {
+    static NETWORKS: AtomicUsize = AtomicUsize::new(0);
+    format!("{MARK}{}-{name}{}-", std::process::id(), NETWORKS.fetch_add(1, Ordering::Relaxed))
+}
 
 /// Takes down what a test that was killed has left.
 pub(crate) fn remove_orphans() {

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::internet::{MARK, missing_here, remove_orphans, run};
+use crate::internet::{missing_here, prefix, remove_orphans, run};
 
 /// The namespaces of one test; removed when dropped.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ impl Lan {
             return None;
         }
         remove_orphans();
-        let prefix = format!("{MARK}{}-{name}-", std::process::id());
+        let prefix = prefix(name);
         let lan = Self { prefix, hosts: hosts.iter().map(|host| (*host).to_owned()).collect() };
         let switch = lan.namespace("sw");
         run(&["ip", "netns", "add", &switch]);
