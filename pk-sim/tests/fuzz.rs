@@ -35,7 +35,7 @@ fn random(count: u64, length: usize, body: fn(&[u8]) -> Run) -> Vec<Run> {
 }
 
 /// A new input, output, request or kind of timer that neither the corpus nor random scripts reach
-/// shows here. `cargo fuzz run -s none machine` finds a script that does, if the target can make
+/// shows here. `cargo fuzz run -O -s none machine` finds a script that does, if the target can make
 /// one; commit it. Those of the corpus whose names begin with `hand-` were written for what takes
 /// several steps in a row.
 #[test]

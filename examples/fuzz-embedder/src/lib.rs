@@ -9,7 +9,7 @@
 //! libfuzzer_sys::fuzz_target!(|script: fuzz_embedder::Script| { fuzz_embedder::run(script); });
 //! ```
 //!
-//! `fuzz/fuzz_targets/embedder.rs` of this repository contains that line; `cargo fuzz run -s none
+//! `fuzz/fuzz_targets/embedder.rs` of this repository contains that line; `cargo fuzz run -O -s none
 //! embedder` runs it. To fuzz your own driver, replace [`Driver`].
 //!
 //! Notes:
