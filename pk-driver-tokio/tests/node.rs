@@ -183,9 +183,9 @@ async fn a_call_that_is_dropped_is_cancelled() {
     let a = start(1).await;
     // Bound, but never answers.
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (nobody, address) =
+    let (absent, address) =
         (KeyPair::from_seed(&[9; 32]).node_id(), silent.local_addr().unwrap().into());
-    let call = a.connect(nobody, address, RequestOptions::default());
+    let call = a.connect(absent, address, RequestOptions::default());
     assert!(timeout(Duration::from_millis(100), call).await.is_err());
     let gone = async {
         while a.metrics().await.unwrap().requests_open > 0 || a.driver_metrics().dials_pending > 0 {
@@ -210,13 +210,13 @@ async fn a_lease_tells_when_its_connection_is_lost() {
 #[tokio::test]
 async fn the_wrong_node_at_an_address_is_not_connected_to() {
     let (a, b) = (start(1).await, start(2).await);
-    let nobody = KeyPair::from_seed(&[9; 32]).node_id();
+    let absent = KeyPair::from_seed(&[9; 32]).node_id();
     let address: pk_driver_tokio::pk_proto::NodeAddress = b.local_addrs()[0].into();
-    let error = a.connect(nobody, address.clone(), RequestOptions::default()).await.unwrap_err();
+    let error = a.connect(absent, address.clone(), RequestOptions::default()).await.unwrap_err();
     let NodeError::Failure(Failure::Dial(failures)) = &error else { panic!("{error}") };
     assert!(matches!(&failures[..], [(_, DialFailure::Certificate(_))]), "{error}");
     assert!(
-        !a.ping_node_address(nobody, address.clone(), RequestOptions::default()).await.unwrap()
+        !a.ping_node_address(absent, address.clone(), RequestOptions::default()).await.unwrap()
     );
     assert!(a.ping_node_address(b.own_id(), address, RequestOptions::default()).await.unwrap());
 }
@@ -225,11 +225,11 @@ async fn the_wrong_node_at_an_address_is_not_connected_to() {
 async fn requests_that_are_open_at_the_shutdown_are_told_of_it() {
     let a = start(1).await;
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let nobody = KeyPair::from_seed(&[9; 32]).node_id();
+    let absent = KeyPair::from_seed(&[9; 32]).node_id();
     let address = silent.local_addr().unwrap().into();
     let waiting = {
         let a = a.clone();
-        tokio::spawn(async move { a.connect(nobody, address, RequestOptions::default()).await })
+        tokio::spawn(async move { a.connect(absent, address, RequestOptions::default()).await })
     };
     tokio::time::sleep(Duration::from_millis(50)).await;
     let begun = Instant::now();
@@ -239,7 +239,7 @@ async fn requests_that_are_open_at_the_shutdown_are_told_of_it() {
     assert!(took < Duration::from_secs(1), "{took:?}");
     let error = waiting.await.unwrap().unwrap_err();
     assert!(matches!(error, NodeError::Failure(Failure::Stopped)), "{error}");
-    let error = a.find_node(nobody, FindNodeOptions::default()).await.unwrap_err();
+    let error = a.find_node(absent, FindNodeOptions::default()).await.unwrap_err();
     assert!(matches!(error, NodeError::Closed), "{error}");
     assert_eq!(a.driver_metrics().tasks, 0);
     a.shutdown().await;

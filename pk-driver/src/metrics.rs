@@ -62,6 +62,8 @@ metrics! {
     punches,
     /// Punch datagrams that were not sent because the socket has no address of the family.
     punches_dropped,
+    /// Datagrams outside of connections that were not sent, because too many waited for the socket.
+    unsent_dropped,
     /// Stateless resets sent to peers that used unknown connections.
     resets,
     /// Stateless resets not sent because of the limit per network.
@@ -72,10 +74,14 @@ metrics! {
     followed,
     /// Peers that did not answer at the address to which they were followed.
     follow_failed,
-    /// Datagrams not sent to an address that is not validated yet.
+    /// Datagrams not sent to an address that is not validated yet, of an acceptor that has moved.
     follow_withheld,
+    /// Datagrams not sent to an address that is not validated yet, of a dialer that has moved.
+    unvalidated_withheld,
     /// Datagrams that were received.
     datagrams_received,
+    /// Received datagrams that were dropped because of their length.
+    datagrams_too_long,
     /// Signatures made for the core.
     signatures,
     /// Transactions requested by the core.
@@ -125,5 +131,8 @@ impl DriverMetrics {
         self.followed = transport.followed;
         self.follow_failed = transport.follow_failed;
         self.follow_withheld = transport.follow_withheld;
+        self.unvalidated_withheld = transport.unvalidated_withheld;
+        self.datagrams_too_long = transport.datagrams_too_long;
+        self.unsent_dropped = transport.unsent_dropped;
     }
 }

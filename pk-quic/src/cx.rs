@@ -11,8 +11,9 @@ use crate::admission::AdmissionControl;
 use crate::clock::{Origin, WallClock};
 use crate::event::TransportEvent;
 use crate::metrics::TransportMetrics;
+use crate::reasons::StreamError;
 use crate::settings::TransportSettings;
-use crate::stream::Remains;
+use crate::stream::{Read, Remains};
 
 /// Shortest interval of warnings about the validity of certificates.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -149,15 +150,11 @@ impl Unread {
         }
     }
 
-    pub(crate) fn take(
-        &mut self,
-        id: StreamId,
-        max: usize,
-    ) -> Option<Result<crate::stream::Read, crate::reasons::StreamError>> {
+    pub(crate) fn take(&mut self, id: StreamId, max: usize) -> Option<Result<Read, StreamError>> {
         let remains = self.streams.get_mut(&id)?;
         let read = remains.take(max);
         match &read {
-            Ok(crate::stream::Read::Bytes(bytes)) => self.bytes -= bytes.len(),
+            Ok(Read::Bytes(bytes)) => self.bytes -= bytes.len(),
             _ => drop(self.streams.remove(&id)),
         }
         Some(read)

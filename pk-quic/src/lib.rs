@@ -17,6 +17,7 @@ mod follow;
 mod liveness;
 mod metrics;
 mod node;
+mod queue;
 mod reasons;
 mod reserve;
 mod resets;

@@ -33,6 +33,8 @@ pub struct TransportMetrics {
     pub handshakes_refused_network: u64,
     /// Received datagrams that were dropped because of their length.
     pub datagrams_too_long: u64,
+    /// Datagrams outside of connections that were not sent, because too many waited for the socket.
+    pub unsent_dropped: u64,
     /// Stateless resets that were sent.
     pub resets: u64,
     /// Stateless resets that were not sent because of the limit of their network.

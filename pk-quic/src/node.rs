@@ -14,13 +14,12 @@ use pk_proto::{
 
 use crate::effect::{Effect, Response};
 use crate::event::{Opened, TransportEvent};
+use crate::queue;
 use crate::reasons::StreamError;
 use crate::settings::TransportSettings;
 use crate::simulation::{Crossing, TlsRandom};
 use crate::stream::Read;
-use crate::transport::{
-    Datagram, EVENTS_KEPT, Transmit, Transport, TransportError, TransportSetup,
-};
+use crate::transport::{Datagram, Transmit, Transport, TransportError, TransportSetup};
 
 /// What a node starts from.
 #[derive(Debug)]
@@ -317,11 +316,7 @@ impl Node {
 
     /// Returns what happened next.
     pub fn poll(&mut self) -> Option<Poll> {
-        let poll = self.polls.pop_front();
-        if poll.is_none() && self.polls.capacity() > EVENTS_KEPT {
-            self.polls.shrink_to(EVENTS_KEPT);
-        }
-        poll
+        queue::take(&mut self.polls)
     }
 
     // -- application streams

@@ -49,7 +49,7 @@ fn main() {
 fn search(rounds: u8) {
     let mut cluster = network(NODES);
     for round in 0..rounds {
-        let request = Request::FindNode { target: nobody(round), find: FindNodeOptions::default() };
+        let request = Request::FindNode { target: absent(round), find: FindNodeOptions::default() };
         let Reply::FindNode(outcome) = cluster.ask(usize::from(round) % NODES, request).unwrap()
         else {
             panic!()
@@ -62,7 +62,7 @@ fn search(rounds: u8) {
 fn ask(rounds: u8) {
     let mut cluster = network(24);
     for round in 0..rounds {
-        let (via, target) = (cluster.id(1), nobody(round));
+        let (via, target) = (cluster.id(1), absent(round));
         let query = ClosestNodesQuery { known: true, connected: true };
         let request =
             Request::QueryClosestNodes { via, target, query, options: RequestOptions::default() };
@@ -77,7 +77,7 @@ fn network(nodes: usize) -> Cluster {
     cluster
 }
 
-fn nobody(number: u8) -> NodeId {
+fn absent(number: u8) -> NodeId {
     let mut bytes = [0xa5; 32];
     (bytes[0], bytes[31]) = (number.wrapping_mul(97), number);
     NodeId::from_bytes(bytes)

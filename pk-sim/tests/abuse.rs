@@ -46,7 +46,7 @@ fn close(bare: &mut Bare, conn: ConnectionId) {
 /// Ids of the farthest bucket of a bare machine.
 fn far(bare: &Bare) -> impl Iterator<Item = NodeId> + use<> {
     let own = bare.node.own_id();
-    (0..).map(nobody).filter(move |id| own.bucket_index(id) == Some(BucketIndex(255)))
+    (0..).map(absent).filter(move |id| own.bucket_index(id) == Some(BucketIndex(255)))
 }
 
 /// A peer that comes from one network under ten thousand ids waits in no more places than there
@@ -171,7 +171,7 @@ fn dials_after(
     tell(&mut cluster, 0, 1);
     let lie = lie.clone();
     let mut liar = Peer::new(1, move |_| Reaction::answer(RpcResponse::Closest(lie.clone())));
-    let request = cluster.request(0, Request::FindNode { target: nobody(7), find });
+    let request = cluster.request(0, Request::FindNode { target: absent(7), find });
     liar.drive(&mut cluster, 120 * SECOND);
     assert!(cluster.done(0, request).is_some(), "it hangs");
     assert!(!liar.asked.is_empty());
@@ -197,7 +197,7 @@ fn contact(addresses: impl IntoIterator<Item = String>) -> NodeContact {
 fn a_peer_cannot_make_us_dial_a_storm() {
     let local = (0..20).map(|i| {
         let addresses = (0..8).map(|port| format!("203.0.113.50:{}", 1 + 8 * i + port));
-        (nobody(100 + i), contact(addresses))
+        (absent(100 + i), contact(addresses))
     });
     let lie = ClosestNodes { known: local.collect(), connected: Vec::new() };
     let dials = dials_after(&lie, FindNodeOptions::default(), |_| {});
@@ -228,7 +228,7 @@ fn a_peer_cannot_make_us_dial_our_own_network() {
         "router.local:80",
     ];
     let local =
-        private.iter().zip(100..).map(|(text, i)| (nobody(i), contact([(*text).to_owned()])));
+        private.iter().zip(100..).map(|(text, i)| (absent(i), contact([(*text).to_owned()])));
     let connection = |text: &str| ActiveConnection {
         shared_id: Bytes::from_static(b"x"),
         address: address(text),
@@ -238,8 +238,8 @@ fn a_peer_cannot_make_us_dial_our_own_network() {
     let active = private
         .iter()
         .zip(200..)
-        .map(|(text, i)| ActiveNode { node: nobody(i), connections: vec![connection(text)] });
-    let honest = (nobody(300), contact(["203.0.113.9:1".to_owned()]));
+        .map(|(text, i)| ActiveNode { node: absent(i), connections: vec![connection(text)] });
+    let honest = (absent(300), contact(["203.0.113.9:1".to_owned()]));
     let lie = ClosestNodes { known: local.chain([honest]).collect(), connected: active.collect() };
     let dials = dials_after(&lie, FindNodeOptions::default(), |_| {});
     assert_eq!(dials, ["203.0.113.9:1".parse().unwrap()], "the honest one alone");
@@ -273,7 +273,7 @@ fn a_relay_cannot_make_us_dial_or_punch_at_our_own_network() {
         (0, 0)
     );
     // A relay that reports that the target is connected to it.
-    let target = nobody(5);
+    let target = absent(5);
     for (scripted_peer, at) in [(2, "127.0.0.1:22"), (3, "192.168.1.1:80")] {
         let mut liar = Peer::new(scripted_peer, move |question| {
             Reaction::answer(match question {
@@ -327,13 +327,13 @@ fn no_address_is_stored_for_a_node_that_was_never_proven() {
     let (real, liar_id, at) = (cluster.id(2), cluster.id(3), cluster.address(3).to_string());
     let elsewhere = "203.0.113.9:1".to_owned();
     let local = vec![
-        (nobody(1), contact(["203.0.113.8:1".to_owned(), at.clone()])),
+        (absent(1), contact(["203.0.113.8:1".to_owned(), at.clone()])),
         (real, contact([at.clone()])),
         (liar_id, contact([elsewhere.clone()])),
     ];
     let lie = ClosestNodes { known: local, connected: Vec::new() };
     let mut liar = Peer::new(3, move |_| Reaction::answer(RpcResponse::Closest(lie.clone())));
-    for target in [nobody(1), real, liar_id, cluster.id(0)] {
+    for target in [absent(1), real, liar_id, cluster.id(0)] {
         let request =
             cluster.request(0, Request::FindNode { target, find: FindNodeOptions::default() });
         liar.drive(&mut cluster, 60 * SECOND);
@@ -349,7 +349,7 @@ fn no_address_is_stored_for_a_node_that_was_never_proven() {
             (node, contact.iter().map(|(address, _)| address.to_string()).collect())
         })
         .collect();
-    assert!(!stored.contains_key(&nobody(1)) && !stored.contains_key(&real), "{stored:?}");
+    assert!(!stored.contains_key(&absent(1)) && !stored.contains_key(&real), "{stored:?}");
     assert_eq!(
         stored.get(&liar_id),
         Some(&vec![at]),
@@ -360,7 +360,7 @@ fn no_address_is_stored_for_a_node_that_was_never_proven() {
     let ids: BTreeSet<Vec<u8>> =
         cluster.host(0).store.rows().map(|(_, key, _)| key.to_vec()).collect();
     assert!(
-        !ids.contains(nobody(1).as_bytes().as_slice()) && !ids.contains(real.as_bytes().as_slice())
+        !ids.contains(absent(1).as_bytes().as_slice()) && !ids.contains(real.as_bytes().as_slice())
     );
     cluster.stop_all();
 }

@@ -156,7 +156,7 @@ fn a_source_whose_clock_was_set_signs_by_the_new_time_where_the_old_one_is_refus
         _ => Reaction::Silence,
     });
     relay.connect(&mut cluster, 0);
-    let (target, via) = (common::nobody(7), cluster.id(1));
+    let (target, via) = (common::absent(7), cluster.id(1));
     for (minutes, asked) in [(3, 1), (0, 3)] {
         set_clock(&mut cluster, 0, minutes * MINUTE);
         let id = cluster.request(
@@ -368,7 +368,7 @@ fn the_oldest_node_of_a_bucket_is_the_oldest_also_after_the_clock_was_ahead() {
     let mut cluster = met(300 * DAY);
     let own = cluster.id(0);
     let mut far =
-        (0..).map(common::nobody).filter(|node| own.bucket_index(node) == Some(BucketIndex(255)));
+        (0..).map(common::absent).filter(|node| own.bucket_index(node) == Some(BucketIndex(255)));
     let early: Vec<_> = far.by_ref().take(19).collect();
     for (node, port) in early.iter().zip(1..) {
         set(&mut cluster, *node, port, false);

@@ -63,7 +63,7 @@ fn closest_nodes_are_exactly_those_of_a_list_of_all() {
     let mut judged = 0;
     for i in 0..40 {
         let (from, count) = (i * 7 % 60, [1, 5, 20, 13][i % 4]);
-        let target = if i % 3 == 0 { cluster.id(i * 11 % 60) } else { nobody(i as u64) };
+        let target = if i % 3 == 0 { cluster.id(i * 11 % 60) } else { absent(i as u64) };
         let outcome = closest(&mut cluster, from, target, count, FindNodeOptions::default());
         assert_consistent_closest(&outcome);
         assert_eq!(outcome.ended, FindEnd::Exhausted);
@@ -103,7 +103,7 @@ fn with_a_third_of_the_nodes_dead_the_living_are_found() {
     let live: Vec<HostId> = (0..NODES).filter(|node| !dead.contains(node)).collect();
     let (mut right, mut wanted, mut slowest) = (0, 0, ms(0));
     for (i, from) in live.iter().enumerate() {
-        let target = nobody(i as u64);
+        let target = absent(i as u64);
         // One node as well as many: what it starts from does not depend on the number.
         let count = if i % 4 == 0 { 1 } else { 20 };
         let outcome = closest(&mut cluster, *from, target, count, FindNodeOptions::default());
@@ -125,11 +125,11 @@ fn deadline_returns_what_is_found_so_far() {
     cluster.join_all();
     cluster.drive(20 * 60 * SECOND);
     let find = FindNodeOptions { options: by(ms(350)), ..FindNodeOptions::default() };
-    let outcome = closest(&mut cluster, 4, nobody(1), 20, find);
+    let outcome = closest(&mut cluster, 4, absent(1), 20, find);
     assert_consistent_closest(&outcome);
     assert_eq!((outcome.ended, outcome.stats.elapsed), (FindEnd::Deadline, ms(350)));
     assert!((1..20).contains(&outcome.nodes.len()), "{outcome:?}");
-    let request = Request::FindClosest { target: nobody(1), count: 20, find };
+    let request = Request::FindClosest { target: absent(1), count: 20, find };
     let request = cluster.request(4, request);
     cluster.cancel(4, request);
     assert_eq!(cluster.done(4, request), Some(&Err(Failure::Cancelled)));
@@ -152,7 +152,7 @@ fn limits_of_the_caller_hold_for_silent_dials_as_well() {
             limit: Some(limit),
             ..FindNodeOptions::default()
         };
-        let outcome = closest(&mut cluster, 0, nobody(2), 20, find);
+        let outcome = closest(&mut cluster, 0, absent(2), 20, find);
         assert_consistent_closest(&outcome);
         let (dialing, _) = overlap(&dials(&outcome.trace), SECOND);
         assert!(dialing <= concurrency, "{dialing} of {concurrency}: {outcome:?}");

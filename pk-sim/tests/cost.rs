@@ -13,7 +13,7 @@ use pk_sim::{Cluster, HostId};
 /// before a dial.
 #[test]
 fn of_candidates_about_as_close_the_cheapest_is_contacted_first() {
-    let target = nobody(9);
+    let target = absent(9);
     let distance = |cluster: &Cluster, node: HostId| cluster.id(node).distance(&target);
     let class = |cluster: &Cluster, node: HostId| target.bucket_index(&cluster.id(node)).unwrap();
     // Of the others, 1, 2 and 3 are in one bucket of the target, each nearer than the next; 4 is

@@ -387,7 +387,7 @@ fn found_among_the_dead(change: impl FnOnce(&mut Config)) -> Duration {
     let target = cluster.id(2);
     // Dead ones that are nearer to the target than the one that knows it.
     let helper = cluster.id(1).distance(&target);
-    let dead = (0..).map(nobody).filter(|id| id.distance(&target) < helper);
+    let dead = (0..).map(absent).filter(|id| id.distance(&target) < helper);
     for (i, node) in dead.take(6).enumerate() {
         tell_of(&mut cluster, 0, node, address(&format!("203.0.{i}.1:1")));
     }

@@ -48,7 +48,7 @@ fn busy(seed: u64, stop: bool) -> (Cluster, Vec<u8>) {
             (1 + round as usize % (NODES - 1), 1 + (round as usize + 5) % (NODES - 1));
         let (target, address) = (cluster.id(to), cluster.address(to));
         let requests = [
-            Request::FindNode { target: nobody(round), find: FindNodeOptions::default() },
+            Request::FindNode { target: absent(round), find: FindNodeOptions::default() },
             Request::PingNode { target, options: NO },
             Request::PingNodeAddress { target, address, options: by(ms(80)) },
             Request::OpenStream { target, protocol: "echo".into(), options: NO },
@@ -240,8 +240,8 @@ fn a_doctored_recording_diverges_where_it_was_doctored_or_later() {
         matches!(invalid, Err(ReplayError::Start(StartError::Config(ConfigError::Count { .. })))),
         "{invalid:?}"
     );
-    let nobody = doctored(|start| start.identity.chain.clear());
-    assert!(matches!(nobody, Err(ReplayError::Start(StartError::Identity(_)))), "{nobody:?}");
+    let absent = doctored(|start| start.identity.chain.clear());
+    assert!(matches!(absent, Err(ReplayError::Start(StartError::Identity(_)))), "{absent:?}");
 
     // A call that is left out.
     let mut found = 0;
@@ -333,7 +333,7 @@ fn a_recording_over_its_limit_is_lost_and_the_node_is_not() {
         node.handle_timeout(now);
     }
     assert_eq!(node.take_recording(), None);
-    assert!(node.find_node(nobody(0), FindNodeOptions::default(), now).is_ok());
+    assert!(node.find_node(absent(0), FindNodeOptions::default(), now).is_ok());
     assert_eq!(node.take_recording(), None, "it has a hole");
     // A node that is not recorded has none.
     let mut node = NodeManager::start(start).unwrap();

@@ -16,7 +16,7 @@ use pk_sim::{Cluster, Link};
 #[test]
 fn disconnect_closes_every_connection_with_a_node() {
     let (mut cluster, mut peer, _, _) = two_connections(1);
-    let (id, stranger) = (cluster.id(1), nobody(1));
+    let (id, stranger) = (cluster.id(1), absent(1));
     assert_eq!(cluster.call(0, |node, now| node.disconnect(stranger, now)), 0);
     assert_eq!(cluster.call(0, |node, now| node.disconnect(id, now)), 2);
     assert_eq!(cluster.node(0).connections().len(), 0, "at once");

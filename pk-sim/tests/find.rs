@@ -110,7 +110,7 @@ fn cycles_end() {
     let chords = [(0, 3), (3, 0), (1, 4), (4, 1)];
     for edges in [ring.clone(), [ring, chords.to_vec()].concat()] {
         let mut cluster = graph(6, &edges);
-        let outcome = find(&mut cluster, 0, nobody(0));
+        let outcome = find(&mut cluster, 0, absent(0));
         assert_consistent(&outcome);
         assert_eq!(outcome.ended, FindEnd::Exhausted);
         let mut contacted: Vec<_> =
@@ -218,7 +218,7 @@ fn a_search_asks_no_further_than_the_closest_k_that_live() {
         })
         .start();
     wire(&mut cluster, &edges);
-    let target = nobody(5);
+    let target = absent(5);
     let mut nearest: Vec<_> =
         (1..10).map(|node| (cluster.id(node).distance(&target), node)).collect();
     nearest.sort_unstable();
@@ -249,19 +249,19 @@ fn the_limit_counts_failures_and_no_live_connections() {
     for dead in [4, 5, 6] {
         cluster.kill(dead);
     }
-    let outcome = find_with(&mut cluster, 0, nobody(1), limit(2));
+    let outcome = find_with(&mut cluster, 0, absent(1), limit(2));
     assert_consistent(&outcome);
     assert_eq!(outcome.ended, FindEnd::Limit);
     assert_eq!((outcome.stats.attempts, outcome.stats.failures), (2, 0), "{outcome:?}");
     let elapsed = outcome.stats.elapsed;
     assert!((ms(200)..2 * SECOND).contains(&elapsed), "the dead are abandoned: {outcome:?}");
 
-    let outcome = find_with(&mut cluster, 0, nobody(1), limit(0));
+    let outcome = find_with(&mut cluster, 0, absent(1), limit(0));
     assert_eq!(outcome.ended, FindEnd::Limit);
     assert_eq!((outcome.stats.attempts, outcome.stats.calls), (0, 3), "live connections are free");
     assert_eq!(outcome.stats.elapsed, ms(20));
 
-    let outcome = find_with(&mut cluster, 0, nobody(1), limit(3));
+    let outcome = find_with(&mut cluster, 0, absent(1), limit(3));
     assert_eq!((outcome.ended, outcome.stats.attempts), (FindEnd::Exhausted, 3), "{outcome:?}");
     cluster.stop_all();
 }
@@ -272,7 +272,7 @@ fn no_more_are_contacted_at_a_time_than_allowed() {
         let edges: Vec<_> = (1..14).map(|node| (0, node)).collect();
         let mut cluster = graph(14, &edges);
         let find = FindNodeOptions { concurrency: Some(concurrency), ..FindNodeOptions::default() };
-        let outcome = find_with(&mut cluster, 0, nobody(2), find);
+        let outcome = find_with(&mut cluster, 0, absent(2), find);
         assert_consistent(&outcome);
         assert_eq!((outcome.ended, outcome.stats.calls), (FindEnd::Exhausted, 13));
         assert_eq!(overlap(&outcome.trace, 15 * SECOND), (concurrency, concurrency));
@@ -289,7 +289,7 @@ fn silent_dials_end_so_that_more_start() {
             cluster.kill(dead);
         }
         let find = FindNodeOptions { concurrency: Some(concurrency), ..FindNodeOptions::default() };
-        let outcome = find_with(&mut cluster, 0, nobody(2), find);
+        let outcome = find_with(&mut cluster, 0, absent(2), find);
         assert_consistent(&outcome);
         assert_eq!((outcome.ended, outcome.stats.attempts), (FindEnd::Exhausted, 13));
         let (dialing, _) = overlap(&dials(&outcome.trace), SECOND);
@@ -354,7 +354,7 @@ fn a_deadline_ends_a_search_with_what_it_has() {
         cluster.kill(dead);
     }
     let find = FindNodeOptions { options: by(ms(200)), ..FindNodeOptions::default() };
-    let outcome = find_with(&mut cluster, 0, nobody(3), find);
+    let outcome = find_with(&mut cluster, 0, absent(3), find);
     assert_consistent(&outcome);
     assert_eq!(
         (outcome.found.clone(), outcome.ended, outcome.stats.elapsed),
@@ -372,13 +372,13 @@ fn a_deadline_ends_a_search_with_what_it_has() {
 #[test]
 fn search_without_candidates_ends_at_once() {
     let mut cluster = Cluster::quiet().nodes(1).start();
-    let outcome = find(&mut cluster, 0, nobody(0));
+    let outcome = find(&mut cluster, 0, absent(0));
     assert_eq!(
         (outcome.ended, outcome.stats, outcome.trace.len()),
         (FindEnd::Exhausted, FindStats::default(), 0)
     );
     assert!(matches!(
-        cluster.ask(0, Request::PingNode { target: nobody(0), options: RequestOptions::default() }),
+        cluster.ask(0, Request::PingNode { target: absent(0), options: RequestOptions::default() }),
         Err(Failure::NotFound(why)) if why.is_empty()
     ));
     cluster.stop_all();
@@ -403,7 +403,7 @@ fn not_found_says_why_the_dials_of_the_target_failed() {
         ("empty.example.org:1".into(), DialFailure::Resolve("the name has no address".into())),
     ];
     for (number, (text, why)) in cases.into_iter().enumerate() {
-        let target = nobody(number as u64);
+        let target = absent(number as u64);
         let place = address(&text);
         tell_of(&mut cluster, 0, target, place.clone());
         let outcome = find(&mut cluster, 0, target);
@@ -421,7 +421,7 @@ fn not_found_says_why_the_dials_of_the_target_failed() {
         cluster.call(0, |node, now| node.unset_node(target, now).unwrap());
     }
     // Another node has the address: every address that was tried has its failure.
-    let target = nobody(9);
+    let target = absent(9);
     for place in [cluster.address(1), cluster.address(2)] {
         tell_of(&mut cluster, 0, target, place);
     }
@@ -450,7 +450,7 @@ fn addresses_that_cannot_be_dialed_are_named() {
             .into_iter()
             .enumerate()
     {
-        let target = nobody(number as u64);
+        let target = absent(number as u64);
         tell_of(&mut cluster, 0, target, address(text));
         let ping = cluster.ask(0, Request::PingNode { target, options: RequestOptions::default() });
         let Err(Failure::NotFound(why)) = &ping else { panic!("{text}: {ping:?}") };
@@ -569,7 +569,7 @@ fn a_contact_that_does_not_answer_is_no_obstacle() {
     assert_eq!((outcome.ended, mute.asked.len()), (FindEnd::Connected, 1));
     // The search waits for a node that is not there, but not without limit.
     let request = cluster
-        .request(0, Request::FindNode { target: nobody(0), find: FindNodeOptions::default() });
+        .request(0, Request::FindNode { target: absent(0), find: FindNodeOptions::default() });
     mute.drive(&mut cluster, 20 * SECOND);
     let Some(Ok(Reply::FindNode(outcome))) = cluster.done(0, request).cloned() else {
         panic!("it waits")

@@ -41,7 +41,7 @@ fn a_request_for_room_that_has_ended_is_not_remembered() {
     let mut bare = Bare::new(|config| config.bucket_limit = 1);
     let own = bare.node.own_id();
     let far: Vec<NodeId> = (0..)
-        .map(nobody)
+        .map(absent)
         .filter(|id| own.bucket_index(id) == Some(BucketIndex(255)))
         .take(4)
         .collect();

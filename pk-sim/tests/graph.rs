@@ -56,7 +56,7 @@ fn only_accepted_connections_enter_the_graph() {
     let request = connect_request(&cluster, 3);
     cluster.request(0, request);
     // A peer that reports nodes that do not exist, and one that does.
-    let tales = told(&cluster, &[(nobody(1), "203.0.113.1:1"), (cluster.id(2), "20.0.2.1:1314")]);
+    let tales = told(&cluster, &[(absent(1), "203.0.113.1:1"), (cluster.id(2), "20.0.2.1:1314")]);
     let mut teller = Peer::new(4, move |question| match question {
         RpcRequest::Ping { nonce } => Reaction::answer(RpcResponse::Pong { nonce }),
         RpcRequest::Closest { .. } => Reaction::answer(RpcResponse::Closest(ClosestNodes {
@@ -70,7 +70,7 @@ fn only_accepted_connections_enter_the_graph() {
     let via = cluster.id(4);
     let query = ClosestNodesQuery { known: true, connected: false };
     let asked = cluster
-        .request(0, Request::QueryClosestNodes { via, target: nobody(1), query, options: NO });
+        .request(0, Request::QueryClosestNodes { via, target: absent(1), query, options: NO });
     teller.drive(&mut cluster, SECOND);
     assert!(
         matches!(cluster.done(0, asked), Some(Ok(Reply::QueryClosestNodes(closest))) if closest.known.len() == 2)
@@ -261,7 +261,7 @@ fn only_the_lists_that_were_asked_for_are_told() {
     for (local, active) in [(true, true), (true, false), (false, true), (false, false)] {
         let (via, query) = (cluster.id(0), ClosestNodesQuery { known: local, connected: active });
         match cluster
-            .ask(2, Request::QueryClosestNodes { via, target: nobody(0), query, options: NO })
+            .ask(2, Request::QueryClosestNodes { via, target: absent(0), query, options: NO })
         {
             Ok(Reply::QueryClosestNodes(closest)) => {
                 assert_eq!(
@@ -372,7 +372,7 @@ fn a_stored_graph_is_proven_and_what_has_no_room_in_it_is_left_out() {
     };
     let contact =
         |i: u64| pk_proto::NodeContact::new(address(&format!("203.0.113.{}:1", i + 1)), known);
-    let mut contacts: Vec<_> = (0..200).map(|i| (nobody(i), contact(i))).collect();
+    let mut contacts: Vec<_> = (0..200).map(|i| (absent(i), contact(i))).collect();
     contacts.push((key.id(), contact(200)));
     let snapshot = pk_proto::Snapshot { contacts, ..pk_proto::Snapshot::default() };
     let (config, now) = (pk_proto::Config::default(), pk_proto::Instant::ORIGIN);

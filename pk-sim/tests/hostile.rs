@@ -25,7 +25,7 @@ fn closest_call() -> Vec<u8> {
     let query = ClosestNodesQuery { known: true, connected: true };
     message(V1::Call {
         deadline_ms: 1000,
-        request: RpcRequest::Closest { target: nobody(0), query },
+        request: RpcRequest::Closest { target: absent(0), query },
     })
 }
 
@@ -443,7 +443,7 @@ fn a_peer_that_asks_and_never_reads_is_dropped() {
     cluster.host_mut(2).transport.stream_window = 0;
     for number in 0..30 {
         let place = address(&format!("203.0.113.{}:1", number + 1));
-        tell_of(&mut cluster, 0, nobody(number), place);
+        tell_of(&mut cluster, 0, absent(number), place);
     }
     connect(&mut cluster, 1, 0);
     let asked: Vec<_> =

@@ -92,11 +92,11 @@ fn nodes_that_cannot_be_are_counted_and_left_out() {
     let [own, liar] = keys.map(|host| cluster.id(host));
     let lies = [
         (own, "203.0.113.1:1"),
-        (nobody(1), "0.0.0.0:1"),
-        (nobody(2), "255.255.255.255:1"),
-        (nobody(3), "224.0.0.1:1"),
-        (nobody(4), "[ff02::1]:1"),
-        (nobody(5), "[::]:1"),
+        (absent(1), "0.0.0.0:1"),
+        (absent(2), "255.255.255.255:1"),
+        (absent(3), "224.0.0.1:1"),
+        (absent(4), "[ff02::1]:1"),
+        (absent(5), "[::]:1"),
         // This one can be, as far as the node can determine: it is the liar itself.
         (liar, "203.0.113.2:1"),
     ];

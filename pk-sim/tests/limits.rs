@@ -165,18 +165,18 @@ fn said(reason: &(u64, String)) -> (u64, &str) {
 fn throw_away_keys_of_one_network_take_its_share_and_nothing_else() {
     let mut crowd = Crowd::new(|_| {});
     let old: Vec<_> =
-        (0..50).map(|n| crowd.come(nobody(n), &format!("20.0.{n}.1:1")).unwrap()).collect();
+        (0..50).map(|n| crowd.come(absent(n), &format!("20.0.{n}.1:1")).unwrap()).collect();
     // One of their own network, which uses its connection all the time.
-    let busy = crowd.come(nobody(60), "66.6.6.200:1").unwrap();
+    let busy = crowd.come(absent(60), "66.6.6.200:1").unwrap();
     crowd.occupy(busy);
     let mut most = 0;
     for n in 0..4200 {
         crowd.bare.pass(ms(1));
-        crowd.come(nobody(1000 + n), &format!("66.6.6.6:{}", 1 + n)).unwrap();
+        crowd.come(absent(1000 + n), &format!("66.6.6.6:{}", 1 + n)).unwrap();
         most = most.max(crowd.bare.node.metrics().connections);
         if n % 100 == 0 {
-            assert!(crowd.come(nobody(100 + n / 100), &format!("30.0.{}.1:1", n / 100)).is_ok());
-            let dial = crowd.dial(nobody(200 + n / 100), "40.0.0.1:1");
+            assert!(crowd.come(absent(100 + n / 100), &format!("30.0.{}.1:1", n / 100)).is_ok());
+            let dial = crowd.dial(absent(200 + n / 100), "40.0.0.1:1");
             let conn = dial.unwrap_or_else(|| panic!("no dial after {n} keys"));
             crowd.bare.input(Input::DialFailed { conn, why: pk_proto::DialFailure::TimedOut });
         }
@@ -191,7 +191,7 @@ fn throw_away_keys_of_one_network_take_its_share_and_nothing_else() {
     );
     assert_eq!(crowd.bare.node.connections().len(), 1024 + 50 + 42);
     // Also a newcomer of that network is let in.
-    assert!(crowd.come(nobody(61), "66.6.6.201:1").is_ok());
+    assert!(crowd.come(absent(61), "66.6.6.201:1").is_ok());
     // Nothing is left of those that are gone.
     for conn in crowd.open.clone() {
         crowd.bare.input(Input::Disconnected { conn, why: DisconnectReason::TimedOut });
@@ -206,7 +206,7 @@ fn silent_handshakes_of_one_network_make_room_for_each_other() {
     let mut crowd = Crowd::new(|config| config.connection_limit = 40);
     for n in 0..100 {
         let conn = ConnectionId(crowd.bare.odd());
-        crowd.connected(conn, Side::Acceptor, nobody(n), &format!("66.6.6.6:{}", 1 + n));
+        crowd.connected(conn, Side::Acceptor, absent(n), &format!("66.6.6.6:{}", 1 + n));
         // Half a Hello is no use of a connection.
         let stream = crowd.bare.opened(conn);
         crowd.bare.feed(stream, &hello()[..2], false);
@@ -217,7 +217,7 @@ fn silent_handshakes_of_one_network_make_room_for_each_other() {
         (metrics.connections_pending, metrics.connections_evicted, metrics.streams),
         (10, 90, 10)
     );
-    assert!(crowd.come(nobody(200), "20.0.0.1:1").is_ok());
+    assert!(crowd.come(absent(200), "20.0.0.1:1").is_ok());
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_full_table_makes_room_by_size_of_network_and_last_use() {
         let mut conns = Vec::new();
         for n in 0..count {
             crowd.bare.pass(ms(10));
-            conns.push(crowd.come(nobody(100 * network + n), &at(n)).unwrap());
+            conns.push(crowd.come(absent(100 * network + n), &at(n)).unwrap());
         }
         conns
     };
@@ -249,7 +249,7 @@ fn a_full_table_makes_room_by_size_of_network_and_last_use() {
         Some(RpcResponse::Pong { nonce: 1 })
     );
     // A lease holds the second one of network 2.
-    crowd.bare.request(Request::AcquireConnection { target: nobody(201), options: NO });
+    crowd.bare.request(Request::AcquireConnection { target: absent(201), options: NO });
     crowd.settle(StreamId(0));
     assert_eq!(crowd.bare.node.metrics().connections_evicted, 0);
 
@@ -257,7 +257,7 @@ fn a_full_table_makes_room_by_size_of_network_and_last_use() {
     for n in 0..6 {
         crowd.bare.pass(ms(10));
         let before: BTreeSet<_> = crowd.closed.keys().copied().collect();
-        assert!(crowd.come(nobody(5000 + n), &format!("50.0.{n}.1:1")).is_ok());
+        assert!(crowd.come(absent(5000 + n), &format!("50.0.{n}.1:1")).is_ok());
         let new: Vec<_> = crowd.closed.iter().filter(|(conn, _)| !before.contains(conn)).collect();
         let [(conn, reason)] = new[..] else { panic!("{new:?}") };
         assert_eq!(said(reason), EVICTED);
@@ -282,26 +282,26 @@ fn a_full_table_makes_room_by_size_of_network_and_last_use() {
 fn a_network_with_its_share_in_use_is_refused_and_told_so() {
     let mut crowd = Crowd::new(|config| config.connection_limit = 40);
     for n in 0..10 {
-        let conn = crowd.come(nobody(n), &format!("66.6.6.{n}:1")).unwrap();
+        let conn = crowd.come(absent(n), &format!("66.6.6.{n}:1")).unwrap();
         crowd.occupy(conn);
     }
-    let refused = crowd.come(nobody(20), "66.6.6.66:1").unwrap_err();
+    let refused = crowd.come(absent(20), "66.6.6.66:1").unwrap_err();
     assert_eq!(said(&refused), FULL_NETWORK);
-    assert!(crowd.come(nobody(21), "20.0.0.1:1").is_ok());
+    assert!(crowd.come(absent(21), "20.0.0.1:1").is_ok());
     assert_eq!(crowd.bare.node.metrics().connections_refused, 1);
     // The peer moves to another network: its place there is free, and taken here.
     let moved = *crowd.open.first().unwrap();
     crowd
         .bare
         .input(Input::RemoteAddressChanged { conn: moved, addr: "77.7.7.7:1".parse().unwrap() });
-    assert!(crowd.come(nobody(22), "66.6.6.67:1").is_ok());
+    assert!(crowd.come(absent(22), "66.6.6.67:1").is_ok());
     // The share can be the whole table.
     let mut crowd = Crowd::new(|config| {
         config.connection_limit = 40;
         config.network_share = 100;
     });
     let (here, refused): (Vec<_>, Vec<_>) = (0..40)
-        .map(|n| crowd.come(nobody(n), &format!("66.6.6.{n}:1")).map(|conn| crowd.occupy(conn)))
+        .map(|n| crowd.come(absent(n), &format!("66.6.6.{n}:1")).map(|conn| crowd.occupy(conn)))
         .partition(Result::is_ok);
     assert_eq!((here.len(), refused.len()), (36, 4));
     assert!(refused.iter().all(|refused| said(refused.as_ref().unwrap_err()) == FULL));
@@ -315,13 +315,13 @@ fn network_full_of_contacts_that_have_just_arrived_lets_the_next_one_in() {
         (config.bucket_prefix_limit, config.graph_prefix_limit) = (0, 0);
     });
     let contacts: Vec<_> =
-        (0..10).map(|n| crowd.come(nobody(n), &format!("66.6.6.{n}:1")).unwrap()).collect();
-    assert!((0..10).all(|n| crowd.bare.node.contact(nobody(n)).is_some()));
-    assert!(crowd.come(nobody(20), "66.6.6.66:1").is_ok());
+        (0..10).map(|n| crowd.come(absent(n), &format!("66.6.6.{n}:1")).unwrap()).collect();
+    assert!((0..10).all(|n| crowd.bare.node.contact(absent(n)).is_some()));
+    assert!(crowd.come(absent(20), "66.6.6.66:1").is_ok());
     let closed: Vec<_> = crowd.closed.iter().map(|(conn, reason)| (*conn, said(reason))).collect();
     assert_eq!(closed, [(contacts[0], EVICTED)]);
     // A connection of another network does not take the place of a contact.
-    assert!(crowd.come(nobody(21), "20.0.0.1:1").is_ok());
+    assert!(crowd.come(absent(21), "20.0.0.1:1").is_ok());
     assert_eq!(crowd.closed.len(), 1);
 }
 
@@ -333,14 +333,14 @@ fn further_connection_of_a_node_takes_the_place_of_its_unused_one() {
     let conns: Vec<_> = (0..4)
         .map(|_| {
             crowd.bare.pass(ms(10));
-            crowd.come(nobody(0), "20.0.0.1:1").unwrap()
+            crowd.come(absent(0), "20.0.0.1:1").unwrap()
         })
         .collect();
     let stream = crowd.occupy(conns[0]);
     for expected in [conns[1], conns[2]] {
         let before: BTreeSet<_> = crowd.closed.keys().copied().collect();
         crowd.bare.pass(ms(10));
-        crowd.come(nobody(0), "20.0.0.1:1").unwrap();
+        crowd.come(absent(0), "20.0.0.1:1").unwrap();
         let new: Vec<_> = crowd.closed.iter().filter(|(conn, _)| !before.contains(conn)).collect();
         let [(conn, reason)] = new[..] else { panic!("{new:?}") };
         assert_eq!((*conn, said(reason)), (expected, EVICTED), "the oldest use first");
@@ -350,9 +350,9 @@ fn further_connection_of_a_node_takes_the_place_of_its_unused_one() {
     for conn in open {
         crowd.occupy(conn);
     }
-    assert_eq!(said(&crowd.come(nobody(0), "20.0.0.1:1").unwrap_err()), FULL);
+    assert_eq!(said(&crowd.come(absent(0), "20.0.0.1:1").unwrap_err()), FULL);
     crowd.bare.input(Input::StreamReset { stream, code: 0 });
-    assert!(crowd.come(nobody(0), "20.0.0.1:1").is_ok());
+    assert!(crowd.come(absent(0), "20.0.0.1:1").is_ok());
     assert_eq!(crowd.bare.node.metrics().connections, 4);
 }
 
@@ -361,25 +361,25 @@ fn dials_have_places_of_their_own_and_incoming_connections_make_room_for_more() 
     let mut crowd = Crowd::new(|config| config.connection_limit = 40);
     let mut streams = Vec::new();
     for n in 0..36 {
-        let conn = crowd.come(nobody(n), &format!("20.0.{n}.1:1")).unwrap();
+        let conn = crowd.come(absent(n), &format!("20.0.{n}.1:1")).unwrap();
         streams.push(crowd.occupy(conn));
     }
-    assert_eq!(said(&crowd.come(nobody(50), "20.0.50.1:1").unwrap_err()), FULL);
+    assert_eq!(said(&crowd.come(absent(50), "20.0.50.1:1").unwrap_err()), FULL);
     for n in 0..4 {
-        let (node, at) = (nobody(100 + n), format!("40.0.{n}.1:1"));
+        let (node, at) = (absent(100 + n), format!("40.0.{n}.1:1"));
         let dial = crowd.dial(node, &at).unwrap();
         crowd.reach(dial, node, &at);
     }
     assert_eq!(crowd.bare.node.connections().len(), 40);
     // All in use: there is no room for one more.
-    assert_eq!(crowd.dial(nobody(110), "40.0.10.1:1"), None);
+    assert_eq!(crowd.dial(absent(110), "40.0.10.1:1"), None);
     let metrics = crowd.bare.node.metrics();
     assert_eq!((metrics.connections_evicted, metrics.requests_open), (0, 0));
     // One is no longer in use, but its node is known and has no other: it is kept.
     crowd.bare.input(Input::StreamReset { stream: streams[0], code: 0 });
-    assert_eq!(crowd.dial(nobody(111), "40.0.11.1:1"), None);
-    assert_eq!(crowd.bare.node.unset_node(nobody(0), crowd.bare.now), Ok(true));
-    assert!(crowd.dial(nobody(112), "40.0.12.1:1").is_some());
+    assert_eq!(crowd.dial(absent(111), "40.0.11.1:1"), None);
+    assert_eq!(crowd.bare.node.unset_node(absent(0), crowd.bare.now), Ok(true));
+    assert!(crowd.dial(absent(112), "40.0.12.1:1").is_some());
     assert_eq!(crowd.bare.node.metrics().connections_evicted, 1);
 }
 
@@ -392,7 +392,7 @@ fn from_the_future() -> Vec<u8> {
 #[test]
 fn messages_that_are_not_known_end_the_connection_in_the_end() {
     let mut crowd = Crowd::new(|_| {});
-    let conn = crowd.come(nobody(0), "20.0.0.1:1").unwrap();
+    let conn = crowd.come(absent(0), "20.0.0.1:1").unwrap();
     let last = (0..1000).find(|_| {
         let stream = crowd.bare.opened(conn);
         crowd.bare.feed(stream, &from_the_future(), true);
@@ -403,7 +403,7 @@ fn messages_that_are_not_known_end_the_connection_in_the_end() {
     assert_eq!(said(&crowd.closed[&conn]), (16, "protocol fault"));
     assert_eq!(crowd.bare.node.metrics().connections_faulty, 1);
     // A node that sends one occasionally is not closed.
-    let conn = crowd.come(nobody(1), "20.0.1.1:1").unwrap();
+    let conn = crowd.come(absent(1), "20.0.1.1:1").unwrap();
     for _ in 0..1000 {
         crowd.bare.pass(10 * SECOND);
         let stream = crowd.bare.opened(conn);
@@ -417,7 +417,7 @@ fn messages_that_are_not_known_end_the_connection_in_the_end() {
 fn requests_that_are_refused_end_the_connection_in_the_end() {
     let claim = || RpcRequest::SignClaim(Bytes::from_static(b"{}"));
     let mut crowd = Crowd::new(|_| {});
-    let conn = crowd.come(nobody(0), "20.0.0.1:1").unwrap();
+    let conn = crowd.come(absent(0), "20.0.0.1:1").unwrap();
     let denied = Some(RpcResponse::Refused(Refusal::Denied));
     let last =
         (0..1000).find(|_| crowd.ask(conn, claim()) != denied || crowd.closed.contains_key(&conn));
@@ -425,7 +425,7 @@ fn requests_that_are_refused_end_the_connection_in_the_end() {
     assert_eq!(said(&crowd.closed[&conn]), (16, "too many refused requests"));
     assert_eq!(crowd.faults, [PeerFault::TooManyRefused], "reported once");
     // Over hours it may be refused as often as it likes, and faults in between count as they are.
-    let conn = crowd.come(nobody(1), "20.0.1.1:1").unwrap();
+    let conn = crowd.come(absent(1), "20.0.1.1:1").unwrap();
     for _ in 0..1000 {
         crowd.bare.pass(10 * SECOND);
         assert_eq!(crowd.ask(conn, claim()), denied);
@@ -439,8 +439,8 @@ fn requests_that_are_refused_end_the_connection_in_the_end() {
     assert!(crowd.open.contains(&conn));
     // What is refused because others ask too much is no fault of this one.
     let mut crowd = Crowd::new(|config| config.claims_serve_limit = 1);
-    let other = crowd.come(nobody(0), "20.0.0.1:1").unwrap();
-    let conn = crowd.come(nobody(1), "20.0.1.1:1").unwrap();
+    let other = crowd.come(absent(0), "20.0.0.1:1").unwrap();
+    let conn = crowd.come(absent(1), "20.0.1.1:1").unwrap();
     assert_eq!(crowd.ask(other, RpcRequest::Claims { after: None, max_bytes: 1 }), None);
     for _ in 0..1000 {
         let answer = crowd.ask(conn, RpcRequest::Claims { after: None, max_bytes: 1 });
@@ -480,8 +480,8 @@ fn claims_are_read_for_others_while_one_network_asks_for_all() {
     };
     // 64 reads: 16 for one network, 8 for one node.
     let conns: Vec<_> =
-        (0..5).map(|n| crowd.come(nobody(n), &format!("66.6.6.{n}:1")).unwrap()).collect();
-    let again = crowd.come(nobody(0), "66.6.6.0:2").unwrap();
+        (0..5).map(|n| crowd.come(absent(n), &format!("66.6.6.{n}:1")).unwrap()).collect();
+    let again = crowd.come(absent(0), "66.6.6.0:2").unwrap();
     assert_eq!(
         (busy(&mut crowd, conns[0], 20), busy(&mut crowd, again, 1)),
         (12, 1),
@@ -489,7 +489,7 @@ fn claims_are_read_for_others_while_one_network_asks_for_all() {
     );
     assert_eq!((busy(&mut crowd, conns[1], 20), busy(&mut crowd, conns[2], 20)), (12, 20));
     assert_eq!(crowd.store_reads.len(), 16);
-    let other = crowd.come(nobody(9), "20.0.0.1:1").unwrap();
+    let other = crowd.come(absent(9), "20.0.0.1:1").unwrap();
     assert_eq!(busy(&mut crowd, other, 1), 0);
     assert_eq!(crowd.bare.node.metrics().shares_refused, 12 + 1 + 12 + 20);
     // A read that is done makes room, also if its peer has gone.

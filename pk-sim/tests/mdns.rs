@@ -80,14 +80,14 @@ fn the_patience_of_a_search_for_the_local_network_is_its_own() {
     let mut cluster = lans(&[Some(1)], true);
     for timeout in [ms(1), ms(300), 4 * SECOND] {
         let find = FindNodeOptions { mdns_timeout: Some(timeout), ..FindNodeOptions::default() };
-        let outcome = find_with(&mut cluster, 0, nobody(1), find);
+        let outcome = find_with(&mut cluster, 0, absent(1), find);
         assert_eq!((outcome.ended, outcome.stats.elapsed), (FindEnd::Exhausted, timeout));
     }
     let strategies = Some(Strategies { mdns: false, ..Strategies::default() });
     let outcome = find_with(
         &mut cluster,
         0,
-        nobody(1),
+        absent(1),
         FindNodeOptions { strategies, ..FindNodeOptions::default() },
     );
     assert_eq!(outcome.stats.elapsed, Duration::ZERO, "it is not asked at all");
@@ -135,7 +135,7 @@ fn a_query_gives_addresses_and_connects_nobody() {
     let begun = cluster.now();
     assert_eq!(query(&mut cluster, 0, target, None), [cluster.address(1)]);
     assert_eq!(cluster.now().since(begun), ms(1500), "all its time, since others may answer");
-    assert_eq!(query(&mut cluster, 0, nobody(3), Some(ms(200))), []);
+    assert_eq!(query(&mut cluster, 0, absent(3), Some(ms(200))), []);
     assert_eq!((cluster.node(0).metrics().dials, cluster.node(0).connections().len()), (0, 0));
     let refused =
         cluster.try_request(0, Request::QueryMdns { target, timeout: Some(Duration::ZERO) });
@@ -149,7 +149,7 @@ fn a_query_gives_addresses_and_connects_nobody() {
 #[test]
 fn a_question_ends_with_its_request() {
     let mut cluster = lans(&[Some(1), Some(1)], true);
-    let target = nobody(1);
+    let target = absent(1);
     for request in [
         Request::QueryMdns { target, timeout: Some(60 * SECOND) },
         Request::FindNode {

@@ -311,7 +311,7 @@ fn background_dials_leave_a_place_for_the_embedder() {
         };
         let mut cluster = Cluster::quiet().nodes(2).seed(3).config(background).start();
         for i in 0..60 {
-            tell_of(&mut cluster, 0, nobody(i), address(&format!("203.0.{i}.1:1")));
+            tell_of(&mut cluster, 0, absent(i), address(&format!("203.0.{i}.1:1")));
         }
         cluster.drive(15 * SECOND);
         let places = [1, 3, 6][[2, 4, 8].iter().position(|of| *of == limit).unwrap()];

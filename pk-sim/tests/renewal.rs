@@ -108,7 +108,7 @@ fn every_id_of_the_chain_is_the_node_itself() {
     cluster.drive(120 * SECOND);
     let at = cluster.address(0);
     tell_of(&mut cluster, 2, old, at);
-    let outcome = find(&mut cluster, 0, nobody(1));
+    let outcome = find(&mut cluster, 0, absent(1));
     assert!(outcome.trace.iter().all(|step| step.node != old && step.node != new), "{outcome:?}");
     assert_eq!(cluster.node(0).metrics().connections_to_self, 0);
     cluster.stop_all();
@@ -413,7 +413,7 @@ fn between(a: NodeId, in_a: u8, b: NodeId, in_b: u8, count: usize) -> Vec<NodeId
         a.bucket_index(id) == Some(BucketIndex(in_a))
             && b.bucket_index(id) == Some(BucketIndex(in_b))
     };
-    (0..).map(nobody).filter(lies).take(count).collect()
+    (0..).map(absent).filter(lies).take(count).collect()
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn a_graph_is_the_same_after_a_stop_and_after_a_flush_and_a_crash() {
     for policy in [CrashPolicy::Lose, CrashPolicy::Keep, CrashPolicy::Random] {
         cluster.host_mut(4).store.crash = policy;
         let request = Request::SetNode {
-            node: nobody(1),
+            node: absent(1),
             address: address("203.0.113.1:1"),
             data: data(&cluster, Scopes::GLOBAL),
             how: SetNodeOptions::default(),
@@ -131,7 +131,7 @@ fn a_graph_is_the_same_after_a_stop_and_after_a_flush_and_a_crash() {
         assert_eq!(cluster.ask(4, Request::Flush { options }), Ok(Reply::Flush));
         let mut expected = graph(&cluster, 4);
         // A node that no connection has proven is not kept.
-        expected.retain(|(node, _)| *node != nobody(1));
+        expected.retain(|(node, _)| *node != absent(1));
         cluster.kill(4);
         cluster.start_node(4);
         cluster.drive(Duration::ZERO);

@@ -79,13 +79,13 @@ fn an_embedder_connects_through_the_relay_that_it_names() {
     assert_eq!(again.conn, info.conn);
     assert_eq!(cluster.node(SOURCE).metrics().signals_sent, 1);
     // A relay that does not know the node, and one that is unreachable.
-    let nobody = Key::from_seed([99; 32]).id();
-    let Err(Failure::Dial(failures)) = cluster.ask(SOURCE, through(nobody, relay)) else {
+    let absent = Key::from_seed([99; 32]).id();
+    let Err(Failure::Dial(failures)) = cluster.ask(SOURCE, through(absent, relay)) else {
         panic!()
     };
     assert!(matches!(&failures[..], [(_, DialFailure::Signal(_))]), "{failures:?}");
     let Err(Failure::NotFound(_)) =
-        cluster.ask(SOURCE, through(Key::from_seed([98; 32]).id(), nobody))
+        cluster.ask(SOURCE, through(Key::from_seed([98; 32]).id(), absent))
     else {
         panic!()
     };
@@ -225,7 +225,7 @@ struct Claimed {
 /// confirms every signal.
 fn claimed(signal: impl Fn(&SignalRequest) -> Reaction + 'static) -> Claimed {
     let mut cluster = Cluster::builder().nodes(1).scripted_peers(1).seed(3).start();
-    let target = common::nobody(0);
+    let target = common::absent(0);
     let mut relay = Peer::new(1, move |question| match question {
         RpcRequest::Signal(request) => signal(&request),
         RpcRequest::Closest { .. } => {
@@ -470,7 +470,7 @@ fn a_relay_refuses_what_is_replayed_expired_foreign_or_changed() {
         change(&mut request);
         request
     };
-    let gone = common::nobody(3);
+    let gone = common::absent(3);
     let cases = vec![
         (0, fresh.clone(), Refusal::Replayed),
         // Of another node, genuine otherwise.

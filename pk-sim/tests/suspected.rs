@@ -163,7 +163,7 @@ fn a_question_under_way_is_repeated_when_its_peer_dies_and_returns() {
 #[test]
 fn a_contact_that_was_restarted_is_dialed_again_by_the_search() {
     let mut cluster = connected(2, 11, true);
-    let (via, target) = (cluster.id(1), nobody(1));
+    let (via, target) = (cluster.id(1), absent(1));
     cluster.restart(1);
     let outcome = find(&mut cluster, 0, target);
     let ends: Vec<_> =

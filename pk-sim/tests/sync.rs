@@ -122,9 +122,9 @@ fn when_no_seed_answers_one_error_names_each_cause() {
         cluster.host_mut(2).refuse = Some((17, "full".to_owned()));
         cluster.network_mut().set_unreachable("198.51.100.1".parse().unwrap());
         let [own, dead, full] = [0, 1, 2].map(|node| cluster.seed_node(node));
-        let other = SeedNode { node: nobody(1), address: cluster.address(3) };
-        let nowhere = seed(nobody(2), "198.51.100.1:1");
-        let unknown = seed(nobody(3), "missing.example.org:1314");
+        let other = SeedNode { node: absent(1), address: cluster.address(3) };
+        let nowhere = seed(absent(2), "198.51.100.1:1");
+        let unknown = seed(absent(3), "missing.example.org:1314");
         let seeds = [own, dead, full, other, nowhere, unknown];
         let begun = cluster.now();
         let result = cluster.ask(0, sync(&seeds, blocking));
@@ -284,7 +284,7 @@ fn a_join_is_cancelled_with_all_its_parts() {
         let mut cluster = network();
         cluster.kill(5);
         let seeds =
-            [cluster.seed_node(0), cluster.seed_node(5), seed(nobody(1), "missing.example.org:1")];
+            [cluster.seed_node(0), cluster.seed_node(5), seed(absent(1), "missing.example.org:1")];
         let id = cluster.request(8, sync(&seeds, true));
         cluster.drive(ms(after));
         assert_eq!(cluster.done(8, id), None, "5 is waited for");

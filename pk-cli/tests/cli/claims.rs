@@ -152,8 +152,8 @@ fn one_shots_allow_claim_and_show_chains() {
         [dir, served].map(|dir| pk_ok(&["keygen", "--dir", dir]).stdout.trim().to_owned());
 
     // The list is kept, and the node that runs later goes by it.
-    let nobody = pk_ok(&["allow", "--dir", served]);
-    assert_eq!(nobody.stdout, format!("no node may claim {served_id}\n"));
+    let absent = pk_ok(&["allow", "--dir", served]);
+    assert_eq!(absent.stdout, format!("no node may claim {served_id}\n"));
     let allowed = pk_ok(&["allow", &id, "--dir", served, "--json", "--runtime", "smol"]);
     assert_eq!(allowed.json()[0]["allowed"], json!([id]), "{allowed}");
     pk_ok(&["allow", &id, "--dir", served, "--remove"]);
@@ -209,9 +209,9 @@ fn one_shots_allow_claim_and_show_chains() {
         );
     }
     for command in ["claim", "chain"] {
-        let nobody = pk(&[command, UNKNOWN, "--dir", dir]);
-        assert_eq!((nobody.code, nobody.stdout.as_str()), (Some(1), ""), "{nobody}");
-        assert!(nobody.stderr.contains(&format!("{UNKNOWN} was not found")), "{nobody}");
+        let absent = pk(&[command, UNKNOWN, "--dir", dir]);
+        assert_eq!((absent.code, absent.stdout.as_str()), (Some(1), ""), "{absent}");
+        assert!(absent.stderr.contains(&format!("{UNKNOWN} was not found")), "{absent}");
         let timed_out =
             pk(&[command, UNKNOWN, "--dir", dir, "--timeout", "5", "--seed-node", DEAD]);
         assert_eq!((timed_out.code, timed_out.stdout.as_str()), (Some(1), ""), "{timed_out}");

@@ -46,11 +46,11 @@ fn a_folder_that_knows_the_network_needs_no_seed() {
         }
         let buckets = run(&["buckets"]);
         assert!(buckets.stdout.contains(&a.id) && buckets.stdout.contains(&b.id), "{buckets}");
-        let nobody = run(&["find", UNKNOWN]);
-        assert_eq!(nobody.code, Some(1), "{nobody}");
+        let absent = run(&["find", UNKNOWN]);
+        assert_eq!(absent.code, Some(1), "{absent}");
         assert!(
-            nobody.stderr.contains("none of the nodes nearest to it has a contact for it"),
-            "{nobody}"
+            absent.stderr.contains("none of the nodes nearest to it has a contact for it"),
+            "{absent}"
         );
         a.end();
         b.end();

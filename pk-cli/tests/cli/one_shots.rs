@@ -47,14 +47,14 @@ fn one_shots_find_ping_and_list_running_nodes() {
     let buckets = run(&["buckets", "--json"]);
     assert_eq!(buckets.json()[0]["nodes"], 2, "{buckets}");
 
-    let nobody = run(&["find", UNKNOWN]);
-    assert_eq!((nobody.code, nobody.stdout.as_str()), (Some(1), ""), "{nobody}");
-    assert!(nobody.stderr.contains("was not found") && nobody.stderr.contains("tip:"), "{nobody}");
-    let nobody = run(&["ping", UNKNOWN, "--json"]);
+    let absent = run(&["find", UNKNOWN]);
+    assert_eq!((absent.code, absent.stdout.as_str()), (Some(1), ""), "{absent}");
+    assert!(absent.stderr.contains("was not found") && absent.stderr.contains("tip:"), "{absent}");
+    let absent = run(&["ping", UNKNOWN, "--json"]);
     assert_eq!(
-        (nobody.code, &nobody.json()[0]["error"]["name"]),
+        (absent.code, &absent.json()[0]["error"]["name"]),
         (Some(1), &"NotFound".into()),
-        "{nobody}"
+        "{absent}"
     );
 
     let itself = run(&["ping", own.trim()]);

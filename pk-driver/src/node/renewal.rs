@@ -16,12 +16,10 @@ use crate::error::{NodeError, StartError, unexpected};
 use crate::job::StoreJob;
 use crate::pump::handle::{Handle, WeakHandle};
 use crate::system::blocking;
-use pk_host::KeyPair;
-use pk_host::KeyStore;
-use pk_host::StoreError;
-use pk_host::{IdentityError, Validity, dropped, relinked, renewed, succeeded};
-use pk_host::{RootKey, SignerError, certified, certified_is_due, check_room};
-use pk_host::{clock_warning, unix};
+use pk_host::{
+    IdentityError, KeyPair, KeyStore, RootKey, SignerError, StoreError, Validity, certified,
+    certified_is_due, check_room, clock_warning, dropped, relinked, renewed, succeeded, unix,
+};
 
 /// Longest interval of checks of the certificate.
 const LONGEST_CHECK_INTERVAL: Duration = Duration::from_secs(60 * 60);

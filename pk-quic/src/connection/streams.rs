@@ -7,7 +7,6 @@ use quinn_proto::{Dir, VarInt};
 use super::Connection;
 use crate::cx::Cx;
 use crate::event::{Opened, TransportEvent};
-use crate::liveness::patience;
 use crate::reasons::StreamError;
 use crate::reserve;
 use crate::settings::TransportSettings;
@@ -67,6 +66,7 @@ impl Connection {
             return false;
         }
         let mut moved = false;
+        let patience = self.patience(cx);
         let dirty = std::mem::take(&mut self.dirty);
         for applications in [false, true] {
             for id in &dirty {
@@ -78,16 +78,9 @@ impl Connection {
                     self.liveness.before_send(cx.now, &self.quic.stats());
                     self.quic.set_send_window(cx.settings.send_window.into());
                     let sent = stream.pump_send(&mut self.quic, *id, &mut cx.events);
-                    let lowered = u64::from(cx.settings.send_window)
-                        .saturating_sub(TransportSettings::SEND_RESERVE);
-                    self.quic.set_send_window(lowered);
+                    self.quic.set_send_window(application_window(&cx.settings));
                     if sent > 0 || !stream.sends() {
                         moved = true;
-                        let patience = patience(
-                            self.quic.rtt(),
-                            cx.settings.suspect_delay,
-                            cx.settings.idle_timeout,
-                        );
                         self.liveness.sent_on(cx.now, patience);
                     }
                 }
@@ -207,9 +200,7 @@ impl Connection {
         id: StreamId,
         bytes: &[u8],
     ) -> Result<usize, StreamError> {
-        let lowered =
-            u64::from(cx.settings.send_window).saturating_sub(TransportSettings::SEND_RESERVE);
-        self.quic.set_send_window(lowered);
+        self.quic.set_send_window(application_window(&cx.settings));
         let stream = self.streams.get_mut(&id).ok_or(StreamError::Ended)?;
         let written = stream.write(&mut self.quic, bytes);
         self.used(cx);
@@ -223,4 +214,9 @@ impl Connection {
         let quic = &self.quic;
         self.liveness.look_if_used(cx.now, || quic.stats(), patience, self.uses);
     }
+}
+
+/// Returns the send window of a connection without the part that belongs to the node protocol.
+fn application_window(settings: &TransportSettings) -> u64 {
+    u64::from(settings.send_window).saturating_sub(TransportSettings::SEND_RESERVE)
 }

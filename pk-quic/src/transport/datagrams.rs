@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use pk_proto::Network;
 use quinn_proto::{DatagramEvent, EcnCodepoint, Incoming};
 
-use super::{Datagram, Transmit, Transport};
+use super::{Datagram, Transmit, Transport, UNSENT};
 use crate::admission::Admission;
 use crate::connection::Connection;
 use crate::resets::has_reset_form;
@@ -84,7 +84,19 @@ impl Transport {
     fn answer(&mut self, transmit: &quinn_proto::Transmit, mut bytes: Vec<u8>) {
         bytes.truncate(transmit.size);
         let transmit = self.outgoing(transmit);
-        self.answers.push_back((transmit, bytes));
+        self.send_alone(transmit, bytes);
+    }
+
+    /// Queues a datagram that belongs to no connection. Beyond the limit it is lost, as on the
+    /// network. Returns whether it was queued.
+    pub(super) fn send_alone(&mut self, transmit: Transmit, bytes: Vec<u8>) -> bool {
+        let has_room = self.answers.len() < UNSENT;
+        if has_room {
+            self.answers.push_back((transmit, bytes));
+        } else {
+            self.cx.metrics.unsent_dropped += 1;
+        }
+        has_room
     }
 
     pub(super) fn outgoing(&self, transmit: &quinn_proto::Transmit) -> Transmit {

@@ -19,6 +19,7 @@ use crate::connection::Connection;
 use crate::cx::Cx;
 use crate::event::TransportEvent;
 use crate::metrics::TransportMetrics;
+use crate::queue;
 use crate::resets::{ResetKey, ResetLimit};
 use crate::settings::{SettingsError, TransportSettings};
 use crate::simulation::TlsRandom;
@@ -27,8 +28,9 @@ use crate::tls::Tls;
 /// Length of the random number for connection ids and that of quinn-proto, from one seed.
 const SEEDS: [&str; 2] = ["pk-quic 2026 connection id numbers", "pk-quic 2026 quinn-proto"];
 
-/// Capacity of a queue of events that is kept while the queue is empty.
-pub(crate) const EVENTS_KEPT: usize = 64;
+/// Maximum number of datagrams outside of connections that wait to be sent. Peers cause them, and a
+/// socket without room takes none.
+const UNSENT: usize = 256;
 
 /// A datagram that was received.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +109,7 @@ pub struct Transport {
     sending: BTreeSet<usize>,
     timeouts: BTreeMap<usize, Instant>,
     due: BTreeSet<(Instant, usize)>,
-    /// Datagrams that belong to no connection.
+    /// Datagrams that belong to no connection: at most [`UNSENT`].
     answers: VecDeque<(Transmit, Vec<u8>)>,
     reset_limit: ResetLimit,
     /// Own addresses, if known: packets are not sent from others.
@@ -349,13 +351,7 @@ impl Transport {
 
     /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<TransportEvent> {
-        let Some(event) = self.cx.events.pop_front() else {
-            // Release the memory of a burst; the queue is usually short.
-            if self.cx.events.capacity() > EVENTS_KEPT {
-                self.cx.events.shrink_to(EVENTS_KEPT);
-            }
-            return None;
-        };
+        let event = queue::take(&mut self.cx.events)?;
         if let TransportEvent::Input(
             Input::Disconnected { conn, .. } | Input::DialFailed { conn, .. },
         ) = &event

@@ -56,7 +56,6 @@ impl Transport {
                 self.cx.metrics.punches_dropped += 1;
             }
             Output::Punch { addr, bytes } => {
-                self.cx.metrics.punches += 1;
                 let transmit = Transmit {
                     to: addr,
                     ecn: 0,
@@ -65,7 +64,8 @@ impl Transport {
                     from: None,
                     is_first: false,
                 };
-                self.answers.push_back((transmit, bytes.to_vec()));
+                let is_sent = self.send_alone(transmit, bytes.to_vec());
+                self.cx.metrics.punches += u64::from(is_sent);
             }
             other => return Some(other),
         }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use pk_proto::{DialFailure, DisconnectReason, Input, Output};
 
+use pk_quic::Datagram;
+
 use crate::rig::{Rig, Setup, now, stray};
 
 /// Starts handshakes and never continues them.
@@ -121,4 +123,24 @@ fn punches_leave_from_the_port_that_peers_know() {
     a.output(Output::Punch { addr: "[::1]:9".parse().unwrap(), bytes });
     let metrics = a.metrics(|metrics| metrics.punches_dropped == 1);
     assert_eq!(metrics.punches, 1);
+}
+
+#[test]
+fn answers_that_the_socket_does_not_take_are_bounded() {
+    const LIMIT: usize = 256;
+    let node = Rig::start(1);
+    // Of a QUIC version that does not exist: each is answered by Version Negotiation.
+    let mut bytes = vec![0; 1200];
+    bytes[..6].copy_from_slice(&[0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8]);
+    bytes[14] = 8;
+    let from = "10.9.9.9:9".parse().unwrap();
+    node.call(|transport, now| {
+        for _ in 0..10 * LIMIT {
+            transport.handle_datagram(now, Datagram { from, to: None, ecn: 0, bytes: &bytes });
+        }
+    });
+    let metrics = node.metrics(|metrics| metrics.unsent_dropped > 0);
+    assert_eq!(metrics.unsent_dropped, 9 * LIMIT as u64);
+    node.silence();
+    assert_eq!(std::iter::from_fn(|| stray(from)).count(), LIMIT);
 }

@@ -139,14 +139,14 @@ fn planted_bugs_of_a_machine_are_caught() {
     let open = |stream| Ok(Output::OpenStream { conn: CONN, stream: StreamId(stream) });
     let credit = || Ok(Output::ReadCredit { stream: STREAM, bytes: 1 });
     let cancel = |conn| Ok(Output::CancelDial { conn: ConnectionId(conn) });
-    let mut nobody = dial(0);
-    if let Output::Dial { expect, .. } = &mut nobody {
+    let mut absent = dial(0);
+    if let Output::Dial { expect, .. } = &mut absent {
         expect.clear();
     }
     let stories: Vec<(&str, Story)> = vec![
         ("odd number", vec![Ok(dial(1))]),
         ("used again", vec![Ok(dial(0)), Ok(dial(0))]),
-        ("expects no node", vec![Ok(nobody)]),
+        ("expects no node", vec![Ok(absent)]),
         ("CancelDial", vec![cancel(0)]),
         ("CancelDial", vec![Ok(dial(0)), cancel(0), cancel(0)]),
         ("CancelDial", after(vec![cancel(0)])),

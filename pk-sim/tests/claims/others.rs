@@ -63,7 +63,7 @@ fn foreign_claim_content_is_refused_at_once() {
         change(&mut content);
         cluster.try_request(0, Request::AddClaim { content, options }).unwrap_err()
     };
-    let stranger = crate::common::nobody(1).to_string();
+    let stranger = crate::common::absent(1).to_string();
     assert_eq!(
         with(&|content| content.issuer = Some(stranger.clone())),
         RequestError::ForeignClaim

@@ -47,7 +47,7 @@ pub fn address(text: &str) -> NodeAddress {
 }
 
 /// An id that no node has.
-pub fn nobody(number: u64) -> NodeId {
+pub fn absent(number: u64) -> NodeId {
     Key::numbered(u64::MAX, number).id()
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pk_proto::{DialFailure, Input, Output, Reply, Request};
 use pk_sim::Cluster;
 
-use crate::common::{Bare, SECOND, address, connect_request, nobody, tell_of};
+use crate::common::{Bare, SECOND, absent, address, connect_request, tell_of};
 
 #[test]
 fn where_both_ends_dial_and_one_connection_is_allowed_one_is_left() {
@@ -67,7 +67,7 @@ fn the_only_dial_is_the_embedders_when_it_wants_one() {
     };
     let mut cluster = Cluster::quiet().nodes(2).seed(3).config(background).start();
     for i in 0..60 {
-        tell_of(&mut cluster, 0, nobody(i), address(&format!("203.0.{i}.1:1")));
+        tell_of(&mut cluster, 0, absent(i), address(&format!("203.0.{i}.1:1")));
     }
     cluster.drive(15 * SECOND);
     assert_eq!(

@@ -121,7 +121,7 @@ fn full(connected: bool) -> (Cluster, NodeId, Vec<NodeId>) {
         cluster.drive(Duration::from_secs(40));
     }
     let bucket = own.bucket_index(&known);
-    let others = (0..).map(crate::common::nobody).filter(|other| own.bucket_index(other) == bucket);
+    let others = (0..).map(crate::common::absent).filter(|other| own.bucket_index(other) == bucket);
     let others = others.take(3).collect();
     (cluster, known, others)
 }

@@ -216,11 +216,11 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
             .expect("found");
     // A dial that is in progress to the end.
     let hole = BlackHole::open();
-    let nobody = node::key(9).node_id();
+    let absent = node::key(9).node_id();
     let dialing = {
         let (b, address) = (b.clone(), hole.address());
         let options = options(Duration::from_secs(60), Duration::from_secs(60));
-        spawn(&plain, async move { b.connect(nobody, address, options).await.is_err() })
+        spawn(&plain, async move { b.connect(absent, address, options).await.is_err() })
     };
     until(&runtime, "a dial in progress", async || b.driver_metrics().dials_pending == 1).await;
     let busy = (descriptors().len(), runtime.seen().tasks);

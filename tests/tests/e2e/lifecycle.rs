@@ -150,24 +150,24 @@ async fn a_node_that_has_stopped_refuses_with_typed_errors<R: Rt>(runtime: R) {
 async fn what_is_under_way_ends_with_the_node<R: Rt>(runtime: R) {
     let a = start(&runtime, 1).await;
     let hole = BlackHole::open();
-    let nobody = key(9).node_id();
+    let absent = key(9).node_id();
     let limits = options(Duration::from_secs(60), Duration::from_secs(60));
     soon(
         &runtime,
         "set",
-        a.set_node(nobody, hole.address(), heard_of(), SetNodeOptions::default()),
+        a.set_node(absent, hole.address(), heard_of(), SetNodeOptions::default()),
     )
     .await
     .unwrap();
     let requests = {
         let (node, address) = (a.clone(), hole.address());
         let connect =
-            spawn(&runtime, async move { node.connect(nobody, address, limits).await.map(drop) });
+            spawn(&runtime, async move { node.connect(absent, address, limits).await.map(drop) });
         let node = a.clone();
-        let ping = spawn(&runtime, async move { node.ping_node(nobody, limits).await.map(drop) });
+        let ping = spawn(&runtime, async move { node.ping_node(absent, limits).await.map(drop) });
         let node = a.clone();
         let acquire =
-            spawn(&runtime, async move { node.acquire_connection(nobody, limits).await.map(drop) });
+            spawn(&runtime, async move { node.acquire_connection(absent, limits).await.map(drop) });
         [connect, ping, acquire]
     };
     until(&runtime, "three requests", async || a.metrics().await.unwrap().requests_open == 3).await;
@@ -205,20 +205,20 @@ async fn a_dropped_node_shuts_down<R: Rt>(runtime: R) {
 async fn a_dropped_request_is_cancelled<R: Rt>(runtime: R) {
     let a = start(&runtime, 1).await;
     let hole = BlackHole::open();
-    let nobody = key(9).node_id();
+    let absent = key(9).node_id();
     let limits = options(Duration::from_secs(60), Duration::from_secs(60));
     soon(
         &runtime,
         "set",
-        a.set_node(nobody, hole.address(), heard_of(), SetNodeOptions::default()),
+        a.set_node(absent, hole.address(), heard_of(), SetNodeOptions::default()),
     )
     .await
     .unwrap();
     let open = async || a.metrics().await.unwrap().requests_open;
 
-    let mut connect = Box::pin(a.connect(nobody, hole.address(), limits));
-    let mut ping = Box::pin(a.ping_node(nobody, limits));
-    let mut stream = Box::pin(a.open_stream(nobody, "x", limits));
+    let mut connect = Box::pin(a.connect(absent, hole.address(), limits));
+    let mut ping = Box::pin(a.ping_node(absent, limits));
+    let mut stream = Box::pin(a.open_stream(absent, "x", limits));
     until(&runtime, "three requests", async || {
         assert!(poll_once(&mut connect).await.is_none());
         assert!(poll_once(&mut ping).await.is_none());
@@ -240,7 +240,7 @@ async fn a_dropped_request_is_cancelled<R: Rt>(runtime: R) {
         "{metrics:?}"
     );
     // Dropped before it was started: nothing starts.
-    drop(a.ping_node(nobody, limits));
+    drop(a.ping_node(absent, limits));
     assert_eq!(a.metrics().await.unwrap().requests, metrics.requests);
     shutdown(&runtime, &[&a]).await;
 }

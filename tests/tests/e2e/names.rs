@@ -42,13 +42,13 @@ async fn a_failure_names_the_host<R: Rt>(runtime: R) {
         .with("silent.example", &[hole.socket()])
         .with("empty.example", &[]);
     let b = start_with(&names, 2, |_| {}).await;
-    let nobody = key(9).node_id();
+    let absent = key(9).node_id();
     for (name, resolves) in
         [("silent.example", true), ("empty.example", false), ("unknown.example", false)]
     {
         let at: NodeAddress = format!("{name}:1314").parse().unwrap();
         let failed =
-            soon(&runtime, name, b.connect(nobody, at.clone(), options(2 * PATIENCE, PATIENCE)))
+            soon(&runtime, name, b.connect(absent, at.clone(), options(2 * PATIENCE, PATIENCE)))
                 .await;
         let error = failed.unwrap_err();
         println!("{}: {error}", R::NAME);

@@ -121,9 +121,9 @@ async fn a_seed_may_be_a_host_name<R: Rt>(runtime: R) {
 async fn seeds_that_fail_are_each_named<R: Rt>(runtime: R) {
     let b = start(&runtime, 2).await;
     let hole = pk_tests::socket::BlackHole::open();
-    let nobody = pk_tests::node::key(9).node_id();
-    let silent = SeedNode { node: nobody, address: hole.address() };
-    let unknown: SeedNode = format!("pk://{nobody}@name.invalid:1314").parse().unwrap();
+    let absent = pk_tests::node::key(9).node_id();
+    let silent = SeedNode { node: absent, address: hole.address() };
+    let unknown: SeedNode = format!("pk://{absent}@name.invalid:1314").parse().unwrap();
     let itself = seed(&b);
     let limits = options(Duration::from_secs(5), Duration::from_millis(500));
     let joined =

@@ -90,13 +90,13 @@ async fn they_find_ours_and_theirs_through_us<R: Rt>(runtime: R, polykey: Polyke
 async fn nobody_is_found_who_is_not_there<R: Rt>(runtime: R, polykey: Polykey) {
     let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
     dial(&runtime, &ours, &peer).await;
-    let nobody = pk_tests::node::key(99).node_id();
+    let absent = pk_tests::node::key(99).node_id();
     let found =
-        within(&runtime, PATIENCE, "we search", ours.find_node(nobody, FindNodeOptions::default()))
+        within(&runtime, PATIENCE, "we search", ours.find_node(absent, FindNodeOptions::default()))
             .await
             .unwrap();
     assert_eq!((found.found, found.ended), (None, FindEnd::Exhausted));
-    let found = ask(&runtime, &peer, "find", json!({ "nodeId": nobody })).await;
+    let found = ask(&runtime, &peer, "find", json!({ "nodeId": absent })).await;
     assert!(found.is_null(), "{found}");
     // They look for themselves all the time.
     let found = ask(&runtime, &peer, "find", json!({ "nodeId": peer.node_id() })).await;

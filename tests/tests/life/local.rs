@@ -42,15 +42,15 @@ async fn nodes_of_one_network_find_each_other_without_a_seed<R: Rt>(runtime: R) 
         .await
         .unwrap();
     assert_eq!(asked, [address(&a)]);
-    let nobody = b.query_mdns(key(99).node_id(), Some(Duration::from_millis(300)));
-    assert_eq!(soon(&runtime, "query", nobody).await.unwrap(), []);
+    let absent = b.query_mdns(key(99).node_id(), Some(Duration::from_millis(300)));
+    assert_eq!(soon(&runtime, "query", absent).await.unwrap(), []);
 
     // A search asks the local network for the requested time, and then ends.
     let timeout = Duration::from_millis(400);
     let find = FindNodeOptions { mdns_timeout: Some(timeout), ..FindNodeOptions::default() };
     let begun = Instant::now();
-    let nobody = soon(&runtime, "find", b.find_node(key(99).node_id(), find)).await.unwrap();
-    assert_eq!((nobody.found, nobody.ended), (None, FindEnd::Exhausted));
+    let absent = soon(&runtime, "find", b.find_node(key(99).node_id(), find)).await.unwrap();
+    assert_eq!((absent.found, absent.ended), (None, FindEnd::Exhausted));
     assert!(begun.elapsed() >= timeout, "it was over after {:?}", begun.elapsed());
 
     // Who is not asked to look there does not.
@@ -65,8 +65,8 @@ async fn nodes_of_one_network_find_each_other_without_a_seed<R: Rt>(runtime: R) 
         config.core.mdns = false;
     })
     .await;
-    let nobody = b.query_mdns(d.own_id(), Some(Duration::from_millis(700)));
-    assert_eq!(soon(&runtime, "query", nobody).await.unwrap(), []);
+    let absent = b.query_mdns(d.own_id(), Some(Duration::from_millis(700)));
+    assert_eq!(soon(&runtime, "query", absent).await.unwrap(), []);
     shutdown(&runtime, &[&a, &b, &c, &d]).await;
     let plain = start(&runtime, 5).await;
     assert_eq!(plain.driver_metrics().mdns_failures, 0);

@@ -361,8 +361,8 @@ pub(crate) fn encode_call(
     match question {
         // The reference has no ping. This call is cheap, and has no effect.
         RpcRequest::Ping { nonce } => {
-            let nobody = of_node(&NodeId::from_bytes([0; 32]));
-            let calls = Vec::from([call(Method::ClosestActive, PolykeyFormat::Alive, &nobody)]);
+            let absent = of_node(&NodeId::from_bytes([0; 32]));
+            let calls = Vec::from([call(Method::ClosestActive, PolykeyFormat::Alive, &absent)]);
             (Some(RpcResponse::Pong { nonce: *nonce }), calls)
         }
         RpcRequest::Closest { target, query } => {
