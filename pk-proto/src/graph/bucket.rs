@@ -3,8 +3,6 @@
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
-use super::outcome::{SetNodeOutcome, SetNodeRejection};
-use crate::types::address::{NodeAddress, NodeContactAddressData};
 use crate::types::contact::NodeContact;
 use crate::types::id::{BucketIndex, NodeId};
 
@@ -53,30 +51,24 @@ impl Bucket {
         self.contacts.get(self.find(node).ok()?)
     }
 
-    /// Updates the contact, or adds it if there is room below `limit`, which is at most 256.
-    pub(crate) fn set(
+    /// Returns the contact at a place that `find` has returned.
+    pub(crate) fn contact_mut(&mut self, place: usize) -> Option<&mut NodeContact> {
+        self.contacts.get_mut(place)
+    }
+
+    /// Adds a contact at the place at which `find` would insert its node. `limit` is the maximum
+    /// size of the bucket, at most 255.
+    pub(crate) fn insert(
         &mut self,
+        place: usize,
         node: NodeId,
-        address: NodeAddress,
-        data: NodeContactAddressData,
+        contact: NodeContact,
         limit: usize,
-        address_limit: usize,
-    ) -> SetNodeOutcome {
-        match self.find(&node) {
-            Ok(at) => {
-                if let Some(contact) = self.contacts.get_mut(at) {
-                    contact.set(address, data, address_limit);
-                }
-                SetNodeOutcome::Updated
-            }
-            Err(_) if self.len() >= limit => SetNodeOutcome::Rejected(SetNodeRejection::BucketFull),
-            Err(at) => {
-                self.grow(limit);
-                self.ids.insert(at, node);
-                self.contacts.insert(at, NodeContact::new(address, data));
-                SetNodeOutcome::Added
-            }
-        }
+    ) {
+        self.grow(limit);
+        let place = place.min(self.len());
+        self.ids.insert(place, node);
+        self.contacts.insert(place, contact);
     }
 
     /// Returns the contacts, ordered by id. Their addresses must not be changed.
@@ -132,7 +124,7 @@ impl Bucket {
     }
 
     /// Returns the position of the node, or where it would be inserted.
-    fn find(&self, node: &NodeId) -> Result<usize, usize> {
+    pub(crate) fn find(&self, node: &NodeId) -> Result<usize, usize> {
         let offset = self.offset();
         let aim = window(node, offset);
         let mut at = self.ids.partition_point(|id| window(id, offset) < aim);
@@ -152,11 +144,14 @@ impl Bucket {
         usize::from((255 - self.index.0) / 8).min(NodeId::LEN - 8)
     }
 
-    /// Makes room for one more node: doubles the capacity, up to `limit`.
+    /// Makes room for one more node: for half as many, up to `limit`. The last step takes what is
+    /// left.
     fn grow(&mut self, limit: usize) {
         let len = self.len();
         if len == self.ids.capacity() {
-            let more = len.max(LEAST_CAPACITY).min(limit.saturating_sub(len)).max(1);
+            let left = limit.saturating_sub(len).max(1);
+            let more = (len / 2).max(LEAST_CAPACITY);
+            let more = if left < more + LEAST_CAPACITY { left } else { more };
             self.ids.reserve_exact(more);
             self.contacts.reserve_exact(more);
         }
@@ -175,8 +170,7 @@ fn window(id: &NodeId, offset: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::address::ContactMode;
-    use crate::types::address::Scopes;
+    use crate::types::address::{ContactMode, NodeAddress, NodeContactAddressData, Scopes};
     use crate::types::time::UnixMillis;
 
     const DATA: NodeContactAddressData = NodeContactAddressData {
@@ -185,8 +179,8 @@ mod tests {
         scopes: Scopes::GLOBAL,
     };
 
-    fn address() -> NodeAddress {
-        NodeAddress { host: "10.0.0.1".parse().unwrap(), port: 1 }
+    fn contact() -> NodeContact {
+        NodeContact::new(NodeAddress { host: "10.0.0.1".parse().unwrap(), port: 1 }, DATA)
     }
 
     /// An id of bucket `index` as seen from zero: the bit of the index, and `low` in the last two
@@ -198,10 +192,15 @@ mod tests {
         NodeId::from_bytes(bytes)
     }
 
+    fn add(bucket: &mut Bucket, node: NodeId, limit: usize) {
+        let place = bucket.find(&node).unwrap_err();
+        bucket.insert(place, node, contact(), limit);
+    }
+
     fn filled(index: u8, lows: impl Iterator<Item = u16>) -> Bucket {
         let mut bucket = Bucket::new(BucketIndex(index));
         for low in lows {
-            assert_eq!(bucket.set(id(index, low), address(), DATA, 255, 5), SetNodeOutcome::Added);
+            add(&mut bucket, id(index, low), 255);
         }
         bucket
     }
@@ -211,13 +210,13 @@ mod tests {
         let mut bucket = Bucket::new(BucketIndex(255));
         assert_eq!((bucket.ids.capacity(), bucket.contacts.capacity()), (0, 0));
         let mut capacities = Vec::new();
-        for low in 0..25 {
-            bucket.set(id(255, low), address(), DATA, 20, 5);
+        for low in 0..20 {
+            add(&mut bucket, id(255, low), 20);
             capacities.push(bucket.ids.capacity());
             assert_eq!(bucket.ids.capacity(), bucket.contacts.capacity());
         }
         capacities.dedup();
-        assert_eq!(capacities, [4, 8, 16, 20]);
+        assert_eq!(capacities, [4, 8, 12, 20]);
     }
 
     #[test]

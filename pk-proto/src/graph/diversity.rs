@@ -2,9 +2,10 @@
 //! (docs/DESIGN.md, Network diversity).
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::ops::RangeInclusive;
 
-use crate::shares::decrement;
 use crate::types::address::{Host, NodeAddress};
 use crate::types::contact::NodeContact;
 use crate::types::id::BucketIndex;
@@ -27,17 +28,37 @@ pub struct DiversityLimits {
     pub per_table: usize,
 }
 
-/// Counts the networks of all contacts of a graph.
+/// Counts the networks of the contacts of a graph, if there is a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Diversity {
     limits: DiversityLimits,
-    in_bucket: BTreeMap<(BucketIndex, Network), usize>,
-    in_table: BTreeMap<Network, usize>,
+    /// Contacts of each network in each bucket, at most 255: see [`Place`]. The buckets of one
+    /// network are adjacent.
+    counts: BTreeMap<Place, u8>,
+}
+
+/// A network and a bucket in one number, with the bucket in the last byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u64);
+
+impl Place {
+    fn new(network: Network, index: BucketIndex) -> Self {
+        let network = match network {
+            Network::V4([a, b, c]) => u64::from_be_bytes([0, 0, 0, 0, 0, a, b, c]),
+            Network::V6([a, b, c, d, e, f]) => u64::from_be_bytes([0, 1, a, b, c, d, e, f]),
+        };
+        Self(network << 8 | u64::from(index.0))
+    }
+
+    /// Returns the places of all buckets of this network.
+    fn network(self) -> RangeInclusive<Self> {
+        Self(self.0 & !0xff)..=Self(self.0 | 0xff)
+    }
 }
 
 impl Diversity {
     pub(super) fn new(limits: DiversityLimits) -> Self {
-        Self { limits, in_bucket: BTreeMap::new(), in_table: BTreeMap::new() }
+        Self { limits, counts: BTreeMap::new() }
     }
 
     /// Returns whether a contact of this bucket may get this address in addition to its others.
@@ -47,43 +68,64 @@ impl Diversity {
         contact: Option<&NodeContact>,
         address: &NodeAddress,
     ) -> bool {
-        let Some(prefix) = limited(address) else { return true };
-        let counted = contact.is_some_and(|contact| prefixes(contact).any(|known| known == prefix));
-        let below = |count: Option<&usize>, limit: usize| {
-            limit == 0 || count.is_none_or(|count| *count < limit)
-        };
-        counted
-            || (below(self.in_bucket.get(&(index, prefix)), self.limits.per_bucket)
-                && below(self.in_table.get(&prefix), self.limits.per_table))
+        if !self.is_limited() {
+            return true;
+        }
+        let Some(network) = limited(address) else { return true };
+        if contact.is_some_and(|contact| networks(contact).any(|known| known == network)) {
+            return true;
+        }
+        let at = Place::new(network, index);
+        let (mut in_bucket, mut in_table) = (0, 0);
+        for (place, count) in self.counts.range(at.network()) {
+            if *place == at {
+                in_bucket = usize::from(*count);
+            }
+            in_table += usize::from(*count);
+        }
+        let below = |count: usize, limit: usize| limit == 0 || count < limit;
+        below(in_bucket, self.limits.per_bucket) && below(in_table, self.limits.per_table)
     }
 
     /// Counts an added contact of this bucket.
     pub(super) fn add(&mut self, index: BucketIndex, contact: &NodeContact) {
-        for prefix in distinct(contact) {
-            *self.in_bucket.entry((index, prefix)).or_default() += 1;
-            *self.in_table.entry(prefix).or_default() += 1;
+        if self.is_limited() {
+            for network in distinct(contact) {
+                let count = self.counts.entry(Place::new(network, index)).or_default();
+                *count = count.saturating_add(1);
+            }
         }
     }
 
     /// Counts a removed contact of this bucket.
     pub(super) fn remove(&mut self, index: BucketIndex, contact: &NodeContact) {
-        for prefix in distinct(contact) {
-            decrement(&mut self.in_bucket, &(index, prefix));
-            decrement(&mut self.in_table, &prefix);
+        if self.is_limited() {
+            for network in distinct(contact) {
+                if let Entry::Occupied(mut count) = self.counts.entry(Place::new(network, index)) {
+                    *count.get_mut() -= 1;
+                    if *count.get() == 0 {
+                        count.remove();
+                    }
+                }
+            }
         }
+    }
+
+    fn is_limited(&self) -> bool {
+        self.limits.per_bucket != 0 || self.limits.per_table != 0
     }
 }
 
-fn prefixes(contact: &NodeContact) -> impl Iterator<Item = Network> {
+fn networks(contact: &NodeContact) -> impl Iterator<Item = Network> {
     contact.iter().filter_map(|(address, _)| limited(address))
 }
 
 /// Returns each network of a contact once.
 fn distinct(contact: &NodeContact) -> impl Iterator<Item = Network> {
-    prefixes(contact)
+    networks(contact)
         .enumerate()
-        .filter(|(i, prefix)| !prefixes(contact).take(*i).any(|p| p == *prefix))
-        .map(|(_, p)| p)
+        .filter(|(i, network)| !networks(contact).take(*i).any(|other| other == *network))
+        .map(|(_, network)| network)
 }
 
 /// Returns whether an address is unicast and globally routable (IANA's special-purpose registries,

@@ -130,30 +130,57 @@ impl NodeGraph {
             return SetNodeOutcome::Rejected(SetNodeRejection::OwnNode);
         };
         let at = self.occupied.count_above(index);
-        if !self.occupied.contains(index) {
-            self.occupied.insert(index);
-            self.buckets.insert(at, Bucket::new(index));
-        }
-        let Some(bucket) = self.buckets.get_mut(at) else {
-            return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull); // Not reached: the bucket exists.
+        let existing = self.occupied.contains(index).then(|| self.buckets.get_mut(at)).flatten();
+        let place = match existing.as_ref().map_or(Err(0), |bucket| bucket.find(&node)) {
+            Ok(place) => return self.update(index, at, place, address, data),
+            Err(_) if existing.as_ref().is_some_and(|bucket| bucket.len() >= self.bucket_limit) => {
+                return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
+            }
+            Err(place) => place,
         };
-        let before = bucket.get(&node);
-        if before.is_none() && bucket.len() >= self.bucket_limit {
-            return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
-        }
-        if !self.diversity.allows(index, before, &address) {
-            self.drop_if_empty(at, index);
+        if !self.diversity.allows(index, None, &address) {
             return SetNodeOutcome::Rejected(SetNodeRejection::Diversity);
         }
-        if let Some(before) = before {
-            self.diversity.remove(index, before);
+        let contact = NodeContact::new(address, data);
+        self.diversity.add(index, &contact);
+        self.len += 1;
+        if let Some(bucket) = existing {
+            bucket.insert(place, node, contact, self.bucket_limit);
+        } else {
+            let mut bucket = Bucket::new(index);
+            bucket.insert(place, node, contact, self.bucket_limit);
+            self.occupied.insert(index);
+            // There are few buckets, and seldom one more.
+            self.buckets.reserve_exact(1);
+            self.buckets.insert(at, bucket);
         }
-        let outcome = bucket.set(node, address, data, self.bucket_limit, self.address_limit);
-        if let Some(after) = bucket.get(&node) {
-            self.diversity.add(index, after);
+        SetNodeOutcome::Added
+    }
+
+    /// Updates the contact at this place of the bucket at `at`.
+    fn update(
+        &mut self,
+        index: BucketIndex,
+        at: usize,
+        place: usize,
+        address: NodeAddress,
+        data: NodeContactAddressData,
+    ) -> SetNodeOutcome {
+        let Some(contact) = self.buckets.get_mut(at).and_then(|bucket| bucket.contact_mut(place))
+        else {
+            return SetNodeOutcome::Rejected(SetNodeRejection::BucketFull); // Not reached: the contact exists.
+        };
+        if contact.contains(&address) {
+            contact.set(address, data, self.address_limit);
+            return SetNodeOutcome::Updated;
         }
-        self.len += usize::from(outcome == SetNodeOutcome::Added);
-        outcome
+        if !self.diversity.allows(index, Some(contact), &address) {
+            return SetNodeOutcome::Rejected(SetNodeRejection::Diversity);
+        }
+        self.diversity.remove(index, contact);
+        contact.set(address, data, self.address_limit);
+        self.diversity.add(index, contact);
+        SetNodeOutcome::Updated
     }
 
     /// Adds a contact with all its addresses, from another or an earlier graph, if there is room.

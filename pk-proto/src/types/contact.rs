@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
+use smallvec::{SmallVec, smallvec};
 
 use super::address::{NodeAddress, NodeContactAddressData};
 use super::time::UnixMillis;
@@ -12,14 +13,16 @@ use super::time::UnixMillis;
 /// The addresses of a node (specification: NodeContact), each once, the newest `connected_time`
 /// first; of equal times, the one set last first. Deserialized contacts are normalized to this
 /// form.
+///
+/// Most nodes have one address and there are many nodes: one address needs no heap memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "Vec<(NodeAddress, NodeContactAddressData)>")]
-pub struct NodeContact(Vec<(NodeAddress, NodeContactAddressData)>);
+pub struct NodeContact(SmallVec<[(NodeAddress, NodeContactAddressData); 1]>);
 
 impl NodeContact {
     /// Creates a contact with one address.
     pub fn new(address: NodeAddress, data: NodeContactAddressData) -> Self {
-        Self(alloc::vec![(address, data)])
+        Self(smallvec![(address, data)])
     }
 
     /// Returns the addresses with their data, the newest first.
@@ -51,22 +54,37 @@ impl NodeContact {
         mut data: NodeContactAddressData,
         limit: usize,
     ) -> bool {
-        let limit = limit.max(1);
-        let known =
-            self.0.iter().position(|(known, _)| *known == address).map(|i| self.0.remove(i).1);
-        if let Some(known) = known {
-            data.scopes = data.scopes.union(known.scopes);
-            if known.connected_time > data.connected_time {
-                data.connected_time = known.connected_time;
-                data.mode = known.mode;
+        let later = |(_, other): &(_, NodeContactAddressData), time| other.connected_time > time;
+        let known = self.0.iter().position(|(known, _)| *known == address);
+        let Some(known) = known else {
+            let at = self.0.partition_point(|other| later(other, data.connected_time));
+            self.0.reserve_exact(1);
+            self.0.insert(at, (address, data));
+            self.0.truncate(limit.max(1));
+            return at < limit.max(1);
+        };
+        if let Some((_, before)) = self.0.get(known) {
+            data.scopes = data.scopes.union(before.scopes);
+            if before.connected_time > data.connected_time {
+                data.connected_time = before.connected_time;
+                data.mode = before.mode;
             }
         }
-        let at = self.0.partition_point(|(_, other)| other.connected_time > data.connected_time);
-        // Most nodes have one address and there are many nodes: allocate no spare room.
-        self.0.reserve_exact(1);
-        self.0.insert(at, (address, data));
-        self.0.truncate(limit);
-        known.is_none() && at < limit
+        // The time is not earlier than before: the address stays or moves towards the front.
+        if let Some(moved) = self.0.get_mut(..=known) {
+            let at = moved.partition_point(|other| later(other, data.connected_time)).min(known);
+            if let Some(moved) = moved.get_mut(at..) {
+                moved.rotate_right(1);
+                moved.iter_mut().take(1).for_each(|(_, entry)| *entry = data);
+            }
+        }
+        self.0.truncate(limit.max(1));
+        false
+    }
+
+    /// Returns whether this is one of the addresses.
+    pub(crate) fn contains(&self, address: &NodeAddress) -> bool {
+        self.0.iter().any(|(known, _)| known == address)
     }
 
     /// Returns the times of the addresses, the newest first.
@@ -90,7 +108,7 @@ impl NodeContact {
     /// Returns the addresses that may be sent to peers: those learned in other ways than mDNS,
     /// without a zone. `None` if there are none.
     pub fn global(&self) -> Option<Self> {
-        let global: Vec<_> = self
+        let global: SmallVec<_> = self
             .0
             .iter()
             .filter(|(address, data)| data.scopes.global && !address.is_zoned())

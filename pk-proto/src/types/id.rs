@@ -156,10 +156,11 @@ impl Distance {
 
     /// Returns floor(log2(distance)); `None` for zero.
     pub fn bucket_index(&self) -> Option<BucketIndex> {
-        let (zeros, byte) = self.0.iter().enumerate().find(|(_, byte)| **byte != 0)?;
-        // 0 <= zeros <= 31 and leading_zeros <= 7, so the index fits.
-        let index = 255 - (zeros * 8) - byte.leading_zeros() as usize;
-        u8::try_from(index).ok().map(BucketIndex)
+        let (chunks, _) = self.0.as_chunks::<8>();
+        let words = chunks.iter().map(|chunk| u64::from_be_bytes(*chunk));
+        let (above, word) = (0..).zip(words).find(|(_, word)| *word != 0)?;
+        // At most 3 words are above, and leading_zeros <= 63, so the index fits.
+        u8::try_from(255 - 64 * above - word.leading_zeros()).ok().map(BucketIndex)
     }
 }
 
