@@ -63,7 +63,7 @@ pub(crate) struct GraphWriter {
     /// Number of consecutive failures.
     failures: u32,
     /// Requests that wait until everything is written.
-    flushing: Vec<RequestId>,
+    flushing: BTreeSet<RequestId>,
     /// Whether the node is stopping: what is written now must be durable.
     stopping: bool,
     /// Number of changes that were dropped.
@@ -160,12 +160,12 @@ impl GraphWriter {
 
     /// A request waits until everything is written.
     pub(crate) fn flush(&mut self, request: RequestId) {
-        self.flushing.push(request);
+        self.flushing.insert(request);
     }
 
     /// A request no longer waits.
     pub(crate) fn leave(&mut self, request: RequestId) {
-        self.flushing.retain(|waiting| *waiting != request);
+        self.flushing.remove(&request);
     }
 
     /// Returns whether nothing is left to write and nothing is being written.
@@ -275,7 +275,8 @@ impl GraphWriter {
             Err(WriteFailure::Unknown(_)) => self.stopping,
             Err(_) => true,
         };
-        Some((if over { core::mem::take(&mut self.flushing) } else { Vec::new() }, result))
+        let over = if over { core::mem::take(&mut self.flushing) } else { BTreeSet::new() };
+        Some((over.into_iter().collect(), result))
     }
 
     /// Returns why the outcome of the last transaction is unknown, if it is.

@@ -1,8 +1,11 @@
 //! What hostile bytes make the native codec allocate: little, whatever they announce.
 
 use bytes::Bytes;
-use pk_proto::native::decode;
-use pk_proto::{FrameDecoder, FrameFault, MAX_FRAME};
+use pk_proto::native::{self, Message, V1, decode};
+use pk_proto::{
+    ClosestNodes, ContactMode, FrameDecoder, FrameFault, MAX_FRAME, NodeAddress, NodeContact,
+    NodeContactAddressData, NodeId, RpcResponse, Scopes, UnixMillis,
+};
 
 /// The most memory that is held at one time during `work`, in bytes.
 fn peak(work: impl FnOnce()) -> usize {
@@ -114,4 +117,30 @@ fn a_frame_takes_memory_as_its_bytes_come() {
             assert!(held <= 2 * (i as i64) + 128, "{held} bytes of memory for {i}");
         }
     }
+}
+
+#[test]
+fn a_usual_answer_takes_few_allocations() {
+    let known = |i: u8| {
+        let data = NodeContactAddressData {
+            mode: ContactMode::Direct,
+            connected_time: UnixMillis(1_700_000_000_000),
+            scopes: Scopes::GLOBAL,
+        };
+        let address = NodeAddress { host: "192.0.2.1".parse().unwrap(), port: u16::from(i) + 1 };
+        (NodeId::from_bytes([i; 32]), NodeContact::new(address, data))
+    };
+    let closest = ClosestNodes { known: (0..20).map(known).collect(), connected: vec![] };
+    let mut fitted = None;
+    let fit = allocation_counter::measure(|| fitted = Some(native::fit(closest)));
+    let message =
+        Message::V1(V1::Answer(RpcResponse::Closest(fitted.expect("the lists are reported"))));
+    let mut frame = None;
+    let encode = allocation_counter::measure(|| frame = native::encode(&message).ok());
+    let frame = frame.expect("the message is valid");
+    let mut decoded = None;
+    let decode = allocation_counter::measure(|| decoded = decode(&frame[4..]).ok());
+    assert_eq!(decoded, Some(message));
+    let counts = [&fit, &encode, &decode].map(|info| info.count_total);
+    assert!(counts.iter().zip([2, 3, 6]).all(|(count, limit)| *count <= limit), "{counts:?}");
 }

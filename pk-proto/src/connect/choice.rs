@@ -16,7 +16,11 @@ use crate::types::id::{ConnectionId, NodeId};
 
 /// Accepted connections by every id that their peers have proved.
 #[derive(Debug, Default)]
-pub(super) struct ByNode(BTreeMap<NodeId, BTreeSet<Rank>>);
+pub(super) struct ByNode {
+    ranks: BTreeMap<NodeId, BTreeSet<Rank>>,
+    /// Number of ids whose best connection is not suspected.
+    live: usize,
+}
 
 /// Rank of a connection among those with its node: the smaller, the better.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +39,10 @@ impl Rank {
 impl ByNode {
     pub(super) fn insert(&mut self, conn: ConnectionId, connection: &Connection) {
         for id in &connection.chain {
-            self.0.entry(*id).or_default().insert(Rank::of(conn, connection));
+            let ranks = self.ranks.entry(*id).or_default();
+            let live = is_live(ranks);
+            ranks.insert(Rank::of(conn, connection));
+            self.live += usize::from(is_live(ranks) && !live);
         }
     }
 
@@ -45,10 +52,12 @@ impl ByNode {
         let rank = Rank::of(conn, connection);
         let mut removed = false;
         for id in &connection.chain {
-            if let Some(ranks) = self.0.get_mut(id) {
+            if let Some(ranks) = self.ranks.get_mut(id) {
+                let live = is_live(ranks);
                 removed |= ranks.remove(&rank);
+                self.live -= usize::from(live && !is_live(ranks));
                 if ranks.is_empty() {
-                    self.0.remove(id);
+                    self.ranks.remove(id);
                 }
             }
         }
@@ -57,30 +66,41 @@ impl ByNode {
 
     /// Returns the best connection with a node, which is suspected only if all are.
     pub(super) fn best(&self, node: &NodeId) -> Option<ConnectionId> {
-        self.0.get(node)?.first().map(|rank| rank.conn)
+        self.ranks.get(node)?.first().map(|rank| rank.conn)
     }
 
     /// Returns the best connection with a node, if it is not suspected.
     pub(super) fn live(&self, node: &NodeId) -> Option<ConnectionId> {
-        self.0.get(node)?.first().filter(|rank| !rank.suspected).map(|rank| rank.conn)
+        self.ranks.get(node)?.first().filter(|rank| !rank.suspected).map(|rank| rank.conn)
     }
 
     /// Returns all connections with a node, the best first.
     pub(super) fn all(&self, node: &NodeId) -> impl Iterator<Item = ConnectionId> {
-        self.0.get(node).into_iter().flatten().map(|rank| rank.conn)
+        self.ranks.get(node).into_iter().flatten().map(|rank| rank.conn)
     }
 
     /// Returns the suspected connections with a node.
     pub(super) fn suspected(&self, node: &NodeId) -> impl Iterator<Item = ConnectionId> {
-        self.0.get(node).into_iter().flatten().filter(|rank| rank.suspected).map(|rank| rank.conn)
+        self.ranks
+            .get(node)
+            .into_iter()
+            .flatten()
+            .filter(|rank| rank.suspected)
+            .map(|rank| rank.conn)
     }
 
     /// Returns whether there are connections with several nodes, and all of them are suspected.
     pub(super) fn is_silent(&self) -> bool {
-        let mut best = self.0.values().filter_map(BTreeSet::first);
-        let first = best.next();
-        first.is_some_and(|first| {
-            first.suspected && best.clone().any(|other| other.conn != first.conn)
-        }) && best.all(|rank| rank.suspected)
+        if self.live > 0 {
+            return false;
+        }
+        // A connection has as many entries as its peer has proved ids, which are few.
+        let mut best = self.ranks.values().filter_map(BTreeSet::first);
+        best.next().is_some_and(|first| best.any(|other| other.conn != first.conn))
     }
+}
+
+/// Returns whether the best connection is not suspected.
+fn is_live(ranks: &BTreeSet<Rank>) -> bool {
+    ranks.first().is_some_and(|rank| !rank.suspected)
 }

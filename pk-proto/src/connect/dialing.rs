@@ -72,9 +72,12 @@ impl Connections {
     }
 
     fn join(&mut self, cx: &mut Cx, id: RaceId, waiter: RequestId, dial_target: DialTarget) {
+        if dial_target.foreground {
+            let dials = self.races.bring_forward(id);
+            self.leave_background(dials.into_iter());
+        }
         let joined = self.races.join(id, waiter, cx.now + dial_target.timeout);
         let Some((race, fresh)) = joined else { return };
-        race.foreground |= dial_target.foreground;
         for relay in dial_target.relays {
             if race.relays.len() < MAX_RELAYS && !race.relays.contains(&relay) {
                 race.relays.push_back(relay);
@@ -147,14 +150,12 @@ impl Connections {
     /// The embedder waits for a dial, and all places are occupied: the newest background dial
     /// returns to its race, unless a place is about to be free.
     fn make_room(&mut self, cx: &mut Cx) {
-        if self.dials().any(|(_, race)| race.is_none()) {
+        if self.has_cancelled_dials() {
             // `use_room` gives the slot of a cancelled dial to the race when the dial ends.
             return;
         }
-        let background = |race: &RaceId| self.races.get(*race).is_some_and(|race| !race.foreground);
-        let newest =
-            self.dials().rev().find_map(|(conn, race)| Some((conn, race.filter(background)?)));
-        let Some((conn, id)) = newest else { return };
+        let Some(conn) = self.newest_background_dial() else { return };
+        let Some(id) = self.state(conn).and_then(State::race) else { return };
         self.cancel_dial(cx, conn);
         if let Some(race) = self.races.get_mut(id)
             && let Some(Dialing { addr, origin, .. }) = race.dialing.remove(&conn)
@@ -167,8 +168,7 @@ impl Connections {
 
     /// A cancelled dial has ended: a waiting race of the embedder gets its place at once.
     fn use_room(&mut self, cx: &mut Cx) {
-        let waits = |race: &Race| race.foreground && race.has_address();
-        let waiting = self.races.delayed().find(|(_, race)| waits(race)).map(|(id, _)| id);
+        let waiting = self.races.urgent().find(|(_, race)| race.has_address()).map(|(id, _)| id);
         if let Some(id) = waiting {
             self.dial_next(cx, id);
         }
@@ -236,6 +236,7 @@ impl Connections {
         if !race.resolving.is_empty() {
             cx.effects.forget_race(id);
         }
+        self.leave_background(race.dialing.keys().copied());
         let winner = result.as_ref().ok().copied();
         for conn in race.dialing.into_keys().filter(|conn| Some(*conn) != winner) {
             match self.connection(conn).map(|connection| connection.side) {
@@ -252,7 +253,7 @@ impl Connections {
                 None => self.cancel_dial(cx, conn),
             }
         }
-        self.race_ended(race.node, race.waiters.into_keys().collect(), result);
+        self.race_ended(race.node, race.waiters.ids().collect(), result);
     }
 
     /// Cancels a dial. Its slot is free when the driver reports its end.
@@ -377,17 +378,11 @@ impl Connections {
     pub(crate) fn race_deadline(&mut self, cx: &mut Cx, id: RaceId) {
         let Some(race) = self.races.get_mut(id) else { return };
         let failures = race.failures(&DialFailure::TimedOut);
-        let now = cx.now;
-        if race.waiters.values().all(|deadline| *deadline <= now) {
+        if race.last_deadline() <= cx.now {
             cx.metrics.dial_failures += race.dialing.len() as u64;
             return self.end_race(cx, id, Err(failures), Losers::End);
         }
-        let late: BTreeSet<_> = race
-            .waiters
-            .iter()
-            .filter(|(_, deadline)| **deadline <= now)
-            .map(|(waiter, _)| *waiter)
-            .collect();
+        let late = race.waiters.late(cx.now);
         let node = race.node;
         for waiter in &late {
             self.races.leave(id, *waiter);
@@ -412,8 +407,8 @@ fn background_room(room: usize) -> usize {
 
 /// Sets the timer for the first deadline of the waiters.
 fn set_deadline(cx: &mut Cx, id: RaceId, race: &Race) {
-    if let Some(first) = race.waiters.values().min() {
-        cx.timers.set(Timer::RaceDeadline(id), *first);
+    if let Some(first) = race.waiters.first_deadline() {
+        cx.timers.set(Timer::RaceDeadline(id), first);
     }
 }
 

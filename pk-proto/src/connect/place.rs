@@ -112,6 +112,14 @@ impl Room {
         self.nodes.get(node).copied().unwrap_or_default()
     }
 
+    /// Returns the size and the network that follow in descending order; the first one after `None`.
+    pub(super) fn largest_below(&self, last: Option<(usize, Network)>) -> Option<(usize, Network)> {
+        match last {
+            Some(last) => self.sizes.range(..last).next_back().copied(),
+            None => self.sizes.last().copied(),
+        }
+    }
+
     pub(super) fn of_network(&self, network: Network) -> usize {
         self.networks.get(&network).map_or(0, BTreeMap::len)
     }

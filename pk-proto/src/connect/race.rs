@@ -1,6 +1,7 @@
 //! A dial race: the addresses of one node are started one after the other; the first accepted
 //! connection wins (RFC 8305).
 
+use alloc::collections::btree_map::Entry;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -22,7 +23,7 @@ pub(super) struct Race {
     /// Target.
     pub(super) node: NodeId,
     /// Waiters with their deadlines; a race without waiters is cancelled.
-    pub(super) waiters: BTreeMap<RequestId, Instant>,
+    pub(super) waiters: Waiters,
     /// Whether the embedder waits for it, or did.
     pub(super) foreground: bool,
     /// Earliest time of the next dial, unless one fails (RFC 8305 section 5).
@@ -45,6 +46,52 @@ pub(super) struct Race {
     /// Every address that was added, so that none is dialed twice.
     seen: BTreeSet<SocketAddr>,
     limit: usize,
+}
+
+/// Requests that wait for a race, by deadline and by id.
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    deadlines: BTreeMap<RequestId, Instant>,
+    by_deadline: BTreeSet<(Instant, RequestId)>,
+}
+
+impl Waiters {
+    /// Adds a waiter, unless it waits already.
+    pub(super) fn insert(&mut self, waiter: RequestId, deadline: Instant) {
+        if let Entry::Vacant(new) = self.deadlines.entry(waiter) {
+            new.insert(deadline);
+            self.by_deadline.insert((deadline, waiter));
+        }
+    }
+
+    /// Removes a waiter; returns whether it waited.
+    pub(super) fn remove(&mut self, waiter: RequestId) -> bool {
+        let deadline = self.deadlines.remove(&waiter);
+        deadline.is_some_and(|deadline| self.by_deadline.remove(&(deadline, waiter)))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.deadlines.is_empty()
+    }
+
+    /// Returns the waiters, ordered by id.
+    pub(super) fn ids(&self) -> impl Iterator<Item = RequestId> {
+        self.deadlines.keys().copied()
+    }
+
+    /// Returns the waiters whose deadline is exceeded.
+    pub(super) fn late(&self, now: Instant) -> BTreeSet<RequestId> {
+        let late = self.by_deadline.iter().take_while(|(deadline, _)| *deadline <= now);
+        late.map(|(_, waiter)| *waiter).collect()
+    }
+
+    pub(super) fn first_deadline(&self) -> Option<Instant> {
+        self.by_deadline.first().map(|(deadline, _)| *deadline)
+    }
+
+    pub(super) fn last_deadline(&self) -> Option<Instant> {
+        self.by_deadline.last().map(|(deadline, _)| *deadline)
+    }
 }
 
 /// One dial of a race.
@@ -93,7 +140,7 @@ impl Race {
     pub(super) fn new(node: NodeId, now: Instant, limit: usize) -> Self {
         Self {
             node,
-            waiters: BTreeMap::new(),
+            waiters: Waiters::default(),
             foreground: false,
             next_at: now,
             dialing: BTreeMap::new(),
@@ -242,7 +289,7 @@ impl Race {
 
     /// Returns the last deadline of the waiters.
     pub(super) fn last_deadline(&self) -> Instant {
-        self.waiters.values().max().copied().unwrap_or_default()
+        self.waiters.last_deadline().unwrap_or_default()
     }
 
     /// Returns whether nothing is left that could succeed.

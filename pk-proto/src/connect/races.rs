@@ -4,7 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::race::Race;
-use crate::types::id::{NodeId, RaceId, RequestId};
+use crate::types::id::{ConnectionId, NodeId, RaceId, RequestId};
 use crate::types::time::Instant;
 
 /// All races in progress.
@@ -19,6 +19,8 @@ pub(super) struct Races {
     of: BTreeMap<RequestId, BTreeSet<RaceId>>,
     /// The races whose next address waits for a place among the dials.
     delayed: BTreeSet<RaceId>,
+    /// Those of them that the embedder waits for.
+    urgent: BTreeSet<RaceId>,
     next: u64,
 }
 
@@ -45,7 +47,7 @@ impl Races {
     ) -> Option<(&mut Race, bool)> {
         let race = self.races.get_mut(&id)?;
         let first = race.waiters.is_empty();
-        race.waiters.entry(waiter).or_insert(deadline);
+        race.waiters.insert(waiter, deadline);
         self.of.entry(waiter).or_default().insert(id);
         Some((race, first))
     }
@@ -54,7 +56,7 @@ impl Races {
     pub(super) fn leave(&mut self, id: RaceId, waiter: RequestId) -> Option<&mut Race> {
         remove(&mut self.of, &waiter, id);
         let race = self.races.get_mut(&id)?;
-        race.waiters.remove(&waiter).map(|_| race)
+        race.waiters.remove(waiter).then_some(race)
     }
 
     /// Removes a race with all its waiters.
@@ -64,10 +66,10 @@ impl Races {
             self.open.remove(&race.node);
         }
         remove(&mut self.to, &race.node, id);
-        for waiter in race.waiters.keys() {
-            remove(&mut self.of, waiter, id);
+        for waiter in race.waiters.ids() {
+            remove(&mut self.of, &waiter, id);
         }
-        self.delayed.remove(&id);
+        self.set_delayed(id, false);
         Some(race)
     }
 
@@ -99,14 +101,31 @@ impl Races {
     pub(super) fn set_delayed(&mut self, id: RaceId, delayed: bool) {
         if delayed {
             self.delayed.insert(id);
+            if self.races.get(&id).is_some_and(|race| race.foreground) {
+                self.urgent.insert(id);
+            }
         } else {
             self.delayed.remove(&id);
+            self.urgent.remove(&id);
         }
     }
 
-    /// Returns the races whose next address waits for a place among the dials.
-    pub(super) fn delayed(&self) -> impl Iterator<Item = (RaceId, &Race)> {
-        self.delayed.iter().filter_map(|id| Some((*id, self.races.get(id)?)))
+    /// The embedder waits for a race. Returns its dials.
+    pub(super) fn bring_forward(&mut self, id: RaceId) -> Vec<ConnectionId> {
+        let Some(race) = self.races.get_mut(&id).filter(|race| !race.foreground) else {
+            return Vec::new();
+        };
+        race.foreground = true;
+        if self.delayed.contains(&id) {
+            self.urgent.insert(id);
+        }
+        race.dialing.keys().copied().collect()
+    }
+
+    /// Returns the races that the embedder waits for and whose next address waits for a place among
+    /// the dials.
+    pub(super) fn urgent(&self) -> impl Iterator<Item = (RaceId, &Race)> {
+        self.urgent.iter().filter_map(|id| Some((*id, self.races.get(id)?)))
     }
 
     /// Returns the ids of all races.

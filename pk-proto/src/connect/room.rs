@@ -126,9 +126,17 @@ impl Connections {
     /// use. Returns whether there was one.
     fn evict(&mut self, cx: &mut Cx, judge: impl Fn(&Candidate) -> Worth) -> bool {
         let mut looks = LOOKS;
-        let networks: alloc::vec::Vec<_> =
-            self.room().sizes.iter().rev().take(LOOKS).map(|(_, network)| *network).collect();
-        networks.into_iter().any(|network| self.evict_of(cx, network, &judge, false, &mut looks))
+        // What is checked and stays changes no size.
+        let mut last = None;
+        while looks > 0
+            && let Some(next) = self.room().largest_below(last)
+        {
+            if self.evict_of(cx, next.1, &judge, false, &mut looks) {
+                return true;
+            }
+            last = Some(next);
+        }
+        false
     }
 
     /// Evicts one unused connection of a network, the one with the oldest use; those with contacts

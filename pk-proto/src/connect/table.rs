@@ -28,6 +28,10 @@ pub(crate) struct Connections {
     states: BTreeMap<ConnectionId, State>,
     /// Derived: the ids that are dialing.
     dials: BTreeSet<ConnectionId>,
+    /// Derived: those of them whose race is in progress, and that the embedder does not wait for.
+    background: BTreeSet<ConnectionId>,
+    /// Derived: the number of cancelled ones.
+    cancelled: usize,
     /// Derived: the live connections of each node, in the order in which they are chosen.
     by_node: ByNode,
     /// Derived: the connections whose handshake is complete, by the ids of their peers.
@@ -65,15 +69,22 @@ impl Connections {
         let after = match (before, change) {
             (None, Change::Dial { race, expect, addr, deadline }) => {
                 self.dials.insert(conn);
+                if self.races.get(race).is_some_and(|race| !race.foreground) {
+                    self.background.insert(conn);
+                }
                 cx.output(Output::Dial { conn, addr, expect: BTreeSet::from([expect]), deadline });
                 Some(State::Dialing { race: Some(race) })
             }
             (Some(State::Dialing { race: Some(_) }), Change::CancelDial) => {
+                self.background.remove(&conn);
+                self.cancelled += 1;
                 cx.output(Output::CancelDial { conn });
                 Some(State::Dialing { race: None })
             }
-            (Some(State::Dialing { .. }), Change::DialFailed(_) | Change::HandshakeDone) => {
+            (Some(State::Dialing { race }), Change::DialFailed(_) | Change::HandshakeDone) => {
                 self.dials.remove(&conn);
+                self.background.remove(&conn);
+                self.cancelled -= usize::from(race.is_none());
                 None
             }
             (None, Change::Greet { connection, race }) => {
@@ -302,6 +313,23 @@ impl Connections {
     /// The dials in progress with their races, the oldest first.
     pub(super) fn dials(&self) -> impl DoubleEndedIterator<Item = (ConnectionId, Option<RaceId>)> {
         self.dials.iter().map(|conn| (*conn, self.states.get(conn).and_then(State::race)))
+    }
+
+    /// Returns the newest dial of a race that the embedder does not wait for.
+    pub(super) fn newest_background_dial(&self) -> Option<ConnectionId> {
+        self.background.last().copied()
+    }
+
+    /// The embedder waits for the race of these dials, or the race is over.
+    pub(super) fn leave_background(&mut self, dials: impl Iterator<Item = ConnectionId>) {
+        for conn in dials {
+            self.background.remove(&conn);
+        }
+    }
+
+    /// Whether a dial is cancelled and has not ended.
+    pub(super) fn has_cancelled_dials(&self) -> bool {
+        self.cancelled > 0
     }
 
     /// How many dials are in progress, with those that are cancelled and have not ended.

@@ -144,14 +144,12 @@ impl Bucket {
         usize::from((255 - self.index.0) / 8).min(NodeId::LEN - 8)
     }
 
-    /// Makes room for one more node: for half as many, up to `limit`. The last step takes what is
-    /// left.
+    /// Makes room for one more node: more than doubles the capacity, up to `limit`. A bucket of 20
+    /// nodes is allocated in three steps.
     fn grow(&mut self, limit: usize) {
         let len = self.len();
         if len == self.ids.capacity() {
-            let left = limit.saturating_sub(len).max(1);
-            let more = (len / 2).max(LEAST_CAPACITY);
-            let more = if left < more + LEAST_CAPACITY { left } else { more };
+            let more = (len * 3 / 2).max(LEAST_CAPACITY).min(limit.saturating_sub(len)).max(1);
             self.ids.reserve_exact(more);
             self.contacts.reserve_exact(more);
         }
@@ -216,7 +214,7 @@ mod tests {
             assert_eq!(bucket.ids.capacity(), bucket.contacts.capacity());
         }
         capacities.dedup();
-        assert_eq!(capacities, [4, 8, 12, 20]);
+        assert_eq!(capacities, [4, 10, 20]);
     }
 
     #[test]

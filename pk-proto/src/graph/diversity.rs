@@ -1,10 +1,9 @@
 //! Limits of contacts of one network, so that one owner of many addresses cannot fill the graph
 //! (docs/DESIGN.md, Network diversity).
 
-use alloc::collections::BTreeMap;
-use alloc::collections::btree_map::Entry;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use core::ops::RangeInclusive;
 
 use crate::types::address::{Host, NodeAddress};
 use crate::types::contact::NodeContact;
@@ -32,14 +31,15 @@ pub struct DiversityLimits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Diversity {
     limits: DiversityLimits,
-    /// Contacts of each network in each bucket, at most 255: see [`Place`]. The buckets of one
-    /// network are adjacent.
-    counts: BTreeMap<Place, u8>,
+    /// Each network of each contact, in ascending order. A graph has few hundred contacts, so that
+    /// the entries behind a new one are moved faster than a tree is changed.
+    places: Vec<Place>,
 }
 
-/// A network and a bucket in one number, with the bucket in the last byte.
+/// A network and a bucket in one number, with the bucket in the last byte: the buckets of a network
+/// are adjacent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place(u64);
+pub(super) struct Place(u64);
 
 impl Place {
     fn new(network: Network, index: BucketIndex) -> Self {
@@ -50,82 +50,66 @@ impl Place {
         Self(network << 8 | u64::from(index.0))
     }
 
-    /// Returns the places of all buckets of this network.
-    fn network(self) -> RangeInclusive<Self> {
-        Self(self.0 & !0xff)..=Self(self.0 | 0xff)
+    /// Returns the first and the last place of this network.
+    fn network(self) -> (Self, Self) {
+        (Self(self.0 & !0xff), Self(self.0 | 0xff))
     }
 }
 
 impl Diversity {
     pub(super) fn new(limits: DiversityLimits) -> Self {
-        Self { limits, counts: BTreeMap::new() }
+        Self { limits, places: Vec::new() }
     }
 
-    /// Returns whether a contact of this bucket may get this address in addition to its others.
-    pub(super) fn allows(
-        &self,
-        index: BucketIndex,
-        contact: Option<&NodeContact>,
-        address: &NodeAddress,
-    ) -> bool {
-        if !self.is_limited() {
-            return true;
+    /// Returns what an address of a contact of this bucket counts for; `None` if it is not limited.
+    pub(super) fn place(&self, index: BucketIndex, address: &NodeAddress) -> Option<Place> {
+        let is_limited = self.limits.per_bucket != 0 || self.limits.per_table != 0;
+        limited(address).filter(|_| is_limited).map(|network| Place::new(network, index))
+    }
+
+    /// Returns whether there is room for one more contact of a network.
+    pub(super) fn has_room(&self, place: Place) -> bool {
+        let is_below = |(first, last): (Place, Place), limit: usize| {
+            let before = self.places.partition_point(|other| *other < first);
+            let counted = self.places.iter().skip(before).take_while(|other| **other <= last);
+            limit == 0 || counted.take(limit).count() < limit
+        };
+        is_below((place, place), self.limits.per_bucket)
+            && is_below(place.network(), self.limits.per_table)
+    }
+
+    /// Counts one more contact of a network.
+    pub(super) fn insert(&mut self, place: Place) {
+        let at = self.places.partition_point(|other| *other < place);
+        if self.places.len() == self.places.capacity() {
+            self.places.reserve_exact(self.places.len() / 4 + 4);
         }
-        let Some(network) = limited(address) else { return true };
-        if contact.is_some_and(|contact| networks(contact).any(|known| known == network)) {
-            return true;
-        }
-        let at = Place::new(network, index);
-        let (mut in_bucket, mut in_table) = (0, 0);
-        for (place, count) in self.counts.range(at.network()) {
-            if *place == at {
-                in_bucket = usize::from(*count);
-            }
-            in_table += usize::from(*count);
-        }
-        let below = |count: usize, limit: usize| limit == 0 || count < limit;
-        below(in_bucket, self.limits.per_bucket) && below(in_table, self.limits.per_table)
+        self.places.insert(at, place);
     }
 
     /// Counts an added contact of this bucket.
     pub(super) fn add(&mut self, index: BucketIndex, contact: &NodeContact) {
-        if self.is_limited() {
-            for network in distinct(contact) {
-                let count = self.counts.entry(Place::new(network, index)).or_default();
-                *count = count.saturating_add(1);
-            }
-        }
+        self.distinct(index, contact).into_iter().for_each(|place| self.insert(place));
     }
 
     /// Counts a removed contact of this bucket.
     pub(super) fn remove(&mut self, index: BucketIndex, contact: &NodeContact) {
-        if self.is_limited() {
-            for network in distinct(contact) {
-                if let Entry::Occupied(mut count) = self.counts.entry(Place::new(network, index)) {
-                    *count.get_mut() -= 1;
-                    if *count.get() == 0 {
-                        count.remove();
-                    }
-                }
+        for place in self.distinct(index, contact) {
+            if let Ok(at) = self.places.binary_search(&place) {
+                self.places.remove(at);
             }
         }
     }
 
-    fn is_limited(&self) -> bool {
-        self.limits.per_bucket != 0 || self.limits.per_table != 0
+    /// Returns each network of a contact once.
+    fn distinct(&self, index: BucketIndex, contact: &NodeContact) -> BTreeSet<Place> {
+        contact.iter().filter_map(|(address, _)| self.place(index, address)).collect()
     }
-}
 
-fn networks(contact: &NodeContact) -> impl Iterator<Item = Network> {
-    contact.iter().filter_map(|(address, _)| limited(address))
-}
-
-/// Returns each network of a contact once.
-fn distinct(contact: &NodeContact) -> impl Iterator<Item = Network> {
-    networks(contact)
-        .enumerate()
-        .filter(|(i, network)| !networks(contact).take(*i).any(|other| other == *network))
-        .map(|(_, network)| network)
+    /// Returns whether a contact counts for a network already.
+    pub(super) fn counts(&self, index: BucketIndex, contact: &NodeContact, place: Place) -> bool {
+        contact.iter().any(|(address, _)| self.place(index, address) == Some(place))
+    }
 }
 
 /// Returns whether an address is unicast and globally routable (IANA's special-purpose registries,
@@ -163,6 +147,27 @@ fn is_global_v6(ip: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn contacts_of_a_network_are_counted_in_each_bucket_and_in_all() {
+        let mut diversity = Diversity::new(DiversityLimits { per_bucket: 2, per_table: 3 });
+        let place = |diversity: &Diversity, bucket, text: &str| {
+            diversity.place(BucketIndex(bucket), &text.parse().unwrap()).unwrap()
+        };
+        let here = place(&diversity, 255, "8.8.8.8:1");
+        let other = place(&diversity, 254, "8.8.8.9:1");
+        for (bucket, text) in [(255, "8.8.8.1:1"), (255, "8.8.7.1:1"), (255, "8.8.8.2:1")] {
+            assert!(diversity.has_room(here));
+            diversity.insert(place(&diversity, bucket, text));
+        }
+        assert_eq!([here, other].map(|at| diversity.has_room(at)), [false, true]);
+        diversity.insert(other);
+        assert!(!diversity.has_room(place(&diversity, 1, "8.8.8.7:1")), "in all buckets");
+        assert!(diversity.has_room(place(&diversity, 255, "[2001:4860::1]:1")));
+        assert_eq!(diversity.place(BucketIndex(255), &"10.0.0.1:1".parse().unwrap()), None);
+        let none = Diversity::new(DiversityLimits { per_bucket: 0, per_table: 0 });
+        assert_eq!(none.place(BucketIndex(255), &"8.8.8.8:1".parse().unwrap()), None);
+    }
 
     #[test]
     fn only_what_is_routed_globally_is_limited() {

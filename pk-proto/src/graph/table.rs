@@ -138,11 +138,13 @@ impl NodeGraph {
             }
             Err(place) => place,
         };
-        if !self.diversity.allows(index, None, &address) {
-            return SetNodeOutcome::Rejected(SetNodeRejection::Diversity);
+        if let Some(counted) = self.diversity.place(index, &address) {
+            if !self.diversity.has_room(counted) {
+                return SetNodeOutcome::Rejected(SetNodeRejection::Diversity);
+            }
+            self.diversity.insert(counted);
         }
         let contact = NodeContact::new(address, data);
-        self.diversity.add(index, &contact);
         self.len += 1;
         if let Some(bucket) = existing {
             bucket.insert(place, node, contact, self.bucket_limit);
@@ -174,7 +176,11 @@ impl NodeGraph {
             contact.set(address, data, self.address_limit);
             return SetNodeOutcome::Updated;
         }
-        if !self.diversity.allows(index, Some(contact), &address) {
+        let counted = self.diversity.place(index, &address);
+        let full = |counted| {
+            !self.diversity.counts(index, contact, counted) && !self.diversity.has_room(counted)
+        };
+        if counted.is_some_and(full) {
             return SetNodeOutcome::Rejected(SetNodeRejection::Diversity);
         }
         self.diversity.remove(index, contact);

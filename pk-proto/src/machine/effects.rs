@@ -1,6 +1,6 @@
 //! Outstanding effects, and who receives the completion of each.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 
 use crate::api::census::Census;
 use crate::claims::ClaimId;
@@ -152,6 +152,8 @@ impl EffectOwner {
 pub(crate) struct Effects {
     next: u64,
     owners: BTreeMap<EffectId, EffectOwner>,
+    /// The effects of each race, which resolve host names.
+    names: BTreeSet<(RaceId, EffectId)>,
     /// Transactions that are completed and whose outcome the store did not know. They are
     /// outstanding until it is known.
     in_doubt: BTreeMap<EffectId, PersistOwner>,
@@ -164,25 +166,34 @@ impl Effects {
         // 2^64 effects are not reached in any run, so saturation only documents that this cannot
         // wrap.
         self.next = self.next.saturating_add(1);
-        self.owners.insert(id, owner);
+        self.restore(id, owner);
         id
     }
 
     /// Ends an effect. Returns its owner, or `None` if no completion of this id is outstanding.
     pub(crate) fn take(&mut self, id: EffectId) -> Option<EffectOwner> {
-        self.owners.remove(&id)
+        let owner = self.owners.remove(&id);
+        if let Some(EffectOwner::Resolve { race, .. }) = owner {
+            self.names.remove(&(race, id));
+        }
+        owner
     }
 
     /// Restores an effect that was taken, because another completion follows.
     pub(crate) fn restore(&mut self, id: EffectId, owner: EffectOwner) {
+        if let EffectOwner::Resolve { race, .. } = owner {
+            self.names.insert((race, id));
+        }
         self.owners.insert(id, owner);
     }
 
     /// Forgets the host names that a race resolves.
     pub(crate) fn forget_race(&mut self, ended: RaceId) {
-        self.owners.retain(
-            |_, owner| !matches!(owner, EffectOwner::Resolve { race, .. } if *race == ended),
-        );
+        let names = (ended, EffectId(0))..=(ended, EffectId(u64::MAX));
+        while let Some((race, id)) = self.names.range(names.clone()).next().copied() {
+            self.names.remove(&(race, id));
+            self.owners.remove(&id);
+        }
     }
 
     /// Notes that the outcome of a transaction that was taken is unknown.

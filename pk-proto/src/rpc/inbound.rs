@@ -15,6 +15,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::event::{ExchangeStep, RpcEvent};
+use super::sets::StreamSet;
 use super::table::{PerConnection, Purpose, RecvHalf, Rpc, Stream};
 use crate::api::error::{Failure, PeerFault, code};
 use crate::api::output::Output;
@@ -42,8 +43,9 @@ impl Rpc {
             cx.metrics.late_inputs += 1;
             return;
         };
-        let theirs = connection.streams.iter().filter(|stream| !stream.is_ours()).count();
-        if theirs >= cx.config.streams_per_connection || self.streams.contains_key(&id) {
+        if connection.streams.theirs() >= cx.config.streams_per_connection
+            || self.streams.contains_key(&id)
+        {
             cx.metrics.streams_refused += 1;
             cx.output(Output::ResetStream { stream: id, code: code::LIMIT });
             cx.output(Output::StopStream { stream: id, code: code::LIMIT });
@@ -189,7 +191,7 @@ impl Rpc {
                 });
             }
             (Purpose::First, ParsedMessage::Open { protocol, header }) if connection.hello => {
-                let handed = connection.detached.iter().filter(|id| !id.is_ours()).count();
+                let handed = connection.detached.theirs();
                 let known = self.protocols.contains(&protocol);
                 if known && handed >= cx.config.application_streams {
                     // The peer cannot know how many of its streams are still in use here.
@@ -367,11 +369,9 @@ impl Rpc {
         if need == 0 {
             return true;
         }
-        let first = connection.starved.front().is_none_or(|first| *first == id);
+        let first = connection.starved.first().is_none_or(|first| first == id);
         if !first || connection.received.saturating_add(need) > cx.config.receive_window {
-            if !connection.starved.contains(&id) {
-                connection.starved.push_back(id);
-            }
+            connection.starved.push(id);
             return false;
         }
         stream.recv.credit = stream.recv.credit.saturating_add(need);
@@ -401,13 +401,13 @@ impl Rpc {
     /// Serves the streams that wait for credit, in order, as far as the window allows.
     pub(super) fn feed(&mut self, cx: &mut Cx, conn: ConnectionId) {
         while let Some(id) =
-            self.connections.get(&conn).and_then(|connection| connection.starved.front().copied())
+            self.connections.get(&conn).and_then(|connection| connection.starved.first())
         {
             if !self.grant(cx, id) {
                 return;
             }
             if let Some(connection) = self.connections.get_mut(&conn) {
-                connection.starved.retain(|starved| *starved != id);
+                connection.starved.remove(id);
             }
         }
     }
@@ -415,7 +415,7 @@ impl Rpc {
     /// The peer sent its Hello: the streams that it opened before are read from now on.
     pub(super) fn feed_early(&mut self, cx: &mut Cx, conn: ConnectionId) {
         let streams = self.connections.get(&conn).map(|connection| connection.streams.clone());
-        for id in streams.into_iter().flatten() {
+        for id in streams.iter().flat_map(StreamSet::iter) {
             if self.streams.get(&id).is_some_and(|stream| matches!(stream.purpose, Purpose::First))
             {
                 cx.timers.set(Timer::Stream(id), cx.now + cx.config.call_timeout);

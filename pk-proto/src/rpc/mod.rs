@@ -14,9 +14,10 @@ mod inbound;
 mod outbound;
 mod pages;
 mod paging;
+mod sets;
 pub(crate) mod table;
 
-use alloc::collections::{BTreeSet, VecDeque};
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -24,6 +25,7 @@ pub(crate) use self::event::ExchangeStep;
 use self::event::RpcEvent;
 use self::fault_meter::FaultMeter;
 use self::inbound::our_hello;
+use self::sets::{StreamQueue, StreamSet};
 use self::table::{PerConnection, Purpose, Rpc, Stream};
 use crate::api::census::Census;
 use crate::api::error::{Failure, PeerFault, code};
@@ -56,11 +58,12 @@ impl Rpc {
         let connection = PerConnection {
             node,
             dialect,
-            streams: BTreeSet::new(),
+            streams: StreamSet::default(),
             control: None,
-            detached: BTreeSet::new(),
+            detached: StreamSet::default(),
             received: 0,
-            starved: VecDeque::new(),
+            starved: StreamQueue::default(),
+            parked: BTreeSet::new(),
             // Polykey 1.x has no Hello: the handshake is sufficient.
             hello: dialect == Dialect::Polykey,
             features: 0,
@@ -88,10 +91,10 @@ impl Rpc {
     ) {
         let Some(connection) = self.connections.remove(&conn) else { return };
         self.received = self.received.saturating_sub(connection.received);
-        for id in &connection.detached {
-            self.detached.remove(id);
+        for id in connection.detached.iter() {
+            self.detached.remove(&id);
         }
-        for id in connection.streams {
+        for id in connection.streams.iter() {
             cx.timers.cancel(Timer::Stream(id));
             if let Some(stream) = self.streams.remove(&id) {
                 self.unsent = self.unsent.saturating_sub(stream.send.pending());
@@ -104,7 +107,7 @@ impl Rpc {
     pub(crate) fn in_use(&self, conn: ConnectionId) -> bool {
         self.connections.get(&conn).is_some_and(|connection| {
             let control =
-                connection.control.is_some_and(|control| connection.streams.contains(&control));
+                connection.control.is_some_and(|control| connection.streams.contains(control));
             !connection.detached.is_empty() || connection.streams.len() > usize::from(control)
         })
     }
@@ -117,14 +120,19 @@ impl Rpc {
     /// Returns the requests that wait for an answer on a connection, or for the peer to accept a
     /// stream; each with the stream that its caller knows.
     pub(crate) fn waiting_on(&self, conn: ConnectionId) -> Vec<(RequestId, StreamId)> {
-        let streams =
-            self.connections.get(&conn).into_iter().flat_map(|connection| &connection.streams);
-        let waiting = streams.filter_map(|id| match &self.streams.get(id)?.purpose {
-            Purpose::Call { call } if call == id => Some((self.calls.get(call)?.request, *call)),
-            Purpose::Open { request, .. } => Some((*request, *id)),
+        let connection = self.connections.get(&conn);
+        let streams = connection.into_iter().flat_map(|connection| connection.streams.iter());
+        let waiting = streams.filter_map(|id| match &self.streams.get(&id)?.purpose {
+            Purpose::Call { call } if *call == id => Some((self.calls.get(call)?.request, *call)),
+            Purpose::Open { request, .. } => Some((*request, id)),
             _ => None,
         });
         waiting.collect()
+    }
+
+    /// Returns the streams of a connection that were not handed over.
+    pub(crate) fn streams_on(&self, conn: ConnectionId) -> impl Iterator<Item = StreamId> {
+        self.connections.get(&conn).into_iter().flat_map(|connection| connection.streams.iter())
     }
 
     // -- application protocols
@@ -157,7 +165,7 @@ impl Rpc {
             return None;
         };
         if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.detached.remove(&id);
+            connection.detached.remove(id);
         }
         Some(conn)
     }
@@ -269,8 +277,9 @@ impl Rpc {
         self.unsent = self.unsent.saturating_sub(stream.send.pending());
         cx.timers.cancel(Timer::Stream(id));
         if let Some(connection) = self.connections.get_mut(&stream.conn) {
-            connection.streams.remove(&id);
-            connection.starved.retain(|starved| *starved != id);
+            connection.streams.remove(id);
+            connection.starved.remove(id);
+            connection.parked.remove(&id);
             connection.received = connection.received.saturating_sub(stream.cost);
             self.received = self.received.saturating_sub(stream.cost);
         }

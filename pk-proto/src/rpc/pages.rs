@@ -34,6 +34,9 @@ impl Rpc {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.parked = true;
         }
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.parked.insert(handle);
+        }
         // A caller that does not request the next page within this time starts again.
         cx.timers.set(Timer::Stream(id), cx.now + cx.config.call_timeout);
         self.events.push_back(RpcEvent::CallEnded {
@@ -54,12 +57,18 @@ impl Rpc {
         deadline: Instant,
     ) -> Option<StreamId> {
         let RpcRequest::Claims { after, max_bytes } = question else { return None };
-        let (handle, call) = self.calls.iter_mut().find(|(_, call)| {
-            let parked =
-                call.paging.as_ref().is_some_and(|paging| paging.parked && paging.after == *after);
-            parked && call.request == request && call.conn == conn
-        })?;
-        let (handle, part) = (*handle, *call.parts.first()?);
+        let connection = self.connections.get_mut(&conn)?;
+        let continues = |handle: &StreamId| {
+            self.calls.get(handle).is_some_and(|call| {
+                let paging = call.paging.as_ref();
+                let parked = paging.is_some_and(|paging| paging.parked && paging.after == *after);
+                parked && call.request == request && call.conn == conn
+            })
+        };
+        let handle = connection.parked.iter().copied().find(continues)?;
+        let call = self.calls.get_mut(&handle)?;
+        let part = *call.parts.first()?;
+        connection.parked.remove(&handle);
         call.paging = Some(Paging {
             after: *after,
             max_bytes: u64::from(*max_bytes),

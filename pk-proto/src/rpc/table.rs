@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::event::RpcEvent;
 use super::fault_meter::FaultMeter;
 use super::paging::Paging;
+use super::sets::{StreamQueue, StreamSet};
 use crate::api::error::Failure;
 use crate::claims::ClaimId;
 use crate::machine::cx::Cx;
@@ -43,14 +44,16 @@ pub(super) struct Call {
 pub(super) struct PerConnection {
     pub(super) node: NodeId,
     pub(super) dialect: Dialect,
-    pub(super) streams: BTreeSet<StreamId>,
+    pub(super) streams: StreamSet,
     pub(super) control: Option<StreamId>,
     /// Streams of applications, no longer in `streams`.
-    pub(super) detached: BTreeSet<StreamId>,
+    pub(super) detached: StreamSet,
     /// Sum of the costs of all receiving halves.
     pub(super) received: u64,
     /// Streams that wait for credit, in order.
-    pub(super) starved: VecDeque<StreamId>,
+    pub(super) starved: StreamQueue,
+    /// Local calls that have returned a page, and whose next one was not requested.
+    pub(super) parked: BTreeSet<StreamId>,
     pub(super) hello: bool,
     /// Extensions that the peer supports.
     pub(super) features: u64,

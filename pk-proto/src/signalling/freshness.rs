@@ -45,6 +45,8 @@ pub(crate) struct Freshness {
     by_age: BTreeSet<(Instant, NodeId)>,
     /// The same for each network.
     by_network: BTreeMap<Network, BTreeSet<(Instant, NodeId)>>,
+    /// The networks by the number of their sources.
+    sizes: BTreeSet<(usize, Network)>,
 }
 
 /// State of one source.
@@ -123,9 +125,14 @@ impl Freshness {
             forgotten: None,
         });
         let of_network = self.by_network.entry(known.network).or_default();
+        let size = of_network.len();
         for order in [&mut self.by_age, of_network] {
             order.remove(&(known.accepted_at, *source));
             order.insert((now, *source));
+        }
+        if of_network.len() != size {
+            self.sizes.remove(&(size, known.network));
+            self.sizes.insert((of_network.len(), known.network));
         }
         (known.accepted_at, known.conn, known.clock) = (now, conn, clock);
         known.seen.insert(request);
@@ -156,7 +163,7 @@ impl Freshness {
         let from = if count >= Limits::new(SOURCES, share).network {
             self.by_network.get(&network)
         } else if self.sources.len() >= SOURCES {
-            self.by_network.values().max_by_key(|sources| sources.len())
+            self.sizes.last().and_then(|(_, network)| self.by_network.get(network))
         } else {
             None
         };
@@ -169,9 +176,12 @@ impl Freshness {
         let Some(Source { accepted_at, network, .. }) = self.sources.remove(source) else { return };
         self.by_age.remove(&(accepted_at, *source));
         if let Some(sources) = self.by_network.get_mut(&network) {
+            self.sizes.remove(&(sources.len(), network));
             sources.remove(&(accepted_at, *source));
             if sources.is_empty() {
                 self.by_network.remove(&network);
+            } else {
+                self.sizes.insert((sources.len(), network));
             }
         }
     }

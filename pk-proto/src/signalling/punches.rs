@@ -1,8 +1,9 @@
 //! Punches in progress.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr, SocketAddrV6};
+use core::ops::RangeInclusive;
 use core::time::Duration;
 
 use crate::shares::{Limits, Shares, Source};
@@ -22,6 +23,8 @@ const PUNCHES: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Punches {
     sent: BTreeMap<SocketAddr, Punching>,
+    /// The addresses that are punched for each node.
+    of_node: BTreeMap<NodeId, BTreeSet<SocketAddr>>,
     shares: Shares,
 }
 
@@ -49,13 +52,12 @@ impl Punches {
         if self.sent.contains_key(&addr) {
             return Ok(false);
         }
-        let host: IpAddr = addr.ip();
-        let same_host = self.sent.keys().filter(|known| known.ip() == host).count();
-        if same_host >= PER_HOST {
+        if self.sent.range(of_host(addr.ip())).take(PER_HOST).count() >= PER_HOST {
             return Err(Refusal::Busy);
         }
         self.shares.take(relay, &Limits::new(PUNCHES, share))?;
         self.sent.insert(addr, Punching { node, sent: 0, relay: *relay });
+        self.of_node.entry(node).or_default().insert(addr);
         Ok(true)
     }
 
@@ -73,6 +75,7 @@ impl Punches {
     /// Ends all punches.
     pub(crate) fn clear(&mut self) {
         self.sent.clear();
+        self.of_node.clear();
         self.shares = Shares::default();
     }
 
@@ -83,20 +86,36 @@ impl Punches {
 
     /// Returns whether an address is being punched for a node, under any of its ids.
     pub(crate) fn is_for(&self, ids: &[NodeId]) -> bool {
-        self.sent.values().any(|punching| ids.contains(&punching.node))
+        ids.iter().any(|id| self.of_node.contains_key(id))
     }
 
     /// Ends the punches for a node. Returns their addresses.
     pub(crate) fn end(&mut self, ids: &[NodeId]) -> Vec<SocketAddr> {
-        let of_node = self.sent.iter().filter(|(_, punching)| ids.contains(&punching.node));
-        let over: Vec<_> = of_node.map(|(addr, _)| *addr).collect();
+        let of_node = ids.iter().filter_map(|id| self.of_node.get(id));
+        let over: BTreeSet<_> = of_node.flatten().copied().collect();
         over.iter().for_each(|addr| self.forget(addr));
-        over
+        over.into_iter().collect()
     }
 
     fn forget(&mut self, addr: &SocketAddr) {
-        if let Some(Punching { relay, .. }) = self.sent.remove(addr) {
-            self.shares.give_back(&relay);
+        let Some(Punching { node, relay, .. }) = self.sent.remove(addr) else { return };
+        self.shares.give_back(&relay);
+        if let Some(addrs) = self.of_node.get_mut(&node) {
+            addrs.remove(addr);
+            if addrs.is_empty() {
+                self.of_node.remove(&node);
+            }
+        }
+    }
+}
+
+/// Returns the range of all socket addresses of a host.
+fn of_host(host: IpAddr) -> RangeInclusive<SocketAddr> {
+    match host {
+        IpAddr::V4(_) => SocketAddr::new(host, 0)..=SocketAddr::new(host, u16::MAX),
+        IpAddr::V6(ip) => {
+            let last = SocketAddrV6::new(ip, u16::MAX, u32::MAX, u32::MAX);
+            SocketAddr::new(host, 0)..=last.into()
         }
     }
 }

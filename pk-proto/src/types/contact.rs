@@ -144,7 +144,8 @@ impl FromIterator<(NodeAddress, NodeContactAddressData)> for NodeContact {
     fn from_iter<I: IntoIterator<Item = (NodeAddress, NodeContactAddressData)>>(
         addresses: I,
     ) -> Self {
-        addresses.into_iter().collect::<Vec<_>>().into()
+        let addresses: SmallVec<[_; 1]> = addresses.into_iter().collect();
+        if addresses.len() <= 1 { Self(addresses) } else { addresses.into_vec().into() }
     }
 }
 

@@ -39,17 +39,18 @@ pub fn encode_frame(payload: &[u8]) -> Result<Bytes, FrameFault> {
     })
 }
 
-/// Returns a frame whose payload `append` writes after the header.
+/// Returns a frame whose payload `append` writes after the header. `expected` is the likely length
+/// of the payload, for which memory is allocated.
 pub(crate) fn build_frame(
-    payload: usize,
+    expected: usize,
     append: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, FrameFault>,
 ) -> Result<Bytes, FrameFault> {
-    let length = u32::try_from(payload).unwrap_or(u32::MAX);
+    let mut frame = Vec::with_capacity(HEADER + expected);
+    frame.extend_from_slice(&[0; HEADER]);
+    let mut frame = append(frame)?;
+    let length = u32::try_from(frame.len().saturating_sub(HEADER)).unwrap_or(u32::MAX);
     check_length(length)?;
-    let mut frame = Vec::with_capacity(HEADER + payload);
-    frame.extend_from_slice(&length.to_be_bytes());
-    let frame = append(frame)?;
-    debug_assert_eq!(frame.len(), HEADER + payload);
+    frame.iter_mut().zip(length.to_be_bytes()).for_each(|(byte, length)| *byte = length);
     Ok(frame.into())
 }
 

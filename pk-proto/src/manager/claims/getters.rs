@@ -32,7 +32,7 @@ impl NodeManager {
 
     /// Returns the exchanges in progress, local ones first.
     pub fn exchanges(&self) -> Vec<ExchangeInfo> {
-        let ours = self.requests.in_stage::<OutgoingExchange>();
+        let ours = self.requests.claiming_in::<OutgoingExchange>();
         let ours = ours.map(|(_, node)| ExchangeInfo { node: node.target(), step: node.step() });
         let theirs = self.claims.incoming.values();
         let theirs =

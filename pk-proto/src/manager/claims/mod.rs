@@ -22,7 +22,7 @@ use super::state::claims::{CommittedClaim, PendingApproval};
 use super::state::outgoing::{OutgoingClaim, OutgoingExchange};
 use super::state::renewal::Renewal;
 use super::state::self_issued::SelfIssuedClaim;
-use super::state::stage::{OnConnected, OpenRequest, Recipient, RequestStage, Search};
+use super::state::stage::{OnConnected, OpenRequest, Recipient, RequestStage};
 use super::state::writes::Evidence;
 use crate::api::error::{Failure, RequestError};
 use crate::api::event::Event;
@@ -67,14 +67,10 @@ impl NodeManager {
     /// Checks whether another local claim can be tracked, in addition to those of open requests.
     pub(super) fn check_claims(&self) -> Result<(), RequestError> {
         let limit = self.cx.config.open_exchange_limit;
-        let claims = |stage: &RequestStage| {
-            matches!(
-                stage,
-                RequestStage::ClaimNode(_)
-                    | RequestStage::Find(Search { on_connected: OnConnected::ClaimNode(_), .. })
-            ) && committed(stage).is_none()
-        };
-        let coming = self.requests.iter().filter(|(_, open)| claims(&open.stage)).count();
+        let coming = self.requests.claiming().filter(|(_, open)| {
+            !matches!(open.stage, RequestStage::AddClaim(_)) && committed(&open.stage).is_none()
+        });
+        let coming = coming.count();
         if self.claims.ours.len() + coming >= limit {
             Err(RequestError::TooManyExchanges(limit))
         } else {
@@ -260,9 +256,9 @@ impl NodeManager {
     /// take turns instead.
     fn chain_is_free(&mut self) {
         let pauses = |id: &RequestId| self.cx.timers.get(Timer::ClaimRetry(*id)).is_some();
-        let ours = self.requests.in_stage::<OutgoingExchange>().filter(|(_, node)| node.waits());
+        let ours = self.requests.claiming_in::<OutgoingExchange>().filter(|(_, node)| node.waits());
         let ours: Vec<_> = ours.map(|(id, _)| id).filter(|id| !pauses(id)).collect();
-        let own = self.requests.in_stage::<SelfIssuedClaim>().filter(|(_, own)| own.waits());
+        let own = self.requests.claiming_in::<SelfIssuedClaim>().filter(|(_, own)| own.waits());
         let own: Vec<_> = own.map(|(id, _)| id).filter(|id| !pauses(id)).collect();
         ours.into_iter().for_each(|id| self.outgoing_draft(id));
         own.into_iter().for_each(|id| self.self_issued_draft(id));

@@ -2,6 +2,7 @@
 //! the end of a request.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -399,9 +400,13 @@ impl NodeManager {
     /// Handles a suspected connection: its exchanges start again over another connection, as after
     /// a reset. If there is none, a search for the node starts.
     pub(in crate::manager) fn exchanges_silent(&mut self, conn: ConnectionId, node: NodeId) {
-        let waiting = self.requests.in_stage::<OutgoingExchange>();
-        let waiting = waiting.filter(|(_, node)| node.conn == conn && node.stream.is_some());
-        let ids: Vec<_> = waiting.map(|(id, _)| id).collect();
+        let requests = self.rpc.streams_on(conn);
+        let requests = requests.filter_map(|stream| self.claims.streams.get(&stream).copied());
+        let waits = |id: &RequestId| {
+            let node = self.requests.stage::<OutgoingExchange>(*id);
+            node.is_some_and(|node| node.conn == conn && node.stream.is_some())
+        };
+        let ids: BTreeSet<_> = requests.filter(waits).collect();
         if ids.is_empty() {
             return;
         }

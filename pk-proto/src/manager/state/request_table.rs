@@ -9,8 +9,8 @@ use super::reading::Reading;
 use super::renewal::Renewal;
 use super::self_issued::SelfIssuedClaim;
 use super::stage::{
-    MdnsQuery, OnDialed, OpenRequest, OpeningStream, PendingCall, Recipient, RequestStage,
-    RoomWaiter, Search,
+    MdnsQuery, OnConnected, OnDialed, OpenRequest, OpeningStream, PendingCall, Recipient,
+    RequestStage, RoomWaiter, Search,
 };
 use super::sync::Sync;
 use crate::types::id::{NodeId, RequestId};
@@ -66,6 +66,18 @@ pub(in crate::manager) struct RequestTable {
     searches: BTreeMap<NodeId, BTreeSet<RequestId>>,
     /// Searches that may have a next step.
     runnable_searches: BTreeSet<RequestId>,
+    /// Requests for local claims.
+    claiming: BTreeSet<RequestId>,
+}
+
+/// Returns whether a request in this stage is one for a local claim.
+fn is_claiming(stage: &RequestStage) -> bool {
+    matches!(
+        stage,
+        RequestStage::ClaimNode(_)
+            | RequestStage::AddClaim(_)
+            | RequestStage::Find(Search { on_connected: OnConnected::ClaimNode(_), .. })
+    )
 }
 
 impl RequestTable {
@@ -74,13 +86,18 @@ impl RequestTable {
         if let RequestStage::Find(search) = &open.stage {
             self.searches.entry(*search.lookup.target()).or_default().insert(id);
         }
+        let is_claiming = is_claiming(&open.stage);
         if let Some(before) = self.requests.insert(id, open) {
             self.uncount(id, &before);
+        }
+        if is_claiming {
+            self.claiming.insert(id);
         }
     }
 
     fn uncount(&mut self, id: RequestId, open: &OpenRequest) {
         self.count(open.recipient, |count| count.saturating_sub(1));
+        self.claiming.remove(&id);
         if let RequestStage::Find(search) = &open.stage
             && let Some(searches) = self.searches.get_mut(search.lookup.target())
         {
@@ -148,8 +165,9 @@ impl RequestTable {
         Some(Entry { recipient: *recipient, deadline: *deadline, payload: T::of_mut(stage)? })
     }
 
-    pub(in crate::manager) fn iter(&self) -> impl Iterator<Item = (RequestId, &OpenRequest)> {
-        self.requests.iter().map(|(id, open)| (*id, open))
+    /// Returns the requests for local claims: those that search for the node included.
+    pub(in crate::manager) fn claiming(&self) -> impl Iterator<Item = (RequestId, &OpenRequest)> {
+        self.claiming.iter().filter_map(|id| Some((*id, self.requests.get(id)?)))
     }
 
     /// Returns the oldest request for which `is` returns true.
@@ -157,7 +175,14 @@ impl RequestTable {
         self.requests.iter().find(|(_, open)| is(open)).map(|(id, _)| *id)
     }
 
-    /// Returns the requests in the stage of a payload.
+    /// Returns the requests for local claims that are in the stage of a payload.
+    pub(in crate::manager) fn claiming_in<T: Payload + 'static>(
+        &self,
+    ) -> impl Iterator<Item = (RequestId, &T)> {
+        self.claiming().filter_map(|(id, open)| Some((id, T::of(&open.stage)?)))
+    }
+
+    /// Returns the requests in the stage of a payload. Looks through all requests.
     pub(in crate::manager) fn in_stage<T: Payload + 'static>(
         &self,
     ) -> impl Iterator<Item = (RequestId, &T)> {

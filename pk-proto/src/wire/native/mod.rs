@@ -9,11 +9,11 @@ mod wire;
 
 use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use bytes::Bytes;
 use serde::Serialize;
+use smallvec::SmallVec;
 
 pub use self::hello::Hello;
 use super::closest::{ActiveConnection, ActiveNode, ClosestNodes, ClosestNodesQuery};
@@ -96,10 +96,30 @@ pub enum V1 {
 /// meaningless elsewhere or for this node only. [`fit`] makes every [`ClosestNodes`] valid.
 /// `TooLong` above [`MAX_FRAME`].
 pub fn encode(message: &Message) -> Result<Bytes, FrameFault> {
+    let expected = expected_size(message);
     let message = write(message)?;
-    build_frame(size(&message), |frame| {
+    build_frame(expected, |frame| {
         postcard::to_extend(&message, frame).map_err(|_| FrameFault::Malformed)
     })
+}
+
+/// Returns the length that the encoding of a message probably has, so that its memory is allocated
+/// once.
+fn expected_size(message: &Message) -> usize {
+    let Message::V1(message) = message;
+    let tokens = |claims: &[(ClaimId, Bytes)]| -> usize {
+        claims.iter().map(|(_, token)| token.len() + 20).sum()
+    };
+    match message {
+        V1::Answer(RpcResponse::Closest(closest)) => {
+            64 * closest.known.len() + 112 * closest.connected.len() + 8
+        }
+        V1::Answer(RpcResponse::Claims(page)) => tokens(&page.claims) + 8,
+        V1::Answer(RpcResponse::SignedClaim(token)) | V1::Token { token } => token.len() + 8,
+        V1::Call { request: RpcRequest::SignClaim(token), .. } => token.len() + 16,
+        V1::Exchange { token, .. } => token.len() + 16,
+        _ => 128,
+    }
 }
 
 /// Decodes the message in a frame without its header. Allocates at most a small multiple of the
@@ -138,30 +158,51 @@ pub(crate) fn needed_for(question: &RpcRequest) -> u64 {
 pub fn fit(closest: ClosestNodes) -> ClosestNodes {
     // Tags and the two counts take less.
     let mut room = MAX_FRAME - 16;
-    let mut fits = |size: usize| {
+    // Almost always there is room for everything.
+    let ample = size_limit(&closest) <= room;
+    let mut fits = |size: &dyn Fn() -> usize| {
+        let size = if ample { 0 } else { size() };
         let fits = size <= room;
         room -= if fits { size } else { 0 };
         fits
     };
     let local = closest.known.into_iter().filter_map(|(node, contact)| {
-        let kept = contact
-            .iter()
-            .filter(|entry| write_known_address(entry).is_ok())
-            .take(MAX_PER_NODE)
-            .cloned();
-        let contact: NodeContact = kept.collect();
-        (!contact.is_empty() && write_known(node, &contact).is_ok_and(|known| fits(size(&known))))
-            .then_some((node, contact))
+        let can_send = |entry: &&(_, _)| write_known_address(entry).is_ok();
+        let contact = match contact.len() <= MAX_PER_NODE && contact.iter().all(|e| can_send(&e)) {
+            true => contact,
+            false => contact.iter().filter(can_send).take(MAX_PER_NODE).cloned().collect(),
+        };
+        (!contact.is_empty()
+            && write_known(node, &contact).is_ok_and(|known| fits(&|| size(&known))))
+        .then_some((node, contact))
     });
     let local = local.take(MAX_NODES).collect();
     let active = closest.connected.into_iter().filter_map(|mut active| {
         active.connections.retain(|connection| write_connection(connection).is_ok());
         active.connections.truncate(MAX_PER_NODE);
         (!active.connections.is_empty()
-            && write_active(&active).is_ok_and(|active| fits(size(&active))))
+            && write_active(&active).is_ok_and(|active| fits(&|| size(&active))))
         .then_some(active)
     });
     ClosestNodes { known: local, connected: active.take(MAX_NODES).collect() }
+}
+
+/// Returns a length that the lists of a response do not exceed.
+fn size_limit(closest: &ClosestNodes) -> usize {
+    // An address with its data and a connection without its id; a node with a count.
+    const ENTRY: usize = 48;
+    const NODE: usize = 40;
+    let host = |address: &NodeAddress| match &address.host {
+        Host::Name(name) => name.as_str().len(),
+        Host::Ip(_) | Host::Zoned(..) => 0,
+    };
+    let known = closest.known.iter().flat_map(|(_, contact)| contact.iter());
+    let known: usize = known.map(|(address, _)| ENTRY + host(address)).sum();
+    let connected = closest.connected.iter().flat_map(|active| &active.connections);
+    let connected: usize = connected
+        .map(|connection| ENTRY + host(&connection.address) + connection.shared_id.len())
+        .sum();
+    known + connected + NODE * (closest.known.len() + closest.connected.len())
 }
 
 /// Returns the length of the encoding, without allocating.
@@ -509,9 +550,13 @@ fn list<'a, T: 'a, W, const CAP: usize>(
     elements: impl IntoIterator<Item = &'a T>,
     write: impl Fn(&'a T) -> Result<W, FrameFault>,
 ) -> Result<wire::List<W, CAP>, FrameFault> {
-    let elements = elements.into_iter().map(write).collect::<Result<Vec<_>, _>>()?;
-    allow(elements.len() <= CAP)?;
-    Ok(wire::List(elements))
+    let elements = elements.into_iter();
+    let mut list = SmallVec::with_capacity(elements.size_hint().0.min(CAP));
+    for element in elements {
+        allow(list.len() < CAP)?;
+        list.push(write(element)?);
+    }
+    Ok(wire::List(list))
 }
 
 fn allow(allowed: bool) -> Result<(), FrameFault> {

@@ -7,12 +7,12 @@
 //! Decoding borrows from the frame, and lists are refused at the first element above their limit,
 //! so that the memory of a frame is bounded by the limits and not by the counts in it.
 
-use alloc::vec::Vec;
 use core::fmt;
 use core::marker::PhantomData;
 
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, de};
+use smallvec::SmallVec;
 
 use crate::types::address::ContactMode;
 use crate::types::id::NodeId;
@@ -259,26 +259,34 @@ impl<'de: 'a, 'a> Deserialize<'de> for Octets<'a> {
     }
 }
 
-/// At most `CAP` elements after their count.
+/// At most `CAP` elements after their count. One element needs no heap memory.
 #[derive(Serialize)]
-pub(crate) struct List<T, const CAP: usize>(pub(crate) Vec<T>);
+pub(crate) struct List<T, const CAP: usize>(pub(crate) SmallVec<[T; 1]>);
 
 impl<'de, T: Deserialize<'de>, const CAP: usize> Deserialize<'de> for List<T, CAP> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Elements<T, const CAP: usize>(PhantomData<T>);
 
         impl<'de, T: Deserialize<'de>, const CAP: usize> Visitor<'de> for Elements<T, CAP> {
-            type Value = Vec<T>;
+            type Value = SmallVec<[T; 1]>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "at most {CAP} elements")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
-                let mut elements = Vec::new();
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut sequence: A,
+            ) -> Result<Self::Value, A::Error> {
+                // Nothing is allocated for a count without an element.
+                let expected = sequence.size_hint().unwrap_or(CAP).min(CAP).min(NODES);
+                let mut elements = SmallVec::new();
                 while let Some(element) = sequence.next_element()? {
                     if elements.len() == CAP {
                         return Err(de::Error::invalid_length(CAP + 1, &self));
+                    }
+                    if elements.is_empty() {
+                        elements.reserve_exact(expected);
                     }
                     elements.push(element);
                 }
