@@ -1,4 +1,5 @@
 use alloc::borrow::ToOwned;
+use alloc::vec::Vec;
 use alloc::{format, vec};
 
 use data_encoding::HEXLOWER;
