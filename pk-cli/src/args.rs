@@ -14,6 +14,7 @@ use pk_proto::{NodeId, SeedNode};
 use tracing_subscriber::filter::Targets;
 
 use crate::output;
+use crate::sim_args::SimArgs;
 
 /// A Polykey node on the command line.
 #[derive(Debug, Parser)]
@@ -89,6 +90,12 @@ pub(crate) enum Command {
     ///
     /// Exits with 0 only if every step succeeded.
     Demo(DemoArgs),
+    /// Run a network of thousands of nodes in virtual time, from a scenario in TOML, and check its
+    /// figures.
+    ///
+    /// The last line of the output is a JSON object with all figures. Exits with 1 if a figure does
+    /// not hold, and with 2 if the scenario is invalid.
+    Sim(SimArgs),
 }
 
 impl Cli {
@@ -120,7 +127,7 @@ impl Command {
     /// Returns the runtime to use. It has no effect for commands without a node.
     pub(crate) fn runtime(&self) -> RuntimeName {
         match self {
-            Self::Keygen(_) | Self::Id(_) | Self::Cert(_) | Self::Replay(_) => {
+            Self::Keygen(_) | Self::Id(_) | Self::Cert(_) | Self::Replay(_) | Self::Sim(_) => {
                 RuntimeName::default()
             }
             Self::Renew(args) => args.runtime.runtime,
@@ -146,7 +153,7 @@ impl Command {
             Self::Chain(args) => args.common.json,
             Self::Allow(args) => args.keys.json,
             Self::Buckets(args) => args.json,
-            Self::Run(_) | Self::Demo(_) => false,
+            Self::Run(_) | Self::Demo(_) | Self::Sim(_) => false,
         }
     }
 }

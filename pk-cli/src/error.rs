@@ -53,6 +53,11 @@ impl CliError {
         Self { exit_code, ..Self::new("Interrupted", format!("interrupted by {signal}")) }
     }
 
+    /// What the command was given is invalid.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { exit_code: 2, ..Self::new("Usage", message) }
+    }
+
     /// Returns the exit code for this error.
     pub(crate) fn exit_code(&self) -> u8 {
         self.exit_code

@@ -8,6 +8,7 @@ mod node;
 mod output;
 mod process;
 mod run;
+mod sim_args;
 
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
@@ -19,7 +20,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Cli, Command};
-use crate::commands::{allow, buckets, cert, chain, claim, closest, find, keys, renew, replay};
+use crate::commands::{
+    allow, buckets, cert, chain, claim, closest, find, keys, renew, replay, sim,
+};
 use crate::error::Result;
 
 fn main() -> ExitCode {
@@ -64,6 +67,7 @@ impl Command {
             Self::Renew(args) => renew::renew(args, runtime).await,
             Self::Replay(args) => replay::replay(&args),
             Self::Demo(args) => demo::run(args, runtime).await,
+            Self::Sim(args) => sim::sim(&args).await,
         }
     }
 }

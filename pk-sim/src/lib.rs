@@ -56,36 +56,52 @@
 //! and nothing else takes time. **The transport** is QUIC at the level of [`pk_proto::api`];
 //! `tests/sim` verifies its properties. NATs follow RFC 4787.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(feature = "fuzz"),
+    allow(dead_code, reason = "some parts serve only the fuzz targets")
+)]
 
 mod checkers;
 mod cluster;
+#[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod host;
 mod machine;
 mod network;
 mod packets;
+pub mod report;
 mod rng_streams;
+pub mod scenario;
+mod stats;
 mod transport;
 mod wire;
 mod world;
 
+pub use checkers::set::CheckerSet;
 pub use checkers::violation::CheckCounters;
 pub use cluster::Cluster;
 pub use cluster::builder::ClusterBuilder;
+pub use cluster::growth::Joined;
+pub use cluster::warm::Warm;
 pub use host::app::{App, AppAction, AppStream};
 pub use host::id::HostId;
 pub use host::identity::{Key, genesis, renew};
 pub use host::store::{CrashPolicy, Store, WriteFault};
 pub use host::{Host, TransportConfig};
 pub use machine::coverage::Coverage;
+pub use machine::directory::Directory;
+pub use machine::misbehaving::{Conspiracy, MisbehavingPeer, Misbehavior, MisbehaviorCounters};
 pub use machine::scripted_peer::{Actor, ScriptedPeer};
 pub use machine::{GraphView, Machine, StoredView};
-pub use network::Network;
 pub use network::link::Link;
 pub use network::nat::{Dependence, NatConfig, NatCounters, NatId};
+pub use network::{Network, Place};
 pub use packets::{
     Meter, PROTOCOL, PacketCounters, PacketHost, PacketWorld, PathCounters, PathLimits, Reader,
     Seen,
 };
+pub use stats::Sample;
 pub use transport::TransportCounters;
-pub use world::{Boot, World, WorldCounters};
+pub use wire::traffic::Traffic;
+pub use world::observation::Observation;
+pub use world::{Boot, Completed, World, WorldCounters};

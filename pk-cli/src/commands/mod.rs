@@ -11,3 +11,4 @@ pub(crate) mod keys;
 mod one_shot;
 pub(crate) mod renew;
 pub(crate) mod replay;
+pub(crate) mod sim;

@@ -55,6 +55,11 @@ pub(crate) fn error(text: impl Display) {
     STDERR.write(format!("error: {}\n", escape_control(text)).as_bytes());
 }
 
+/// Prints the state of a long command on stderr. Never waits: it is dropped if the queue is full.
+pub(crate) fn status(text: impl Display) {
+    STDERR.offer(text.to_string().as_bytes());
+}
+
 /// Announces that the program ends soon, whether its output is read or not.
 pub(crate) fn leave() {
     STDOUT.leave();

@@ -100,6 +100,15 @@ impl Snapshot {
         }
         Ok(snapshot)
     }
+
+    /// Returns the operations that write the contacts, as the graph of `owner`, into an empty
+    /// store: for tests that start from a known graph.
+    pub fn graph_rows(&self, owner: NodeId) -> Vec<StoreOp> {
+        let space = NodeGraphSpace::default();
+        let contacts =
+            self.contacts.iter().map(|(node, contact)| contact_row(space, node, contact));
+        core::iter::once(meta_row(&StoreMeta { owner, space })).chain(contacts).collect()
+    }
 }
 
 /// Returns the owner row.

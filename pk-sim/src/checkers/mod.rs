@@ -15,6 +15,7 @@ mod memory;
 mod phases;
 mod progress;
 mod requests;
+pub(crate) mod set;
 mod stored;
 mod timers;
 pub(crate) mod violation;
@@ -32,6 +33,7 @@ use discipline::Discipline;
 use forks::Forks;
 use progress::Progress;
 use requests::Requests;
+use set::CheckerSet;
 use stored::Stored;
 use violation::{CheckCounters, Violation};
 use windows::Windows;
@@ -47,6 +49,7 @@ fn rows(store: &Store) -> impl Iterator<Item = (Table, Bytes, Bytes)> {
 /// All checkers of all machines of a world.
 #[derive(Debug, Default)]
 pub(crate) struct Checkers {
+    on: CheckerSet,
     hosts: Vec<OfHost>,
     pub(crate) counters: CheckCounters,
 }
@@ -71,13 +74,27 @@ struct OfHost {
 }
 
 impl Checkers {
+    /// Creates the checkers of a set.
+    pub(crate) fn new(on: CheckerSet) -> Self {
+        Self { on, ..Self::default() }
+    }
+
     pub(crate) fn add_host(&mut self) {
+        if self.on.is_empty() {
+            return;
+        }
         self.hosts.push(OfHost::default());
     }
 
     /// A machine starts.
     pub(crate) fn started(&mut self, host: HostId, config: Option<Config>, store: &Store) {
-        let stored = Stored::new(rows(store));
+        if self.on.is_empty() {
+            return;
+        }
+        let stored = match self.on.stored || self.on.forks {
+            true => Stored::new(rows(store)),
+            false => Stored::default(),
+        };
         // The chain from before the restart still counts.
         let forks = std::mem::take(&mut self.hosts[host].forks);
         self.hosts[host] = OfHost { config, stored, forks, written: true, ..OfHost::default() };
@@ -85,12 +102,15 @@ impl Checkers {
 
     /// The driver of a machine breaks the contract from now on.
     pub(crate) fn distrust(&mut self, host: HostId) {
+        if self.on.is_empty() {
+            return;
+        }
         self.hosts[host].distrusted = true;
     }
 
     /// A request was accepted.
     pub(crate) fn begun(&mut self, host: HostId, request: RequestId) -> Result<(), Violation> {
-        self.hosts[host].requests.begun(request)
+        if self.on.requests { self.hosts[host].requests.begun(request) } else { Ok(()) }
     }
 
     /// Called before a machine receives an input.
@@ -100,24 +120,33 @@ impl Checkers {
         input: &Input,
         store: &Store,
     ) -> Result<(), Violation> {
+        if self.on.is_empty() {
+            return Ok(());
+        }
         let of = &mut self.hosts[host];
         self.counters.inputs += 1;
         of.graph_changed |= matches!(input, Input::Connected(_));
         if of.distrusted {
             return Ok(());
         }
-        of.written |= of.stored.input(input, || rows(store));
+        if self.on.stored || self.on.forks {
+            of.written |= of.stored.input(input, || rows(store));
+        }
         match input {
-            Input::Persisted { .. } if of.stored.take_claims() => {
+            Input::Persisted { .. } if self.on.forks && of.stored.take_claims() => {
                 self.counters.claims += of.forks.stored(&of.stored)?;
             }
-            Input::Loaded { result: Ok((rows, _)), .. } => {
+            Input::Loaded { result: Ok((rows, _)), .. } if self.on.forks => {
                 self.counters.claims += of.forks.read(rows)?;
             }
             _ => {}
         }
-        of.discipline.input(input)?;
-        of.windows.input(input);
+        if self.on.discipline {
+            of.discipline.input(input)?;
+        }
+        if self.on.windows {
+            of.windows.input(input);
+        }
         Ok(())
     }
 
@@ -130,23 +159,35 @@ impl Checkers {
         phase: Option<Phase>,
         output: &Output,
     ) -> Result<(), Violation> {
+        if self.on.is_empty() {
+            return Ok(());
+        }
         let of = &mut self.hosts[host];
         self.counters.outputs += 1;
-        if let Some(phase) = phase {
+        if let Some(phase) = phase.filter(|_| self.on.phases) {
             phases::output(phase, output)?;
         }
         if let Output::Event(event) = output {
             of.graph_changed |=
                 matches!(event, Event::NodeAdded { .. } | Event::NodeRemoved { .. });
             self.counters.requests += u64::from(matches!(event, Event::Done { .. }));
-            of.requests.event(event)?;
+            if self.on.requests {
+                of.requests.event(event)?;
+            }
+        }
+        if self.on.discipline {
+            if of.distrusted {
+                return of.discipline.output_alone(output);
+            }
+            of.discipline.output(output)?;
         }
         if of.distrusted {
-            return of.discipline.output_alone(output);
+            return Ok(());
         }
-        of.discipline.output(output)?;
-        of.stored.output(output);
-        if let Some(config) = &of.config {
+        if self.on.stored || self.on.forks {
+            of.stored.output(output);
+        }
+        if let Some(config) = of.config.as_ref().filter(|_| self.on.windows) {
             of.windows.output(output, config, &mut self.counters)?;
         }
         Ok(())
@@ -159,22 +200,36 @@ impl Checkers {
         machine: &M,
         die: &mut RngStream,
     ) -> Result<(), Violation> {
+        if self.on.is_empty() {
+            return Ok(());
+        }
         let of = &mut self.hosts[host];
-        timers::drained(of.discipline.has_stopped(), machine.poll_timeout())?;
+        if self.on.timers && self.on.discipline {
+            timers::drained(of.discipline.has_stopped(), machine.poll_timeout())?;
+        }
         of.drains += 1;
         let Some(config) = &of.config else { return Ok(()) };
-        if let Some(metrics) = machine.gauges() {
-            phases::drained(&metrics)?;
-            let held = (!of.distrusted).then(|| of.discipline.held());
-            self.counters.gauges += caps::check(&metrics, held.as_ref(), config)?;
+        if (self.on.phases || self.on.caps)
+            && let Some(metrics) = machine.gauges()
+        {
+            if self.on.phases {
+                phases::drained(&metrics)?;
+            }
+            if self.on.caps {
+                let held = (!of.distrusted && self.on.discipline).then(|| of.discipline.held());
+                self.counters.gauges += caps::check(&metrics, held.as_ref(), config)?;
+            }
         }
-        if !of.distrusted
+        if self.on.stored
+            && !of.distrusted
             && (std::mem::take(&mut of.written) || of.drains.is_multiple_of(GRAPH_INTERVAL))
             && let Some(view) = machine.stored_view()
         {
             self.counters.stored += of.stored.check(&view)?;
         }
-        if std::mem::take(&mut of.graph_changed) || of.drains.is_multiple_of(GRAPH_INTERVAL) {
+        if self.on.graph
+            && (std::mem::take(&mut of.graph_changed) || of.drains.is_multiple_of(GRAPH_INTERVAL))
+        {
             let probe = NodeId::from_bytes(die.bytes());
             if let Some(view) = machine.graph_view(probe, config.bucket_limit) {
                 self.counters.nodes += graph::check(&view, probe, config)?;
@@ -193,13 +248,19 @@ impl Checkers {
         outputs: u64,
     ) -> Result<(), Violation> {
         let _ = host;
+        if !self.on.timers {
+            return Ok(());
+        }
         self.counters.timers += 1;
         timers::fired(before, after, outputs)
     }
 
     /// Called at the end of a run.
     pub(crate) fn finish(&mut self, host: HostId) -> Result<(), Violation> {
+        if self.on.is_empty() {
+            return Ok(());
+        }
         let of = &self.hosts[host];
-        if of.discipline.has_stopped() { of.requests.stopped() } else { Ok(()) }
+        if self.on.requests && of.discipline.has_stopped() { of.requests.stopped() } else { Ok(()) }
     }
 }

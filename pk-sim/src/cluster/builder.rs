@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pk_proto::{Config, UnixMillis};
 
-use super::{Cluster, Node};
+use super::{Cluster, Kind, Node};
 use crate::host::id::HostId;
 use crate::host::identity::{Key, genesis};
 use crate::host::{EPOCH, Host};
 use crate::network::link::Link;
 use crate::world::World;
+use crate::world::observation::Observation;
 
 /// Settings of a [`Cluster`].
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub struct ClusterBuilder {
     config: Config,
     each: BTreeMap<HostId, Config>,
     recorded: Option<usize>,
+    observation: Observation,
 }
 
 impl Cluster {
@@ -52,6 +55,7 @@ impl ClusterBuilder {
             config: Config::default(),
             each: BTreeMap::new(),
             recorded: None,
+            observation: Observation::default(),
         }
     }
 
@@ -105,29 +109,34 @@ impl ClusterBuilder {
         self
     }
 
+    /// Sets what is recorded and checked. Default everything.
+    #[must_use]
+    pub fn observe(mut self, observation: Observation) -> Self {
+        self.observation = observation;
+        self
+    }
+
     /// Builds the nodes without starting any.
     pub fn build(self) -> Cluster {
-        let mut world = World::new(self.seed);
+        let mut world = World::observed(self.seed, self.observation);
         world.network_mut().set_default_link(self.link);
-        let mut nodes = Vec::new();
+        let mut cluster = Cluster {
+            world,
+            nodes: Vec::new(),
+            numbers: BTreeMap::new(),
+            conspiracy: Arc::default(),
+            seed: self.seed,
+        };
         for index in 0..self.nodes + self.scripted_peers {
+            let config = self.each.get(&index).unwrap_or(&self.config);
+            let kind = match index < self.nodes {
+                true => Kind::Node(Box::new(config.clone())),
+                false => Kind::ScriptedPeer,
+            };
             let key = Key::numbered(self.seed, index as u64);
-            let config = self.each.get(&index).unwrap_or(&self.config).clone();
-            let config = (index < self.nodes).then_some(config);
-            // A day before the start of the world, so that clocks may differ.
-            let identity = genesis(&key, UnixMillis(EPOCH - 86_400_000));
-            let identities = BTreeMap::from([(key.id(), identity.clone())]);
-            nodes.push(Node {
-                id: key.id(),
-                identities,
-                config: config.clone(),
-                recorded: self.recorded,
-            });
-            let mut host = Host::new(vec![address(index)], key, identity);
-            host.caps = config;
-            world.add_host(host);
+            cluster.add_host_of(kind, key, address(index), self.recorded);
         }
-        Cluster { world, nodes, seed: self.seed }
+        cluster
     }
 
     /// Builds the nodes, starts them all, and waits until they are ready.
@@ -141,8 +150,34 @@ impl ClusterBuilder {
     }
 }
 
+impl Cluster {
+    /// Adds a host with a process that does not run yet.
+    pub(super) fn add_host_of(
+        &mut self,
+        kind: Kind,
+        key: Key,
+        address: SocketAddr,
+        recorded: Option<usize>,
+    ) -> HostId {
+        // A day before the start of the world, so that clocks may differ.
+        let identity = genesis(&key, UnixMillis(EPOCH - 86_400_000));
+        let (id, identities) = (key.id(), BTreeMap::from([(key.id(), identity.clone())]));
+        let mut host = Host::new(vec![address], key, identity);
+        host.caps = match &kind {
+            Kind::Node(config) if !self.world.observation().checkers.is_empty() => {
+                Some((**config).clone())
+            }
+            _ => None,
+        };
+        let number = self.world.add_host(host);
+        self.numbers.insert(id, number);
+        self.nodes.push(Node { id, identities, kind, recorded });
+        number
+    }
+}
+
 /// Each node has its own /24, as nodes on the Internet have.
-fn address(index: usize) -> SocketAddr {
+pub(super) fn address(index: usize) -> SocketAddr {
     let [.., high, middle, low] = (index as u64).to_be_bytes();
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(20 + high, middle, low, 1)), 1314)
 }

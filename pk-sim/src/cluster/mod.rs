@@ -1,10 +1,13 @@
 //! A cluster of nodes on one network.
 
 pub(crate) mod builder;
+pub(crate) mod growth;
 mod renewal;
+pub(crate) mod warm;
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pk_proto::{
@@ -14,6 +17,7 @@ use pk_proto::{
 
 use crate::checkers::convergence;
 use crate::host::id::HostId;
+use crate::machine::misbehaving::{Conspiracy, MisbehavingPeer, Misbehavior};
 use crate::machine::scripted_peer::{Actor, ScriptedPeer};
 use crate::world::{Boot, World};
 
@@ -27,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Cluster {
     world: World<Actor>,
     nodes: Vec<Node>,
+    numbers: BTreeMap<NodeId, HostId>,
+    conspiracy: Arc<Conspiracy>,
     seed: u64,
 }
 
@@ -36,10 +42,17 @@ struct Node {
     id: NodeId,
     /// Every identity whose key its driver has, by newest id.
     identities: BTreeMap<NodeId, Identity>,
-    /// `None` for a scripted peer.
-    config: Option<Config>,
+    kind: Kind,
     /// Maximum size of a recording between two takes, in bytes; `None` records nothing.
     recorded: Option<usize>,
+}
+
+/// What runs on a host.
+#[derive(Debug, Clone)]
+enum Kind {
+    Node(Box<Config>),
+    ScriptedPeer,
+    Misbehaving(Misbehavior),
 }
 
 impl Cluster {
@@ -62,7 +75,8 @@ impl Cluster {
 
     /// Returns the number of the node with an id, which may be a former one.
     pub fn number(&self, id: NodeId) -> Option<HostId> {
-        (0..self.nodes.len()).find(|node| self.is_of(*node, &id))
+        let first = self.numbers.get(&id).copied();
+        first.or_else(|| (0..self.nodes.len()).find(|node| self.is_of(*node, &id)))
     }
 
     /// Returns the address that a node listens on.
@@ -97,7 +111,7 @@ impl Cluster {
         self.node(node);
         let result = self.world.call(node, |actor, now| match actor {
             Actor::Node(node) => Some(call(node, now)),
-            Actor::ScriptedPeer(_) => None,
+            Actor::ScriptedPeer(_) | Actor::Misbehaving(_) => None,
         });
         result.unwrap_or_else(|| self.fail(&format!("host {node} is not a node")))
     }
@@ -105,15 +119,31 @@ impl Cluster {
     /// Starts a node that [`build`](crate::ClusterBuilder::build) left, or that was killed, from
     /// its store.
     pub fn start_node(&mut self, node: HostId) {
+        self.start_from(node, None);
+    }
+
+    /// Starts a node from a snapshot in place of its store.
+    fn start_from(&mut self, node: HostId, snapshot: Option<Snapshot>) {
         self.choose_identity(node);
-        let Node { config, recorded, .. } = &self.nodes[node];
-        let Some(config) = config.clone() else {
-            self.world.start(node, |_| Actor::ScriptedPeer(ScriptedPeer::default()));
-            return;
+        let Node { id, kind, recorded, .. } = &self.nodes[node];
+        let config = match kind {
+            Kind::Node(config) => (**config).clone(),
+            Kind::ScriptedPeer => {
+                self.world.start(node, |_| Actor::ScriptedPeer(ScriptedPeer::default()));
+                return;
+            }
+            Kind::Misbehaving(behavior) => {
+                let seed = self.seed ^ ((node as u64) << 32);
+                let conspiracy = self.conspiracy.clone();
+                let peer = MisbehavingPeer::new(*id, *behavior, conspiracy, seed);
+                self.world.start(node, |_| Actor::Misbehaving(Box::new(peer)));
+                return;
+            }
         };
         let (recorded, mut failure) = (*recorded, None);
         let made = |boot: Boot<'_>| {
-            let made = revive(config, recorded, &boot).map_err(|error| failure = Some(error));
+            let made =
+                revive(config, recorded, snapshot, &boot).map_err(|error| failure = Some(error));
             made.map(|node| Actor::Node(Box::new(node))).ok()
         };
         if !self.world.try_start(node, made) {
@@ -143,7 +173,7 @@ impl Cluster {
     pub fn pull<R>(&mut self, host: HostId, pull: impl FnOnce(&mut ScriptedPeer) -> R) -> R {
         self.scripted_peer(host);
         let result = self.world.call(host, |actor, _| match actor {
-            Actor::Node(_) => None,
+            Actor::Node(_) | Actor::Misbehaving(_) => None,
             Actor::ScriptedPeer(scripted_peer) => Some(pull(scripted_peer)),
         });
         result.unwrap_or_else(|| self.fail(&format!("host {host} is not a scripted peer")))
@@ -195,7 +225,7 @@ impl Cluster {
         self.node(node);
         self.world.begin(node, |actor, now| match actor {
             Actor::Node(node) => node.request(request, now),
-            Actor::ScriptedPeer(_) => Err(RequestError::NotReady),
+            Actor::ScriptedPeer(_) | Actor::Misbehaving(_) => Err(RequestError::NotReady),
         })
     }
 
@@ -311,10 +341,21 @@ impl DerefMut for Cluster {
 }
 
 /// Starts a node from its store, recorded with a limit in bytes.
-fn revive(config: Config, recorded: Option<usize>, boot: &Boot<'_>) -> Result<NodeManager, String> {
+fn revive(
+    config: Config,
+    recorded: Option<usize>,
+    snapshot: Option<Snapshot>,
+    boot: &Boot<'_>,
+) -> Result<NodeManager, String> {
     let Boot { host, seed, now, unix } = *boot;
-    let rows = host.store.rows().map(|(table, key, value)| (table, key.clone(), value.clone()));
-    let snapshot = Snapshot::from_rows(rows).map_err(|error| error.to_string())?;
+    let snapshot = match snapshot {
+        Some(snapshot) => snapshot,
+        None => {
+            let rows =
+                host.store.rows().map(|(table, key, value)| (table, key.clone(), value.clone()));
+            Snapshot::from_rows(rows).map_err(|error| error.to_string())?
+        }
+    };
     let start = StartParams { config, identity: host.identity.clone(), snapshot, seed, now, unix };
     let made = match recorded {
         Some(limit) => NodeManager::start_recorded(start, limit),

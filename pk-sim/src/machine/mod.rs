@@ -1,6 +1,8 @@
 //! The interface of what the simulator drives: any machine that uses [`pk_proto::api`].
 
 pub(crate) mod coverage;
+pub(crate) mod directory;
+pub(crate) mod misbehaving;
 pub(crate) mod scripted_peer;
 
 use pk_proto::{

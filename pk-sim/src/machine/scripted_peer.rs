@@ -8,6 +8,7 @@ use pk_proto::{
     Connected, ConnectionId, EffectId, Input, Instant, NodeId, NodeManager, Output, StreamId,
 };
 
+use crate::machine::misbehaving::MisbehavingPeer;
 use crate::machine::{GraphView, Machine, StoredView};
 
 /// A machine controlled by a test: for peers that misbehave, and for tests of the simulator itself.
@@ -131,6 +132,8 @@ pub enum Actor {
     Node(Box<NodeManager>),
     /// A peer controlled by the test.
     ScriptedPeer(ScriptedPeer),
+    /// A peer that misbehaves.
+    Misbehaving(Box<MisbehavingPeer>),
 }
 
 impl Actor {
@@ -138,6 +141,7 @@ impl Actor {
         match self {
             Self::Node(node) => &**node,
             Self::ScriptedPeer(scripted_peer) => scripted_peer,
+            Self::Misbehaving(peer) => &**peer,
         }
     }
 
@@ -145,6 +149,7 @@ impl Actor {
         match self {
             Self::Node(node) => &mut **node,
             Self::ScriptedPeer(scripted_peer) => scripted_peer,
+            Self::Misbehaving(peer) => &mut **peer,
         }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod nat;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use pk_proto::Instant;
 
@@ -19,14 +20,40 @@ use crate::network::nat::{Behind, Nat, NatConfig, NatCounters, NatId, path_possi
 pub struct Network {
     link: Link,
     links: BTreeMap<(HostId, HostId), Link>,
+    /// Distance of each host that has a place, added to the latency of its links.
+    places: BTreeMap<HostId, Place>,
     /// Directed: nothing is delivered from the first to the second.
     cut: BTreeSet<(HostId, HostId)>,
+    /// Groups of hosts, for each partition: nothing is delivered between hosts of different ones.
+    partitions: Vec<BTreeMap<HostId, usize>>,
+    /// Pairs that no partition separates.
+    open: BTreeSet<(HostId, HostId)>,
     addresses: BTreeMap<SocketAddr, HostId>,
     names: BTreeMap<String, Result<Vec<IpAddr>, String>>,
     unreachable: BTreeSet<IpAddr>,
     nats: Vec<Nat>,
+    nat_of: BTreeMap<IpAddr, NatId>,
+    /// Number of hosts that did not fit into the /24 of their NAT.
+    crowded: u32,
     /// Hosts that are behind a NAT.
     behind: BTreeMap<HostId, NatId>,
+}
+
+/// Where a host is, on a plane whose distances are latencies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// First coordinate, in microseconds.
+    pub x: u32,
+    /// Second coordinate, in microseconds.
+    pub y: u32,
+}
+
+impl Place {
+    /// Returns the one-way latency of the way between two places.
+    pub fn distance(self, other: Self) -> Duration {
+        let [x, y] = [self.x.abs_diff(other.x), self.y.abs_diff(other.y)].map(u64::from);
+        Duration::from_micros((x * x).saturating_add(y * y).isqrt())
+    }
 }
 
 /// Destination of a packet to an address.
@@ -50,7 +77,22 @@ impl Network {
 
     /// Returns the link between two hosts.
     pub fn link(&self, a: HostId, b: HostId) -> Link {
-        self.links.get(&(a.min(b), a.max(b))).copied().unwrap_or(self.link)
+        let own = if self.links.is_empty() { None } else { self.links.get(&(a.min(b), a.max(b))) };
+        match own {
+            Some(link) => *link,
+            None if self.places.is_empty() => self.link,
+            None => {
+                let far = [a, b].map(|host| self.places.get(&host));
+                let [Some(a), Some(b)] = far else { return self.link };
+                Link { latency: self.link.latency + a.distance(*b), ..self.link }
+            }
+        }
+    }
+
+    /// Sets where a host is. The latency of a link without its own settings is that of the default
+    /// link and the distance of its hosts.
+    pub fn set_place(&mut self, host: HostId, place: Place) {
+        self.places.insert(host, place);
     }
 
     /// Sets what a name resolves to: addresses (possibly none), or an error. Other names do not
@@ -67,20 +109,48 @@ impl Network {
 
     /// Returns whether nothing is delivered from one host to the other.
     pub fn is_cut(&self, from: HostId, to: HostId) -> bool {
-        self.cut.contains(&(from, to))
+        if !self.cut.is_empty() && self.cut.contains(&(from, to)) {
+            return true;
+        }
+        let separates =
+            |groups: &BTreeMap<HostId, usize>| match (groups.get(&from), groups.get(&to)) {
+                (Some(a), Some(b)) => a != b,
+                _ => false,
+            };
+        self.partitions.iter().any(separates) && !self.open.contains(&(from, to))
     }
 
     pub(crate) fn cut(&mut self, from: HostId, to: HostId) {
         self.cut.insert((from, to));
     }
 
-    /// Restores the path between two hosts.
-    pub(crate) fn heal_pair(&mut self, a: HostId, b: HostId) {
-        self.cut.retain(|pair| *pair != (a, b) && *pair != (b, a));
+    /// Separates groups of hosts. Costs as much as the hosts, not as their pairs.
+    pub(crate) fn partition(&mut self, groups: &[&[HostId]]) {
+        let of_group = |(group, hosts): (usize, &&[HostId])| {
+            hosts.iter().map(move |host| (*host, group)).collect::<Vec<_>>()
+        };
+        self.partitions.push(groups.iter().enumerate().flat_map(of_group).collect());
+        self.open.clear();
     }
 
-    pub(crate) fn heal(&mut self) {
+    /// Restores the path between two hosts.
+    pub(crate) fn heal_pair(&mut self, a: HostId, b: HostId) {
+        for pair in [(a, b), (b, a)] {
+            self.cut.remove(&pair);
+            if !self.partitions.is_empty() {
+                self.open.insert(pair);
+            }
+        }
+    }
+
+    /// Removes every cut and partition. Returns the hosts that had one.
+    pub(crate) fn heal(&mut self) -> BTreeSet<HostId> {
+        let mut hosts: BTreeSet<_> = self.cut.iter().flat_map(|(a, b)| [*a, *b]).collect();
+        hosts.extend(self.partitions.iter().flat_map(|groups| groups.keys().copied()));
         self.cut.clear();
+        self.partitions.clear();
+        self.open.clear();
+        hosts
     }
 
     pub(crate) fn add_address(&mut self, addr: SocketAddr, host: HostId) {
@@ -111,6 +181,11 @@ impl Network {
         self.nats[nat].ip
     }
 
+    /// Returns whether a host is behind a NAT.
+    pub fn is_behind_nat(&self, host: HostId) -> bool {
+        self.behind.contains_key(&host)
+    }
+
     /// Clears the mappings of a NAT, like a restart: outgoing packets get new ports.
     pub fn reboot_nat(&mut self, nat: NatId) {
         self.nats[nat].reboot();
@@ -138,7 +213,9 @@ impl Network {
     /// Each NAT has its own /24, as hosts on the Internet have.
     pub(crate) fn add_nat(&mut self, config: NatConfig) -> NatId {
         let [.., middle, low] = self.nats.len().to_be_bytes();
-        self.nats.push(Nat::new(config, IpAddr::V4(Ipv4Addr::new(60, middle, low, 1))));
+        let ip = IpAddr::V4(Ipv4Addr::new(60, middle, low, 1));
+        self.nats.push(Nat::new(config, ip));
+        self.nat_of.insert(ip, self.nats.len() - 1);
         self.nats.len() - 1
     }
 
@@ -146,8 +223,15 @@ impl Network {
     pub(crate) fn put_behind(&mut self, host: HostId, port: u16, id: NatId) -> SocketAddr {
         let nat = &mut self.nats[id];
         let [.., middle, low] = id.to_be_bytes();
-        let place = u8::try_from(nat.inside.len() + 2).unwrap_or(u8::MAX);
-        let inner = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, middle, low, place)), port);
+        let ip = match u8::try_from(nat.inside.len() + 2) {
+            Ok(place) if place < u8::MAX => Ipv4Addr::new(10, middle, low, place),
+            // Addresses of 172.16.0.0/12, one after the other.
+            _ => {
+                self.crowded += 1;
+                Ipv4Addr::from(0xac10_0000 + self.crowded % (1 << 20))
+            }
+        };
+        let inner = SocketAddr::new(ip.into(), port);
         nat.inside.insert(inner, host);
         self.behind.insert(host, id);
         self.addresses.insert(inner, host);
@@ -156,7 +240,10 @@ impl Network {
 
     /// Whether packets of a host to an address pass a NAT.
     pub(crate) fn passes_nat(&self, host: HostId, to: SocketAddr) -> bool {
-        let outer = self.nats.iter().any(|nat| nat.ip == to.ip());
+        if self.nats.is_empty() {
+            return false;
+        }
+        let outer = self.nat_of.contains_key(&to.ip());
         outer || self.behind.get(&host).is_some_and(|nat| !self.nats[*nat].inside.contains_key(&to))
     }
 
@@ -186,7 +273,8 @@ impl Network {
         from: SocketAddr,
         to: SocketAddr,
     ) -> Option<(HostId, SocketAddr)> {
-        if let Some(nat) = self.nats.iter_mut().find(|nat| nat.ip == to.ip()) {
+        if let Some(nat) = self.nat_of.get(&to.ip()) {
+            let nat = &mut self.nats[*nat];
             let inner = nat.inbound(now, to.port(), from)?;
             return Some((*nat.inside.get(&inner)?, inner));
         }
@@ -199,8 +287,8 @@ impl Network {
 
     /// Returns the host that has an address, whether packets arrive there or not.
     pub(crate) fn owner(&self, addr: SocketAddr) -> Option<HostId> {
-        match self.nats.iter().find(|nat| nat.ip == addr.ip()) {
-            Some(nat) => nat.owner(addr.port()),
+        match self.nat_of.get(&addr.ip()) {
+            Some(nat) => self.nats[*nat].owner(addr.port()),
             None => self.addresses.get(&addr).copied(),
         }
     }
@@ -235,7 +323,7 @@ mod tests {
         );
         network.cut(1, 2);
         assert!(network.is_cut(1, 2) && !network.is_cut(2, 1));
-        network.heal();
+        drop(network.heal());
         assert!(!network.is_cut(1, 2));
     }
 

@@ -116,6 +116,8 @@ pub(crate) struct Nat {
     pub(crate) counters: NatCounters,
     mappings: Vec<Mapping>,
     next_port: u16,
+    /// Nothing expires before.
+    first_expiry: Instant,
 }
 
 /// Mapping of an inner endpoint, for some remote endpoints or for all.
@@ -138,6 +140,7 @@ impl Nat {
             counters: NatCounters::default(),
             mappings: Vec::new(),
             next_port: FIRST_PORT,
+            first_expiry: Instant::ORIGIN,
         }
     }
 
@@ -224,6 +227,10 @@ impl Nat {
     }
 
     fn expire(&mut self, now: Instant) {
+        // Not on every packet, because a NAT may have thousands of mappings.
+        if now <= self.first_expiry {
+            return;
+        }
         let expiry = self.config.expiry;
         let before = self.mappings.len();
         self.mappings.retain(|mapping| now.since(mapping.used) <= expiry);
@@ -231,6 +238,8 @@ impl Nat {
         for mapping in &mut self.mappings {
             mapping.sent.retain(|_, sent| now.since(*sent) <= expiry);
         }
+        let oldest = self.mappings.iter().flat_map(|mapping| mapping.sent.values()).min();
+        self.first_expiry = oldest.copied().unwrap_or(now) + expiry;
     }
 }
 

@@ -11,6 +11,7 @@ use pk_proto::{ConnectionId, Dialect, Identity, Input, Instant, NodeId, StreamId
 use super::half::Half;
 use crate::host::id::HostId;
 use crate::wire::packet::{Arrival, DIALER, EndIndex, Packet, Path, StreamKey};
+use crate::wire::traffic::Traffic;
 use crate::wire::{Happening, Wire};
 
 /// Maximum interval of retransmissions. RFC 9002 sets no limit, but the keep-alives and new data
@@ -123,6 +124,8 @@ pub(crate) struct Connection {
     pub(crate) began: Instant,
     /// Its packets pass a NAT, so that each has to find its way.
     pub(crate) translated: bool,
+    /// Host that the dialed address belonged to.
+    pub(crate) first_peer: HostId,
     /// Whether a first packet has reached the acceptor.
     pub(crate) bound: bool,
     /// Whether the dialer has sent the last message of its handshake, which creates the acceptor's
@@ -130,10 +133,32 @@ pub(crate) struct Connection {
     pub(crate) finished: bool,
     /// What the acceptor proved to a dialer that waits for HANDSHAKE_DONE.
     pub(crate) proven: Option<Verified>,
-    pub(crate) streams: BTreeMap<StreamKey, Stream>,
+    /// Boxed, because a map reserves room for eleven.
+    pub(crate) streams: BTreeMap<StreamKey, Box<Stream>>,
 }
 
 impl Connection {
+    /// The hosts that it is listed for.
+    pub(crate) fn hosts(&self) -> [HostId; 3] {
+        [self.ends[DIALER].host, self.ends[1].host, self.first_peer]
+    }
+
+    /// Adds the keep-alives that both ends have sent; those of a translated connection are sent as
+    /// messages.
+    pub(crate) fn count_keep_alives(&self, wire: &Wire, traffic: &mut [Traffic]) {
+        if self.translated || !self.finished {
+            return;
+        }
+        let [ours, theirs] = [&self.ends[0], &self.ends[1]].map(|end| &wire.hosts[end.host]);
+        let interval = ours.transport.keep_alive.min(theirs.transport.keep_alive);
+        let idle = wire.now.since(self.began);
+        for end in &self.ends {
+            if let Some(traffic) = traffic.get_mut(end.host) {
+                traffic.keeps_alive(idle, interval);
+            }
+        }
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         let [dialer, acceptor] = &self.ends;
         let stillborn =
@@ -144,6 +169,7 @@ impl Connection {
     /// Sends a message from one end to the other.
     pub(crate) fn send(&self, wire: &mut Wire, from: EndIndex, packet: Packet) {
         let to = 1 - from;
+        wire.sends(self.ends[from].host, &packet, false);
         if self.translated {
             return self
                 .transmit(wire, Arrival { serial: self.serial, to, packet, tries: 0, path: None });
@@ -157,6 +183,7 @@ impl Connection {
 
     /// Sends a message again that did not get through.
     pub(crate) fn send_again(&self, wire: &mut Wire, arrival: Arrival) {
+        wire.sends(self.ends[1 - arrival.to].host, &arrival.packet, true);
         let wait = self.wait(wire, &arrival.packet) * (1 << arrival.tries.saturating_sub(1).min(8));
         wire.schedule(wire.now + wait.min(MAX_WAIT), Happening::Arrive(arrival));
     }

@@ -45,9 +45,8 @@ impl Transport {
             let halves = [Half::new(window(1)), Half::new(window(0))];
             let mut ids = [None; 2];
             ids[side] = Some(stream);
-            connection
-                .streams
-                .insert(key, Stream { ids, apps: [None; 2], halves, over: [false; 2] });
+            let stream = Stream { ids, apps: [None; 2], halves, over: [false; 2] };
+            connection.streams.insert(key, Box::new(stream));
             Some((serial, side, key))
         });
         match open {
@@ -332,9 +331,8 @@ impl Transport {
     /// Reports a new stream to its acceptor, together with all streams that were opened before it,
     /// because QUIC opens streams in order (RFC 9000 section 2.1).
     fn tell_opened(&mut self, wire: &mut Wire, serial: u64, side: EndIndex, number: u64) {
-        let Some(Connection { ends, streams, .. }) = self.connections.get_mut(&serial) else {
-            return;
-        };
+        let Some(connection) = self.connections.get_mut(&serial) else { return };
+        let Connection { ends, streams, .. } = &mut **connection;
         let end = &mut ends[side];
         let Some(conn) = end.number else { return };
         while end.told <= number {
@@ -377,6 +375,6 @@ impl Transport {
     }
 
     fn stream(&mut self, serial: u64, key: StreamKey) -> Option<&mut Stream> {
-        self.connections.get_mut(&serial)?.streams.get_mut(&key)
+        self.connections.get_mut(&serial)?.streams.get_mut(&key).map(|stream| &mut **stream)
     }
 }

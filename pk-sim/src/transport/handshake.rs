@@ -32,6 +32,12 @@ impl Transport {
         deadline: Instant,
     ) {
         self.counters.dials += 1;
+        if let Some(traffic) = wire.traffic.get_mut(host) {
+            traffic.dials += 1;
+        }
+        if let Some(dials) = self.watched.get_mut(&addr) {
+            *dials += 1;
+        }
         let serial = self.serial;
         self.serial += 1;
         let here = &wire.hosts[host];
@@ -58,17 +64,22 @@ impl Transport {
             dialect: Dialect::Native,
             shared_id: Bytes::new(),
             began: wire.now,
+            first_peer: peer,
             translated,
             bound: false,
             finished: false,
             proven: None,
             streams: std::collections::BTreeMap::new(),
         };
+        let initial = Packet::Handshake(Box::new(Handshake::Initial));
         if route.is_some() || source.is_some() {
-            connection.send(wire, DIALER, Packet::Handshake(Box::new(Handshake::Initial)));
+            connection.send(wire, DIALER, initial);
+        } else {
+            wire.sends(host, &initial, false);
         }
         wire.schedule(deadline, Happening::DialDeadline { serial });
-        self.connections.insert(serial, connection);
+        self.connections.insert(serial, Box::new(connection));
+        self.of_host.extend([(host, serial), (peer, serial)]);
         self.by_number.insert((host, conn), (serial, DIALER));
     }
 
@@ -185,6 +196,9 @@ impl Transport {
         };
         end.state = EndState::Open;
         end.heard = wire.now;
+        if let Some(traffic) = wire.traffic.get_mut(end.host) {
+            traffic.handshakes += 1;
+        }
         let (host, local, remote, held) =
             (end.host, end.local, end.remote, std::mem::take(&mut end.held));
         let role = if side == DIALER { pk_proto::Side::Dialer } else { pk_proto::Side::Acceptor };
@@ -202,6 +216,11 @@ impl Transport {
             shared_id,
         };
         wire.deliver(host, Input::Connected(connected));
+        if side == ACCEPTOR {
+            // Only the handshake needed them.
+            connection.expect.clear();
+            connection.ends[DIALER].identity = pk_proto::Identity { chain: Vec::new() };
+        }
         connection.listen(wire, side);
         if connection.translated {
             let keep_alive = wire.hosts[host].transport.keep_alive;

@@ -11,20 +11,27 @@ mod half;
 mod handshake;
 mod silence;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 
 use pk_proto::{ConnectionId, DisconnectReason, Input, StreamId};
 
 use crate::host::app::{AppAction, AppStream};
 use crate::host::id::HostId;
 use crate::wire::packet::{ACCEPTOR, Arrival, DIALER, EndIndex, Packet, StreamKey};
+use crate::wire::traffic::Traffic;
 use crate::wire::{Happening, Wire};
 use connection::{Connection, EndState};
 
 /// Every connection of the world.
 #[derive(Debug, Default)]
 pub(crate) struct Transport {
-    connections: BTreeMap<u64, Connection>,
+    /// Boxed, because a map reserves room for eleven.
+    connections: BTreeMap<u64, Box<Connection>>,
+    /// The connections of each host, by either end.
+    of_host: BTreeSet<(HostId, u64)>,
+    /// Dials to some addresses.
+    pub(crate) watched: BTreeMap<SocketAddr, u64>,
     by_number: BTreeMap<(HostId, ConnectionId), (u64, EndIndex)>,
     by_stream: BTreeMap<(HostId, StreamId), (u64, EndIndex, StreamKey)>,
     /// Every stream that was ever handed over.
@@ -94,14 +101,14 @@ impl Transport {
             self.end(wire, serial, side, None);
         }
         // Handshakes that its driver had accepted and not reported to its machine yet.
-        for serial in self.serials() {
+        for serial in self.serials_of(host) {
             let Some(connection) = self.connections.get_mut(&serial) else { continue };
             let end = &mut connection.ends[ACCEPTOR];
             if end.host == host && end.state == EndState::Handshaking {
                 end.state = EndState::Gone;
             }
         }
-        self.requeue_unreachable(wire);
+        self.requeue_host(wire, host);
     }
 
     /// A host's driver ends: it closes what the machine left open.
@@ -135,7 +142,16 @@ impl Transport {
         let (serial, to) = (arrival.serial, arrival.to);
         let Some(connection) = self.connections.get_mut(&serial) else { return };
         let arrives = match arrival.path {
-            Some(path) => connection.find_way(wire, to, path),
+            Some(path) => {
+                let before = connection.ends[to].host;
+                let found = connection.find_way(wire, to, path);
+                // The first packet decides which host behind a NAT it is.
+                let after = connection.ends[to].host;
+                if after != before {
+                    self.of_host.insert((after, serial));
+                }
+                found
+            }
             None => wire.passes(connection.ends[1 - to].host, connection.ends[to].host),
         };
         self.acknowledge(wire, &arrival, arrives);
@@ -247,13 +263,39 @@ impl Transport {
         }
     }
 
-    /// Reachability may have changed.
-    pub(crate) fn requeue_unreachable(&mut self, wire: &mut Wire) {
-        for connection in self.connections.values_mut() {
+    /// The reachability of some hosts may have changed. Costs only what their connections cost.
+    pub(crate) fn requeue_hosts(
+        &mut self,
+        wire: &mut Wire,
+        hosts: impl IntoIterator<Item = HostId>,
+    ) {
+        let serials: BTreeSet<_> =
+            hosts.into_iter().flat_map(|host| self.serials_of(host)).collect();
+        for serial in serials {
+            let Some(connection) = self.connections.get_mut(&serial) else { continue };
             connection.listen(wire, DIALER);
             connection.listen(wire, ACCEPTOR);
+            self.sweep_one(wire, serial);
         }
-        self.sweep();
+    }
+
+    /// The reachability of a host may have changed.
+    pub(crate) fn requeue_host(&mut self, wire: &mut Wire, host: HostId) {
+        self.requeue_hosts(wire, [host]);
+    }
+
+    /// The number of connections, handshakes included.
+    pub(crate) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// What all hosts have sent, the keep-alives of live connections included.
+    pub(crate) fn traffic(&self, wire: &Wire) -> Vec<Traffic> {
+        let mut all = wire.traffic.clone();
+        for connection in self.connections.values() {
+            connection.count_keep_alives(wire, &mut all);
+        }
+        all
     }
 
     /// The peer has closed.
@@ -311,7 +353,7 @@ impl Transport {
             connection.send(wire, side, Packet::Close { why });
         }
         connection.listen(wire, 1 - side);
-        self.sweep_one(serial);
+        self.sweep_one(wire, serial);
     }
 
     fn numbers_of(&self, host: HostId) -> Vec<(u64, EndIndex)> {
@@ -319,17 +361,20 @@ impl Transport {
         self.by_number.range(range).map(|(_, place)| *place).collect()
     }
 
-    fn serials(&self) -> Vec<u64> {
-        self.connections.keys().copied().collect()
+    fn serials_of(&self, host: HostId) -> Vec<u64> {
+        self.of_host.range((host, 0)..=(host, u64::MAX)).map(|(_, serial)| *serial).collect()
     }
 
-    fn sweep(&mut self) {
-        self.connections.retain(|_, connection| !connection.is_over());
-    }
-
-    fn sweep_one(&mut self, serial: u64) {
-        if self.connections.get(&serial).is_some_and(Connection::is_over) {
-            self.connections.remove(&serial);
+    fn sweep_one(&mut self, wire: &mut Wire, serial: u64) {
+        if !self.connections.get(&serial).is_some_and(|connection| connection.is_over()) {
+            return;
+        }
+        let Some(connection) = self.connections.remove(&serial) else { return };
+        let mut traffic = std::mem::take(&mut wire.traffic);
+        connection.count_keep_alives(wire, &mut traffic);
+        wire.traffic = traffic;
+        for host in connection.hosts() {
+            self.of_host.remove(&(host, serial));
         }
     }
 }

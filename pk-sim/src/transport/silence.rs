@@ -25,6 +25,9 @@ impl Transport {
         }
         let Some(connection) = self.connections.get(&serial) else { return };
         let from = 1 - to;
+        if arrived && let Some(traffic) = wire.traffic.get_mut(connection.ends[to].host) {
+            traffic.acknowledges();
+        }
         let [sender, receiver] = [&connection.ends[from], &connection.ends[to]];
         let latency = wire.network.link(sender.host, receiver.host).latency;
         let there = &wire.hosts[receiver.host];

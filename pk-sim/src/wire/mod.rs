@@ -2,6 +2,7 @@
 //! the hosts.
 
 pub(crate) mod packet;
+pub(crate) mod traffic;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use pk_proto::{EffectId, Input, Instant};
 
-use self::packet::{Arrival, EndIndex};
+use self::packet::{Arrival, EndIndex, Packet};
+use self::traffic::Traffic;
 use crate::host::Host;
 use crate::host::id::HostId;
 use crate::network::Network;
@@ -52,6 +54,8 @@ pub(crate) struct Wire {
     pub(crate) rngs: RngStreams,
     pub(crate) network: Network,
     pub(crate) hosts: Vec<Host>,
+    /// What each host has sent.
+    pub(crate) traffic: Vec<Traffic>,
     agenda: BTreeMap<(Instant, u64), Happening>,
     sequence: u64,
 }
@@ -63,8 +67,16 @@ impl Wire {
             rngs: RngStreams::new(seed),
             network: Network::default(),
             hosts: Vec::new(),
+            traffic: Vec::new(),
             agenda: BTreeMap::new(),
             sequence: 0,
+        }
+    }
+
+    /// Counts a message that a host sends.
+    pub(crate) fn sends(&mut self, host: HostId, packet: &Packet, again: bool) {
+        if let Some(traffic) = self.traffic.get_mut(host) {
+            traffic.sent(packet, again);
         }
     }
 

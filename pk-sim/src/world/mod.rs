@@ -2,9 +2,10 @@
 
 mod effects;
 pub(crate) mod journal;
+pub(crate) mod observation;
 mod run;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use pk_proto::{Event, Failure, Input, Instant, Reply, RequestId, UnixMillis};
@@ -20,7 +21,9 @@ use crate::network::Network;
 use crate::network::nat::{NatConfig, NatId};
 use crate::transport::{Transport, TransportCounters};
 use crate::wire::Wire;
+use crate::wire::traffic::Traffic;
 use crate::world::journal::{Entry, Journal};
+use crate::world::observation::Observation;
 
 /// Hosts with machines on a network, in virtual time.
 ///
@@ -33,8 +36,10 @@ pub struct World<M> {
     machines: Vec<Option<M>>,
     timers: BTreeSet<(Instant, HostId)>,
     armed: Vec<Option<Instant>>,
+    observation: Observation,
     events: Vec<Vec<(Instant, Event)>>,
     done: BTreeMap<(HostId, RequestId), Result<Reply, Failure>>,
+    completed: VecDeque<Completed>,
     dials: Vec<Vec<(Instant, SocketAddr)>>,
     /// Number of inputs and outputs of each machine, over all its restarts.
     io_count: Vec<u64>,
@@ -66,6 +71,21 @@ pub struct WorldCounters {
     pub spurious_timeouts: u64,
 }
 
+/// Result of a request.
+#[derive(Debug, Clone)]
+pub struct Completed {
+    /// Time of its end.
+    pub at: Instant,
+    /// Host of the machine.
+    pub host: HostId,
+    /// Number of the life of the host in which the request was started; it increases with each kill.
+    pub life: u32,
+    /// Request.
+    pub request: RequestId,
+    /// Result.
+    pub result: Result<Reply, Failure>,
+}
+
 /// What a machine is created from when its process starts.
 #[derive(Debug)]
 pub struct Boot<'a> {
@@ -88,8 +108,10 @@ impl<M: Machine> World<M> {
             machines: Vec::new(),
             timers: BTreeSet::new(),
             armed: Vec::new(),
+            observation: Observation::default(),
             events: Vec::new(),
             done: BTreeMap::new(),
+            completed: VecDeque::new(),
             dials: Vec::new(),
             io_count: Vec::new(),
             kill_at: Vec::new(),
@@ -103,6 +125,21 @@ impl<M: Machine> World<M> {
         }
     }
 
+    /// Creates a world that records and checks less, or more.
+    pub fn observed(seed: u64, observation: Observation) -> Self {
+        Self {
+            observation,
+            checkers: Checkers::new(observation.checkers),
+            journal: Journal::new(observation.digest, observation.recent),
+            ..Self::new(seed)
+        }
+    }
+
+    /// Returns what is recorded and checked.
+    pub fn observation(&self) -> Observation {
+        self.observation
+    }
+
     // -- hosts
 
     /// Adds a host. Nothing runs on it until [`start`](Self::start).
@@ -110,6 +147,7 @@ impl<M: Machine> World<M> {
         let id = self.wire.hosts.len();
         host.addrs.iter().for_each(|addr| self.wire.network.add_address(*addr, id));
         self.wire.hosts.push(host);
+        self.wire.traffic.push(Traffic::default());
         self.machines.push(None);
         self.armed.push(None);
         self.events.push(Vec::new());
@@ -144,7 +182,7 @@ impl<M: Machine> World<M> {
         self.journal.add(id, now, Entry::Started);
         self.checkers.started(id, host.caps.clone(), &host.store);
         self.wire.deliver(id, Input::Listening { addrs });
-        self.transport.requeue_unreachable(&mut self.wire);
+        self.transport.requeue_host(&mut self.wire, id);
         self.drain(id);
         true
     }
@@ -159,7 +197,9 @@ impl<M: Machine> World<M> {
         hosts[id].end();
         hosts[id].store.crash(&mut rngs.stores);
         self.transport.crash(&mut self.wire, id);
-        self.done.retain(|(host, _), _| *host != id);
+        let of_host = self.done.range((id, RequestId(0))..=(id, RequestId(u64::MAX)));
+        let ended: Vec<_> = of_host.map(|(key, _)| *key).collect();
+        ended.into_iter().for_each(|key| drop(self.done.remove(&key)));
     }
 
     /// Stops the process of a host, as by SIGSTOP: it does nothing and answers nothing until
@@ -168,7 +208,7 @@ impl<M: Machine> World<M> {
         self.wire.hosts[id].frozen = true;
         self.wire.hosts[id].listening = false;
         self.arm(id);
-        self.transport.requeue_unreachable(&mut self.wire);
+        self.transport.requeue_host(&mut self.wire, id);
     }
 
     /// Continues a stopped process: its pending inputs arrive now.
@@ -180,7 +220,7 @@ impl<M: Machine> World<M> {
         host.listening = true;
         let waiting = std::mem::take(&mut host.thawing);
         waiting.into_iter().for_each(|input| self.wire.deliver(id, input));
-        self.transport.requeue_unreachable(&mut self.wire);
+        self.transport.requeue_host(&mut self.wire, id);
         self.arm(id);
     }
 
@@ -290,28 +330,21 @@ impl<M: Machine> World<M> {
 
     /// Cuts all links between hosts of different groups. Hosts in no group still reach all others.
     pub fn partition(&mut self, groups: &[&[HostId]]) {
-        for (i, group) in groups.iter().enumerate() {
-            for other in groups.iter().skip(i + 1) {
-                let pairs = group.iter().flat_map(|a| other.iter().map(move |b| (*a, *b)));
-                pairs.for_each(|(a, b)| {
-                    self.wire.network.cut(a, b);
-                    self.wire.network.cut(b, a);
-                });
-            }
-        }
-        self.transport.requeue_unreachable(&mut self.wire);
+        self.wire.network.partition(groups);
+        let hosts = groups.iter().flat_map(|group| group.iter().copied());
+        self.transport.requeue_hosts(&mut self.wire, hosts);
     }
 
     /// Cuts one direction: nothing is delivered from one host to the other.
     pub fn cut(&mut self, from: HostId, to: HostId) {
         self.wire.network.cut(from, to);
-        self.transport.requeue_unreachable(&mut self.wire);
+        self.transport.requeue_host(&mut self.wire, to);
     }
 
     /// Removes every cut.
     pub fn heal(&mut self) {
-        self.wire.network.heal();
-        self.transport.requeue_unreachable(&mut self.wire);
+        let hosts = self.wire.network.heal();
+        self.transport.requeue_hosts(&mut self.wire, hosts);
     }
 
     /// Adds a NAT with its own public address.
@@ -371,6 +404,32 @@ impl<M: Machine> World<M> {
     /// Returns the result of a request; `None` while it is open.
     pub fn done(&self, id: HostId, request: RequestId) -> Option<&Result<Reply, Failure>> {
         self.done.get(&(id, request))
+    }
+
+    /// Returns the results of requests, in the order of their ends, that ended since the last call.
+    /// Empty unless [`Observation::done`] is `false`.
+    pub fn take_completed(&mut self) -> VecDeque<Completed> {
+        std::mem::take(&mut self.completed)
+    }
+
+    /// Counts the dials to an address from now on.
+    pub fn watch_dials(&mut self, addr: SocketAddr) {
+        self.transport.watched.entry(addr).or_default();
+    }
+
+    /// Returns the number of dials to an address since [`watch_dials`](Self::watch_dials).
+    pub fn watched_dials(&self, addr: SocketAddr) -> u64 {
+        self.transport.watched.get(&addr).copied().unwrap_or_default()
+    }
+
+    /// Returns what each host has sent, over all its restarts.
+    pub fn traffic(&self) -> Vec<Traffic> {
+        self.transport.traffic(&self.wire)
+    }
+
+    /// Returns the number of connections of all hosts, handshakes included.
+    pub fn connection_count(&self) -> usize {
+        self.transport.len()
     }
 
     /// Returns the dials of the machine of a host, over all its restarts.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pk_proto::{Event, Input, Instant, Output, Phase};
 
-use super::World;
+use super::{Completed, World};
 use crate::host::id::HostId;
 use crate::machine::Machine;
 use crate::wire::Happening;
@@ -148,8 +148,10 @@ impl<M: Machine> World<M> {
     /// Delivers an input to a machine.
     fn input(&mut self, id: HostId, input: Input) {
         self.counters.inputs += 1;
-        self.coverage.input(&input);
-        self.journal.add(id, self.wire.now, Entry::Input(input.clone()));
+        if self.observation.coverage {
+            self.coverage.input(&input);
+        }
+        self.journal.input(id, self.wire.now, &input);
         let checked = self.checkers.input(id, &input, &self.wire.hosts[id].store);
         self.check(id, checked);
         if let Some(machine) = self.machines[id].as_mut() {
@@ -229,15 +231,29 @@ impl<M: Machine> World<M> {
 
     fn output(&mut self, id: HostId, phase: Option<Phase>, output: Output) {
         self.counters.outputs += 1;
-        self.coverage.output(&output);
-        self.journal.add(id, self.wire.now, Entry::Output(output.clone()));
+        if self.observation.coverage {
+            self.coverage.output(&output);
+        }
+        self.journal.output(id, self.wire.now, &output);
         let checked = self.checkers.output(id, phase, &output);
         self.check(id, checked);
         if let Output::Event(event) = &output {
-            self.events[id].push((self.wire.now, event.clone()));
+            let now = self.wire.now;
+            push_bounded(&mut self.events[id], self.observation.log, || (now, event.clone()));
             match event {
-                Event::Done { id: request, result } => {
+                Event::Done { id: request, result } if self.observation.done => {
                     self.done.insert((id, *request), result.clone());
+                }
+                Event::Done { id: request, result } => {
+                    let life = self.wire.hosts[id].life;
+                    let (request, result) = (*request, result.clone());
+                    self.completed.push_back(Completed {
+                        at: now,
+                        host: id,
+                        life,
+                        request,
+                        result,
+                    });
                 }
                 Event::Stopped => {
                     self.wire.hosts[id].listening = false;
@@ -247,7 +263,8 @@ impl<M: Machine> World<M> {
             }
         }
         if let Output::Dial { addr, .. } = &output {
-            self.dials[id].push((self.wire.now, *addr));
+            let now = self.wire.now;
+            push_bounded(&mut self.dials[id], self.observation.log, || (now, *addr));
         }
         effects::perform(&mut self.wire, &mut self.transport, id, output);
     }
@@ -263,5 +280,33 @@ impl<M: Machine> World<M> {
             }
             self.timers.extend(due.map(|due| (due, id)));
         }
+    }
+}
+
+/// Adds an entry to a log that keeps the last `limit` entries, and up to as many again.
+fn push_bounded<T>(log: &mut Vec<T>, limit: Option<usize>, entry: impl FnOnce() -> T) {
+    match limit {
+        Some(0) => return,
+        Some(limit) if log.len() >= limit.saturating_mul(2) => drop(log.drain(..limit)),
+        _ => {}
+    }
+    log.push(entry());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bounded_log_keeps_the_last_entries() {
+        let (mut all, mut some, mut none) = (Vec::new(), Vec::new(), Vec::new());
+        for entry in 0..100 {
+            push_bounded(&mut all, None, || entry);
+            push_bounded(&mut some, Some(7), || entry);
+            push_bounded(&mut none, Some(0), || entry);
+            assert!(some.len() <= 14 && some.len() >= 7.min(entry + 1));
+            assert_eq!(some.last(), Some(&entry));
+        }
+        assert_eq!((all.len(), none.len()), (100, 0));
     }
 }
