@@ -195,7 +195,9 @@ fn the_control_stream_takes_one_hello_and_nothing_else() {
 
 #[test]
 fn nobody_is_served_before_the_hello() {
-    for first in [call(), message(V1::Open { protocol: "p".into() })] {
+    for (first, fault) in
+        [(call(), None), (message(V1::Open { protocol: "p".into() }), Some(PeerFault::TooEarly))]
+    {
         let mut bare = Bare::new(|_| {});
         bare.node.accept_protocol("p".into(), bare.now).unwrap();
         let conn = ConnectionId(bare.odd());
@@ -203,12 +205,15 @@ fn nobody_is_served_before_the_hello() {
         let stream = bare.opened(conn);
         bare.feed(stream, &first, true);
         let outputs = bare.take();
-        assert_eq!(faults(&outputs), [PeerFault::Unexpected]);
+        assert_eq!(faults(&outputs), Vec::from_iter(fault.clone()));
         let served = |output: &Output| {
             matches!(output, Output::SendStream { .. } | Output::DetachStream { .. })
         };
         assert!(!outputs.iter().any(served), "{outputs:?}");
         assert_eq!((bare.node.metrics().answers, bare.node.graph().len()), (0, 0));
+        let (held, refused) = (u64::from(fault.is_none()), u64::from(fault.is_some()));
+        let metrics = bare.node.metrics();
+        assert_eq!((metrics.early_requests, metrics.early_refused), (held, refused));
         // The Hello is not too late.
         let control = bare.opened(conn);
         bare.feed(control, &hello(), false);

@@ -383,3 +383,89 @@ fn a_node_of_today_answers_and_asks_as_one_of_a57de15() {
         "two links and a claim about a network"
     );
 }
+
+/// What the recorded node has sent as the acceptor of a connection, and an answer of it.
+fn recorded_acceptor() -> (NodeId, SocketAddr, Vec<u8>, Vec<u8>) {
+    let (_, streams) = parse(RECORDED);
+    let (peer, remote) = RECORDED
+        .lines()
+        .find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+            ["connection", "0", "Dialler", peer, remote] => {
+                Some((peer.parse().unwrap(), remote.parse().unwrap()))
+            }
+            _ => None,
+        })
+        .unwrap();
+    let received = |recorded: &Recorded| -> Vec<u8> {
+        recorded.runs.iter().filter(|run| !run.out).flat_map(|run| run.bytes.clone()).collect()
+    };
+    let hello = received(streams.iter().find(|recorded| recorded.conn == 0).unwrap());
+    let is_closest = |recorded: &&Recorded| {
+        let first = recorded.runs.first().filter(|run| recorded.own && run.out);
+        first.is_some_and(|run| {
+            let request = &messages(&run.bytes)[0];
+            matches!(request, V1::Call { request: RpcRequest::Closest { .. }, .. })
+        })
+    };
+    let answer = received(streams.iter().find(is_closest).unwrap());
+    (peer, remote, hello, answer)
+}
+
+/// A search asks directly after the Hello. The recorded peer is of a version that waits for it: it
+/// answers if the Hello has arrived first, and otherwise ends the stream with code 4.
+#[test]
+fn a_node_of_today_that_asks_early_is_answered_by_one_of_a57de15() {
+    let (peer, remote, hello, answer) = recorded_acceptor();
+    for overtaken in [false, true] {
+        let mut today = Today::new(1_795_945_833_000);
+        let data = pk_proto::NodeContactAddressData {
+            mode: pk_proto::ContactMode::Direct,
+            connected_time: UnixMillis(1),
+            scopes: pk_proto::Scopes::GLOBAL,
+        };
+        let (address, how) = (remote.to_string().parse().unwrap(), Default::default());
+        today.bare.node.set_node(peer, address, data, how, today.bare.now).unwrap();
+        today.settle();
+        let find = pk_proto::FindNodeOptions { limit: Some(1), ..Default::default() };
+        let target = NodeId::from_bytes([9; 32]);
+        let search = today.bare.request(Request::FindClosest { target, count: 20, find });
+        today.settle();
+        let dial = |output: &Output| match output {
+            Output::Dial { conn, .. } => Some(*conn),
+            _ => None,
+        };
+        let conn = today.done.iter().find_map(dial).unwrap();
+        today.bare.connected(conn, Side::Dialer, peer, remote, 1);
+        today.settle();
+        let [control, early] = [0, 1].map(|_| today.opened.pop_front().unwrap());
+        assert!(matches!(messages(&today.sent(control).0)[..], [V1::Hello(_)]));
+        let question = messages(&today.sent(early).0);
+        let mut stream = early;
+        if overtaken {
+            today.bare.input(Input::StreamReset { stream: early, code: 4 });
+            today.bare.input(Input::StreamStopped { stream: early, code: 4 });
+        }
+        assert_eq!(today.bare.feed(control, &hello, false), b"");
+        today.settle();
+        if overtaken {
+            stream = today.opened.pop_front().unwrap();
+            let again = messages(&today.sent(stream).0);
+            let [again, question] =
+                [again, question].map(|messages| messages.into_iter().map(constant).collect());
+            let [again, question]: [Vec<V1>; 2] = [again, question];
+            assert_eq!(again, question, "the same question, after the Hello");
+        }
+        assert_eq!(today.bare.feed(stream, &answer, true), b"");
+        today.settle();
+        let done = today.done.iter().find_map(|output| match output {
+            Output::Event(Event::Done { id, result }) if *id == search => Some(result.clone()),
+            _ => None,
+        });
+        let Some(Ok(pk_proto::Reply::FindClosest(found))) = done else { panic!("{done:?}") };
+        assert_eq!(found.nodes.first().map(|(node, _)| *node), Some(peer));
+        assert_eq!(found.stats.calls, 1 + u32::from(overtaken));
+        let fault =
+            |output: &&Output| matches!(output, Output::Event(Event::PeerMisbehaved { .. }));
+        assert_eq!(today.done.iter().find(fault), None);
+    }
+}

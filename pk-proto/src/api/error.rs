@@ -251,6 +251,10 @@ pub enum PeerFault {
     /// allowed.
     #[error("claims: {0}")]
     Claims(#[from] ExchangeFault),
+    /// More streams before the Hello than the protocol allows, or a message on one of them that is
+    /// neither the Hello nor a request.
+    #[error("too early: no Hello yet")]
+    TooEarly,
 }
 
 impl From<WireFault> for PeerFault {

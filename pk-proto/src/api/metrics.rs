@@ -116,6 +116,10 @@ metrics! {
     hello_timeouts,
     /// Streams refused because of `streams_per_connection` or `application_streams`.
     streams_refused,
+    /// Requests of peers that arrived before their Hello and were held until it.
+    early_requests,
+    /// Streams of peers refused before their Hello: too many, or with another message than a request.
+    early_refused,
     /// Incoming streams that timed out before a complete message.
     stream_timeouts,
     /// Streams whose peer violated the protocol.

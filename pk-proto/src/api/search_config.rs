@@ -34,6 +34,10 @@ pub struct SearchConfig {
     /// closest. At 200 % an eighth of the slow contacts gives up in error; 300 % costs 200 ms among
     /// dead contacts. Default 220, range 100–2000, percent of the median.
     pub stall: u32,
+    /// Time for which silent contacts of the closest nodes are waited for at the end of a search if
+    /// there are several; twice that if there is one. The unit is the time of the slowest tenth of the
+    /// others, divided by 1.9. Default 600, range 100–10000, percent.
+    pub patience: u32,
     /// Answers in a row without a nearer node after which all the closest are asked at once.
     /// Default 2, range 1–64.
     pub wide_after: u32,
@@ -78,6 +82,7 @@ impl Default for SearchConfig {
             warm: 12,
             hedge: 140,
             stall: 220,
+            patience: 600,
             wide_after: 2,
             per_silent: 2,
             edge: 5,
@@ -94,13 +99,14 @@ impl Default for SearchConfig {
 
 impl SearchConfig {
     /// Returns each count with its name and range.
-    pub(crate) fn counts(&self) -> [(&'static str, u32, u32, u32); 15] {
+    pub(crate) fn counts(&self) -> [(&'static str, u32, u32, u32); 16] {
         [
             ("search.near", self.near, 1, 64),
             ("search.narrow", self.narrow, 1, 64),
             ("search.warm", self.warm, 0, 64),
             ("search.hedge", self.hedge, 100, 1000),
             ("search.stall", self.stall, 100, 2000),
+            ("search.patience", self.patience, 100, 10_000),
             ("search.wide_after", self.wide_after, 1, 64),
             ("search.per_silent", self.per_silent, 0, 16),
             ("search.edge", self.edge, 0, 16),

@@ -65,7 +65,7 @@ use crate::machine::cx::Cx;
 pub(crate) use crate::machine::dial::AddressOrigin;
 use crate::shares::{Full, Source};
 use crate::types::address::{NodeAddress, NodeContactAddressData};
-use crate::types::id::{BucketIndex, ConnectionId, NodeId, RaceId};
+use crate::types::id::{BucketIndex, ConnectionId, NodeId, RaceId, RequestId};
 use crate::types::network::Network;
 use crate::types::queue;
 use crate::wire::dialect::Dialect;
@@ -448,6 +448,13 @@ impl Connections {
     /// Returns the peer of a connection, by its newest id.
     pub(crate) fn node(&self, conn: ConnectionId) -> Option<NodeId> {
         self.connection(conn).map(|connection| connection.node)
+    }
+
+    /// Returns the node of the race that waits for the peer to accept a connection, and the requests
+    /// that wait for the race.
+    pub(crate) fn awaited_by(&self, conn: ConnectionId) -> Option<(NodeId, Vec<RequestId>)> {
+        let race = self.races.get(self.state(conn)?.race()?)?;
+        Some((race.node, race.waiters.ids().collect()))
     }
 
     /// Returns the dialect of a connection.

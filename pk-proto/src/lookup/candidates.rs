@@ -9,7 +9,7 @@ use super::tellers::{Teller, Tellers};
 use crate::machine::dial::AddressOrigin;
 use crate::machine::experience::Reach;
 use crate::types::address::NodeAddress;
-use crate::types::id::{Distance, NodeId, StreamId};
+use crate::types::id::{ConnectionId, Distance, NodeId, StreamId};
 use crate::types::time::Instant;
 
 /// Maximum number of relays of one candidate.
@@ -33,6 +33,8 @@ pub(super) struct Candidate {
     pub(super) was_lost: bool,
     /// Address of the connection on which it answered first.
     pub(super) answered_at: Option<NodeAddress>,
+    /// Whether its last answer was implausible.
+    pub(super) lied: bool,
     /// The bit of the target that was inverted when it was asked for the other side of an edge.
     pub(super) edge: Option<u32>,
     state: State,
@@ -81,8 +83,28 @@ pub(super) struct Contact {
     pub(super) age: Age,
     /// Time at which its age changes.
     pub(super) due: Instant,
-    /// The call; `None` while it is being dialed.
-    pub(super) stream: Option<StreamId>,
+    pub(super) stage: Stage,
+}
+
+/// How far a contact in progress is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Being dialed.
+    Dialing,
+    /// Being dialed, and asked on a connection that the peer has not accepted yet.
+    Early(StreamId, ConnectionId),
+    /// Asked; `early`: before the peer had accepted the connection.
+    Asked { stream: StreamId, early: bool },
+}
+
+impl Stage {
+    /// Returns the call.
+    pub(super) fn stream(self) -> Option<StreamId> {
+        match self {
+            Self::Dialing => None,
+            Self::Early(stream, _) | Self::Asked { stream, .. } => Some(stream),
+        }
+    }
 }
 
 /// How long a contact has been silent, compared with others.
@@ -183,6 +205,7 @@ impl Candidates {
                 relays: Vec::new(),
                 was_lost: false,
                 answered_at: None,
+                lied: false,
                 edge: None,
                 state: State::New,
             };
@@ -312,6 +335,14 @@ impl Candidates {
         }
     }
 
+    /// A contact in progress is at another stage.
+    pub(super) fn advance(&mut self, node: &NodeId, stage: Stage) {
+        let candidate = self.at_mut(&self.target.distance(node));
+        if let Some(State::Running(contact)) = candidate.map(|candidate| &mut candidate.state) {
+            contact.stage = stage;
+        }
+    }
+
     /// Returns the next time at which the age of a contact changes.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)
@@ -418,7 +449,7 @@ mod tests {
             extra: false,
             age: Age::Fresh,
             due: Instant::ORIGIN + Duration::from_secs(1),
-            stream: None,
+            stage: Stage::Dialing,
         };
         candidates.set(at, State::Running(contact));
     }

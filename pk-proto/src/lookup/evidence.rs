@@ -49,22 +49,30 @@ impl Times {
         Self { connected: prior(Reach::Connected), dialed: prior(Reach::Dialed), any: false }
     }
 
-    pub(super) fn add(&mut self, reach: Reach, took: Duration) {
+    /// Adds the time of an answer. If the times of its kind are a guess, and too short, it replaces
+    /// them: the first answer is one of the fastest. Returns whether it did.
+    pub(super) fn add(&mut self, reach: Reach, took: Duration) -> bool {
         self.any = true;
         let kind = match reach {
             Reach::Connected => &mut self.connected,
             Reach::Dialed => &mut self.dialed,
         };
+        let replaces = !kind.measured && kind.times.last().is_some_and(|guess| took > *guess);
+        if replaces {
+            kind.times.fill(took);
+        }
         kind.measured = true;
         if kind.times.len() < TIMES {
             kind.times.insert(kind.times.partition_point(|time| *time < took), took);
         }
+        replaces
     }
 
-    /// A dial was completed: its contact has a round trip left. If the times of dialed contacts are
-    /// a guess, and too short, this replaces it. Returns whether it did.
-    pub(super) fn connected_after(&mut self, took: Duration) -> bool {
-        let expected = took.saturating_mul(3) / 2;
+    /// A dial was completed: its contact has a round trip left, after one for the handshake and,
+    /// unless it was asked `early`, one for the Hello. If the times of dialed contacts are a guess,
+    /// and too short, this replaces it. Returns whether it did.
+    pub(super) fn connected_after(&mut self, took: Duration, early: bool) -> bool {
+        let expected = if early { took.saturating_mul(2) } else { took.saturating_mul(3) / 2 };
         let is_longer = self.dialed.times.last().is_some_and(|guess| expected > *guess);
         let replaces = !self.dialed.measured && is_longer;
         if replaces {
@@ -95,7 +103,7 @@ impl Times {
     /// Returns how long a silent contact is waited for at the end of a search. If several are
     /// silent they are probably dead, and less time is enough. `None` if no time is known: then the
     /// contact is waited for until it fails.
-    pub(super) fn patience(&self, reach: Reach, silent: u32) -> Option<Duration> {
+    pub(super) fn patience(&self, reach: Reach, silent: u32, percent: u32) -> Option<Duration> {
         // A connected contact is faster than a dialed one. A dial, with its handshake and Hello,
         // takes a few round trips more.
         let (times, factor) = match (reach, self.connected.measured, self.dialed.measured) {
@@ -113,7 +121,7 @@ impl Times {
         let slow = slow.copied().unwrap_or_default().saturating_mul(100) / DECILE;
         let usual = if times.len() >= ENOUGH { slow } else { slow.max(median) };
         let usual = usual.saturating_mul(factor);
-        Some((usual.saturating_mul(12) / silent.max(1)).max(usual.saturating_mul(6)))
+        Some(usual.saturating_mul(percent) * if silent > 1 { 1 } else { 2 } / 100)
     }
 }
 
@@ -167,17 +175,20 @@ mod tests {
     #[test]
     fn completed_dial_replaces_a_guess_that_is_too_short_and_no_measurement() {
         let mut times = Times::new(&Experience::new(), ms(100));
-        assert!(!times.connected_after(ms(10)));
-        assert!(times.connected_after(ms(200)));
+        assert!(!times.connected_after(ms(10), false));
+        assert!(times.connected_after(ms(200), false));
         assert_eq!(times.median(Reach::Dialed, 200), ms(600));
+        assert!(times.connected_after(ms(200), true), "one round trip of two is left");
+        assert_eq!(times.median(Reach::Dialed, 200), ms(800));
         times.add(Reach::Dialed, ms(310));
-        assert!(!times.connected_after(ms(900)));
+        assert!(!times.connected_after(ms(900), true));
     }
 
     #[test]
     fn patience_depends_on_slow_contacts_and_on_the_number_of_silent_ones() {
         let mut times = Times::new(&Experience::new(), ms(100));
-        let patience = |times: &Times, reach| [1, 9].map(|silent| times.patience(reach, silent));
+        let patience =
+            |times: &Times, reach| [1, 9].map(|silent| times.patience(reach, silent, 600));
         assert_eq!(patience(&times, Reach::Dialed), [None, None], "silence proves nothing yet");
         times.add(Reach::Dialed, ms(90));
         assert_eq!(patience(&times, Reach::Dialed), [Some(ms(1200)), Some(ms(600))]);
@@ -186,10 +197,10 @@ mod tests {
             times.add(Reach::Dialed, ms(380));
         }
         let twelvefold = Some(ms(2400));
-        assert_eq!(times.patience(Reach::Dialed, 1), twelvefold, "of half the ninth decile");
+        assert_eq!(times.patience(Reach::Dialed, 1, 600), twelvefold, "of half the ninth decile");
         let mut times = Times::new(&Experience::new(), ms(100));
         times.add(Reach::Connected, ms(100));
-        assert_eq!(times.patience(Reach::Dialed, 1), Some(ms(4800)), "a dial takes longer");
+        assert_eq!(times.patience(Reach::Dialed, 1, 600), Some(ms(4800)), "a dial takes longer");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! its contacts closest to the target. The time of a contact begins with its dial. A contact that
 //! is silent for too long continues, but delays nothing; its late answer still counts.
 
+mod calls;
 mod candidates;
 mod evidence;
 mod tellers;
@@ -16,7 +17,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use self::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, State};
+pub(crate) use self::calls::{Accepted, Unanswered};
+use self::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, Stage, State};
 pub(crate) use self::walk::Goal;
 use self::walk::{Cost, Step, Walk, Way};
 use crate::api::request::{FindNodeOptions, RequestOptions, Strategies};
@@ -39,8 +41,8 @@ pub(crate) enum Next {
     Ask { node: NodeId, conn: ConnectionId, target: NodeId },
     /// Connect to this node, or try further addresses.
     Dial(DialTarget),
-    /// Stop waiting for the dial of this node.
-    Leave(NodeId),
+    /// Stop waiting for the dial of this node, and cancel its call, if there is one.
+    Leave { node: NodeId, call: Option<StreamId> },
     /// Cancel this call.
     Cancel(StreamId),
     /// Wait until a contact ends or stalls.
@@ -236,23 +238,33 @@ impl Lookup {
             (is_gone && !self.is_for(&candidate.node)).then_some((
                 contact.since,
                 candidate.node,
-                contact.stream,
+                contact.stage,
             ))
         };
-        let oldest = self.walk.candidates.iter().filter_map(|(_, candidate)| gone(candidate)).min();
+        let oldest = self
+            .walk
+            .candidates
+            .iter()
+            .filter_map(|(_, candidate)| gone(candidate))
+            .min_by_key(|(since, node, _)| (*since, *node));
         match oldest {
-            Some((_, _, Some(stream))) => {
-                self.not_answered(cx, stream);
+            Some((_, node, Stage::Asked { stream, .. })) => {
+                self.calls.remove(&stream);
+                self.not_asked(cx, &node);
                 Next::Cancel(stream)
             }
-            Some((_, node, None)) => {
+            Some((_, node, stage)) => {
                 let addresses = self.walk.candidates.get(&node).into_iter();
                 let addresses = addresses.flat_map(|candidate| &candidate.addresses);
                 let failures = addresses
                     .map(|(address, _)| (address.clone(), DialFailure::Cancelled))
                     .collect();
                 self.dial_failed(cx, &node, failures);
-                Next::Leave(node)
+                let call = stage.stream();
+                if let Some(stream) = &call {
+                    self.calls.remove(stream);
+                }
+                Next::Leave { node, call }
             }
             None => self.wait(cx, self.walk.candidates.next_due()),
         }
@@ -281,27 +293,6 @@ impl Lookup {
     /// Returns the target of the request to a contact.
     pub(crate) fn query(&self, node: &NodeId) -> NodeId {
         self.walk.query(node)
-    }
-
-    /// The call to a contact was sent.
-    pub(crate) fn asked(&mut self, cx: &Cx, node: NodeId, stream: StreamId) {
-        self.stats.calls += 1;
-        self.calls.insert(stream, node);
-        if let Some(contact) = self.walk.candidates.get(&node).and_then(Candidate::contact).cloned()
-        {
-            self.walk.connected(&cx.config.search, cx.now, &contact);
-        }
-        let contact = self.walk.candidates.get(&node).and_then(Candidate::contact).cloned();
-        if let Some(contact) = contact {
-            let contact = Contact { stream: Some(stream), ..contact };
-            self.walk.candidates.set(self.target.distance(&node), State::Running(contact));
-        }
-    }
-
-    /// Returns whether a contact is being dialed, and not asked yet.
-    pub(crate) fn is_dialing(&self, node: &NodeId) -> bool {
-        let contact = self.walk.candidates.get(node).and_then(Candidate::contact);
-        contact.is_some_and(|contact| contact.stream.is_none())
     }
 
     /// A dial failed.
@@ -406,31 +397,6 @@ impl Lookup {
             return None;
         }
         Some(Report { node, by: Some(by), vouched: true, addresses, relay })
-    }
-
-    /// A contact was asked, but sent no valid answer.
-    pub(crate) fn not_answered(&mut self, cx: &mut Cx, stream: StreamId) {
-        if let Some(node) = self.calls.remove(&stream) {
-            self.not_asked(cx, &node);
-        }
-    }
-
-    /// The connection with a contact ended before its answer, or is suspected. It may have been
-    /// dead when the call was sent, which is independent of the node: the contact is retried once.
-    pub(crate) fn lost(&mut self, cx: &mut Cx, stream: StreamId) {
-        let Some(node) = self.calls.remove(&stream) else { return };
-        let again = self
-            .walk
-            .candidates
-            .get_mut(&node)
-            .is_some_and(|known| !core::mem::replace(&mut known.was_lost, true));
-        let state = if again { State::New } else { State::Mute };
-        self.end_contact(cx, &node, state, FindStepEnd::NoAnswer);
-    }
-
-    /// A contact was connected, but could not be asked.
-    pub(crate) fn not_asked(&mut self, cx: &mut Cx, node: &NodeId) {
-        self.end_contact(cx, node, State::Mute, FindStepEnd::NoAnswer);
     }
 
     /// Returns why the dials to the target failed, if it was dialed.

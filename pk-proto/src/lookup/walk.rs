@@ -14,7 +14,7 @@
 
 use alloc::vec::Vec;
 
-use super::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, State};
+use super::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, Stage, State};
 use super::evidence::{Times, is_implausible, shared_bits};
 use crate::api::search_config::SearchConfig;
 use crate::machine::experience::{Experience, Reach};
@@ -258,7 +258,7 @@ impl Walk {
                 }
             }
         }
-        let patience = self.patience(now, &window);
+        let patience = self.patience(config, now, &window);
         if running.extra > 0 || patience != Patience::Over || self.target_is_running() {
             let until = if let Patience::Until(until) = patience { Some(until) } else { None };
             return Step::Wait(self.candidates.next_due().into_iter().chain(until).min());
@@ -382,7 +382,7 @@ impl Walk {
             candidate.is_some_and(|candidate| {
                 candidate.edge == Some(bit)
                     && match candidate.state() {
-                        State::Answered => true,
+                        State::Answered => !candidate.lied,
                         State::Running(contact) => contact.age != Age::Gone,
                         _ => false,
                     }
@@ -441,11 +441,11 @@ impl Walk {
     }
 
     /// Returns how long the silent contacts of the window are waited for.
-    fn patience(&self, now: Instant, window: &Window) -> Patience {
+    fn patience(&self, config: &SearchConfig, now: Instant, window: &Window) -> Patience {
         let [connected, dialed] = window.since;
         let of = |since: Option<Instant>, reach| match since {
             None => Patience::Over,
-            Some(since) => match self.times.patience(reach, window.silent) {
+            Some(since) => match self.times.patience(reach, window.silent, config.patience) {
                 None => Patience::UntilItFails,
                 Some(patience) if now < since + patience => Patience::Until(since + patience),
                 Some(_) => Patience::Over,
@@ -480,14 +480,23 @@ impl Walk {
         self.candidates.tellers.contacted(teller);
         let due = now + self.times.median(reach, config.hedge);
         let contact =
-            Contact { step, since: now, reach, extra, age: Age::Fresh, due, stream: None };
+            Contact { step, since: now, reach, extra, age: Age::Fresh, due, stage: Stage::Dialing };
         self.candidates.set(distance, State::Running(contact));
     }
 
-    /// A contact is connected after a dial, and not asked yet.
-    pub(super) fn connected(&mut self, config: &SearchConfig, now: Instant, contact: &Contact) {
+    /// A contact is connected after a dial, and is being asked; `early`: before it has accepted the
+    /// connection.
+    pub(super) fn connected(
+        &mut self,
+        config: &SearchConfig,
+        now: Instant,
+        node: &NodeId,
+        early: bool,
+    ) {
         let Self { candidates, times, .. } = self;
-        if contact.reach == Reach::Dialed && times.connected_after(now.since(contact.since)) {
+        let Some(contact) = candidates.get(node).and_then(Candidate::contact) else { return };
+        if contact.reach == Reach::Dialed && times.connected_after(now.since(contact.since), early)
+        {
             candidates.rejuvenate(|reach, _| times.median(reach, config.hedge));
         }
     }
@@ -514,7 +523,10 @@ impl Walk {
         let candidate = self.candidates.get_mut(node)?;
         candidate.answered_at.get_or_insert(address);
         let contact = self.candidates.set(self.target.distance(node), State::Answered)?;
-        self.times.add(contact.reach, now.since(contact.since));
+        let Self { candidates, times, .. } = self;
+        if times.add(contact.reach, now.since(contact.since)) {
+            candidates.rejuvenate(|reach, _| times.median(reach, config.hedge));
+        }
         let mut news = Vec::new();
         let mut lied = false;
         for (list, is_known) in lists.into_iter().zip([true, false]) {
@@ -530,6 +542,9 @@ impl Walk {
                 }
                 on_added(id, inserted);
             }
+        }
+        if let Some(candidate) = self.candidates.get_mut(node) {
+            candidate.lied = lied;
         }
         if lied {
             self.lies = self.lies.saturating_add(1);

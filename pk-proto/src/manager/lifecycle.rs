@@ -157,6 +157,10 @@ impl NodeManager {
     /// effect if the request has ended.
     pub(super) fn end(&mut self, id: RequestId, result: Result<Reply, Failure>) {
         let Some(open) = self.requests.remove(id) else { return };
+        if let RequestStage::Find(Search { lookup, .. }) = &open.stage {
+            // Before its connections: nothing is sent on one that closes.
+            self.cancel_calls(lookup);
+        }
         self.connections.leave(&mut self.cx, id);
         let result = self.claim_outcome(open.recipient, &open.stage, result);
         match open.stage {

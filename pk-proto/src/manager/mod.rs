@@ -408,6 +408,7 @@ impl NodeManager {
             }
             ConnectEvent::Greet { conn, node, side, dialect } => {
                 self.rpc.connection_opened(&mut self.cx, conn, node, side, dialect);
+                self.ask_early(conn);
             }
             ConnectEvent::Opened { conn, node, side } => {
                 let Some((address, data)) = self.connections.address(conn) else { return };

@@ -19,9 +19,10 @@ use crate::api::request::{FindNodeOptions, RequestOptions};
 use crate::api::search::{ClosestOutcome, FindEnd, FindOutcome};
 use crate::api::transport::DisconnectReason;
 use crate::connect::table::Connections;
-use crate::lookup::{Goal, Lookup, Next};
-use crate::machine::cx::RngStream;
+use crate::lookup::{Accepted, Goal, Lookup, Next, Unanswered};
+use crate::machine::cx::{Cx, RngStream};
 use crate::rpc::event::CompletedCall;
+use crate::rpc::table::Rpc;
 use crate::types::address::{NodeAddress, NodeContactAddressData};
 use crate::types::id::{ConnectionId, NodeId, RequestId, StreamId};
 use crate::types::time::Instant;
@@ -133,9 +134,17 @@ impl NodeManager {
                 }
                 Next::Dial(dial_target) => connections.dial(cx, id, dial_target),
                 Next::Ask { node, conn, target } => {
-                    query_closest_nodes(cx, rpc, id, lookup, (node, target), conn, deadline);
+                    match query_closest_nodes(cx, rpc, id, target, conn, deadline) {
+                        Some(stream) => lookup.asked(cx, node, stream),
+                        None => lookup.not_asked(cx, &node),
+                    }
                 }
-                Next::Leave(node) => connections.leave_node(cx, id, &node),
+                Next::Leave { node, call } => {
+                    if let Some(stream) = call {
+                        rpc.cancel(cx, stream);
+                    }
+                    connections.leave_node(cx, id, &node);
+                }
                 Next::Cancel(stream) => rpc.cancel(cx, stream),
                 Next::End(end) => return self.search_ended(id, end),
             }
@@ -152,6 +161,26 @@ impl NodeManager {
         for_it.into_iter().for_each(|id| self.requests.wake(id));
     }
 
+    /// The local Hello was sent on a dialed connection: searches whose contact it is query it at
+    /// once, without waiting for the Hello of the peer.
+    pub(super) fn ask_early(&mut self, conn: ConnectionId) {
+        let Some((node, waiters)) = self.connections.awaited_by(conn) else { return };
+        for id in waiters {
+            let Self { cx, rpc, requests, .. } = self;
+            if let Some(Entry { deadline, payload: Search { lookup, .. }, .. }) = requests.entry(id)
+                && rpc.may_ask_early(conn)
+                && !lookup.is_for(&node)
+                && lookup.is_unasked(&node)
+            {
+                let target = lookup.query(&node);
+                if let Some(stream) = query_closest_nodes(cx, rpc, id, target, conn, deadline) {
+                    lookup.asked_early(cx, node, stream, conn);
+                }
+                requests.wake(id);
+            }
+        }
+    }
+
     /// Handles the end of a dial race for a contact of a search: queries the contact, or records
     /// its failures.
     fn search_race_ended(&mut self, id: RequestId, node: NodeId, result: RaceResult) {
@@ -163,11 +192,17 @@ impl NodeManager {
         match result {
             // The target itself is not queried.
             Ok(_) if lookup.is_for(&node) => {}
-            Ok(conn) if lookup.is_dialing(&node) => {
-                let target = lookup.query(&node);
-                query_closest_nodes(cx, rpc, id, lookup, (node, target), conn, deadline);
+            Ok(conn) => {
+                if let Accepted::ToAsk { target, instead_of } = lookup.accepted(&node, conn) {
+                    if let Some(stream) = instead_of {
+                        rpc.cancel(cx, stream);
+                    }
+                    match query_closest_nodes(cx, rpc, id, target, conn, deadline) {
+                        Some(stream) => lookup.asked(cx, node, stream),
+                        None => lookup.not_asked(cx, &node),
+                    }
+                }
             }
-            Ok(_) => {}
             Err(failures) => lookup.dial_failed(cx, &node, failures),
         }
         requests.wake(id);
@@ -198,8 +233,9 @@ impl NodeManager {
             Ok(CompletedCall { answer: RpcResponse::Closest(closest), .. }) => {
                 lookup.answered(cx, stream, closest, teller.as_ref());
             }
-            Err(Failure::ConnectionLost(_)) => lookup.lost(cx, stream),
-            Ok(_) | Err(_) => lookup.not_answered(cx, stream),
+            Err(Failure::ConnectionLost(_)) => lookup.not_answered(cx, stream, Unanswered::Lost),
+            Err(Failure::Aborted(_)) => lookup.not_answered(cx, stream, Unanswered::Aborted),
+            Ok(_) | Err(_) => lookup.not_answered(cx, stream, Unanswered::Otherwise),
         }
         requests.wake(id);
     }
@@ -216,7 +252,7 @@ impl NodeManager {
         let Some(Search { lookup, .. }) = requests.stage_mut(id) else { return };
         rpc.cancel(cx, stream);
         lookup.offer_at(node, connections.suspected_at(&node));
-        lookup.lost(cx, stream);
+        lookup.not_answered(cx, stream, Unanswered::Lost);
         requests.wake(id);
     }
 
@@ -285,6 +321,13 @@ impl NodeManager {
         }
     }
 
+    /// Cancels the calls of a search.
+    pub(super) fn cancel_calls(&mut self, lookup: &Lookup) {
+        for stream in lookup.streams() {
+            self.rpc.cancel(&mut self.cx, stream);
+        }
+    }
+
     /// Cancels everything that a search has started, and returns its outcome.
     pub(super) fn end_search(
         &mut self,
@@ -292,9 +335,7 @@ impl NodeManager {
         lookup: Box<Lookup>,
         end: FindEnd,
     ) -> FindOutcome {
-        for stream in lookup.streams() {
-            self.rpc.cancel(&mut self.cx, stream);
-        }
+        self.cancel_calls(&lookup);
         self.connections.leave(&mut self.cx, id);
         if let Some(browse) = lookup.browse() {
             self.end_browse(browse);
@@ -428,23 +469,20 @@ impl NodeManager {
     }
 }
 
-/// Queries a connected contact of a search for the nodes that it knows closest to the target.
-pub(super) fn query_closest_nodes(
-    cx: &mut crate::machine::cx::Cx,
-    rpc: &mut crate::rpc::table::Rpc,
+/// Queries a contact of a search for the nodes that it knows closest to the target. Returns the
+/// stream; `None` if the connection is gone.
+fn query_closest_nodes(
+    cx: &mut Cx,
+    rpc: &mut Rpc,
     id: RequestId,
-    lookup: &mut Lookup,
-    (node, target): (NodeId, NodeId),
+    target: NodeId,
     conn: ConnectionId,
     deadline: Instant,
-) {
+) -> Option<StreamId> {
     let question =
         RpcRequest::Closest { target, query: ClosestNodesQuery { known: true, connected: true } };
     let deadline = deadline.min(cx.now + cx.config.call_timeout);
-    match rpc.call(cx, conn, id, question, deadline) {
-        Some(stream) => lookup.asked(cx, node, stream),
-        None => lookup.not_asked(cx, &node),
-    }
+    rpc.call(cx, conn, id, question, deadline)
 }
 
 /// Returns the connection with a node that a request uses. A suspected connection is used if there

@@ -15,8 +15,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::event::{ExchangeStep, RpcEvent};
-use super::sets::StreamSet;
-use super::table::{PerConnection, Purpose, RecvHalf, Rpc, Stream};
+use super::table::{Purpose, RecvHalf, Rpc, Stream};
 use crate::api::error::{Failure, PeerFault, code};
 use crate::api::output::Output;
 use crate::api::transport::Opener;
@@ -43,9 +42,15 @@ impl Rpc {
             cx.metrics.late_inputs += 1;
             return;
         };
-        if connection.streams.theirs() >= cx.config.streams_per_connection
-            || self.streams.contains_key(&id)
-        {
+        let theirs = connection.streams.theirs();
+        if connection.takes_no_more(theirs) {
+            cx.metrics.early_refused += 1;
+            cx.output(Output::ResetStream { stream: id, code: code::LIMIT });
+            cx.output(Output::StopStream { stream: id, code: code::LIMIT });
+            self.fault(cx, conn, PeerFault::TooEarly);
+            return;
+        }
+        if theirs >= cx.config.streams_per_connection || self.streams.contains_key(&id) {
             cx.metrics.streams_refused += 1;
             cx.output(Output::ResetStream { stream: id, code: code::LIMIT });
             cx.output(Output::StopStream { stream: id, code: code::LIMIT });
@@ -153,7 +158,7 @@ impl Rpc {
     }
 
     /// Handles one message. A message that is not expected on this stream is a fault.
-    fn message(&mut self, cx: &mut Cx, id: StreamId, parsed: ParsedMessage) {
+    pub(super) fn message(&mut self, cx: &mut Cx, id: StreamId, parsed: ParsedMessage) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let conn = stream.conn;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
@@ -172,16 +177,19 @@ impl Rpc {
                 }
                 self.greet(cx, id, conn, &hello);
             }
-            // No request is served before the Hello.
-            (Purpose::First, ParsedMessage::Request { request: question, format, timeout })
-                if connection.hello =>
-            {
+            (Purpose::First, request @ ParsedMessage::Request { .. }) if !connection.hello => {
+                cx.metrics.early_requests += 1;
+                stream.hold(request);
+            }
+            (Purpose::First, _) if !connection.hello => {
+                cx.metrics.early_refused += 1;
+                self.fail(cx, id, PeerFault::TooEarly);
+            }
+            (Purpose::First, ParsedMessage::Request { request: question, format, timeout }) => {
                 stream.format = format;
                 self.asked(cx, id, question, timeout);
             }
-            (Purpose::First, ParsedMessage::Exchange { token, format, timeout })
-                if connection.hello =>
-            {
+            (Purpose::First, ParsedMessage::Exchange { token, format, timeout }) => {
                 (stream.purpose, stream.format) = (Purpose::Exchange { ours: false }, format);
                 set_patience(cx, id, timeout);
                 self.events.push_back(RpcEvent::Exchange {
@@ -190,7 +198,7 @@ impl Rpc {
                     step: ExchangeStep::Begun(token),
                 });
             }
-            (Purpose::First, ParsedMessage::Open { protocol, header }) if connection.hello => {
+            (Purpose::First, ParsedMessage::Open { protocol, header }) => {
                 let handed = connection.detached.theirs();
                 let known = self.protocols.contains(&protocol);
                 if known && handed >= cx.config.application_streams {
@@ -410,27 +418,6 @@ impl Rpc {
                 connection.starved.remove(id);
             }
         }
-    }
-
-    /// The peer sent its Hello: the streams that it opened before are read from now on.
-    pub(super) fn feed_early(&mut self, cx: &mut Cx, conn: ConnectionId) {
-        let streams = self.connections.get(&conn).map(|connection| connection.streams.clone());
-        for id in streams.iter().flat_map(StreamSet::iter) {
-            if self.streams.get(&id).is_some_and(|stream| matches!(stream.purpose, Purpose::First))
-            {
-                cx.timers.set(Timer::Stream(id), cx.now + cx.config.call_timeout);
-            }
-            self.grant(cx, id);
-        }
-    }
-}
-
-impl PerConnection {
-    /// Returns whether a stream must wait for the Hello. Streams overtake each other: an acceptor
-    /// that has sent its Hello may send a request on the next stream, which arrives first. A dialer
-    /// sends requests only after it was greeted.
-    fn is_early(&self, id: StreamId) -> bool {
-        !self.hello && self.control.is_some_and(|control| control != id)
     }
 }
 

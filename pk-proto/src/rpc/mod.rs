@@ -6,6 +6,7 @@
 //! use a dialect only through [`codec`].
 
 mod calls;
+mod early;
 pub(crate) mod event;
 mod exchange;
 mod fault_meter;

@@ -1,5 +1,6 @@
 //! The table of streams and calls.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 
@@ -17,7 +18,7 @@ use crate::types::time::Instant;
 use crate::wire::codec::Decoder;
 use crate::wire::dialect::Dialect;
 use crate::wire::message::RpcResponse;
-use crate::wire::parsed_message::StreamFormat;
+use crate::wire::parsed_message::{ParsedMessage, StreamFormat};
 
 /// A local call without a complete answer. A dialect may need several streams for it.
 #[derive(Debug)]
@@ -70,6 +71,8 @@ pub(super) struct Stream {
     pub(super) recv: RecvHalf,
     /// Whether reading is paused.
     pub(super) parked: bool,
+    /// A request that arrived before the Hello; see [`super::early`].
+    pub(super) held: Option<Box<ParsedMessage>>,
     /// Its part of the sum of the connection.
     pub(super) cost: u64,
 }
@@ -83,7 +86,16 @@ impl Stream {
         format: StreamFormat,
     ) -> Self {
         let recv = RecvHalf::new(dialect, cx.config.receive_window);
-        Self { conn, purpose, format, send: SendHalf::default(), recv, parked: false, cost: 0 }
+        Self {
+            conn,
+            purpose,
+            format,
+            send: SendHalf::default(),
+            recv,
+            parked: false,
+            held: None,
+            cost: 0,
+        }
     }
 }
 
