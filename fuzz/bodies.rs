@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
-use pk_proto::cert::{Certificate, Verified, verify_client, verify_server};
+use pk_proto::cert::{Certificate, KnownSignatures, Verified, verify_client, verify_server};
 use pk_proto::claims::{
     ChainFaultKind, ChainHead, ChainVerifier, Claim, ClaimContent, ClaimId, ClaimLinkNode,
     DigestAlgorithm, SignedToken,
@@ -96,6 +96,12 @@ pub(crate) fn certificate(data: &[u8]) -> bool {
         sound(server, asked);
     }
     assert!(verify_server(&chain, &[], now).is_err());
+    // A memory of signatures changes no result.
+    let mut known = KnownSignatures::new(4);
+    for _ in 0..2 {
+        assert_eq!(known.verify_client(&chain, now), client);
+        assert_eq!(known.verify_server(&chain, asked.as_slice(), now), server);
+    }
     client.is_ok() || server.is_ok()
 }
 

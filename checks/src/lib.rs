@@ -6,6 +6,7 @@
 
 pub mod imports;
 pub mod layers;
+pub mod names;
 pub mod references;
 pub mod source;
 pub mod tests_named;

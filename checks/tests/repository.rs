@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use pk_checks::imports::ImportGraph;
 use pk_checks::layers::{self, Layers};
 use pk_checks::source::{Crate, members, texts};
-use pk_checks::{references, tests_named, words};
+use pk_checks::{names, references, tests_named, words};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -78,6 +78,13 @@ fn documents_and_sources_use_plain_words() {
         }
     }
     assert_none(&violations);
+}
+
+#[test]
+fn functions_have_plain_names() {
+    let texts = texts(&root()).unwrap();
+    let sources = texts.iter().filter(|(file, _)| file.extension().is_some_and(|it| it == "rs"));
+    assert_none(&sources.flat_map(|(file, text)| names::check(file, text)).collect::<Vec<_>>());
 }
 
 /// The check of references, whose tests contain ones that lead nowhere.

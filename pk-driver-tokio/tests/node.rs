@@ -30,12 +30,12 @@ async fn connect(a: &Node, b: &Node) -> ConnectionInfo {
     a.connect(b.own_id(), b.local_addrs()[0].into(), RequestOptions::default()).await.unwrap()
 }
 
-async fn patient<T>(what: &str, future: impl Future<Output = T>) -> T {
+async fn within_limit<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not complete in time"))
 }
 
 #[tokio::test]
-async fn a_node_that_cannot_start_says_why() {
+async fn failed_start_returns_the_reason() {
     let first = start(1).await;
     let addr = first.local_addrs()[0];
     let mut second = config(2);
@@ -66,7 +66,7 @@ async fn a_node_that_cannot_start_says_why() {
 }
 
 #[tokio::test]
-async fn applications_talk_over_streams() {
+async fn applications_exchange_data_over_streams() {
     let (a, b) = (start(1).await, start(2).await);
     connect(&a, &b).await;
     let mut acceptor = b.accept_streams("echo/1").await.unwrap();
@@ -101,18 +101,18 @@ async fn applications_talk_over_streams() {
         a.open_stream(b.own_id(), "unknown/1", RequestOptions::default()).await.unwrap_err();
     assert!(matches!(error, NodeError::Failure(Failure::Unsupported)), "{error}");
     b.shutdown().await;
-    patient("the echo's end", echo).await.unwrap();
+    within_limit("the echo's end", echo).await.unwrap();
     a.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_stream_ends_with_its_connection_and_an_acceptor_with_its_drop() {
+async fn stream_ends_with_its_connection_and_dropped_acceptor_refuses_streams() {
     let (a, b) = (start(1).await, start(2).await);
     connect(&a, &b).await;
     let mut acceptor = b.accept_streams("x/1").await.unwrap();
     let mut stream = a.open_stream(b.own_id(), "x/1", RequestOptions::default()).await.unwrap();
     stream.write_all(b"hello").await.unwrap();
-    let mut accepted = patient("accept", acceptor.accept()).await.unwrap();
+    let mut accepted = within_limit("accept", acceptor.accept()).await.unwrap();
     assert_eq!(accepted.read_chunk(10).await.unwrap().unwrap(), "hello");
     drop(acceptor);
     let refused = async {
@@ -124,17 +124,17 @@ async fn a_stream_ends_with_its_connection_and_an_acceptor_with_its_drop() {
             }
         }
     };
-    let error = patient("refusal", refused).await;
+    let error = within_limit("refusal", refused).await;
     assert!(matches!(error, NodeError::Failure(Failure::Unsupported)), "{error}");
     assert_eq!(b.disconnect(a.own_id()).await.unwrap(), 1);
-    let error = patient("loss", stream.read_chunk(10)).await.unwrap_err();
+    let error = within_limit("loss", stream.read_chunk(10)).await.unwrap_err();
     assert!(matches!(error, StreamError::ConnectionLost(_)), "{error}");
-    let error = patient("loss", accepted.read_chunk(10)).await.unwrap_err();
+    let error = within_limit("loss", accepted.read_chunk(10)).await.unwrap_err();
     assert!(matches!(error, StreamError::ConnectionLost(_)), "{error}");
 }
 
 #[tokio::test]
-async fn a_full_acceptor_refuses_with_its_own_code() {
+async fn full_acceptor_refuses_with_its_own_code() {
     let (a, mut small) = (start(1).await, config(2));
     small.driver.accept_limit = 1;
     let b = Node::start(small).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_full_acceptor_refuses_with_its_own_code() {
         Err(error) => panic!("{error}"),
         // The peer's core had accepted before its acceptor was found full.
         Ok(mut stream) => {
-            let error = patient("refusal", stream.read_chunk(1)).await.unwrap_err();
+            let error = within_limit("refusal", stream.read_chunk(1)).await.unwrap_err();
             assert_eq!(error, StreamError::Reset(8));
         }
     }
@@ -162,16 +162,16 @@ async fn every_listener_receives_all_events_or_the_number_of_lost_ones() {
     connect(&a, &b).await;
     let mut seen = Vec::new();
     while !matches!(seen.last(), Some(EventOrLag::Event(Event::ConnectionOpened { .. }))) {
-        seen.push(patient("event", quick.next()).await.unwrap());
+        seen.push(within_limit("event", quick.next()).await.unwrap());
     }
     a.shutdown().await;
     while !matches!(seen.last(), Some(EventOrLag::Event(Event::ConnectionClosed { .. }))) {
-        seen.push(patient("event", quick.next()).await.unwrap());
+        seen.push(within_limit("event", quick.next()).await.unwrap());
     }
     b.shutdown().await;
-    assert!(matches!(patient("event", slow.next()).await, Some(EventOrLag::Lagged(_))));
+    assert!(matches!(within_limit("event", slow.next()).await, Some(EventOrLag::Lagged(_))));
     let mut last = None;
-    while let Some(notice) = patient("event", slow.next()).await {
+    while let Some(notice) = within_limit("event", slow.next()).await {
         last = Some(notice);
     }
     assert_eq!(last, Some(EventOrLag::Event(Event::Stopped)));
@@ -179,7 +179,7 @@ async fn every_listener_receives_all_events_or_the_number_of_lost_ones() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_is_cancelled() {
+async fn dropped_call_is_cancelled() {
     let a = start(1).await;
     // Bound, but never answers.
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -192,23 +192,23 @@ async fn a_call_that_is_dropped_is_cancelled() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    patient("cancelling", gone).await;
+    within_limit("cancelling", gone).await;
 }
 
 #[tokio::test]
-async fn a_lease_tells_when_its_connection_is_lost() {
+async fn lease_reports_the_loss_of_its_connection() {
     let (a, b) = (start(1).await, start(2).await);
     connect(&a, &b).await;
     let mut lease = a.acquire_connection(b.own_id(), RequestOptions::default()).await.unwrap();
     assert_eq!((lease.node(), lease.info().node), (b.own_id(), b.own_id()));
     assert!(timeout(Duration::from_millis(50), lease.lost()).await.is_err());
     b.shutdown().await;
-    patient("loss", lease.lost()).await;
-    patient("loss", lease.lost()).await;
+    within_limit("loss", lease.lost()).await;
+    within_limit("loss", lease.lost()).await;
 }
 
 #[tokio::test]
-async fn the_wrong_node_at_an_address_is_not_connected_to() {
+async fn wrong_node_at_an_address_is_refused() {
     let (a, b) = (start(1).await, start(2).await);
     let absent = KeyPair::from_seed(&[9; 32]).node_id();
     let address: pk_driver_tokio::pk_proto::NodeAddress = b.local_addrs()[0].into();
@@ -222,7 +222,7 @@ async fn the_wrong_node_at_an_address_is_not_connected_to() {
 }
 
 #[tokio::test]
-async fn requests_that_are_open_at_the_shutdown_are_told_of_it() {
+async fn open_requests_fail_at_the_shutdown() {
     let a = start(1).await;
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let absent = KeyPair::from_seed(&[9; 32]).node_id();
@@ -246,7 +246,7 @@ async fn requests_that_are_open_at_the_shutdown_are_told_of_it() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_dropped_leaves_in_peace() {
+async fn dropped_node_closes_its_connections() {
     let (a, b) = (start(1).await, start(2).await);
     connect(&a, &b).await;
     let mut events = b.events();
@@ -260,11 +260,14 @@ async fn a_node_that_is_dropped_leaves_in_peace() {
             }
         }
     };
-    assert_eq!(patient("the close", closed).await.to_string(), "closed by the peer with code 0: ");
+    assert_eq!(
+        within_limit("the close", closed).await.to_string(),
+        "closed by the peer with code 0: "
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_chain_of_nodes_finds_its_end() {
+async fn search_follows_a_chain_of_nodes_to_its_end() {
     let mut nodes = Vec::new();
     for seed in 1..=8 {
         nodes.push(start(seed).await);
@@ -286,7 +289,7 @@ async fn a_chain_of_nodes_finds_its_end() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_recorded_can_be_replayed() {
+async fn recorded_run_can_be_replayed() {
     let mut recorded = config(1);
     recorded.record = Some(Record::Memory(1 << 20));
     let (a, b) = (Node::start(recorded).await.unwrap(), start(2).await);

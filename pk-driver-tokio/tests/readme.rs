@@ -33,7 +33,7 @@ fn line(from: ChildStdout) -> String {
 }
 
 #[test]
-fn the_readme_has_the_example() {
+fn readme_contains_the_example() {
     let code = EXAMPLE
         .lines()
         .skip_while(|line| line.starts_with("//!") || line.is_empty())
@@ -46,7 +46,7 @@ fn the_readme_has_the_example() {
 }
 
 #[test]
-fn the_example_runs() {
+fn readme_example_runs() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = hello().arg(dir.path().join("alice")).stdout(Stdio::piped()).spawn().unwrap();
     let stdout = server.stdout.take().unwrap();

@@ -50,28 +50,59 @@ pub struct DriverConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MdnsConfig {
-    /// UDP port; only nodes with the same port find each other. Default 5353 (the standard), range
-    /// 1–65,535.
-    pub port: u16,
-    /// Multicast groups (specification: `mdnsOptions.groups`). Empty, the default, means the
-    /// standard ones: `224.0.0.251` and `ff02::fb`. Others are refused, because mdns-sd does not
-    /// support them.
+    /// Multicast groups beside the standard ones (specification: `mdnsOptions.groups`). Only nodes
+    /// with a common group and port find each other. Default `224.0.0.250` and `ff02::fa17`, the
+    /// groups of the reference; at most one of each family. Empty: none.
     pub groups: Vec<IpAddr>,
+    /// UDP port of `groups` (specification: `mdnsOptions.port`). Default 64023, that of the
+    /// reference, range 1–65,535.
+    pub port: u16,
+    /// UDP port of the standard groups, `224.0.0.251` and `ff02::fb` (RFC 6762). Default 5353, the
+    /// standard, range 1–65,535. `None`: the standard groups are not used.
+    pub standard_port: Option<u16>,
     /// Network interfaces.
     pub interfaces: MdnsInterfaces,
 }
 
 impl MdnsConfig {
     /// The groups of RFC 6762.
-    const GROUPS: [IpAddr; 2] = [
+    const STANDARD: [IpAddr; 2] = [
         IpAddr::V4(Ipv4Addr::new(224, 0, 0, 251)),
         IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb)),
     ];
+    /// The groups of the reference (docs/WIRE.md section 13).
+    const REFERENCE: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(224, 0, 0, 250)),
+        IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfa17)),
+    ];
+
+    /// Returns what is wrong with a list of groups.
+    fn check_groups(&self) -> Result<(), DriverConfigError> {
+        for (at, group) in self.groups.iter().enumerate() {
+            let earlier = self.groups.iter().take(at);
+            let why = if Self::STANDARD.contains(group) {
+                "a standard group: set its port with standard_port"
+            } else if !group.is_multicast() {
+                "not a multicast address"
+            } else if earlier.clone().any(|it| it.is_ipv4() == group.is_ipv4()) {
+                "the second one of its address family"
+            } else {
+                continue;
+            };
+            return Err(DriverConfigError::MdnsGroup { group: *group, why });
+        }
+        Ok(())
+    }
 }
 
 impl Default for MdnsConfig {
     fn default() -> Self {
-        Self { port: 5353, groups: Vec::new(), interfaces: MdnsInterfaces::All }
+        Self {
+            groups: Self::REFERENCE.to_vec(),
+            port: 64_023,
+            standard_port: Some(5353),
+            interfaces: MdnsInterfaces::All,
+        }
     }
 }
 
@@ -138,11 +169,9 @@ impl DriverConfig {
         count("event_limit", self.event_limit, 1, 1_000_000)?;
         count("accept_limit", self.accept_limit, 1, 65_536)?;
         count("mdns.port", usize::from(self.mdns.port), 1, 65_535)?;
-        if let Some(group) =
-            self.mdns.groups.iter().find(|group| !MdnsConfig::GROUPS.contains(group))
-        {
-            return Err(DriverConfigError::MdnsGroup(*group));
-        }
+        let standard = self.mdns.standard_port.map_or(1, usize::from);
+        count("mdns.standard_port", standard, 1, 65_535)?;
+        self.mdns.check_groups()?;
         time("sync_delay", self.sync_delay, Duration::ZERO, 60 * MINUTE)?;
         time(
             "certificate_lifetime",
@@ -174,12 +203,14 @@ pub enum DriverConfigError {
     /// A setting of the transport.
     #[error(transparent)]
     Transport(#[from] SettingsError),
-    /// A multicast group of [`MdnsConfig::groups`] that is not a standard one.
-    #[error(
-        "mdns.groups contains {0}; mdns-sd supports only 224.0.0.251 and ff02::fb (the port can \
-            be changed)"
-    )]
-    MdnsGroup(IpAddr),
+    /// An invalid multicast group in [`MdnsConfig::groups`].
+    #[error("mdns.groups contains {group}, {why}")]
+    MdnsGroup {
+        /// Address.
+        group: IpAddr,
+        /// Reason.
+        why: &'static str,
+    },
     /// A duration.
     #[error("{name} is {value:?}; it must be {min:?} to {max:?}")]
     Time {
@@ -199,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_valid_and_a_bad_value_is_named() {
+    fn defaults_are_valid_and_a_bad_value_is_named() {
         assert_eq!(DriverConfig::default().validate(), Ok(()));
         let config = DriverConfig { command_limit: 0, ..DriverConfig::default() };
         assert_eq!(
@@ -212,11 +243,22 @@ mod tests {
             config.validate().unwrap_err().to_string(),
             "keep_alive is 20s; it must be 500ms to 15s"
         );
+        let groups = |groups: &[&str]| {
+            let mut config = DriverConfig::default();
+            config.mdns.groups = groups.iter().map(|group| group.parse().unwrap()).collect();
+            config.validate().map_err(|error| error.to_string())
+        };
+        assert_eq!(groups(&[]), Ok(()));
+        assert_eq!(groups(&["ff02::1234", "239.1.2.3"]), Ok(()));
+        for (given, error) in [
+            (&["10.0.0.1"][..], "10.0.0.1, not a multicast address"),
+            (&["ff02::fb"], "ff02::fb, a standard group: set its port with standard_port"),
+            (&["239.1.2.3", "239.1.2.4"], "239.1.2.4, the second one of its address family"),
+        ] {
+            assert_eq!(groups(given), Err(format!("mdns.groups contains {error}")));
+        }
         let mut config = DriverConfig::default();
-        config.mdns.groups = MdnsConfig::GROUPS.into();
-        assert_eq!(config.validate(), Ok(()));
-        let other = "224.0.0.250".parse().unwrap();
-        config.mdns.groups.push(other);
-        assert_eq!(config.validate(), Err(DriverConfigError::MdnsGroup(other)));
+        config.mdns.standard_port = Some(0);
+        assert!(config.validate().is_err());
     }
 }

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_keeps_its_node_and_has_one_user() {
+    fn directory_keeps_its_node_and_is_used_by_one_process() {
         let dir = tempfile::tempdir().unwrap();
         let first = Directory::open(dir.path()).unwrap();
         assert!(matches!(Directory::open(dir.path()), Err(DirectoryError::Open(_))));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_with_a_signer_has_a_hot_key_of_its_own() {
+    fn directory_with_a_signer_has_its_own_hot_key() {
         let dir = tempfile::tempdir().unwrap();
         let root = RootKey::new(KeyPair::from_seed(&[1; 32]));
         let first = Directory::open_with_signer(dir.path(), &root).unwrap();

@@ -1,6 +1,6 @@
 'use strict';
-// One node of Polykey 1.15.1: the node layer of the published package and nothing around it (no agent, no mDNS, no
-// seeds), told what to do by lines on stdin.
+// One node of Polykey 1.15.1: the node layer of the published package and nothing around it (no agent, no seeds; mDNS
+// with `manager.mdnsOptions`), told what to do by lines on stdin.
 //
 //   node polykey.js '{"dir": DIR, "host": "127.0.0.1", "port": 0, "seed": 64 hex digits, "allowAll": false, ...}'
 //
@@ -184,6 +184,8 @@ async function start() {
     },
     // -- nodes
     find: async ({ nodeId }) => (await nodeManager.findNode({ nodeId: decode(nodeId) })) ?? null,
+    mdns: async ({ nodeId, timeout }) => nodeManager.queryMDNS(decode(nodeId), { timer: timeout }),
+    findMdns: async ({ nodeId, timeout }) => nodeManager.findNodeByMDNS(decode(nodeId), { timer: timeout }),
     ping: async ({ nodeId }) => (await nodeManager.pingNode(decode(nodeId))) ?? null,
     pingAddress: async ({ nodeId, host, port }) => nodeManager.pingNodeAddress(decode(nodeId), host, port),
     sync: async ({ nodeId, host, port }) => 

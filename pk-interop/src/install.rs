@@ -81,7 +81,7 @@ impl Polykey {
             .map_err(|e| folder(&lock, e))?;
         let polykey = Self { dir };
         if !polykey.is_installed() {
-            polykey.install_anew()?;
+            polykey.install_again()?;
         }
         polykey.write(PROGRAM_NAME, PROGRAM)?;
         drop(lock);
@@ -92,7 +92,7 @@ impl Polykey {
         fs::read_to_string(self.dir.join(STAMP)).is_ok_and(|stamp| stamp == stamp_text())
     }
 
-    fn install_anew(&self) -> Result<(), InstallError> {
+    fn install_again(&self) -> Result<(), InstallError> {
         for name in [STAMP, "node_modules"] {
             let path = self.dir.join(name);
             let removed =

@@ -189,7 +189,7 @@ impl Polykey {
             BufReader::new(stdout)
                 .lines()
                 .map_while(Result::ok)
-                .for_each(|line| shared.hear(&line));
+                .for_each(|line| shared.handle_line(&line));
             // The end of one is the end of the other.
             let _ = log.join();
             shared.end();
@@ -251,7 +251,7 @@ impl Peer {
         {
             let mut state = self.process.shared.state();
             if state.ended {
-                return Err(state.obituary());
+                return Err(state.ended_error());
             }
             state.waiting.insert(id, caller);
         }
@@ -263,7 +263,7 @@ impl Peer {
         line.insert("do".to_owned(), what.into());
         // If it fails, the end of the process is reported.
         let _ = writeln!(lock(&self.stdin), "{}", Value::Object(line));
-        answer.await.unwrap_or_else(|_| Err(self.process.shared.state().obituary()))
+        answer.await.unwrap_or_else(|_| Err(self.process.shared.state().ended_error()))
     }
 
     /// Returns exceptions that were not caught in the node.
@@ -312,7 +312,7 @@ impl Shared {
         log.push_back(line);
     }
 
-    fn hear(&self, line: &str) {
+    fn handle_line(&self, line: &str) {
         let Ok(line) = serde_json::from_str::<Value>(line) else {
             return self.log(line.to_owned());
         };
@@ -342,10 +342,10 @@ impl Shared {
     fn end(&self) {
         let mut state = self.state();
         state.ended = true;
-        let obituary = state.obituary();
+        let ended_error = state.ended_error();
         let waiting = std::mem::take(&mut state.waiting).into_values().chain(state.ready.take());
         for caller in waiting {
-            let _ = caller.send(Err(obituary.clone()));
+            let _ = caller.send(Err(ended_error.clone()));
         }
     }
 }
@@ -355,7 +355,7 @@ impl State {
         self.log.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
-    fn obituary(&self) -> PeerError {
+    fn ended_error(&self) -> PeerError {
         PeerError::Ended(self.tail())
     }
 }

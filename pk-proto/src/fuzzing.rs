@@ -242,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes that look random.
+    /// Pseudorandom bytes.
     fn noise(seed: u64) -> Vec<u8> {
         let mut noise = alloc::vec![0; 1024];
         blake3::Hasher::new().update(&seed.to_be_bytes()).finalize_xof().fill(&mut noise);
@@ -253,8 +253,8 @@ mod tests {
         (0..count).filter_map(|seed| T::arbitrary(&mut Unstructured::new(&noise(seed))).ok())
     }
 
-    /// Every setting takes several values, so that a field of a type without a generator shows
-    /// here.
+    /// Every setting takes several values, so that a field of a type without a generator fails this
+    /// test.
     #[test]
     fn arbitrary_settings_are_valid_and_differ() {
         let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -281,13 +281,13 @@ mod tests {
     }
 
     #[test]
-    fn no_bytes_are_needed() {
+    fn values_are_generated_without_bytes() {
         assert!(Config::arbitrary(&mut Unstructured::new(&[])).is_ok());
         assert!(crate::Input::arbitrary(&mut Unstructured::new(&[])).is_ok());
     }
 
     #[test]
-    fn most_numbers_and_ids_are_among_few() {
+    fn generated_numbers_and_ids_are_often_equal() {
         let few: BTreeSet<_> = values::<NodeId>(1000).collect();
         assert!((16..32).contains(&few.len()), "{}", few.len());
         let few: BTreeSet<_> = values::<crate::ConnectionId>(1000).collect();

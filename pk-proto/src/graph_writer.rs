@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_the_half_in_use() {
+    fn snapshot_contains_the_active_space() {
         let snapshot = Snapshot::from_rows(rows()).unwrap();
         assert_eq!(snapshot.meta.map(|meta| meta.space), Some(NodeGraphSpace::B));
         assert_eq!(snapshot.contacts.len(), 1);
@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(Snapshot::from_rows([]), Ok(Snapshot::default()));
     }
 
-    /// A store that has written its first row, as `durable` says, and the context it did it in.
+    /// A store that has written its first row, durably or not, and its context.
     fn written(durable: bool) -> (GraphWriter, Cx, NodeGraph) {
         let own = NodeId::from_bytes([1; 32]);
         let mut cx =
@@ -380,7 +380,7 @@ mod tests {
         (store, cx, graph)
     }
 
-    /// Has it write: how many operations, whether durable.
+    /// Starts a write. Returns the number of operations, and whether it is durable.
     fn write(store: &mut GraphWriter, cx: &mut Cx, graph: &NodeGraph) -> Option<(usize, bool)> {
         store.write(cx, graph, &BTreeSet::new(), &BTreeMap::new());
         match cx.poll_output()? {
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_makes_durable_what_was_written_before_it() {
+    fn flush_makes_durable_what_was_written_before_it() {
         let (mut store, mut cx, graph) = written(false);
         assert!(store.is_idle() && !store.is_durable());
         assert_eq!(write(&mut store, &mut cx, &graph), None, "no request waits");
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_waits_for_a_durable_transaction_after_the_one_under_way() {
+    fn flush_waits_for_a_durable_transaction_after_the_one_in_progress() {
         let (mut store, mut cx, graph) = written(true);
         store.changed(&mut cx, NodeId::from_bytes([2; 32]));
         let (_, durable) = write(&mut store, &mut cx, &graph).unwrap();
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error_of_its_own() {
+    fn each_unreadable_row_is_a_distinct_error() {
         let with = |change: fn(&mut Vec<(Table, Bytes, Bytes)>)| {
             let mut rows = rows();
             change(&mut rows);

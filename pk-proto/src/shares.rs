@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_has_its_share_and_a_node_half_of_it() {
+    fn network_has_its_share_and_a_node_half_of_it() {
         assert_eq!(Limits::new(256, 25), Limits { total: 256, network: 64, node: 32 });
         assert_eq!(Limits::new(3, 25), Limits { total: 3, network: 1, node: 1 });
         assert_eq!(Limits::new(8, 100).per_node(2), Limits { total: 8, network: 8, node: 2 });
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_forgotten_in_its_time_and_gives_its_room_back() {
+    fn remembered_entries_expire_and_release_their_room() {
         let limits = Limits { total: 9, network: 9, node: 2 };
         let mut known = Remembered::default();
         assert_eq!(known.remember(1u8, 10u64, &source(1, 1), &limits), Ok(()));

@@ -18,7 +18,7 @@ fn samples() -> Vec<(String, u16, String)> {
 }
 
 #[test]
-fn a_host_in_any_spelling_gives_the_key_of_the_reference() {
+fn host_in_any_spelling_has_the_key_of_the_reference() {
     assert_eq!(samples().len(), 8);
     for (host, port, key) in samples() {
         let address = NodeAddress { host: host.parse().unwrap(), port };
@@ -27,7 +27,7 @@ fn a_host_in_any_spelling_gives_the_key_of_the_reference() {
 }
 
 #[test]
-fn a_key_is_read_back_as_the_address_it_was_made_of() {
+fn key_is_read_back_as_its_address() {
     for (host, port, key) in samples() {
         let address = NodeAddress { host: host.parse::<Host>().unwrap(), port };
         assert_eq!(NodeAddress::from_contact_key(&key), Ok(address.clone()));
@@ -41,7 +41,7 @@ fn a_key_is_read_back_as_the_address_it_was_made_of() {
 }
 
 #[test]
-fn the_zone_of_an_address_stays_in_its_key() {
+fn zone_of_an_address_stays_in_its_key() {
     let address: NodeAddress = "[FE80::1%eth-0]:7".parse().unwrap();
     assert_eq!(address.contact_key(), "fe80:0:0:0:0:0:0:1%eth-0-7");
     assert_eq!(NodeAddress::from_contact_key(&address.contact_key()), Ok(address));

@@ -1,4 +1,4 @@
-//! Certificates against the vectors of Polykey 1.15.1, and against what no honest node would send.
+//! Certificates: the vectors of Polykey 1.15.1, and invalid ones.
 
 #![allow(clippy::unwrap_used, reason = "the helpers belong to tests, too")]
 
@@ -13,11 +13,11 @@ use pk_proto::cert::{
 use pk_proto::{NodeId, SignatureFault, UnixMillis};
 use serde_json::Value;
 
-/// 2026-11-22T00:00:00Z, when the vectors were made.
+/// 2026-11-22T00:00:00Z, the date of the vectors.
 const NOW: u64 = 1_795_305_600;
 
-/// Where this crate decides otherwise than the reference, and by which fault: only where the
-/// reference does not look whose name a certificate carries.
+/// The chains for which the verdict differs from the reference, with their faults: the reference
+/// does not verify the node id in a name.
 const DIFFERENCES: [(&str, &str); 2] = [
     (
         "verifyServer",
@@ -133,7 +133,7 @@ fn every_vector_parses_to_what_the_reference_reads() {
 }
 
 #[test]
-fn building_gives_the_reference_s_bytes_at_every_step() {
+fn built_bytes_equal_those_of_the_reference_at_every_step() {
     let vectors = vectors();
     let extra =
         vec![NameAttribute::Organization("Org".into()), NameAttribute::Country("AU".into())];
@@ -170,7 +170,7 @@ fn building_gives_the_reference_s_bytes_at_every_step() {
 }
 
 #[test]
-fn every_chain_gets_the_verdict_of_the_reference_but_for_the_listed_differences() {
+fn every_chain_has_the_verdict_of_the_reference_except_listed_differences() {
     let vectors = vectors();
     let cases = vectors["verification"].as_array().unwrap();
     assert_eq!(cases.len(), 23);
@@ -213,7 +213,7 @@ fn every_chain_gets_the_verdict_of_the_reference_but_for_the_listed_differences(
 }
 
 #[test]
-fn the_proven_chain_goes_on_beyond_the_match_while_the_links_hold() {
+fn proven_chain_continues_beyond_the_match_while_links_are_valid() {
     let vectors = vectors();
     let [c1, c2, c3] = ["c1_self", "c2_issuedBy1", "c3_issuedBy2"].map(|name| der(&vectors, name));
     let ids = |verdict: Result<Verified, _>| {
@@ -226,7 +226,7 @@ fn the_proven_chain_goes_on_beyond_the_match_while_the_links_hold() {
     }
     assert_eq!(ids(verify_client(&all, NOW)), Ok((id(3), None, vec![id(3), id(2), id(1)])));
 
-    // A link beyond the match that does not hold ends the chain, by name and by signature.
+    // An invalid link beyond the match ends the chain, by name and by signature.
     assert_eq!(
         ids(verify_server(&[&c3, &c1], &[id(3)], NOW)),
         Ok((id(3), Some(id(3)), vec![id(3)]))
@@ -252,7 +252,7 @@ fn the_proven_chain_goes_on_beyond_the_match_while_the_links_hold() {
 }
 
 #[test]
-fn a_foreign_name_anywhere_in_the_chain_is_refused() {
+fn foreign_name_anywhere_in_the_chain_is_refused() {
     let vectors = vectors();
     let (c1, foreign) = (der(&vectors, "c1_self"), der(&vectors, "foreignCN"));
     let fault = CertificateFault::ForeignName { name: id(7), key: id(8) };
@@ -262,7 +262,7 @@ fn a_foreign_name_anywhere_in_the_chain_is_refused() {
 }
 
 #[test]
-fn only_what_is_visited_has_to_be_valid_now() {
+fn only_certificates_up_to_the_match_must_be_valid_now() {
     let expired = CertificateRequest { not_before: 0, not_after: NOW - 1, ..request(1, 1) };
     let expired = expired.sign(sign(1), sign(1)).unwrap();
     let chain = [certificate(2, 1), expired];
@@ -273,7 +273,7 @@ fn only_what_is_visited_has_to_be_valid_now() {
     );
     assert_eq!(verify_client(&chain, NOW).unwrap().chain, [id(2), id(1)]);
 
-    // Both bounds belong to the validity.
+    // Both bounds are included in the validity.
     let leaf = [certificate(1, 1)];
     for (now, verdict) in [
         (NOW - 1, Err(CertificateFault::NotYetValid { not_before: NOW, now: NOW - 1 })),
@@ -287,7 +287,7 @@ fn only_what_is_visited_has_to_be_valid_now() {
 }
 
 #[test]
-fn a_renewal_under_the_same_key_and_extra_attributes_keep_the_chain_whole() {
+fn renewal_under_the_same_key_and_extra_attributes_keep_the_chain_valid() {
     let extra = vec![NameAttribute::Organization("Org".into())];
     let old = CertificateRequest { subject_extra: extra.clone(), ..request(1, 1) };
     let old = old.sign(sign(1), sign(1)).unwrap();
@@ -302,7 +302,7 @@ fn a_renewal_under_the_same_key_and_extra_attributes_keep_the_chain_whole() {
 }
 
 #[test]
-fn no_expected_node_is_never_found() {
+fn empty_list_of_expected_nodes_matches_no_certificate() {
     assert_eq!(verify_server(&[certificate(1, 1)], &[], NOW), Err(CertificateFault::NotAsked));
 }
 
@@ -324,10 +324,10 @@ fn caps_are_checked_before_anything_is_read() {
 }
 
 #[test]
-fn a_tampered_certificate_is_never_the_same_node() {
+fn changed_certificate_never_proves_the_same_node() {
     let vectors = vectors();
     let (c1, c2) = (der(&vectors, "c1_self"), der(&vectors, "c2_issuedBy1"));
-    // Behind the header of the certificate comes the TBSCertificate, then the algorithm and the
+    // The header of the certificate is followed by the TBSCertificate, then the algorithm and the
     // issuer's signature.
     let tbs = 4..4 + hex(&vectors["certs"]["c2_issuedBy1"]["tbsHex"]).len();
     let mut without_issuer_signature = 0;
@@ -344,7 +344,7 @@ fn a_tampered_certificate_is_never_the_same_node() {
             let old = verify_server(&chain, &[id(1)], NOW);
             assert!(old.is_err(), "byte {at} ^ {mask:#x}");
             // The issuer of the certificate of the requested node is not checked, so this one may
-            // pass, for its own node.
+            // be accepted, for its own node.
             let new = verify_server(&chain, &[id(2)], NOW);
             if let Ok(verified) = new {
                 assert!(at >= tbs.end, "byte {at} ^ {mask:#x}");
@@ -357,7 +357,7 @@ fn a_tampered_certificate_is_never_the_same_node() {
 }
 
 #[test]
-fn what_is_cut_off_or_put_on_is_malformed() {
+fn truncated_or_extended_certificate_is_malformed() {
     let c2 = certificate(2, 1);
     for len in 0..c2.len() {
         assert_eq!(Certificate::parse(&c2[..len]), Err(CertificateFault::Malformed), "{len} bytes");
@@ -388,7 +388,7 @@ fn edited(hex: &str, from: &str, to: &str, more: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_no_polykey_node_writes_is_a_fault() {
+fn encodings_that_no_polykey_node_writes_are_faults() {
     let vectors = vectors();
     let c1 = vectors["certs"]["c1_self"]["derHex"].as_str().unwrap();
     let fault =
@@ -403,7 +403,7 @@ fn what_no_polykey_node_writes_is_a_fault() {
     let (_, tail) = c1.split_once("3051060b2b0601040183be4f020202").unwrap();
     let node_signature = format!("3051060b2b0601040183be4f020202{}", &tail[..136]);
     assert_eq!(fault(&node_signature, &node_signature.repeat(2), 83), CertificateFault::Malformed);
-    // A node signature that is none.
+    // A malformed node signature.
     assert_eq!(fault("0202044204401562", "02020442043f1562", 0), CertificateFault::Malformed);
     // X.509 v1.
     assert_eq!(fault("a003020102", "a003020100", 0), CertificateFault::Malformed);
@@ -416,7 +416,7 @@ fn what_no_polykey_node_writes_is_a_fault() {
         fault("300506032b6570032100", "300506032b6571032100", 0),
         CertificateFault::NotEd25519
     );
-    // A name that is none (`w` for the first `v`).
+    // An invalid name (`w` for the first `v`).
     assert_eq!(fault("133576686134", "133577686134", 0), CertificateFault::NoNodeId);
 }
 
@@ -432,7 +432,7 @@ fn dates_from_2050_on_are_generalized_time() {
         let der = request.sign(sign(1), sign(1)).unwrap();
         let certificate = Certificate::parse(&der).unwrap();
         assert_eq!((certificate.not_before(), certificate.not_after()), (not_before, not_after));
-        // The text of a time, behind its tag and length.
+        // The text of a time, after its tag and length.
         let tag_before = |text: &str| {
             der[der.windows(text.len()).position(|bytes| bytes == text.as_bytes()).unwrap() - 2]
         };
@@ -448,7 +448,7 @@ fn dates_from_2050_on_are_generalized_time() {
 }
 
 #[test]
-fn a_fault_of_time_names_dates_and_clocks() {
+fn fault_of_time_names_dates_and_clocks() {
     let leaf = [certificate(1, 1)];
     for (now, date) in [(NOW - 1, NOW), (NOW + 101, NOW + 100)] {
         let fault = verify_client(&leaf, now).unwrap_err();
@@ -465,7 +465,7 @@ fn a_fault_of_time_names_dates_and_clocks() {
 }
 
 #[test]
-fn a_request_that_no_peer_would_accept_is_refused() {
+fn request_for_an_unacceptable_certificate_is_refused() {
     let fault = |request: CertificateRequest| request.sign(sign(2), sign(1)).unwrap_err();
     let max = CertificateRequest::MAX_NOT_AFTER;
     assert!(CertificateRequest { not_after: max, ..request(2, 1) }.sign(sign(2), sign(1)).is_ok());

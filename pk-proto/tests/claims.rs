@@ -48,7 +48,7 @@ fn ids_are_those_of_the_reference_under_the_same_clock() {
         let owner: NodeId = text(sample, "nodeId").parse().unwrap();
         let mut last = None;
         for vector in list(sample, "ids") {
-            // Our clock counts whole milliseconds, to which the reference rounds.
+            // The clock of this crate counts whole milliseconds, to which the reference rounds.
             let unix = UnixMillis(vector["epochMs"].as_f64().unwrap().round() as u64);
             let id = ClaimId::next(&owner, unix, last).unwrap();
             assert_eq!(hex(id.as_bytes()), text(vector, "hex"));
@@ -60,7 +60,7 @@ fn ids_are_those_of_the_reference_under_the_same_clock() {
 }
 
 #[test]
-fn a_token_is_read_and_made_as_the_reference_makes_it() {
+fn token_is_read_and_written_as_by_the_reference() {
     let vector = vectors(include_str!("vectors/tokens.json"));
     let encoded = vector["encoded"].to_string();
     let token = SignedToken::parse(encoded.as_bytes()).unwrap();
@@ -80,7 +80,7 @@ fn a_token_is_read_and_made_as_the_reference_makes_it() {
         assert_eq!(token.verify(&signature.signer()), Ok(()));
     }
 
-    // The first signature has no more members in its header than ours have.
+    // The first signature has no further members in its header.
     let mut made = SignedToken::new(text(&vector, "canonicalPayload").into()).unwrap();
     let input = made.signing_input(&id(&key(&signers[0])));
     assert_eq!(input, text(&signers[0], "signingInput").as_bytes());
@@ -89,7 +89,7 @@ fn a_token_is_read_and_made_as_the_reference_makes_it() {
 }
 
 #[test]
-fn chains_are_verified_digested_and_made_as_the_reference_does() {
+fn chains_are_verified_digested_and_created_as_by_the_reference() {
     let vector = vectors(include_str!("vectors/claims.json"));
     let nodes = vector["nodes"].as_object().unwrap();
     assert_eq!(nodes.len(), 2);
@@ -125,7 +125,7 @@ fn chains_are_verified_digested_and_made_as_the_reference_does() {
             assert!(DoublySigned::verify(claim.clone(), &id(&owner), &id(&other)).is_ok());
             assert!(DoublySigned::verify(claim.clone(), &id(&other), &id(&owner)).is_err());
 
-            // Made from the same content at the same moment, it is the same to the byte.
+            // With the same content and time it is equal to the byte.
             let link = *claim.link().unwrap();
             assert_eq!(Some(&*link.issuer.to_string()), claim.issuer());
             assert_eq!(link.other(&id(&owner)), Some(id(&other)));
@@ -144,9 +144,9 @@ fn chains_are_verified_digested_and_made_as_the_reference_does() {
     }
 }
 
-/// A real node has used up a number, and its chain is whole.
+/// A real node has skipped a number, and its chain is valid.
 #[test]
-fn a_chain_of_the_reference_with_a_gap_is_verified() {
+fn chain_of_the_reference_with_a_gap_is_verified() {
     let vector = vectors(include_str!("vectors/claims_gap.json"));
     let owner: NodeId = text(&vector, "owner").parse().unwrap();
     let mut verifier = ChainVerifier::new(vec![owner]);
@@ -160,7 +160,7 @@ fn a_chain_of_the_reference_with_a_gap_is_verified() {
     }
     assert_eq!(claims.iter().map(Claim::seq).collect::<Vec<_>>(), [1, 3]);
     assert_eq!(ChainVerifier::after(vec![owner], &claims[0]).verify(&claims[1]), Ok(()));
-    // Without the first one something is missing, and the last one again is a fork.
+    // Without the first claim there is a gap, and a repetition of the last one is a fork.
     let missing = ChainVerifier::new(vec![owner]).verify(&claims[1]).unwrap_err();
     assert_eq!((missing.seq, missing.kind), (1, ChainFaultKind::SeqGap(3)));
     let again = verifier.verify(&claims[1]).unwrap_err();

@@ -1,4 +1,4 @@
-//! What hostile bytes make the native codec allocate: little, whatever they announce.
+//! Allocations of the native codec for hostile bytes: few, for any announced length.
 
 use bytes::Bytes;
 use pk_proto::native::{self, Message, V1, decode};
@@ -7,7 +7,7 @@ use pk_proto::{
     NodeContactAddressData, NodeId, RpcResponse, Scopes, UnixMillis,
 };
 
-/// The most memory that is held at one time during `work`, in bytes.
+/// Peak of allocated memory during `work`, in bytes.
 fn peak(work: impl FnOnce()) -> usize {
     allocation_counter::measure(work).bytes_max as usize
 }
@@ -22,7 +22,7 @@ fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
-/// The beginning of a message up to a count or a length, and an element that may follow it.
+/// The start of a message up to a count or a length, and an element that may follow it.
 fn places() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
     let node = [7; 32];
     let address = [0, 1, 2, 3, 4, 1];
@@ -46,11 +46,11 @@ fn places() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
 }
 
 #[test]
-fn a_count_allocates_nothing_and_a_list_is_dropped_at_its_cap() {
+fn count_allocates_nothing_and_a_list_is_dropped_at_its_cap() {
     for (place, start, element) in places() {
         for count in [21, 255, 65_535, 1 << 20, u64::from(u32::MAX), u64::MAX >> 1, u64::MAX] {
             let head = [start.clone(), varint(count)].concat();
-            // The bare count, some elements behind it, and a frame full of them.
+            // Only the count, some elements after it, and a frame full of them.
             for size in [head.len(), head.len() + 64, 1024, MAX_FRAME] {
                 let mut frame = head.clone();
                 frame.extend(element.iter().cycle().take(size.saturating_sub(head.len())));
@@ -61,7 +61,7 @@ fn a_count_allocates_nothing_and_a_list_is_dropped_at_its_cap() {
                     Some(Err(FrameFault::Malformed)),
                     "{place}: {count} in {size} bytes"
                 );
-                // A list up to its cap, or a text that is too long.
+                // A list up to its limit, or a text that is too long.
                 assert!(peak <= 4096, "{place}: {count} in {size} bytes: {peak} bytes of memory");
             }
         }
@@ -69,7 +69,7 @@ fn a_count_allocates_nothing_and_a_list_is_dropped_at_its_cap() {
 }
 
 #[test]
-fn the_densest_answers_take_a_small_multiple_of_their_frame() {
+fn densest_answers_use_a_small_multiple_of_their_frame() {
     let node = [7; 32];
     let address = |port: u8| [&[0, 1, 2, 3, 4, port][..], &[0, 0]].concat();
     let known = [&node[..], &[8], &(1..=8).flat_map(address).collect::<Vec<u8>>()].concat();
@@ -90,7 +90,7 @@ fn the_densest_answers_take_a_small_multiple_of_their_frame() {
 }
 
 #[test]
-fn a_frame_takes_memory_as_its_bytes_come() {
+fn frame_uses_memory_as_its_bytes_arrive() {
     for announced in [[0, 1, 0, 0], [0, 1, 0, 1], [255; 4]] {
         let mut fault = None;
         let peak = peak(|| {

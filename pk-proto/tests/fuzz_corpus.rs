@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 #[test]
-fn the_corpus_of_every_target_holds() {
+fn corpus_of_every_target_passes() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     for (target, body) in bodies::TARGETS {
         let mut files: Vec<_> =
@@ -15,7 +15,7 @@ fn the_corpus_of_every_target_holds() {
         files.sort();
         let mut taken = 0;
         for file in &files {
-            // Shown only if it fails.
+            // Printed only if the test fails.
             println!("{}", file.display());
             taken += usize::from(body(&fs::read(file).unwrap()));
         }

@@ -1,5 +1,4 @@
-//! The NodeGraph: what it takes and drops, in which order it lists, and that its closest nodes are
-//! exact.
+//! The NodeGraph: admission and removal, the order of listings, and exact closest nodes.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not seen as tests by the lint")]
 
@@ -69,7 +68,7 @@ fn full_bucket(limit: usize) -> (NodeGraph, Vec<NodeId>, ChaCha8Rng) {
 }
 
 #[test]
-fn the_own_id_is_rejected_and_never_found() {
+fn local_id_is_rejected_and_never_returned() {
     let mut rng = rng(2);
     let own = random_id(&mut rng);
     let mut graph = NodeGraph::new(own, 20, 5);
@@ -83,7 +82,7 @@ fn the_own_id_is_rejected_and_never_found() {
 }
 
 #[test]
-fn a_full_bucket_rejects_the_new_and_still_updates_the_known() {
+fn full_bucket_rejects_the_new_and_still_updates_the_known() {
     let (mut graph, nodes, mut rng) = full_bucket(20);
     let before = graph.clone();
     let newcomer = id_in(&mut rng, &graph.own(), 255);
@@ -103,7 +102,7 @@ fn a_full_bucket_rejects_the_new_and_still_updates_the_known() {
 }
 
 #[test]
-fn unsetting_a_node_makes_room_and_returns_what_was_known() {
+fn unset_makes_room_and_returns_the_contact() {
     let (mut graph, nodes, mut rng) = full_bucket(3);
     let newcomer = id_in(&mut rng, &graph.own(), 255);
     assert_eq!(graph.unset(&newcomer), None);
@@ -131,7 +130,7 @@ fn over_the_address_limit_the_oldest_connected_time_is_dropped() {
 }
 
 #[test]
-fn limits_of_nothing_are_one() {
+fn limits_of_zero_count_as_one() {
     let (graph, nodes, mut rng) = full_bucket(1);
     let own = graph.own();
     let mut graph = NodeGraph::new(own, 0, 0);
@@ -193,13 +192,12 @@ fn sorted_listings_follow_their_key_and_descending_is_the_reverse() {
 }
 
 #[test]
-fn the_graph_agrees_with_a_map_through_a_random_history() {
+fn graph_agrees_with_a_map_through_a_random_history() {
     let mut rng = rng(3);
     let own = random_id(&mut rng);
     let mut graph = NodeGraph::new(own, 4, 5);
     let mut model: BTreeMap<(BucketIndex, NodeId), NodeContact> = BTreeMap::new();
-    // All buckets, each with more candidates than room, so that every outcome occurs again and
-    // again.
+    // All buckets, each with more candidates than room, so that every outcome occurs often.
     let pool: Vec<_> = (0..=255).flat_map(|i| [i; 6]).map(|i| id_in(&mut rng, &own, i)).collect();
     let mut outcomes = [0; 3];
     for step in 0..20_000u64 {
@@ -269,7 +267,7 @@ fn assert_exact_everywhere(graph: &NodeGraph, rng: &mut ChaCha8Rng) {
 }
 
 #[test]
-fn the_closest_nodes_are_exact_in_a_table_of_random_ids() {
+fn closest_nodes_are_exact_in_a_table_of_random_ids() {
     for (seed, count, limit) in
         [(10, 0, 20), (11, 1, 20), (12, 30, 20), (13, 2_000, 20), (14, 2_000, 3), (15, 800, 255)]
     {
@@ -283,7 +281,7 @@ fn the_closest_nodes_are_exact_in_a_table_of_random_ids() {
 }
 
 #[test]
-fn the_closest_nodes_are_exact_in_tables_with_nodes_in_any_buckets() {
+fn closest_nodes_are_exact_in_tables_with_nodes_in_any_buckets() {
     for (seed, count, limit) in [(20, 40, 20), (21, 300, 20), (22, 1_500, 5)] {
         let mut rng = rng(seed);
         let own = random_id(&mut rng);
@@ -297,7 +295,7 @@ fn the_closest_nodes_are_exact_in_tables_with_nodes_in_any_buckets() {
 }
 
 #[test]
-fn the_closest_nodes_are_exact_among_ids_that_differ_only_at_their_end() {
+fn closest_nodes_are_exact_among_ids_that_differ_only_at_their_end() {
     let mut rng = rng(30);
     let own = random_id(&mut rng);
     let mut graph = NodeGraph::new(own, 100, 5);
@@ -312,7 +310,7 @@ fn the_closest_nodes_are_exact_among_ids_that_differ_only_at_their_end() {
 }
 
 #[test]
-fn the_closest_nodes_are_those_of_the_vectors_and_of_the_reference_where_it_is_exact() {
+fn closest_nodes_match_the_vectors_and_the_reference_where_it_is_exact() {
     let vectors: Value = serde_json::from_str(include_str!("vectors/closest_nodes.json")).unwrap();
     let id = |value: &Value| value.as_str().unwrap().parse::<NodeId>().unwrap();
     let list = |value: &Value| value.as_array().unwrap().iter().map(id).collect::<Vec<_>>();

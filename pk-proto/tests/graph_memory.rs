@@ -40,7 +40,7 @@ fn filled(count: u32) -> NodeGraph {
 }
 
 #[test]
-fn a_contact_with_one_address_has_at_most_160_bytes_of_memory() {
+fn contact_with_one_address_has_at_most_160_bytes_of_memory() {
     for (count, least) in [(200, 80), (2_000, 150), (20_000, 200), (100_000, 250)] {
         let mut graph = None;
         let memory = allocation_counter::measure(|| graph = Some(filled(count)));

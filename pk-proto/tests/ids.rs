@@ -52,7 +52,7 @@ fn decimal(bytes: &[u8; 32]) -> String {
 }
 
 #[test]
-fn an_id_is_the_public_key_of_its_seed_and_is_written_as_the_reference_does() {
+fn id_is_the_public_key_of_its_seed_and_is_written_as_by_the_reference() {
     for vector in list(&node_ids(), "fromSeed") {
         let key =
             SigningKey::from_bytes(&bytes(text(vector, "seedHex"))).verifying_key().to_bytes();
@@ -65,7 +65,7 @@ fn an_id_is_the_public_key_of_its_seed_and_is_written_as_the_reference_does() {
 }
 
 #[test]
-fn any_32_bytes_are_an_id_and_come_back_from_text_and_json() {
+fn any_32_bytes_are_an_id_and_are_read_back_from_text_and_json() {
     for vector in list(&node_ids(), "raw") {
         let id = NodeId::from_bytes(bytes(text(vector, "nodeIdHex")));
         let encoded = text(vector, "nodeIdEncoded");
@@ -77,7 +77,7 @@ fn any_32_bytes_are_an_id_and_come_back_from_text_and_json() {
 }
 
 #[test]
-fn parsing_takes_and_refuses_what_the_reference_takes_and_refuses() {
+fn parsing_accepts_the_same_texts_as_the_reference() {
     let vectors = node_ids();
     let (good, bad): (Vec<_>, Vec<_>) =
         list(&vectors, "decode").iter().partition(|v| v["decodedHex"].is_string());
@@ -105,7 +105,7 @@ fn distances_and_bucket_indices_are_those_of_the_reference() {
         assert_eq!(distance, Distance::from_bytes(bytes(text(pair, "distanceHex"))));
         assert_eq!(decimal(distance.as_bytes()), text(pair, "distanceDecimal"));
         assert_eq!(b.distance(&a), distance);
-        // Equal ids lie in no bucket; the reference throws, and the vector holds the text of its
+        // Equal ids are in no bucket; the reference throws, and the vector contains the text of its
         // error.
         let index =
             pair["bucketIndex"].as_u64().map(|index| BucketIndex(u8::try_from(index).unwrap()));
@@ -119,7 +119,7 @@ fn distances_and_bucket_indices_are_those_of_the_reference() {
 }
 
 #[test]
-fn sorting_by_distance_gives_the_order_of_the_reference() {
+fn sort_by_distance_has_the_order_of_the_reference() {
     let sort = &distances()["sort"];
     let ids = |key| {
         list(sort, key)
@@ -136,4 +136,4 @@ fn sorting_by_distance_gives_the_order_of_the_reference() {
 
 // Two parts of distance.json have no test here. `stickyIdleTimeout` is about connections and is
 // tested with them. `bucketKeyLexiHex` is how the reference packs a bucket index into a key of its
-// LevelDB; it never leaves that database, and the store of this project has keys of its own.
+// LevelDB; it never leaves that database, and the store of this project has other keys.

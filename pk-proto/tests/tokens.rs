@@ -1,4 +1,4 @@
-//! What is a token, a claim, a half-signed and a fully signed one, and what is not.
+//! Valid and invalid tokens and claims, singly and doubly signed.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not seen as tests by the lint")]
 
@@ -31,7 +31,7 @@ fn header(number: u8) -> String {
     format!("{{\"alg\":\"EdDSA\",\"kid\":\"{}\"}}", id(number))
 }
 
-/// Any payload with any header, properly signed by a key.
+/// Any payload with any header and a valid signature by a key.
 fn encoded(payload: &str, header: &str, number: u8) -> SignedTokenEncoded {
     let (payload, protected) = (base64(payload), base64(header));
     let signature = sign(number, format!("{payload}.{protected}").as_bytes());
@@ -53,7 +53,7 @@ fn signed(payload: &str, signers: &[u8]) -> SignedToken {
 }
 
 #[test]
-fn each_part_that_is_not_as_it_should_be_is_named() {
+fn each_invalid_part_is_named() {
     assert!(read("{}", &header(1)).is_ok());
     assert!(
         read("{}", &format!("{{\"alg\":\"EdDSA\",\"extra\":[1],\"kid\":\"{}\"}}", id(1))).is_ok()
@@ -113,7 +113,7 @@ fn each_part_that_is_not_as_it_should_be_is_named() {
 }
 
 #[test]
-fn the_json_of_a_token_may_have_space_and_members_that_are_not_signed() {
+fn json_of_a_token_may_have_space_and_unsigned_members() {
     let token = signed("{\"a\":1}", &[1, 2]);
     let json = token.to_json();
     let loose = json.replace(':', " :\n").replacen('{', "{\"header\":{\"x\":[1]},", 1);
@@ -135,7 +135,7 @@ fn the_json_of_a_token_may_have_space_and_members_that_are_not_signed() {
 }
 
 #[test]
-fn every_changed_bit_is_refused_or_no_longer_verified() {
+fn every_changed_bit_is_refused_or_fails_verification() {
     let token = signed("{\"a\":[\"é\",1]}", &[1, 2]);
     let json = token.to_json().into_bytes();
     let mut read = 0;
@@ -151,12 +151,12 @@ fn every_changed_bit_is_refused_or_no_longer_verified() {
             );
         }
     }
-    // Signatures have many values that are well-formed.
+    // Many values are well-formed signatures.
     assert!(read > 500, "{read}");
 }
 
 #[test]
-fn a_token_is_limited_whole_and_the_longest_can_be_sent_and_signed() {
+fn token_length_is_limited_and_the_longest_can_be_sent_and_signed() {
     let payload = |len: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(len));
     let longest = (0..MAX_TOKEN_LEN)
         .rev()
@@ -187,7 +187,7 @@ fn a_token_is_limited_whole_and_the_longest_can_be_sent_and_signed() {
 }
 
 #[test]
-fn only_a_valid_signature_that_is_new_is_added() {
+fn only_valid_new_signatures_are_added() {
     let mut token = signed("{}", &[1]);
     let before = token.clone();
     let input = token.signing_input(&id(2));
@@ -237,7 +237,7 @@ fn claim(signers: &[u8]) -> Claim {
 }
 
 #[test]
-fn a_claim_that_lacks_something_is_named() {
+fn missing_member_of_a_claim_is_named() {
     let good = draft().claim().token().payload().to_owned();
     let read = |payload: String| Claim::try_from(signed(&payload, &[1])).err();
     assert_eq!(read(good.clone()), None);
@@ -267,7 +267,7 @@ fn a_claim_that_lacks_something_is_named() {
 }
 
 #[test]
-fn a_claim_is_signed_by_its_owner_first_and_then_by_the_other() {
+fn claim_is_signed_first_by_its_owner_and_then_by_the_other_node() {
     let full = half().counter_sign(id(2), sign(2, &half().signing_input(&id(2)))).unwrap();
     assert_eq!((half().owner(), full.owner(), full.counter()), (id(1), id(1), id(2)));
     assert_eq!(SinglySigned::verify(claim(&[1]), &id(1)), Ok(half()));
@@ -287,7 +287,7 @@ fn a_claim_is_signed_by_its_owner_first_and_then_by_the_other() {
     assert_eq!(half().completed_by(claim(&[2, 1]), &id(2)), Err(Changed));
     assert_eq!(half().completed_by(claim(&[1, 3]), &id(2)), Err(Counter(not_signed)));
 
-    // Another claim, a word in it changed, is not what was sent, however well it is signed.
+    // A changed claim is not the sent one, also with valid signatures.
     let payload = draft().claim().token().payload().replace("\"seq\":1", "\"seq\":2");
     let other = Claim::try_from(signed(&payload, &[1, 2])).unwrap();
     assert_eq!(half().completed_by(other, &id(2)), Err(Changed));
@@ -304,7 +304,7 @@ fn a_claim_is_signed_by_its_owner_first_and_then_by_the_other() {
 }
 
 #[test]
-fn claims_are_recorded_as_they_are_and_nothing_that_is_none_is_read_back() {
+fn claims_are_recorded_unchanged_and_invalid_ones_are_not_read() {
     let request = pk_proto::Request::RequestChainData {
         target: id(2),
         since: Some(claim(&[1, 2])),

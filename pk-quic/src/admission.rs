@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forged_get_half_and_the_validated_the_rest() {
+    fn unvalidated_handshakes_get_half_and_validated_ones_the_rest() {
         let mut handshakes = AdmissionControl::new(8, 8);
         let forged = |handshakes: &mut AdmissionControl, n: u8| {
             handshakes.admit(network(&format!("10.0.{n}.1")), false, NOW)
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn one_network_never_fills_the_room_of_all() {
+    fn one_network_never_uses_all_handshakes() {
         let mut handshakes = AdmissionControl::new(100, 4);
         let (loud, other) = (network("203.0.113.1"), network("198.51.100.1"));
         let seen: Vec<_> = (0..6).map(|_| handshakes.admit(loud, true, NOW)).collect();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_handshake_makes_room_and_leaves_nothing() {
+    fn ended_handshake_is_no_longer_counted() {
         let mut handshakes = AdmissionControl::new(2, 2);
         let a = network("203.0.113.1");
         assert_eq!(handshakes.admit(a, true, NOW), Admission::Accept);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_handshake_counts_a_little_as_long_as_quic_keeps_it() {
+    fn failed_handshake_counts_partially_as_long_as_quic_keeps_it() {
         let mut handshakes = AdmissionControl::new(8, 4);
         let (a, now) = (network("203.0.113.1"), NOW + LINGER / 2);
         let fail = |handshakes: &mut AdmissionControl, now| {
@@ -173,7 +173,7 @@ mod tests {
             }
             admission
         };
-        // The last one needs the room of one in progress.
+        // The last one needs the slot of one in progress.
         let most = 4 * UNDER_WAY - (UNDER_WAY - FAILED);
         for i in 0..most {
             assert_eq!(

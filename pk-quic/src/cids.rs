@@ -166,7 +166,7 @@ mod tests {
             .concat()
     }
 
-    /// One of the kind that ends a handshake.
+    /// A packet of the kind that ends a handshake.
     fn handshake(to: &[u8], from: &[u8]) -> Vec<u8> {
         let len = |cid: &[u8]| u8::try_from(cid.len()).unwrap();
         [&[0xe0, 0, 0, 0, 1, len(to)], to, &[len(from)], from, &[20], &[9; 20]].concat()
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_knows_its_ids_after_a_restart_and_makes_none_twice() {
+    fn endpoint_recognizes_its_ids_after_a_restart_and_repeats_none() {
         let [mut first, mut second] = [1, 2].map(|seed| Generator::new(&[7; 32], &[seed; 32]));
         let made: std::collections::BTreeSet<_> =
             (0..100).flat_map(|_| [first.generate_cid(), second.generate_cid()]).collect();

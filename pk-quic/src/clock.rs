@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_is_over_at_its_rounded_time() {
+    fn deadline_expires_at_its_rounded_time() {
         let base = StdInstant::now();
         let origin = Origin::new(base);
         for nanos in [0, 1, 999, 1000, 1001, 123_456_789] {

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_gets_three_times_what_came_from_it_until_it_answers() {
+    fn address_receives_three_times_its_sent_bytes_until_it_answers() {
         let mut followed = Followed::new(addr(2), addr(1), Duration::from_millis(100), 40, at(0));
         assert!(followed.admits(100) && !followed.admits(21) && followed.admits(20));
         // An acknowledgement that may belong to a packet sent before does not validate.
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_packet_of_the_former_address_changes_nothing() {
+    fn late_packet_of_the_former_address_changes_nothing() {
         let followed = Followed::new(addr(2), addr(1), Duration::from_millis(100), 40, at(0));
         assert!(!followed.moves(at(99)) && followed.moves(at(100)));
     }

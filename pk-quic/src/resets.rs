@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_refills_and_its_memory_is_bounded() {
+    fn limit_refills_and_its_memory_is_bounded() {
         let at = |ms| Instant::ORIGIN + Duration::from_millis(ms);
         let network = |n: u32| Network::of(std::net::Ipv4Addr::from_bits(n << 8).into());
         let mut limit = ResetLimit::default();

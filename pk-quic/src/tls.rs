@@ -5,10 +5,10 @@
 //! verifies the peer; the verdict is stored in a slot per handshake, which is the only source of
 //! the peer's identity.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use pk_host::KeyPair;
-use pk_proto::cert::{CertificateFault, Verified, verify_client, verify_server};
+use pk_proto::cert::{CertificateFault, KnownSignatures, Verified};
 use pk_proto::{Dialect, Identity, NodeId};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -29,6 +29,10 @@ use crate::simulation::TlsRandom;
 
 /// Server name that `connect_with` requires. It is not sent, because SNI is off.
 pub const SERVER_NAME: &str = "polykey";
+
+/// Signatures of certificates that are remembered: those of as many nodes, if each has one
+/// certificate.
+const KNOWN: usize = 1024;
 
 /// Result of the verification of the peer in a handshake; empty until the peer has presented its
 /// certificates.
@@ -63,6 +67,7 @@ pub struct Tls {
     /// Names of the dialects, the preferred one first: the order of the acceptor decides.
     alpn: Vec<Vec<u8>>,
     clock: Arc<dyn TimeProvider>,
+    known: Arc<Mutex<KnownSignatures>>,
 }
 
 impl Tls {
@@ -85,7 +90,18 @@ impl Tls {
         let chain = identity.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let key = Arc::new(CertifiedKey::new(chain, Arc::new(TlsKey(key.clone()))));
         let alpn = dialects.iter().map(|dialect| dialect.alpn().to_vec()).collect();
-        Self { provider: Arc::new(provider), identity: Arc::new(Presented(key)), alpn, clock }
+        Self {
+            provider: Arc::new(provider),
+            identity: Arc::new(Presented(key)),
+            alpn,
+            clock,
+            known: Arc::new(Mutex::new(KnownSignatures::new(KNOWN))),
+        }
+    }
+
+    fn verifier(&self, expect: Option<Vec<NodeId>>, verdict: &TlsVerdict) -> Arc<Verifier> {
+        let known = Arc::clone(&self.known);
+        Arc::new(Verifier { expect, verdict: verdict.clone(), known })
     }
 
     /// Takes random numbers and key exchanges from a simulator.
@@ -107,7 +123,7 @@ impl Tls {
         expect: Vec<NodeId>,
     ) -> Result<(Arc<QuicClientConfig>, TlsVerdict), String> {
         let verdict = TlsVerdict::default();
-        let verifier = Arc::new(Verifier { expect: Some(expect), verdict: verdict.clone() });
+        let verifier = self.verifier(Some(expect), &verdict);
         let mut config = rustls::ClientConfig::builder_with_details(
             Arc::clone(&self.provider),
             Arc::clone(&self.clock),
@@ -131,7 +147,7 @@ impl Tls {
     /// rustls refuses the configuration.
     pub fn server(&self) -> Result<(Arc<QuicServerConfig>, TlsVerdict), String> {
         let verdict = TlsVerdict::default();
-        let verifier = Arc::new(Verifier { expect: None, verdict: verdict.clone() });
+        let verifier = self.verifier(None, &verdict);
         let mut config = rustls::ServerConfig::builder_with_details(
             Arc::clone(&self.provider),
             Arc::clone(&self.clock),
@@ -158,6 +174,7 @@ struct Verifier {
     /// Ids that were dialed; `None` for an incoming handshake.
     expect: Option<Vec<NodeId>>,
     verdict: TlsVerdict,
+    known: Arc<Mutex<KnownSignatures>>,
 }
 
 impl Verifier {
@@ -168,9 +185,11 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<(), Error> {
         let chain: Vec<&[u8]> = std::iter::once(leaf).chain(rest).map(AsRef::as_ref).collect();
+        // It has no invariant that a panic could break.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         self.verdict.set(match &self.expect {
-            Some(expect) => verify_server(&chain, expect, now.as_secs()),
-            None => verify_client(&chain, now.as_secs()),
+            Some(expect) => known.verify_server(&chain, expect, now.as_secs()),
+            None => known.verify_client(&chain, now.as_secs()),
         })
     }
 

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_of_its_own_for_each_purpose() {
+    fn each_purpose_has_its_own_stream() {
         let (mut a, mut b) = (RngStreams::new(7), RngStreams::new(7));
         a.links.below(10);
         assert_eq!(a.transport.bytes::<32>(), b.transport.bytes::<32>());
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn chances_come_true_about_as_often_as_they_say() {
+    fn events_occur_about_as_often_as_their_probability() {
         let mut rng_stream = RngStream::new(1, 1);
         let hits = (0..10_000).filter(|_| rng_stream.happens(250)).count();
         assert!((2300..2700).contains(&hits), "{hits}");

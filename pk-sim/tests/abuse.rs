@@ -1,5 +1,4 @@
-//! What a hostile peer cannot do with a node, in virtual time: each is one test (issue 3, "a
-//! hostile peer cannot").
+//! Attacks of a hostile peer that have no effect, in virtual time; each is one test.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -22,7 +21,7 @@ use pk_sim::{Cluster, HostId, Key};
 /// A node has connected to a bare machine from this address, and was accepted. `shared` tells
 /// connections apart.
 fn accept_from(bare: &mut Bare, peer: NodeId, at: &str, shared: u64) -> ConnectionId {
-    let conn = ConnectionId(bare.odd());
+    let conn = ConnectionId(bare.next_id());
     bare.input(Input::Connected(Connected {
         conn,
         side: Side::Acceptor,
@@ -49,10 +48,10 @@ fn far(bare: &Bare) -> impl Iterator<Item = NodeId> + use<> {
     (0..).map(absent).filter(move |id| own.bucket_index(id) == Some(BucketIndex(255)))
 }
 
-/// A peer that comes from one network under ten thousand ids waits in no more places than there
-/// are, leaves a place to others, and makes us probe no more often than the interval allows.
+/// A peer that connects from one network under ten thousand ids uses a bounded number of pending
+/// places, leaves room for others, and causes probes no more often than the interval allows.
 #[test]
-fn a_peer_cannot_fill_the_pending_list() {
+fn peer_cannot_fill_the_pending_list() {
     let mut bare = Bare::new(|config| config.bucket_limit = 4);
     let mut ids = far(&bare);
     // The bucket is full of connected nodes, so that no node is removed.
@@ -83,8 +82,8 @@ fn a_peer_cannot_fill_the_pending_list() {
     assert_eq!(bare.node.metrics().collections, 1, "one round, whatever knocks");
     let probes = bare.node.metrics().dials;
     assert!(probes <= 4, "{probes}");
-    // The probe fails, a room is free. It is not the honest one's for sure, but it waited to the
-    // end.
+    // The probe fails, so that there is room. The honest node may not get it, but it was pending to
+    // the end.
     bare.pass(16 * SECOND);
     let members: BTreeSet<_> =
         bare.node.bucket(BucketIndex(255)).into_iter().map(|(id, _)| id).collect();
@@ -95,12 +94,12 @@ fn a_peer_cannot_fill_the_pending_list() {
 
 // -- punches
 
-/// A relay and its accomplices, thousands of ids, each with a genuine signature, want us to punch
-/// at one victim.
+/// A relay and thousands of ids, each with a valid signature, request punches at one victim.
 #[test]
-fn a_peer_cannot_make_us_punch_more_than_the_caps_allow() {
+fn peer_cannot_cause_more_punches_than_the_limits_allow() {
     let seed = 6;
-    // That its refused requests would end its connection before is another limit: see `limits.rs`.
+    // The limit that ends its connection after refused requests is raised here; `limits.rs` tests
+    // it.
     let patient = |config: &mut pk_proto::Config| config.fault_limit = 1_000_000;
     let mut cluster =
         Cluster::quiet().nodes(1).scripted_peers(1).seed(seed).config(patient).start();
@@ -136,8 +135,7 @@ fn a_peer_cannot_make_us_punch_more_than_the_caps_allow() {
     assert!(metrics.dials <= accepted as u64, "{metrics:?}");
     assert_eq!(metrics.punches + metrics.punches_refused, 40 * seconds as u64);
 
-    // All over the world instead of one victim: the number of all is capped, and what one relay may
-    // ask as well.
+    // Many victims instead of one: the total is limited, and so are the requests of one relay.
     let expires = in_seconds(&cluster, 0, 100);
     cluster.drive(60 * SECOND);
     let before = cluster.node(0).metrics().punches;
@@ -160,15 +158,14 @@ fn a_peer_cannot_make_us_punch_more_than_the_caps_allow() {
 
 // -- dials
 
-/// What a search of a bare machine dials when the one it asks tells it of `lie`, until it has
-/// ended.
+/// Returns what a search of a bare machine dials if a peer reports `lie` to it.
 fn dials_after(
     lie: &ClosestNodes,
     find: FindNodeOptions,
     change: impl FnOnce(&mut pk_proto::Config),
 ) -> Vec<std::net::SocketAddr> {
     let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).config(change).start();
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     let lie = lie.clone();
     let mut liar = Peer::new(1, move |_| Reaction::answer(RpcResponse::Closest(lie.clone())));
     let request = cluster.request(0, Request::FindNode { target: absent(7), find });
@@ -192,17 +189,17 @@ fn contact(addresses: impl IntoIterator<Item = String>) -> NodeContact {
     addresses.into_iter().map(|text| (address(&text), data)).collect()
 }
 
-/// Every node that a lying peer reports is at as many ports of one victim as an answer can hold.
+/// A peer reports every node at as many ports of one victim as fit into an answer.
 #[test]
-fn a_peer_cannot_make_us_dial_a_storm() {
+fn peer_cannot_cause_a_burst_of_dials() {
     let local = (0..20).map(|i| {
         let addresses = (0..8).map(|port| format!("203.0.113.50:{}", 1 + 8 * i + port));
         (absent(100 + i), contact(addresses))
     });
     let lie = ClosestNodes { known: local.collect(), connected: Vec::new() };
     let dials = dials_after(&lie, FindNodeOptions::default(), |_| {});
-    // Twenty attempts of a search, the first of which went to the liar; of one node an answer gives
-    // at most five addresses.
+    // A search has twenty attempts, the first of which contacts the peer; an answer contains at
+    // most five addresses of a node.
     assert!(!dials.is_empty() && dials.len() <= 19 * 5, "{}", dials.len());
     let few =
         dials_after(&lie, FindNodeOptions { limit: Some(3), ..FindNodeOptions::default() }, |_| {});
@@ -212,7 +209,7 @@ fn a_peer_cannot_make_us_dial_a_storm() {
 }
 
 #[test]
-fn a_peer_cannot_make_us_dial_our_own_network() {
+fn peer_cannot_cause_dials_in_the_local_network() {
     let private = [
         "127.0.0.1:22",
         "10.1.2.3:80",
@@ -243,17 +240,17 @@ fn a_peer_cannot_make_us_dial_our_own_network() {
     let lie = ClosestNodes { known: local.chain([honest]).collect(), connected: active.collect() };
     let dials = dials_after(&lie, FindNodeOptions::default(), |_| {});
     assert_eq!(dials, ["203.0.113.9:1".parse().unwrap()], "the honest one alone");
-    // The assertion can fail: where the policy is off, they are dialed.
+    // The assertion can fail: without the policy they are dialed.
     let open = dials_after(&lie, FindNodeOptions::default(), |config| {
         config.address_policy = pk_proto::AddressPolicy::Any;
     });
     assert!(open.iter().any(|addr| addr.ip().is_loopback()), "{open:?}");
 }
 
-/// As relay and as source, too: neither the address that a relay answers nor the one it wants
-/// punched.
+/// For the source and for the target: neither the address that a relay returns nor the one that it
+/// requests punches to.
 #[test]
-fn a_relay_cannot_make_us_dial_or_punch_at_our_own_network() {
+fn relay_cannot_cause_dials_or_punches_in_the_local_network() {
     let seed = 6;
     let mut cluster = Cluster::quiet().nodes(1).scripted_peers(3).seed(seed).start();
     let mut relay = Peer::honest(1);
@@ -315,13 +312,12 @@ fn a_relay_cannot_make_us_dial_or_punch_at_our_own_network() {
 
 // -- what is stored
 
-/// Whatever a peer reports about others, and whichever id it claims, only what a handshake has
-/// proven is in graph and store.
+/// Only nodes that a handshake has proven are in the graph and the store, whatever a peer reports.
 #[test]
-fn no_address_is_stored_for_a_node_that_was_never_proven() {
+fn no_address_is_stored_for_an_unproven_node() {
     let mut cluster = Cluster::quiet().nodes(3).scripted_peers(1).seed(3).start();
     connect(&mut cluster, 0, 1);
-    tell(&mut cluster, 0, 3);
+    add_contact(&mut cluster, 0, 3);
     // It reports a node that does not exist, a real one at the peer's own address, and itself at
     // another address.
     let (real, liar_id, at) = (cluster.id(2), cluster.id(3), cluster.address(3).to_string());
@@ -355,7 +351,7 @@ fn no_address_is_stored_for_a_node_that_was_never_proven() {
         Some(&vec![at]),
         "where it was really connected, and nowhere else"
     );
-    // What is in the store is what is in the graph: the checkers of the simulator have looked.
+    // The checkers of the simulator have compared the store with the graph.
     assert!(cluster.check_counters().stored > 0);
     let ids: BTreeSet<Vec<u8>> =
         cluster.host(0).store.rows().map(|(_, key, _)| key.to_vec()).collect();
@@ -367,9 +363,9 @@ fn no_address_is_stored_for_a_node_that_was_never_proven() {
 
 // -- what is sent to peers
 
-/// Everything that a node sends about another one when it is asked: addresses in both lists, and
-/// what signalling reveals.
-fn told_of(cluster: &mut Cluster, asker: HostId, of: NodeId) -> BTreeSet<String> {
+/// Returns all addresses that a node sends about another one: those in both lists, and those of
+/// signalling.
+fn reported_addresses(cluster: &mut Cluster, asker: HostId, of: NodeId) -> BTreeSet<String> {
     let (via, query) = (cluster.id(0), ClosestNodesQuery { known: true, connected: true });
     let Ok(Reply::QueryClosestNodes(closest)) =
         cluster.ask(asker, Request::QueryClosestNodes { via, target: of, query, options: NO })
@@ -390,8 +386,8 @@ fn told_of(cluster: &mut Cluster, asker: HostId, of: NodeId) -> BTreeSet<String>
     local.chain(active.map(|connection| connection.address.to_string())).collect()
 }
 
-/// Node 1 was found on the local network of node 0. No other node learns where it is: not while it
-/// is connected, not later when its address is dialed again from the graph, not by signalling.
+/// Node 1 was found on the local network of node 0. No other node receives its address: not while
+/// it is connected, not later when its address is dialed again from the graph, not by signalling.
 #[test]
 fn local_addresses_are_not_sent_to_peers() {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).config(|config| config.mdns = true).build();
@@ -402,15 +398,15 @@ fn local_addresses_are_not_sent_to_peers() {
     let home = cluster.id(1);
     assert!(find(&mut cluster, 0, home).found.unwrap().1.scopes == Scopes::LOCAL);
     cluster.drive(SECOND);
-    assert_eq!(told_of(&mut cluster, 2, home), BTreeSet::new(), "while it is connected");
-    // Node 2 is not helped by a relay either.
+    assert_eq!(reported_addresses(&mut cluster, 2, home), BTreeSet::new(), "while it is connected");
+    // A relay does not connect node 2 either.
     let outcome = find(&mut cluster, 2, home);
     assert_eq!((outcome.found, cluster.node(1).metrics().punches), (None, 0));
 
-    // The connection ends; a search dials the address that is known.
+    // The connection ends; a search dials the stored address.
     cluster.call(0, |node, now| node.disconnect(home, now));
     cluster.drive(SECOND);
-    assert_eq!(told_of(&mut cluster, 2, home), BTreeSet::new(), "while it is not");
+    assert_eq!(reported_addresses(&mut cluster, 2, home), BTreeSet::new(), "while it is not");
     let strategies = Some(pk_proto::Strategies { direct: true, signal: false, mdns: false });
     let outcome = find_with(
         &mut cluster,
@@ -420,22 +416,26 @@ fn local_addresses_are_not_sent_to_peers() {
     );
     assert_eq!(outcome.found.unwrap().1.scopes, Scopes::LOCAL, "learnt as it was");
     cluster.drive(SECOND);
-    assert_eq!(told_of(&mut cluster, 2, home), BTreeSet::new(), "dialed again");
+    assert_eq!(reported_addresses(&mut cluster, 2, home), BTreeSet::new(), "dialed again");
 
-    // And when it is the other one that connects.
+    // The same if the other node connects.
     cluster.call(0, |node, now| node.disconnect(home, now));
     cluster.drive(SECOND);
     connect(&mut cluster, 1, 0);
-    assert_eq!(told_of(&mut cluster, 2, home), BTreeSet::new(), "it has connected to us");
+    assert_eq!(
+        reported_addresses(&mut cluster, 2, home),
+        BTreeSet::new(),
+        "it has connected to us"
+    );
     let events = count_events(
         &cluster,
         0,
         |event| matches!(event, Event::ConnectionOpened { node, .. } if *node == home),
     );
     assert_eq!(events, 3);
-    // The assertion can fail: an address that was learnt from the public network is sent.
+    // The assertion can fail: an address of the public network is sent.
     let (at, other) = (cluster.address(2).to_string(), cluster.id(2));
     connect(&mut cluster, 1, 0);
-    assert_eq!(told_of(&mut cluster, 1, other), BTreeSet::from([at]));
+    assert_eq!(reported_addresses(&mut cluster, 1, other), BTreeSet::from([at]));
     cluster.stop_all();
 }

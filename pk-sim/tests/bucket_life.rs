@@ -1,4 +1,5 @@
-//! Full buckets, in virtual time: who stays, who waits, who comes in (docs/DESIGN.md, Node graph).
+//! Full buckets, in virtual time: which nodes stay, are pending, and are admitted (docs/DESIGN.md,
+//! Node graph).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -75,7 +76,7 @@ impl Full {
         nodes.iter().all(|node| self.has(*node))
     }
 
-    /// Ends every connection of node 0 and forgets none of its nodes.
+    /// Ends every connection of node 0; its contacts stay.
     fn disconnect(&mut self) {
         for member in self.members.clone() {
             let peer = self.cluster.id(member);
@@ -85,7 +86,7 @@ impl Full {
         assert_eq!(self.cluster.node(0).connections().len(), 0);
     }
 
-    /// The embedder puts a node into the graph of node 0.
+    /// The embedder adds a node to the graph of node 0.
     fn set(&mut self, node: HostId, how: SetNodeOptions) -> RequestId {
         let request = set_node(&self.cluster, node, how);
         self.cluster.request(0, request)
@@ -112,10 +113,10 @@ const BLOCK: SetNodeOptions = SetNodeOptions { block: true, force: false, option
 const FORCE: SetNodeOptions = SetNodeOptions { block: false, force: true, options: NO };
 const FULL: SetNodeOutcome = SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
 
-// -- who stays
+// -- nodes that stay
 
 #[test]
-fn a_full_bucket_keeps_nodes_that_are_connected_and_asks_them_nothing() {
+fn full_bucket_keeps_connected_nodes_without_probing_them() {
     let mut full = full();
     let dials = full.dials();
     connect(&mut full.cluster, full.others[0], 0);
@@ -131,7 +132,7 @@ fn a_full_bucket_keeps_nodes_that_are_connected_and_asks_them_nothing() {
 }
 
 #[test]
-fn a_full_bucket_keeps_nodes_that_answer_a_dial() {
+fn full_bucket_keeps_nodes_that_answer_a_dial() {
     let mut full = full();
     full.disconnect();
     let (dials, calls) = (full.dials(), full.cluster.node(0).metrics().calls);
@@ -140,13 +141,13 @@ fn a_full_bucket_keeps_nodes_that_answer_a_dial() {
     assert!(full.has_all(&full.members.clone()) && !full.has(full.others[0]));
     let metrics = full.cluster.node(0).metrics();
     assert_eq!((metrics.collections, metrics.pending_dropped, metrics.nodes_dead), (1, 1, 0));
-    // Each once, at its last address, and no node was asked for another: a probe is not a search.
+    // Each once, at its last address, and no node received a query: a probe is not a search.
     assert_eq!((full.dials() - dials, metrics.calls), (ROOM as u64, calls));
     full.cluster.stop_all();
 }
 
 #[test]
-fn a_dead_node_leaves_and_the_one_that_waits_comes_in() {
+fn pending_node_replaces_a_dead_node() {
     for dead in 0..ROOM {
         let mut full = full();
         full.disconnect();
@@ -166,9 +167,9 @@ fn a_dead_node_leaves_and_the_one_that_waits_comes_in() {
     }
 }
 
-/// As many come in as there is room, the newest first; for the rest there is none.
+/// Pending nodes are admitted while there is room, the newest first.
 #[test]
-fn all_that_wait_share_the_room_and_the_newest_come_first() {
+fn newest_pending_nodes_are_admitted_first() {
     let mut full = full();
     full.disconnect();
     full.cluster.kill(full.members[0]);
@@ -189,7 +190,7 @@ fn all_that_wait_share_the_room_and_the_newest_come_first() {
     full.cluster.stop_all();
 }
 
-/// The least recently connected one first, and no more of them than have to go.
+/// The least recently connected one first, and no more than necessary.
 #[test]
 fn garbage_collection_probes_least_recently_connected_first_and_no_more_than_needed() {
     let mut full = full_with(|config| config.collect_concurrency = 1);
@@ -204,7 +205,7 @@ fn garbage_collection_probes_least_recently_connected_first_and_no_more_than_nee
 }
 
 #[test]
-fn probes_are_dials_of_known_addresses_and_few_at_a_time() {
+fn probes_dial_known_addresses_and_few_run_at_a_time() {
     for concurrency in [1, 2, 3] {
         let mut full = full_with(|config| config.collect_concurrency = concurrency);
         full.disconnect();
@@ -227,7 +228,7 @@ fn probes_are_dials_of_known_addresses_and_few_at_a_time() {
 // -- force and block
 
 #[test]
-fn force_takes_the_place_of_the_oldest_at_once() {
+fn forced_node_replaces_the_oldest_at_once() {
     let mut full = full();
     let oldest = full.cluster.id(full.members[0]);
     let request = full.set(full.others[0], FORCE);
@@ -235,7 +236,7 @@ fn force_takes_the_place_of_the_oldest_at_once() {
     assert!(full.has(full.others[0]) && !full.has(full.members[0]));
     let metrics = full.cluster.node(0).metrics();
     assert_eq!((metrics.collections, metrics.nodes_pending, metrics.nodes), (0, 0, ROOM as u64));
-    // Where there is room, force is nothing special.
+    // If there is room, force makes no difference.
     let known = full.set(full.others[0], FORCE);
     assert_eq!(full.outcome(known), Some(SetNodeOutcome::Updated));
     let gone = full.cluster.id(full.members[1]);
@@ -298,7 +299,7 @@ fn full_dead() -> Full {
 }
 
 #[test]
-fn a_blocked_request_ends_early_and_leaves_its_node_waiting() {
+fn blocking_set_node_that_ends_early_keeps_its_node_pending() {
     for cancel in [false, true] {
         let mut full = full_dead();
         let request = full.set(full.others[0], SetNodeOptions { options: by(2 * SECOND), ..BLOCK });
@@ -321,10 +322,10 @@ fn a_blocked_request_ends_early_and_leaves_its_node_waiting() {
     full.cluster.stop_all();
 }
 
-/// However many requests want a round: one runs, one waits, and each request is answered at the end
-/// of its round.
+/// For any number of requests one round runs and one is queued, and each request ends with its
+/// round.
 #[test]
-fn one_round_is_active_and_one_waits() {
+fn one_round_is_active_and_one_is_queued() {
     let mut full = full_dead();
     let first = full.set(full.others[0], BLOCK);
     full.cluster.drive(SECOND);
@@ -338,7 +339,7 @@ fn one_round_is_active_and_one_waits() {
         assert!(full.cluster.await_done(0, *request).is_ok());
     }
     assert_eq!(full.cluster.node(0).metrics().collections, 2);
-    // One place became free; the newest of those who waited at that moment has it.
+    // One place became free; the newest pending node at that time has it.
     let outcomes: Vec<_> = std::iter::once(&first)
         .chain(&more)
         .map(|request| full.outcome(*request).unwrap())
@@ -350,9 +351,9 @@ fn one_round_is_active_and_one_waits() {
     full.cluster.stop_all();
 }
 
-/// Peers that keep coming have a bucket probed once in a while, not each of them.
+/// Peers that keep connecting cause a round per interval, not one each.
 #[test]
-fn peers_alone_begin_no_more_than_a_round_in_each_interval() {
+fn peers_start_at_most_one_round_per_interval() {
     let mut full = full();
     full.disconnect();
     let begun = full.cluster.now();
@@ -423,7 +424,7 @@ fn updates_of_one_node_do_not_conflict() {
 }
 
 #[test]
-fn a_node_that_waits_waits_once_with_its_newest_address() {
+fn pending_node_has_one_entry_with_its_newest_address() {
     let mut full = full_dead();
     let node = full.cluster.id(full.others[0]);
     let first = full.set(full.others[0], BLOCK);
@@ -442,7 +443,7 @@ fn a_node_that_waits_waits_once_with_its_newest_address() {
 }
 
 #[test]
-fn a_node_that_is_unset_does_not_come_in_any_more() {
+fn unset_pending_node_is_not_admitted() {
     let mut full = full_dead();
     let request = full.set(full.others[0], BLOCK);
     let node = full.cluster.id(full.others[0]);
@@ -455,8 +456,8 @@ fn a_node_that_is_unset_does_not_come_in_any_more() {
     full.cluster.stop_all();
 }
 
-/// An unproven node that waits becomes a proven one by a connection, and no proof is lost by the
-/// embedder's word.
+/// An unproven pending node becomes proven by a connection, and stays proven if the embedder sets
+/// it.
 #[test]
 fn proof_counts_for_a_pending_node_that_the_embedder_added_first() {
     for proof_first in [false, true] {
@@ -476,7 +477,7 @@ fn proof_counts_for_a_pending_node_that_the_embedder_added_first() {
 }
 
 #[test]
-fn the_own_id_is_rejected() {
+fn local_id_is_rejected() {
     let mut cluster = Cluster::quiet().nodes(2).start();
     for how in [SetNodeOptions::default(), BLOCK, FORCE] {
         let request = set_node(&cluster, 0, how);
@@ -492,7 +493,7 @@ fn the_own_id_is_rejected() {
 /// Every node is in its bucket already: nothing changes, but a round in progress ends, and the
 /// requests that waited for it are answered.
 #[test]
-fn resetting_the_buckets_ends_rounds_and_changes_nothing_else() {
+fn reset_buckets_ends_rounds_and_changes_nothing_else() {
     let mut full = full_dead();
     let request = full.set(full.others[0], BLOCK);
     full.cluster.drive(SECOND);
@@ -502,7 +503,7 @@ fn resetting_the_buckets_ends_rounds_and_changes_nothing_else() {
     assert!(full.has_all(&full.members.clone()));
     let meta = full.cluster.node(0).bucket_meta(FAR);
     assert_eq!((meta.count, meta.pending), (ROOM, 1));
-    // What waits has its round in its time.
+    // The pending node has its round later.
     full.cluster.drive(120 * SECOND);
     let meta = full.cluster.node(0).bucket_meta(FAR);
     assert_eq!((meta.count, meta.pending), (ROOM, 0));

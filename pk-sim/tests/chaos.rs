@@ -1,6 +1,6 @@
-//! Real nodes under everything at once: requests, kills, partitions, loss, NATs, stores that fail,
-//! new keys. The checkers judge; what is asserted here is that they had something to judge, and
-//! that calm returns.
+//! Real nodes under random faults: requests, kills, partitions, loss, NATs, failing stores,
+//! renewals. The checkers detect violations; the test asserts that they have run, and that the
+//! network recovers.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::time::Duration;
@@ -31,8 +31,8 @@ impl Chaos {
         let mut cluster = builder
             .config(|config| {
                 config.bucket_limit = 3;
-                // Every other pair of seeds does by itself what nodes do: refreshes, retries,
-                // writes behind.
+                // Every other pair of seeds has background work: refreshes, retries, delayed
+                // writes.
                 if seed % 4 >= 2 {
                     config.refresh_delay = Duration::from_secs(60);
                     config.retry_delay = Duration::from_secs(20);
@@ -51,8 +51,7 @@ impl Chaos {
                 }
             })
             .build();
-        // Two behind NATs, the second of which is a strict one; the others are reached from
-        // everywhere.
+        // Two nodes are behind NATs, the second of which is symmetric; the others are public.
         for (node, mapping) in [(5, Dependence::Nothing), (6, Dependence::AddressAndPort)] {
             let nat = cluster.add_nat(NatConfig::new(mapping, Dependence::AddressAndPort));
             cluster.put_behind(node, nat);
@@ -65,7 +64,7 @@ impl Chaos {
         for node in 0..NODES {
             cluster.host_mut(node).apps.insert("echo".to_owned(), App::Echo);
             cluster.host_mut(node).store.fail_per_mille = 50;
-            // Drivers that are slow to tell, so that things end before the machine hears of it.
+            // Drivers with an input delay, so that connections end before the machine is informed.
             cluster.host_mut(node).input_delay = Duration::from_millis(seed % 3 * 7);
             cluster.host_mut(node).transport.fin_needs_credit = seed.is_multiple_of(5);
             Self::accept(&mut cluster, node);
@@ -81,7 +80,7 @@ impl Chaos {
         self.rng.next_u64() % end
     }
 
-    /// A NAT forgets what it knows.
+    /// A NAT drops its mappings.
     fn reboot(&mut self) {
         let nat = self.below(2) as usize;
         self.cluster.network_mut().reboot_nat(nat);
@@ -91,7 +90,7 @@ impl Chaos {
         self.below(NODES as u64) as HostId
     }
 
-    fn someone(&mut self) -> NodeId {
+    fn random_id(&mut self) -> NodeId {
         if self.below(8) == 0 {
             let mut bytes = [0; 32];
             self.rng.fill_bytes(&mut bytes);
@@ -102,7 +101,7 @@ impl Chaos {
     }
 
     fn request(&mut self) -> Request {
-        let (target, other) = (self.someone(), self.node());
+        let (target, other) = (self.random_id(), self.node());
         let options = RequestOptions {
             deadline: Some(Duration::from_millis(1 + self.below(20_000))),
             connect_timeout: None,
@@ -150,7 +149,7 @@ impl Chaos {
         }
     }
 
-    fn act(&mut self) {
+    fn random_action(&mut self) {
         let node = self.node();
         if self.cluster.machine(node).is_none() {
             self.cluster.start_node(node);
@@ -170,11 +169,11 @@ impl Chaos {
             }
             2..=5 => self.cluster.heal(),
             6 | 7 => {
-                let other = self.someone();
+                let other = self.random_id();
                 self.cluster.call(node, |machine, now| machine.disconnect(other, now));
             }
             8 => {
-                let other = self.someone();
+                let other = self.random_id();
                 self.cluster.call(node, |machine, now| drop(machine.unset_node(other, now)));
             }
             9 | 10 if !self.open.is_empty() => {
@@ -198,8 +197,7 @@ impl Chaos {
                 self.cluster.app(node, stream, action);
             }
             17 => {
-                // The true outcome is reported, whatever comes: it is not among those that are
-                // cancelled.
+                // A renewal cannot be cancelled: its outcome is always reported.
                 if self.cluster.begin_renewal(node).is_ok() {
                     self.renewals += 1;
                 }
@@ -224,7 +222,7 @@ impl Chaos {
     }
 
     /// Heals everything, waits, and stops.
-    fn calm(mut self) -> Cluster {
+    fn heal_and_stop(mut self) -> Cluster {
         self.cluster.heal();
         for node in 0..NODES {
             self.cluster.host_mut(node).store.fail_per_mille = 50;
@@ -256,15 +254,15 @@ impl Chaos {
 fn run(seed: u64) -> Cluster {
     let mut chaos = Chaos::new(seed);
     for _ in 0..400 {
-        chaos.act();
+        chaos.random_action();
         let pause = Duration::from_millis(chaos.below(1000));
         chaos.cluster.drive(pause);
     }
-    chaos.calm()
+    chaos.heal_and_stop()
 }
 
 #[test]
-fn nodes_survive_chaos_and_break_no_rule() {
+fn nodes_survive_random_faults_without_a_violation() {
     let (mut idle_timeouts, mut retransmissions, mut blocked) = (0, 0, 0);
     let mut seen = Coverage::default();
     for seed in 0..12 {
@@ -305,7 +303,7 @@ fn nodes_survive_chaos_and_break_no_rule() {
 }
 
 #[test]
-fn chaos_is_reproducible() {
+fn random_faults_are_reproducible() {
     assert_eq!(run(3).digest(), run(3).digest());
     assert_ne!(run(3).digest(), run(4).digest());
 }

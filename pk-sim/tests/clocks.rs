@@ -26,16 +26,15 @@ const RELAY: HostId = 0;
 const SOURCE: HostId = 1;
 const TARGET: HostId = 2;
 
-/// Sets a clock, and lets its machine know.
+/// Sets a clock, and informs its machine.
 fn set_clock(cluster: &mut Cluster, node: HostId, ahead: i64) {
     cluster.set_clock(node, ahead);
     cluster.drive(SECOND);
 }
 
-/// A relay, and two nodes behind NATs that are connected to it; the clocks of all three are wrong
-/// by this much.
+/// A relay, and two nodes behind NATs that are connected to it, with these offsets of their clocks.
 fn around_a_relay(skews: [i64; 3]) -> Cluster {
-    // Nothing but the test connects nodes.
+    // Only the test connects nodes.
     let mut cluster = Cluster::quiet().nodes(3).seed(1).build();
     for node in [SOURCE, TARGET] {
         let nat = cluster.add_nat(CONE);
@@ -70,7 +69,7 @@ fn signal(cluster: &mut Cluster) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Requests that the relay has passed on, and that the target has refused.
+/// The numbers of requests that the relay has forwarded, and that the target has refused.
 fn counts(cluster: &Cluster) -> (u64, u64) {
     (cluster.node(RELAY).metrics().signals_relayed, cluster.node(TARGET).metrics().punches_refused)
 }
@@ -101,15 +100,15 @@ fn clocks_that_differ_by_up_to_an_hour_do_not_prevent_signalling() {
 }
 
 #[test]
-fn clocks_that_are_set_to_and_fro_do_not_prevent_signalling() {
+fn clocks_set_forward_and_back_do_not_prevent_signalling() {
     for node in [RELAY, SOURCE, TARGET] {
         let mut cluster = around_a_relay([0; 3]);
         for minutes in [0, 50, -50, 0, 3, -3, 60, 0] {
             set_clock(&mut cluster, node, minutes * MINUTE);
             assert_eq!(signal(&mut cluster), Ok(()), "node {node}, {minutes}");
         }
-        // While the clock is decades off no new node is accepted, and when it is right everything
-        // is as before.
+        // While the clock is decades off, no new node is accepted; after it is corrected, nodes are
+        // accepted again.
         for days in [-20_000, 400, 1_000_000] {
             set_clock(&mut cluster, node, days * DAY);
             let _ = signal(&mut cluster);
@@ -124,10 +123,10 @@ fn clocks_that_are_set_to_and_fro_do_not_prevent_signalling() {
     }
 }
 
-/// The first certificates of the cluster are a day old, and a relay does not judge them again on a
+/// The first certificates of the cluster are a day old, and a relay does not verify them again on a
 /// live connection.
 #[test]
-fn a_source_whose_clock_is_hours_off_learns_that_a_clock_is_wrong() {
+fn failure_names_the_clock_if_the_clock_of_the_source_is_hours_off() {
     let mut cluster = around_a_relay([0; 3]);
     set_clock(&mut cluster, SOURCE, 300 * DAY);
     let own_clock = cluster.unix(SOURCE).to_string();
@@ -137,9 +136,9 @@ fn a_source_whose_clock_is_hours_off_learns_that_a_clock_is_wrong() {
 }
 
 #[test]
-fn a_source_whose_clock_was_set_signs_by_the_new_time_where_the_old_one_is_refused() {
+fn source_signs_by_its_new_time_if_the_old_one_is_refused() {
     let mut cluster = Cluster::builder().nodes(1).scripted_peers(1).seed(3).start();
-    // What a relay of an earlier version accepts, by the right clock; at first, everything.
+    // The times that a relay of an earlier version accepts; at first, all.
     let accepted = Rc::new(Cell::new((0, u64::MAX)));
     let accepts = Rc::clone(&accepted);
     let mut relay = Peer::new(1, move |question| match question {
@@ -179,7 +178,7 @@ fn a_source_whose_clock_was_set_signs_by_the_new_time_where_the_old_one_is_refus
 
 // -- replays
 
-/// Node 0 as a target; the puppets 1 and 2 are relays, and the key of host 3 is the source.
+/// Node 0 as a target; the scripted peers 1 and 2 are relays, and the key of host 3 is the source.
 struct Target {
     cluster: Cluster,
     relays: [(Peer, ConnectionId); 2],
@@ -188,7 +187,7 @@ struct Target {
 }
 
 impl Target {
-    /// The clock of the source is ahead by so many seconds.
+    /// Offset of the clock of the source, in seconds.
     fn new(skew: i64) -> Self {
         let mut cluster = Cluster::builder().nodes(1).scripted_peers(2).seed(6).start();
         let relays = [1, 2].map(|host| {
@@ -199,7 +198,7 @@ impl Target {
         Self { cluster, relays, keys: [0, 1, 2, 3].map(|host| Key::numbered(6, host)), skew }
     }
 
-    /// What the source signs now.
+    /// A request that the source signs now.
     fn signed(&self, nonce: u8) -> pk_proto::SignalRequest {
         request(
             &self.keys[3],
@@ -209,8 +208,8 @@ impl Target {
         )
     }
 
-    /// A relay passes a request on.
-    fn told(&mut self, relay: usize, request: &pk_proto::SignalRequest) -> RpcResponse {
+    /// A relay forwards a request.
+    fn forward(&mut self, relay: usize, request: &pk_proto::SignalRequest) -> RpcResponse {
         let at: NodeAddress = "77.0.0.1:7".parse().unwrap();
         let punch = punch(&self.keys[relay], self.keys[3].id(), at, request.clone());
         let (peer, conn) = &mut self.relays[relay - 1];
@@ -242,14 +241,14 @@ fn refused(answer: &RpcResponse) -> bool {
 }
 
 #[test]
-fn a_target_punches_once_for_a_request_whatever_the_source_s_clock_reads() {
+fn target_punches_once_per_request_for_any_clock_of_the_source() {
     for minutes in [0, 60, -60] {
         let mut target = Target::new(60 * minutes);
         let recorded = target.signed(1);
-        assert_eq!(target.told(1, &recorded), RpcResponse::Punching, "{minutes}");
-        assert_eq!(target.told(1, &recorded), RpcResponse::Refused(Refusal::Replayed));
+        assert_eq!(target.forward(1, &recorded), RpcResponse::Punching, "{minutes}");
+        assert_eq!(target.forward(1, &recorded), RpcResponse::Refused(Refusal::Replayed));
         assert_eq!(
-            target.told(2, &recorded),
+            target.forward(2, &recorded),
             RpcResponse::Refused(Refusal::Replayed),
             "through another relay"
         );
@@ -260,39 +259,39 @@ fn a_target_punches_once_for_a_request_whatever_the_source_s_clock_reads() {
             target.reconnect(1);
             target.reconnect(2);
             for relay in [1, 2] {
-                let answer = target.told(relay, &recorded);
+                let answer = target.forward(relay, &recorded);
                 assert!(refused(&answer), "{minutes}, after {wait} minutes: {answer:?}");
             }
         }
         let fresh = target.signed(2);
-        assert_eq!(target.told(1, &fresh), RpcResponse::Punching, "{minutes}");
+        assert_eq!(target.forward(1, &fresh), RpcResponse::Punching, "{minutes}");
     }
 }
 
 #[test]
-fn a_request_that_a_relay_has_kept_back_is_refused_once_the_source_s_clock_is_known() {
+fn request_delayed_by_a_relay_is_refused_once_the_clock_of_the_source_is_known() {
     for minutes in [0, 59, -59] {
         let mut target = Target::new(60 * minutes);
         let kept = target.signed(1);
         let other = target.signed(2);
-        assert_eq!(target.told(1, &other), RpcResponse::Punching);
+        assert_eq!(target.forward(1, &other), RpcResponse::Punching);
         target.drive(250 * SECOND);
         target.reconnect(1);
-        assert_eq!(target.told(1, &kept), RpcResponse::Refused(Refusal::Expired), "{minutes}");
+        assert_eq!(target.forward(1, &kept), RpcResponse::Refused(Refusal::Expired), "{minutes}");
         target.reconnect(1);
-        assert_eq!(target.told(1, &kept), RpcResponse::Refused(Refusal::Expired), "{minutes}");
-        // A new one works, and the old one does not for that.
+        assert_eq!(target.forward(1, &kept), RpcResponse::Refused(Refusal::Expired), "{minutes}");
+        // A new request is accepted, and the old one still is not.
         target.reconnect(2);
         let fresh = target.signed(3);
-        assert_eq!(target.told(2, &fresh), RpcResponse::Punching);
-        assert!(refused(&target.told(2, &kept)));
+        assert_eq!(target.forward(2, &fresh), RpcResponse::Punching);
+        assert!(refused(&target.forward(2, &kept)));
     }
 }
 
 // -- the graph
 
 /// Two nodes, the first of which is started with its clock ahead by this much.
-fn met(skew: i64) -> Cluster {
+fn started_with_skew(skew: i64) -> Cluster {
     let mut cluster = Cluster::builder().nodes(2).seed(9).build();
     cluster.set_clock(0, skew);
     (0..2).for_each(|node| cluster.start_node(node));
@@ -326,17 +325,17 @@ fn latest(cluster: &Cluster) -> UnixMillis {
 }
 
 #[test]
-fn addresses_from_a_clock_that_was_ahead_give_way_to_newer_ones() {
+fn newer_addresses_replace_those_from_a_clock_that_was_ahead() {
     for restart in [false, true] {
         for days in [1, 300] {
-            let mut cluster = met(days * DAY);
+            let mut cluster = started_with_skew(days * DAY);
             let node = cluster.id(1);
             for port in 1..=5 {
                 set(&mut cluster, node, port, false);
                 cluster.drive(SECOND);
             }
             if restart {
-                // Only what was proven is kept over a restart.
+                // Only proven nodes are kept over a restart.
                 cluster.connect(0, 1).unwrap();
                 cluster.stop(0);
                 cluster.set_clock(0, 0);
@@ -357,15 +356,15 @@ fn addresses_from_a_clock_that_was_ahead_give_way_to_newer_ones() {
                 assert!(latest(&cluster) <= cluster.unix(0));
                 cluster.drive(SECOND);
             }
-            // What is written is what there is; the checkers of the simulation compare it.
+            // The checkers of the simulator compare the store with the graph.
             cluster.drive(60 * SECOND);
         }
     }
 }
 
 #[test]
-fn the_oldest_node_of_a_bucket_is_the_oldest_also_after_the_clock_was_ahead() {
-    let mut cluster = met(300 * DAY);
+fn oldest_node_of_a_bucket_stays_the_oldest_after_the_clock_was_ahead() {
+    let mut cluster = started_with_skew(300 * DAY);
     let own = cluster.id(0);
     let mut far =
         (0..).map(common::absent).filter(|node| own.bucket_index(node) == Some(BucketIndex(255)));
@@ -383,8 +382,8 @@ fn the_oldest_node_of_a_bucket_is_the_oldest_also_after_the_clock_was_ahead() {
 }
 
 #[test]
-fn a_clock_that_was_ahead_delays_no_refresh() {
-    let mut cluster = met(300 * DAY);
+fn clock_that_was_ahead_delays_no_refresh() {
+    let mut cluster = started_with_skew(300 * DAY);
     cluster.connect(0, 1).unwrap();
     cluster.drive(2 * 3600 * SECOND);
     let refreshes = cluster.node(0).metrics().refreshes;

@@ -44,7 +44,7 @@ fn ids(outcome: &ClosestOutcome) -> Vec<NodeId> {
     outcome.nodes.iter().map(|(node, _)| *node).collect()
 }
 
-/// The outcome tells the same story as one of `find_node`.
+/// The statistics agree with the trace, as for `find_node`.
 fn assert_consistent_closest(outcome: &ClosestOutcome) {
     let ClosestOutcome { nodes, ended, stats, trace } = outcome.clone();
     assert_consistent(&FindOutcome { found: None, ended, stats, trace });
@@ -91,7 +91,7 @@ fn local_node_is_never_among_the_closest() {
 }
 
 #[test]
-fn with_a_third_of_the_nodes_dead_the_living_are_found() {
+fn live_nodes_are_found_if_a_third_of_the_nodes_is_dead() {
     const NODES: usize = 120;
     let mut cluster =
         Cluster::quiet().nodes(NODES).seed(7).link(Link::ms(20).jitter(ms(10))).start();
@@ -104,7 +104,7 @@ fn with_a_third_of_the_nodes_dead_the_living_are_found() {
     let (mut right, mut wanted, mut slowest) = (0, 0, ms(0));
     for (i, from) in live.iter().enumerate() {
         let target = absent(i as u64);
-        // One node as well as many: what it starts from does not depend on the number.
+        // One node as well as many: the start does not depend on the number.
         let count = if i % 4 == 0 { 1 } else { 20 };
         let outcome = closest(&mut cluster, *from, target, count, FindNodeOptions::default());
         assert_consistent_closest(&outcome);
@@ -120,7 +120,7 @@ fn with_a_third_of_the_nodes_dead_the_living_are_found() {
 }
 
 #[test]
-fn deadline_returns_what_is_found_so_far() {
+fn deadline_returns_the_nodes_found_so_far() {
     let mut cluster = Cluster::quiet().nodes(30).seed(5).link(Link::ms(50)).start();
     cluster.join_all();
     cluster.drive(20 * 60 * SECOND);
@@ -141,7 +141,7 @@ fn deadline_returns_what_is_found_so_far() {
 /// `concurrency` and `limit` hold for every dial, silent ones included, and a silent dial ends so
 /// that another one starts.
 #[test]
-fn limits_of_the_caller_hold_for_silent_dials_as_well() {
+fn limits_of_the_caller_apply_to_silent_dials() {
     for (concurrency, limit) in [(1, 9), (3, 20), (7, 5)] {
         let edges: Vec<_> = (1..14).map(|node| (0, node)).collect();
         let mut cluster = Cluster::quiet().nodes(14).seed(3).start();

@@ -14,7 +14,7 @@ use pk_sim::{Cluster, HostId, Key, genesis, renew};
 // -- accepted
 
 #[test]
-fn a_connection_counts_only_after_the_hello_of_the_peer() {
+fn connection_counts_only_after_the_hello_of_the_peer() {
     let mut cluster = Cluster::quiet().nodes(2).scripted_peers(1).seed(3).start();
     let mut mute = Peer::honest(2);
     mute.greets = false;
@@ -23,7 +23,7 @@ fn a_connection_counts_only_after_the_hello_of_the_peer() {
     let (target, address) = (cluster.id(2), cluster.address(2));
     let asking = cluster.request(0, Request::PingNodeAddress { target, address, options: NO });
     mute.drive(&mut cluster, 9 * SECOND);
-    // The handshake is done for a long time.
+    // The handshake has completed long ago.
     assert!(
         cluster
             .scripted_peer(2)
@@ -36,7 +36,7 @@ fn a_connection_counts_only_after_the_hello_of_the_peer() {
         (node.connections().len(), node.graph().len(), node.metrics().connections_pending),
         (0, 0, 2)
     );
-    // It is sent to no peer, either.
+    // It is not sent to peers, either.
     let (via, target) = (cluster.id(0), cluster.id(2));
     connect(&mut cluster, 1, 0);
     let query = ClosestNodesQuery { known: true, connected: true };
@@ -67,7 +67,7 @@ fn a_connection_counts_only_after_the_hello_of_the_peer() {
     };
     assert_eq!((ends.len(), ends.iter().all(no_hello)), (2, true), "{ends:?}");
 
-    // A late Hello is early enough.
+    // A Hello just before the timeout is accepted.
     let request = connect_request(&cluster, 2);
     let waiting = cluster.request(0, request);
     mute.drive(&mut cluster, 5 * SECOND);
@@ -78,7 +78,7 @@ fn a_connection_counts_only_after_the_hello_of_the_peer() {
 }
 
 #[test]
-fn an_acceptor_gives_a_silent_dialer_its_time_and_no_more() {
+fn acceptor_closes_a_silent_dialer_at_the_hello_timeout() {
     let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
     let mut mute = Peer::honest(1);
     mute.greets = false;
@@ -101,7 +101,7 @@ fn an_acceptor_gives_a_silent_dialer_its_time_and_no_more() {
 }
 
 #[test]
-fn whom_the_acceptor_rejects_never_reports_success() {
+fn rejected_dial_never_reports_success() {
     // Over the limit of connections.
     let mut cluster = Cluster::quiet()
         .nodes(3)
@@ -112,7 +112,7 @@ fn whom_the_acceptor_rejects_never_reports_success() {
     let why = DialFailure::Rejected { code: 17, reason: "too many connections".into() };
     let failures = vec![(cluster.address(1), why)];
     assert_eq!(cluster.connect(2, 1), Err(Failure::Dial(failures.clone())));
-    tell(&mut cluster, 2, 1);
+    add_contact(&mut cluster, 2, 1);
     let request = ping(&cluster, 1);
     assert_eq!(cluster.ask(2, request), Err(Failure::NotFound(failures)));
     let (target, address) = (cluster.id(1), cluster.address(1));
@@ -129,7 +129,7 @@ fn whom_the_acceptor_rejects_never_reports_success() {
     }
     cluster.stop_all();
 
-    // Refused by the peer's driver, before its machine hears of it.
+    // Refused by the peer's driver, before its machine is informed.
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     cluster.host_mut(1).refuse = Some((5, "no".to_owned()));
     let why = vec![(cluster.address(1), DialFailure::Rejected { code: 5, reason: "no".into() })];
@@ -163,7 +163,7 @@ fn whom_the_acceptor_rejects_never_reports_success() {
 }
 
 #[test]
-fn both_ends_being_the_same_node_is_no_connection() {
+fn connection_to_the_local_node_is_refused() {
     // 1 has the key of 0, and dials it.
     let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).build();
     let (key, unix) = (Key::numbered(3, 0), pk_proto::UnixMillis(1_767_000_000_000));
@@ -182,8 +182,7 @@ fn both_ends_being_the_same_node_is_no_connection() {
     assert_quiet(&mut cluster, 0, "twin");
     cluster.stop_all();
 
-    // 1 has a new key since 0 was copied from it: they know each other by different ids, and are
-    // one node.
+    // 1 has a new key since 0 was copied from it: both have different ids, and are one node.
     let mut cluster = Cluster::quiet().nodes(2).seed(3).build();
     let (old, new) = (Key::numbered(3, 0), Key::numbered(3, 1));
     cluster.host_mut(1).identity = renew(&genesis(&old, unix), &old, &new, unix);
@@ -206,7 +205,7 @@ fn both_ends_being_the_same_node_is_no_connection() {
 // -- both at once
 
 #[test]
-fn when_both_dial_both_end_with_the_same_primary() {
+fn simultaneous_dials_end_with_the_same_primary() {
     let (mut both, mut second) = (0, 0);
     for offset in (0..=100).step_by(5) {
         for seed in 1..8 {
@@ -270,7 +269,7 @@ fn when_both_dial_both_end_with_the_same_primary() {
 // -- idle
 
 #[test]
-fn an_unused_connection_closes_by_its_distance() {
+fn unused_connection_closes_by_its_distance() {
     let mut cluster = Cluster::quiet().nodes(12).seed(3).start();
     let mut buckets = std::collections::BTreeSet::new();
     for to in 1..12 {
@@ -279,7 +278,7 @@ fn an_unused_connection_closes_by_its_distance() {
         buckets.insert(lives);
         assert_eq!((info.primary, info.idle_in), (true, Some(lives)));
         cluster.drive(lives - ms(11));
-        // Getters tell of the time of the last call.
+        // Getters return values at the time of the last call.
         cluster.spurious_timeout(0);
         assert_eq!(cluster.node(0).connections()[0].idle_in, Some(ms(11)));
         cluster.drive(SECOND);
@@ -298,7 +297,7 @@ fn an_unused_connection_closes_by_its_distance() {
 }
 
 #[test]
-fn use_begins_the_idle_time_anew_on_both_sides() {
+fn use_restarts_the_idle_time_on_both_sides() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     connect(&mut cluster, 0, 1);
     let lives = primary_timeout(&cluster, 0, 1);
@@ -315,9 +314,9 @@ fn use_begins_the_idle_time_anew_on_both_sides() {
 }
 
 #[test]
-fn a_lease_keeps_a_connection_open_until_it_is_released() {
+fn lease_keeps_a_connection_open_until_it_is_released() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     let (first, info) = acquire(&mut cluster, 0, 1);
     assert_eq!(info.idle_in, None);
     let (second, same) = acquire(&mut cluster, 0, 1);
@@ -355,10 +354,10 @@ fn a_lease_keeps_a_connection_open_until_it_is_released() {
 }
 
 #[test]
-fn a_lease_on_a_connection_that_ends_is_lost_once() {
+fn lease_of_an_ended_connection_is_lost_once() {
     for kill in [true, false] {
         let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
-        tell(&mut cluster, 0, 1);
+        add_contact(&mut cluster, 0, 1);
         let (first, _) = acquire(&mut cluster, 0, 1);
         let (second, _) = acquire(&mut cluster, 0, 1);
         let (third, _) = acquire(&mut cluster, 0, 1);
@@ -381,11 +380,11 @@ fn a_lease_on_a_connection_that_ends_is_lost_once() {
 }
 
 #[test]
-fn an_application_stream_keeps_a_connection_open_on_both_sides() {
+fn application_stream_keeps_a_connection_open_on_both_sides() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     cluster.host_mut(0).apps.insert("hold".into(), pk_sim::App::Stalled);
     cluster.call(1, |node, now| node.accept_protocol("hold".into(), now)).unwrap();
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     let target = cluster.id(1);
     let stream = match cluster
         .ask(0, Request::OpenStream { target, protocol: "hold".into(), options: NO })
@@ -416,8 +415,8 @@ fn an_application_stream_keeps_a_connection_open_on_both_sides() {
 
 // -- several connections with one node
 
-/// On which of its connections a scripted peer was asked, and when.
-fn asked_on(cluster: &Cluster) -> Vec<ConnectionId> {
+/// The connections on which a scripted peer has received requests.
+fn connections_of_requests(cluster: &Cluster) -> Vec<ConnectionId> {
     let asked = |input: &Input| match input {
         Input::StreamOpened { conn, .. } => Some(*conn),
         _ => None,
@@ -426,7 +425,7 @@ fn asked_on(cluster: &Cluster) -> Vec<ConnectionId> {
 }
 
 #[test]
-fn only_the_primary_is_used_and_the_next_takes_its_place() {
+fn only_the_primary_is_used_and_the_next_replaces_it() {
     let mut orders = [0; 2];
     for seed in 0..6 {
         let (mut cluster, mut peer, conns, _) = two_connections(seed);
@@ -441,7 +440,7 @@ fn only_the_primary_is_used_and_the_next_takes_its_place() {
             peer.drive(&mut cluster, SECOND);
             assert!(matches!(cluster.done(0, id), Some(Ok(Reply::PingNode(_)))));
         }
-        assert_eq!(asked_on(&cluster), [conns[primary]; 5]);
+        assert_eq!(connections_of_requests(&cluster), [conns[primary]; 5]);
 
         // A question that is in progress when its connection ends is not moved.
         let request = ping(&cluster, 1);
@@ -455,19 +454,19 @@ fn only_the_primary_is_used_and_the_next_takes_its_place() {
         assert_eq!(cluster.done(0, id), Some(&Err(Failure::ConnectionLost(why))));
         let infos = cluster.node(0).connections();
         assert!(infos.len() == 1 && infos[0].primary, "{infos:?}");
-        let before = asked_on(&cluster).len();
+        let before = connections_of_requests(&cluster).len();
         let request = ping(&cluster, 1);
         let id = cluster.request(0, request);
         peer.drive(&mut cluster, SECOND);
         assert!(matches!(cluster.done(0, id), Some(Ok(Reply::PingNode(_)))));
-        assert_eq!(asked_on(&cluster)[before..], [conns[1 - primary]]);
+        assert_eq!(connections_of_requests(&cluster)[before..], [conns[1 - primary]]);
         cluster.stop_all();
     }
     assert!(orders[0] > 0 && orders[1] > 0, "the first or the second may be primary: {orders:?}");
 }
 
 #[test]
-fn the_connection_that_is_not_primary_closes_after_60_seconds() {
+fn non_primary_connection_closes_after_60_seconds() {
     let mut orders = [0; 2];
     for seed in 0..6 {
         let (mut cluster, mut peer, _, opened) = two_connections(seed);
@@ -482,7 +481,7 @@ fn the_connection_that_is_not_primary_closes_after_60_seconds() {
             [(opened[other] + 60 * SECOND, infos[other].conn, DisconnectReason::Local)],
             "seed {seed}"
         );
-        // The primary one lives on, from its last use.
+        // The idle time of the primary one starts at its last use.
         let lives = primary_timeout(&cluster, 0, 1);
         let rest = (opened[primary] + lives).since(cluster.now());
         peer.drive(&mut cluster, rest + SECOND);
@@ -493,7 +492,7 @@ fn the_connection_that_is_not_primary_closes_after_60_seconds() {
 }
 
 #[test]
-fn one_node_cannot_have_more_connections_than_allowed() {
+fn connections_of_one_node_are_limited() {
     let mut cluster = Cluster::quiet()
         .nodes(2)
         .scripted_peers(1)
@@ -518,7 +517,7 @@ fn one_node_cannot_have_more_connections_than_allowed() {
 }
 
 #[test]
-fn the_limit_of_connections_holds_in_both_directions() {
+fn connection_limit_applies_in_both_directions() {
     let mut cluster = Cluster::quiet()
         .nodes(8)
         .seed(3)
@@ -559,8 +558,8 @@ fn the_limit_of_connections_holds_in_both_directions() {
     cluster.stop_all();
 }
 
-/// A machine that has dialed a peer and called the dial off, and the dial.
-fn called_off() -> (Bare, ConnectionId) {
+/// A machine that has dialed a peer and cancelled the dial, and the dial.
+fn cancelled_dial() -> (Bare, ConnectionId) {
     let mut bare = Bare::new(|_| {});
     let address = "198.51.100.1:1314".parse().unwrap();
     let request = bare.request(Request::Connect { target: Bare::peer(0), address, options: NO });
@@ -577,8 +576,8 @@ fn called_off() -> (Bare, ConnectionId) {
     (bare, conn)
 }
 
-/// The handshake was done nevertheless. Says whether the connection is closed.
-fn closed_at_once(bare: &mut Bare, conn: ConnectionId, dialect: Dialect) -> bool {
+/// The handshake completes nevertheless. Returns whether the connection is closed.
+fn is_closed_at_once(bare: &mut Bare, conn: ConnectionId, dialect: Dialect) -> bool {
     let peer = Bare::peer(0);
     bare.input(Input::Connected(Connected {
         conn,
@@ -598,19 +597,19 @@ fn closed_at_once(bare: &mut Bare, conn: ConnectionId, dialect: Dialect) -> bool
 
 #[test]
 fn connection_of_a_cancelled_dial_is_closed_except_on_quic() {
-    let (mut bare, conn) = called_off();
-    assert!(closed_at_once(&mut bare, conn, Dialect::Native));
-    // The reference would call over it: it has to live as long as any.
-    let (mut bare, conn) = called_off();
-    assert!(!closed_at_once(&mut bare, conn, Dialect::Polykey));
+    let (mut bare, conn) = cancelled_dial();
+    assert!(is_closed_at_once(&mut bare, conn, Dialect::Native));
+    // The reference would send calls over it: it must stay open like any other.
+    let (mut bare, conn) = cancelled_dial();
+    assert!(!is_closed_at_once(&mut bare, conn, Dialect::Polykey));
     assert_eq!(bare.node.connections().len(), 1);
     bare.pass(3 * 3600 * SECOND);
     assert!(
         bare.take().iter().any(|output| matches!(output, Output::CloseConnection { .. })),
         "it was idle"
     );
-    // Not where we are about to be gone.
-    let (mut bare, conn) = called_off();
+    // Not if the local node is stopping.
+    let (mut bare, conn) = cancelled_dial();
     bare.node.stop(bare.now);
-    assert!(closed_at_once(&mut bare, conn, Dialect::Polykey));
+    assert!(is_closed_at_once(&mut bare, conn, Dialect::Polykey));
 }

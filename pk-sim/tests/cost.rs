@@ -9,10 +9,10 @@ use pk_proto::{FindNodeOptions, NodeId};
 use pk_sim::{Cluster, HostId};
 
 /// Of two nodes that are about as close to the target, the one that costs less is contacted first,
-/// although it is the farther one: a question on a connection, before a signal through a relay,
-/// before a dial.
+/// although it is the farther one: a query on a connection, before a signal through a relay, before
+/// a dial.
 #[test]
-fn of_candidates_about_as_close_the_cheapest_is_contacted_first() {
+fn cheapest_of_equally_close_candidates_is_contacted_first() {
     let target = absent(9);
     let distance = |cluster: &Cluster, node: HostId| cluster.id(node).distance(&target);
     let class = |cluster: &Cluster, node: HostId| target.bucket_index(&cluster.id(node)).unwrap();
@@ -31,7 +31,7 @@ fn of_candidates_about_as_close_the_cheapest_is_contacted_first() {
     let mut cluster = Cluster::quiet().nodes(5).seed(seed).start();
     // 1 is known by its address alone, 2 is connected with the relay, 3 is connected, and so is the
     // relay.
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     connect(&mut cluster, 2, 4);
     connect(&mut cluster, 0, 3);
     connect(&mut cluster, 0, 4);
@@ -41,8 +41,8 @@ fn of_candidates_about_as_close_the_cheapest_is_contacted_first() {
     let order: Vec<_> = steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();
     let place = |node: HostId| order.iter().position(|of| *of == node).unwrap();
     assert_eq!(place(3), 0, "{order:?}");
-    // When the relay is asked its turn has come by distance, so 1 is dialed before any node hears
-    // of 2.
+    // When the relay is asked its turn has come by distance, so 1 is dialed before any node reports
+    // 2.
     assert_eq!(place(1), 1, "{order:?}");
 
     // Now the relay answers first: 2 is signalled, before 1 is dialed.
@@ -57,7 +57,7 @@ fn of_candidates_about_as_close_the_cheapest_is_contacted_first() {
     }
     cluster.drive(SECOND);
     connect(&mut cluster, 4, 2);
-    tell(&mut cluster, 4, 1);
+    add_contact(&mut cluster, 4, 1);
     cluster.drive(SECOND);
     let outcome = find_with(&mut cluster, 0, target, find);
     let order: Vec<_> = steps(&cluster, &outcome).into_iter().map(|(node, _)| node).collect();

@@ -1,8 +1,7 @@
 //! The known defects of the reference that belong to nodes (docs/DESIGN.md, Known defects of the
-//! reference), each beside a plant: a check holds for what we do, and the same check fails on a
-//! model of what the reference does. Those of certificates are in pk-proto
-//! (`tests/certificates.rs`, against the reference's own verdicts), that of joining is in
-//! `refresh.rs`.
+//! reference), each beside a plant: a check passes on the local node, and fails on a model of the
+//! reference. Those of certificates are in pk-proto (`tests/certificates.rs`, against the verdicts
+//! of the reference), that of joining is in `refresh.rs`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -27,7 +26,7 @@ fn id(number: u64) -> NodeId {
     Key::numbered(41, number).id()
 }
 
-/// A graph of `count` nodes as `id(0)` sees them.
+/// The graph of `id(0)` with `count` nodes.
 fn graph(count: u64) -> NodeGraph {
     let mut graph = NodeGraph::new(id(0), 20, 5);
     for number in 1..=count {
@@ -43,8 +42,8 @@ fn graph(count: u64) -> NodeGraph {
 
 // -- closest nodes inexact below the target's bucket
 
-/// The closest nodes that a rule gives are those of sorting them all.
-fn exact(graph: &NodeGraph, closest: impl Fn(&NodeId, usize) -> Vec<NodeId>) -> Check {
+/// Checks that a rule returns the same closest nodes as sorting all.
+fn check_exact(graph: &NodeGraph, closest: impl Fn(&NodeId, usize) -> Vec<NodeId>) -> Check {
     for target in (1000..1200).map(id) {
         let mut expected: Vec<_> = graph.iter().map(|(node, _)| node).collect();
         expected.sort_by_key(|node| node.distance(&target));
@@ -70,7 +69,7 @@ fn closest_of_the_reference(graph: &NodeGraph, target: &NodeId, limit: usize) ->
         if nodes.len() >= limit {
             break;
         }
-        // From the bucket's beginning, without a look at the target.
+        // In the order of the bucket, independent of the target.
         nodes.extend(
             graph.bucket(BucketIndex(index)).map(|(node, _)| node).take(limit - nodes.len()),
         );
@@ -80,20 +79,22 @@ fn closest_of_the_reference(graph: &NodeGraph, target: &NodeId, limit: usize) ->
 }
 
 #[test]
-fn the_closest_nodes_are_exact() {
+fn closest_nodes_are_exact() {
     let graph = graph(400);
     let ids = |nodes: Vec<(NodeId, &pk_proto::NodeContact)>| {
         nodes.into_iter().map(|(node, _)| node).collect()
     };
-    exact(&graph, |target, limit| ids(graph.closest(target, limit))).unwrap();
-    let planted = exact(&graph, |target, limit| closest_of_the_reference(&graph, target, limit));
+    check_exact(&graph, |target, limit| ids(graph.closest(target, limit))).unwrap();
+    let planted =
+        check_exact(&graph, |target, limit| closest_of_the_reference(&graph, target, limit));
     assert!(planted.unwrap_err().contains("closest to"));
 }
 
 // -- descending bucket listing throws
 
-/// Every bucket can be listed in both directions, and each is the reverse of the other.
-fn listed(
+/// Checks that every bucket can be listed in both directions, and that each is the reverse of the
+/// other.
+fn check_listing(
     graph: &NodeGraph,
     list: impl Fn(BucketIndex, NodeOrder, Direction) -> Result<Vec<NodeId>, String>,
 ) -> Check {
@@ -120,10 +121,10 @@ fn buckets_are_listed_in_both_directions() {
             .map(|(node, _)| node)
             .collect())
     };
-    listed(&graph, ours).unwrap();
+    check_listing(&graph, ours).unwrap();
     // The reference reads keys of its database with a range whose ends are not exchanged for the
     // reverse order.
-    let planted = listed(&graph, |bucket, order, direction| match direction {
+    let planted = check_listing(&graph, |bucket, order, direction| match direction {
         Direction::Ascending => ours(bucket, order, direction),
         Direction::Descending => {
             Err("the range is empty: its lower end is above its upper one".to_owned())
@@ -134,8 +135,8 @@ fn buckets_are_listed_in_both_directions() {
 
 // -- 256 duplicate refresh tasks after a restart
 
-/// However often a node has started, every bucket has one refresh at most.
-fn one_refresh_each(tasks: &[BTreeMap<u8, usize>]) -> Check {
+/// Checks that every bucket has at most one refresh after any number of starts.
+fn check_one_refresh(tasks: &[BTreeMap<u8, usize>]) -> Check {
     for (life, tasks) in tasks.iter().enumerate() {
         if let Some((bucket, count)) = tasks.iter().find(|(_, count)| **count > 1) {
             return Err(format!("after {life} restarts bucket {bucket} has {count} refreshes"));
@@ -148,7 +149,7 @@ fn one_refresh_each(tasks: &[BTreeMap<u8, usize>]) -> Check {
 }
 
 #[test]
-fn a_restart_doubles_no_refresh() {
+fn restart_duplicates_no_refresh() {
     let config = |config: &mut Config| config.retry_delay = Duration::ZERO;
     let mut cluster = Cluster::builder().nodes(6).seed(4).config(config).start();
     cluster.join_all();
@@ -166,8 +167,8 @@ fn a_restart_doubles_no_refresh() {
         cluster.stop(3);
         cluster.restart(3);
     }
-    one_refresh_each(&lives).unwrap();
-    // The reference finds the tasks of its last life in its database and makes all 256 again.
+    check_one_refresh(&lives).unwrap();
+    // The reference finds the tasks of its last run in its database and creates all 256 again.
     let mut found: BTreeMap<u8, usize> = BTreeMap::new();
     let planted: Vec<_> = (0..4)
         .map(|_| {
@@ -175,13 +176,13 @@ fn a_restart_doubles_no_refresh() {
             found.clone()
         })
         .collect();
-    assert!(one_refresh_each(&planted).is_err());
+    assert!(check_one_refresh(&planted).is_err());
     cluster.stop_all();
 }
 
 // -- unbounded pending map
 
-fn bounded(waiting: &[u64], limit: u64) -> Check {
+fn check_bounded(waiting: &[u64], limit: u64) -> Check {
     match waiting.iter().find(|count| **count > limit) {
         Some(count) => Err(format!("{count} wait, where {limit} may")),
         None if waiting.contains(&limit) => Ok(()),
@@ -190,7 +191,7 @@ fn bounded(waiting: &[u64], limit: u64) -> Check {
 }
 
 #[test]
-fn what_waits_for_room_is_bounded() {
+fn pending_nodes_are_bounded() {
     let mut bare = Bare::new(|config| config.bucket_limit = 1);
     let own = bare.node.own_id();
     let far: Vec<_> = (0..)
@@ -215,14 +216,14 @@ fn what_waits_for_room_is_bounded() {
         planted.push(of_the_reference.len() as u64);
     }
     let limit = bare.node.config().pending_limit as u64;
-    bounded(&waiting, limit).unwrap();
-    assert!(bounded(&planted, limit).is_err());
+    check_bounded(&waiting, limit).unwrap();
+    assert!(check_bounded(&planted, limit).is_err());
 }
 
-// -- a garbage collection probes by whole searches, and holds its bucket meanwhile
+// -- a garbage collection probes by searches, and locks its bucket meanwhile
 
-/// A node whose bucket is full of a node that has died, and what it dialed and asked while a
-/// newcomer came.
+/// A node whose bucket is full with a dead node, and its dials and calls while another node is
+/// added.
 struct Full {
     cluster: Cluster,
     dead: HostId,
@@ -263,8 +264,8 @@ impl Full {
         self.cluster.request(0, Request::SetNode { node, address, data, how })
     }
 
-    /// A probe dials the known addresses of the node, and asks no other node.
-    fn probed_by_dials_alone(&self) -> Check {
+    /// Checks that a probe dials the known addresses of the node, and sends no request to others.
+    fn check_probed_by_dials(&self) -> Check {
         let known = self.cluster.host(self.dead).addrs();
         let dialed: Vec<SocketAddr> =
             self.cluster.dials(0)[self.before.0..].iter().map(|(_, addr)| *addr).collect();
@@ -277,24 +278,24 @@ impl Full {
 }
 
 #[test]
-fn a_probe_is_a_dial_and_no_search() {
+fn probe_dials_without_a_search() {
     let mut ours = full();
     ours.set(2, false);
     ours.cluster.drive(20 * SECOND);
     assert_eq!(ours.cluster.node(0).metrics().nodes_dead, 1);
-    ours.probed_by_dials_alone().unwrap();
+    ours.check_probed_by_dials().unwrap();
     ours.cluster.stop_all();
     // The reference pings each node of the bucket, and its ping is a search.
     let mut planted = full();
     let request = ping(&planted.cluster, planted.dead);
     assert!(planted.cluster.ask(0, request).is_err());
-    assert!(planted.probed_by_dials_alone().unwrap_err().contains("questions"));
+    assert!(planted.check_probed_by_dials().unwrap_err().contains("questions"));
     planted.cluster.stop_all();
 }
 
-/// While a probe of a node that does not answer is in progress, other nodes of its bucket are
+/// Checks that, while a probe of a silent node is in progress, other nodes of its bucket are
 /// handled at once, and changes are written.
-fn nothing_is_held(full: &mut Full, wait: bool) -> Check {
+fn check_not_blocked(full: &mut Full, wait: bool) -> Check {
     full.set(full.newcomer, false);
     full.cluster.drive(SECOND);
     if full.cluster.node(0).metrics().connections_pending == 0 {
@@ -323,25 +324,25 @@ fn nothing_is_held(full: &mut Full, wait: bool) -> Check {
 }
 
 #[test]
-fn no_bucket_and_no_transaction_is_held_while_a_peer_is_silent() {
+fn silent_peer_blocks_no_bucket_and_no_transaction() {
     let mut ours = full();
-    nothing_is_held(&mut ours, false).unwrap();
+    check_not_blocked(&mut ours, false).unwrap();
     ours.cluster.stop_all();
-    // As if a node that enters the bucket had to wait for the round that holds it.
+    // As if a node that enters the bucket had to wait for the round.
     let mut planted = full();
-    assert!(nothing_is_held(&mut planted, true).unwrap_err().contains("after"));
+    assert!(check_not_blocked(&mut planted, true).unwrap_err().contains("after"));
     planted.cluster.stop_all();
     // As if the transaction were open until the peer answers: a store that takes as long.
     let mut planted = full();
     planted.cluster.host_mut(0).store.delay = 15 * SECOND;
-    assert!(nothing_is_held(&mut planted, false).unwrap_err().contains("held back"));
+    assert!(check_not_blocked(&mut planted, false).unwrap_err().contains("held back"));
     planted.cluster.stop_all();
 }
 
 // -- signalling replayable
 
-/// What was signalled once is refused when it comes again.
-fn works_once(mut relay: impl FnMut() -> RpcResponse) -> Check {
+/// Checks that a repeated signal is refused.
+fn check_refused_when_replayed(mut relay: impl FnMut() -> RpcResponse) -> Check {
     let answers = [relay(), relay(), relay()];
     match &answers {
         [
@@ -354,7 +355,7 @@ fn works_once(mut relay: impl FnMut() -> RpcResponse) -> Check {
 }
 
 #[test]
-fn a_signal_works_once() {
+fn replayed_signal_is_refused() {
     let seed = 6;
     let mut cluster = Cluster::quiet().nodes(2).scripted_peers(1).seed(seed).start();
     connect(&mut cluster, 1, 0);
@@ -362,11 +363,13 @@ fn a_signal_works_once() {
     let mut peer = Peer::honest(2);
     let conn = peer.connect(&mut cluster, 0);
     let signed = request(&source, target, in_seconds(&cluster, 0, 60), 1);
-    works_once(|| peer.ask_one(&mut cluster, conn, RpcRequest::Signal(signed.clone())).unwrap())
-        .unwrap();
-    // The reference looks at the signature, which is as good the second time.
+    check_refused_when_replayed(|| {
+        peer.ask_one(&mut cluster, conn, RpcRequest::Signal(signed.clone())).unwrap()
+    })
+    .unwrap();
+    // The reference verifies only the signature, which is valid the second time as well.
     let at = cluster.address(1);
-    let planted = works_once(|| {
+    let planted = check_refused_when_replayed(|| {
         let bytes = request_bytes(&source.id(), &target, &signed.terms);
         match verify(&source.id(), &bytes, &signed.signature.0) {
             Ok(()) => RpcResponse::Signalled { address: at.clone() },
@@ -379,17 +382,17 @@ fn a_signal_works_once() {
 
 // -- dead dials serialise a search
 
-/// How long it takes a node that knows twenty dead ones and, behind them, one that knows the
-/// target, to find the target.
-fn found_among_the_dead(change: impl FnOnce(&mut Config)) -> Duration {
+/// The duration of a search by a node that has contacts for dead nodes and for one farther node
+/// with a contact for the target.
+fn time_to_find_behind_dead_nodes(change: impl FnOnce(&mut Config)) -> Duration {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).config(change).start();
     wire(&mut cluster, &[(0, 1), (1, 2)]);
     let target = cluster.id(2);
-    // Dead ones that are nearer to the target than the one that knows it.
+    // Dead nodes that are nearer to the target than the one with its contact.
     let helper = cluster.id(1).distance(&target);
     let dead = (0..).map(absent).filter(|id| id.distance(&target) < helper);
     for (i, node) in dead.take(6).enumerate() {
-        tell_of(&mut cluster, 0, node, address(&format!("203.0.{i}.1:1")));
+        add_contact_at(&mut cluster, 0, node, address(&format!("203.0.{i}.1:1")));
     }
     let find = FindNodeOptions { options: by(600 * SECOND), ..FindNodeOptions::default() };
     let outcome = find_with(&mut cluster, 0, target, find);
@@ -399,14 +402,16 @@ fn found_among_the_dead(change: impl FnOnce(&mut Config)) -> Duration {
     elapsed
 }
 
-fn quick(elapsed: Duration) -> Check {
+fn check_quick(elapsed: Duration) -> Check {
     if elapsed < 3 * SECOND { Ok(()) } else { Err(format!("{elapsed:?}")) }
 }
 
 #[test]
 fn dead_nodes_do_not_serialise_a_search() {
-    quick(found_among_the_dead(|_| {})).unwrap();
-    // The reference waits for each dial to time out before it begins the next in its place.
-    let planted = quick(found_among_the_dead(|config| config.search.round_trip = 60 * SECOND));
+    check_quick(time_to_find_behind_dead_nodes(|_| {})).unwrap();
+    // The reference waits for each dial to time out before it starts the next one.
+    let planted = check_quick(time_to_find_behind_dead_nodes(|config| {
+        config.search.round_trip = 60 * SECOND;
+    }));
     assert!(planted.is_err());
 }

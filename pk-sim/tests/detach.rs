@@ -7,10 +7,10 @@ use bytes::Bytes;
 use pk_proto::{Reply, Request, RequestOptions};
 use pk_sim::{App, Cluster};
 
-/// The acceptor's application speaks first: its bytes come right behind the answer that makes the
-/// opener hand over.
+/// The acceptor's application sends first: its bytes directly follow the answer that makes the
+/// opener detach the stream.
 #[test]
-fn an_application_may_speak_first() {
+fn application_of_the_acceptor_can_send_first() {
     for seed in 0..10 {
         let mut cluster = Cluster::quiet().nodes(2).seed(seed).start();
         cluster.call(1, |node, now| node.accept_protocol("greet".to_owned(), now)).unwrap();

@@ -1,4 +1,5 @@
-//! Same seed and inputs, same outputs, byte for byte; and recordings that prove it on another desk.
+//! Same seed and inputs, same outputs, byte for byte; and recordings that are replayed with the
+//! same outputs.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -13,7 +14,7 @@ use pk_sim::{Actor, App, AppAction, Boot, Cluster, Link};
 const NODES: usize = 12;
 const LIMIT: usize = 1 << 20;
 
-/// A network where everything happens at once; node 0 is recorded. Gives it and the recording.
+/// A busy network, with a recording of node 0. Returns both.
 fn busy(seed: u64, stop: bool) -> (Cluster, Vec<u8>) {
     let link = Link::ms(20).jitter(ms(30)).loss(40);
     let mut cluster = Cluster::quiet().nodes(NODES).seed(seed).link(link).build();
@@ -100,7 +101,7 @@ fn busy(seed: u64, stop: bool) -> (Cluster, Vec<u8>) {
     (cluster, recording)
 }
 
-/// Replays to the end; gives how many calls there were.
+/// Replays to the end. Returns the number of calls.
 fn replay(recording: &[u8]) -> Result<usize, ReplayError> {
     let mut replay = Replay::new(recording)?;
     let mut calls = 0;
@@ -110,7 +111,7 @@ fn replay(recording: &[u8]) -> Result<usize, ReplayError> {
     Ok(calls)
 }
 
-/// Where each record begins, its length, and where its bytes are; the start is the first.
+/// The ranges of the bytes of each record; the first is the start.
 fn records(recording: &[u8]) -> Vec<std::ops::Range<usize>> {
     let (mut at, mut records) = (5, Vec::new());
     while at < recording.len() {
@@ -122,7 +123,7 @@ fn records(recording: &[u8]) -> Vec<std::ops::Range<usize>> {
     records
 }
 
-/// The same recording with one record put in the place of another.
+/// The same recording with one record replaced.
 fn replaced(recording: &[u8], number: usize, bytes: &[u8]) -> Vec<u8> {
     let place = records(recording).swap_remove(number);
     let length = (bytes.len() as u32).to_be_bytes();
@@ -130,7 +131,7 @@ fn replaced(recording: &[u8], number: usize, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_run_and_the_same_recording() {
+fn same_seed_gives_the_same_run_and_the_same_recording() {
     let ((first, one), (second, two)) = (busy(5, true), busy(5, true));
     assert_eq!(first.digest(), second.digest());
     assert_eq!(first.counters(), second.counters());
@@ -142,7 +143,7 @@ fn the_same_seed_gives_the_same_run_and_the_same_recording() {
 }
 
 #[test]
-fn a_recording_is_replayed_to_its_end() {
+fn recording_is_replayed_to_its_end() {
     for stop in [false, true] {
         let (cluster, recording) = busy(7, stop);
         let mut replay = Replay::new(&recording).unwrap();
@@ -170,7 +171,7 @@ fn a_recording_is_replayed_to_its_end() {
         assert_eq!(kinds.len(), 9 + usize::from(stop), "every kind of call: {kinds:?}");
         assert_eq!(calls + 1, records(&recording).len());
         assert!(calls > 400 && outputs > 500, "{calls} calls, {outputs} outputs");
-        // The machine on the desk is the machine in the field.
+        // The replayed machine has the same state as the recorded one.
         let (desk, field) = (replay.machine(), cluster.node(0));
         assert_eq!((desk.metrics(), desk.own_id()), (field.metrics(), field.own_id()));
         assert!(desk.graph() == field.graph() && desk.connections() == field.connections());
@@ -179,7 +180,7 @@ fn a_recording_is_replayed_to_its_end() {
 }
 
 #[test]
-fn a_recording_that_was_cut_off_ends_at_its_last_whole_record() {
+fn truncated_recording_ends_at_its_last_complete_record() {
     let (_, recording) = busy(8, false);
     let records = records(&recording);
     for cut in [
@@ -197,7 +198,7 @@ fn a_recording_that_was_cut_off_ends_at_its_last_whole_record() {
 }
 
 #[test]
-fn what_is_no_recording_or_of_another_version_is_refused() {
+fn other_files_and_other_versions_are_refused() {
     for bytes in [&b""[..], b"PKT", b"PKTR", b"hello, this is a file", b"\x7fELF\x02\x01\x01"] {
         assert_eq!(replay(bytes), Err(ReplayError::NotARecording));
     }
@@ -212,7 +213,7 @@ fn what_is_no_recording_or_of_another_version_is_refused() {
 }
 
 #[test]
-fn a_doctored_recording_diverges_where_it_was_doctored_or_later() {
+fn changed_recording_diverges_at_the_change_or_later() {
     let (_, recording) = busy(9, false);
     let places = records(&recording);
     let start: StartParams = postcard::from_bytes(&recording[places[0].clone()]).unwrap();
@@ -243,7 +244,7 @@ fn a_doctored_recording_diverges_where_it_was_doctored_or_later() {
     let absent = doctored(|start| start.identity.chain.clear());
     assert!(matches!(absent, Err(ReplayError::Start(StartError::Identity(_)))), "{absent:?}");
 
-    // A call that is left out.
+    // A missing call.
     let mut found = 0;
     for number in (1..places.len()).step_by(11) {
         let place = &places[number];
@@ -260,7 +261,7 @@ fn a_doctored_recording_diverges_where_it_was_doctored_or_later() {
     }
     assert!(found > 20, "{found}");
 
-    // The hash of what had come out.
+    // The hash of the outputs.
     let number = places.len() / 2;
     let mut bytes = recording[places[number].clone()].to_vec();
     let digest = postcard::take_from_bytes::<(u64, u64)>(&bytes)
@@ -277,7 +278,7 @@ fn a_doctored_recording_diverges_where_it_was_doctored_or_later() {
 }
 
 #[test]
-fn a_damaged_recording_is_an_error_or_diverges_and_never_more() {
+fn damaged_recording_is_an_error_or_diverges() {
     let (_, recording) = busy(10, false);
     let places = records(&recording);
     for number in [1, places.len() / 2, places.len() - 1] {
@@ -287,7 +288,7 @@ fn a_damaged_recording_is_an_error_or_diverges_and_never_more() {
             Err(ReplayError::Damaged(number))
         );
         assert_eq!(replay(&replaced(&recording, number, &[])), Err(ReplayError::Damaged(number)));
-        // A length that no record has.
+        // An invalid length.
         let mut damaged = recording.clone();
         damaged[places[number].start - 4] = 0xff;
         assert_eq!(replay(&damaged), Err(ReplayError::Damaged(number)));
@@ -308,7 +309,7 @@ fn a_damaged_recording_is_an_error_or_diverges_and_never_more() {
 }
 
 #[test]
-fn a_recording_over_its_limit_is_lost_and_the_node_is_not() {
+fn recording_over_its_limit_is_dropped_and_the_node_continues() {
     let key = pk_sim::Key::numbered(1, 1);
     let unix = pk_proto::UnixMillis(1_767_225_600_000);
     let now = pk_proto::Instant::ORIGIN;
@@ -335,7 +336,7 @@ fn a_recording_over_its_limit_is_lost_and_the_node_is_not() {
     assert_eq!(node.take_recording(), None);
     assert!(node.find_node(absent(0), FindNodeOptions::default(), now).is_ok());
     assert_eq!(node.take_recording(), None, "it has a hole");
-    // A node that is not recorded has none.
+    // A node that is not recorded has no recording.
     let mut node = NodeManager::start(start).unwrap();
     assert_eq!(node.take_recording(), None);
 }

@@ -51,7 +51,7 @@ fn ids_in(own: NodeId, bucket: u8, count: u8) -> Vec<NodeId> {
 const DIVERSITY: SetNodeOutcome = SetNodeOutcome::Rejected(SetNodeRejection::Diversity);
 
 #[test]
-fn two_nodes_of_one_network_are_in_a_bucket_and_ten_in_the_graph() {
+fn one_network_has_at_most_two_nodes_in_a_bucket_and_ten_in_the_graph() {
     for (network, other) in [("8.8.8", "8.8.9"), ("2606:4700:1", "2606:4700:2")] {
         let at = |network: &str, n: u8| {
             if network.contains(':') {
@@ -85,7 +85,7 @@ fn two_nodes_of_one_network_are_in_a_bucket_and_ten_in_the_graph() {
         }
         let metrics = bare.node.metrics();
         assert_eq!((admitted, metrics.nodes, metrics.diversity_refused), (10, 16, 14));
-        // Who leaves makes room.
+        // A removed node makes room.
         let (leaves, comes) = (ids_in(own, 255, 4)[0], ids_in(own, 255, 4)[2]);
         assert!(bare.node.unset_node(leaves, bare.now).unwrap());
         assert_eq!(
@@ -95,9 +95,9 @@ fn two_nodes_of_one_network_are_in_a_bucket_and_ten_in_the_graph() {
     }
 }
 
-/// A second address counts as well: no node gets more room by moving.
+/// A second address counts as well: a moved node gets no more room.
 #[test]
-fn an_address_in_a_network_that_is_full_is_not_stored_for_a_known_node_either() {
+fn address_in_a_full_network_is_not_stored_for_a_known_node() {
     let mut bare = Bare::new(|_| {});
     let ids = ids_in(bare.node.own_id(), 255, 3);
     for (id, at) in ids.iter().zip(["8.8.8.1:1", "8.8.8.2:1", "9.9.9.9:1"]) {
@@ -131,10 +131,10 @@ fn private_networks_are_not_limited_and_the_limits_can_be_set() {
     }
 }
 
-/// A node that waits and is of a network that is full when there is room is dropped, and the next
-/// one comes in.
+/// A pending node whose network is full when there is room is dropped, and the next one is
+/// admitted.
 #[test]
-fn diversity_holds_for_those_who_wait_as_well() {
+fn network_limits_apply_to_pending_nodes() {
     let mut bare = Bare::new(|config| {
         config.bucket_limit = 3;
         config.collect_concurrency = 1;
@@ -164,10 +164,9 @@ fn diversity_holds_for_those_who_wait_as_well() {
     assert!(bare.node.contact(ids[0]).is_some() && bare.node.contact(ids[2]).is_none());
 }
 
-/// A node that is refused for its network takes no place, and what was known of that node stays
-/// unchanged.
+/// A node that is refused for its network replaces no node, and its contact stays unchanged.
 #[test]
-fn force_takes_nobodys_place_for_a_node_of_a_full_network() {
+fn forced_node_of_a_full_network_replaces_no_node() {
     let mut bare = Bare::new(|config| config.bucket_limit = 3);
     let ids = ids_in(bare.node.own_id(), 255, 5);
     for (id, (at, time)) in ids.iter().zip([("9.9.9.9:1", 1), ("8.8.8.1:1", 5), ("8.8.8.2:1", 5)]) {
@@ -188,7 +187,7 @@ fn force_takes_nobodys_place_for_a_node_of_a_full_network() {
         matches!(output, Output::Event(Event::NodeRemoved { .. } | Event::NodeAdded { .. }))
     };
     assert!(!bare.take().iter().any(told), "no node left");
-    // One of another network takes the place of the oldest, which is reported first.
+    // A node of another network replaces the oldest, whose removal is reported first.
     assert_eq!(set_at(&mut bare, ids[4], "7.7.7.7:1", FORCE), SetNodeOutcome::Replaced(ids[0]));
     let events: Vec<_> = bare.take().into_iter().filter(told).collect();
     let expected =

@@ -161,7 +161,7 @@ fn a_dialer_sends_no_more_than_an_acceptor_holds() {
 fn an_acceptor_holds_a_bounded_number_of_requests_until_the_hello() {
     for hello_is in [0, 4, 8] {
         let mut bare = Bare::new(|_| {});
-        let conn = ConnectionId(bare.odd());
+        let conn = ConnectionId(bare.next_id());
         bare.connected(conn, Side::Acceptor, Bare::peer(0), "198.51.100.1:1".parse().unwrap(), 1);
         let streams: Vec<_> = (0..9).map(|_| bare.opened(conn)).collect();
         let ping =
@@ -192,7 +192,7 @@ fn an_acceptor_holds_a_bounded_number_of_requests_until_the_hello() {
 #[test]
 fn requests_that_are_held_end_with_their_connection() {
     let mut bare = Bare::new(|_| {});
-    let conn = ConnectionId(bare.odd());
+    let conn = ConnectionId(bare.next_id());
     bare.connected(conn, Side::Acceptor, Bare::peer(0), "198.51.100.1:1".parse().unwrap(), 1);
     let ping = message(V1::Call { deadline_ms: 1000, request: RpcRequest::Ping { nonce: 1 } });
     let streams: Vec<_> = (0..2).map(|_| bare.opened(conn)).collect();

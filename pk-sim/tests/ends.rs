@@ -39,7 +39,7 @@ fn disconnect_closes_every_connection_with_a_node() {
 }
 
 #[test]
-fn disconnect_ends_a_dial_that_has_come_as_far_as_the_hello() {
+fn disconnect_cancels_a_dial_that_waits_for_the_hello() {
     let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
     let request = connect_request(&cluster, 1);
     let waiting = cluster.request(0, request);
@@ -52,7 +52,7 @@ fn disconnect_ends_a_dial_that_has_come_as_far_as_the_hello() {
 }
 
 #[test]
-fn a_killed_peer_is_reported_after_the_idle_timeout() {
+fn killed_peer_is_reported_after_the_idle_timeout() {
     let config = |config: &mut pk_proto::Config| config.call_timeout = 60 * SECOND;
     let mut cluster = Cluster::quiet().nodes(4).seed(3).config(config).start();
     connect(&mut cluster, 0, 1);
@@ -60,10 +60,10 @@ fn a_killed_peer_is_reported_after_the_idle_timeout() {
     cluster.drive(25 * SECOND);
     cluster.kill(1);
     let killed = cluster.now();
-    // Who is connected finds it, and hears nothing.
+    // Connected nodes find it, and receive nothing.
     let request = ping(&cluster, 1);
     let asking = cluster.request(0, request);
-    // Who has never met it hears of it from those who have.
+    // Others receive its contact from connected ones.
     connect(&mut cluster, 3, 0);
     let target = cluster.id(1);
     let found = find(&mut cluster, 3, target);
@@ -78,7 +78,7 @@ fn a_killed_peer_is_reported_after_the_idle_timeout() {
     let gone = ends[0].0.since(killed);
     // Nothing was received for 30 s: the last packet was at most the 10 s of a keep-alive before.
     assert!((20 * SECOND..=30 * SECOND).contains(&gone), "{gone:?}");
-    // The connection was suspected, so the node was looked for again, and was not found.
+    // The connection was suspected, so the node was searched for again, and was not found.
     let why = vec![(cluster.address(1), DialFailure::TimedOut)];
     assert_eq!(cluster.done(0, asking), Some(&Err(Failure::NotFound(why.clone()))));
     let request = ping(&cluster, 1);
@@ -90,7 +90,7 @@ fn a_killed_peer_is_reported_after_the_idle_timeout() {
 }
 
 #[test]
-fn a_search_ends_by_its_deadline_whatever_the_dead_do() {
+fn requests_for_a_dead_node_end_by_their_deadline() {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).start();
     connect(&mut cluster, 0, 1);
     connect(&mut cluster, 2, 1);
@@ -116,7 +116,7 @@ fn a_search_ends_by_its_deadline_whatever_the_dead_do() {
 }
 
 #[test]
-fn a_partition_is_survived_if_it_is_short_and_healed_if_it_is_long() {
+fn connection_survives_a_short_partition_and_ends_in_a_long_one() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     connect(&mut cluster, 0, 1);
     cluster.partition(&[&[0], &[1]]);
@@ -151,13 +151,13 @@ fn a_partition_is_survived_if_it_is_short_and_healed_if_it_is_long() {
 }
 
 #[test]
-fn a_peer_that_moves_is_known_at_its_new_address() {
+fn moved_peer_is_stored_at_its_new_address() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     connect(&mut cluster, 0, 1);
     cluster.rehome(1, vec!["203.0.113.5:9".parse().unwrap()]);
     cluster.drive(SECOND);
     assert_eq!(cluster.node(0).connections()[0].address, address("203.0.113.5:9"));
-    // The graph knows both places, the newer first.
+    // The contact has both addresses, the newer first.
     let contact = cluster.node(0).contact(cluster.id(1)).unwrap();
     let known: Vec<_> = contact.iter().map(|(address, _)| address.to_string()).collect();
     assert_eq!(known, ["203.0.113.5:9".to_owned(), "20.0.1.1:1314".to_owned()]);
@@ -170,7 +170,7 @@ fn a_peer_that_moves_is_known_at_its_new_address() {
 // -- stop
 
 #[test]
-fn stop_closes_everything_gracefully_and_says_so_last() {
+fn stop_closes_everything_gracefully_and_reports_it_last() {
     let mut cluster = Cluster::quiet().nodes(4).seed(3).start();
     for to in [1, 2] {
         connect(&mut cluster, 0, to);
@@ -208,7 +208,7 @@ fn stop_closes_everything_gracefully_and_says_so_last() {
 }
 
 #[test]
-fn who_connects_to_a_node_that_stops_is_turned_away() {
+fn dial_to_a_stopping_node_is_rejected() {
     // It waits for its driver, which is slow.
     let mut cluster = Cluster::quiet().nodes(3).seed(3).start();
     connect(&mut cluster, 0, 1);
@@ -264,7 +264,7 @@ fn late_inputs_about_a_closing_connection_have_no_effect() {
 }
 
 #[test]
-fn calls_on_a_connection_that_we_close_fail_at_once() {
+fn calls_on_a_locally_closed_connection_fail_at_once() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     connect(&mut cluster, 0, 1);
     let request = ping(&cluster, 1);
@@ -328,14 +328,14 @@ fn stop_is_forced_when_the_driver_does_not_answer() {
         [gone(1), Event::LeaseLost { lease, node: peers[0] }, gone(0), Event::Stopped]
     );
     assert_eq!((bare.node.poll_timeout(), bare.node.metrics().connections_pending), (None, 0));
-    // What comes later is counted.
+    // Later inputs are counted.
     bare.input(Input::Disconnected { conn: conns[0], why: DisconnectReason::Local });
     assert!(bare.take().is_empty());
     assert_eq!(bare.node.metrics().late_inputs, 1);
 }
 
 #[test]
-fn a_handshake_that_was_under_way_when_its_dial_was_cancelled_is_closed() {
+fn handshake_that_completes_after_its_dial_was_cancelled_is_closed() {
     let mut bare = Bare::new(|_| {});
     let target = Bare::peer(0);
     let request =
@@ -379,7 +379,7 @@ fn inputs_about_finished_ids_are_counted_and_ignored() {
         assert_eq!(bare.take(), [], "{input:?}");
     }
     assert_eq!(bare.node.metrics().late_inputs, count);
-    // A number that is in use already, and a dial that was never made.
+    // An id that is in use already, and a dial that does not exist.
     bare.connected(conn, Side::Acceptor, Bare::peer(1), "203.0.113.1:1".parse().unwrap(), 1);
     bare.connected(
         ConnectionId(8),
@@ -390,7 +390,7 @@ fn inputs_about_finished_ids_are_counted_and_ignored() {
     );
     assert_eq!((bare.take(), bare.node.metrics().late_inputs), (vec![], count + 2));
     assert_eq!((bare.node.connections().len(), bare.node.poll_timeout()), (1, timeout));
-    // Confirmations of bytes on a stream that is over are usual.
+    // Confirmations of bytes on an ended stream are usual.
     bare.input(Input::StreamWritten { stream, bytes: 5 });
     bare.input(Input::OpenFailed { stream });
     assert_eq!(bare.take(), []);

@@ -1,4 +1,4 @@
-//! Searches, in virtual time: along which ways, how far, to which end (docs/DESIGN.md, Searches).
+//! Searches, in virtual time: their routes, limits and ends (docs/DESIGN.md, Searches).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -13,7 +13,7 @@ use pk_proto::{
 };
 use pk_sim::{Cluster, HostId, Link};
 
-/// A cluster whose nodes know each other along these edges, and no other node.
+/// A cluster whose nodes have contacts along these edges only.
 fn graph(nodes: usize, edges: &[(HostId, HostId)]) -> Cluster {
     let mut cluster = Cluster::quiet().nodes(nodes).seed(3).start();
     wire(&mut cluster, edges);
@@ -25,7 +25,7 @@ fn limit(limit: usize) -> FindNodeOptions {
 }
 
 #[test]
-fn two_nodes_connect_and_know_each_other() {
+fn connected_nodes_store_each_other() {
     let mut cluster = Cluster::quiet().nodes(2).start();
     assert!(
         matches!(cluster.connect(0, 1), Ok(Reply::Connect(info)) if info.node == cluster.id(1))
@@ -43,7 +43,7 @@ fn two_nodes_connect_and_know_each_other() {
 }
 
 #[test]
-fn everyone_finds_everyone() {
+fn every_node_finds_every_other_node() {
     let mut cluster = Cluster::quiet().nodes(30).seed(1).start();
     cluster.join_all();
     for from in 0..30 {
@@ -60,7 +60,7 @@ fn everyone_finds_everyone() {
 // -- graphs
 
 #[test]
-fn a_chain_is_followed_to_its_end() {
+fn search_follows_a_chain_to_its_end() {
     let mut cluster = graph(5, &[(0, 1), (1, 2), (2, 3), (3, 4)]);
     let target = cluster.id(4);
     let outcome = find(&mut cluster, 0, target);
@@ -73,7 +73,7 @@ fn a_chain_is_followed_to_its_end() {
     let ends: Vec<_> = outcome.trace.iter().map(|step| step.end.clone()).collect();
     let answered = FindStepEnd::Answered { reported: 1, new: 1 };
     assert_eq!(ends, [answered.clone(), answered.clone(), answered, FindStepEnd::Target]);
-    // Each link takes 10 ms: the handshake is a round trip, the Hellos are one, and a question is
+    // Each link takes 10 ms: the handshake is a round trip, the Hellos are one, and a query is
     // sent with the Hello.
     let elapsed = ms(3 * 40 + 40);
     assert_eq!(
@@ -85,7 +85,7 @@ fn a_chain_is_followed_to_its_end() {
 }
 
 #[test]
-fn a_tree_is_searched_along_all_branches() {
+fn search_follows_all_branches_of_a_tree() {
     let mut cluster = graph(7, &[(0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (2, 6)]);
     for (leaf, parent) in [(3, 1), (6, 2)] {
         let target = cluster.id(leaf);
@@ -105,7 +105,7 @@ fn a_tree_is_searched_along_all_branches() {
 }
 
 #[test]
-fn cycles_end() {
+fn search_in_a_cycle_ends() {
     let ring: Vec<_> =
         (0..6).flat_map(|node| [(node, (node + 1) % 6), ((node + 1) % 6, node)]).collect();
     let chords = [(0, 3), (3, 0), (1, 4), (4, 1)];
@@ -128,7 +128,7 @@ fn cycles_end() {
 }
 
 #[test]
-fn a_shortcut_is_taken() {
+fn search_takes_a_shortcut() {
     // 4 is reported by 1 at once, and by 3 after a long path.
     let mut cluster = graph(5, &[(0, 1), (1, 2), (2, 3), (3, 4), (1, 4)]);
     let target = cluster.id(4);
@@ -138,15 +138,15 @@ fn a_shortcut_is_taken() {
     assert!(steps.contains(&(4, Some(1))), "{steps:?}");
     assert!(steps.iter().all(|(node, _)| *node != 3), "no search takes the long path: {steps:?}");
     assert_eq!(outcome.stats.elapsed, ms(40 + 40));
-    // What the search had started besides is cancelled, or is a connection like any other.
+    // Other dials of the search are cancelled or become ordinary connections.
     cluster.drive(SECOND);
     assert_quiet(&mut cluster, 0, "shortcut");
     cluster.stop_all();
 }
 
 #[test]
-fn offline_nodes_are_passed_by() {
-    // 1 and 2 are dead; the only way to 4 leads over 3.
+fn search_does_not_wait_for_offline_nodes() {
+    // 1 and 2 are dead; the only route to 4 is through 3.
     let mut cluster = graph(5, &[(0, 1), (0, 2), (0, 3), (3, 4), (1, 4), (3, 1), (3, 2)]);
     cluster.kill(1);
     cluster.kill(2);
@@ -161,7 +161,7 @@ fn offline_nodes_are_passed_by() {
     let metrics = cluster.node(0).metrics();
     assert_eq!((metrics.connections, metrics.dial_failures), (2, 0), "{metrics:?}");
 
-    // With concurrency 1 they hold the search back, each for as long as it takes to stall.
+    // With concurrency 1 each of them delays the search until it counts as stalled.
     let mut cluster = graph(5, &[(0, 1), (0, 2), (0, 3), (3, 4)]);
     cluster.kill(1);
     cluster.kill(2);
@@ -191,14 +191,14 @@ fn search_for_the_local_id_asks_every_reported_node() {
 }
 
 #[test]
-fn a_search_for_oneself_ends_at_its_limit() {
+fn search_for_the_local_id_ends_at_its_limit() {
     let mut cluster = graph(5, &[(0, 1), (1, 2), (2, 3), (3, 4)]);
     let own = cluster.id(0);
     let outcome = find_with(&mut cluster, 0, own, limit(2));
     assert_consistent(&outcome);
     assert_eq!(outcome.ended, FindEnd::Limit);
     assert_eq!((outcome.stats.attempts, outcome.stats.calls, outcome.stats.candidates), (2, 2, 3));
-    // The two are connected, so they are free now, and the limit reaches two further.
+    // The two are connected, so they no longer count, and the limit allows two more.
     let outcome = find_with(&mut cluster, 0, own, limit(2));
     assert_eq!(
         (outcome.ended, outcome.stats.attempts, outcome.stats.calls),
@@ -208,7 +208,7 @@ fn a_search_for_oneself_ends_at_its_limit() {
 }
 
 #[test]
-fn a_search_asks_no_further_than_the_closest_k_that_live() {
+fn search_contacts_only_the_closest_k_live_nodes() {
     let edges: Vec<_> = (1..10).map(|node| (0, node)).collect();
     let mut cluster = Cluster::quiet()
         .nodes(10)
@@ -242,7 +242,7 @@ fn a_search_asks_no_further_than_the_closest_k_that_live() {
 // -- limits
 
 #[test]
-fn the_limit_counts_failures_and_no_live_connections() {
+fn limit_counts_failures_and_no_live_connections() {
     let mut cluster = graph(7, &[(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (0, 6)]);
     for live in [1, 2, 3] {
         assert!(cluster.connect(0, live).is_ok());
@@ -268,7 +268,7 @@ fn the_limit_counts_failures_and_no_live_connections() {
 }
 
 #[test]
-fn no_more_are_contacted_at_a_time_than_allowed() {
+fn concurrent_contacts_are_limited() {
     for concurrency in [1, 2, 3, 7] {
         let edges: Vec<_> = (1..14).map(|node| (0, node)).collect();
         let mut cluster = graph(14, &edges);
@@ -282,7 +282,7 @@ fn no_more_are_contacted_at_a_time_than_allowed() {
 }
 
 #[test]
-fn silent_dials_end_so_that_more_start() {
+fn silent_dials_end_so_that_others_start() {
     for concurrency in [1, 3] {
         let edges: Vec<_> = (1..14).map(|node| (0, node)).collect();
         let mut cluster = graph(14, &edges);
@@ -302,7 +302,8 @@ fn silent_dials_end_so_that_more_start() {
             .map(|step| step.node)
             .collect();
         assert_eq!(answered.len(), 3, "{outcome:?}");
-        // Each of the dead ends when it is silent for too long, and not at its timeout.
+        // Each contact with a dead node ends when it has been silent for too long, before its
+        // timeout.
         assert!(outcome.stats.elapsed <= 5 * SECOND, "{outcome:?}");
         assert_quiet(&mut cluster, 0, "stalled");
         cluster.stop_all();
@@ -312,7 +313,7 @@ fn silent_dials_end_so_that_more_start() {
 // -- ends
 
 #[test]
-fn a_target_that_is_connected_ends_a_search_at_once() {
+fn connected_target_ends_a_search_at_once() {
     let mut cluster = graph(3, &[(0, 1), (0, 2)]);
     assert!(cluster.connect(1, 0).is_ok());
     let (target, dials) = (cluster.id(1), cluster.transport_counters().dials);
@@ -330,7 +331,7 @@ fn a_target_that_is_connected_ends_a_search_at_once() {
 }
 
 #[test]
-fn a_target_that_connects_to_us_ends_a_search() {
+fn incoming_connection_of_the_target_ends_a_search() {
     let mut cluster = graph(3, &[(0, 1)]);
     cluster.kill(1);
     let target = cluster.id(2);
@@ -349,7 +350,7 @@ fn a_target_that_connects_to_us_ends_a_search() {
 }
 
 #[test]
-fn a_deadline_ends_a_search_with_what_it_has() {
+fn deadline_ends_a_search_with_its_results_so_far() {
     let mut cluster = graph(4, &[(0, 1), (0, 2), (0, 3)]);
     for dead in [1, 2] {
         cluster.kill(dead);
@@ -386,7 +387,7 @@ fn search_without_candidates_ends_at_once() {
 }
 
 #[test]
-fn not_found_says_why_the_dials_of_the_target_failed() {
+fn not_found_contains_the_dial_failures_of_the_target() {
     let mut cluster = Cluster::quiet().nodes(4).seed(3).build();
     for node in [0, 1, 3] {
         cluster.start_node(node);
@@ -406,7 +407,7 @@ fn not_found_says_why_the_dials_of_the_target_failed() {
     for (number, (text, why)) in cases.into_iter().enumerate() {
         let target = absent(number as u64);
         let place = address(&text);
-        tell_of(&mut cluster, 0, target, place.clone());
+        add_contact_at(&mut cluster, 0, target, place.clone());
         let outcome = find(&mut cluster, 0, target);
         assert_consistent(&outcome);
         let steps: Vec<_> = outcome.trace.iter().filter(|step| step.node == target).collect();
@@ -424,7 +425,7 @@ fn not_found_says_why_the_dials_of_the_target_failed() {
     // Another node has the address: every address that was tried has its failure.
     let target = absent(9);
     for place in [cluster.address(1), cluster.address(2)] {
-        tell_of(&mut cluster, 0, target, place);
+        add_contact_at(&mut cluster, 0, target, place);
     }
     match cluster.ask(0, Request::PingNode { target, options: RequestOptions::default() }) {
         Err(Failure::NotFound(why)) => {
@@ -452,7 +453,7 @@ fn addresses_that_cannot_be_dialed_are_named() {
             .enumerate()
     {
         let target = absent(number as u64);
-        tell_of(&mut cluster, 0, target, address(text));
+        add_contact_at(&mut cluster, 0, target, address(text));
         let ping = cluster.ask(0, Request::PingNode { target, options: RequestOptions::default() });
         let Err(Failure::NotFound(why)) = &ping else { panic!("{text}: {ping:?}") };
         // A name is reported besides its addresses.
@@ -474,8 +475,8 @@ fn addresses_that_cannot_be_dialed_are_named() {
 // -- cancel
 
 #[test]
-fn cancelling_in_every_stage_leaves_nothing_behind() {
-    // Stages in the order in which they are reached: dial, handshake, Hello and question; and again
+fn search_cancelled_in_any_stage_leaves_no_state() {
+    // Stages in the order in which they are reached: dial, handshake, Hello and query; and again
     // for the next node.
     let mut stages = BTreeSet::new();
     for after in (0..280).step_by(5) {
@@ -508,7 +509,7 @@ fn cancelling_in_every_stage_leaves_nothing_behind() {
         }
         cluster.stop_all();
     }
-    // Three connections in turn: dialing, then greeting and asking with two streams open. The
+    // Three connections in turn: dialing, then greeting and querying with two streams open. The
     // target is greeted only.
     let reached: Vec<_> = stages.into_iter().collect();
     assert_eq!(reached, [(0, 1, 0), (0, 1, 2), (1, 1, 1), (1, 1, 3), (2, 1, 2), (2, 1, 3)]);
@@ -518,7 +519,7 @@ fn cancelling_in_every_stage_leaves_nothing_behind() {
 
 #[test]
 fn trace_names_the_first_reporter_of_each_node() {
-    // 1 and 2 both know 3; only 2 knows 4.
+    // 1 and 2 both have a contact for 3; only 2 has one for 4.
     let mut cluster = graph(6, &[(0, 1), (0, 2), (1, 3), (2, 3), (2, 4), (3, 5), (4, 5)]);
     cluster.network_mut().set_link(0, 2, Link::ms(50));
     cluster.kill(5);
@@ -551,11 +552,11 @@ fn trace_names_the_first_reporter_of_each_node() {
 }
 
 #[test]
-fn a_contact_that_does_not_answer_is_no_obstacle() {
+fn silent_contact_does_not_block_a_search() {
     let mut cluster = Cluster::quiet().nodes(4).scripted_peers(1).seed(3).start();
     wire(&mut cluster, &[(0, 1), (1, 2)]);
-    tell(&mut cluster, 0, 4);
-    // The scripted peer greets, and never answers.
+    add_contact(&mut cluster, 0, 4);
+    // The scripted peer sends Hello, and never answers.
     let mut mute = Peer::new(4, |_| Reaction::Silence);
     let target = cluster.id(2);
     let request =
@@ -565,7 +566,7 @@ fn a_contact_that_does_not_answer_is_no_obstacle() {
         panic!("it waits")
     };
     assert_eq!((outcome.ended, mute.asked.len()), (FindEnd::Connected, 1));
-    // The search waits for a node that is not there, but not without limit.
+    // The search waits for an absent node for a bounded time.
     let request = cluster
         .request(0, Request::FindNode { target: absent(0), find: FindNodeOptions::default() });
     mute.drive(&mut cluster, 20 * SECOND);
@@ -584,7 +585,7 @@ fn a_contact_that_does_not_answer_is_no_obstacle() {
 // -- many
 
 #[test]
-fn with_a_third_of_the_nodes_dead_searches_stay_quick_and_find_nearly_everyone() {
+fn searches_are_quick_and_find_most_nodes_if_a_third_of_the_nodes_is_dead() {
     const NODES: usize = 200;
     let mut cluster =
         Cluster::quiet().nodes(NODES).seed(11).link(Link::ms(20).jitter(ms(20))).start();
@@ -634,14 +635,14 @@ fn with_a_third_of_the_nodes_dead_searches_stay_quick_and_find_nearly_everyone()
 }
 
 #[test]
-fn a_contact_whose_connection_was_dead_already_is_dialed_again() {
+fn contact_with_a_dead_connection_is_dialed_again() {
     let mut cluster = Cluster::builder().nodes(3).seed(11).start();
     cluster.connect(0, 1).unwrap();
     cluster.connect(1, 2).unwrap();
     cluster.drive(Duration::from_secs(1));
     let (id, target) = (cluster.id(0), cluster.id(2));
     assert!(cluster.node(0).contact(target).is_none());
-    // The close is on its way when the question is asked on the connection that it ends.
+    // The close is in flight when the query is sent on the same connection.
     assert_eq!(cluster.call(1, |node, now| node.disconnect(id, now)), 1);
     let outcome = find(&mut cluster, 0, target);
     assert_eq!(outcome.ended, FindEnd::Connected, "{outcome:?}");

@@ -35,11 +35,11 @@ fn random(count: u64, length: usize, body: fn(&[u8]) -> Run) -> Vec<Run> {
 }
 
 /// A new input, output, request or kind of timer that neither the corpus nor random scripts reach
-/// shows here. `cargo fuzz run -O -s none machine` finds a script that does, if the target can make
-/// one; commit it. Those of the corpus whose names begin with `hand-` were written for what takes
-/// several steps in a row.
+/// fails this test. `cargo fuzz run -O -s none machine` finds a script that does, if the target can
+/// make one; commit it. Scripts of the corpus whose names begin with `hand-` were written for
+/// sequences of several steps.
 #[test]
-fn machines_hold_and_everything_is_reached() {
+fn machine_scripts_pass_and_reach_every_variant() {
     let mut runs = replay("machine", machine);
     runs.extend(random(1500, 700, machine));
     let coverage = coverage(&runs);
@@ -74,7 +74,7 @@ fn machines_hold_and_everything_is_reached() {
 }
 
 #[test]
-fn pairs_hold_and_agree() {
+fn pair_scripts_pass_and_nodes_agree() {
     let mut runs = replay("pair", pair);
     runs.extend(random(60, 300, pair));
     let coverage = coverage(&runs);
@@ -96,7 +96,7 @@ fn pairs_hold_and_agree() {
     }
 }
 
-/// Bytes that look random.
+/// Pseudorandom bytes.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut noise = vec![0; length];
     blake3::Hasher::new().update(&seed.to_be_bytes()).finalize_xof().fill(&mut noise);

@@ -1,4 +1,5 @@
-//! Faults that the fuzz targets `machine` and `pair` found, each as the shortest run that shows it.
+//! Faults that the fuzz targets `machine` and `pair` found, each as the shortest run that
+//! reproduces it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -23,7 +24,7 @@ const UNIX: UnixMillis = UnixMillis(1_767_225_600_000);
 /// A store that does not answer, and an application that asks for a flush again and again: each
 /// request stayed in a list until the transaction ended.
 #[test]
-fn a_flush_that_has_ended_is_not_remembered() {
+fn ended_flush_is_removed() {
     let mut bare = Bare::new(|_| {});
     for _ in 0..3 {
         let flush = bare.request(Request::Flush { options: by(ms(1)) });
@@ -37,7 +38,7 @@ fn a_flush_that_has_ended_is_not_remembered() {
 
 /// The same for requests that wait for room in a bucket that is being probed.
 #[test]
-fn a_request_for_room_that_has_ended_is_not_remembered() {
+fn ended_request_for_room_is_removed() {
     let mut bare = Bare::new(|config| config.bucket_limit = 1);
     let own = bare.node.own_id();
     let far: Vec<NodeId> = (0..)
@@ -64,7 +65,7 @@ fn a_request_for_room_that_has_ended_is_not_remembered() {
 
 /// The timers of a punch are dropped when the node stops; its entry was not.
 #[test]
-fn a_punch_ends_when_the_node_stops() {
+fn punch_ends_when_the_node_stops() {
     let mut bare = Bare::new(|_| {});
     let (relay, source) = (Key::numbered(77, 1), Key::numbered(77, 2));
     let conn = bare.accept(relay.id());
@@ -83,8 +84,8 @@ fn a_punch_ends_when_the_node_stops() {
     assert_eq!(bare.node.census().punches, 0);
 }
 
-/// In a store that does not yet say whose it is, a renewal was being written when another row was;
-/// the renewal failed, and what was left was rows without an owner, which no node can start from.
+/// In a store without an owner row, a renewal was being written when another row was; the renewal
+/// failed, and the store had rows without an owner, from which no node can start.
 #[test]
 fn rows_are_not_written_before_their_owner() {
     for failure in [WriteFailure::NotApplied("full".into()), WriteFailure::Unknown("broken".into())]
@@ -101,7 +102,7 @@ fn rows_are_not_written_before_their_owner() {
         let allow = Request::AllowClaim { node: Bare::peer(1), allowed: true, options: by(SECOND) };
         bare.request(allow);
         bare.input(Input::Persisted { id: *id, result: Err(failure) });
-        // Whether it was written is looked for, and it was not.
+        // The store is read to learn whether it was written; it was not.
         if let Some(Output::Load { id, .. }) =
             bare.outputs.iter().find(|output| matches!(output, Output::Load { .. }))
         {
@@ -120,10 +121,10 @@ fn rows_are_not_written_before_their_owner() {
     }
 }
 
-/// A peer asks, and stops reading before the store has answered: its stream is over for the
-/// transport, and stayed in the table until the answer was there.
+/// A peer sends a request, and stops reading before the store has answered: its stream has ended
+/// for the transport, and stayed in the table until the answer was there.
 #[test]
-fn a_question_whose_peer_does_not_wait_has_no_stream() {
+fn request_whose_peer_stopped_reading_has_no_stream() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(1));
     let stream = bare.opened(conn);
@@ -134,10 +135,10 @@ fn a_question_whose_peer_does_not_wait_has_no_stream() {
     assert_eq!(bare.node.census().streams, 0);
 }
 
-/// The last transaction makes durable what was written before it. If it failed, the node has
-/// stopped without a trace of what the store may lose.
+/// The last transaction makes durable what was written before it. If it failed, the stopped node
+/// did not report which rows the store may lose.
 #[test]
-fn what_a_stopped_node_may_lose_counts_as_unwritten() {
+fn rows_that_a_stopped_node_may_lose_count_as_unwritten() {
     let mut bare = Bare::new(|_| {});
     bare.accept(Bare::peer(1));
     bare.pass(2 * SECOND);
@@ -160,10 +161,10 @@ fn what_a_stopped_node_may_lose_counts_as_unwritten() {
     assert_eq!(bare.node.metrics().unwritten, 1);
 }
 
-/// A question to the embedder outlives the connection of its peer until its time is over; the timer
-/// of that is dropped when the node stops, and the question was not.
+/// An approval request stays after the end of the connection of its peer until its timeout; its
+/// timer is dropped when the node stops, and the request was not.
 #[test]
-fn a_question_to_the_embedder_ends_when_the_node_stops() {
+fn approval_request_ends_when_the_node_stops() {
     for leaves in [false, true] {
         let mut bare = Bare::new(|config| config.claim_policy = ClaimPolicy::Ask);
         let (peer, own) = (Key::numbered(77, 2), bare.node.own_id());
@@ -190,7 +191,7 @@ fn a_question_to_the_embedder_ends_when_the_node_stops() {
 /// Times that are later than the clock are limited a millisecond apart. One of them came before a
 /// time that stayed, so that the addresses of a node were no longer sorted.
 #[test]
-fn limited_times_stay_behind_no_older_one() {
+fn limited_times_keep_addresses_sorted() {
     let mut bare = Bare::new(|_| {});
     let (node, later) = (Bare::peer(1), |ms| UnixMillis(UNIX.0 + ms));
     bare.input(Input::WallClock(later(1000)));
@@ -236,10 +237,10 @@ fn credit_of_a_stream_is_granted_to_others_only_after_its_end() {
 
 // -- of the simulator
 
-/// Behind a NAT a connection lives on messages that say so, and a process that was killed and
-/// started again answered them for its predecessor.
+/// Behind a NAT a keep-alive confirms a connection, and a restarted process answered it for its
+/// predecessor.
 #[test]
-fn a_dead_process_does_not_keep_a_connection_behind_a_nat_alive() {
+fn restarted_process_does_not_keep_an_old_connection_behind_a_nat_alive() {
     let mut cluster = Cluster::quiet().nodes(2).seed(1).build();
     let nat = cluster.add_nat(NatConfig::new(Dependence::Nothing, Dependence::AddressAndPort));
     cluster.put_behind(1, nat);
@@ -254,14 +255,14 @@ fn a_dead_process_does_not_keep_a_connection_behind_a_nat_alive() {
     assert!(!before.is_empty());
     cluster.restart(0);
     cluster.drive(60 * SECOND);
-    // The new life may be connected; the old one is not.
+    // The new process may be connected; the connections of the old one are closed.
     let after = cluster.node(1).connections();
     assert!(after.iter().all(|info| !before.contains(&info.conn)), "{before:?}, {after:?}");
 }
 
 /// A driver whose delay became shorter reported the end of a connection before its beginning.
 #[test]
-fn a_driver_reports_in_order() {
+fn driver_reports_in_order_after_its_delay_shrinks() {
     let mut cluster = Cluster::quiet().nodes(2).seed(1).start();
     cluster.host_mut(1).input_delay = 5 * SECOND;
     let (target, address) = (cluster.id(1), cluster.address(1));
@@ -269,7 +270,7 @@ fn a_driver_reports_in_order() {
     cluster.drive(SECOND);
     cluster.host_mut(1).input_delay = Duration::ZERO;
     cluster.cancel(0, dial);
-    // The checkers judge.
+    // The checkers detect the fault.
     cluster.drive(20 * SECOND);
     assert!(cluster.coverage().count("Input::Disconnected") > 0);
 }

@@ -49,14 +49,15 @@ fn set(
 #[test]
 fn only_accepted_connections_enter_the_graph() {
     let mut cluster = Cluster::quiet().nodes(3).scripted_peers(2).seed(3).start();
-    // A peer that never greets, in both directions.
+    // A peer that never sends Hello, in both directions.
     let mut mute = Peer::honest(3);
     mute.greets = false;
     mute.connect(&mut cluster, 0);
     let request = connect_request(&cluster, 3);
     cluster.request(0, request);
     // A peer that reports nodes that do not exist, and one that does.
-    let tales = told(&cluster, &[(absent(1), "203.0.113.1:1"), (cluster.id(2), "20.0.2.1:1314")]);
+    let tales =
+        contacts(&cluster, &[(absent(1), "203.0.113.1:1"), (cluster.id(2), "20.0.2.1:1314")]);
     let mut teller = Peer::new(4, move |question| match question {
         RpcRequest::Ping { nonce } => Reaction::answer(RpcResponse::Pong { nonce }),
         RpcRequest::Closest { .. } => Reaction::answer(RpcResponse::Closest(ClosestNodes {
@@ -66,7 +67,7 @@ fn only_accepted_connections_enter_the_graph() {
         _ => Reaction::answer(RpcResponse::Refused(pk_proto::Refusal::Busy)),
     });
     teller.connect(&mut cluster, 0);
-    // Asking for them enters no node.
+    // A query adds no node.
     let via = cluster.id(4);
     let query = ClosestNodesQuery { known: true, connected: false };
     let asked = cluster
@@ -77,7 +78,7 @@ fn only_accepted_connections_enter_the_graph() {
     );
     let nodes: Vec<_> = cluster.node(0).graph().iter().map(|(node, _)| node).collect();
     assert_eq!(nodes, [cluster.id(4)]);
-    // Searching enters those that could be connected, by the address at which they were.
+    // A search adds those that could be connected, with the address of the connection.
     let own = cluster.id(0);
     let search = cluster
         .request(0, Request::FindNode { target: own, find: pk_proto::FindNodeOptions::default() });
@@ -91,14 +92,14 @@ fn only_accepted_connections_enter_the_graph() {
     let data = contact.iter().next().unwrap().1;
     assert_eq!((contact.len(), data.mode, data.scopes), (1, ContactMode::Direct, Scopes::GLOBAL));
     assert_eq!(count_events(&cluster, 0, |event| matches!(event, Event::NodeAdded { .. })), 2);
-    // Who dialed us is entered by the address it was seen at.
+    // A node that has dialed is added with its observed address.
     let there = cluster.node(2).contact(cluster.id(0)).unwrap();
     assert_eq!(there.iter().next().unwrap().0, cluster.address(0));
     cluster.stop_all();
 }
 
 #[test]
-fn a_connection_renews_what_is_known_of_its_node() {
+fn connection_updates_the_contact_of_its_node() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     connect(&mut cluster, 0, 1);
     let id = cluster.id(1);
@@ -118,7 +119,7 @@ fn a_connection_renews_what_is_known_of_its_node() {
 }
 
 #[test]
-fn taking_a_node_out_keeps_its_connections() {
+fn unset_node_keeps_its_connections() {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).start();
     connect(&mut cluster, 0, 1);
     connect(&mut cluster, 2, 0);
@@ -129,13 +130,13 @@ fn taking_a_node_out_keeps_its_connections() {
     assert_eq!((cluster.node(0).contact(id), cluster.node(0).connections().len()), (None, 2));
     let request = ping(&cluster, 1);
     assert!(matches!(cluster.ask(0, request), Ok(Reply::PingNode(_))));
-    // It is still reported as connected, and as nothing else.
+    // It is still reported as connected, and not as known.
     let closest = query_closest_nodes(&mut cluster, 2, 0, id);
     assert_eq!(
         (local(&closest), closest.connected.len(), closest.connected[0].node),
         (vec![], 1, id)
     );
-    // The next connection puts it back.
+    // The next connection adds it again.
     cluster.call(0, |node, now| node.disconnect(id, now));
     cluster.drive(SECOND);
     connect(&mut cluster, 0, 1);
@@ -147,7 +148,7 @@ fn taking_a_node_out_keeps_its_connections() {
 fn node_added_by_the_embedder_is_not_sent_to_peers_until_proved() {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).start();
     connect(&mut cluster, 2, 0);
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     let id = cluster.id(1);
     assert!(cluster.node(0).contact(id).is_some());
     let closest = query_closest_nodes(&mut cluster, 2, 0, id);
@@ -158,31 +159,31 @@ fn node_added_by_the_embedder_is_not_sent_to_peers_until_proved() {
     connect(&mut cluster, 0, 1);
     let closest = query_closest_nodes(&mut cluster, 2, 0, id);
     assert_eq!((local(&closest), closest.connected.len()), (vec![id], 1));
-    // It stays proven whatever the embedder sets; once removed, it starts again as unproven.
+    // It stays proven if the embedder sets it again; after a removal it is unproven.
     cluster.call(0, |node, now| node.disconnect(id, now));
     cluster.drive(SECOND);
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     assert_eq!(local(&query_closest_nodes(&mut cluster, 2, 0, id)), [id]);
     cluster.call(0, |node, now| node.unset_node(id, now).unwrap());
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     assert_eq!(local(&query_closest_nodes(&mut cluster, 2, 0, id)), []);
     cluster.stop_all();
 }
 
 #[test]
-fn whom_the_embedder_sets_while_it_is_connected_is_proven() {
+fn connected_node_set_by_the_embedder_is_proven() {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).start();
     connect(&mut cluster, 0, 1);
     connect(&mut cluster, 2, 0);
     let id = cluster.id(1);
     cluster.call(0, |node, now| node.unset_node(id, now).unwrap());
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     assert_eq!(local(&query_closest_nodes(&mut cluster, 2, 0, id)), [id]);
     cluster.stop_all();
 }
 
 #[test]
-fn an_address_of_the_local_network_is_never_told() {
+fn address_of_the_local_network_is_never_sent() {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).start();
     connect(&mut cluster, 0, 1);
     connect(&mut cluster, 2, 0);
@@ -199,7 +200,7 @@ fn an_address_of_the_local_network_is_never_told() {
         contact.iter().all(|(_, data)| data.scopes == Scopes::GLOBAL),
         "what is sent is global"
     );
-    // A node with no other address is not sent at all.
+    // A node without another address is not sent.
     cluster.call(0, |node, now| node.unset_node(id, now).unwrap());
     set(&mut cluster, 0, id, "192.168.1.7:1", Scopes::LOCAL);
     assert_eq!(local(&query_closest_nodes(&mut cluster, 2, 0, id)), []);
@@ -207,7 +208,7 @@ fn an_address_of_the_local_network_is_never_told() {
 }
 
 #[test]
-fn the_asker_is_not_told_of_itself_and_the_answer_is_full_nevertheless() {
+fn closest_nodes_exclude_the_requester_and_are_complete() {
     let mut cluster = Cluster::quiet().nodes(30).seed(3).start();
     cluster.join_all();
     let target = cluster.id(7);
@@ -230,7 +231,7 @@ fn the_asker_is_not_told_of_itself_and_the_answer_is_full_nevertheless() {
 }
 
 #[test]
-fn a_node_that_asks_for_its_own_connections_learns_its_address() {
+fn query_for_the_own_id_returns_the_observed_address() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     connect(&mut cluster, 1, 0);
     let (via, target) = (cluster.id(0), cluster.id(1));
@@ -254,7 +255,7 @@ fn a_node_that_asks_for_its_own_connections_learns_its_address() {
 }
 
 #[test]
-fn only_the_lists_that_were_asked_for_are_told() {
+fn only_requested_lists_are_returned() {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).start();
     connect(&mut cluster, 0, 1);
     connect(&mut cluster, 2, 0);
@@ -291,7 +292,7 @@ fn active_lists_contain_the_data_of_connections() {
     );
     assert_eq!(told.address, cluster.address(1));
     assert!(told.idle_in_ms.is_some_and(|ms| ms <= known.idle_in.unwrap().as_millis() as u64));
-    // Held by a lease, it is used.
+    // With a lease it is in use.
     acquire(&mut cluster, 0, 1);
     let closest = query_closest_nodes(&mut cluster, 2, 0, target);
     assert_eq!(closest.connected[0].connections[0].idle_in_ms, None);
@@ -299,7 +300,7 @@ fn active_lists_contain_the_data_of_connections() {
 }
 
 #[test]
-fn a_full_bucket_takes_nobody_and_counts_them() {
+fn full_bucket_admits_no_node_and_counts_the_refused_ones() {
     let mut cluster =
         Cluster::quiet().nodes(20).seed(3).config_of(0, |config| config.bucket_limit = 2).start();
     let own = cluster.id(0);
@@ -323,7 +324,7 @@ fn a_full_bucket_takes_nobody_and_counts_them() {
         set(&mut cluster, 0, third, "203.0.113.1:1", Scopes::GLOBAL),
         SetNodeOutcome::Pending
     );
-    // A known node may be updated, and one that leaves makes room.
+    // A known node can be updated, and a removed one makes room.
     assert_eq!(
         set(&mut cluster, 0, first[0], "203.0.113.1:1", Scopes::GLOBAL),
         SetNodeOutcome::Updated
@@ -334,7 +335,7 @@ fn a_full_bucket_takes_nobody_and_counts_them() {
 }
 
 #[test]
-fn a_node_keeps_the_addresses_where_it_was_last() {
+fn contact_keeps_its_most_recent_addresses() {
     let mut bare = Bare::new(|config| config.address_limit = 3);
     let node = Bare::peer(0);
     for (time, text) in [
@@ -362,7 +363,7 @@ fn a_node_keeps_the_addresses_where_it_was_last() {
 }
 
 #[test]
-fn a_stored_graph_is_proven_and_what_has_no_room_in_it_is_left_out() {
+fn stored_graph_is_proven_and_excess_contacts_are_dropped() {
     let key = pk_sim::Key::numbered(5, 0);
     let unix = UnixMillis(1_767_225_600_000);
     let known = NodeContactAddressData {

@@ -1,4 +1,4 @@
-//! Peers that break the protocol or abuse it: each is counted, reported, and limited.
+//! Peers that violate the protocol or abuse it: each is counted, reported, and limited.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -30,7 +30,7 @@ fn closest_call() -> Vec<u8> {
 }
 
 /// A frame of a kind that only a later version knows.
-fn from_the_future(length: usize) -> Vec<u8> {
+fn unknown_message(length: usize) -> Vec<u8> {
     let mut payload = vec![0; length];
     payload[..2].copy_from_slice(&[0, 77]);
     frame(length as u32, &payload)
@@ -53,7 +53,7 @@ fn has_closed(outputs: &[Output]) -> bool {
 fn victim(change: impl FnOnce(&mut pk_proto::Config)) -> (Cluster, Peer, ConnectionId) {
     let mut cluster =
         Cluster::quiet().nodes(2).scripted_peers(1).seed(3).config_of(0, change).build();
-    // What the transport allows is no help: the core keeps its own limits.
+    // The transport has no limits here: the core applies its own.
     cluster.host_mut(0).transport.stream_limit = 100_000;
     (0..3).for_each(|host| cluster.start_node(host));
     cluster.drive(SECOND);
@@ -62,14 +62,14 @@ fn victim(change: impl FnOnce(&mut pk_proto::Config)) -> (Cluster, Peer, Connect
     (cluster, peer, conn)
 }
 
-fn end_of_puppet(cluster: &Cluster) -> Option<DisconnectReason> {
+fn end_of_scripted_peer(cluster: &Cluster) -> Option<DisconnectReason> {
     cluster.scripted_peer(2).inputs().find_map(|input| match input {
         Input::Disconnected { why, .. } => Some(why.clone()),
         _ => None,
     })
 }
 
-/// Whether a node still serves: another node may connect, and is answered.
+/// Checks that a node still serves: another node can connect, and is answered.
 fn assert_serves(cluster: &mut Cluster, node: HostId) {
     let other = 1 - node;
     connect(cluster, other, node);
@@ -80,13 +80,12 @@ fn assert_serves(cluster: &mut Cluster, node: HostId) {
 // -- what is not the protocol
 
 #[test]
-fn each_breach_of_the_protocol_has_its_fault_and_its_end() {
+fn each_protocol_violation_has_its_fault_and_result() {
     use FrameFault::{Malformed, TooLong, Unknown};
-    let future = from_the_future(100);
+    let future = unknown_message(100);
     let trailing = frame(call().len() as u32 - 3, &[&call()[4..], b"x"].concat());
     let list = [[0, 2, 1, 21].as_slice(), &[7; 21 * 33]].concat();
-    // What the first stream of a peer that has said Hello says, and what it means; whether the
-    // connection ends.
+    // The first bytes of a peer after its Hello, the fault, and whether the connection ends.
     let frame_fault = PeerFault::Frame;
     let cases = vec![
         (
@@ -160,7 +159,7 @@ fn each_breach_of_the_protocol_has_its_fault_and_its_end() {
 }
 
 #[test]
-fn the_control_stream_takes_one_hello_and_nothing_else() {
+fn control_stream_accepts_only_one_hello() {
     let later = |bytes: Vec<u8>| [hello().to_vec(), bytes].concat();
     let cases: Vec<(&str, Vec<u8>, bool, PeerFault)> = vec![
         ("a second Hello", later(hello().to_vec()), false, PeerFault::Unexpected),
@@ -168,14 +167,14 @@ fn the_control_stream_takes_one_hello_and_nothing_else() {
         ("its end", later(Vec::new()), true, PeerFault::Truncated),
         (
             "from the future",
-            later(from_the_future(9)),
+            later(unknown_message(9)),
             false,
             PeerFault::Frame(FrameFault::Unknown),
         ),
     ];
     for (name, bytes, fin, fault) in cases {
         let mut bare = Bare::new(|_| {});
-        let conn = ConnectionId(bare.odd());
+        let conn = ConnectionId(bare.next_id());
         bare.connected(conn, Side::Acceptor, Bare::peer(0), "198.51.100.1:1".parse().unwrap(), 1);
         let control = bare.opened(conn);
         bare.feed(control, &bytes, fin);
@@ -187,20 +186,20 @@ fn the_control_stream_takes_one_hello_and_nothing_else() {
             (0, 0),
             "{name}"
         );
-        // It closes when it is idle, all the same.
+        // It still closes when it is idle.
         bare.pass(3 * 3600 * SECOND);
         assert_eq!(bare.node.connections().len(), 0, "{name}");
     }
 }
 
 #[test]
-fn nobody_is_served_before_the_hello() {
+fn no_request_is_served_before_the_hello() {
     for (first, fault) in
         [(call(), None), (message(V1::Open { protocol: "p".into() }), Some(PeerFault::TooEarly))]
     {
         let mut bare = Bare::new(|_| {});
         bare.node.accept_protocol("p".into(), bare.now).unwrap();
-        let conn = ConnectionId(bare.odd());
+        let conn = ConnectionId(bare.next_id());
         bare.connected(conn, Side::Acceptor, Bare::peer(0), "198.51.100.1:1".parse().unwrap(), 1);
         let stream = bare.opened(conn);
         bare.feed(stream, &first, true);
@@ -222,7 +221,7 @@ fn nobody_is_served_before_the_hello() {
 }
 
 #[test]
-fn answers_that_nobody_asked_for_are_late_inputs() {
+fn unsolicited_answers_count_as_late_inputs() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept(Bare::peer(0));
     bare.data(StreamId(4), &message(V1::Answer(RpcResponse::Pong { nonce: 1 })), true);
@@ -231,9 +230,9 @@ fn answers_that_nobody_asked_for_are_late_inputs() {
 }
 
 #[test]
-fn what_a_peer_has_ended_is_not_ended_again() {
-    // Every purpose of a stream, reset and stopped by the peer in both orders: no output names what
-    // is over.
+fn stream_ended_by_the_peer_is_not_ended_again() {
+    // Every purpose of a stream, reset and stopped by the peer in both orders: no output names an
+    // ended stream.
     let query = ClosestNodesQuery { known: true, connected: true };
     let peer = Bare::peer(0);
     for (reset, stop) in [(true, false), (false, true), (true, true)] {
@@ -242,7 +241,8 @@ fn what_a_peer_has_ended_is_not_ended_again() {
             bare.node.accept_protocol("p".into(), bare.now).unwrap();
             let conn = bare.accept(peer);
             let stream = match case {
-                // Ours: a question, an opening. Theirs: nothing yet, half a message, a question.
+                // Of the local node: a request, an opening. Of the peer: nothing yet, an incomplete
+                // message, a request.
                 0 => {
                     bare.request(Request::QueryClosestNodes {
                         via: peer,
@@ -269,7 +269,7 @@ fn what_a_peer_has_ended_is_not_ended_again() {
                 _ => {}
             }
             bare.take();
-            // A question that is sent whole is not over before it is confirmed.
+            // A completely sent request has not ended before it is confirmed.
             let (mut reading, mut writing) = (case != 4, true);
             let ends = [
                 reset.then_some((Input::StreamReset { stream, code: 9 }, true)),
@@ -311,12 +311,12 @@ fn what_a_peer_has_ended_is_not_ended_again() {
 fn too_many_faults_end_the_connection() {
     let (mut cluster, mut peer, conn) = victim(|config| config.fault_limit = 5);
     for i in 1..=5 {
-        assert_eq!(end_of_puppet(&cluster), None, "{i}");
+        assert_eq!(end_of_scripted_peer(&cluster), None, "{i}");
         peer.send(&mut cluster, conn, message(V1::Accepted), true);
         peer.drive(&mut cluster, SECOND);
     }
     let why = DisconnectReason::Peer { code: 16, reason: "protocol fault".into() };
-    assert_eq!(end_of_puppet(&cluster), Some(why));
+    assert_eq!(end_of_scripted_peer(&cluster), Some(why));
     assert_eq!(count_events(&cluster, 0, |event| matches!(event, Event::PeerMisbehaved { .. })), 5);
     assert_quiet(&mut cluster, 0, "faults");
     assert_serves(&mut cluster, 0);
@@ -326,8 +326,8 @@ fn too_many_faults_end_the_connection() {
 // -- too much
 
 #[test]
-fn long_messages_from_the_future_are_read_by_turns() {
-    // 100 streams want the longest message at once; four have room in the window at a time.
+fn long_unknown_messages_are_read_in_turns() {
+    // 100 streams announce the longest message at once; the window has room for four at a time.
     for (window, streams) in [(256 * 1024, 99), (128 * 1024, 99), (128 * 1024, 250)] {
         let (mut cluster, mut peer, conn) = victim(|config| {
             config.receive_window = window;
@@ -337,8 +337,8 @@ fn long_messages_from_the_future_are_read_by_turns() {
         });
         let ids: Vec<_> = (0..streams)
             .map(|_| {
-                // The header first, everywhere, so that every stream starts.
-                let bytes = from_the_future(MAX_FRAME);
+                // The header on every stream first, so that every stream starts.
+                let bytes = unknown_message(MAX_FRAME);
                 let stream = peer.send(&mut cluster, conn, bytes[..10].to_vec(), false);
                 cluster.pull(2, |scripted_peer| {
                     scripted_peer.send(stream, bytes[10..].to_vec(), false);
@@ -358,22 +358,25 @@ fn long_messages_from_the_future_are_read_by_turns() {
         assert_eq!(end, (streams as u64, 0, 1, 4), "{metrics:?}");
         let refused = |input: &&Input| matches!(input, Input::StreamReset { stream, code: 1 } if ids.contains(stream));
         assert_eq!(cluster.scripted_peer(2).inputs().filter(refused).count(), streams);
-        assert_eq!((end_of_puppet(&cluster), cluster.node(0).connections().len()), (None, 1));
-        // The windows hold everywhere: the checkers have looked at each grant.
+        assert_eq!(
+            (end_of_scripted_peer(&cluster), cluster.node(0).connections().len()),
+            (None, 1)
+        );
+        // The checkers have compared each grant with the windows.
         assert!(cluster.check_counters().grants >= 2 * streams as u64);
         cluster.stop_all();
     }
 }
 
 #[test]
-fn questions_among_long_messages_are_answered() {
+fn requests_among_long_messages_are_answered() {
     let (mut cluster, mut peer, conn) = victim(|_| {});
     for _ in 0..90 {
-        peer.send(&mut cluster, conn, from_the_future(MAX_FRAME), false);
+        peer.send(&mut cluster, conn, unknown_message(MAX_FRAME), false);
     }
     let stream = peer.send(&mut cluster, conn, call(), true);
     cluster.pull(2, |scripted_peer| scripted_peer.grant(stream, 1000));
-    // And what the victim asks on the same connection.
+    // Requests of the victim on the same connection are answered, too.
     let request = ping(&cluster, 2);
     let asking = cluster.request(0, request);
     peer.drive(&mut cluster, 5 * SECOND);
@@ -405,7 +408,10 @@ fn endless_streams_are_refused_and_end_the_connection() {
         assert!(most <= 100, "{most}");
         assert_eq!(metrics.streams_refused, 16, "then the connection goes");
         assert_eq!((metrics.connections, metrics.streams, metrics.receive_bytes), (0, 0, 0));
-        assert!(matches!(end_of_puppet(&cluster), Some(DisconnectReason::Peer { code: 16, .. })));
+        assert!(matches!(
+            end_of_scripted_peer(&cluster),
+            Some(DisconnectReason::Peer { code: 16, .. })
+        ));
         assert_quiet(&mut cluster, 0, "endless");
         assert_serves(&mut cluster, 0);
         cluster.stop_all();
@@ -413,7 +419,7 @@ fn endless_streams_are_refused_and_end_the_connection() {
 }
 
 #[test]
-fn streams_that_never_bring_a_whole_message_time_out() {
+fn streams_with_incomplete_messages_time_out() {
     let (mut cluster, mut peer, conn) = victim(|_| {});
     // A byte a second each: no byte resets the time.
     let slow: Vec<_> =
@@ -429,17 +435,20 @@ fn streams_that_never_bring_a_whole_message_time_out() {
     }
     peer.drive(&mut cluster, 2 * SECOND);
     let metrics = cluster.node(0).metrics();
-    // They are all due in the same moment; the sixteenth ends the connection, and the others with
+    // They are all due at the same instant; the sixteenth ends the connection, and the others with
     // it.
     assert_eq!((metrics.stream_timeouts, metrics.connections, metrics.streams), (16, 0, 0));
-    assert!(matches!(end_of_puppet(&cluster), Some(DisconnectReason::Peer { code: 16, .. })));
+    assert!(matches!(
+        end_of_scripted_peer(&cluster),
+        Some(DisconnectReason::Peer { code: 16, .. })
+    ));
     assert_quiet(&mut cluster, 0, "never finished");
     assert_serves(&mut cluster, 0);
     cluster.stop_all();
 }
 
 #[test]
-fn a_peer_that_asks_and_never_reads_is_dropped() {
+fn peer_that_never_reads_answers_is_disconnected() {
     let (mut cluster, mut peer, conn) = victim(|config| {
         config.send_window = 1024;
         config.fault_limit = 10;
@@ -448,7 +457,7 @@ fn a_peer_that_asks_and_never_reads_is_dropped() {
     cluster.host_mut(2).transport.stream_window = 0;
     for number in 0..30 {
         let place = address(&format!("203.0.113.{}:1", number + 1));
-        tell_of(&mut cluster, 0, absent(number), place);
+        add_contact_at(&mut cluster, 0, absent(number), place);
     }
     connect(&mut cluster, 1, 0);
     let asked: Vec<_> =
@@ -456,7 +465,7 @@ fn a_peer_that_asks_and_never_reads_is_dropped() {
     peer.drive(&mut cluster, 10 * SECOND);
     let metrics = cluster.node(0).metrics();
     assert_eq!((metrics.answers, metrics.streams), (50, 2 + 50), "answered, and not read");
-    // The checkers hold every stream to its window; in all that is what the answers weigh.
+    // The checkers compare every stream with its window; the sum is the memory of the answers.
     assert!(
         metrics.send_bytes > 50 * 40 && metrics.send_bytes < 51 * 4096,
         "{}",
@@ -468,13 +477,16 @@ fn a_peer_that_asks_and_never_reads_is_dropped() {
     let told =
         |event: &Event| matches!(event, Event::PeerMisbehaved { fault: PeerFault::NotReading, .. });
     assert_eq!(count_events(&cluster, 0, told), 10);
-    assert!(matches!(end_of_puppet(&cluster), Some(DisconnectReason::Peer { code: 16, .. })));
+    assert!(matches!(
+        end_of_scripted_peer(&cluster),
+        Some(DisconnectReason::Peer { code: 16, .. })
+    ));
     assert!(asked.iter().all(|stream| cluster.scripted_peer(2).read(*stream).0.is_empty()));
     cluster.stop_all();
 }
 
 #[test]
-fn a_peer_that_greets_without_end_is_bounded_by_its_faults() {
+fn peer_that_repeats_hello_is_disconnected() {
     let (mut cluster, mut peer, conn) = victim(|_| {});
     for _ in 0..99 {
         peer.send(&mut cluster, conn, hello(), false);
@@ -491,11 +503,11 @@ fn a_peer_that_greets_without_end_is_bounded_by_its_faults() {
 }
 
 #[test]
-fn an_acceptor_that_breaks_the_protocol_before_its_hello_is_no_connection() {
+fn acceptor_that_violates_the_protocol_before_its_hello_is_not_connected() {
     for (hello, fault) in [
         (vec![0xff; 40], PeerFault::Frame(FrameFault::TooLong(u32::MAX))),
         (call(), PeerFault::Unexpected),
-        (from_the_future(50), PeerFault::Frame(FrameFault::Unknown)),
+        (unknown_message(50), PeerFault::Frame(FrameFault::Unknown)),
     ] {
         let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
         let mut peer = Peer::honest(1);
@@ -516,24 +528,24 @@ fn an_acceptor_that_breaks_the_protocol_before_its_hello_is_no_connection() {
     }
 }
 
-/// Random bytes on random streams never do anything but what is counted.
+/// Random bytes on random streams have no effect except counted faults.
 #[test]
-fn noise_is_survived() {
+fn random_bytes_cause_only_counted_faults() {
     let mut ends = 0;
     for seed in 0..40u64 {
         let (mut cluster, mut peer, conn) = victim(|_| {});
         let noise = blake3_noise(seed);
         for (i, chunk) in noise.chunks(97).enumerate() {
-            if end_of_puppet(&cluster).is_some() {
+            if end_of_scripted_peer(&cluster).is_some() {
                 break;
             }
-            // Half of it begins like a frame.
+            // Half of them start with a frame header.
             let bytes = if i % 2 == 0 { frame(chunk.len() as u32, chunk) } else { chunk.to_vec() };
             peer.send(&mut cluster, conn, bytes, i % 3 == 0);
             peer.drive(&mut cluster, ms(7));
         }
         peer.drive(&mut cluster, 20 * SECOND);
-        ends += usize::from(end_of_puppet(&cluster).is_some());
+        ends += usize::from(end_of_scripted_peer(&cluster).is_some());
         assert!(cluster.node(0).metrics().stream_faults > 0);
         assert_serves(&mut cluster, 0);
         cluster.stop_all();
@@ -549,9 +561,9 @@ fn blake3_noise(seed: u64) -> Vec<u8> {
     noise
 }
 
-/// Bytes of the wrong kind are dropped, whole.
+/// Bytes of a refused stream are all dropped.
 #[test]
-fn nothing_of_a_refused_stream_stays() {
+fn refused_stream_leaves_no_state() {
     let mut bare = Bare::new(|config| config.streams_per_connection = 2);
     let conn = bare.accept(Bare::peer(0));
     // One stream is for the Hellos, and this one is the other.

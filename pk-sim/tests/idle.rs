@@ -1,4 +1,4 @@
-//! What a node costs that has nothing to do: nothing.
+//! An idle node does no work.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -15,7 +15,7 @@ fn fired(cluster: &Cluster) -> Vec<u64> {
 }
 
 #[test]
-fn a_settled_network_wakes_for_due_timers_only_and_then_not_at_all() {
+fn settled_network_wakes_for_due_timers_only_and_then_not_at_all() {
     let mut cluster =
         Cluster::quiet().nodes(20).seed(3).link(Link::ms(20).jitter(ms(10)).loss(10)).start();
     cluster.join_all();
@@ -36,8 +36,7 @@ fn a_settled_network_wakes_for_due_timers_only_and_then_not_at_all() {
     assert_eq!(after.spurious_timeouts, 0);
     assert!(woken <= fired_then, "no call without a due timer: {woken} calls, {fired_then} timers");
     assert!((connections / 2..=connections).contains(&fired_then), "{fired_then} of {connections}");
-    // One input for each end of a connection; one output to close it, and one to tell of it at each
-    // end.
+    // One input for each end of a connection; one output to close it, and one event at each end.
     assert_eq!(after.inputs - before.inputs, connections);
     assert_eq!(after.outputs - before.outputs, connections + fired_then);
     assert!((0..20).all(|node| cluster.node(node).connections().is_empty()));
@@ -51,11 +50,11 @@ fn a_settled_network_wakes_for_due_timers_only_and_then_not_at_all() {
 }
 
 #[test]
-fn a_leased_connection_costs_one_ping_in_half_the_idle_time() {
+fn leased_connection_costs_one_ping_in_half_the_idle_time() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     acquire(&mut cluster, 0, 1);
-    // What is new in the graph is written by a timer as well.
+    // Changes of the graph are written by a timer as well.
     cluster.drive(SECOND);
     let (before, timers) = (cluster.counters(), fired(&cluster));
     cluster.drive(24 * HOUR * SECOND);
@@ -70,7 +69,7 @@ fn a_leased_connection_costs_one_ping_in_half_the_idle_time() {
         "the peer is woken by nothing but packets"
     );
     assert_eq!((after.spurious_timeouts, cluster.node(1).metrics().answers), (0, woken));
-    // Opening, question and credit; the answer's credit and its end; there, two credits, the
+    // Opening, request and credit; the answer's credit and its end; at the peer, two credits, the
     // answer, the end.
     let each = (after.outputs - before.outputs) / woken;
     assert!(each <= 10, "{each} outputs a ping");
@@ -79,11 +78,11 @@ fn a_leased_connection_costs_one_ping_in_half_the_idle_time() {
 }
 
 #[test]
-fn a_connection_in_use_is_looked_at_once_in_its_idle_time() {
+fn connection_in_use_is_checked_once_per_idle_time() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     cluster.call(1, |node, now| node.accept_protocol("hold".into(), now)).unwrap();
     cluster.host_mut(0).apps.insert("hold".into(), App::Stalled);
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     let open = Request::OpenStream { target: cluster.id(1), protocol: "hold".into(), options: NO };
     assert!(matches!(cluster.ask(0, open), Ok(Reply::OpenStream(_))));
     cluster.drive(SECOND);
@@ -106,12 +105,12 @@ fn a_connection_in_use_is_looked_at_once_in_its_idle_time() {
 }
 
 #[test]
-fn waking_a_node_too_early_does_nothing() {
+fn early_wakeup_does_nothing() {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).start();
     connect(&mut cluster, 0, 1);
     cluster.kill(2);
-    tell(&mut cluster, 0, 2);
-    // What is new in the graph is written by a timer that is due at once.
+    add_contact(&mut cluster, 0, 2);
+    // Changes of the graph are written by a timer that is due at once.
     cluster.drive(SECOND);
     let request = ping(&cluster, 2);
     let asking = cluster.request(0, request);

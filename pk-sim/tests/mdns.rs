@@ -1,4 +1,4 @@
-//! The local network, in virtual time: advertising, asking, searching (specification: queryMDNS,
+//! The local network, in virtual time: advertising, queries, searches (specification: queryMDNS,
 //! findNodeByMDNS).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
@@ -13,7 +13,7 @@ use pk_proto::{
 };
 use pk_sim::{Cluster, HostId};
 
-/// Nodes on these local networks; a node without one is elsewhere. No node knows another.
+/// Nodes on these local networks; a node without one is on none of them. No node has contacts.
 fn lans(lans: &[Option<u32>], mdns: bool) -> Cluster {
     let mut cluster =
         Cluster::quiet().nodes(lans.len()).seed(4).config(|config| config.mdns = mdns).build();
@@ -38,7 +38,7 @@ fn query(
 }
 
 #[test]
-fn a_node_on_the_local_network_is_found_without_knowing_anybody() {
+fn node_without_contacts_finds_a_node_on_the_local_network() {
     let mut cluster = lans(&[Some(1), Some(1)], true);
     let target = cluster.id(1);
     let outcome = find(&mut cluster, 0, target);
@@ -48,7 +48,7 @@ fn a_node_on_the_local_network_is_found_without_knowing_anybody() {
         (address, data.mode, data.scopes),
         (cluster.address(1), ContactMode::Direct, Scopes::LOCAL)
     );
-    // Two ms for the question and the answer, a handshake, the Hello.
+    // Two ms for the query and the answer, a handshake, the Hello.
     assert!(outcome.stats.elapsed < ms(100), "{:?}", outcome.stats);
     cluster.drive(SECOND);
     let contact = cluster.node(0).contact(target).unwrap();
@@ -57,7 +57,7 @@ fn a_node_on_the_local_network_is_found_without_knowing_anybody() {
 }
 
 #[test]
-fn nodes_elsewhere_and_nodes_that_do_not_take_part_are_not_found() {
+fn nodes_on_other_networks_and_nodes_without_mdns_are_not_found() {
     for (networks, mdns) in
         [([Some(1), Some(2)], true), ([Some(1), None], true), ([Some(1), Some(1)], false)]
     {
@@ -65,7 +65,7 @@ fn nodes_elsewhere_and_nodes_that_do_not_take_part_are_not_found() {
         let target = cluster.id(1);
         let outcome = find(&mut cluster, 0, target);
         assert_eq!((outcome.ended, &outcome.found), (FindEnd::Exhausted, &None));
-        // The question has a patience of its own, shorter than that of a search.
+        // The query has its own timeout, shorter than that of a search.
         let waited = if mdns { ms(1500) } else { Duration::ZERO };
         assert_eq!(outcome.stats.elapsed, waited, "{networks:?}");
         let asked = cluster.coverage().count("Output::Browse")
@@ -76,7 +76,7 @@ fn nodes_elsewhere_and_nodes_that_do_not_take_part_are_not_found() {
 }
 
 #[test]
-fn the_patience_of_a_search_for_the_local_network_is_its_own() {
+fn search_has_its_own_mdns_timeout() {
     let mut cluster = lans(&[Some(1)], true);
     for timeout in [ms(1), ms(300), 4 * SECOND] {
         let find = FindNodeOptions { mdns_timeout: Some(timeout), ..FindNodeOptions::default() };
@@ -95,7 +95,7 @@ fn the_patience_of_a_search_for_the_local_network_is_its_own() {
 }
 
 #[test]
-fn who_appears_while_it_is_looked_for_is_found() {
+fn node_that_starts_during_the_search_is_found() {
     let mut cluster = lans(&[Some(1), Some(1)], true);
     cluster.kill(1);
     let target = cluster.id(1);
@@ -112,7 +112,7 @@ fn who_appears_while_it_is_looked_for_is_found() {
 }
 
 #[test]
-fn a_node_at_a_wrong_local_address_is_not_found_and_why_is_told() {
+fn node_at_an_unreachable_local_address_is_not_found_and_the_failure_is_reported() {
     let mut cluster = lans(&[Some(1), Some(1)], true);
     let target = cluster.id(1);
     // It still advertises, and no packet gets through.
@@ -129,7 +129,7 @@ fn a_node_at_a_wrong_local_address_is_not_found_and_why_is_told() {
 }
 
 #[test]
-fn a_query_gives_addresses_and_connects_nobody() {
+fn query_returns_addresses_without_connecting() {
     let mut cluster = lans(&[Some(1), Some(1)], true);
     let target = cluster.id(1);
     let begun = cluster.now();
@@ -147,7 +147,7 @@ fn a_query_gives_addresses_and_connects_nobody() {
 }
 
 #[test]
-fn a_question_ends_with_its_request() {
+fn browse_ends_with_its_request() {
     let mut cluster = lans(&[Some(1), Some(1)], true);
     let target = absent(1);
     for request in [
@@ -165,8 +165,8 @@ fn a_question_ends_with_its_request() {
         assert_eq!(cluster.coverage().count("Output::CancelBrowse"), before + 1);
         assert_quiet(&mut cluster, 0, "after a question");
     }
-    // One that is found otherwise leaves no question behind.
-    tell(&mut cluster, 0, 1);
+    // A node that is found otherwise leaves no browse in progress.
+    add_contact(&mut cluster, 0, 1);
     let target = cluster.id(1);
     find(&mut cluster, 0, target);
     assert_eq!(
@@ -177,7 +177,7 @@ fn a_question_ends_with_its_request() {
 }
 
 #[test]
-fn a_node_is_advertised_from_its_start_to_its_stop_and_under_its_new_id_after_a_renewal() {
+fn node_is_advertised_from_its_start_to_its_stop_and_under_its_new_id_after_a_renewal() {
     let mut cluster = lans(&[Some(1), Some(1)], true);
     let (old, port) = (cluster.id(1), cluster.address(1).port);
     assert_eq!(cluster.host(1).adverts().iter().collect::<Vec<_>>(), [(&old, &port)]);

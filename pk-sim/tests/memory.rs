@@ -1,5 +1,4 @@
-//! What a node holds in memory: little when idle, and never more than its caps, whatever a peer
-//! does.
+//! The memory of a node: little when idle, and never more than its limits, whatever a peer does.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -17,7 +16,7 @@ use pk_proto::{
 
 const KIB: u64 = 1024;
 
-/// Does something, and gives how many bytes more are held after it, and at most were meanwhile.
+/// Runs an action. Returns the growth of the allocated bytes after it, and at its peak.
 fn measured<T>(work: impl FnOnce() -> T) -> (T, u64, u64) {
     let mut result = None;
     let info = allocation_counter::measure(|| result = Some(work()));
@@ -32,7 +31,7 @@ fn call(question: RpcRequest) -> Vec<u8> {
     message(V1::Call { deadline_ms: 1000, request: question })
 }
 
-/// Forgets what was said; what is left of it is the test's.
+/// Drops the outputs of the machine, whose memory belongs to the test.
 fn quiet(bare: &mut Bare) {
     bare.take();
     bare.outputs.shrink_to_fit();
@@ -54,14 +53,14 @@ fn data() -> NodeContactAddressData {
 }
 
 /// No bucket is ever full, so that none is collected.
-fn roomy(config: &mut pk_proto::Config) {
+fn without_collection(config: &mut pk_proto::Config) {
     config.bucket_limit = 200;
 }
 
 #[test]
-fn an_idle_node_is_small() {
+fn idle_node_uses_little_memory() {
     let (mut bare, empty, _) = measured(|| {
-        let mut bare = Bare::new(roomy);
+        let mut bare = Bare::new(without_collection);
         quiet(&mut bare);
         bare
     });
@@ -70,13 +69,13 @@ fn an_idle_node_is_small() {
 
     let ((), connected, _) = measured(|| {
         for number in 0..100 {
-            let conn = ConnectionId(bare.odd());
+            let conn = ConnectionId(bare.next_id());
             let remote = SocketAddr::from(([198, 51, 100, number as u8], 1));
             bare.connected(conn, Side::Acceptor, id(number), remote, number as u8);
             let control = bare.opened(conn);
             bare.feed(control, &hello(), false);
             bare.take();
-            // The transport takes our Hello.
+            // The transport accepts the Hello of the local node.
             bare.input(Input::StreamWritten { stream: control, bytes: 100 });
         }
         quiet(&mut bare);
@@ -84,16 +83,16 @@ fn an_idle_node_is_small() {
     println!("100 connections, their nodes in the graph: {} bytes each", connected / 100);
     assert!(connected <= 100 * 3 * KIB, "{connected}");
 
-    // Closed again, they leave nothing but the graph, and queues with room for a few outputs.
+    // After their close only the graph is left, and queues with room for a few outputs.
     let nodes = bare.node.graph().len() as u64;
     let (again, graph, _) = measured(|| bare.node.graph().clone());
     assert_eq!(again.len() as u64, nodes);
     println!("a graph of {nodes}: {} bytes each", graph / nodes);
     drop(again);
     let (mut bare, rest, _) = measured(|| {
-        let mut bare = Bare::new(roomy);
+        let mut bare = Bare::new(without_collection);
         for number in 0..100 {
-            let conn = ConnectionId(bare.odd());
+            let conn = ConnectionId(bare.next_id());
             let remote = SocketAddr::from(([198, 51, 100, number as u8], 1));
             bare.connected(conn, Side::Acceptor, id(number), remote, number as u8);
             let control = bare.opened(conn);
@@ -102,7 +101,7 @@ fn an_idle_node_is_small() {
             bare.input(Input::Disconnected { conn, why: DisconnectReason::TimedOut });
             bare.take();
         }
-        // What is known of them is written.
+        // Their contacts are written.
         bare.pass(SECOND);
         for output in bare.take() {
             if let Output::Persist { id, .. } = output {
@@ -120,13 +119,13 @@ fn an_idle_node_is_small() {
 }
 
 #[test]
-fn long_messages_are_held_within_the_receive_window() {
+fn long_messages_use_at_most_the_receive_window() {
     for window in [128 * KIB, 256 * KIB, 1024 * KIB] {
         let mut bare = Bare::new(|config| config.receive_window = window);
         let conn = bare.accept(Bare::peer(0));
         quiet(&mut bare);
         let frame = frame(MAX_FRAME as u32, &vec![0xff; MAX_FRAME]);
-        // Every stream brings as much as it may, and none its last byte.
+        // Every stream receives as much as it may, without its last byte.
         let (mut streams, held, most) = measured(|| {
             let mut streams: Vec<(StreamId, usize)> =
                 (0..99).map(|_| (bare.opened(conn), 0)).collect();
@@ -149,12 +148,12 @@ fn long_messages_are_held_within_the_receive_window() {
             metrics.receive_bytes <= window && metrics.receive_bytes > window / 2,
             "{metrics:?}"
         );
-        // What is put together grows by doubling; a stream costs something beside; the test has one
-        // message in its hand.
+        // The buffer of a message grows by doubling; a stream uses further memory; the test holds
+        // one message.
         assert!(most <= 2 * window + 99 * KIB + 2 * MAX_FRAME as u64, "{most}");
         assert!(held <= window + window / 2 + 99 * KIB, "{held}");
         streams.clear();
-        // It times out, and is gone.
+        // It times out and is dropped.
         let before = bare.node.metrics().connections;
         bare.pass(16 * SECOND);
         let closed =
@@ -165,7 +164,7 @@ fn long_messages_are_held_within_the_receive_window() {
 }
 
 #[test]
-fn streams_without_end_cost_no_more_than_their_limit() {
+fn endless_streams_use_at_most_the_memory_of_their_limit() {
     let (mut bare, base, _) = measured(|| {
         let mut bare = Bare::new(|config| config.fault_limit = 1_000_000);
         bare.accept(Bare::peer(0));
@@ -196,7 +195,7 @@ fn streams_without_end_cost_no_more_than_their_limit() {
 }
 
 #[test]
-fn answers_that_nobody_reads_are_held_once_per_stream_and_dropped_in_their_time() {
+fn unread_answers_are_kept_once_per_stream_and_dropped_at_their_timeout() {
     let mut bare = Bare::new(|config| config.send_window = 1024);
     // A graph with long contacts, so that answers are as long as they get.
     for number in 0..60 {
@@ -209,7 +208,7 @@ fn answers_that_nobody_reads_are_held_once_per_stream_and_dropped_in_their_time(
                 how: pk_proto::SetNodeOptions::default(),
             });
         }
-        let conn = ConnectionId(bare.odd());
+        let conn = ConnectionId(bare.next_id());
         bare.connected(
             conn,
             Side::Acceptor,
@@ -249,7 +248,7 @@ fn answers_that_nobody_reads_are_held_once_per_stream_and_dropped_in_their_time(
 }
 
 #[test]
-fn a_flood_of_questions_leaves_nothing_behind() {
+fn flood_of_requests_leaves_no_memory() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept(Bare::peer(0));
     let question = call(RpcRequest::Ping { nonce: 1 });
@@ -279,12 +278,12 @@ fn a_flood_of_questions_leaves_nothing_behind() {
 }
 
 #[test]
-fn connections_without_end_cost_no_more_than_their_limit() {
+fn endless_connections_use_at_most_the_memory_of_their_limit() {
     let mut bare = Bare::new(|config| (config.connection_limit, config.dial_share) = (50, 0));
     // Each from one of eight networks: those that came first make room.
     let flood = |bare: &mut Bare, count: u64| {
         for number in 0..count {
-            let conn = ConnectionId(bare.odd());
+            let conn = ConnectionId(bare.next_id());
             let remote =
                 SocketAddr::from(([198, 51, (number % 8) as u8, 7], 1 + (number % 60_000) as u16));
             bare.connected(conn, Side::Acceptor, id(number), remote, number as u8);
@@ -306,7 +305,7 @@ fn connections_without_end_cost_no_more_than_their_limit() {
         (metrics.connections_pending, metrics.connections_evicted, metrics.connections_refused),
         (50, 5050, 0)
     );
-    // Those that never greet leave in the end.
+    // Those that never send Hello are closed at the timeout.
     bare.pass(11 * SECOND);
     assert_eq!(
         (bare.node.metrics().hello_timeouts, bare.node.metrics().connections_pending),
@@ -315,7 +314,7 @@ fn connections_without_end_cost_no_more_than_their_limit() {
 }
 
 #[test]
-fn a_search_among_liars_is_bounded() {
+fn search_among_false_answers_uses_bounded_memory() {
     // Every node reports twenty new nodes with as many addresses as fit, without end.
     let mut bare = Bare::new(|_| {});
     let peer = Bare::peer(0);
@@ -354,7 +353,7 @@ fn a_search_among_liars_is_bounded() {
         while answers < 400 {
             let Some(output) = queue.pop_front() else { break };
             match output {
-                // Every node that is dialed answers at once, and lies.
+                // Every dialed node answers at once, and falsely.
                 Output::Dial { conn, expect, addr, .. } => {
                     let peer = *expect.first().unwrap();
                     bare.connected(conn, Side::Dialer, peer, addr, 1);

@@ -1,4 +1,4 @@
-//! Networks in which some nodes speak nothing but Polykey 1.x (`quic`), in virtual time.
+//! Networks in which some nodes support only Polykey 1.x (`quic`), in virtual time.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -25,8 +25,8 @@ fn mixed(builder: ClusterBuilder, reference: &[HostId]) -> Cluster {
     cluster
 }
 
-/// Nothing is in progress on a connection without a control stream.
-fn assert_nothing_left(cluster: &mut Cluster) {
+/// Checks that nothing is in progress, also on connections without a control stream.
+fn assert_no_state_left(cluster: &mut Cluster) {
     cluster.drive(20 * SECOND);
     for node in 0..cluster.len() {
         let metrics = cluster.node(node).metrics();
@@ -45,7 +45,7 @@ fn assert_nothing_left(cluster: &mut Cluster) {
 }
 
 #[test]
-fn two_nodes_ask_each_other_everything_over_quic() {
+fn every_request_works_over_quic_in_both_directions() {
     let mut cluster = mixed(Cluster::quiet().nodes(3).seed(1), &[0, 1, 2]);
     let info = connect(&mut cluster, 0, 1);
     assert!(
@@ -90,7 +90,7 @@ fn two_nodes_ask_each_other_everything_over_quic() {
         ask(&mut cluster, ClosestNodesQuery { known: false, connected: false }),
         Default::default()
     );
-    assert_nothing_left(&mut cluster);
+    assert_no_state_left(&mut cluster);
     cluster.stop_all();
 }
 
@@ -141,10 +141,10 @@ fn all_nodes_find_each_other_in_a_mixed_network() {
 
 const CONE: NatConfig = NatConfig::new(Dependence::Nothing, Dependence::AddressAndPort);
 
-/// Source, relay and target each as one of ours or like the reference, in every combination: a
-/// relay that supports both dialects introduces any two of its peers to each other.
+/// Source, relay and target each with both dialects or like the reference, in every combination: a
+/// relay that supports both dialects connects any two of its peers.
 #[test]
-fn every_mixture_of_source_relay_and_target_punches_through() {
+fn every_mix_of_source_relay_and_target_dialects_connects() {
     const RELAY: HostId = 0;
     for mask in 0..8u32 {
         let reference: Vec<_> = (0..3).filter(|node| mask & (1 << node) != 0).collect();
@@ -170,7 +170,7 @@ fn every_mixture_of_source_relay_and_target_punches_through() {
         assert_eq!(info.data.mode, ContactMode::Signal, "{reference:?}");
         let relay = cluster.node(RELAY).metrics();
         assert_eq!(relay.signals_relayed, 1, "{reference:?}");
-        // Only a node that does not know that is asked for it: a target of the reference accepts
+        // Only nodes without this knowledge send such a request: a target of the reference accepts
         // plain signals only.
         let ours = |node| !reference.contains(&node);
         let told = ours(0) && ours(1) && !ours(2);
@@ -180,7 +180,7 @@ fn every_mixture_of_source_relay_and_target_punches_through() {
 }
 
 #[test]
-fn a_relay_of_the_reference_that_lost_the_target_says_so() {
+fn relay_over_quic_reports_a_lost_target() {
     let mut cluster = Cluster::quiet().nodes(3).seed(4).build();
     let nat = cluster.add_nat(CONE);
     cluster.put_behind(2, nat);
@@ -194,7 +194,7 @@ fn a_relay_of_the_reference_that_lost_the_target_says_so() {
     }
     cluster.drive(SECOND);
     let target = cluster.id(2);
-    // It learns what the target is connected to, but by then the target is not.
+    // The relay is reported as connected to the target, but by then it no longer is.
     let request = cluster.request(1, Request::FindNode { target, find: Default::default() });
     let gone = |cluster: &Cluster| {
         let outputs = cluster.node(0).metrics();
@@ -211,7 +211,7 @@ fn a_relay_of_the_reference_that_lost_the_target_says_so() {
 }
 
 #[test]
-fn a_rotated_node_is_dialed_by_its_old_id_over_quic() {
+fn renewed_node_is_dialed_by_its_old_id_over_quic() {
     for reference in [&[0][..], &[1], &[0, 1]] {
         let mut cluster = mixed(Cluster::quiet().nodes(2).seed(5), reference);
         let (old, address) = (cluster.id(1), cluster.address(1));
@@ -219,7 +219,7 @@ fn a_rotated_node_is_dialed_by_its_old_id_over_quic() {
         let request = Request::Connect { target: old, address, options: NO };
         let Ok(Reply::Connect(info)) = cluster.ask(0, request) else { panic!() };
         assert_eq!(info.node, new);
-        // The other end knows its peer, whichever of them dialed.
+        // The other end has the id of its peer, whichever of them dialed.
         cluster.drive(SECOND);
         let opened = cluster.events(1).iter().rev().find_map(|(_, event)| match event {
             Event::ConnectionOpened { node, side, .. } => Some((*node, *side)),
@@ -235,7 +235,7 @@ fn a_rotated_node_is_dialed_by_its_old_id_over_quic() {
 }
 
 #[test]
-fn further_methods_are_streams_of_the_embedder() {
+fn other_methods_are_streams_of_the_embedder() {
     for reference in [&[][..], &[0], &[1], &[0, 1]] {
         let mut cluster = mixed(Cluster::quiet().nodes(2).seed(6), reference);
         let protocol = || "polykey:vaultsScan".to_owned();
@@ -272,15 +272,15 @@ fn further_methods_are_streams_of_the_embedder() {
 }
 
 #[test]
-fn what_the_reference_does_not_know_is_unsupported() {
+fn requests_unknown_to_the_reference_are_unsupported() {
     let mut cluster = mixed(Cluster::quiet().nodes(2).seed(7), &[0, 1]);
     connect(&mut cluster, 0, 1);
     let target = cluster.id(1);
-    // A stream of ours: there is no such thing on this dialect, and nothing is sent.
+    // An application stream: this dialect has none, and nothing is sent.
     let open =
         |protocol: &str| Request::OpenStream { target, protocol: protocol.to_owned(), options: NO };
     assert_eq!(cluster.ask(0, open("echo")), Err(Failure::Unsupported));
-    // A method without a handler: our embedder sees what any caller sees.
+    // A method without a handler: the embedder receives the same error as any caller.
     let request = polykey::write_request("nodesUnheardOf", "{}", None);
     cluster
         .host_mut(0)
@@ -291,14 +291,14 @@ fn what_the_reference_does_not_know_is_unsupported() {
     let stream = cluster.app_streams(0).next().unwrap();
     assert_eq!((stream.reset, stream.received.len(), stream.closed), (Some(1), 0, true));
     assert_eq!(cluster.node(1).metrics().unsupported, 1);
-    assert_nothing_left(&mut cluster);
+    assert_no_state_left(&mut cluster);
     cluster.stop_all();
 }
 
 /// A node of the reference searches for itself every 45 seconds, by both calls on every connection,
-/// and refreshes every hour: neither costs a dial, nor keeps anything.
+/// and refreshes every hour: neither causes a dial or leaves state.
 #[test]
-fn the_searches_of_the_reference_are_served_cheaply() {
+fn searches_of_the_reference_cause_no_dials_and_leave_no_state() {
     let mut cluster = mixed(Cluster::quiet().nodes(6).seed(8), &[0, 1, 2]);
     cluster.join_all();
     cluster.drive(20 * SECOND);

@@ -26,7 +26,7 @@ fn links(count: u64) -> Vec<Claim> {
     chain(&key(1), &friends)
 }
 
-/// Two nodes of which these are like the reference, and which sign for every node.
+/// Two nodes of which these are like the reference, and which allow all claims.
 fn cluster(reference: &[HostId]) -> Cluster {
     let builder = Cluster::quiet()
         .nodes(2)
@@ -56,7 +56,7 @@ fn read_chain(cluster: &mut Cluster, since: Option<&Claim>) -> (ChainData, Vec<V
     (outcome, pages.collect())
 }
 
-fn assert_nothing_left(cluster: &mut Cluster) {
+fn assert_no_state_left(cluster: &mut Cluster) {
     cluster.drive(20 * SECOND);
     for node in 0..2 {
         let metrics = cluster.node(node).metrics();
@@ -74,7 +74,7 @@ fn assert_nothing_left(cluster: &mut Cluster) {
 }
 
 #[test]
-fn a_chain_that_is_told_in_one_answer_is_read_page_by_page() {
+fn chain_in_one_answer_is_read_page_by_page() {
     for reference in [&[0][..], &[1], &[0, 1]] {
         let chain = links(150);
         let mut cluster = cluster(reference);
@@ -93,20 +93,20 @@ fn a_chain_that_is_told_in_one_answer_is_read_page_by_page() {
             assert_eq!((outcome.verified, outcome.fault), (149 - known as u64, None), "{known}");
             assert_eq!(pages.concat(), chain[known + 1..]);
         }
-        assert_nothing_left(&mut cluster);
+        assert_no_state_left(&mut cluster);
         cluster.stop_all();
     }
 }
 
 #[test]
-fn an_empty_chain_is_an_answer_without_messages() {
+fn empty_chain_is_an_answer_without_messages() {
     let mut cluster = cluster(&[0]);
     let (outcome, pages) = read_chain(&mut cluster, None);
     assert_eq!(
         (outcome, pages.len()),
         (ChainData { verified: 0, head: None, fault: None, more: false }, 0)
     );
-    assert_nothing_left(&mut cluster);
+    assert_no_state_left(&mut cluster);
     cluster.stop_all();
 }
 
@@ -125,13 +125,13 @@ fn fifty_claims_each_way_are_signed_and_verified() {
         }
         let (outcome, _) = read_chain(&mut cluster, None);
         assert_eq!((outcome.verified, outcome.fault), (100, None));
-        assert_nothing_left(&mut cluster);
+        assert_no_state_left(&mut cluster);
         cluster.stop_all();
     }
 }
 
 #[test]
-fn both_sides_may_claim_at_the_same_moment() {
+fn simultaneous_claims_of_both_sides_succeed() {
     for seed in 0..5 {
         let mut cluster = cluster(&[0, 1]);
         cluster.drive(SECOND + common::ms(seed));
@@ -147,13 +147,13 @@ fn both_sides_may_claim_at_the_same_moment() {
         }
         let (outcome, _) = read_chain(&mut cluster, None);
         assert_eq!((outcome.verified, outcome.fault), (10, None));
-        assert_nothing_left(&mut cluster);
+        assert_no_state_left(&mut cluster);
         cluster.stop_all();
     }
 }
 
 #[test]
-fn a_claim_that_policy_does_not_allow_is_refused_as_such() {
+fn claim_disallowed_by_policy_fails_as_denied() {
     let mut cluster = Cluster::quiet().nodes(2).seed(SEED).build();
     cluster.host_mut(1).dialects = vec![Dialect::Polykey];
     (0..2).for_each(|node| cluster.start_node(node));
@@ -161,14 +161,13 @@ fn a_claim_that_policy_does_not_allow_is_refused_as_such() {
     cluster.connect(0, 1).unwrap();
     let claim = Request::ClaimNode { target: cluster.id(1), options: NO };
     assert_eq!(cluster.ask(0, claim), Err(Failure::Refused(Refusal::Denied)));
-    assert_nothing_left(&mut cluster);
+    assert_no_state_left(&mut cluster);
     cluster.stop_all();
 }
 
 // -- on the wire
 
-/// A node with a chain in its store, answered by the test; what it asks its store for is answered
-/// at once.
+/// A node whose store is answered at once by the test, with a chain in it.
 fn store_reads(bare: &mut Bare, rows: &[StoreRow]) -> Vec<Output> {
     let mut outputs = Vec::new();
     loop {
@@ -204,9 +203,9 @@ fn rows(chain: &[Claim]) -> Vec<StoreRow> {
 }
 
 /// The reference reads a whole chain from one answer. It is loaded and sent a page at a time, the
-/// next one when the one before is with the transport.
+/// next one when the previous one was written.
 #[test]
-fn a_peer_is_told_the_whole_chain_page_by_page_in_one_answer() {
+fn whole_chain_is_sent_page_by_page_in_one_answer() {
     let (chain, mut bare) = (links(200), Bare::new(|_| {}));
     let rows = rows(&chain);
     let conn = bare.accept_polykey(Bare::peer(0));
@@ -240,7 +239,7 @@ fn a_peer_is_told_the_whole_chain_page_by_page_in_one_answer() {
 
 /// Between pages nothing is read, and a peer that stops reading ends it.
 #[test]
-fn a_peer_that_goes_away_between_pages_leaves_nothing() {
+fn peer_that_leaves_between_pages_leaves_no_state() {
     let rows = rows(&links(200));
     for end in ["stop", "reset and stop", "silence", "gone"] {
         let mut bare = Bare::new(|_| {});
@@ -275,7 +274,7 @@ fn a_peer_that_goes_away_between_pages_leaves_nothing() {
     }
 }
 
-/// A node that reads the chain of a peer, and the stream on which it does.
+/// A node that reads the chain of a peer, and its stream.
 fn reading(since: Option<&Claim>) -> (Bare, RequestId, StreamId, Vec<u8>) {
     let mut bare = Bare::new(|_| {});
     let target = key(1).id();
@@ -291,7 +290,7 @@ fn reading(since: Option<&Claim>) -> (Bare, RequestId, StreamId, Vec<u8>) {
     (bare, id, stream, sent(&outputs, stream).0)
 }
 
-fn told(chain: &[Claim]) -> Vec<u8> {
+fn answer_with(chain: &[Claim]) -> Vec<u8> {
     let result = |claim: &Claim| {
         let token = claim.token().to_json();
         write_result(&format!(
@@ -302,7 +301,7 @@ fn told(chain: &[Claim]) -> Vec<u8> {
     chain.iter().flat_map(result).collect()
 }
 
-/// Everything that the node waits for but the peer: its store, and the next call.
+/// Completes everything that the node waits for except the peer: its store, and the next call.
 fn settle(bare: &mut Bare) {
     loop {
         let outputs = bare.take();
@@ -329,7 +328,7 @@ fn settle(bare: &mut Bare) {
     }
 }
 
-/// The reference tells its whole chain, whatever it is asked for; what was known is skipped.
+/// The reference always sends its complete chain; known claims are skipped.
 #[test]
 fn whole_chain_of_a_peer_is_read_from_the_last_known_claim() {
     let chain = links(30);
@@ -341,7 +340,7 @@ fn whole_chain_of_a_peer_is_read_from_the_last_known_claim() {
                 .unwrap()
                 .contains(&format!("{{\"claimIdEncoded\":\"{after}\",\"metadata\""))
         );
-        let bytes = told(&chain);
+        let bytes = answer_with(&chain);
         let mut left = &bytes[..];
         while !left.is_empty() {
             let before = left.len();
@@ -359,13 +358,14 @@ fn whole_chain_of_a_peer_is_read_from_the_last_known_claim() {
     }
 }
 
-/// Nothing is read while a page is verified; a peer that resets the stream then is asked again.
+/// Nothing is read while a page is verified; if the peer resets the stream then, the request is
+/// repeated.
 #[test]
-fn an_answer_that_breaks_off_between_pages_is_asked_for_anew() {
+fn answer_reset_between_pages_is_requested_again() {
     let chain = links(150);
     let (mut bare, id, stream, _) = reading(None);
-    let bytes = told(&chain);
-    // A page is full: its links are to be written before the next one is asked for.
+    let bytes = answer_with(&chain);
+    // A page is full: its links are written before the next one is requested.
     let left = bare.feed(stream, &bytes, false).len();
     assert!(left > 0, "not all of it is read");
     bare.input(Input::StreamReset { stream, code: 0 });
@@ -393,7 +393,7 @@ fn an_answer_that_breaks_off_between_pages_is_asked_for_anew() {
 }
 
 #[test]
-fn a_claim_that_is_none_ends_the_request() {
+fn malformed_claim_fails_the_request() {
     let (mut bare, id, stream, _) = reading(None);
     bare.feed(
         stream,

@@ -1,5 +1,5 @@
-//! Every public call in every phase of a node's life: nothing before Ready, nothing new while
-//! stopping, silence after Stopped.
+//! Every public call in every phase of a node: nothing before Ready, nothing new while stopping, no
+//! output after Stopped.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -21,7 +21,7 @@ use pk_sim::{Key, genesis, renew};
 const PHASES: [Phase; 4] = [Phase::Starting, Phase::Running, Phase::Stopping, Phase::Stopped];
 const START: UnixMillis = UnixMillis(1_767_225_600_000);
 
-/// A node in a phase. It knows a node, and has, or had, a connection with another one.
+/// A node in a phase. It has a contact, and has, or had, a connection with another node.
 fn in_phase(phase: Phase, change: impl FnOnce(&mut Config)) -> Bare {
     let mut bare = Bare::starting(|config| {
         config.mdns = true;
@@ -105,7 +105,7 @@ fn requests() -> Vec<Request> {
     all
 }
 
-/// A new request does not compile without a number, and its number is looked for above.
+/// A new request does not compile without a number, and its number is checked above.
 fn number(request: &Request) -> usize {
     match request {
         Request::FindNode { .. } => 0,
@@ -152,7 +152,7 @@ fn connected(conn: u64, side: Side) -> Input {
     })
 }
 
-/// One input of every kind, with numbers that are plausible and such that are not.
+/// One input of every kind, with valid and invalid ids.
 fn inputs() -> Vec<Input> {
     let mut inputs = vec![
         Input::Listening { addrs: vec!["192.0.2.2:1315".parse().unwrap()] },
@@ -183,7 +183,7 @@ fn inputs() -> Vec<Input> {
     inputs
 }
 
-/// Every call there is.
+/// Every public call.
 fn calls() -> Vec<RecordedCall> {
     let other = [
         RecordedCall::Timeout,
@@ -206,14 +206,14 @@ fn calls() -> Vec<RecordedCall> {
     calls.collect()
 }
 
-/// A node with everything that nodes do by themselves.
-fn busy(config: &mut Config) {
+/// A node with all background work.
+fn with_background_work(config: &mut Config) {
     config.refresh_delay = Duration::from_secs(60);
     config.retry_delay = ms(200);
     config.store_delay = ms(10);
 }
 
-fn starts(output: &Output) -> bool {
+fn starts_work(output: &Output) -> bool {
     matches!(
         output,
         Output::Dial { .. }
@@ -231,7 +231,7 @@ fn starts(output: &Output) -> bool {
 #[test]
 fn after_stopped_every_call_is_silent() {
     for call in calls() {
-        let mut bare = in_phase(Phase::Stopped, busy);
+        let mut bare = in_phase(Phase::Stopped, with_background_work);
         bare.node.call(call.clone(), bare.now);
         assert_eq!((bare.take(), bare.node.poll_timeout()), (vec![], None), "{call:?}");
         bare.suspend(Duration::from_secs(100_000));
@@ -242,11 +242,11 @@ fn after_stopped_every_call_is_silent() {
 #[test]
 fn nothing_new_starts_while_stopping() {
     for call in calls() {
-        let mut bare = in_phase(Phase::Stopping, busy);
+        let mut bare = in_phase(Phase::Stopping, with_background_work);
         bare.node.call(call.clone(), bare.now);
         bare.pass(Duration::from_secs(59));
         let outputs = bare.take();
-        assert!(!outputs.iter().any(starts), "{call:?}: {outputs:?}");
+        assert!(!outputs.iter().any(starts_work), "{call:?}: {outputs:?}");
         assert_eq!(bare.node.metrics().outputs_suppressed, 0, "{call:?}");
         bare.pass(Duration::from_secs(2));
         assert_eq!(bare.node.phase(), Phase::Stopped, "{call:?}");
@@ -256,7 +256,7 @@ fn nothing_new_starts_while_stopping() {
 #[test]
 fn nothing_is_dialed_sent_or_written_before_ready() {
     for call in calls() {
-        let mut bare = in_phase(Phase::Starting, busy);
+        let mut bare = in_phase(Phase::Starting, with_background_work);
         bare.node.call(call.clone(), bare.now);
         if bare.node.phase() == Phase::Starting {
             bare.pass(Duration::from_secs(100_000));
@@ -284,7 +284,7 @@ fn nothing_is_dialed_sent_or_written_before_ready() {
 }
 
 #[test]
-fn a_call_that_its_phase_does_not_allow_says_so() {
+fn call_that_its_phase_does_not_allow_returns_an_error() {
     for phase in PHASES {
         let refusal = match phase {
             Phase::Starting => Some(RequestError::NotReady),
@@ -316,20 +316,20 @@ fn a_call_that_its_phase_does_not_allow_says_so() {
 
 #[test]
 fn stopping_node_does_not_wait_for_work_that_has_not_started() {
-    let mut bare = in_phase(Phase::Running, busy);
+    let mut bare = in_phase(Phase::Running, with_background_work);
     bare.node.stop(bare.now);
     bare.persist_all();
     // The peer's connection takes half a second to close; the retry timer would have fired
     // meanwhile.
     bare.pass(ms(500));
-    assert!(!bare.take().iter().any(starts));
+    assert!(!bare.take().iter().any(starts_work));
     bare.input(Input::Disconnected { conn: ConnectionId(1), why: DisconnectReason::Local });
     bare.persist_all();
     assert_eq!(bare.node.phase(), Phase::Stopped);
 }
 
 #[test]
-fn a_connection_before_ready_is_closed_and_the_node_starts_all_the_same() {
+fn connection_before_ready_is_closed_and_the_node_starts() {
     let mut bare = in_phase(Phase::Starting, |_| {});
     let conn = ConnectionId(101);
     bare.input(connected(101, Side::Acceptor));
@@ -348,7 +348,7 @@ fn a_connection_before_ready_is_closed_and_the_node_starts_all_the_same() {
 }
 
 #[test]
-fn a_node_that_listens_elsewhere_advertises_its_new_port() {
+fn node_that_listens_elsewhere_advertises_its_new_port() {
     let mut bare = in_phase(Phase::Running, |_| {});
     let listening = |port: u16| Input::Listening { addrs: vec![([192, 0, 2, 1], port).into()] };
     bare.input(listening(1314));

@@ -1,5 +1,5 @@
-//! A node against a peer that speaks Polykey 1.x properly, badly, or not at all (docs/WIRE.md
-//! section 4), in virtual time.
+//! A node with a peer that follows the protocol of Polykey 1.x, violates it, or sends nothing
+//! (docs/WIRE.md section 4), in virtual time.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -18,13 +18,13 @@ use pk_proto::{
 
 const CLOSEST: &str = "nodesClosestActiveConnectionsGet";
 
-/// A proper question.
+/// A valid request.
 fn question() -> Vec<u8> {
     let params = format!("{{\"nodeIdEncoded\":\"{}\"}}", Bare::peer(9));
     write_request(CLOSEST, &params, None).to_vec()
 }
 
-/// Everything sent is with the transport.
+/// The transport has accepted all sent bytes.
 fn confirm(bare: &mut Bare, outputs: &[Output], stream: StreamId) {
     let bytes = sent(outputs, stream).0.len() as u64;
     bare.input(Input::StreamWritten { stream, bytes });
@@ -56,7 +56,7 @@ fn objects(bytes: &[u8]) -> Vec<bytes::Bytes> {
     objects
 }
 
-/// The class and the words of an answer that is nothing but an error.
+/// The class and the message of an answer that is only an error.
 fn error(bytes: &[u8]) -> (String, String) {
     match &objects(bytes)[..] {
         [object] => match parse_response(object) {
@@ -67,15 +67,16 @@ fn error(bytes: &[u8]) -> (String, String) {
     }
 }
 
-/// No stream and no byte of one is held, and no timer but those of the connection and of the store.
-fn assert_nothing_held(bare: &Bare, what: &str) {
+/// Checks that no stream and no byte of one is stored, and no timer except those of the connection
+/// and of the store.
+fn assert_no_state_left(bare: &Bare, what: &str) {
     let metrics = bare.node.metrics();
     let held = (metrics.streams, metrics.receive_bytes, metrics.send_bytes);
     assert_eq!(held, (0, 0, 0), "{what}");
     assert!(metrics.timers <= 2, "{what}: {metrics:?}");
 }
 
-/// A peer that asks is answered.
+/// Checks that a request of a peer is answered.
 fn assert_serves(bare: &mut Bare, conn: ConnectionId, what: &str) {
     let stream = bare.opened(conn);
     assert!(bare.feed(stream, &question(), true).is_empty(), "{what}");
@@ -83,13 +84,13 @@ fn assert_serves(bare: &mut Bare, conn: ConnectionId, what: &str) {
     let (_, fin) = sent(&outputs, stream);
     assert!(fin && resets(&outputs).is_empty(), "{what}: {outputs:?}");
     confirm(bare, &outputs, stream);
-    assert_nothing_held(bare, what);
+    assert_no_state_left(bare, what);
 }
 
 // -- served
 
 #[test]
-fn a_question_is_answered_however_its_bytes_come() {
+fn request_is_answered_however_its_bytes_are_split() {
     let bytes = [b" \n\t".as_slice(), &question(), b"  "].concat();
     for size in 1..=bytes.len() {
         let mut bare = Bare::new(|_| {});
@@ -105,14 +106,14 @@ fn a_question_is_answered_however_its_bytes_come() {
         // The only connection is that of the asking node, which is not reported to itself.
         assert_eq!(sent(&outputs, stream), (Vec::new(), true), "chunks of {size}");
         assert_eq!((resets(&outputs), faults(&outputs)), (vec![], vec![]), "chunks of {size}");
-        assert_nothing_held(&bare, "answered");
+        assert_no_state_left(&bare, "answered");
     }
 }
 
-/// The caller of the reference keeps its side open until it has the result: it must not be asked to
-/// stop, and what it says further is not read.
+/// The caller of the reference keeps its side open until it has the result: it must not receive a
+/// stop, and its further bytes are not read.
 #[test]
-fn a_caller_is_not_stopped_and_ends_its_side_itself() {
+fn caller_is_not_stopped_and_ends_its_side() {
     for (more, reset) in [(false, false), (true, false), (false, true)] {
         let mut bare = Bare::new(|_| {});
         let conn = bare.accept_polykey(Bare::peer(0));
@@ -133,9 +134,10 @@ fn a_caller_is_not_stopped_and_ends_its_side_itself() {
             false => bare.data(stream, b"", true),
         }
         assert_eq!((resets(&bare.take()), bare.node.metrics().stream_faults), (vec![], 0));
-        assert_nothing_held(&bare, "ended");
+        assert_no_state_left(&bare, "ended");
     }
-    // It never does: after a while the request has ended, and the peer is not reported as faulty.
+    // It never ends its side: the request ends at its timeout, and the peer is not reported as
+    // faulty.
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(0));
     let stream = bare.opened(conn);
@@ -144,12 +146,12 @@ fn a_caller_is_not_stopped_and_ends_its_side_itself() {
     bare.pass(15 * SECOND);
     let outputs = bare.take();
     assert_eq!((resets(&outputs), faults(&outputs)), (vec![(stream, "stop", 0)], vec![]));
-    assert_nothing_held(&bare, "silent");
+    assert_no_state_left(&bare, "silent");
     assert_serves(&mut bare, conn, "afterwards");
 }
 
 #[test]
-fn parameters_that_make_no_question_are_answered_with_an_error() {
+fn invalid_parameters_are_answered_with_an_error() {
     let id = Bare::peer(9).to_string();
     let (good, bad) = (
         format!("{{\"nodeIdEncoded\":\"{id}\"}}"),
@@ -193,14 +195,14 @@ fn parameters_that_make_no_question_are_answered_with_an_error() {
             "{method} {params}"
         );
         confirm(&mut bare, &outputs, stream);
-        assert_nothing_held(&bare, method);
+        assert_no_state_left(&bare, method);
     }
     assert_eq!(bare.node.metrics().questions_invalid, count);
     assert_serves(&mut bare, conn, "afterwards");
 }
 
 #[test]
-fn a_signal_that_is_refused_says_so_by_its_class() {
+fn refused_signal_returns_its_error_class() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(0));
     let (own, peer, other, signature) =
@@ -242,7 +244,7 @@ fn a_signal_that_is_refused_says_so_by_its_class() {
         assert_eq!((&error(&bytes).0[..], fin), (class, true), "{method}");
         bare.data(stream, b"", true);
     }
-    // The reference takes 20 at once.
+    // The reference accepts 20 at once.
     let mut limited = 0;
     for _ in 0..40 {
         let stream = bare.opened(conn);
@@ -258,7 +260,7 @@ fn a_signal_that_is_refused_says_so_by_its_class() {
 }
 
 #[test]
-fn an_unknown_method_is_stopped_and_reset_with_code_1() {
+fn unknown_method_is_stopped_and_reset_with_code_1() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(0));
     for method in
@@ -273,7 +275,7 @@ fn an_unknown_method_is_stopped_and_reset_with_code_1() {
             ((Vec::new(), false), vec![]),
             "{method}"
         );
-        assert_nothing_held(&bare, method);
+        assert_no_state_left(&bare, method);
     }
     assert_eq!(bare.node.metrics().unsupported, 6);
     assert_serves(&mut bare, conn, "afterwards");
@@ -282,7 +284,7 @@ fn an_unknown_method_is_stopped_and_reset_with_code_1() {
 // -- abused
 
 #[test]
-fn what_is_no_message_is_reset_at_once_and_the_connection_lives() {
+fn malformed_message_resets_the_stream_and_keeps_the_connection() {
     use ObjectFault::{NotAMessage, NotAnObject, TooLong};
     let long = [b"{\"method\":\"".to_vec(), vec![b'x'; 1 << 20]].concat();
     let deep = vec![b'{'; 200];
@@ -337,10 +339,10 @@ fn what_is_no_message_is_reset_at_once_and_the_connection_lives() {
             !outputs.iter().any(|output| matches!(output, Output::CloseConnection { .. })),
             "{what}"
         );
-        // What is too long is not read to its end.
+        // A message that is too long is not read to its end.
         assert_eq!(left > 800_000, fault == TooLong, "{what}");
         assert_eq!(bare.node.metrics().stream_faults, 1, "{what}");
-        assert_nothing_held(&bare, what);
+        assert_no_state_left(&bare, what);
         assert_serves(&mut bare, conn, what);
     }
 }
@@ -360,7 +362,7 @@ fn peer_that_repeats_malformed_messages_is_disconnected() {
 }
 
 #[test]
-fn silence_and_half_messages_end_by_themselves() {
+fn silent_streams_and_incomplete_messages_time_out() {
     for said in [&b""[..], b"   ", b"{", b"{\"method\":\"nodesC"] {
         // Nothing more comes: 15 seconds.
         let mut bare = Bare::new(|_| {});
@@ -373,7 +375,7 @@ fn silence_and_half_messages_end_by_themselves() {
         bare.pass(Duration::from_millis(1));
         let outputs = bare.take();
         assert_eq!(resets(&outputs), [(stream, "reset", 7), (stream, "stop", 7)], "{said:?}");
-        assert_nothing_held(&bare, "silence");
+        assert_no_state_left(&bare, "silence");
         assert_serves(&mut bare, conn, "after silence");
 
         // The peer ends its side.
@@ -384,9 +386,9 @@ fn silence_and_half_messages_end_by_themselves() {
             (resets(&outputs), faults(&outputs)),
             (vec![(stream, "reset", 4)], vec![PeerFault::Truncated])
         );
-        assert_nothing_held(&bare, "half-close");
+        assert_no_state_left(&bare, "half-close");
 
-        // The peer resets, or does not want to hear.
+        // The peer resets or stops the stream.
         for stop in [true, false] {
             let stream = bare.opened(conn);
             bare.feed(stream, said, false);
@@ -397,15 +399,15 @@ fn silence_and_half_messages_end_by_themselves() {
             }
             let other = if stop { (stream, "stop", 0) } else { (stream, "reset", 0) };
             assert_eq!(resets(&bare.take()), [other]);
-            assert_nothing_held(&bare, "reset");
+            assert_no_state_left(&bare, "reset");
         }
         assert_serves(&mut bare, conn, "after resets");
     }
 }
 
-/// White space without an end takes time, but no memory, and the time is bounded.
+/// Endless white space uses no memory, and ends at the timeout.
 #[test]
-fn endless_white_space_takes_no_memory_and_fifteen_seconds() {
+fn endless_white_space_uses_no_memory_and_times_out() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(0));
     let stream = bare.opened(conn);
@@ -416,12 +418,12 @@ fn endless_white_space_takes_no_memory_and_fifteen_seconds() {
         bare.pass(SECOND);
     }
     assert_eq!(resets(&bare.take()), [(stream, "reset", 7), (stream, "stop", 7)]);
-    assert_nothing_held(&bare, "white space");
+    assert_no_state_left(&bare, "white space");
 }
 
-/// Credit is by bytes, and never more than the window, however many streams are half full.
+/// Credit counts bytes, and never exceeds the window, for any number of incomplete messages.
 #[test]
-fn many_half_messages_fit_into_the_window() {
+fn incomplete_messages_use_at_most_the_receive_window() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(0));
     let begun = [b"{\"method\":\"".to_vec(), vec![b'x'; 100_000]].concat();
@@ -432,11 +434,11 @@ fn many_half_messages_fit_into_the_window() {
         assert!(metrics.receive_bytes <= bare.node.config().receive_window, "{metrics:?}");
     }
     bare.pass(15 * SECOND);
-    assert_nothing_held(&bare, "half messages");
+    assert_no_state_left(&bare, "half messages");
 }
 
 #[test]
-fn a_caller_that_does_not_read_its_answer_holds_nothing_for_ever() {
+fn unread_answer_is_reset_at_its_timeout() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(0));
     let stream = bare.opened(conn);
@@ -450,12 +452,12 @@ fn a_caller_that_does_not_read_its_answer_holds_nothing_for_ever() {
         (resets(&outputs), faults(&outputs)),
         (vec![(stream, "reset", 7)], vec![PeerFault::NotReading])
     );
-    assert_nothing_held(&bare, "unread");
+    assert_no_state_left(&bare, "unread");
 }
 
-/// Every step of a proper call, and the peer resets, stops or goes away there.
+/// Every step of a valid call, at which the peer resets, stops or disconnects.
 #[test]
-fn a_reset_at_any_point_ends_the_stream_and_nothing_else() {
+fn reset_at_any_point_ends_only_the_stream() {
     for steps in 0..3 {
         for end in ["reset", "stop", "both", "gone"] {
             let mut bare = Bare::new(|_| {});
@@ -477,13 +479,13 @@ fn a_reset_at_any_point_ends_the_stream_and_nothing_else() {
                 _ => bare.input(Input::Disconnected { conn, why: DisconnectReason::TimedOut }),
             }
             bare.pass(20 * SECOND);
-            assert_nothing_held(&bare, &format!("{end} after {steps}"));
+            assert_no_state_left(&bare, &format!("{end} after {steps}"));
             assert_eq!(faults(&bare.take()), []);
         }
     }
 }
 
-// -- asking
+// -- calls of the local node
 
 /// A connection with a peer of the reference, a request for it, and the streams that the node has
 /// opened.
@@ -516,7 +518,7 @@ fn ask(target: pk_proto::NodeId) -> Request {
 }
 
 #[test]
-fn each_call_is_one_message_and_the_end() {
+fn each_call_sends_one_message_and_the_end() {
     let (mut bare, _, _, streams) = asking(ask);
     let outputs = bare.take();
     let mut methods = Vec::new();
@@ -534,10 +536,10 @@ fn each_call_is_one_message_and_the_end() {
     assert_eq!(methods, ["nodesClosestLocalNodesGet", CLOSEST]);
 }
 
-/// A responder of the reference stops the caller's side when it has read the question: that is no
+/// A responder of the reference stops the caller's side when it has read the request: that is no
 /// error.
 #[test]
-fn to_be_stopped_after_the_question_is_no_error() {
+fn stop_after_the_request_is_no_error() {
     let (mut bare, _, id, streams) = asking(ping);
     let [stream] = streams[..] else { panic!("{streams:?}") };
     bare.input(Input::StreamStopped { stream, code: 0 });
@@ -545,11 +547,11 @@ fn to_be_stopped_after_the_question_is_no_error() {
     bare.feed(stream, b"", true);
     assert!(matches!(bare.done(id), Some(Ok(Reply::PingNode(_)))));
     assert_eq!(resets(&bare.take()), []);
-    assert_nothing_held(&bare, "stopped");
+    assert_no_state_left(&bare, "stopped");
 }
 
 #[test]
-fn an_answer_is_read_to_its_end_however_it_comes() {
+fn answer_is_read_however_its_bytes_are_split() {
     let result = |node| {
         let contact =
             "{\"1.2.3.4-5\":{\"mode\":\"direct\",\"connectedTime\":7,\"scopes\":[\"global\"]}}";
@@ -572,29 +574,29 @@ fn an_answer_is_read_to_its_end_however_it_comes() {
         for stream in streams {
             confirm(&mut bare, &outputs, stream);
         }
-        assert_nothing_held(&bare, "answered");
+        assert_no_state_left(&bare, "answered");
     }
 }
 
 #[test]
-fn of_two_calls_one_is_enough() {
+fn query_succeeds_if_one_of_its_two_calls_succeeds() {
     let (mut bare, _, id, streams) = asking(ask);
     let [local, active] = streams[..] else { panic!("{streams:?}") };
     bare.input(Input::StreamReset { stream: local, code: 1 });
     assert_eq!(bare.done(id), None);
     bare.feed(active, b"", true);
     assert_eq!(bare.done(id), Some(Ok(Reply::QueryClosestNodes(Default::default()))));
-    // None is not.
+    // If both fail, the query fails.
     let (mut bare, _, id, streams) = asking(ask);
     for stream in streams {
         bare.input(Input::StreamReset { stream, code: 1 });
     }
     assert_eq!(bare.done(id), Some(Err(Failure::Unsupported)));
-    assert_nothing_held(&bare, "reset");
+    assert_no_state_left(&bare, "reset");
 }
 
 #[test]
-fn an_error_fails_the_request_with_its_meaning() {
+fn error_fails_the_request_with_the_matching_failure() {
     for (class, failure) in [
         ("ErrorNodePermissionDenied", Failure::Refused(Refusal::Denied)),
         ("ErrorNodeConnectionManagerRequestRateExceeded", Failure::Refused(Refusal::RateLimited)),
@@ -608,12 +610,12 @@ fn an_error_fails_the_request_with_its_meaning() {
         let outputs = bare.take();
         confirm(&mut bare, &outputs, streams[0]);
         assert_eq!(faults(&outputs), []);
-        assert_nothing_held(&bare, class);
+        assert_no_state_left(&bare, class);
     }
 }
 
 #[test]
-fn an_answer_that_is_none_is_a_fault_and_fails_the_request() {
+fn malformed_answer_is_a_fault_and_fails_the_request() {
     let node = Bare::peer(1);
     let known = |contact: &str| {
         write_result(&format!("{{\"nodeIdEncoded\":\"{node}\",\"nodeContact\":{contact}}}"))
@@ -643,23 +645,23 @@ fn an_answer_that_is_none_is_a_fault_and_fails_the_request() {
         bare.input(Input::StreamReset { stream: active, code: 1 });
         bare.feed(local, &bytes, fault == PeerFault::Truncated);
         let expected = match bare.done(id) {
-            // What was said before it was too much is an answer.
+            // Results before the limit are an answer.
             Some(Ok(Reply::QueryClosestNodes(closest))) => {
                 closest.known.len() == 256 && fault == PeerFault::TooMuch
             }
-            // The first call to fail says why.
+            // The result has the failure of the first failed call.
             Some(Err(Failure::Unsupported)) => fault != PeerFault::TooMuch,
             other => panic!("{what}: {other:?}"),
         };
         assert!(expected, "{what}");
         assert_eq!(faults(&bare.take()), [fault], "{what}");
-        assert_nothing_held(&bare, what);
+        assert_no_state_left(&bare, what);
         assert_serves(&mut bare, conn, what);
     }
 }
 
 #[test]
-fn addresses_that_mean_nothing_are_left_out_of_an_answer() {
+fn invalid_addresses_in_an_answer_are_ignored() {
     let (mut bare, _, id, streams) = asking(ask);
     let [local, active] = streams[..] else { panic!("{streams:?}") };
     let data = |mode: &str, time: &str| {
@@ -699,10 +701,10 @@ fn addresses_that_mean_nothing_are_left_out_of_an_answer() {
     );
 }
 
-// -- handed over
+// -- detached streams
 
 #[test]
-fn bytes_received_before_the_hand_over_is_executed_are_delivered() {
+fn bytes_received_before_the_detach_is_executed_are_delivered() {
     let mut bare = Bare::new(|_| {});
     bare.node.accept_protocol("polykey:vaultsGitInfoGet".to_owned(), bare.now).unwrap();
     let conn = bare.accept_polykey(Bare::peer(0));
@@ -710,7 +712,7 @@ fn bytes_received_before_the_hand_over_is_executed_are_delivered() {
     let header =
         write_request("vaultsGitInfoGet", "{\"vaultNameOrId\":\"v\",\"action\":\"pull\"}", None);
     bare.drain();
-    // Read in one turn of the driver, which takes the outputs afterwards.
+    // Read in one turn of the driver, which executes the outputs afterwards.
     for (bytes, fin) in [(&header[..], false), (b"raw", false), (b" bytes", true)] {
         let bytes = bytes::Bytes::copy_from_slice(bytes);
         bare.node.handle_input(Input::StreamData { stream, bytes, fin }, bare.now);

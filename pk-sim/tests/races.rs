@@ -16,12 +16,12 @@ use pk_sim::{Cluster, Link};
 // -- races
 
 #[test]
-fn a_dead_first_address_costs_one_delay() {
+fn dead_first_address_costs_one_delay() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     let target = cluster.id(1);
-    tell(&mut cluster, 0, 1);
-    // Set last, so tried first.
-    tell_of(&mut cluster, 0, target, address("198.51.100.7:1"));
+    add_contact(&mut cluster, 0, 1);
+    // Set last, so dialed first.
+    add_contact_at(&mut cluster, 0, target, address("198.51.100.7:1"));
     let outcome = find(&mut cluster, 0, target);
     assert_consistent(&outcome);
     assert_eq!((outcome.ended, outcome.stats.elapsed), (FindEnd::Connected, ms(250 + 40)));
@@ -34,12 +34,12 @@ fn a_dead_first_address_costs_one_delay() {
 }
 
 #[test]
-fn an_address_that_fails_costs_nothing_but_its_failure() {
+fn failed_address_starts_the_next_dial_at_once() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     let target = cluster.id(1);
     cluster.network_mut().set_unreachable("198.51.100.7".parse().unwrap());
-    tell(&mut cluster, 0, 1);
-    tell_of(&mut cluster, 0, target, address("198.51.100.7:1"));
+    add_contact(&mut cluster, 0, 1);
+    add_contact_at(&mut cluster, 0, target, address("198.51.100.7:1"));
     let outcome = find(&mut cluster, 0, target);
     assert_eq!(
         (outcome.ended, outcome.stats.elapsed),
@@ -53,7 +53,7 @@ fn an_address_that_fails_costs_nothing_but_its_failure() {
 #[test]
 fn two_searches_for_one_node_share_its_dials() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).link(Link::ms(100)).start();
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     let target = cluster.id(1);
     let find = Request::FindNode { target, find: FindNodeOptions::default() };
     let first = cluster.request(0, find.clone());
@@ -79,7 +79,7 @@ fn two_searches_for_one_node_share_its_dials() {
 #[test]
 fn race_runs_until_its_last_waiter_leaves() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     cluster.kill(1);
     let target = cluster.id(1);
     let find = Request::FindNode { target, find: FindNodeOptions::default() };
@@ -95,15 +95,15 @@ fn race_runs_until_its_last_waiter_leaves() {
 }
 
 #[test]
-fn who_joins_a_race_brings_its_addresses() {
+fn request_that_joins_a_race_adds_its_addresses() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     let target = cluster.id(1);
-    tell_of(&mut cluster, 0, target, address("198.51.100.7:1"));
+    add_contact_at(&mut cluster, 0, target, address("198.51.100.7:1"));
     let find = Request::FindNode { target, find: FindNodeOptions::default() };
     let first = cluster.request(0, find.clone());
     cluster.drive(SECOND);
     // Meanwhile the right address becomes known.
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     let second = cluster.request(0, find);
     for id in [second, first] {
         match cluster.await_done(0, id) {
@@ -118,12 +118,12 @@ fn who_joins_a_race_brings_its_addresses() {
 }
 
 #[test]
-fn who_joins_a_race_has_its_own_patience() {
+fn request_that_joins_a_race_keeps_its_own_timeout() {
     for (first, second) in [(1, 15), (15, 1)] {
         let mut cluster = Cluster::quiet().nodes(2).seed(3).build();
         cluster.start_node(0);
         cluster.drive(Duration::ZERO);
-        tell(&mut cluster, 0, 1);
+        add_contact(&mut cluster, 0, 1);
         let target = cluster.id(1);
         let ping = |seconds: u32| RequestOptions {
             connect_timeout: Some(seconds * SECOND),
@@ -158,7 +158,7 @@ fn who_joins_a_race_has_its_own_patience() {
     }
 }
 
-/// The addresses that a machine dials, and when, until it gives up.
+/// The addresses that a machine dials, with times, until the race fails.
 fn dialed(bare: &mut Bare, patience: Duration) -> Vec<(Duration, String)> {
     let (begun, mut dials) = (bare.now, Vec::new());
     while bare.now.since(begun) < patience {
@@ -174,7 +174,7 @@ fn dialed(bare: &mut Bare, patience: Duration) -> Vec<(Duration, String)> {
 }
 
 #[test]
-fn the_addresses_of_a_node_take_turns_by_family_and_wait_for_each_other() {
+fn dials_of_a_node_alternate_by_family_with_a_delay() {
     let mut bare = Bare::new(|_| {});
     let node = Bare::peer(0);
     let known = NodeContactAddressData {
@@ -182,7 +182,7 @@ fn the_addresses_of_a_node_take_turns_by_family_and_wait_for_each_other() {
         connected_time: UnixMillis(5),
         scopes: Scopes::GLOBAL,
     };
-    // Of equal times, what was set last comes first.
+    // Of equal times, the address that was set last is first.
     for text in ["10.0.0.3:1", "[2001:db8::2]:1", "[2001:db8::1]:1", "10.0.0.2:1", "10.0.0.1:1"] {
         bare.request(Request::SetNode {
             node,
@@ -225,7 +225,7 @@ fn the_addresses_of_a_node_take_turns_by_family_and_wait_for_each_other() {
 }
 
 #[test]
-fn names_are_resolved_beside_the_dials_and_bring_all_their_addresses() {
+fn names_are_resolved_during_the_race_and_add_all_their_addresses() {
     let mut bare = Bare::new(|_| {});
     let target = Bare::peer(0);
     let options = RequestOptions::default();
@@ -260,7 +260,7 @@ fn names_are_resolved_beside_the_dials_and_bring_all_their_addresses() {
 }
 
 #[test]
-fn dials_over_the_limit_wait_for_their_turn() {
+fn dials_over_the_limit_are_queued() {
     let mut cluster =
         Cluster::quiet().nodes(6).seed(3).config_of(0, |config| config.dial_limit = 2).start();
     let requests: Vec<_> = (1..6)
@@ -303,7 +303,7 @@ fn dials_over_the_limit_wait_for_their_turn() {
 /// Searches in the background dial dead nodes, fifteen seconds each; a request that waits for a
 /// connection is not delayed by that.
 #[test]
-fn background_dials_leave_a_place_for_the_embedder() {
+fn background_dials_leave_a_slot_for_the_embedder() {
     for limit in [2, 4, 8] {
         let background = |config: &mut pk_proto::Config| {
             config.dial_limit = limit;
@@ -311,7 +311,7 @@ fn background_dials_leave_a_place_for_the_embedder() {
         };
         let mut cluster = Cluster::quiet().nodes(2).seed(3).config(background).start();
         for i in 0..60 {
-            tell_of(&mut cluster, 0, absent(i), address(&format!("203.0.{i}.1:1")));
+            add_contact_at(&mut cluster, 0, absent(i), address(&format!("203.0.{i}.1:1")));
         }
         cluster.drive(15 * SECOND);
         let places = [1, 3, 6][[2, 4, 8].iter().position(|of| *of == limit).unwrap()];

@@ -1,8 +1,8 @@
-//! A recorded peer: what nodes of version a57de15 sent on `pk/1`, byte by byte, against a node of
-//! today.
+//! A recorded peer: what nodes of version a57de15 sent on `pk/1`, byte by byte, against the current
+//! version.
 //!
-//! The recording has both directions. The present version has the same key, receives the same at
-//! the same times, and has to send the same bytes; in its own questions only random values and
+//! The recording has both directions. The current version has the same key, receives the same bytes
+//! at the same times, and must send the same bytes; in its own requests only random values and
 //! remaining times may differ. See tests/fixtures/a57de15/README.md.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
@@ -73,7 +73,7 @@ fn parse(text: &str) -> (Peers, Vec<Recorded>) {
     (peers, streams)
 }
 
-/// The messages in some frames.
+/// The messages in these frames.
 fn messages(bytes: &[u8]) -> Vec<V1> {
     let mut decoder = FrameDecoder::new();
     decoder.push(Bytes::copy_from_slice(bytes));
@@ -86,7 +86,7 @@ fn messages(bytes: &[u8]) -> Vec<V1> {
     messages
 }
 
-/// A message without what is random in it, and without times that pass.
+/// A message without its random values and remaining times.
 fn constant(message: V1) -> V1 {
     let signal = |request: SignalRequest| {
         let terms = match request.terms {
@@ -119,7 +119,7 @@ fn drafted_at(id: ClaimId) -> u64 {
     seconds * 1000 + (fraction * 1000).div_ceil(4096)
 }
 
-/// When the node has drafted the claim in this message, if it is one.
+/// The time at which the node has drafted the claim in this message, if it is one.
 fn drafted(message: &V1, owner: NodeId) -> Option<u64> {
     let token = match message {
         V1::Exchange { token, .. } | V1::Token { token } => token,
@@ -131,20 +131,20 @@ fn drafted(message: &V1, owner: NodeId) -> Option<u64> {
     (first == owner).then(|| drafted_at(claim.id()))
 }
 
-/// The node of today: its driver is the test.
-struct Today {
+/// A node of the current version, whose driver is the test.
+struct CurrentNode {
     bare: Bare,
     key: Key,
     begun: u64,
     store: BTreeMap<(Table, Bytes), Bytes>,
-    /// What it has done since this was last asked for.
+    /// Its outputs since the last call.
     done: Vec<Output>,
     /// Streams that it has opened and that are not compared yet.
     opened: VecDeque<StreamId>,
     requests: Vec<RequestId>,
 }
 
-impl Today {
+impl CurrentNode {
     fn new(begun: u64) -> Self {
         let key = Key::from_seed([1; 32]);
         let bare = Bare::with_key(&key, UnixMillis(begun), |config| {
@@ -213,7 +213,7 @@ impl Today {
         }
     }
 
-    /// What it has sent on a stream since the last time.
+    /// Returns the bytes that it has sent on a stream since the last call.
     fn sent(&mut self, stream: StreamId) -> (Vec<u8>, bool) {
         let sent = sent(&self.done, stream);
         self.done.retain(
@@ -222,8 +222,8 @@ impl Today {
         sent
     }
 
-    /// Asks for what the recorded node was asked for when it sent this first; `None` if it did so
-    /// by itself.
+    /// Makes the request for which the recorded node sent this first message; `None` if there was
+    /// none.
     fn request(&mut self, first: &V1, peer: NodeId, relayed: NodeId) -> Option<Request> {
         let (target, options) = (peer, NO);
         Some(match first {
@@ -250,7 +250,7 @@ impl Today {
                     Request::ClaimNetwork { target, content, options }
                 }
                 RpcRequest::Signal(_) => {
-                    // As it was when this was recorded.
+                    // The same as in the recording.
                     let now = self.bare.now;
                     self.bare.node.disconnect(relayed, now);
                     self.settle();
@@ -267,7 +267,7 @@ impl Today {
     }
 }
 
-/// An answer to what was asked, in place of what was recorded for another random number.
+/// The answer to a request, instead of the recorded one for another random number.
 fn answer(recorded: &[u8], asked: &V1) -> Vec<u8> {
     match asked {
         V1::Call { request: RpcRequest::Ping { nonce }, .. } => {
@@ -281,18 +281,18 @@ fn answer(recorded: &[u8], asked: &V1) -> Vec<u8> {
 }
 
 #[test]
-fn a_node_of_today_answers_and_asks_as_one_of_a57de15() {
+fn answers_and_requests_match_a_recording_of_a57de15() {
     let (peers, streams) = parse(RECORDED);
     let owner = Key::from_seed([1; 32]).id();
     let third = peers.values().map(|(peer, _)| *peer).max().unwrap();
-    let mut today = Today::new(streams[0].unix - 1);
+    let mut today = CurrentNode::new(streams[0].unix - 1);
     let mut connected: BTreeMap<u64, ConnectionId> = BTreeMap::new();
     let (mut answered, mut asked) = (0, 0);
     for recorded in streams.iter().filter(|recorded| peers.contains_key(&recorded.conn)) {
         let (peer, remote) = peers[&recorded.conn];
         today.at(recorded.unix);
         let conn = *connected.entry(recorded.conn).or_insert_with(|| {
-            let conn = ConnectionId(today.bare.odd());
+            let conn = ConnectionId(today.bare.next_id());
             let shared_id = 50 - recorded.conn as u8;
             today.bare.connected_over(
                 Dialect::Native,
@@ -304,7 +304,7 @@ fn a_node_of_today_answers_and_asks_as_one_of_a57de15() {
             );
             conn
         });
-        // A claim of the node has the moment in it at which it was drafted.
+        // A claim of the node contains the time at which it was drafted.
         let sent_by_it: Vec<_> = recorded
             .runs
             .iter()
@@ -414,10 +414,10 @@ fn recorded_acceptor() -> (NodeId, SocketAddr, Vec<u8>, Vec<u8>) {
 /// A search asks directly after the Hello. The recorded peer is of a version that waits for it: it
 /// answers if the Hello has arrived first, and otherwise ends the stream with code 4.
 #[test]
-fn a_node_of_today_that_asks_early_is_answered_by_one_of_a57de15() {
+fn early_request_is_answered_by_version_a57de15() {
     let (peer, remote, hello, answer) = recorded_acceptor();
     for overtaken in [false, true] {
-        let mut today = Today::new(1_795_945_833_000);
+        let mut today = CurrentNode::new(1_795_945_833_000);
         let data = pk_proto::NodeContactAddressData {
             mode: pk_proto::ContactMode::Direct,
             connected_time: UnixMillis(1),
@@ -453,7 +453,7 @@ fn a_node_of_today_that_asks_early_is_answered_by_one_of_a57de15() {
             let [again, question] =
                 [again, question].map(|messages| messages.into_iter().map(constant).collect());
             let [again, question]: [Vec<V1>; 2] = [again, question];
-            assert_eq!(again, question, "the same question, after the Hello");
+            assert_eq!(again, question, "the same request, after the Hello");
         }
         assert_eq!(today.bare.feed(stream, &answer, true), b"");
         today.settle();

@@ -1,5 +1,4 @@
-//! Keeping the graph fresh, in virtual time: refreshing, retrying, joining (docs/DESIGN.md, Node
-//! graph).
+//! Refreshes, retries and joins, in virtual time (docs/DESIGN.md, Node graph).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -18,7 +17,7 @@ use pk_sim::{Cluster, HostId};
 const HOUR: Duration = Duration::from_secs(3600);
 const BUCKETS: std::ops::RangeInclusive<u8> = 0..=255;
 
-/// When each bucket of a machine is refreshed next, as long from now.
+/// The time until the next refresh of each bucket of a machine.
 fn timers(bare: &Bare) -> BTreeMap<u8, Duration> {
     BUCKETS
         .filter_map(|index| {
@@ -34,8 +33,8 @@ fn id_in(bare: &Bare, bucket: u8) -> NodeId {
     NodeId::from_bytes(bytes)
 }
 
-/// A machine is given a node in a bucket.
-fn learn(bare: &mut Bare, bucket: u8) {
+/// Adds a node to a bucket of a machine.
+fn add_node_in(bare: &mut Bare, bucket: u8) {
     let data = NodeContactAddressData {
         mode: ContactMode::Direct,
         connected_time: UnixMillis(5),
@@ -45,14 +44,14 @@ fn learn(bare: &mut Bare, bucket: u8) {
     bare.request(Request::SetNode { node, address, data, how: SetNodeOptions::default() });
 }
 
-/// A machine that retries nothing, with a node in each of these buckets.
-fn knowing(buckets: impl IntoIterator<Item = u8>, change: impl FnOnce(&mut Config)) -> Bare {
+/// A machine without retries, with a node in each of these buckets.
+fn with_nodes_in(buckets: impl IntoIterator<Item = u8>, change: impl FnOnce(&mut Config)) -> Bare {
     let mut bare = Bare::new(|config| {
         config.retry_delay = Duration::ZERO;
         config.refresh_delay = HOUR;
         change(config);
     });
-    buckets.into_iter().for_each(|bucket| learn(&mut bare, bucket));
+    buckets.into_iter().for_each(|bucket| add_node_in(&mut bare, bucket));
     bare
 }
 
@@ -65,16 +64,16 @@ fn refreshes(bare: &Bare) -> u64 {
 
 #[test]
 fn only_buckets_from_the_nearest_neighbour_on_are_refreshed() {
-    let mut bare = knowing([], |_| {});
+    let mut bare = with_nodes_in([], |_| {});
     assert_eq!(timers(&bare).keys().copied().collect::<Vec<_>>(), [255], "no node is known");
     for nearest in [255, 254, 250, 240] {
-        learn(&mut bare, nearest);
+        add_node_in(&mut bare, nearest);
         assert_eq!(
             timers(&bare).into_keys().collect::<Vec<_>>(),
             (nearest..=255).collect::<Vec<_>>()
         );
     }
-    // A nearest neighbour that leaves takes its buckets with it: their timers fire for nothing.
+    // If the nearest node is removed, the timers of its buckets fire without effect.
     bare.node.unset_node(id_in(&bare, 240), bare.now).unwrap();
     bare.pass(3 * HOUR);
     let refreshed: Vec<_> =
@@ -86,14 +85,14 @@ fn only_buckets_from_the_nearest_neighbour_on_are_refreshed() {
 fn jitter_is_a_quarter_of_the_delay_either_way_and_can_be_set() {
     for (jitter, least, most) in [(500, 2700, 4500), (0, 3600, 3600), (1000, 1800, 5400)] {
         let mut drawn = Vec::new();
-        let mut bare = knowing([255], |config| config.refresh_jitter = jitter);
+        let mut bare = with_nodes_in([255], |config| config.refresh_jitter = jitter);
         for _ in 0..400 {
-            learn(&mut bare, 255);
+            add_node_in(&mut bare, 255);
             drawn.push(timers(&bare)[&255].as_secs());
         }
         let (min, max) = (*drawn.iter().min().unwrap(), *drawn.iter().max().unwrap());
         assert!(least <= min && max <= most, "{jitter}: {min} to {max}");
-        // Both ends are reached, nearly.
+        // The values nearly reach both limits.
         let width = most - least;
         assert!(min <= least + width / 20 && max >= most - width / 20, "{jitter}: {min} to {max}");
         let below = drawn.iter().filter(|drawn| **drawn < 3600).count();
@@ -102,12 +101,12 @@ fn jitter_is_a_quarter_of_the_delay_either_way_and_can_be_set() {
 }
 
 #[test]
-fn a_delay_of_nothing_is_never() {
-    let mut bare = knowing(240..=255, |config| config.refresh_delay = Duration::ZERO);
+fn zero_delay_disables_refreshes() {
+    let mut bare = with_nodes_in(240..=255, |config| config.refresh_delay = Duration::ZERO);
     assert_eq!(timers(&bare).len(), 0);
     bare.pass(24 * HOUR);
     assert_eq!(refreshes(&bare), 0);
-    // Who asks for one gets one.
+    // A requested refresh is still made.
     bare.request(Request::RefreshBucket {
         bucket: BucketIndex(255),
         options: RequestOptions::default(),
@@ -117,15 +116,15 @@ fn a_delay_of_nothing_is_never() {
 }
 
 #[test]
-fn a_node_that_comes_or_is_updated_resets_the_timer_of_its_bucket_and_of_no_other() {
-    let mut bare = knowing([255, 254], |_| {});
+fn added_or_updated_node_resets_only_the_timer_of_its_bucket() {
+    let mut bare = with_nodes_in([255, 254], |_| {});
     bare.pass(2000 * SECOND);
     let before = timers(&bare);
-    learn(&mut bare, 254);
+    add_node_in(&mut bare, 254);
     let after = timers(&bare);
     assert_eq!(after[&255], before[&255]);
     assert!(after[&254] >= 2700 * SECOND, "{after:?}");
-    // By a connection as well.
+    // The same for a connection.
     let peer = (0..)
         .map(Bare::peer)
         .find(|peer| bare.node.own_id().bucket_index(peer) == Some(BucketIndex(255)))
@@ -135,15 +134,15 @@ fn a_node_that_comes_or_is_updated_resets_the_timer_of_its_bucket_and_of_no_othe
 }
 
 #[test]
-fn a_bucket_that_nobody_touches_is_refreshed_again_and_again() {
-    let mut bare = knowing([255], |_| {});
+fn unused_bucket_is_refreshed_repeatedly() {
+    let mut bare = with_nodes_in([255], |_| {});
     bare.pass(24 * HOUR);
     assert!((20..=30).contains(&refreshes(&bare)), "{}", refreshes(&bare));
 }
 
 #[test]
-fn the_delay_of_a_bucket_can_be_set_and_lazily() {
-    let mut bare = knowing([255], |_| {});
+fn delay_of_a_bucket_can_be_set_at_once_or_lazily() {
+    let mut bare = with_nodes_in([255], |_| {});
     let bucket = BucketIndex(255);
     let set = |bare: &mut Bare, seconds, lazy| {
         bare.node.set_refresh_delay(bucket, seconds * SECOND, lazy, bare.now).unwrap();
@@ -157,7 +156,8 @@ fn the_delay_of_a_bucket_can_be_set_and_lazily() {
     assert_eq!(refreshes(&bare), 0);
     bare.pass(SECOND);
     assert_eq!(refreshes(&bare), 1);
-    // A bucket without a timer gets one, and it is of no use if the bucket is not.
+    // A bucket without a timer gets one, which has no effect if the bucket is nearer than the
+    // nearest node.
     bare.node.set_refresh_delay(BucketIndex(3), SECOND, true, bare.now).unwrap();
     assert!(timers(&bare).contains_key(&3));
     bare.pass(SECOND);
@@ -178,8 +178,8 @@ fn the_delay_of_a_bucket_can_be_set_and_lazily() {
     );
 }
 
-/// Everything that a machine has asked since it last was looked at: for nodes closest to which ids.
-fn asked(bare: &mut Bare) -> Vec<NodeId> {
+/// The targets of the closest-nodes requests that a machine has sent since the last call.
+fn requested_targets(bare: &mut Bare) -> Vec<NodeId> {
     let sent = bare.take().into_iter().filter_map(|output| match output {
         Output::SendStream { bytes, .. } => native::decode(bytes.get(4..)?).ok(),
         _ => None,
@@ -192,8 +192,8 @@ fn asked(bare: &mut Bare) -> Vec<NodeId> {
 }
 
 #[test]
-fn a_refresh_looks_for_a_random_id_of_its_bucket() {
-    let mut bare = knowing([], |_| {});
+fn refresh_searches_for_a_random_id_of_its_bucket() {
+    let mut bare = with_nodes_in([], |_| {});
     let peer = Bare::peer(0);
     bare.accept(peer);
     let own = bare.node.own_id();
@@ -204,7 +204,7 @@ fn a_refresh_looks_for_a_random_id_of_its_bucket() {
             let bucket = BucketIndex(index);
             let id =
                 bare.request(Request::RefreshBucket { bucket, options: RequestOptions::default() });
-            let asked = asked(&mut bare);
+            let asked = requested_targets(&mut bare);
             assert_eq!(asked.len(), 1, "{index}");
             assert_eq!(own.bucket_index(&asked[0]), Some(bucket));
             targets.extend(asked);
@@ -215,10 +215,10 @@ fn a_refresh_looks_for_a_random_id_of_its_bucket() {
     }
 }
 
-// -- no storm
+// -- no burst
 
-/// The most searches that a machine has in progress, and how many refreshes it has started, second
-/// by second.
+/// The maximum number of open requests of a machine, and the number of started refreshes for each
+/// second.
 fn watch(bare: &mut Bare, seconds: u32) -> (u64, Vec<u64>) {
     let mut most = bare.node.metrics().requests_open;
     let mut begun = vec![refreshes(bare)];
@@ -233,7 +233,7 @@ fn watch(bare: &mut Bare, seconds: u32) -> (u64, Vec<u64>) {
 #[test]
 fn refreshes_are_spread_over_the_delay_from_the_start_on() {
     for seed in 0..5 {
-        let mut bare = knowing(200 + seed..=255, |_| {});
+        let mut bare = with_nodes_in(200 + seed..=255, |_| {});
         let (most, begun) = watch(&mut bare, 3600);
         assert!(most <= 2, "{most} at a time");
         let each: Vec<_> = begun.chunks(600).map(|part| part[part.len() - 1] - part[0]).collect();
@@ -246,8 +246,8 @@ fn refreshes_are_spread_over_the_delay_from_the_start_on() {
 }
 
 #[test]
-fn after_a_night_of_suspension_there_is_no_storm() {
-    let mut bare = knowing(226..=255, |_| {});
+fn long_suspension_causes_no_burst_of_refreshes() {
+    let mut bare = with_nodes_in(226..=255, |_| {});
     bare.suspend(8 * HOUR);
     assert!(refreshes(&bare) <= 2, "{}", refreshes(&bare));
     let (most, begun) = watch(&mut bare, 600);
@@ -289,7 +289,8 @@ fn refresh_times_survive_a_restart() {
     let now = cluster.unix(5).0;
     for (bucket, due) in &after {
         let age = Duration::from_millis(now - before[bucket].0);
-        // Where the last one is known, the next is one delay after it, or soon if that is over.
+        // If the last refresh is stored, the next is one delay after it, or soon if that time has
+        // passed.
         let (least, most) = (2700 * SECOND, 4500 * SECOND);
         assert!(
             age + *due >= least && (*due <= 360 * SECOND || age + *due <= most),
@@ -300,14 +301,14 @@ fn refresh_times_survive_a_restart() {
 }
 
 #[test]
-fn a_wall_clock_that_has_gone_back_stops_no_refreshing() {
+fn wall_clock_set_back_does_not_stop_refreshes() {
     let mut cluster = Cluster::builder().nodes(6).seed(4).start();
     cluster.join_all();
     cluster.drive(HOUR);
     cluster.stop(2);
     cluster.host_mut(2).clock_skew = -20 * 86_400_000;
     cluster.host_mut(2).identity = {
-        // A certificate that was valid then, too.
+        // A certificate that is also valid at that time.
         let key = pk_sim::Key::numbered(4, 2);
         pk_sim::genesis(&key, UnixMillis(cluster.unix(2).0 - 86_400_000))
     };
@@ -321,7 +322,7 @@ fn a_wall_clock_that_has_gone_back_stops_no_refreshing() {
 }
 
 #[test]
-fn restarts_double_no_timer() {
+fn restarts_duplicate_no_timer() {
     let mut cluster = Cluster::builder()
         .nodes(12)
         .seed(4)
@@ -335,7 +336,7 @@ fn restarts_double_no_timer() {
         cluster.drive(60 * SECOND);
         assert_eq!(due(&cluster, 5).len() as u64, expected);
         let metrics = cluster.node(5).metrics();
-        // Besides: one for each connection.
+        // In addition, one for each connection.
         assert_eq!(metrics.timers, expected + metrics.connections, "{metrics:?}");
     }
     let begun = cluster.now();
@@ -347,7 +348,7 @@ fn restarts_double_no_timer() {
 
 // -- joining
 
-/// The useful buckets of a node that have been refreshed since.
+/// The buckets of a node that have been refreshed since.
 fn refreshed_since(cluster: &Cluster, node: HostId, since: UnixMillis) -> BTreeSet<u8> {
     refreshed(cluster, node)
         .into_iter()
@@ -356,24 +357,24 @@ fn refreshed_since(cluster: &Cluster, node: HostId, since: UnixMillis) -> BTreeS
         .collect()
 }
 
-fn useful(cluster: &Cluster, node: HostId) -> BTreeSet<u8> {
+fn buckets_to_refresh(cluster: &Cluster, node: HostId) -> BTreeSet<u8> {
     let nearest = cluster.node(node).graph().buckets().next().unwrap().0.0;
     (nearest..=255).collect()
 }
 
-/// What a join has to see to: every bucket from that of the nearest node on was refreshed.
+/// Checks that a join has refreshed every bucket from that of the nearest node on.
 fn check_join(useful: &BTreeSet<u8>, refreshed: &BTreeSet<u8>) -> Result<(), String> {
     let missing: Vec<_> = useful.difference(refreshed).collect();
     if missing.is_empty() { Ok(()) } else { Err(format!("not refreshed: {missing:?}")) }
 }
 
 #[test]
-fn a_join_refreshes_every_bucket_beyond_the_nearest_node_blocking_or_not() {
+fn join_refreshes_every_bucket_beyond_the_nearest_node() {
     for blocking in [true, false] {
         let mut cluster = Cluster::builder().nodes(30).seed(2).start();
         cluster.join_all();
         cluster.drive(60 * SECOND);
-        // One that was away from the beginning.
+        // A node that was absent from the start.
         let late = 29;
         cluster.kill(late);
         cluster.host_mut(late).store = pk_sim::Store::default();
@@ -387,11 +388,12 @@ fn a_join_refreshes_every_bucket_beyond_the_nearest_node_blocking_or_not() {
         };
         assert!(matches!(cluster.ask(late, request), Ok(Reply::SyncNodeGraph(_))));
         cluster.drive(60 * SECOND);
-        let (useful, refreshed) = (useful(&cluster, late), refreshed_since(&cluster, late, since));
+        let (useful, refreshed) =
+            (buckets_to_refresh(&cluster, late), refreshed_since(&cluster, late, since));
         assert!(useful.len() > 3, "{useful:?}");
         check_join(&useful, &refreshed).unwrap();
-        // The defect of the reference: from the farthest node that was found on, which is the last
-        // bucket alone.
+        // The defect of the reference: only from the bucket of the farthest found node on, which is
+        // the last bucket.
         let farthest = *useful.last().unwrap();
         let planted = refreshed.into_iter().filter(|bucket| *bucket >= farthest).collect();
         assert!(check_join(&useful, &planted).is_err());
@@ -400,7 +402,7 @@ fn a_join_refreshes_every_bucket_beyond_the_nearest_node_blocking_or_not() {
 }
 
 #[test]
-fn a_network_converges_after_everybody_has_joined() {
+fn network_converges_after_all_nodes_have_joined() {
     let mut cluster =
         Cluster::builder().nodes(40).seed(9).config(|config| config.bucket_limit = 5).start();
     cluster.join_all();
@@ -437,28 +439,28 @@ fn retrying(nodes: usize) -> Cluster {
     cluster
 }
 
-fn reaches_far(cluster: &Cluster, node: HostId) -> bool {
+fn is_connected_to_the_farther_half(cluster: &Cluster, node: HostId) -> bool {
     let own = cluster.id(node);
     let far = |peer| own.bucket_index(&peer) == Some(BucketIndex(255));
     cluster.node(node).connections().iter().any(|info| far(info.node))
 }
 
 #[test]
-fn who_is_connected_to_the_farther_half_does_not_retry() {
+fn node_connected_to_the_farther_half_does_not_retry() {
     let mut cluster = retrying(8);
-    // Held, so that it does not close.
+    // Leased, so that it does not close.
     let far = (1..8)
         .find(|node| cluster.id(0).bucket_index(&cluster.id(*node)) == Some(BucketIndex(255)))
         .unwrap();
     acquire(&mut cluster, 0, far);
     cluster.drive(SECOND);
-    assert!(reaches_far(&cluster, 0));
+    assert!(is_connected_to_the_farther_half(&cluster, 0));
     assert_eq!(retries(&mut cluster, 0, 600 * SECOND), []);
     cluster.stop_all();
 }
 
 #[test]
-fn who_is_isolated_retries_every_forty_five_seconds() {
+fn isolated_node_retries_every_45_seconds() {
     let mut cluster = retrying(8);
     let others: Vec<_> = (1..8).collect();
     cluster.partition(&[&[0], &others]);
@@ -477,29 +479,30 @@ fn empty_graph_is_not_retried_and_zero_retry_delay_disables() {
     let mut cluster =
         Cluster::quiet().nodes(2).config(|config| config.retry_delay = 45 * SECOND).start();
     assert_eq!(retries(&mut cluster, 0, 600 * SECOND), []);
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     assert!(!retries(&mut cluster, 0, 600 * SECOND).is_empty());
     cluster.stop_all();
     let mut cluster = Cluster::quiet().nodes(2).start();
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     assert_eq!(retries(&mut cluster, 0, 600 * SECOND), []);
     cluster.stop_all();
 }
 
-/// One node alone, and two halves: the network is whole again soon after the cuts are mended.
+/// One isolated node, and two halves: the network is connected soon after the partition ends.
 #[test]
-fn retrying_heals_a_partition() {
+fn retries_heal_a_partition() {
     let mut cluster = retrying(12);
     let others: Vec<_> = (1..12).collect();
     cluster.partition(&[&[0], &others]);
     cluster.drive(300 * SECOND);
-    assert!(!reaches_far(&cluster, 0));
+    assert!(!is_connected_to_the_farther_half(&cluster, 0));
     cluster.heal();
-    let healed = cluster.drive_until(|cluster| reaches_far(cluster, 0), 120 * SECOND);
+    let healed =
+        cluster.drive_until(|cluster| is_connected_to_the_farther_half(cluster, 0), 120 * SECOND);
     assert!(healed);
     cluster.stop_all();
 
-    // Halves of a network that has lost its connections and its memory of the others.
+    // Halves of a network that has lost its connections and its contacts of the other half.
     let mut cluster = retrying(12);
     let halves: [Vec<HostId>; 2] = [(0..6).collect(), (6..12).collect()];
     cluster.partition(&[&halves[0], &halves[1]]);

@@ -1,5 +1,5 @@
-//! A node changes to another key, in virtual time: what stays, what ends, what starts again
-//! (docs/DESIGN.md, Key renewal).
+//! A node renews its key, in virtual time: what stays, what ends, what is repeated (docs/DESIGN.md,
+//! Key renewal).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -30,14 +30,14 @@ fn renewed(reply: Result<Reply, Failure>) -> (NodeId, NodeId) {
     }
 }
 
-fn knows(cluster: &Cluster, node: HostId, id: NodeId) -> bool {
+fn has_contact(cluster: &Cluster, node: HostId, id: NodeId) -> bool {
     cluster.node(node).contact(id).is_some()
 }
 
-// -- who it is
+// -- ids
 
 #[test]
-fn a_renewed_node_is_found_under_its_new_id_and_under_every_old_one() {
+fn renewed_node_is_found_under_its_new_id_and_under_every_old_one() {
     let mut cluster = network(12, 3);
     let (first, second) = renewed(cluster.renew(3));
     cluster.drive(60 * SECOND);
@@ -54,18 +54,18 @@ fn a_renewed_node_is_found_under_its_new_id_and_under_every_old_one() {
                 "{seeker} looks for {id}"
             );
         }
-        // One node, by its newest id.
+        // It is one node, with its newest id.
         assert!(
-            knows(&cluster, seeker, third)
-                && !knows(&cluster, seeker, first)
-                && !knows(&cluster, seeker, second)
+            has_contact(&cluster, seeker, third)
+                && !has_contact(&cluster, seeker, first)
+                && !has_contact(&cluster, seeker, second)
         );
     }
     cluster.stop_all();
 }
 
 #[test]
-fn a_connection_under_an_old_id_moves_the_contact_with_its_addresses() {
+fn connection_under_an_old_id_moves_the_contact_with_its_addresses() {
     let mut cluster = Cluster::quiet().nodes(2).seed(5).start();
     connect(&mut cluster, 0, 1);
     let old = cluster.id(1);
@@ -97,7 +97,7 @@ fn a_connection_under_an_old_id_moves_the_contact_with_its_addresses() {
 }
 
 #[test]
-fn every_id_of_the_chain_is_the_node_itself() {
+fn every_id_of_the_chain_is_treated_as_the_local_node() {
     let mut cluster = network(4, 2);
     let (old, new) = renewed(cluster.renew(0));
     for target in [old, new] {
@@ -107,7 +107,7 @@ fn every_id_of_the_chain_is_the_node_itself() {
     // Others report it under its old id, which cannot be dialed.
     cluster.drive(120 * SECOND);
     let at = cluster.address(0);
-    tell_of(&mut cluster, 2, old, at);
+    add_contact_at(&mut cluster, 2, old, at);
     let outcome = find(&mut cluster, 0, absent(1));
     assert!(outcome.trace.iter().all(|step| step.node != old && step.node != new), "{outcome:?}");
     assert_eq!(cluster.node(0).metrics().connections_to_self, 0);
@@ -115,7 +115,7 @@ fn every_id_of_the_chain_is_the_node_itself() {
 }
 
 #[test]
-fn an_identity_that_does_not_continue_the_chain_is_refused() {
+fn identity_that_does_not_continue_the_chain_is_refused() {
     let unix = UnixMillis(1_767_225_600_000);
     let [own, next, stranger] = [0, 500, 900].map(|number| Key::numbered(77, number));
     let mut bare = Bare::new(|_| {});
@@ -136,7 +136,7 @@ fn an_identity_that_does_not_continue_the_chain_is_refused() {
 
 // -- step by step
 
-/// A machine with contacts, and the identity that it may take.
+/// A machine with contacts, and an identity for its renewal.
 fn ready() -> (Bare, Identity, NodeId) {
     let unix = UnixMillis(1_767_225_600_000);
     let [own, next] = [0, 500].map(|number| Key::numbered(77, number));
@@ -160,7 +160,7 @@ fn persist(outputs: &[Output]) -> (pk_proto::EffectId, Vec<StoreOp>, bool) {
 }
 
 #[test]
-fn the_store_is_asked_first_and_in_one_durable_transaction() {
+fn renewal_is_first_written_in_one_durable_transaction() {
     let (mut bare, identity, new) = ready();
     let (old, request) =
         (bare.node.own_id(), bare.request(Request::Renew { identity: identity.clone() }));
@@ -198,13 +198,13 @@ fn refused_renewal_write_changes_nothing_and_owner_row_is_written_again() {
     let (id, ops, _) = persist(&bare.take());
     assert!(ops.iter().any(|op| matches!(op, StoreOp::Put { table: Table::Meta, .. })), "{ops:?}");
     bare.input(Input::Persisted { id, result: Ok(()) });
-    // It can be tried again.
+    // The renewal can be repeated.
     bare.request(Request::Renew { identity });
     persist(&bare.take());
 }
 
 #[test]
-fn what_the_driver_cannot_present_is_taken_back() {
+fn renewal_is_reverted_if_the_driver_cannot_present_the_identity() {
     let (mut bare, identity, _) = ready();
     let (old, request) = (bare.node.own_id(), bare.request(Request::Renew { identity }));
     let (id, ..) = persist(&bare.take());
@@ -219,7 +219,7 @@ fn what_the_driver_cannot_present_is_taken_back() {
 }
 
 #[test]
-fn a_renewal_is_neither_cancelled_nor_late_and_there_is_one_at_a_time() {
+fn renewal_is_not_cancelled_and_has_no_deadline_and_only_one_runs() {
     let (mut bare, identity, new) = ready();
     let request = bare.request(Request::Renew { identity: identity.clone() });
     let (id, ..) = persist(&bare.take());
@@ -236,7 +236,7 @@ fn a_renewal_is_neither_cancelled_nor_late_and_there_is_one_at_a_time() {
 }
 
 #[test]
-fn stopping_waits_for_a_renewal_and_tells_its_outcome_or_that_there_is_none() {
+fn stop_waits_for_a_renewal_and_reports_its_outcome_if_there_is_one() {
     for answered in [true, false] {
         let (mut bare, identity, _) = ready();
         let request = bare.request(Request::Renew { identity });
@@ -268,7 +268,7 @@ fn stopping_waits_for_a_renewal_and_tells_its_outcome_or_that_there_is_none() {
 }
 
 #[test]
-fn another_certificate_of_the_same_key_disturbs_nobody() {
+fn new_certificate_of_the_same_key_keeps_connections() {
     let mut cluster = network(3, 4);
     let (id, conns) = (cluster.id(1), cluster.node(1).connections().len());
     assert!(conns > 0);
@@ -290,7 +290,7 @@ fn another_certificate_of_the_same_key_disturbs_nobody() {
 // -- connections
 
 /// The nodes that a node is connected with.
-fn partners(cluster: &Cluster, node: HostId) -> BTreeSet<NodeId> {
+fn connected_nodes(cluster: &Cluster, node: HostId) -> BTreeSet<NodeId> {
     cluster.node(node).connections().into_iter().map(|info| info.node).collect()
 }
 
@@ -317,7 +317,7 @@ fn old_connections_finish_their_streams_and_close_within_thirty_seconds() {
         ended.iter().all(|(_, conn, _)| *conn != used.conn && *conn != leased.conn),
         "{ended:?}"
     );
-    // The stream still carries what it is given.
+    // The stream still works.
     assert!(cluster.app(
         0,
         stream,
@@ -347,7 +347,7 @@ fn acquire_at(
 }
 
 #[test]
-fn the_nearest_nodes_are_dialed_again_under_the_new_id() {
+fn nearest_nodes_are_dialed_again_under_the_new_id() {
     let mut cluster = network(12, 3);
     let before = closed(&cluster, 4).len();
     let (_, new) = renewed(cluster.renew(4));
@@ -356,18 +356,18 @@ fn the_nearest_nodes_are_dialed_again_under_the_new_id() {
     let mut nearest: Vec<_> =
         (0..12).filter(|node| *node != 4).map(|node| cluster.id(node)).collect();
     nearest.sort_by_key(|id| id.distance(&new));
-    let partners = partners(&cluster, 4);
+    let partners = connected_nodes(&cluster, 4);
     assert!(nearest[..5].iter().all(|id| partners.contains(id)), "{partners:?}");
-    // They know the new one, and the old one no longer.
+    // They have a contact for the new id, and none for the old one.
     for id in &nearest[..5] {
         let node = cluster.number(*id).unwrap();
-        assert!(knows(&cluster, node, new), "{node}");
+        assert!(has_contact(&cluster, node, new), "{node}");
     }
     cluster.stop_all();
 }
 
 #[test]
-fn a_dial_under_way_begins_anew_with_the_new_identity() {
+fn dial_in_progress_is_repeated_with_the_new_identity() {
     let mut cluster = Cluster::quiet().nodes(2).seed(7).link(pk_sim::Link::ms(200)).start();
     let request = cluster.request(0, connect_request(&cluster, 1));
     cluster.drive(ms(100));
@@ -375,14 +375,14 @@ fn a_dial_under_way_begins_anew_with_the_new_identity() {
     assert_eq!(cluster.done(0, request), None);
     assert!(matches!(cluster.await_done(0, request), Ok(Reply::Connect(_))));
     cluster.drive(SECOND);
-    assert_eq!(partners(&cluster, 1), BTreeSet::from([new]));
+    assert_eq!(connected_nodes(&cluster, 1), BTreeSet::from([new]));
     cluster.stop_all();
 }
 
 // -- the graph
 
 #[test]
-fn buckets_timers_and_what_waits_are_those_of_the_new_id() {
+fn buckets_timers_and_pending_nodes_follow_the_new_id() {
     let mut cluster =
         Cluster::builder().nodes(24).seed(8).config(|config| config.bucket_limit = 4).start();
     cluster.join_all();
@@ -392,8 +392,8 @@ fn buckets_timers_and_what_waits_are_those_of_the_new_id() {
     let (_, new) = renewed(cluster.renew(7));
     let node = cluster.node(7);
     assert_eq!(node.graph().own(), new);
-    // The checkers of the simulator look at the place of each node; this is of what was there
-    // before.
+    // The checkers of the simulator look at the place of each node; this compares the contacts with
+    // those before.
     assert!(node.graph().len() > before / 2, "{} of {before}", node.graph().len());
     let nearest = node.graph().buckets().next().unwrap().0.0;
     for index in 0..=255 {
@@ -407,8 +407,8 @@ fn buckets_timers_and_what_waits_are_those_of_the_new_id() {
     cluster.stop_all();
 }
 
-/// Ids that lie in these two buckets, as two others see them.
-fn between(a: NodeId, in_a: u8, b: NodeId, in_b: u8, count: usize) -> Vec<NodeId> {
+/// Ids in bucket `in_a` of one node and bucket `in_b` of another.
+fn ids_between(a: NodeId, in_a: u8, b: NodeId, in_b: u8, count: usize) -> Vec<NodeId> {
     let lies = |id: &NodeId| {
         a.bucket_index(id) == Some(BucketIndex(in_a))
             && b.bucket_index(id) == Some(BucketIndex(in_b))
@@ -446,7 +446,7 @@ fn renewal_ends_a_garbage_collection_round_and_completes_its_waiters() {
             how,
         })
     };
-    let [same, other] = [254, 253].map(|bucket| between(own.id(), 255, next.id(), bucket, 3));
+    let [same, other] = [254, 253].map(|bucket| ids_between(own.id(), 255, next.id(), bucket, 3));
     for (number, node) in same[..2].iter().enumerate() {
         set(&mut bare, *node, SetNodeOptions::default(), number as u8 + 1);
     }
@@ -473,7 +473,7 @@ fn renewal_ends_a_garbage_collection_round_and_completes_its_waiters() {
         assert_eq!(bare.done(*request), Some(Ok(Reply::SetNode(outcome))), "{node}");
         assert_eq!(bare.node.contact(node).is_some(), has_room);
     }
-    // Who still waits has a round of the new bucket, in its time.
+    // Nodes that are still pending have a later round of the new bucket.
     assert_eq!(bare.node.metrics().nodes_pending, 1);
     bare.pass(61 * SECOND);
     assert_eq!(bare.node.metrics().collections, 2);
@@ -506,12 +506,12 @@ fn renewal_restarts_searches_for_the_local_id_and_continues_others() {
         panic!("not a search")
     };
     assert_eq!(outcome.ended, FindEnd::Connected);
-    assert!(knows(&cluster, 1, new));
+    assert!(has_contact(&cluster, 1, new));
     cluster.stop_all();
 }
 
 #[test]
-fn a_search_for_ourselves_that_begins_anew_is_limited_as_before() {
+fn restarted_search_for_the_local_id_keeps_its_limit() {
     let mut cluster = Cluster::quiet().nodes(10).seed(3).link(pk_sim::Link::ms(300)).start();
     wire(&mut cluster, &[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)]);
     let find = FindNodeOptions { limit: Some(0), ..FindNodeOptions::default() };
@@ -530,8 +530,8 @@ fn a_search_for_ourselves_that_begins_anew_is_limited_as_before() {
 
 // -- crashes
 
-/// Kills a node so long after the beginning of its renewal; returns whether it was over, and who it
-/// is afterwards.
+/// Kills a node this long after the start of its renewal. Returns whether the renewal had ended,
+/// and whether the node has the new key afterwards.
 fn killed_after(pause: Duration, crash: CrashPolicy) -> (bool, bool) {
     let mut cluster = network(6, 9);
     cluster.host_mut(2).store.delay = ms(10);
@@ -542,7 +542,7 @@ fn killed_after(pause: Duration, crash: CrashPolicy) -> (bool, bool) {
     cluster.drive(pause);
     let over = matches!(cluster.done(2, request), Some(Ok(Reply::Renew { .. })));
     cluster.kill(2);
-    // One that runs by the key that its store names, with a graph of that key, whole.
+    // The node runs with the key that its store names, and with a complete graph of that key.
     cluster.start_node(2);
     cluster.drive(Duration::ZERO);
     let is_new = cluster.id(2) != old;
@@ -558,7 +558,7 @@ fn killed_after(pause: Duration, crash: CrashPolicy) -> (bool, bool) {
 }
 
 #[test]
-fn a_crash_leaves_the_old_node_or_the_new_one_and_never_undoes_what_was_acknowledged() {
+fn crash_leaves_the_old_or_the_new_key_and_keeps_an_acknowledged_renewal() {
     let mut seen = BTreeSet::new();
     for crash in [CrashPolicy::Lose, CrashPolicy::Keep] {
         for pause in [0, 5, 9, 10, 11, 20, 100] {

@@ -16,7 +16,7 @@ use pk_sim::{Cluster, HostId};
 
 const QUERY: ClosestNodesQuery = ClosestNodesQuery { known: true, connected: true };
 
-/// 0 knows 1, and 1 knows 2: a search of 0 for 2 goes through every stage.
+/// 0 has a contact for 1, and 1 for 2: a search of 0 for 2 has every stage.
 fn chain() -> Cluster {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).start();
     wire(&mut cluster, &[(0, 1), (1, 2)]);
@@ -25,7 +25,7 @@ fn chain() -> Cluster {
 }
 
 /// Every request about another node.
-fn all_about(target: NodeId) -> Vec<Request> {
+fn requests_about(target: NodeId) -> Vec<Request> {
     let (address, options) = (address("203.0.113.1:1"), NO);
     vec![
         Request::FindNode { target, find: FindNodeOptions::default() },
@@ -43,7 +43,7 @@ fn all_about(target: NodeId) -> Vec<Request> {
     ]
 }
 
-/// How a request ended, and when after `begun`.
+/// The results of a request, with their times.
 fn ended(
     cluster: &Cluster,
     node: HostId,
@@ -61,10 +61,10 @@ fn ended(
 // -- refused at once
 
 #[test]
-fn a_request_before_ready_or_after_stop_is_a_typed_error() {
+fn request_before_ready_or_after_stop_is_a_typed_error() {
     let mut bare = Bare::starting(|_| {});
     let target = Bare::peer(0);
-    for request in all_about(target) {
+    for request in requests_about(target) {
         assert_eq!(bare.node.request(request, bare.now), Err(RequestError::NotReady));
     }
     assert_eq!(
@@ -73,19 +73,19 @@ fn a_request_before_ready_or_after_stop_is_a_typed_error() {
     );
     bare.input(Input::Listening { addrs: vec![] });
     bare.request(Request::PingNode { target, options: NO });
-    // Ready is said once, also when the addresses change.
+    // Ready is emitted once, also if the addresses change.
     bare.input(Input::Listening { addrs: vec!["192.0.2.9:1".parse().unwrap()] });
     let ready = bare
         .take()
         .into_iter()
         .filter(|output| matches!(output, Output::Event(Event::Ready { .. })));
     assert_eq!(ready.count(), 1);
-    // While it stops, and after it.
+    // While the node stops, and after it.
     bare.accept(target);
     bare.node.stop(bare.now);
     assert!(!bare.node.is_stopped());
     for _ in 0..2 {
-        for request in all_about(target) {
+        for request in requests_about(target) {
             assert_eq!(bare.node.request(request, bare.now), Err(RequestError::Stopping));
         }
         bare.pass(2 * SECOND);
@@ -98,14 +98,14 @@ fn a_request_before_ready_or_after_stop_is_a_typed_error() {
 }
 
 #[test]
-fn the_own_id_is_refused_where_it_makes_no_sense() {
+fn local_id_is_refused_as_a_target() {
     let mut cluster = chain();
     let own = cluster.id(0);
-    for request in all_about(own) {
+    for request in requests_about(own) {
         let result = cluster.try_request(0, request.clone());
         match request {
-            // Learning the neighbourhood is legal; a seed may be us, among others, and is a failure
-            // of its own.
+            // A search for the local id is valid; the local node among the seeds is a failure of
+            // that seed.
             Request::FindNode { .. } => {
                 let done = cluster.await_done(0, result.unwrap());
                 assert!(
@@ -155,7 +155,7 @@ fn options_outside_their_ranges_are_refused_by_name() {
     ];
     for (name, deadline, connect_timeout, legal) in cases {
         let options = RequestOptions { deadline, connect_timeout };
-        for request in all_about(target) {
+        for request in requests_about(target) {
             let request = with(request, options);
             let result = bare.node.request(request.clone(), bare.now);
             match result {
@@ -224,7 +224,7 @@ fn with(mut request: Request, new: RequestOptions) -> Request {
 }
 
 #[test]
-fn settings_outside_their_ranges_make_no_node() {
+fn settings_outside_their_ranges_are_refused() {
     type Change = fn(&mut Config);
     let cases: [(&str, Change); 4] = [
         ("request_limit", |config| config.request_limit = 0),
@@ -254,7 +254,7 @@ fn settings_outside_their_ranges_make_no_node() {
 }
 
 #[test]
-fn no_more_requests_are_open_than_allowed() {
+fn open_requests_are_limited() {
     for limit in [1, 3] {
         let mut cluster =
             Cluster::quiet().nodes(2).seed(3).config(|config| config.request_limit = limit).build();
@@ -264,13 +264,13 @@ fn no_more_requests_are_open_than_allowed() {
         let ids: Vec<_> = (0..limit).map(|_| cluster.request(0, request.clone())).collect();
         assert_eq!(cluster.try_request(0, request.clone()), Err(RequestError::TooMany(limit)));
         assert_eq!(cluster.node(0).metrics().requests_open, limit as u64);
-        // Whichever way one ends, there is room again.
+        // Every end of a request makes room.
         cluster.cancel(0, ids[0]);
         let again = cluster.request(0, request.clone());
         assert_eq!(cluster.try_request(0, request.clone()), Err(RequestError::TooMany(limit)));
         let _ = cluster.await_done(0, again);
         assert_eq!(cluster.node(0).metrics().requests_open, 0);
-        // One that consists of several counts as one.
+        // A request with sub-requests counts as one.
         let seeds = vec![cluster.seed_node(1)];
         cluster.start_node(1);
         let sync = Request::SyncNodeGraph { seeds, blocking: true, options: NO };
@@ -283,7 +283,7 @@ fn no_more_requests_are_open_than_allowed() {
 }
 
 #[test]
-fn a_request_that_is_refused_changes_nothing() {
+fn refused_request_changes_nothing() {
     let mut cluster = chain();
     let before =
         (cluster.node(0).metrics(), cluster.node(0).poll_timeout(), cluster.events(0).len());
@@ -307,7 +307,7 @@ fn a_request_that_is_refused_changes_nothing() {
 // -- ended once
 
 #[test]
-fn a_request_ends_once_however_often_it_is_cancelled() {
+fn repeatedly_cancelled_request_ends_once() {
     let mut cluster = chain();
     let target = cluster.id(2);
     let ping = Request::PingNode { target, options: NO };
@@ -321,7 +321,7 @@ fn a_request_ends_once_however_often_it_is_cancelled() {
     cluster.cancel(0, second);
     cluster.drive(SECOND);
     cluster.cancel(0, second);
-    // One that was never started, a future one, and one that is a part of another.
+    // One that does not exist, a future one, and a sub-request.
     cluster.cancel(0, RequestId(999));
     let seeds = vec![cluster.seed_node(1)];
     let sync = cluster.request(0, Request::SyncNodeGraph { seeds, blocking: true, options: NO });
@@ -368,7 +368,7 @@ fn interrupt(
                 // A join continues in the background only after its end.
                 assert_quiet(&mut cluster, node, &format!("{name} after {steps} steps"));
             }
-            // The connections that were made meanwhile work.
+            // The connections that were opened meanwhile work.
             if expect == &Failure::Cancelled {
                 let target = cluster.id(2);
                 assert!(matches!(
@@ -450,7 +450,7 @@ fn every_request_ends_by_its_deadline() {
 }
 
 #[test]
-fn a_deadline_is_kept_while_the_peer_is_asked() {
+fn deadline_applies_while_the_peer_is_silent() {
     // Connected, and then cut off.
     let mut cluster = chain();
     let target = cluster.id(2);
@@ -468,7 +468,7 @@ fn a_deadline_is_kept_while_the_peer_is_asked() {
         assert_eq!(cluster.now().since(begun), 2 * SECOND);
         assert_quiet(&mut cluster, 0, "asked");
     }
-    // A suspected connection does not show that the node is there.
+    // A suspected connection does not prove that the node is reachable.
     let address = cluster.address(2);
     let begun = cluster.now();
     let request = Request::PingNodeAddress { target, address: address.clone(), options };
@@ -498,7 +498,7 @@ fn a_deadline_is_kept_while_the_peer_is_asked() {
 }
 
 #[test]
-fn the_patience_for_a_connection_is_an_option() {
+fn connect_timeout_is_an_option() {
     let mut cluster = chain();
     cluster.kill(2);
     let options = RequestOptions { connect_timeout: Some(3 * SECOND), ..NO };
@@ -554,7 +554,7 @@ fn requests_need_no_drain_between_them() {
 }
 
 #[test]
-fn time_that_goes_back_is_the_time_that_was() {
+fn earlier_time_does_not_set_the_clock_back() {
     let mut bare = Bare::new(|_| {});
     bare.pass(100 * SECOND);
     let late = bare.now;
@@ -572,7 +572,7 @@ fn time_that_goes_back_is_the_time_that_was() {
 }
 
 #[test]
-fn a_timeout_that_is_late_fires_everything_that_was_due_in_order() {
+fn late_timeout_fires_all_due_timers_in_order() {
     let mut bare = Bare::new(|_| {});
     let connect = |number: u64, seconds: u32| Request::Connect {
         target: Bare::peer(number),
@@ -596,10 +596,10 @@ fn a_timeout_that_is_late_fires_everything_that_was_due_in_order() {
     assert_eq!(bare.node.poll_timeout(), None);
 }
 
-// -- asked again
+// -- repeated requests
 
 #[test]
-fn a_question_is_asked_again_once_if_the_peer_was_closing_the_connection() {
+fn request_is_repeated_once_if_the_peer_was_closing_the_connection() {
     let mut cluster = Cluster::quiet().nodes(2).seed(3).start();
     let target = cluster.id(1);
     let questions = [
@@ -607,7 +607,7 @@ fn a_question_is_asked_again_once_if_the_peer_was_closing_the_connection() {
         Request::QueryClosestNodes { via: target, target, query: QUERY, options: NO },
     ];
     for question in questions {
-        // The close is on its way when the question is asked.
+        // The close is in flight when the request is sent.
         cluster.connect(0, 1).unwrap();
         let own = cluster.id(0);
         assert_eq!(cluster.call(1, |node, now| node.disconnect(own, now)), 1);

@@ -1,5 +1,4 @@
-//! Starting again, in virtual time: what a node finds in its store, and what it does first (issue
-//! 3, storage).
+//! Restarts, in virtual time: what a node finds in its store, and what it does first.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -28,14 +27,14 @@ fn graph(cluster: &Cluster, node: HostId) -> Vec<(NodeId, NodeContact)> {
 // -- what a restarted node does
 
 #[test]
-fn a_restarted_node_dials_its_nearest_neighbours_first_and_needs_no_seed() {
+fn restarted_node_dials_its_nearest_neighbours_first_and_needs_no_seed() {
     let mut cluster = network(40);
     let late = 17;
     let known: BTreeSet<_> = graph(&cluster, late).into_iter().map(|(id, _)| id).collect();
     cluster.stop(late);
     cluster.drive(SECOND);
     let dialed = cluster.dials(late).len();
-    // The one that it had joined through is gone.
+    // The node that it had joined through has ended.
     cluster.kill(0);
     cluster.restart(late);
     cluster.drive(30 * SECOND);
@@ -51,7 +50,7 @@ fn a_restarted_node_dials_its_nearest_neighbours_first_and_needs_no_seed() {
         BTreeSet::from_iter(expected),
         "the nearest three, side by side"
     );
-    // It is connected with those of the nearest that live, and can find and be found.
+    // It is connected with the live ones of the nearest nodes, and can find and be found.
     let partners: BTreeSet<_> =
         cluster.node(late).connections().into_iter().map(|info| info.node).collect();
     for node in nearest.iter().take(10).filter(|node| **node != 0) {
@@ -66,7 +65,7 @@ fn a_restarted_node_dials_its_nearest_neighbours_first_and_needs_no_seed() {
 }
 
 #[test]
-fn a_neighbour_that_is_dead_by_then_holds_nobody_up() {
+fn dead_neighbours_do_not_delay_a_restarted_node() {
     let mut cluster = network(20);
     cluster.stop(5);
     let own = cluster.id(5);
@@ -82,7 +81,7 @@ fn a_neighbour_that_is_dead_by_then_holds_nobody_up() {
 }
 
 #[test]
-fn a_join_without_seeds_needs_somebody_that_is_known() {
+fn join_without_seeds_requires_a_contact() {
     let mut cluster = network(6);
     let sync = |blocking| Request::SyncNodeGraph {
         seeds: Vec::new(),
@@ -102,10 +101,10 @@ fn a_join_without_seeds_needs_somebody_that_is_known() {
     cluster.stop_all();
 }
 
-// -- what it finds
+// -- the stored graph
 
 #[test]
-fn a_graph_is_the_same_after_a_stop_and_after_a_flush_and_a_crash() {
+fn graph_is_the_same_after_a_stop_and_after_a_flush_and_a_crash() {
     let mut cluster = network(12);
     let before = graph(&cluster, 4);
     assert!(before.len() > 8);
@@ -140,9 +139,9 @@ fn a_graph_is_the_same_after_a_stop_and_after_a_flush_and_a_crash() {
     cluster.stop_all();
 }
 
-/// Whenever it is killed, the graph is one that was: whole, and no older than the last flush.
+/// After a kill at any time, the graph is a complete former one, no older than the last flush.
 #[test]
-fn whatever_a_crash_takes_the_graph_is_whole() {
+fn graph_is_consistent_after_a_crash_at_any_time() {
     let mut sizes = BTreeSet::new();
     for pause in 0..20 {
         let mut cluster = Cluster::quiet()
@@ -175,7 +174,7 @@ fn whatever_a_crash_takes_the_graph_is_whole() {
 // -- a store that fails
 
 #[test]
-fn writes_that_fail_are_tried_again_and_nothing_is_missing_afterwards() {
+fn failed_writes_are_retried_until_nothing_is_missing() {
     let mut cluster = Cluster::quiet().nodes(6).seed(6).start();
     for node in 0..6 {
         cluster.host_mut(node).store.fail_per_mille = 700;
@@ -195,15 +194,15 @@ fn writes_that_fail_are_tried_again_and_nothing_is_missing_afterwards() {
     for node in 0..6 {
         assert_eq!(cluster.node(node).metrics().unwritten, 0);
     }
-    // The checkers have held the stores against the graphs.
+    // The checkers have compared the stores with the graphs.
     assert!(cluster.check_counters().stored > 20);
     cluster.stop_all();
 }
 
-/// What changes is written within the delay, however much more changes meanwhile, and in one
-/// transaction at a time.
+/// Changes are written within the delay, also if more changes follow, and in one transaction at a
+/// time.
 #[test]
-fn changes_are_written_behind_with_a_bounded_delay() {
+fn changes_are_written_within_a_bounded_delay() {
     let mut bare = Bare::new(|config| config.store_delay = 2 * SECOND);
     bare.accept(Bare::peer(1));
     bare.pass(ms(1999));

@@ -23,8 +23,7 @@ const TARGET: HostId = 2;
 const CONE: NatConfig = NatConfig::new(Dependence::Nothing, Dependence::AddressAndPort);
 const SYMMETRIC: NatConfig = NatConfig::new(Dependence::AddressAndPort, Dependence::AddressAndPort);
 
-/// A public relay, and two nodes that are connected to it and know no other node, each behind the
-/// given NAT.
+/// A public relay, and two nodes that are connected only to it, each behind the given NAT.
 fn around_a_relay(seed: u64, source: Option<NatConfig>, target: Option<NatConfig>) -> Cluster {
     let mut cluster = Cluster::builder().nodes(3).seed(seed).build();
     for (node, nat) in [(SOURCE, source), (TARGET, target)] {
@@ -42,7 +41,7 @@ fn around_a_relay(seed: u64, source: Option<NatConfig>, target: Option<NatConfig
     cluster
 }
 
-/// How the contact of a node in a search ended.
+/// The end of the contact with a node in a search.
 fn step(outcome: &FindOutcome, node: NodeId) -> &FindStepEnd {
     &outcome.trace.iter().rev().find(|step| step.node == node).unwrap().end
 }
@@ -54,7 +53,7 @@ fn failures(outcome: &FindOutcome, node: NodeId) -> Vec<DialFailure> {
     }
 }
 
-/// How a node says that its connection with another one was made.
+/// The mode of the contact that a node has for another one.
 fn mode(cluster: &Cluster, node: HostId, with: HostId) -> ContactMode {
     let peer = cluster.id(with);
     let connections = cluster.node(node).connections();
@@ -64,7 +63,7 @@ fn mode(cluster: &Cluster, node: HostId, with: HostId) -> ContactMode {
 // -- through one relay
 
 #[test]
-fn an_embedder_connects_through_the_relay_that_it_names() {
+fn embedder_connects_through_a_named_relay() {
     let mut cluster = around_a_relay(1, Some(CONE), Some(CONE));
     let (target, relay) = (cluster.id(TARGET), cluster.id(RELAY));
     let through = |target, relay| Request::ConnectThrough {
@@ -74,11 +73,11 @@ fn an_embedder_connects_through_the_relay_that_it_names() {
     };
     let Ok(Reply::Connect(info)) = cluster.ask(SOURCE, through(target, relay)) else { panic!() };
     assert_eq!((info.node, info.data.mode), (target, ContactMode::Signal));
-    // Nothing is left to do.
+    // Nothing is in progress.
     let Ok(Reply::Connect(again)) = cluster.ask(SOURCE, through(target, relay)) else { panic!() };
     assert_eq!(again.conn, info.conn);
     assert_eq!(cluster.node(SOURCE).metrics().signals_sent, 1);
-    // A relay that does not know the node, and one that is unreachable.
+    // A relay that is not connected to the node, and one that is unreachable.
     let absent = Key::from_seed([99; 32]).id();
     let Err(Failure::Dial(failures)) = cluster.ask(SOURCE, through(absent, relay)) else {
         panic!()
@@ -98,10 +97,10 @@ fn an_embedder_connects_through_the_relay_that_it_names() {
 
 // -- NATs
 
-/// Every kind of NAT on both sides, with and without port preservation, and none: what connects is
-/// what can.
+/// Every kind of NAT on both sides, with and without port preservation, and none: nodes connect
+/// exactly if they can.
 #[test]
-fn a_search_through_a_relay_succeeds_where_the_rules_of_nats_say_so() {
+fn search_through_a_relay_succeeds_if_the_nats_allow_it() {
     let sides: Vec<_> =
         std::iter::once(None).chain(NatConfig::all().into_iter().map(Some)).collect();
     let (mut direct, mut signalled, mut impossible) = (0, 0, 0);
@@ -141,7 +140,7 @@ fn a_search_through_a_relay_succeeds_where_the_rules_of_nats_say_so() {
 }
 
 #[test]
-fn two_nodes_that_only_share_a_relay_connect_through_it_in_both_directions() {
+fn two_nodes_that_share_only_a_relay_connect_through_it_in_both_directions() {
     for (from, to) in [(SOURCE, TARGET), (TARGET, SOURCE)] {
         let mut cluster = around_a_relay(1, Some(CONE), Some(CONE));
         let target = cluster.id(to);
@@ -153,7 +152,7 @@ fn two_nodes_that_only_share_a_relay_connect_through_it_in_both_directions() {
             metrics.map(|of| (of.signals_relayed, of.signals_sent, of.punches)),
             [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
         );
-        // Both have it in their graphs as it was made.
+        // Both have its mode in their graphs.
         cluster.drive(SECOND);
         for (node, other) in [(from, to), (to, from)] {
             let contact = cluster.node(node).contact(cluster.id(other)).unwrap();
@@ -166,10 +165,10 @@ fn two_nodes_that_only_share_a_relay_connect_through_it_in_both_directions() {
     }
 }
 
-/// The NAT of the target gives each peer another port, so that only its own packets get through: it
-/// has to dial.
+/// The NAT of the target uses another port for each peer, so that only a dial by the target
+/// succeeds.
 #[test]
-fn a_target_behind_a_symmetric_nat_dials_back() {
+fn target_behind_a_symmetric_nat_dials_back() {
     let mut cluster = around_a_relay(1, None, Some(SYMMETRIC));
     let target = cluster.id(TARGET);
     let outcome = find(&mut cluster, SOURCE, target);
@@ -186,7 +185,7 @@ fn a_target_behind_a_symmetric_nat_dials_back() {
 }
 
 #[test]
-fn who_dials_back_before_the_relay_has_answered_was_signalled() {
+fn target_that_dials_back_before_the_relay_answers_counts_as_signalled() {
     let mut cluster = Cluster::builder().nodes(1).scripted_peers(2).seed(3).start();
     let target = cluster.id(2);
     let mut relay = Peer::new(1, move |question| match question {
@@ -213,9 +212,9 @@ fn who_dials_back_before_the_relay_has_answered_was_signalled() {
 
 // -- relays
 
-/// A search of node 0, which is connected to a scripted peer that says it is connected to the
+/// A search of node 0, which is connected to a scripted peer that reports a connection to the
 /// target.
-struct Claimed {
+struct ConfirmingRelay {
     cluster: Cluster,
     relay: Peer,
     target: NodeId,
@@ -223,7 +222,9 @@ struct Claimed {
 
 /// Node 0 and the scripted peer 1, which reports a target at an address without a node, and
 /// confirms every signal.
-fn claimed(signal: impl Fn(&SignalRequest) -> Reaction + 'static) -> Claimed {
+fn search_with_confirming_relay(
+    signal: impl Fn(&SignalRequest) -> Reaction + 'static,
+) -> ConfirmingRelay {
     let mut cluster = Cluster::builder().nodes(1).scripted_peers(1).seed(3).start();
     let target = common::absent(0);
     let mut relay = Peer::new(1, move |question| match question {
@@ -234,7 +235,7 @@ fn claimed(signal: impl Fn(&SignalRequest) -> Reaction + 'static) -> Claimed {
         _ => Reaction::Silence,
     });
     relay.connect(&mut cluster, 0);
-    Claimed { cluster, relay, target }
+    ConfirmingRelay { cluster, relay, target }
 }
 
 fn active(node: NodeId, at: &str) -> ClosestNodes {
@@ -247,7 +248,7 @@ fn active(node: NodeId, at: &str) -> ClosestNodes {
     }
 }
 
-impl Claimed {
+impl ConfirmingRelay {
     fn search(&mut self) -> FindOutcome {
         let id = self.cluster.request(
             0,
@@ -271,7 +272,7 @@ impl Claimed {
 }
 
 #[test]
-fn without_a_relay_nobody_is_asked_to_signal() {
+fn search_without_a_relay_sends_no_signal() {
     let mut cluster = Cluster::builder().nodes(3).start();
     cluster.connect(SOURCE, RELAY).unwrap();
     let target = cluster.id(TARGET);
@@ -282,8 +283,10 @@ fn without_a_relay_nobody_is_asked_to_signal() {
 }
 
 #[test]
-fn a_relay_that_has_lost_the_target_says_so() {
-    let mut claimed = claimed(|_| Reaction::answer(RpcResponse::Refused(Refusal::NotConnected)));
+fn relay_without_the_target_reports_it() {
+    let mut claimed = search_with_confirming_relay(|_| {
+        Reaction::answer(RpcResponse::Refused(Refusal::NotConnected))
+    });
     let outcome = claimed.search();
     assert_eq!(outcome.ended, FindEnd::Exhausted);
     let failures = failures(&outcome, claimed.target);
@@ -292,10 +295,10 @@ fn a_relay_that_has_lost_the_target_says_so() {
     assert_eq!(claimed.signals(), 1);
 }
 
-/// The relay never answers, another one does, and others have to be asked as well: neither waits
-/// for the first.
+/// The relay never answers, another one does, and others receive queries as well: none waits for
+/// the first.
 #[test]
-fn a_silent_relay_holds_up_neither_the_search_nor_another_relay() {
+fn silent_relay_delays_neither_the_search_nor_another_relay() {
     let mut cluster = Cluster::builder().nodes(4).scripted_peers(1).seed(2).build();
     let [source, relay, target, other, silent] = [0, 1, 2, 3, 4];
     for node in [source, target] {
@@ -313,7 +316,7 @@ fn a_silent_relay_holds_up_neither_the_search_nor_another_relay() {
         }
         _ => Reaction::Silence,
     });
-    // The scripted peer is the first to tell of the target, the relay comes a little later.
+    // The scripted peer is the first to report the target, the relay a little later.
     let (address, node) = (cluster.host(silent).addrs()[0].into(), cluster.id(silent));
     let connect = pk_proto::Request::Connect {
         target: node,
@@ -354,12 +357,11 @@ fn a_silent_relay_holds_up_neither_the_search_nor_another_relay() {
     ));
 }
 
-/// Relays in the hands of the test are asked once each by one search, however often they tell of
-/// the target.
+/// A search asks each scripted relay once, however often they report the target.
 #[test]
-fn a_relay_is_asked_once_by_a_search() {
+fn search_asks_a_relay_once() {
     for reaction in [Reaction::answer(RpcResponse::Refused(Refusal::Busy)), Reaction::Silence] {
-        let mut claimed = claimed(move |_| reaction.clone());
+        let mut claimed = search_with_confirming_relay(move |_| reaction.clone());
         let outcome = claimed.search();
         assert!(outcome.found.is_none());
         assert_eq!(claimed.signals(), 1);
@@ -368,7 +370,7 @@ fn a_relay_is_asked_once_by_a_search() {
 }
 
 #[test]
-fn a_search_without_the_strategy_asks_no_relay() {
+fn search_without_the_strategy_asks_no_relay() {
     for (direct, signal) in [(true, false), (false, true)] {
         let mut cluster = around_a_relay(1, Some(CONE), Some(CONE));
         let strategies = Some(pk_proto::Strategies { direct, signal, mdns: false });
@@ -384,19 +386,20 @@ fn a_search_without_the_strategy_asks_no_relay() {
     }
 }
 
-// -- the relay in us
+// -- the local node as a relay
 
-/// Node 0 between puppets: the first ones ask, the last one is asked for and answers nothing.
-struct Between {
+/// Node 0 between scripted peers: the first ones send signals, the last one is their target and
+/// answers nothing.
+struct RelayBetween {
     cluster: Cluster,
     seed: u64,
-    /// The puppets that ask, and the numbers of their connections.
+    /// The scripted sources, and the ids of their connections.
     sources: Vec<(Peer, pk_proto::ConnectionId)>,
     target: NodeId,
     target_host: HostId,
 }
 
-fn between(sources: usize) -> Between {
+fn relay_between(sources: usize) -> RelayBetween {
     let seed = 5;
     let mut cluster = Cluster::builder().nodes(1).scripted_peers(sources + 1).seed(seed).start();
     let connect = |cluster: &mut Cluster, host| {
@@ -408,10 +411,10 @@ fn between(sources: usize) -> Between {
     let target_host = sources.len() + 1;
     drop(connect(&mut cluster, target_host));
     let target = cluster.id(target_host);
-    Between { cluster, seed, sources, target, target_host }
+    RelayBetween { cluster, seed, sources, target, target_host }
 }
 
-impl Between {
+impl RelayBetween {
     fn key(&self, source: usize) -> Key {
         Key::numbered(self.seed, self.sources[source].0.host() as u64)
     }
@@ -430,7 +433,7 @@ impl Between {
         self.ask(source, vec![request]).remove(0)
     }
 
-    /// Calls that the target was given.
+    /// Calls that the target has received.
     fn forwarded(&self) -> usize {
         let opened =
             |input: &&pk_proto::Input| matches!(input, pk_proto::Input::StreamOpened { .. });
@@ -438,7 +441,7 @@ impl Between {
     }
 }
 
-/// What bounds a request in time, and its nonce.
+/// The terms of a request with expiry and nonce.
 fn once(request: &mut SignalRequest) -> (&mut UnixMillis, &mut [u8; 16]) {
     match &mut request.terms {
         SignalTerms::Once { expires, nonce } => (expires, nonce),
@@ -452,7 +455,7 @@ fn is_signalled(answer: &RpcResponse) -> bool {
 
 #[test]
 fn relay_forwards_fresh_signed_requests_and_returns_the_address_of_the_target() {
-    let mut between = between(1);
+    let mut between = relay_between(1);
     let request = between.signed(0, 120, 1);
     let address = between.cluster.address(between.target_host);
     assert_eq!(between.ask_one(0, request), RpcResponse::Signalled { address });
@@ -462,8 +465,8 @@ fn relay_forwards_fresh_signed_requests_and_returns_the_address_of_the_target() 
 }
 
 #[test]
-fn a_relay_refuses_what_is_replayed_expired_foreign_or_changed() {
-    let mut between = between(2);
+fn relay_refuses_replayed_expired_foreign_and_changed_requests() {
+    let mut between = relay_between(2);
     let fresh = between.signed(0, 120, 1);
     assert!(is_signalled(&between.ask_one(0, fresh.clone())));
     let flipped = |mut request: SignalRequest, change: fn(&mut SignalRequest)| {
@@ -473,7 +476,7 @@ fn a_relay_refuses_what_is_replayed_expired_foreign_or_changed() {
     let gone = common::absent(3);
     let cases = vec![
         (0, fresh.clone(), Refusal::Replayed),
-        // Of another node, genuine otherwise.
+        // Of another node, otherwise valid.
         (1, between.signed(0, 120, 2), Refusal::Signature),
         (0, between.signed(0, -1, 3), Refusal::Expired),
         (0, between.signed(0, 260, 4), Refusal::Expired),
@@ -518,14 +521,14 @@ fn a_relay_refuses_what_is_replayed_expired_foreign_or_changed() {
         (metrics.signals_relayed, metrics.signals_refused, between.forwarded()),
         (1, count, 1)
     );
-    // What was refused for its signature has not used up the nonce.
+    // A request that was refused for its signature has not used its nonce.
     let second = between.signed(0, 120, 5);
     assert!(is_signalled(&between.ask_one(0, second)));
 }
 
 #[test]
-fn a_relay_takes_twenty_signals_of_a_source_at_once_and_ten_a_second() {
-    let mut between = between(1);
+fn relay_accepts_twenty_signals_of_a_source_at_once_and_ten_a_second() {
+    let mut between = relay_between(1);
     let burst: Vec<_> = (0..30).map(|nonce| between.signed(0, 120, nonce)).collect();
     let answers = between.ask(0, burst);
     assert_eq!(answers.iter().filter(|answer| is_signalled(answer)).count(), 20);
@@ -547,15 +550,16 @@ fn a_relay_takes_twenty_signals_of_a_source_at_once_and_ten_a_second() {
 }
 
 #[test]
-fn many_sources_together_do_not_get_more_to_one_target() {
-    let mut between = between(4);
+fn signals_to_one_target_are_limited_over_all_sources() {
+    let mut between = relay_between(4);
     let mut passed = 0;
     for source in 0..4 {
         let requests: Vec<_> = (0..10).map(|nonce| between.signed(source, 120, nonce)).collect();
         let answers = between.ask(source, requests);
         passed += answers.iter().filter(|answer| is_signalled(answer)).count();
     }
-    // Twenty, and ten for each second that has passed; each alone would have had all of its own.
+    // Twenty, and ten for each second that has passed; each source alone would have had all of its
+    // requests forwarded.
     assert_eq!(passed, 40, "the seconds between them are enough");
     let mut between = common_burst(4);
     passed = between.forwarded();
@@ -565,9 +569,9 @@ fn many_sources_together_do_not_get_more_to_one_target() {
     between.cluster.drive(SECOND);
 }
 
-/// Ten signals of every source, all at one moment.
-fn common_burst(sources: usize) -> Between {
-    let mut between = between(sources);
+/// Ten signals of every source, all at one instant.
+fn common_burst(sources: usize) -> RelayBetween {
+    let mut between = relay_between(sources);
     for source in 0..sources {
         for nonce in 0..10 {
             let question = RpcRequest::Signal(between.signed(source, 120, nonce));
@@ -582,30 +586,30 @@ fn common_burst(sources: usize) -> Between {
     between
 }
 
-// -- the target in us
+// -- the local node as a target
 
-/// Node 0, asked by the scripted peer 1 to punch for the scripted peer 2.
-struct Told {
+/// Node 0, which the scripted peer 1 asks to punch for the scripted peer 2.
+struct TargetWithRelay {
     cluster: Cluster,
     relay: Peer,
     conn: pk_proto::ConnectionId,
     keys: [Key; 3],
 }
 
-fn told() -> Told {
+fn target_with_relay() -> TargetWithRelay {
     let seed = 6;
     let mut cluster = Cluster::builder().nodes(1).scripted_peers(2).seed(seed).start();
     let mut relay = Peer::honest(1);
     let conn = relay.connect(&mut cluster, 0);
-    Told { cluster, relay, conn, keys: [0, 1, 2].map(|host| Key::numbered(seed, host)) }
+    TargetWithRelay { cluster, relay, conn, keys: [0, 1, 2].map(|host| Key::numbered(seed, host)) }
 }
 
-impl Told {
+impl TargetWithRelay {
     fn request(&self, source: &Key, nonce: u8) -> SignalRequest {
         request(source, self.keys[0].id(), in_seconds(&self.cluster, 0, 120), nonce)
     }
 
-    /// The scripted peer 2 wants us, from this address.
+    /// A request of the scripted peer 2, from this address.
     fn punch(&self, nonce: u8, at: &str) -> pk_proto::PunchRequest {
         let [_, relay, source] = &self.keys;
         punch(relay, source.id(), at.parse().unwrap(), self.request(source, nonce))
@@ -631,8 +635,8 @@ impl Told {
 }
 
 #[test]
-fn a_target_punches_for_fifteen_seconds_and_dials_back() {
-    let mut told = told();
+fn target_punches_for_fifteen_seconds_and_dials_back() {
+    let mut told = target_with_relay();
     let request = told.punch(1, "77.0.0.1:7");
     assert_eq!(told.ask_one(request), RpcResponse::Punching);
     let metrics = told.cluster.node(0).metrics();
@@ -648,8 +652,8 @@ fn a_target_punches_for_fifteen_seconds_and_dials_back() {
 
 #[test]
 fn punching_ends_when_the_source_is_connected() {
-    let mut told = told();
-    // The source comes from another port than the relay sees, as behind a symmetric NAT.
+    let mut told = target_with_relay();
+    // The source connects from another port than the relay has observed, as behind a symmetric NAT.
     let request = told.punch(1, "22.0.0.1:7");
     assert_eq!(told.ask_one(request), RpcResponse::Punching);
     let sent = told.datagrams();
@@ -657,7 +661,7 @@ fn punching_ends_when_the_source_is_connected() {
     told.cluster.drive(20 * SECOND);
     assert!(told.datagrams() <= sent + 2, "{} {sent}", told.datagrams());
     assert_eq!(mode(&told.cluster, 0, 2), ContactMode::Signal);
-    // Nor does it begin for who is connected.
+    // Punching does not start for a connected node, either.
     let again = told.punch(2, "22.0.0.1:8");
     let sent = told.datagrams();
     assert_eq!(told.ask_one(again), RpcResponse::Punching);
@@ -665,8 +669,8 @@ fn punching_ends_when_the_source_is_connected() {
 }
 
 #[test]
-fn a_target_refuses_what_is_replayed_expired_foreign_or_changed() {
-    let mut told = told();
+fn target_refuses_replayed_expired_foreign_and_changed_requests() {
+    let mut told = target_with_relay();
     let at = |text: &str| -> NodeAddress { text.parse().unwrap() };
     let good = told.punch(1, "77.0.0.1:7");
     assert_eq!(told.ask_one(good.clone()), RpcResponse::Punching);
@@ -701,8 +705,8 @@ fn a_target_refuses_what_is_replayed_expired_foreign_or_changed() {
 }
 
 #[test]
-fn at_most_three_punchings_go_to_one_host_and_the_same_address_only_once() {
-    let mut told = told();
+fn at_most_three_punches_go_to_one_host_and_one_to_each_address() {
+    let mut told = target_with_relay();
     let ports = [1, 2, 3, 4, 1, 2, 5];
     let requests: Vec<_> = ports
         .iter()

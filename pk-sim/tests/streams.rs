@@ -1,4 +1,4 @@
-//! Streams and calls, with peers of good will.
+//! Streams and calls with honest peers.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -46,7 +46,7 @@ fn pair(seed: u64) -> Cluster {
 // -- applications
 
 #[test]
-fn an_application_stream_carries_every_byte_in_both_directions() {
+fn application_stream_carries_every_byte_in_both_directions() {
     for length in [0, 1, 1000, 70_000, 300_000] {
         let mut cluster = pair(length as u64);
         cluster.network_mut().set_default_link(Link::ms(10).jitter(ms(15)).loss(50));
@@ -85,7 +85,7 @@ fn an_application_stream_carries_every_byte_in_both_directions() {
 }
 
 #[test]
-fn a_protocol_that_is_not_accepted_is_unsupported_and_nothing_else_ends() {
+fn unaccepted_protocol_is_unsupported_and_ends_nothing_else() {
     let mut cluster = pair(3);
     let request = open(&cluster, 1, "late");
     assert_eq!(cluster.ask(0, request.clone()), Err(Failure::Unsupported));
@@ -113,7 +113,7 @@ fn a_protocol_that_is_not_accepted_is_unsupported_and_nothing_else_ends() {
 fn names_of_protocols_are_checked_and_their_number_is_limited() {
     let mut cluster =
         Cluster::quiet().nodes(2).seed(3).config(|config| config.protocol_limit = 2).start();
-    tell(&mut cluster, 0, 1);
+    add_contact(&mut cluster, 0, 1);
     for bad in [String::new(), "a\n".into(), "ä".into(), "a".repeat(65)] {
         assert_eq!(
             cluster.call(0, |node, now| node.accept_protocol(bad.clone(), now)),
@@ -135,8 +135,8 @@ fn names_of_protocols_are_checked_and_their_number_is_limited() {
 }
 
 #[test]
-fn what_follows_the_opening_is_left_to_the_application() {
-    // A peer sends its opening, its first bytes and its end in one go.
+fn bytes_after_the_opening_are_left_to_the_application() {
+    // A peer sends its opening, its first bytes and its end at once.
     for fin in [false, true] {
         let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
         cluster.call(0, |node, now| node.accept_protocol("p".into(), now)).unwrap();
@@ -155,7 +155,7 @@ fn what_follows_the_opening_is_left_to_the_application() {
 }
 
 #[test]
-fn the_core_reads_nothing_beyond_its_message() {
+fn core_reads_nothing_beyond_its_message() {
     let mut bare = Bare::new(|_| {});
     bare.node.accept_protocol("p".into(), bare.now).unwrap();
     let conn = bare.accept(Bare::peer(0));
@@ -178,7 +178,7 @@ fn the_core_reads_nothing_beyond_its_message() {
         panic!("{outputs:?}")
     };
     assert!(unread.is_empty());
-    // A driver that reads more than it may loses nothing, either.
+    // A driver that reads more than its credit loses nothing, either.
     let stream = bare.opened(conn);
     bare.data(stream, &bytes, false);
     assert!(
@@ -189,7 +189,7 @@ fn the_core_reads_nothing_beyond_its_message() {
 }
 
 #[test]
-fn the_end_of_an_application_is_counted_and_begins_the_idle_time() {
+fn closed_application_stream_is_counted_and_starts_the_idle_time() {
     let mut bare = Bare::new(|_| {});
     bare.node.accept_protocol("p".into(), bare.now).unwrap();
     let conn = bare.accept(Bare::peer(0));
@@ -234,7 +234,7 @@ fn streams_of_applications_have_their_own_limit() {
 }
 
 #[test]
-fn calls_go_on_beside_idle_streams_of_applications() {
+fn calls_continue_beside_idle_application_streams() {
     let mut bare = Bare::new(|_| {});
     bare.node.accept_protocol("p".into(), bare.now).unwrap();
     let conn = bare.accept(Bare::peer(0));
@@ -248,7 +248,7 @@ fn calls_go_on_beside_idle_streams_of_applications() {
 }
 
 #[test]
-fn an_opening_that_nobody_answers_ends_by_its_deadline() {
+fn unanswered_opening_ends_by_its_deadline() {
     for (options, code) in [(NO, 7), (by(3 * SECOND), 0)] {
         let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
         let mut mute = Peer::honest(1);
@@ -265,7 +265,7 @@ fn an_opening_that_nobody_answers_ends_by_its_deadline() {
         assert_quiet(&mut cluster, 0, "opening");
         cluster.stop_all();
     }
-    // Cancelled: the same, without reproach.
+    // The same for a cancelled request, without a fault.
     let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
     let mut mute = Peer::honest(1);
     mute.connect(&mut cluster, 0);
@@ -284,7 +284,7 @@ fn ends_with(input: &Input, wanted: u64) -> bool {
 }
 
 #[test]
-fn a_refusal_by_the_peer_is_told_with_its_code() {
+fn refusal_by_the_peer_is_reported_with_its_code() {
     for (code, failure) in
         [(1, Failure::Unsupported), (5, Failure::Aborted(5)), (0, Failure::Aborted(0))]
     {
@@ -312,7 +312,7 @@ fn a_refusal_by_the_peer_is_told_with_its_code() {
 // -- calls
 
 #[test]
-fn a_ping_tells_the_round_trip_and_the_address() {
+fn ping_returns_the_round_trip_time_and_the_address() {
     let mut cluster = pair(3);
     cluster.network_mut().set_default_link(Link::ms(35));
     let request = ping(&cluster, 1);
@@ -325,7 +325,7 @@ fn a_ping_tells_the_round_trip_and_the_address() {
 }
 
 #[test]
-fn a_call_that_is_not_answered_fails_in_its_time_and_a_late_answer_is_nothing() {
+fn unanswered_call_fails_at_its_timeout_and_a_late_answer_is_ignored() {
     let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(3).start();
     let mut slow = Peer::new(1, |_| Reaction::Silence);
     slow.connect(&mut cluster, 0);
@@ -346,7 +346,7 @@ fn a_call_that_is_not_answered_fails_in_its_time_and_a_late_answer_is_nothing() 
 }
 
 #[test]
-fn an_answer_has_to_fit_its_question() {
+fn answer_must_match_its_request() {
     let closest = || RpcResponse::Closest(ClosestNodes::default());
     for (asks_ping, answer) in [
         (true, RpcResponse::Pong { nonce: 7 }),
@@ -375,7 +375,7 @@ fn an_answer_has_to_fit_its_question() {
 }
 
 #[test]
-fn a_call_is_answered_although_the_peer_reads_no_more() {
+fn call_is_answered_after_the_peer_stops_reading() {
     // STOP_SENDING does not affect the answer (docs/WIRE.md section 4).
     let mut bare = Bare::new(|_| {});
     let peer = Bare::peer(0);
@@ -383,7 +383,7 @@ fn a_call_is_answered_although_the_peer_reads_no_more() {
     let query = ClosestNodesQuery { known: true, connected: true };
     let id =
         bare.request(Request::QueryClosestNodes { via: peer, target: peer, query, options: NO });
-    let stream = asked(&bare);
+    let stream = last_opened(&bare);
     bare.take();
     bare.input(Input::StreamStopped { stream, code: 0 });
     assert_eq!(bare.done(id), None);
@@ -392,7 +392,7 @@ fn a_call_is_answered_although_the_peer_reads_no_more() {
     assert_eq!((bare.node.connections()[0].conn, bare.node.metrics().streams), (conn, 1));
 }
 
-fn asked(bare: &Bare) -> StreamId {
+fn last_opened(bare: &Bare) -> StreamId {
     let opened = |output: &Output| match output {
         Output::OpenStream { stream, .. } => Some(*stream),
         _ => None,
@@ -401,7 +401,7 @@ fn asked(bare: &Bare) -> StreamId {
 }
 
 #[test]
-fn what_the_transport_has_not_taken_is_taken_back() {
+fn unwritten_bytes_of_an_ended_call_are_reset() {
     let peer = Bare::peer(0);
     let ends = |bare: &mut Bare| {
         let ends = bare.take().into_iter().filter_map(|output| match output {
@@ -411,12 +411,12 @@ fn what_the_transport_has_not_taken_is_taken_back() {
         });
         ends.collect::<Vec<_>>()
     };
-    // A question that is cancelled before and after it has left.
+    // A request that is cancelled before and after it was written.
     for confirmed in [false, true] {
         let mut bare = Bare::new(|_| {});
         bare.accept(peer);
         let id = bare.request(Request::PingNode { target: peer, options: NO });
-        let stream = asked(&bare);
+        let stream = last_opened(&bare);
         if confirmed {
             bare.input(Input::StreamWritten { stream, bytes: 1 << 20 });
         }
@@ -444,32 +444,32 @@ fn what_the_transport_has_not_taken_is_taken_back() {
 }
 
 #[test]
-fn a_stream_that_the_transport_refuses_fails_its_call() {
+fn stream_refused_by_the_transport_fails_its_call() {
     let mut bare = Bare::new(|_| {});
     let target = Bare::peer(0);
     bare.accept(target);
     let ping = bare.request(Request::PingNode { target, options: NO });
-    let stream = asked(&bare);
+    let stream = last_opened(&bare);
     bare.input(Input::OpenFailed { stream });
     assert_eq!(bare.done(ping), Some(Err(Failure::Aborted(8))));
     let open = bare.request(Request::OpenStream { target, protocol: "p".into(), options: NO });
-    let stream = asked(&bare);
+    let stream = last_opened(&bare);
     bare.input(Input::OpenFailed { stream });
     assert_eq!(bare.done(open), Some(Err(Failure::Aborted(8))));
-    // What the connection has changed in the graph is written.
+    // The change of the graph by the connection is written.
     bare.pass(SECOND);
     assert_eq!((bare.node.metrics().streams, bare.node.metrics().timers), (1, 1));
 }
 
 #[test]
-fn a_question_that_overtakes_the_hello_is_answered_after_it() {
+fn request_that_overtakes_the_hello_is_answered_after_it() {
     let mut bare = Bare::new(|_| {});
     let (target, address) = (Bare::peer(0), address("203.0.113.1:1"));
     let id = bare.request(Request::Connect { target, address, options: NO });
     bare.take();
     bare.connected(ConnectionId(0), Side::Dialer, target, "203.0.113.1:1".parse().unwrap(), 1);
-    let control = asked(&bare);
-    // The acceptor has greeted, and asks at once; the stream of its question is here first.
+    let control = last_opened(&bare);
+    // The acceptor has sent Hello and a request; the stream of the request arrives first.
     let early = bare.opened(ConnectionId(0));
     let call = message(V1::Call { deadline_ms: 1000, request: RpcRequest::Ping { nonce: 5 } });
     assert_eq!(bare.feed(early, &call, true), &call[..], "nothing of it is read");
@@ -485,9 +485,9 @@ fn a_question_that_overtakes_the_hello_is_answered_after_it() {
     for seed in 0..30 {
         let link = Link::ms(5).jitter(ms(60));
         let mut cluster = Cluster::quiet().nodes(2).seed(seed).link(link).start();
-        // 1 looks for 0 at the wrong place, and pings it as soon as it is found.
+        // 1 dials 0 at a wrong address first, and pings it as soon as it is found.
         let id = cluster.id(0);
-        tell_of(&mut cluster, 1, id, common::address("203.0.113.7:1"));
+        add_contact_at(&mut cluster, 1, id, common::address("203.0.113.7:1"));
         let asking: Vec<_> = (0..8)
             .map(|_| {
                 let request = ping(&cluster, 0);
@@ -515,7 +515,7 @@ fn answers_are_sent_as_the_window_opens() {
     // Proven nodes are reported, and they make a long answer.
     let peers: Vec<_> = (1..=40).map(Bare::peer).collect();
     for (i, peer) in peers.iter().enumerate() {
-        let conn = ConnectionId(bare.odd());
+        let conn = ConnectionId(bare.next_id());
         let remote = format!("198.51.100.{}:{}", i + 1, i + 1).parse().unwrap();
         bare.connected(conn, Side::Acceptor, *peer, remote, i as u8);
         let control = bare.opened(conn);
@@ -553,7 +553,7 @@ fn answers_are_sent_as_the_window_opens() {
         );
         let metrics = bare.node.metrics();
         assert_eq!(metrics.streams, 42);
-        // The transport takes half, then the rest.
+        // The transport accepts half, then the rest.
         let taken = if rounds % 2 == 0 { sent as u64 / 2 } else { 1024 };
         bare.input(Input::StreamWritten { stream, bytes: taken });
         rounds += 1;
@@ -575,7 +575,7 @@ fn answers_are_sent_as_the_window_opens() {
 }
 
 #[test]
-fn an_application_that_reads_nothing_blocks_nobody_else() {
+fn unread_application_stream_blocks_no_other_stream() {
     let mut cluster = pair(3);
     cluster.call(1, |node, now| node.accept_protocol("bulk".into(), now)).unwrap();
     cluster.host_mut(1).apps.insert("bulk".into(), App::Stalled);
@@ -602,13 +602,13 @@ fn an_application_that_reads_nothing_blocks_nobody_else() {
 }
 
 #[test]
-fn hand_over_precedes_the_end_of_its_request() {
+fn detach_precedes_the_end_of_its_request() {
     let mut bare = Bare::new(|_| {});
     let peer = Bare::peer(0);
     bare.accept(peer);
     let request: RequestId =
         bare.request(Request::OpenStream { target: peer, protocol: "p".into(), options: NO });
-    let stream = asked(&bare);
+    let stream = last_opened(&bare);
     bare.take();
     let bytes = [&message(V1::Accepted)[..], b"greeting"].concat();
     assert_eq!(bare.feed(stream, &bytes, false), b"greeting");

@@ -13,8 +13,8 @@ use pk_proto::{
 };
 use pk_sim::{App, Cluster, HostId};
 
-/// Nodes that know and are connected with each other, all of whose resets are lost where
-/// `forgetful`: as nodes of Polykey 1.x.
+/// Nodes that are connected with each other. If `forgetful`, they send no resets after a restart,
+/// like nodes of Polykey 1.x.
 fn connected(nodes: usize, seed: u64, forgetful: bool) -> Cluster {
     let mut cluster = Cluster::quiet().nodes(nodes).seed(seed).start();
     for node in 0..nodes {
@@ -27,7 +27,7 @@ fn connected(nodes: usize, seed: u64, forgetful: bool) -> Cluster {
     cluster
 }
 
-/// How a request ended, and after how long.
+/// The result of a request, and its duration.
 fn timed(
     cluster: &mut Cluster,
     node: HostId,
@@ -54,7 +54,7 @@ fn repeatable(cluster: &Cluster, target: HostId) -> Vec<Request> {
 // -- restarted
 
 #[test]
-fn a_restarted_peer_is_used_again_at_once_whatever_is_asked_of_it() {
+fn restarted_peer_is_used_again_at_once_by_every_request() {
     for forgetful in [false, true] {
         for which in 0..6 {
             let mut cluster = connected(2, 5, forgetful);
@@ -66,7 +66,7 @@ fn a_restarted_peer_is_used_again_at_once_whatever_is_asked_of_it() {
             let (result, took) = timed(&mut cluster, 0, request.clone());
             assert!(result.is_ok(), "{request:?}: {result:?}");
             let limit = if forgetful { ms(800) } else { ms(200) };
-            // Who asks for the connection itself gets the one that there is.
+            // A request for the connection itself returns the existing one.
             assert!(took <= limit, "{forgetful} {request:?}: {took:?}");
             cluster.drive(10 * SECOND);
             let request = ping(&cluster, 1);
@@ -82,7 +82,7 @@ fn many_dead_connections_with_one_peer_do_not_use_up_a_request() {
     for forgetful in [false, true] {
         let mut cluster = Cluster::quiet().nodes(2).seed(9).start();
         cluster.host_mut(1).transport.keeps_secret = !forgetful;
-        // Each life connects, and dies without a word.
+        // Each process connects, and is killed without a close.
         for _ in 0..7 {
             connect(&mut cluster, 1, 0);
             cluster.drive(ms(300));
@@ -91,14 +91,13 @@ fn many_dead_connections_with_one_peer_do_not_use_up_a_request() {
         }
         connect(&mut cluster, 1, 0);
         cluster.drive(ms(300));
-        // A life connects once or twice, and each connection may have taken the place of a dead
-        // one.
+        // Each process connects once or twice, and each connection may have replaced a dead one.
         let dead = cluster.node(0).connections().len() - 1;
         assert!((2..=3).contains(&dead), "{dead}");
         let request = ping(&cluster, 1);
         let (result, took) = timed(&mut cluster, 0, request);
         assert!(result.is_ok() && took < 2 * SECOND, "{forgetful}: {result:?} after {took:?}");
-        // Those that are dead and were found so are gone soon; the others are not in the way.
+        // Detected dead connections are closed soon; the others do not disturb.
         cluster.drive(40 * SECOND);
         assert_eq!(cluster.node(0).connections().len(), 1);
         cluster.assert_primaries_agree();
@@ -107,7 +106,7 @@ fn many_dead_connections_with_one_peer_do_not_use_up_a_request() {
 }
 
 #[test]
-fn a_live_connection_is_used_while_the_primary_is_suspected() {
+fn live_connection_is_used_while_the_primary_is_suspected() {
     let mut before = [0, 0];
     for seed in 0..8 {
         let mut cluster = Cluster::quiet().nodes(2).seed(seed).start();
@@ -133,7 +132,7 @@ fn a_live_connection_is_used_while_the_primary_is_suspected() {
                 now.shared_id != dead
                     && infos.iter().any(|info| info.suspected && info.shared_id == dead)
             );
-            // It stays silent beside one that lives.
+            // It stays silent beside a live one.
             cluster.drive(6 * SECOND);
             assert_eq!(
                 (cluster.node(0).connections().len(), cluster.node(0).metrics().connections_silent),
@@ -148,7 +147,7 @@ fn a_live_connection_is_used_while_the_primary_is_suspected() {
 }
 
 #[test]
-fn a_question_under_way_is_repeated_when_its_peer_dies_and_returns() {
+fn request_in_progress_is_repeated_when_its_peer_restarts() {
     let mut cluster = connected(2, 3, true);
     let request = ping(&cluster, 1);
     let asked = cluster.request(0, request);
@@ -161,7 +160,7 @@ fn a_question_under_way_is_repeated_when_its_peer_dies_and_returns() {
 }
 
 #[test]
-fn a_contact_that_was_restarted_is_dialed_again_by_the_search() {
+fn restarted_contact_is_dialed_again_by_the_search() {
     let mut cluster = connected(2, 11, true);
     let (via, target) = (cluster.id(1), absent(1));
     cluster.restart(1);
@@ -177,7 +176,7 @@ fn a_contact_that_was_restarted_is_dialed_again_by_the_search() {
 // -- slow, not dead
 
 #[test]
-fn an_answer_on_the_suspected_connection_counts_and_nothing_is_lost() {
+fn answer_on_the_suspected_connection_completes_the_request() {
     let mut cluster = connected(3, 7, false);
     let before = (cluster.dials(0).len(), cluster.node(0).connections().len());
     let request = ping(&cluster, 1);
@@ -220,7 +219,7 @@ fn resumed_process_suspects_and_dials_no_node() {
 
 /// Every peer is silent, because the local network is down.
 #[test]
-fn a_node_that_is_cut_off_makes_few_dials_and_all_is_well_when_it_is_not() {
+fn isolated_node_makes_few_dials_and_recovers() {
     let mut cluster = connected(21, 17, false);
     let others: Vec<_> = (1..21).collect();
     cluster.partition(&[&[0], &others]);
@@ -240,7 +239,7 @@ fn a_node_that_is_cut_off_makes_few_dials_and_all_is_well_when_it_is_not() {
     cluster.stop_all();
 }
 
-/// Our packets arrive, and none of theirs: only one end suspects.
+/// Packets arrive in one direction only: only one end suspects.
 #[test]
 fn one_way_loss_is_suspected_by_one_end_and_both_agree_afterwards() {
     let mut cluster = connected(3, 19, false);
@@ -281,16 +280,16 @@ fn streams_of_applications_survive_a_suspicion() {
     cluster.stop_all();
 }
 
-// -- by hand
+// -- single machines
 
 fn closest(bare: &Bare, peer: u64) -> Vec<(ConnectionId, bool, bool)> {
     let infos = bare.node.connections().into_iter().filter(|info| info.node == Bare::peer(peer));
     infos.map(|info| (info.conn, info.primary, info.suspected)).collect()
 }
 
-/// A connection that the peer number 1 makes.
+/// A connection of peer 1.
 fn polykey(bare: &mut Bare) -> ConnectionId {
-    let conn = ConnectionId(bare.odd());
+    let conn = ConnectionId(bare.next_id());
     bare.connected_over(
         Dialect::Polykey,
         conn,
@@ -311,7 +310,7 @@ fn dials(outputs: &[Output]) -> Vec<ConnectionId> {
 }
 
 #[test]
-fn a_suspicion_by_itself_dials_nobody_and_a_request_dials_once() {
+fn suspicion_causes_no_dial_and_a_request_dials_once() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(1));
     bare.accept_polykey(Bare::peer(2));
@@ -325,7 +324,7 @@ fn a_suspicion_by_itself_dials_nobody_and_a_request_dials_once() {
     let second = ask(&mut bare);
     bare.pass(ms(400));
     assert_eq!(dials(&bare.take()), []);
-    // It receives data: both are asked there, and the dial is cancelled.
+    // The connection receives data: both requests are sent on it, and the dial is cancelled.
     bare.input(Input::Heard { conn });
     let outputs = bare.take();
     let opened =
@@ -333,7 +332,7 @@ fn a_suspicion_by_itself_dials_nobody_and_a_request_dials_once() {
     assert_eq!(outputs.iter().filter(opened).count(), 2);
     assert!(outputs.iter().any(|output| matches!(output, Output::CancelDial { .. })));
     assert_eq!((bare.done(first), bare.done(second)), (None, None));
-    // Out of turn: counted, and nothing else.
+    // An unexpected input is only counted.
     let late = bare.node.metrics().late_inputs;
     for input in [Input::Heard { conn }, Input::Suspected { conn: ConnectionId(999) }] {
         bare.input(input);
@@ -342,7 +341,7 @@ fn a_suspicion_by_itself_dials_nobody_and_a_request_dials_once() {
 }
 
 #[test]
-fn a_peer_that_dies_before_its_hello_is_dialed_a_second_time() {
+fn peer_that_dies_before_its_hello_is_dialed_a_second_time() {
     let mut bare = Bare::new(|_| {});
     let remote = "192.0.2.9:9".parse().unwrap();
     let address = pk_proto::NodeAddress::from_socket(remote);
@@ -353,7 +352,7 @@ fn a_peer_that_dies_before_its_hello_is_dialed_a_second_time() {
     bare.input(Input::Suspected { conn: first });
     let second = dials(&bare.take());
     assert_eq!(second.len(), 1, "beside the one that is silent");
-    // Once, however often it falls silent.
+    // Once, however often the peer is silent.
     for input in [Input::Heard { conn: first }, Input::Suspected { conn: first }] {
         bare.input(input);
         assert_eq!(dials(&bare.take()), []);
@@ -371,7 +370,7 @@ fn a_peer_that_dies_before_its_hello_is_dialed_a_second_time() {
 }
 
 #[test]
-fn a_dial_that_fails_leaves_the_suspected_connection_to_answer() {
+fn failed_dial_leaves_the_suspected_connection_to_answer() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(1));
     bare.take();
@@ -384,10 +383,10 @@ fn a_dial_that_fails_leaves_the_suspected_connection_to_answer() {
     let dial = dials(&bare.take());
     bare.input(Input::DialFailed { conn: dial[0], why: DialFailure::Transport("refused".into()) });
     assert_eq!(bare.done(asked), None);
-    // The question is still open.
+    // The request is still open.
     let reset = |output: &Output| matches!(output, Output::ResetStream { stream, .. } | Output::StopStream { stream, .. } if Some(*stream) == opened);
     assert!(!bare.outputs.iter().any(reset));
-    // The peer comes back by itself: the question is asked there.
+    // The peer connects again: the request is sent on that connection.
     let again = polykey(&mut bare);
     let outputs = bare.take();
     assert!(
@@ -400,11 +399,11 @@ fn a_dial_that_fails_leaves_the_suspected_connection_to_answer() {
 }
 
 #[test]
-fn suspicion_goes_before_the_shared_id_and_the_smallest_of_equals_is_primary() {
+fn unsuspected_connection_with_the_smallest_shared_id_is_primary() {
     let mut bare = Bare::new(|_| {});
     let mut conns = Vec::new();
     for shared_id in [5, 3, 9] {
-        let conn = ConnectionId(bare.odd());
+        let conn = ConnectionId(bare.next_id());
         let remote = "192.0.2.9:9".parse().unwrap();
         bare.connected_over(
             Dialect::Polykey,
@@ -426,11 +425,11 @@ fn suspicion_goes_before_the_shared_id_and_the_smallest_of_equals_is_primary() {
     assert_eq!(primary(&bare), conns[1], "all are suspected");
     bare.input(Input::Heard { conn: conns[0] });
     assert_eq!(primary(&bare), conns[0]);
-    // The end of one never brings back a suspected one before one that lives.
+    // The end of a connection never makes a suspected one primary before a live one.
     bare.input(Input::Heard { conn: conns[2] });
     bare.input(Input::Disconnected { conn: conns[0], why: DisconnectReason::Reset });
     assert_eq!(primary(&bare), conns[2]);
-    // The silent one is closed beside the one that lives, which is not.
+    // The silent connection is closed, the live one is not.
     bare.take();
     bare.pass(6 * SECOND);
     let closes: Vec<_> = bare
@@ -470,7 +469,7 @@ fn suspected_nodes_are_not_sent_to_peers() {
 }
 
 #[test]
-fn an_open_door_is_not_shut_by_the_dead() {
+fn dead_connections_do_not_block_a_new_one() {
     let mut bare = Bare::new(|config| config.connections_per_node = 2);
     let dead: Vec<_> = (0..2).map(|_| bare.accept_polykey(Bare::peer(1))).collect();
     bare.input(Input::Suspected { conn: dead[1] });
@@ -508,7 +507,7 @@ fn leased_suspected_connection_stays_and_an_unused_one_makes_room() {
 /// Kills, stops and cuts at random, with requests all the time: afterwards all nodes agree, and
 /// every request has ended.
 #[test]
-fn after_calm_both_ends_use_the_same_connection() {
+fn both_ends_use_the_same_connection_after_random_faults() {
     for seed in 0..12 {
         let mut cluster = connected(5, 100 + seed, seed % 2 == 0);
         for round in 0..6 {
@@ -539,7 +538,7 @@ fn after_calm_both_ends_use_the_same_connection() {
 }
 
 #[test]
-fn a_find_of_a_dead_peer_is_not_a_success() {
+fn search_for_a_dead_peer_does_not_succeed() {
     let mut cluster = connected(2, 31, true);
     let target = cluster.id(1);
     cluster.kill(1);

@@ -43,7 +43,7 @@ fn known(cluster: &Cluster, node: HostId) -> BTreeSet<HostId> {
 }
 
 #[test]
-fn one_live_seed_is_enough_to_meet_everybody() {
+fn one_live_seed_is_enough_to_find_all_nodes() {
     let mut cluster = network();
     let seeds = [cluster.seed_node(3)];
     let begun = cluster.now();
@@ -63,7 +63,7 @@ fn one_live_seed_is_enough_to_meet_everybody() {
 }
 
 #[test]
-fn a_dead_seed_among_three_holds_nobody_up() {
+fn dead_seed_among_three_does_not_delay_the_join() {
     let mut cluster = network();
     let seeds = [0, 1, 2].map(|node| cluster.seed_node(node));
     cluster.kill(1);
@@ -72,14 +72,13 @@ fn a_dead_seed_among_three_holds_nobody_up() {
     let reached: BTreeSet<_> = joined.seeds.iter().map(|id| cluster.number(*id).unwrap()).collect();
     assert_eq!(reached, BTreeSet::from([0, 2]));
     assert_eq!(known(&cluster, 8), (0..8).filter(|node| *node != 1).collect());
-    // The search for the own id is over when the dials of the dead one are: it is one of those to
-    // be asked.
+    // The search for the local id ends with the dials of the dead node, which it must contact.
     assert!(cluster.now().since(begun) <= 16 * SECOND);
     let failed: Vec<_> = joined.failed.iter().map(|(seed, _)| seed.node).collect();
     assert_eq!(failed, [cluster.id(1)]);
     cluster.stop_all();
 
-    // In the background it is over with the first that is connected.
+    // In the background it ends with the first connected seed.
     let mut cluster = network();
     let seeds = [0, 1, 2].map(|node| cluster.seed_node(node));
     cluster.kill(1);
@@ -164,7 +163,7 @@ fn when_no_seed_answers_one_error_names_each_cause() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_no_obstacle_beside_one_that_does() {
+fn unresolved_name_does_not_prevent_a_join_by_another() {
     let mut cluster = network();
     let named = named(&mut cluster, 4);
     cluster.host_mut(8).resolve_delay = SECOND;
@@ -239,7 +238,7 @@ fn several_addresses_of_one_seed_race_each_other() {
 }
 
 #[test]
-fn the_own_id_among_the_seeds_is_told_and_left_out() {
+fn local_id_among_the_seeds_is_reported_and_ignored() {
     let mut cluster = network();
     let seeds = [cluster.seed_node(8), cluster.seed_node(0)];
     let joined = synced(cluster.ask(8, sync(&seeds, true)));
@@ -249,7 +248,7 @@ fn the_own_id_among_the_seeds_is_told_and_left_out() {
 }
 
 #[test]
-fn a_seed_that_is_connected_is_not_dialed() {
+fn connected_seed_is_not_dialed() {
     let mut cluster = network();
     connect(&mut cluster, 8, 0);
     let dials = cluster.node(8).metrics().dials;
@@ -262,10 +261,10 @@ fn a_seed_that_is_connected_is_not_dialed() {
 }
 
 #[test]
-fn without_seeds_the_graph_is_where_to_start() {
+fn join_without_seeds_starts_from_the_graph() {
     let mut cluster = network();
     assert_eq!(cluster.try_request(8, sync(&[], true)), Err(RequestError::NoSeeds));
-    tell(&mut cluster, 8, 6);
+    add_contact(&mut cluster, 8, 6);
     let joined = synced(cluster.ask(8, sync(&[], true)));
     assert_eq!((joined.seeds, joined.failed), (vec![], vec![]));
     assert_eq!(joined.search.unwrap().ended, FindEnd::Exhausted);
@@ -278,8 +277,8 @@ fn without_seeds_the_graph_is_where_to_start() {
 }
 
 #[test]
-fn a_join_is_cancelled_with_all_its_parts() {
-    // While it dials, while it searches.
+fn cancelled_join_cancels_all_its_parts() {
+    // During its dials, and during its search.
     for after in [0, 5, 100, 300] {
         let mut cluster = network();
         cluster.kill(5);
@@ -298,7 +297,7 @@ fn a_join_is_cancelled_with_all_its_parts() {
 }
 
 #[test]
-fn a_deadline_ends_a_join_that_has_begun_to_search() {
+fn deadline_ends_a_join_during_its_search() {
     let mut cluster = network();
     cluster.kill(5);
     let seeds = vec![cluster.seed_node(0)];
@@ -306,7 +305,7 @@ fn a_deadline_ends_a_join_that_has_begun_to_search() {
     let begun = cluster.now();
     let result = cluster.ask(8, Request::SyncNodeGraph { seeds, blocking: true, options });
     assert_eq!(cluster.now().since(begun), ms(400));
-    // What it has found is not lost with it.
+    // The found nodes are kept.
     let joined = synced(result);
     assert_eq!(
         (joined.seeds, joined.search.map(|search| search.ended)),
@@ -335,7 +334,7 @@ fn two_joins_at_once_share_their_dials() {
 }
 
 #[test]
-fn the_patience_for_a_dial_is_that_of_the_join_for_its_search_too() {
+fn connect_timeout_of_a_join_applies_to_its_search() {
     let mut cluster = network();
     cluster.kill(5);
     let seeds = [cluster.seed_node(0)];

@@ -1,5 +1,4 @@
-//! Three walks through the whole vocabulary, played by toys: that it reads naturally, before the
-//! real core is built on it.
+//! Three walks through all inputs and outputs, with toy machines.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "toys")]
 #![allow(unreachable_pub, reason = "one crate of several files")]
 
@@ -13,7 +12,7 @@ mod renewal;
 mod search;
 
 #[test]
-fn a_search_through_a_relay_with_punching() {
+fn search_through_a_relay_is_deterministic() {
     let (_, digest) = search::walk(1);
     assert_eq!(search::walk(1).1, digest);
     for seed in 2..20 {
@@ -22,33 +21,33 @@ fn a_search_through_a_relay_with_punching() {
 }
 
 #[test]
-fn a_claim_whose_initiator_is_killed_before_its_last_word() {
+fn claim_completes_after_its_initiator_was_killed_before_the_last_message() {
     assert_eq!(claim::walk(1), claim::walk(1));
 }
 
 #[test]
-fn a_claim_whose_initiator_or_responder_is_killed_at_any_moment() {
+fn claim_is_consistent_after_a_kill_of_either_side_at_any_step() {
     let (linked, unlinked) = claim::sweep();
     assert!(linked > 20 && unlinked > 20, "{linked} {unlinked}");
 }
 
 #[test]
-fn a_key_renewal_with_open_connections() {
+fn renewal_with_open_connections_is_deterministic() {
     assert_eq!(renewal::walk(1), renewal::walk(1));
 }
 
 #[test]
-fn a_key_renewal_that_is_killed_at_any_moment() {
+fn renewal_is_consistent_after_a_kill_at_any_step() {
     let (old, new) = renewal::sweep();
     assert!(old > 0 && new > 20, "{old} {new}");
 }
 
 /// Every output and every input occurs in one of the walks.
 #[test]
-fn the_walks_speak_the_whole_vocabulary() {
+fn walks_contain_every_input_and_output() {
     let mut spoken = search::walk(1).0;
     spoken.add(&claim::walk(1).0);
     spoken.add(&renewal::walk(1).0);
-    // What the transport says of silent connections is the matter of `tests/suspected.rs`.
+    // `tests/suspected.rs` tests the inputs about silent connections.
     assert_eq!(spoken.missing(), ["Input::Suspected", "Input::Heard"], "{spoken:?}");
 }

@@ -1,5 +1,6 @@
-//! Calls of a Polykey 1.x node that ours does not serve, or not in time: it gets an error that it
-//! can show to its user, and never a reset, which it shows as `[object Object]`. In virtual time.
+//! Calls of a Polykey 1.x node that the local node does not serve, or not in time: they receive an
+//! error that the node can show to its user, and never a reset, which it shows as `[object
+//! Object]`. In virtual time.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -24,7 +25,7 @@ const METHODS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// The one error that was answered, after which the node has ended its side and neither reset nor
+/// The only error of an answer, after which the node has ended its side and neither reset nor
 /// stopped the other one.
 #[track_caller]
 fn error(outputs: &[Output], stream: StreamId) -> RemoteError {
@@ -43,7 +44,7 @@ fn error(outputs: &[Output], stream: StreamId) -> RemoteError {
     }
 }
 
-/// Everything sent is with the transport, and the peer ends its side.
+/// The transport has accepted all sent bytes, and the peer ends its side.
 fn end(bare: &mut Bare, outputs: &[Output], stream: StreamId) {
     let bytes = sent(outputs, stream).0.len() as u64;
     bare.input(Input::StreamWritten { stream, bytes });
@@ -68,9 +69,9 @@ fn assert_no_fault(bare: &mut Bare, conn: ConnectionId) {
     );
 }
 
-/// A real node calls these as often as its user likes.
+/// A Polykey node sends these calls as often as its user wants.
 #[test]
-fn calls_for_vaults_and_notifications_have_the_errors_of_a_node_without_them() {
+fn calls_for_vaults_and_notifications_return_the_errors_of_a_node_without_them() {
     for (method, params, class) in METHODS {
         let mut bare = Bare::new(|_| {});
         let conn = bare.accept_polykey(Bare::peer(0));
@@ -86,7 +87,7 @@ fn calls_for_vaults_and_notifications_have_the_errors_of_a_node_without_them() {
             };
             assert_eq!(error.message, message, "{method}");
             end(&mut bare, &outputs, stream);
-            // As people do.
+            // As often as users do.
             bare.pass(2 * SECOND);
         }
         assert_no_fault(&mut bare, conn);
@@ -94,10 +95,9 @@ fn calls_for_vaults_and_notifications_have_the_errors_of_a_node_without_them() {
     }
 }
 
-/// What follows the header of a raw call is not read, and costs no more than the credit of a
-/// stream.
+/// Bytes after the header of a raw call are not read, and use no more than the credit of a stream.
 #[test]
-fn bytes_behind_the_header_of_a_raw_call_are_not_read() {
+fn bytes_after_the_header_of_a_raw_call_are_not_read() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(0));
     let stream = bare.opened(conn);
@@ -119,7 +119,7 @@ fn parameters_of_another_form_are_an_error_and_unknown_methods_are_reset() {
     let stream = bare.opened(conn);
     bare.feed(stream, &write_request("vaultsGitInfoGet", r#"{"vaultNameOrId":[1]}"#, None), false);
     assert_eq!(error(&bare.take(), stream).class, "ErrorValidation");
-    // As a real node of this version resets what it does not know.
+    // Polykey 1.15.1 resets unknown methods in the same way.
     for method in ["nodesClaimNetworkVerify", "nodesAuditEventsGet", "nodesAuthenticateConnection"]
     {
         let stream = bare.opened(conn);
@@ -135,7 +135,7 @@ fn parameters_of_another_form_are_an_error_and_unknown_methods_are_reset() {
 
 /// A store that does not answer.
 #[test]
-fn a_question_that_is_not_answered_in_time_has_an_error() {
+fn unanswered_request_returns_an_error_at_its_timeout() {
     let mut bare = Bare::new(|_| {});
     let conn = bare.accept_polykey(Bare::peer(0));
     let stream = bare.opened(conn);
@@ -148,9 +148,9 @@ fn a_question_that_is_not_answered_in_time_has_an_error() {
     );
 }
 
-/// A peer that waits for our signature, which is not made.
+/// A peer that waits for a signature of the local node, which is not made.
 #[test]
-fn an_exchange_that_is_not_answered_in_time_has_an_error() {
+fn unanswered_exchange_returns_an_error_at_its_timeout() {
     let mut bare = Bare::new(|config| config.claim_policy = ClaimPolicy::All);
     let peer = Key::numbered(77, 1);
     let conn = bare.accept_polykey(peer.id());
@@ -171,7 +171,7 @@ fn an_exchange_that_is_not_answered_in_time_has_an_error() {
     let outputs = bare.take();
     assert_eq!(error(&outputs, stream).message, "busy");
     assert_eq!(bare.node.metrics().exchanges, 0);
-    // What it says further is not read.
+    // Its further bytes are not read.
     bare.feed(stream, &write_further("nodesCrossSignClaim", &params), false);
     end(&mut bare, &outputs, stream);
     assert_no_fault(&mut bare, conn);

@@ -13,24 +13,24 @@ use pk_driver_tokio::Tokio;
 
 use crate::log;
 
-/// No case takes longer, not even on a machine that does much else.
+/// Maximum duration of a case, also on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How many cases open sockets at a time.
+/// Number of cases that open sockets at a time.
 const SLOTS: usize = 2;
 
-/// No case waits longer for a slot.
+/// Maximum wait for a slot.
 const SLOT_LIMIT: Duration = Duration::from_secs(600);
 
 /// A runtime that cases run on.
 pub trait Rt: Runtime + Default {
-    /// What it is called in the names of tests and in the output.
+    /// Name of the runtime in the names of tests and in the output.
     const NAME: &'static str;
 
-    /// Runs a future to its end, and everything that it has spawned meanwhile.
+    /// Runs a future and the tasks that it spawns to their end.
     fn block_on<T>(future: impl Future<Output = T>) -> T;
 
-    /// Tasks that live on the whole runtime, where it tells.
+    /// Number of live tasks on the runtime; `None` if the runtime does not count them.
     fn live_tasks() -> Option<usize>;
 }
 
@@ -42,8 +42,8 @@ impl Rt for Tokio {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("tokio has its threads");
         let output = runtime.block_on(future);
-        // A task that does not yield would block the drop forever; the case is over, and says so
-        // itself.
+        // A task that does not yield would block the drop forever; the case has ended and reported
+        // its result.
         runtime.shutdown_timeout(Duration::from_secs(5));
         output
     }
@@ -99,14 +99,14 @@ pub fn run<R: Rt, F: Future<Output = ()>>(name: &str, case: impl FnOnce(R) -> F 
     run_unslotted(name, case);
 }
 
-/// Runs a case alone, among those of this process that are run so, and gives it up after `limit`.
+/// Runs a case alone, among those of this process that are run so, and abandons it after `limit`.
 pub fn run_alone<R: Rt, F: Future<Output = ()>>(
     limit: Duration,
     name: &str,
     case: impl FnOnce(R) -> F + Send + 'static,
 ) {
     static ALONE: Mutex<()> = Mutex::new(());
-    // A case that failed leaves nothing behind that would be in the way of the next.
+    // A failed case must not prevent the next one from running.
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     run_for(limit, name, case);
 }
@@ -119,7 +119,7 @@ pub fn run_unslotted<R: Rt, F: Future<Output = ()>>(
     run_for(LIMIT, name, case);
 }
 
-/// Runs a case, on its own thread: then even a case that blocks is abandoned in the end.
+/// Runs a case on its own thread, so that a case that blocks can be abandoned.
 fn run_for<R: Rt, F: Future<Output = ()>>(
     limit: Duration,
     name: &str,
@@ -151,7 +151,7 @@ fn run_for<R: Rt, F: Future<Output = ()>>(
 /// process they run in.
 #[derive(Debug)]
 pub struct Slot {
-    // The lock goes with the file, also when the process is killed.
+    // The lock ends with the file handle, also if the process is killed.
     _file: File,
 }
 

@@ -1,4 +1,4 @@
-//! What peers present in their handshakes, good and bad.
+//! Valid and invalid certificates that peers present in their handshakes.
 
 use pk_driver::{KeyPair, unix_now};
 use pk_proto::NodeId;
@@ -34,8 +34,8 @@ impl Presented {
         Self::of(key, issue(key, |request| request.not_before = now + HOUR).der)
     }
 
-    /// A key with a certificate that is right in everything, all signatures included, but that its
-    /// name is that of `name`.
+    /// A key with a certificate that is valid, signatures included, except that it names the node
+    /// `name`.
     pub fn naming(key: &KeyPair, name: NodeId) -> Self {
         let honest = issue(key, |_| {});
         let rename = |bytes: &[u8]| {
@@ -69,13 +69,13 @@ impl Presented {
         Self { key: key.clone(), chain: vec![der] }
     }
 
-    /// Whose key it is.
+    /// Node id of the key.
     pub fn node_id(&self) -> NodeId {
         self.key.node_id()
     }
 }
 
-/// A certificate and everything that its signatures are made of.
+/// A certificate and the inputs of its signatures.
 struct Issued {
     /// What the subject signed, and its signature.
     first: Vec<u8>,
@@ -86,7 +86,7 @@ struct Issued {
     der: Vec<u8>,
 }
 
-/// Issues what is asked for; the key signs as subject and as issuer.
+/// Issues a certificate; the key signs as subject and as issuer.
 fn issue(key: &KeyPair, change: impl FnOnce(&mut CertificateRequest)) -> Issued {
     let now = unix_now();
     let mut request = CertificateRequest {
@@ -111,7 +111,7 @@ fn issue(key: &KeyPair, change: impl FnOnce(&mut CertificateRequest)) -> Issued 
     Issued { first, by_subject, second, by_issuer, der }
 }
 
-/// Every occurrence of one by the other, which is as long.
+/// Replaces every occurrence of `from` by `to`, which has the same length.
 fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut bytes = bytes.to_vec();
@@ -134,9 +134,9 @@ mod tests {
 
     use super::*;
 
-    /// Were the forgery wrong in anything else, refusing it would show nothing.
+    /// If the forged certificate had another defect, its refusal would show nothing.
     #[test]
-    fn a_forged_name_is_the_only_thing_that_is_wrong_with_it() {
+    fn forged_certificate_is_invalid_only_for_its_name() {
         let (key, other) = (KeyPair::from_seed(&[1; 32]), KeyPair::from_seed(&[2; 32]));
         let now = unix_now().as_secs();
         assert!(verify_client(&Presented::valid(&key).chain, now).is_ok());

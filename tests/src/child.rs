@@ -1,4 +1,5 @@
-//! Nodes in processes of their own (the program `pk-test-node`): to be killed, and to be weighed.
+//! Nodes in separate processes (the program `pk-test-node`), which tests kill and whose memory they
+//! measure.
 //!
 //! A child prints one JSON line when it is ready, and one for each line that it is sent. Dropping
 //! it kills it.
@@ -16,7 +17,7 @@ use smol::channel;
 use crate::case::Rt;
 use crate::wait::within;
 
-/// A child starts and answers within this.
+/// Maximum time for a start or an answer of a child.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A node in a process of its own.
@@ -58,7 +59,7 @@ impl Child {
             .unwrap_or_else(|error| panic!("{what}: the child says {line:?}: {error}"))
     }
 
-    /// Tells the child something and returns its answer.
+    /// Sends a line to the child and returns its answer.
     pub async fn ask<R: Runtime>(&mut self, runtime: &R, line: &str) -> Value {
         writeln!(self.stdin, "{line}")
             .unwrap_or_else(|error| panic!("the child does not hear {line:?}: {error}"));
@@ -67,18 +68,18 @@ impl Child {
         answer
     }
 
-    /// Tells the child something and waits for nothing.
-    pub fn tell(&mut self, line: &str) {
+    /// Sends a line to the child without waiting for an answer.
+    pub fn send_line(&mut self, line: &str) {
         writeln!(self.stdin, "{line}")
             .unwrap_or_else(|error| panic!("the child does not hear {line:?}: {error}"));
     }
 
-    /// What the child printed before it ended, and was not read yet.
-    pub async fn last_words<R: Runtime>(&self, runtime: &R) -> Vec<Value> {
+    /// Returns the lines that the child printed before it ended and that were not read yet.
+    pub async fn remaining_output<R: Runtime>(&self, runtime: &R) -> Vec<Value> {
         let mut words = Vec::new();
         while let Ok(line) = within(runtime, LIMIT, "the end of the child", self.lines.recv()).await
         {
-            // What was cut off was not said.
+            // An incomplete line is ignored.
             words.extend(serde_json::from_str::<Value>(&line));
         }
         words
@@ -99,8 +100,8 @@ impl Drop for Child {
     }
 }
 
-/// Who the child is and where, by its first line.
-pub fn whoami(ready: &Value) -> SeedNode {
+/// Returns the id and the address of the child, from its first line.
+pub fn seed_node_of(ready: &Value) -> SeedNode {
     let text = |name| {
         ready.get(name).and_then(Value::as_str).unwrap_or_else(|| panic!("no {name} in {ready}"))
     };
@@ -108,7 +109,7 @@ pub fn whoami(ready: &Value) -> SeedNode {
     SeedNode { node, address: text("addr").parse().expect("the child knows its address") }
 }
 
-/// A number in what a child says, by its path.
+/// Returns a number from an answer of a child, by its path.
 pub fn number(value: &Value, path: &str) -> u64 {
     value.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {path} in {value}"))
 }

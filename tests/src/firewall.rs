@@ -1,5 +1,5 @@
-//! A machine behind a firewall: only packets from addresses that it has sent something to get
-//! through to it.
+//! A machine behind a firewall, which drops packets from addresses that the machine has not sent
+//! to.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,7 +23,7 @@ pub struct Firewalled<R> {
 
 #[derive(Debug, Default)]
 struct Wall {
-    /// The addresses that something was sent to.
+    /// The addresses that packets were sent to.
     open: Mutex<BTreeSet<SocketAddr>>,
     shut: AtomicBool,
     stopped: AtomicU64,
@@ -35,13 +35,13 @@ impl<R> Firewalled<R> {
         Self { inner, wall: Arc::default() }
     }
 
-    /// From now on the set of addresses that get through is fixed, whatever addresses something is
-    /// sent to.
-    pub fn shut(&self) {
+    /// Stops admitting addresses: from now on, sending to an address does not admit packets from
+    /// it.
+    pub fn block_new_addresses(&self) {
         self.wall.shut.store(true, Ordering::SeqCst);
     }
 
-    /// How many packets it has stopped.
+    /// Returns the number of dropped packets.
     pub fn stopped(&self) -> u64 {
         self.wall.stopped.load(Ordering::SeqCst)
     }
@@ -111,7 +111,7 @@ impl AsyncUdpSocket for FirewalledSocket {
         bufs: &mut [io::IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        // One at a time: then what is stopped leaves no gap.
+        // One datagram at a time, so that a dropped one leaves no gap.
         let (Some(bufs), Some(meta)) = (bufs.get_mut(..1), meta.get_mut(..1)) else {
             return Poll::Ready(Ok(0));
         };

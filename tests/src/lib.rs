@@ -1,8 +1,8 @@
 //! The harness of the end-to-end tests: real nodes over real sockets on loopback.
 //!
 //! Every case is written once, generic over the runtime, and instantiated for each of them by
-//! [`cases!`]; its name and its output say which one ran. Waits are bounded and name what they
-//! waited for; nothing depends on how fast the machine is beyond generous deadlines.
+//! [`cases!`]; its name and its output contain the runtime. Waits are bounded, and their failures
+//! name the condition; deadlines are long enough for a slow machine.
 #![allow(
     clippy::expect_used,
     clippy::panic,

@@ -1,4 +1,4 @@
-//! Whatever is logged as an error fails the test: a peer, however bad, is none of our errors.
+//! A logged error fails the test: no behavior of a peer is an error of the local node.
 
 use std::fmt::Write;
 use std::sync::{Mutex, Once, PoisonError};
@@ -10,13 +10,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 static ERRORS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Begins to listen to the log of this process; once is enough.
+/// Installs the subscriber of this process, if it is not installed yet.
 pub fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| tracing_subscriber::registry().with(Errors).init());
 }
 
-/// Fails if an error has been logged, by any test of this process: which one, the log cannot tell.
+/// Fails if any test of this process has logged an error; the log does not contain which one.
 pub fn assert_no_errors() {
     let errors = std::mem::take(&mut *ERRORS.lock().unwrap_or_else(PoisonError::into_inner));
     assert!(errors.is_empty(), "logged as errors, by this case or one beside it: {errors:#?}");

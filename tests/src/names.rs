@@ -1,4 +1,4 @@
-//! A machine with a resolver of its own.
+//! A machine with its own resolver.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pk_driver::{AddressChanges, BoxFuture, Runtime};
 
-/// A runtime that knows these names and no others.
+/// A runtime that resolves only these names.
 #[derive(Debug, Clone)]
 pub struct Named<R> {
     inner: R,
@@ -15,12 +15,12 @@ pub struct Named<R> {
 }
 
 impl<R> Named<R> {
-    /// A runtime that knows no names.
+    /// A runtime that resolves no names.
     pub fn new(inner: R) -> Self {
         Self { inner, names: BTreeMap::new() }
     }
 
-    /// Has a name lead to these addresses, whatever port is asked for.
+    /// Makes a name resolve to these addresses, for any port.
     #[must_use]
     pub fn with(mut self, name: &str, addrs: &[SocketAddr]) -> Self {
         self.names.insert(name.to_owned(), addrs.to_vec());

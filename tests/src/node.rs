@@ -1,4 +1,4 @@
-//! Nodes of the cases, and what they do in most of them.
+//! Nodes of the cases, and their common actions.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub fn key(seed: u8) -> KeyPair {
     KeyPair::from_seed(&[seed; 32])
 }
 
-/// The configuration of a node of a case: on a free port of 127.0.0.1, and else with the defaults.
+/// The configuration of a node of a case: on a free port of 127.0.0.1, otherwise with the defaults.
 pub fn config(seed: u8) -> NodeConfig {
     let mut config = NodeConfig::ephemeral(key(seed)).expect("the clock is not off by decades");
     config.listen = loopback();
@@ -60,7 +60,7 @@ pub fn seed<R>(node: &Node<R>) -> SeedNode {
 
 /// Joins the network of a seed.
 ///
-/// A node that has stopped costs it a second of this, and not the fifteen of the default.
+/// A stopped node delays the join by one second instead of the default of fifteen.
 pub async fn join<R: Runtime>(runtime: &R, node: &Node<R>, seed: SeedNode) -> Synced {
     let options = RequestOptions { deadline: None, connect_timeout: Some(Duration::from_secs(1)) };
     let joined = soon(runtime, "join", node.sync_node_graph(vec![seed], true, options)).await;
@@ -81,7 +81,7 @@ pub async fn connections_with<R>(node: &Node<R>, peer: NodeId) -> Vec<Connection
     all.into_iter().filter(|connection| connection.node == peer).collect()
 }
 
-/// Shuts nodes down, and sees that they end in time.
+/// Shuts nodes down, and fails if they do not end in time.
 pub async fn shutdown<R: Runtime>(runtime: &R, nodes: &[&Node<R>]) {
     for node in nodes {
         soon(runtime, "shutdown", node.shutdown()).await;
@@ -99,8 +99,8 @@ pub fn find(options: RequestOptions) -> FindNodeOptions {
     FindNodeOptions { options, ..FindNodeOptions::default() }
 }
 
-/// What an embedder reports of an address that it has learnt.
-pub fn heard_of() -> NodeContactAddressData {
+/// Data of an address that an embedder adds.
+pub fn global_address_data() -> NodeContactAddressData {
     NodeContactAddressData {
         mode: ContactMode::Direct,
         connected_time: UnixMillis(0),
@@ -108,7 +108,7 @@ pub fn heard_of() -> NodeContactAddressData {
     }
 }
 
-/// Sends back whatever comes on streams of this protocol, as long as the node runs.
+/// Returns all received bytes on streams of this protocol, as long as the node runs.
 pub async fn echo<R: Runtime>(runtime: &R, node: &Node<R>, protocol: &str) {
     let mut acceptor = node.accept_streams(protocol).await.expect("the protocol is free");
     let tasks = runtime.clone();
@@ -121,7 +121,7 @@ pub async fn echo<R: Runtime>(runtime: &R, node: &Node<R>, protocol: &str) {
                     }
                 }
                 let _ = stream.finish();
-                // Dropping the stream aborts nothing that has ended.
+                // Dropping a finished stream aborts nothing.
             }));
         }
     }));
@@ -140,8 +140,8 @@ pub async fn exchange<R: Runtime>(
             .await;
     let stream = stream.unwrap_or_else(|error| panic!("no stream: {error}"));
     assert_eq!((stream.node(), stream.protocol()), (peer, protocol));
-    // Multiplicative hashing: every byte differs from its neighbours, so that a misplaced one
-    // shows.
+    // Multiplicative hashing: every byte differs from its neighbours, so that a misplaced one is
+    // detected.
     let sent: Vec<u8> =
         (0..len).map(|i| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
     let (mut recv, mut send) = smol::io::split(stream);

@@ -1,4 +1,4 @@
-//! Peers made by hand of quinn and rustls, which check nothing and keep to nothing.
+//! Peers built directly on quinn and rustls, which verify nothing and follow no protocol.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,21 +24,21 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use crate::certs::Presented;
 use crate::socket::{Deaf, loopback};
 
-/// What comes before a 32-byte seed in PKCS#8.
+/// The PKCS#8 prefix of a 32-byte seed.
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
-/// The ALPN that our nodes speak.
+/// The ALPN of `pk/1`.
 pub const NATIVE: &[u8] = Dialect::Native.alpn();
 
-/// QUIC parameters under which nothing of ours is in the way of being hostile.
+/// QUIC parameters that do not limit a hostile peer.
 pub fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport.keep_alive_interval(Some(Duration::from_millis(200)));
     transport
 }
 
-/// A dialer that accepts any server. `presented`: what it shows of itself, if anything.
+/// A dialer that accepts any server. `presented`: its certificates, if any.
 pub fn client(
     presented: Option<&Presented>,
     alpn: &[&[u8]],
@@ -48,7 +48,7 @@ pub fn client(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring has TLS 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody { refuse: false }));
+        .with_custom_certificate_verifier(Arc::new(AcceptAll { refuse: false }));
     let mut tls = match presented {
         Some(presented) => builder.with_client_cert_resolver(Arc::new(Resolver::new(presented))),
         None => builder.with_no_client_auth(),
@@ -65,13 +65,13 @@ pub fn valid_client(presented: &Presented) -> quinn::ClientConfig {
     client(Some(presented), &[NATIVE], transport())
 }
 
-/// An acceptor. `refuse`: whether it refuses every certificate, after the dialer believes that the
-/// handshake is done.
+/// An acceptor. `refuse`: whether it refuses every certificate, after the handshake has completed
+/// for the dialer.
 pub fn server(presented: &Presented, alpn: &[&[u8]], refuse: bool) -> quinn::ServerConfig {
     let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring has TLS 1.3")
-        .with_client_cert_verifier(Arc::new(Anybody { refuse }))
+        .with_client_cert_verifier(Arc::new(AcceptAll { refuse }))
         .with_cert_resolver(Arc::new(Resolver::new(presented)));
     tls.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(
@@ -88,7 +88,7 @@ pub fn endpoint<R: Runtime>(runtime: &R, server: Option<quinn::ServerConfig>) ->
         .expect("the socket is good")
 }
 
-/// An endpoint that never hears an answer, on a free port of this address.
+/// An endpoint that receives no answers, on a free port of this address.
 pub fn deaf_endpoint<R: Runtime>(runtime: &R, from: std::net::IpAddr) -> Endpoint {
     let socket = std::net::UdpSocket::bind((from, 0)).expect("there is a free port");
     let quinn = runtime.quinn();
@@ -101,7 +101,8 @@ pub fn deaf_endpoint<R: Runtime>(runtime: &R, from: std::net::IpAddr) -> Endpoin
 ///
 /// # Errors
 ///
-/// Those of quinn. A success says little: the node may not have judged us yet.
+/// Those of quinn. A success does not mean acceptance: the node may not have verified the
+/// certificates yet.
 pub async fn dial(
     endpoint: &Endpoint,
     config: quinn::ClientConfig,
@@ -110,7 +111,7 @@ pub async fn dial(
     endpoint.connect_with(config, addr, "polykey").expect("the address can be dialed").await
 }
 
-/// A frame with our Hello.
+/// A frame with a Hello.
 pub fn hello() -> Bytes {
     let hello = Hello { version_min: 1, version_max: 1, features: 0, agent: "raw".to_owned() };
     frame(V1::Hello(hello))
@@ -121,11 +122,11 @@ pub fn frame(message: V1) -> Bytes {
     encode(&Message::V1(message)).expect("the message is one of the protocol")
 }
 
-/// Says Hello as a dialer does, and waits for the answer. The control stream has to be kept.
+/// Sends Hello as a dialer, and waits for the answer. The caller must keep the control stream.
 ///
 /// # Errors
 ///
-/// The connection was lost, or the node answered otherwise.
+/// The connection was lost, or the answer is not a Hello.
 pub async fn greet(connection: &Connection) -> Result<(SendStream, RecvStream), String> {
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| error.to_string())?;
     send.write_all(&hello()).await.map_err(|error| error.to_string())?;
@@ -185,11 +186,11 @@ impl ResolvesClientCert for Resolver {
 
 /// Accepts every certificate, or none.
 #[derive(Debug)]
-struct Anybody {
+struct AcceptAll {
     refuse: bool,
 }
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAll {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -224,7 +225,7 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-impl ClientCertVerifier for Anybody {
+impl ClientCertVerifier for AcceptAll {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -50,7 +50,7 @@ impl Remote {
         RootKey::new(self.clone())
     }
 
-    /// Changes what it does from now on.
+    /// Changes its behavior.
     pub fn becomes(&self, behavior: Behavior) {
         *self.0.behavior.lock().unwrap() = behavior;
     }

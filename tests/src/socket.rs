@@ -1,4 +1,4 @@
-//! Sockets that real peers do not have.
+//! Sockets that lose packets.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -21,7 +21,7 @@ pub fn private_port() -> u16 {
     socket.local_addr().expect("a bound socket has an address").port()
 }
 
-/// A socket that takes every packet and answers none, as a machine behind a firewall that drops.
+/// A socket that receives every packet and answers none, like a machine behind a firewall.
 #[derive(Debug)]
 pub struct BlackHole(UdpSocket);
 
@@ -61,7 +61,7 @@ impl AsyncUdpSocket for Deaf {
         bufs: &mut [io::IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        // Taken out of the system's buffer, and thrown away.
+        // Removed from the system's buffer and discarded.
         match self.0.poll_recv(cx, bufs, meta) {
             Poll::Ready(Ok(_)) => {
                 cx.waker().wake_by_ref();

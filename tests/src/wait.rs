@@ -9,10 +9,10 @@ use pk_driver::Runtime;
 use smol::channel;
 use smol::future::or;
 
-/// For what takes milliseconds on a quiet machine.
+/// Limit for operations that take milliseconds on an idle machine.
 pub const SOON: Duration = Duration::from_secs(15);
 
-/// Between two reads of a state for which there is no event.
+/// Interval between two reads of a state that has no event.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Waits this long.
@@ -61,7 +61,7 @@ pub async fn soon<R: Runtime, T>(runtime: &R, what: &str, future: impl Future<Ou
     within(runtime, SOON, what, future).await
 }
 
-/// Looks again and again until there is something to see.
+/// Polls until there is a value.
 ///
 /// # Panics
 ///
@@ -82,11 +82,11 @@ pub async fn seen_within<R: Runtime, T>(
     }
 }
 
-/// Looks again and again until it is so.
+/// Polls until the condition is true.
 ///
 /// # Panics
 ///
-/// It is not so within [`SOON`].
+/// The condition is not true within [`SOON`].
 pub async fn until<R: Runtime>(runtime: &R, what: &str, mut look: impl AsyncFnMut() -> bool) {
     seen_within(runtime, SOON, what, async || look().await.then_some(())).await;
 }
@@ -103,7 +103,7 @@ pub fn spawn<R: Runtime, T: Send + 'static>(
     Spawned(receiver)
 }
 
-/// What a spawned task will come to.
+/// The output of a spawned task.
 #[derive(Debug)]
 pub struct Spawned<T>(channel::Receiver<T>);
 

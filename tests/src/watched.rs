@@ -1,4 +1,4 @@
-//! A runtime that is counted from outside: what a node leaves behind, and how often it is woken.
+//! A runtime that counts the resources of a node and its wakeups.
 
 use std::fmt;
 use std::io;
@@ -35,13 +35,13 @@ pub struct Watch {
 /// The counters at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// Tasks that live.
+    /// Live tasks.
     pub tasks: u64,
     /// Tasks that were ever spawned.
     pub tasks_ever: u64,
-    /// Timers that are held.
+    /// Timers that exist.
     pub timers: u64,
-    /// Sockets that are held.
+    /// Sockets that exist.
     pub sockets: u64,
     /// Datagrams received.
     pub received: u64,
@@ -57,7 +57,7 @@ impl<R> Watched<R> {
         Self { inner, watch: Arc::default() }
     }
 
-    /// What there is to see now.
+    /// Returns the counters.
     pub fn seen(&self) -> Seen {
         let Watch { tasks, tasks_ever, timers, sockets, received, sent, saw_tokio } = &*self.watch;
         let load = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
@@ -115,7 +115,7 @@ impl quinn::Runtime for WatchedQuinn {
     }
 }
 
-/// Counts itself as long as it is there.
+/// Is counted as long as it exists.
 struct Held {
     watch: Arc<Watch>,
     gauge: fn(&Watch) -> &AtomicU64,
@@ -140,7 +140,7 @@ impl fmt::Debug for Held {
     }
 }
 
-// In each of these, what is watched is dropped before it counts as gone.
+// In each of these, the watched value is dropped before it is counted as dropped.
 
 struct WatchedTask {
     future: BoxFuture<()>,

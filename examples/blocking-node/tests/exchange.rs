@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-/// The program of the package that this is built for.
+/// The program of the package of this test.
 const NODE: &str = env!(concat!("CARGO_BIN_EXE_", env!("CARGO_PKG_NAME")));
 
 fn node(dir: &std::path::Path, arguments: &[&str]) -> Child {
@@ -32,7 +32,7 @@ fn two_nodes_exchange_ten_megabytes_and_stop() {
     let name = line(&mut first, 0);
     let begun = Instant::now();
     for run in 0..2 {
-        // The second run is the same node again, from its directory.
+        // The second run is the same node, started from its directory.
         let mut second = node(dirs[1].path(), &[&name, "10000000"]);
         assert_eq!(line(&mut second, 1), "10000000", "run {run}");
         drop(second.stdin.take());

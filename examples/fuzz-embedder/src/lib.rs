@@ -256,7 +256,7 @@ mod tests {
 
     /// The corpus of the fuzzer passes.
     #[test]
-    fn the_corpus_holds() {
+    fn corpus_passes() {
         let corpus =
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/embedder");
         let mut runs = 0;

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_read_as_written() {
+    fn messages_are_read_as_they_were_written() {
         let mut bytes = Vec::new();
         write(&mut bytes, b"one").unwrap();
         answer(&mut bytes, Ok(&[7; 64])).unwrap();

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_but_certificates_is_signed() {
+    fn only_certificates_are_signed() {
         let key = KeyPair::from_seed(&[1; 32]);
         let ask = |request: &[u8]| {
             let (mut input, mut output) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! A node with its signer in another process: started, started again without it, and stopped.
+//! A node with its signer in another process: started, restarted without it, and stopped.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot continue has failed")]
 
 use std::fs;
@@ -28,7 +28,7 @@ fn run(dir: &Path, signer: &[&str]) -> Result<Vec<String>, String> {
 }
 
 #[test]
-fn the_first_key_is_in_another_process() {
+fn root_key_stays_in_another_process() {
     let (dir, vault) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let signer = [PROGRAM, "sign", vault.path().to_str().unwrap()];
     let lines = run(dir.path(), &signer).unwrap();

@@ -53,18 +53,20 @@ pub(super) async fn signal<R: Runtime + Unpin>(
     })
 }
 
-/// Two new nodes without contacts find each other on the local network, on a port that nothing else
+/// Two new nodes without contacts find each other on the local network, on ports that nothing else
 /// uses.
 pub(super) async fn mdns<R: Runtime + Unpin>(
     network: &mut Network<R>,
     runtime: &R,
     progress: &Progress,
 ) -> Result<Outcome> {
-    let port = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.local_addr())?.port();
+    let port = || UdpSocket::bind("0.0.0.0:0")?.local_addr().map(|addr| addr.port());
+    let (port, standard_port) = (port()?, port()?);
     let local = |config: &mut NodeConfig| {
         config.core.mdns = true;
         config.core.mdns_timeout = MDNS_TIMEOUT;
         config.driver.mdns.port = port;
+        config.driver.mdns.standard_port = Some(standard_port);
         config.driver.mdns.interfaces = MdnsInterfaces::Loopback;
     };
     let (a, b) = (network.guest(runtime, local).await?, network.guest(runtime, local).await?);

@@ -72,11 +72,11 @@ pub(super) async fn meet<R: Runtime + Unpin>(
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for node in &network.nodes {
-        ours.push(we_find(node, peer.node_id()).await?);
+        ours.push(find_polykey_node(node, peer.node_id()).await?);
         theirs.push(it_finds(&peer, node.own_id()).await?);
         progress.tick();
     }
-    let claims = we_claim(seed, &peer).await?;
+    let claims = claim_polykey_node(seed, &peer).await?;
     let (ours, theirs) = (Spread::of(ours), Spread::of(theirs));
     let nodes = network.nodes.len() as u64;
     Ok(Outcome {
@@ -97,7 +97,7 @@ pub(super) async fn meet<R: Runtime + Unpin>(
     })
 }
 
-async fn we_find<R: Runtime + Unpin>(node: &Node<R>, target: NodeId) -> Result<Duration> {
+async fn find_polykey_node<R: Runtime + Unpin>(node: &Node<R>, target: NodeId) -> Result<Duration> {
     let outcome = node.find_node(target, FindNodeOptions::default()).await?;
     match outcome.found {
         Some(_) => Ok(outcome.stats.elapsed),
@@ -110,7 +110,7 @@ async fn we_find<R: Runtime + Unpin>(node: &Node<R>, target: NodeId) -> Result<D
 
 /// A node of the demo claims it, and it claims that node. Then both are linked, and its chain is
 /// verified. Returns the length of that chain.
-async fn we_claim<R: Runtime>(node: &Node<R>, peer: &Peer) -> Result<usize> {
+async fn claim_polykey_node<R: Runtime>(node: &Node<R>, peer: &Peer) -> Result<usize> {
     let (ours, theirs) = (node.own_id(), peer.node_id());
     peer.ask("allow", json!({ "nodeId": ours })).await?;
     node.claim_node(theirs, RequestOptions::default()).await?;

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spread_is_by_nearest_rank() {
+    fn spread_uses_nearest_rank() {
         let of = |n: u64| Spread::of((1..=n).rev().map(Duration::from_secs));
         let secs = |median, p95| Spread {
             median: Duration::from_secs(median),

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_shown_as_such() {
+    fn control_characters_are_escaped() {
         assert_eq!(
             escape_control("✓ a\tb\u{1b}[2J\r\u{9b}1m\nc"),
             "✓ a\\tb\\u{1b}[2J\\r\\u{9b}1m\nc"

@@ -180,7 +180,7 @@ mod tests {
     };
 
     #[test]
-    fn a_contact_has_the_shape_of_the_reference() {
+    fn contact_json_matches_the_reference() {
         let at: NodeAddress = "[::1]:9".parse().unwrap();
         let expected = json!({ "mode": "direct", "connectedTime": 1_700_000_000_123_u64, "scopes": ["global", "local"] });
         assert_eq!(

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_pauses_does_not_delay_the_end() {
+    fn paused_reader_does_not_delay_the_end() {
         let sink = leaked(stalled);
         for _ in 0..5 {
             sink.offer(&vec![b'x'; LIMIT]);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_fails_is_reported_once_and_ends_every_wait() {
+    fn failed_write_is_reported_once_and_ends_every_wait() {
         let sink = leaked(|_| Err(io::ErrorKind::StorageFull.into()));
         assert!(!sink.write_through(b"one"));
         for _ in 0..3 {

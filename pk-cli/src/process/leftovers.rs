@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_temporary_directory_is_removed_with_what_is_in_it() {
+    fn temporary_directory_is_removed_with_its_contents() {
         let dir = TemporaryDir::new("pk-test").unwrap();
         let path = dir.path().to_owned();
         fs::create_dir(path.join("a")).unwrap();

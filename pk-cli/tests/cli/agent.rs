@@ -1,4 +1,4 @@
-//! `pk run` for people.
+//! `pk run` with text output.
 
 use std::io::{BufRead, BufReader};
 use std::sync::mpsc;
@@ -28,7 +28,7 @@ fn run_prints_events_and_ends_cleanly_on_a_signal() {
         ] {
             assert!(said.iter().any(|line| line.starts_with(&expected)), "{expected} in {said:?}");
         }
-        // The next time it knows where to go.
+        // The next run has stored contacts.
         let said = run_until(&listen, name, "joined");
         for expected in ["1 node in the stored node graph", "joined through stored contacts in "] {
             assert!(said.iter().any(|line| line.starts_with(expected)), "{expected} in {said:?}");
@@ -72,8 +72,8 @@ fn run_prints_new_links() {
     assert!(pk_ok(&["chain", "--dir", dir]).stdout.ends_with("is valid: 1 claim\n"));
 }
 
-/// Runs a node until it says a line that begins like this, sends it a signal, and returns all that
-/// it said.
+/// Runs a node until it prints a line that starts with `said_last`, sends it a signal, and returns
+/// all printed lines.
 fn run_until(args: &[&str], name: &str, said_last: &str) -> Vec<String> {
     let mut child = command(args).spawn().unwrap();
     let (queue, lines) = mpsc::channel();

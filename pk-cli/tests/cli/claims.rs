@@ -1,4 +1,4 @@
-//! Claims: the line protocol, the one-shots, and chains that do not hold.
+//! Claims: the line protocol, the one-shots, and invalid chains.
 
 use pk_driver::{RedbStore, Store};
 use pk_proto::claims::ClaimId;
@@ -11,7 +11,7 @@ const UNKNOWN: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
 /// No node listens there.
 const DEAD: &str = "pk://vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0@127.0.0.1:9";
 
-/// Runs `pk run --stdio` and joins through others.
+/// Runs `pk run --stdio` and joins through another node.
 fn joined(through: &Agent, args: &[&str]) -> Agent {
     let mut agent = Agent::start(&[args, &["--seed-node", &through.seed_node()]].concat());
     agent.event("joined");
@@ -27,7 +27,7 @@ fn refused(answer: &Value) {
     assert!(answer["error"]["message"].as_str().unwrap().contains("does not allow it"), "{answer}");
 }
 
-/// B claims A, which has to allow it; C, a third, verifies what both then say.
+/// B claims A, which must allow it; C, a third node, verifies the chains of both.
 fn three_processes(runtimes: [&str; 3]) {
     let mut a = Agent::start(&["--runtime", runtimes[0]]);
     let mut b = joined(&a, &["--runtime", runtimes[1]]);
@@ -51,7 +51,7 @@ fn three_processes(runtimes: [&str; 3]) {
         "{claimed}"
     );
 
-    // Each has one in its own chain, signed by the owner first; both say who began.
+    // Each has one in its own chain, signed by the owner first; both name the initiator.
     for (owner, other, id) in [(&a_id, &b_id, &of_a), (&b_id, &a_id, &claimed)] {
         let chain = c.ask(&format!("chain {owner}"));
         let [claim] = &chain.as_array().unwrap()[..] else { panic!("{chain}") };
@@ -151,7 +151,7 @@ fn one_shots_allow_claim_and_show_chains() {
     let [id, served_id] =
         [dir, served].map(|dir| pk_ok(&["keygen", "--dir", dir]).stdout.trim().to_owned());
 
-    // The list is kept, and the node that runs later goes by it.
+    // The list is stored, and a node that runs later uses it.
     let absent = pk_ok(&["allow", "--dir", served]);
     assert_eq!(absent.stdout, format!("no node may claim {served_id}\n"));
     let allowed = pk_ok(&["allow", &id, "--dir", served, "--json", "--runtime", "smol"]);
@@ -229,7 +229,7 @@ fn one_shots_allow_claim_and_show_chains() {
 }
 
 #[test]
-fn a_chain_that_does_not_hold_is_told_up_to_where_it_does() {
+fn invalid_chain_is_shown_up_to_its_verified_prefix() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     let id = pk_ok(&["keygen", "--dir", path]).stdout.trim().to_owned();
@@ -241,7 +241,7 @@ fn a_chain_that_does_not_hold_is_told_up_to_where_it_does() {
         .collect();
     agent.quit();
 
-    // Anyone with access to the disk omits one.
+    // Delete one, as anyone with access to the disk can.
     let second: ClaimId = claims[1].as_str().unwrap().parse().unwrap();
     let mut store = RedbStore::open(dir.path().join("store.redb")).unwrap();
     let key = second.as_bytes().to_vec().into();

@@ -11,10 +11,10 @@ const STEPS: [&str; 13] = [
     "start", "join", "find", "ping", "stream", "claim", "chain", "forgery", "signal", "mdns",
     "restart", "renew", "shutdown",
 ];
-/// Those before the step of a real Polykey node.
+/// Number of steps before the step of a Polykey node.
 const BEFORE_POLYKEY: usize = 8;
 
-fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
+fn assert_every_step_succeeded(ended: &Ended, nodes: u64, runtime: &str) {
     let mut lines = ended.json();
     let last = lines.pop().unwrap();
     assert_eq!(
@@ -68,30 +68,38 @@ fn every_step_held(ended: &Ended, nodes: u64, runtime: &str) {
 }
 
 #[test]
-fn eight_nodes_do_the_whole_main_job_on_tokio() {
-    every_step_held(&pk_ok(&["demo", "--nodes", "8", "--json", "--runtime", "tokio"]), 8, "tokio");
+fn demo_of_eight_nodes_succeeds_on_tokio() {
+    assert_every_step_succeeded(
+        &pk_ok(&["demo", "--nodes", "8", "--json", "--runtime", "tokio"]),
+        8,
+        "tokio",
+    );
 }
 
 #[test]
-fn eight_nodes_do_the_whole_main_job_on_smol() {
-    every_step_held(&pk_ok(&["demo", "--nodes", "8", "--json", "--runtime", "smol"]), 8, "smol");
+fn demo_of_eight_nodes_succeeds_on_smol() {
+    assert_every_step_succeeded(
+        &pk_ok(&["demo", "--nodes", "8", "--json", "--runtime", "smol"]),
+        8,
+        "smol",
+    );
 }
 
 #[test]
-fn the_smallest_networks_hold_again_and_again() {
+fn demo_of_two_to_four_nodes_succeeds() {
     for runtime in ["tokio", "smol"] {
         for nodes in [2, 3, 4] {
             let ended =
                 pk_ok(&["demo", "--nodes", &nodes.to_string(), "--json", "--runtime", runtime]);
-            every_step_held(&ended, nodes, runtime);
+            assert_every_step_succeeded(&ended, nodes, runtime);
         }
     }
 }
 
 #[test]
-fn people_get_a_line_per_step() {
+fn text_output_has_a_line_per_step() {
     let ended = pk_ok(&["demo", "--nodes", "3"]);
-    // Further lines of a step stand below its first.
+    // Further lines of a step follow its first line.
     let (more, lines): (Vec<&str>, Vec<&str>) =
         ended.stdout.lines().partition(|line| line.starts_with("   "));
     assert!(more.len() == 4 && more[0].contains("the owner's signature is not valid"), "{ended}");
@@ -105,11 +113,11 @@ fn people_get_a_line_per_step() {
     );
 }
 
-/// The directory in which the interop suite of `tests/` has its package too.
+/// The directory of the package, which the interop suite of `tests/` also uses.
 const CACHE: &str = env!("CARGO_TARGET_TMPDIR");
 
 #[test]
-fn a_real_polykey_node_joins_where_there_can_be_one() {
+fn polykey_node_joins_the_demo_if_it_can_be_installed() {
     if pk_interop::for_tests(Path::new(CACHE).join("pk-interop")).is_none() {
         return;
     }

@@ -54,7 +54,7 @@ fn directory_without_a_node_is_an_error_with_a_tip() {
 }
 
 #[test]
-fn a_damaged_key_is_told_and_left_alone() {
+fn damaged_key_is_reported_and_not_changed() {
     let dir = tempfile::tempdir().unwrap();
     let node = dir.path().to_str().unwrap();
     pk_ok(&["keygen", "--dir", node]);

@@ -1,11 +1,11 @@
-//! The program `pk` as a user runs it: its exit codes, its messages, and several of it talking to
-//! each other.
+//! The program `pk` as a user runs it: its exit codes, its messages, and several processes that
+//! connect to each other.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails as a test does")]
 
 mod agent;
 mod claims;
 mod demo;
-mod folder;
+mod directory;
 mod keys;
 mod one_shots;
 mod output;

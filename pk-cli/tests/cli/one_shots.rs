@@ -65,7 +65,7 @@ fn one_shots_find_ping_and_list_running_nodes() {
 }
 
 #[test]
-fn seeds_that_nobody_answers_at_are_an_error_that_names_each() {
+fn error_names_each_seed_if_none_answers() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
     pk_ok(&["keygen", "--dir", dir]);

@@ -48,7 +48,7 @@ fn run(line: &str, dir: &str, stdout: Stdio) -> Ended {
 }
 
 /// The directory of a node that has run, with a recording of that in the file `life`.
-fn lived() -> tempfile::TempDir {
+fn recorded_directory() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     pk_ok(&["keygen", "--dir", path]);
@@ -57,8 +57,8 @@ fn lived() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_full_disk_is_an_error_of_every_command() {
-    let dir = lived();
+fn every_command_fails_if_the_disk_is_full() {
+    let dir = recorded_directory();
     for line in COMMANDS {
         let ended = run(line, dir.path().to_str().unwrap(), full());
         assert_eq!(ended.code, Some(1), "`pk {line}`: {ended}");
@@ -71,8 +71,8 @@ fn a_full_disk_is_an_error_of_every_command() {
 }
 
 #[test]
-fn a_reader_that_went_away_is_seen_in_the_exit_code_only() {
-    let dir = lived();
+fn closed_stdout_changes_only_the_exit_code() {
+    let dir = recorded_directory();
     for line in COMMANDS {
         let ended = run(line, dir.path().to_str().unwrap(), closed());
         assert_eq!(
@@ -85,7 +85,7 @@ fn a_reader_that_went_away_is_seen_in_the_exit_code_only() {
 }
 
 #[test]
-fn a_failure_that_cannot_be_shown_keeps_its_exit_code() {
+fn failure_that_cannot_be_printed_keeps_its_exit_code() {
     for (line, code) in [("id --dir /nowhere", 1), ("cert --dir /nowhere --json", 1), ("dance", 2)]
     {
         for stderr in [full, closed] {
@@ -96,7 +96,7 @@ fn a_failure_that_cannot_be_shown_keeps_its_exit_code() {
     }
 }
 
-/// Starts `pk run`, which cannot write what it says.
+/// Starts `pk run` with an stdout that cannot be written.
 fn run_node(args: &[&str], stdout: Stdio) -> Child {
     let mut run = command(args);
     run.stdin(Stdio::piped()).stdout(stdout);
@@ -105,7 +105,7 @@ fn run_node(args: &[&str], stdout: Stdio) -> Child {
 
 #[test]
 fn node_with_closed_stdout_keeps_running_and_reports_it_in_the_exit_code() {
-    let dir = lived();
+    let dir = recorded_directory();
     let path = dir.path().to_str().unwrap();
     for (stdout, code) in [(full as fn() -> Stdio, 1), (closed, CLOSED_PIPE)] {
         let mut child = run_node(&["run", "--dir", path, "--listen", "127.0.0.1:0"], stdout());
@@ -117,7 +117,7 @@ fn node_with_closed_stdout_keeps_running_and_reports_it_in_the_exit_code() {
 }
 
 #[test]
-fn a_session_ends_when_its_answers_cannot_be_written() {
+fn session_ends_if_its_answers_cannot_be_written() {
     for (stdout, code) in [(full as fn() -> Stdio, 1), (closed, CLOSED_PIPE)] {
         let mut child = run_node(&["run", "--stdio"], stdout());
         let stdin = child.stdin.take();
@@ -126,10 +126,10 @@ fn a_session_ends_when_its_answers_cannot_be_written() {
     }
 }
 
-/// As a shell sees it.
+/// The exit code that a shell reports.
 #[test]
-fn a_reader_that_takes_the_first_line_is_served() {
-    let dir = lived();
+fn reader_can_close_the_pipe_after_the_first_line() {
+    let dir = recorded_directory();
     let script = "set -o pipefail; \"$0\" replay \"$1/life\" --calls | head -n 1; echo \"code $?\"";
     let pk = env!("CARGO_BIN_EXE_pk");
     let output = Command::new("bash")

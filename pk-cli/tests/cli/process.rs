@@ -1,4 +1,4 @@
-//! Running `pk`, never for longer than is said.
+//! Runs of `pk` with a time limit.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// More than anything here takes on a busy machine.
+/// Time limit, longer than any step takes on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// How a run of `pk` ended.
@@ -86,7 +86,7 @@ pub(crate) fn pk(args: &[&str]) -> Ended {
     pk_within(LIMIT, args)
 }
 
-/// Runs `pk`, which is to succeed.
+/// Runs `pk`, which must succeed.
 pub(crate) fn pk_ok(args: &[&str]) -> Ended {
     let ended = pk(args);
     assert_eq!(ended.code, Some(0), "`pk {}`: {ended}", args.join(" "));
@@ -127,7 +127,7 @@ pub(crate) struct Agent {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: mpsc::Receiver<String>,
-    /// What was read while something else was waited for.
+    /// Lines that were read while waiting for others.
     unclaimed: Vec<Value>,
     stderr: Option<thread::JoinHandle<String>>,
     pub(crate) id: String,
@@ -144,7 +144,7 @@ impl Agent {
         Self::spawn(&mut command_in(namespace, &[&["run", "--stdio"], args].concat()))
     }
 
-    /// Runs a command that is `pk run --stdio`, with what else was set for it.
+    /// Runs a prepared command that is `pk run --stdio`.
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let (queue, lines) = mpsc::channel();
@@ -162,7 +162,7 @@ impl Agent {
         agent
     }
 
-    /// Where others find it.
+    /// The node as a seed of others.
     pub(crate) fn seed_node(&self) -> String {
         format!("pk://{}@127.0.0.1:{}", self.id, self.port)
     }
@@ -172,7 +172,7 @@ impl Agent {
         writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// Writes a command and waits for its answer, which is to be a success.
+    /// Writes a command and waits for its answer, which must be a success.
     pub(crate) fn ask(&mut self, line: &str) -> Value {
         let answer = self.answer(line);
         assert_eq!(answer["ok"], true, "{line}: {answer}");
@@ -191,7 +191,7 @@ impl Agent {
         self.wait_for(&format!("the event {name}"), |value| value["event"] == name)
     }
 
-    /// Waits for the first line that fits and has not been taken yet.
+    /// Waits for the first matching line that was not returned yet.
     pub(crate) fn wait_for(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         if let Some(at) = self.unclaimed.iter().position(&fits) {
             return self.unclaimed.remove(at);
@@ -240,7 +240,7 @@ impl Agent {
         self.child.id()
     }
 
-    /// As with `kill -9`. Returns what it logged.
+    /// Kills the process with SIGKILL. Returns its log.
     pub(crate) fn kill(&mut self) -> String {
         // Fails if it has ended.
         drop(self.child.kill());

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::process::{Agent, pk, pk_ok};
 
 #[test]
-fn a_renewed_folder_has_a_new_id_and_proves_the_old_one() {
+fn renewed_directory_has_a_new_id_and_proves_the_old_one() {
     for runtime in ["tokio", "smol"] {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().to_str().unwrap();
@@ -21,7 +21,7 @@ fn a_renewed_folder_has_a_new_id_and_proves_the_old_one() {
         assert_eq!(pk_ok(&["id", "--dir", dir]).stdout.trim(), new);
         let mut node = Agent::start(&["--dir", dir, "--runtime", runtime]);
         assert_eq!(node.id, new);
-        // A node that knew the old id learns the new one.
+        // A node with a contact for the old id learns the new one.
         let connected = friend.ask(&format!("connect {old} 127.0.0.1 {}", node.port));
         assert_eq!(connected["nodeId"], new.as_str());
         assert_ne!(friend.ask(&format!("ping {old}")), json!(null));
@@ -72,7 +72,7 @@ fn a_renewed_folder_has_a_new_id_and_proves_the_old_one() {
 }
 
 #[test]
-fn a_folder_without_a_node_is_not_renewed() {
+fn directory_without_a_node_is_not_renewed() {
     let dir = tempfile::tempdir().unwrap();
     let empty = dir.path().to_str().unwrap();
     for command in ["renew", "cert"] {

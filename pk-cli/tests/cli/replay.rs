@@ -44,12 +44,12 @@ fn recording_is_replayed_to_the_same_end() {
     let text = pk_ok(&["replay", path, "--calls"]).stdout;
     assert!(text.contains("Renew") && text.contains("→ Event(IdentityRenewed"), "{text}");
 
-    // Cut off, as a crash leaves it: replayed as far as it goes.
+    // A recording that a crash has truncated is replayed to its last complete record.
     let bytes = fs::read(&file).unwrap();
     let cut = dir.path().join("cut");
     fs::write(&cut, &bytes[..bytes.len() - 3]).unwrap();
     assert_eq!(pk_ok(&["replay", cut.to_str().unwrap(), "--json"]).json()[0]["calls"], calls - 1);
-    // A few bytes before the last call is the hash of what the node had done until then.
+    // The hash of the outputs up to the last call is a few bytes before it.
     let diverges = |back: usize| {
         let mut other = bytes.clone();
         let at = other.len() - back;

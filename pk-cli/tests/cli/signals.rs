@@ -12,16 +12,16 @@ use crate::process::{Agent, LIMIT, command, pk_ok, signal, wait};
 
 const SIGNALS: [(&str, i32); 3] = [("HUP", 1), ("INT", 2), ("TERM", 15)];
 
-/// A node ends within a second; the rest is for a busy machine. Less than the program would be
-/// ended after by force.
+/// A node ends within a second; the rest is for a busy machine. Shorter than the time after which
+/// the program exits by force.
 const PROMPT: Duration = Duration::from_millis(4500);
 
 const UNKNOWN: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
 
-/// A pipe that is full, and stays so as long as its reader lives: a write to it blocks.
+/// A full pipe that is not read: a write to it blocks as long as its reader exists.
 fn stalled() -> (PipeReader, Stdio) {
     let (reader, mut writer) = io::pipe().unwrap();
-    // What a pipe of Linux holds.
+    // The capacity of a pipe on Linux.
     writer.write_all(&[b'\n'; 64 * 1024]).unwrap();
     (reader, writer.into())
 }
@@ -77,7 +77,7 @@ impl Drop for Stalled {
 }
 
 #[test]
-fn a_node_whose_output_is_not_read_stops_cleanly_on_each_signal() {
+fn node_whose_output_is_not_read_stops_cleanly_on_each_signal() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
     pk_ok(&["keygen", "--dir", dir]);
@@ -101,7 +101,7 @@ fn a_node_whose_output_is_not_read_stops_cleanly_on_each_signal() {
 }
 
 #[test]
-fn a_session_whose_output_is_not_read_stops_on_each_signal() {
+fn session_whose_output_is_not_read_stops_on_each_signal() {
     let peer = Agent::start(&[]);
     for (name, _) in SIGNALS {
         let mut session = Stalled::start(&command(&[
@@ -119,7 +119,7 @@ fn a_session_whose_output_is_not_read_stops_on_each_signal() {
 }
 
 #[test]
-fn a_command_that_waits_for_the_network_is_interrupted_by_each_signal() {
+fn command_that_waits_for_the_network_is_interrupted_by_each_signal() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
     pk_ok(&["keygen", "--dir", dir]);
@@ -154,7 +154,7 @@ fn demo(dir: &Path) -> Stalled {
 }
 
 #[test]
-fn an_interrupted_demo_removes_its_temporary_files() {
+fn interrupted_demo_removes_its_temporary_files() {
     for (name, number) in SIGNALS {
         for after in [0, 300, 1500] {
             let dir = tempfile::tempdir().unwrap();
@@ -167,20 +167,20 @@ fn an_interrupted_demo_removes_its_temporary_files() {
 }
 
 #[test]
-fn a_second_signal_ends_the_demo_at_once_and_leaves_nothing_either() {
+fn second_signal_ends_the_demo_at_once_and_removes_its_files() {
     for after in [0, 500] {
         let dir = tempfile::tempdir().unwrap();
         let mut demo = demo(dir.path());
         sleep(Duration::from_millis(after));
         signal(demo.child.id(), "INT");
-        // It may have ended by the first one before the second one comes.
+        // The first signal may have ended it before the second one.
         let code = demo.end("TERM");
         assert!([Some(128 + 2), Some(128 + 15)].contains(&code), "{code:?}");
         assert!(is_empty(dir.path()), "after {after} ms");
     }
 }
 
-/// An `npm` that takes its time, and what it has started.
+/// A slow `npm` and its child process.
 fn slow_npm(dir: &Path) -> PathBuf {
     let bin = dir.join("bin");
     fs::create_dir(&bin).unwrap();
@@ -203,7 +203,7 @@ fn runs(pid: &str) -> bool {
 }
 
 #[test]
-fn an_installation_that_is_interrupted_leaves_no_process() {
+fn interrupted_installation_leaves_no_process() {
     for signals in [&["TERM"][..], &["INT", "INT"]] {
         let dir = tempfile::tempdir().unwrap();
         let path = format!("{}:/usr/bin:/bin", slow_npm(dir.path()).display());
@@ -230,7 +230,7 @@ fn an_installation_that_is_interrupted_leaves_no_process() {
 }
 
 #[test]
-fn a_hangup_that_is_ignored_stays_so() {
+fn nohup_run_ignores_a_hangup() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     pk_ok(&["keygen", "--dir", path]);

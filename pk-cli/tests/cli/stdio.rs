@@ -22,7 +22,7 @@ fn three_processes(runtimes: [&str; 3]) {
     c.event("joined");
 
     let (b_id, b_port) = (b.id.clone(), b.port);
-    // C may have come across B while it joined; now it has to ask.
+    // C may have found B while it joined; now it must search.
     c.ask(&format!("disconnect {b_id}"));
     c.ask(&format!("unsetnode {b_id}"));
     let found = c.ask(&format!("findNode {b_id}"));
@@ -56,7 +56,7 @@ fn three_processes_on_smol() {
 }
 
 #[test]
-fn the_results_have_the_shapes_of_the_reference() {
+fn results_match_the_json_of_the_reference() {
     let mut a = Agent::start(&["--seed", SEED]);
     assert_eq!(a.id, UNKNOWN, "the id of that key");
     let mut b = Agent::start(&["--runtime", "smol", "--connect-timeout", "2000"]);
@@ -87,7 +87,7 @@ fn the_results_have_the_shapes_of_the_reference() {
         (&json!(a.id), &json!(true))
     );
 
-    // What A tells B of C.
+    // What A returns to B about C.
     let mut c = Agent::start(&["--seed-node", &a.seed_node()]);
     c.event("joined");
     let c_key = format!("127.0.0.1-{}", c.port);
@@ -125,7 +125,7 @@ fn the_results_have_the_shapes_of_the_reference() {
 }
 
 #[test]
-fn a_node_is_set_with_every_outcome() {
+fn setnode_returns_every_outcome() {
     let mut a = Agent::start(&["--connect-timeout", "500"]);
     let own = a.id.clone();
     let rejected = a.answer(&format!("setnode {own} 127.0.0.1 9"));
@@ -167,7 +167,7 @@ fn a_node_is_set_with_every_outcome() {
 }
 
 #[test]
-fn two_nodes_connect_through_the_relay_that_is_named() {
+fn two_nodes_connect_through_the_named_relay() {
     let relay = Agent::start(&["--runtime", "smol"]);
     let [mut a, mut b] = ["tokio", "smol"].map(|runtime| Agent::start(&["--runtime", runtime]));
     for node in [&mut a, &mut b] {
@@ -187,13 +187,23 @@ fn two_nodes_connect_through_the_relay_that_is_named() {
 }
 
 #[test]
-fn nodes_that_know_nobody_find_each_other_on_the_local_network() {
-    let port =
+fn nodes_without_contacts_find_each_other_on_the_local_network() {
+    for [port, disabled, off] in [
+        ["--mdns-port", "--mdns-standard-port", "0"],
+        ["--mdns-standard-port", "--mdns-groups", "none"],
+    ] {
+        find_on_loopback(port, &[disabled, off]);
+    }
+}
+
+/// Two nodes that use mDNS on a free port for the option `port`.
+fn find_on_loopback(port: &str, groups: &[&str]) {
+    let free =
         std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port().to_string();
-    let mdns = ["--mdns", "--mdns-port", &port, "--mdns-interface", "lo"];
+    let mdns = [&["--mdns", port, &free, "--mdns-interface", "lo"], groups].concat();
     let [mut a, mut b] = ["tokio", "smol"]
         .map(|runtime| Agent::start(&[&mdns[..], &["--runtime", runtime]].concat()));
-    // A busy machine may be late; a question itself is short.
+    // A busy machine may be late; a query itself is short.
     let until = std::time::Instant::now() + LIMIT;
     let told = loop {
         let told = a.ask(&format!("mdns {}", b.id));
@@ -206,7 +216,7 @@ fn nodes_that_know_nobody_find_each_other_on_the_local_network() {
     let found = a.ask(&format!("findNode {}", b.id));
     assert_eq!((&found[0], &found[1]["scopes"]), (&told[0], &json!(["local"])), "{found}");
     assert_eq!(b.ask(&format!("mdns {UNKNOWN}")), json!([]));
-    // A one-shot node that knows no other node.
+    // A one-shot node without contacts.
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
     pk(&["keygen", "--dir", dir]);
@@ -217,9 +227,9 @@ fn nodes_that_know_nobody_find_each_other_on_the_local_network() {
 }
 
 #[test]
-fn tagged_commands_run_beside_the_others_which_run_in_order() {
+fn tagged_commands_run_concurrently_and_others_in_order() {
     let mut a = Agent::start(&["--connect-timeout", "2000"]);
-    // No node is there, so these take some time.
+    // No node listens there, so these take some time.
     a.send(&format!("connect {UNKNOWN} 127.0.0.1 9"));
     a.send("graph");
     a.send(&format!("#slow connect {UNKNOWN} 127.0.0.1 10"));
@@ -277,7 +287,7 @@ fn quit_ends_running_commands_at_once() {
 }
 
 #[test]
-fn a_signal_ends_it_cleanly_and_peers_are_told() {
+fn signal_ends_the_session_and_closes_its_connections() {
     for (name, runtime) in [("TERM", "tokio"), ("INT", "smol")] {
         let mut a = Agent::start(&["--runtime", runtime]);
         let mut b = Agent::start(&["--seed-node", &a.seed_node()]);
@@ -292,7 +302,7 @@ fn a_signal_ends_it_cleanly_and_peers_are_told() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_holds_up_no_signal() {
+fn signal_ends_a_session_whose_output_is_not_read() {
     use std::io::Write;
     use std::process::Stdio;
 
@@ -309,7 +319,7 @@ fn a_reader_that_does_not_read_holds_up_no_signal() {
 }
 
 #[test]
-fn a_node_killed_with_9_is_reported_gone_after_the_idle_timeout() {
+fn killed_node_is_reported_after_the_idle_timeout() {
     let mut a = Agent::start(&[]);
     let mut b = Agent::start(&["--seed-node", &a.seed_node(), "--keepalive-timeout", "2000"]);
     b.event("joined");
@@ -320,7 +330,7 @@ fn a_node_killed_with_9_is_reported_gone_after_the_idle_timeout() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_fatal_and_says_so() {
+fn occupied_port_is_a_fatal_error_with_a_tip() {
     let a = Agent::start(&[]);
     let ended = pk(&["run", "--stdio", "--port", &a.port.to_string()]);
     assert_eq!(ended.code, Some(1), "{ended}");

@@ -11,7 +11,7 @@ use crate::process::{Agent, Ended, pk, pk_ok};
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/a57de15");
 
-/// A copy of the directory, and what its node reported of it.
+/// A copy of the directory, and the facts that its node reported.
 fn fixture() -> (TempDir, Value) {
     let (from, dir) = (Path::new(FIXTURE).join("node"), tempfile::tempdir().unwrap());
     fs::create_dir(dir.path().join("keys")).unwrap();
@@ -20,7 +20,7 @@ fn fixture() -> (TempDir, Value) {
         let entry = entry.unwrap();
         let to = dir.path().join("keys").join(entry.file_name());
         fs::copy(entry.path(), &to).unwrap();
-        // Git keeps no modes but one, and a key is for its owner alone.
+        // Git does not keep file modes, and a key must be private to its owner.
         fs::set_permissions(to, fs::Permissions::from_mode(0o600)).unwrap();
     }
     let facts = fs::read_to_string(Path::new(FIXTURE).join("node.json")).unwrap();
@@ -32,7 +32,7 @@ fn ids(claims: &Value) -> Value {
 }
 
 #[test]
-fn the_program_reads_a_directory_of_a57de15_and_goes_on() {
+fn pk_continues_with_a_directory_of_a57de15() {
     let (dir, facts) = fixture();
     let path = dir.path().to_str().unwrap();
     assert_eq!(json!(pk_ok(&["id", "--dir", path]).stdout.trim()), facts["id"]);
@@ -74,7 +74,7 @@ fn the_program_reads_a_directory_of_a57de15_and_goes_on() {
 }
 
 #[test]
-fn a_recording_of_a57de15_is_refused_for_its_format() {
+fn recording_of_a57de15_is_refused_for_its_format() {
     let recording = format!("{FIXTURE}/run.pktr");
     let Ended { code, stderr, .. } = pk(&["replay", &recording]);
     assert_eq!(code, Some(1));

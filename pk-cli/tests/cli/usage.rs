@@ -1,11 +1,11 @@
-//! Bad usage: exit code 2, and a message that says what is wrong.
+//! Bad usage: exit code 2, and a message that names the error.
 
 use crate::process::{pk, pk_ok};
 
 const ID: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
 
-/// Words that stand for themselves, with `ID` for a good id.
-fn words(line: &str) -> Vec<String> {
+/// Splits a command line at spaces, and replaces `ID` by a valid id.
+fn split_words(line: &str) -> Vec<String> {
     line.split_whitespace().map(|word| word.replace("ID", ID)).collect()
 }
 
@@ -14,7 +14,7 @@ fn invalid_usage_exits_with_2_and_names_the_error() {
     for (line, expected) in [
         ("", "Usage: pk"),
         ("dance", "unrecognized subcommand 'dance'"),
-        // Not built yet, so not there.
+        // Not implemented.
         ("sim", "unrecognized subcommand"),
         ("keygen", "--dir <DIR>"),
         ("run", "--dir <DIR>"),
@@ -72,8 +72,8 @@ fn invalid_usage_exits_with_2_and_names_the_error() {
         ("run --stdio --mdns-port 5", "--mdns"),
         ("run --stdio --mdns --mdns-port 0", "0 is not in 1..=65535"),
         ("run --stdio --mdns-interface lo", "--mdns"),
-        ("run --stdio --mdns --mdns-groups 224.0.0.250", "the multicast groups cannot be changed"),
-        ("find ID --dir d --mdns-groups=x", "the library mdns-sd supports only the standard ones"),
+        ("run --stdio --mdns --mdns-groups x", "such as 224.0.0.250, or `none`"),
+        ("find ID --dir d --mdns-groups=none", "--mdns"),
         // Numbers.
         ("demo --nodes 1", "1 is not in 2..=256"),
         ("demo --nodes 257", "257 is not in 2..=256"),
@@ -86,7 +86,7 @@ fn invalid_usage_exits_with_2_and_names_the_error() {
         ("find ID --dir d --seed-node ID@a.b:1 --timeout 0", "0 is not in 1..=86400"),
         ("--log loud id --dir d", "the level must be one of off, error, warn, info, debug, trace"),
     ] {
-        let words = words(line);
+        let words = split_words(line);
         let ended = pk(&words.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(ended.code, Some(2), "`pk {line}`: {ended}");
         assert!(ended.stderr.contains(expected), "`pk {line}` should say `{expected}`: {ended}");
@@ -111,6 +111,6 @@ fn help_names_every_command() {
                 && help.contains("--mdns"),
             "{help}"
         );
-        assert!(!help.contains("groups") && !help.contains("not stored"), "{help}");
+        assert!(help.contains("--mdns-groups") && !help.contains("not stored"), "{help}");
     }
 }

@@ -21,12 +21,12 @@ struct Clock {
 }
 
 impl Clock {
-    /// `None`, said loudly, without libfaketime.
+    /// Returns `None`, with a message, without libfaketime.
     fn new(test: &str) -> Option<Self> {
         let Some(library) = library() else {
             let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
             assert!(!ci, "CI has to run the tests of clocks: libfaketime is not here");
-            // Not by `eprintln!`, which the harness of tests keeps to itself where a test passes.
+            // Not by `eprintln!`, whose output the test harness shows only if a test fails.
             drop(writeln!(
                 std::io::stderr(),
                 "\n*** NOT RUN: {test}: libfaketime is not here ***\n"
@@ -40,7 +40,7 @@ impl Clock {
 
     /// Sets it ahead of the right time by so many seconds.
     fn set(&self, ahead: i64) {
-        // The processes read it while it is written: it has to be whole at any time.
+        // The processes read it while it is written: it must be complete at any time.
         let whole = self.file.path().with_extension("next");
         std::fs::write(&whole, format!("{ahead:+}\n")).unwrap();
         std::fs::rename(whole, self.file.path()).unwrap();
@@ -94,7 +94,7 @@ fn now() -> i64 {
 }
 
 /// Wrong clocks as seconds ahead of the right one: 1970, before it, decades behind and ahead, after
-/// what UTCTime and GeneralizedTime can say.
+/// the maximum of UTCTime and GeneralizedTime.
 fn wrong_clocks() -> [(&'static str, i64); 9] {
     [
         ("1970", 60 - now()),
@@ -126,7 +126,7 @@ fn connects_soon(from: &mut Agent, id: &str, to: &Agent, within: Duration, what:
 }
 
 #[test]
-fn a_node_made_under_any_clock_is_a_node_when_the_clock_is_right() {
+fn node_created_under_a_wrong_clock_works_under_the_right_one() {
     let Some(clock) = Clock::new("nodes made under wrong clocks") else { return };
     let mut peer = Agent::start(&["--listen", "127.0.0.1:0"]);
     for (what, ahead) in wrong_clocks() {
@@ -159,7 +159,7 @@ fn a_node_made_under_any_clock_is_a_node_when_the_clock_is_right() {
 }
 
 #[test]
-fn one_start_under_any_clock_costs_a_node_nothing() {
+fn start_under_a_wrong_clock_has_no_lasting_effect() {
     let Some(clock) = Clock::new("one start under a wrong clock") else { return };
     let mut peer = Agent::start(&["--listen", "127.0.0.1:0"]);
     let dir = tempfile::tempdir().unwrap();
@@ -169,7 +169,7 @@ fn one_start_under_any_clock_costs_a_node_nothing() {
         clock.set(ahead);
         let mut node = clock.run(&["--dir", dir]);
         assert_eq!(node.id, id, "{what}");
-        // Whatever may come of it.
+        // With any result.
         connect(&mut node, &peer.id.clone(), &peer);
         node.quit();
         if ahead > 2 * 3600 {
@@ -191,7 +191,7 @@ fn one_start_under_any_clock_costs_a_node_nothing() {
 }
 
 #[test]
-fn a_clock_that_is_set_while_a_node_runs_is_noticed_at_once() {
+fn clock_set_while_a_node_runs_is_detected_at_once() {
     let Some(clock) = Clock::new("clocks that are set") else { return };
     let mut peer = Agent::start(&["--listen", "127.0.0.1:0"]);
     for (what, ahead) in wrong_clocks() {
@@ -216,10 +216,10 @@ fn a_clock_that_is_set_while_a_node_runs_is_noticed_at_once() {
 }
 
 #[test]
-fn a_node_joins_when_its_clock_is_set_right() {
+fn node_joins_when_its_clock_is_set_right() {
     let Some(clock) = Clock::new("joins under wrong clocks") else { return };
     for ahead in [60 - now(), 400 * DAY] {
-        // One of its own: the other node, which is gone, would be dialed.
+        // A directory of its own: otherwise the other node, which has ended, would be dialed.
         let peer = Agent::start(&["--listen", "127.0.0.1:0"]);
         clock.set(ahead);
         let mut node = clock.run(&["--seed-node", &peer.seed_node()]);
@@ -241,7 +241,7 @@ fn a_node_joins_when_its_clock_is_set_right() {
 }
 
 #[test]
-fn a_clock_that_cannot_be_right_is_warned_of() {
+fn impossible_clock_causes_a_warning() {
     let Some(clock) = Clock::new("warnings of clocks") else { return };
     for (ahead, date) in [(60 - now(), "1970-01-01T"), (316_000_000_000 - now(), "9999-12-31T")] {
         clock.set(ahead);
@@ -295,7 +295,7 @@ fn failures_name_dates_and_clocks_on_both_sides() {
 }
 
 #[test]
-fn nodes_behind_nats_meet_although_their_clocks_differ_by_up_to_an_hour() {
+fn nodes_behind_nats_connect_if_their_clocks_differ_by_up_to_an_hour() {
     let Some(clock) = Clock::new("signalling between wrong clocks") else { return };
     let hosts = ["a", "b", "c", "d", "e", "t"].map(|host| (host, Nat::PortPreserving));
     let Some(internet) = Internet::new("clk", &hosts) else { return };
@@ -322,7 +322,8 @@ fn nodes_behind_nats_meet_although_their_clocks_differ_by_up_to_an_hour() {
         let mut source = start(host, Some(&relay), Some(&clock));
         let found = source.ask(&format!("findNode {}", target.id));
         assert_eq!(found[1]["mode"], "signal", "{minutes} minutes: {found}");
-        // Set right while it runs: it is known by its old time, and signals nevertheless.
+        // The clock is corrected while the node runs: the relay knows its old time, and signals
+        // nevertheless.
         clock.set(0);
         sleep(Duration::from_millis(1500));
         source.ask(&format!("disconnect {}", target.id));

@@ -10,13 +10,16 @@ use crate::process::{Agent, command_in, finish, pk_in, pk_ok};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Options for the groups of the reference only, and for the standard ones only.
+const GROUPS: [[&str; 2]; 2] = [["--mdns-standard-port", "0"], ["--mdns-groups", "none"]];
+
 fn node(lan: &Lan, host: &str, more: &[&str]) -> Agent {
     Agent::start_in(&lan.namespace(host), &[&["--listen", "[::]:4433", "--mdns"], more].concat())
 }
 
 /// Repeats the mDNS query until it returns addresses, since an interface may not be in use yet.
 /// Returns them.
-fn asked(from: &mut Agent, to: &Agent) -> String {
+fn query_until_found(from: &mut Agent, to: &Agent) -> String {
     let until = Instant::now() + LIMIT;
     loop {
         let addresses = from.ask(&format!("mdns {}", to.id));
@@ -27,10 +30,10 @@ fn asked(from: &mut Agent, to: &Agent) -> String {
     }
 }
 
-/// Both nodes find each other. Returns where the first one found the other.
+/// Makes both nodes find each other. Returns the address at which the first one found the other.
 fn meet(a: &mut Agent, b: &mut Agent) -> String {
-    asked(a, b);
-    asked(b, a);
+    query_until_found(a, b);
+    query_until_found(b, a);
     let found = a.ask(&format!("findNode {}", b.id));
     assert_ne!(found, json!(null), "the node was not found: {}", a.kill());
     assert_eq!(a.ask(&format!("stream {} hello", b.id)), "hello");
@@ -43,17 +46,19 @@ fn bridged(name: &str, count: usize, address: impl Fn(&Lan, &str, usize)) {
         lan.bridges(host, count);
         address(&lan, host, at + 1);
     }
-    let (mut a, mut b) = (node(&lan, "a", &[]), node(&lan, "b", &[]));
-    meet(&mut a, &mut b);
-    let log = a.kill();
-    assert!(
-        log.contains("--mdns-interface") && log.contains("br-"),
-        "what is left out is logged: {log}"
-    );
+    for groups in GROUPS {
+        let (mut a, mut b) = (node(&lan, "a", &groups), node(&lan, "b", &groups));
+        meet(&mut a, &mut b);
+        let log = a.kill();
+        assert!(
+            log.contains("--mdns-interface") && log.contains("br-"),
+            "{groups:?}: interfaces that are left out are logged: {log}"
+        );
+    }
 }
 
 #[test]
-fn thirty_bridges_do_not_hide_the_lan() {
+fn lan_peer_is_found_beside_thirty_bridges() {
     bridged("br30", 30, |lan, host, n| {
         lan.ip(host, &format!("addr add 192.168.50.{n}/24 dev eth0"));
         lan.ip(host, "route add default dev eth0");
@@ -61,31 +66,33 @@ fn thirty_bridges_do_not_hide_the_lan() {
 }
 
 #[test]
-fn sixty_bridges_do_not_hide_a_lan_without_a_default_route() {
+fn lan_peer_is_found_beside_sixty_bridges_without_a_default_route() {
     bridged("br60", 60, |lan, host, n| {
         lan.ip(host, &format!("addr add 192.168.50.{n}/24 dev eth0"));
     });
 }
 
 #[test]
-fn hosts_with_ipv6_only_meet() {
+fn hosts_with_ipv6_only_connect() {
     let Some(lan) = Lan::new("six", &["a", "b"]) else { return };
     lan.ip("a", "addr add fd09::1/64 dev eth0 nodad");
     lan.ip("b", "addr add fd09::2/64 dev eth0 nodad");
-    let (mut a, mut b) = (node(&lan, "a", &[]), node(&lan, "b", &[]));
-    meet(&mut a, &mut b);
+    for groups in GROUPS {
+        let (mut a, mut b) = (node(&lan, "a", &groups), node(&lan, "b", &groups));
+        meet(&mut a, &mut b);
+    }
 }
 
 #[test]
-fn hosts_with_link_local_addresses_only_meet() {
+fn hosts_with_link_local_addresses_only_connect() {
     let Some(lan) = Lan::new("ll", &["a", "b", "c"]) else { return };
-    for more in [&[][..], &["--mdns-interface", "eth0"]] {
+    for more in [&GROUPS[0][..], &GROUPS[1], &["--mdns-interface", "eth0"]] {
         let (mut a, mut b, mut c) =
             (node(&lan, "a", more), node(&lan, "b", more), node(&lan, "c", more));
         let at = meet(&mut a, &mut b);
         assert!(at.starts_with("fe80:") && at.contains('%'), "{at}");
-        // Such an address is of this link: the node that was dialed from it does not report it to
-        // others.
+        // Such an address is valid on this link only: the node that was dialed from it does not
+        // report it to others.
         meet(&mut c, &mut b);
         assert_eq!(c.ask(&format!("closest {} {}", a.id, b.id)), json!([]));
         assert_eq!(c.ask(&format!("active {} {}", a.id, b.id)), json!([]));
@@ -93,29 +100,34 @@ fn hosts_with_link_local_addresses_only_meet() {
 }
 
 #[test]
-fn an_interface_with_ipv4_only_serves_those_without_ipv6() {
+fn interface_with_ipv4_only_serves_those_without_ipv6() {
     let Some(lan) = Lan::new("four", &["a", "b"]) else { return };
     for (n, host) in [(1, "a"), (2, "b")] {
         lan.exec(host, &["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
         lan.ip(host, &format!("addr add 10.9.0.{n}/24 dev eth0"));
     }
-    let (mut a, mut b) = (node(&lan, "a", &[]), node(&lan, "b", &[]));
-    assert_eq!(meet(&mut a, &mut b), "10.9.0.2");
+    for groups in GROUPS {
+        let (mut a, mut b) = (node(&lan, "a", &groups), node(&lan, "b", &groups));
+        assert_eq!(meet(&mut a, &mut b), "10.9.0.2");
+    }
 }
 
 #[test]
-fn an_interface_that_comes_up_later_is_used() {
+fn interface_that_comes_up_later_is_used() {
     let Some(lan) = Lan::new("later", &["a", "b"]) else { return };
-    lan.ip("a", "link set eth0 down");
     lan.ip("b", "addr add 10.9.0.2/24 dev eth0");
-    let (mut a, mut b) = (node(&lan, "a", &[]), node(&lan, "b", &[]));
-    lan.ip("a", "link set eth0 up");
-    lan.ip("a", "addr add 10.9.0.1/24 dev eth0");
-    meet(&mut a, &mut b);
+    for groups in GROUPS {
+        lan.ip("a", "link set eth0 down");
+        let (mut a, mut b) = (node(&lan, "a", &groups), node(&lan, "b", &groups));
+        lan.ip("a", "link set eth0 up");
+        lan.ip("a", "addr add 10.9.0.1/24 dev eth0");
+        meet(&mut a, &mut b);
+        lan.ip("a", "addr del 10.9.0.1/24 dev eth0");
+    }
 }
 
 #[test]
-fn an_interface_that_does_not_exist_is_an_error_that_names_those_that_do() {
+fn unknown_interface_is_an_error_that_lists_existing_ones() {
     let Some(lan) = Lan::new("none", &["a"]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
@@ -131,7 +143,7 @@ fn an_interface_that_does_not_exist_is_an_error_that_names_those_that_do() {
 }
 
 #[test]
-fn a_membership_that_the_system_refuses_is_logged() {
+fn refused_multicast_membership_is_logged() {
     let Some(lan) = Lan::new("igmp", &["a", "b"]) else { return };
     for (n, host) in [(1, "a"), (2, "b")] {
         lan.exec(host, &["sysctl", "-qw", "net.ipv4.igmp_max_memberships=1"]);
@@ -174,7 +186,7 @@ fn two_nodes_behind_one_nat_are_advised_to_use_mdns() {
             "{alone}"
         );
     }
-    // What it advises helps.
+    // The advice in the message works.
     let local = find("find", &["--mdns"]);
     assert_eq!(local.code, Some(0), "{local}");
 }

@@ -1,7 +1,7 @@
-//! What real environments do to real `pk` processes: clocks, networks, disks.
+//! Real `pk` processes in real environments: clocks, networks, disks.
 //!
-//! A test that needs a tool which is not here says so on stderr and passes, except in CI
-//! (`CI=true`), where everything has to be there.
+//! A test whose tool is missing prints so on stderr and passes, except in CI (`CI=true`), where all
+//! tools are required.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails as a test does")]
 
 mod clocks;

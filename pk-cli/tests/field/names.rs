@@ -22,7 +22,7 @@ struct Net {
 }
 
 impl Net {
-    /// `None`, with a message, where it cannot be built.
+    /// Returns `None`, with a message, if it cannot be built.
     fn new(test: &str, addresses: &[String]) -> Option<Self> {
         if Command::new("dnsmasq").arg("--version").stdout(Stdio::null()).status().is_err() {
             assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "CI has to have dnsmasq");
@@ -36,8 +36,8 @@ impl Net {
         for (n, host) in [(1, "a"), (2, "b"), (3, "d")] {
             lan.ip(host, &format!("addr add 10.9.0.{n}/24 dev eth0"));
             lan.ip(host, &format!("addr add fd09::{n}/64 dev eth0 nodad"));
-            // What is sent there is lost, as behind a firewall: no host has this link-layer
-            // address.
+            // Packets to these addresses are lost, as behind a firewall: no host has this
+            // link-layer address.
             for (family, net) in
                 [("-4", "10.66.0.0/16 via 10.9.0.77"), ("-6", "fd09:dead::/64 via fd09::77")]
             {
@@ -85,7 +85,7 @@ impl Net {
         Some(Self { lan, seed, dns, etc, _hosts: hosts })
     }
 
-    /// A node that joins through the name.
+    /// Starts a node that joins through the name.
     fn join(&self) -> Agent {
         let seed = format!("pk://{}@{NAME}:4433", self.seed.id);
         Agent::start_in(&self.lan.namespace("b"), &["--listen", "[::]:4433", "--seed-node", &seed])
@@ -121,28 +121,28 @@ fn dead_v4(count: usize) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn a_good_a_is_reached_behind_ten_dead_aaaa() {
+fn reachable_a_record_is_used_behind_ten_dead_aaaa_records() {
     let addresses: Vec<_> = dead_v6(10).chain(["10.9.0.1".to_owned()]).collect();
     let Some(net) = Net::new("aaaa", &addresses) else { return };
     net.joins();
 }
 
 #[test]
-fn a_good_aaaa_is_reached_behind_ten_dead_a() {
+fn reachable_aaaa_record_is_used_behind_ten_dead_a_records() {
     let addresses: Vec<_> = dead_v4(10).chain(["fd09::1".to_owned()]).collect();
     let Some(net) = Net::new("a", &addresses) else { return };
     net.joins();
 }
 
 #[test]
-fn a_good_a_is_reached_behind_forty_dead_aaaa_with_duplicates() {
+fn reachable_a_record_is_used_behind_forty_dead_aaaa_records_with_duplicates() {
     let addresses: Vec<_> = dead_v6(40).chain(dead_v6(5)).chain(["10.9.0.1".to_owned()]).collect();
     let Some(net) = Net::new("forty", &addresses) else { return };
     net.joins();
 }
 
 #[test]
-fn a_name_whose_addresses_are_of_no_use_is_named_with_the_reason() {
+fn failure_names_a_host_whose_addresses_are_unusable() {
     let addresses = ["0.0.0.0", "224.0.0.9", "::"].map(str::to_owned);
     let Some(net) = Net::new("useless", &addresses) else { return };
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! A dial that the system rejects fails at once, with what the system says.
+//! A dial that the system rejects fails at once, with the error of the system.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use crate::process::Agent;
 /// A dial has 15 s. A rejection needs none of it; the rest is for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// Tries to connect to a node that is nowhere. Returns why it fails, which must be at once.
-fn why(agent: &mut Agent, host: &str) -> String {
+/// Tries to connect to an absent node. Returns the error, which must be immediate.
+fn dial_error(agent: &mut Agent, host: &str) -> String {
     const UNKNOWN: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
     let begun = Instant::now();
     let answer: Value = agent.answer(&format!("connect {UNKNOWN} {host} 4433"));
@@ -21,7 +21,7 @@ fn why(agent: &mut Agent, host: &str) -> String {
 }
 
 #[test]
-fn what_the_system_rejects_fails_at_once_with_the_reason() {
+fn dial_rejected_by_the_system_fails_at_once_with_the_reason() {
     let Some(lan) = Lan::new("rej", &["a"]) else { return };
     lan.ip("a", "addr add 10.9.0.1/24 dev eth0");
     lan.ip("a", "addr add fd09::1/64 dev eth0 nodad");
@@ -36,10 +36,10 @@ fn what_the_system_rejects_fails_at_once_with_the_reason() {
         let mut agent =
             Agent::start_in(&lan.namespace("a"), &["--listen", listen, "--runtime", runtime]);
         let mut expect = |host: &str, reason: &str| {
-            let why = why(&mut agent, host);
+            let why = dial_error(&mut agent, host);
             assert!(why.contains(reason), "{host} on {listen}: {why}");
         };
-        // No route at all, a route that says no, and a firewall.
+        // No route, a route that rejects, and a firewall.
         expect("10.99.0.1", "Network is unreachable");
         expect("10.20.0.1", "No route to host");
         expect("10.21.0.1", "Permission denied");
@@ -60,7 +60,7 @@ fn what_the_system_rejects_fails_at_once_with_the_reason() {
 }
 
 #[test]
-fn a_connection_outlives_a_route_that_is_lost_for_a_moment() {
+fn connection_survives_a_short_route_outage() {
     let Some(lan) = Lan::new("outage", &["a", "b"]) else { return };
     lan.ip("a", "addr add 10.9.0.1/24 dev eth0");
     lan.ip("b", "addr add 10.9.0.2/24 dev eth0");

@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 use crate::process::{Agent, pk_ok, signal};
 
-/// By then a request over a dead connection is answered, if its peer is back. Dead connections used
-/// to take 15 s and more.
+/// Maximum time until a request over a dead connection is answered if its peer has restarted. It
+/// must not take the 15 s of a dial.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The same on a machine where two dozen processes start at once.
@@ -56,7 +56,7 @@ impl Peer {
     }
 }
 
-fn stranger() -> Agent {
+fn start_node() -> Agent {
     Agent::start(&["--listen", "127.0.0.1:0"])
 }
 
@@ -64,7 +64,7 @@ fn connect(from: &mut Agent, to: &Agent) {
     from.ask(&format!("connect {} 127.0.0.1 {}", to.id, to.port));
 }
 
-/// Pings a node, which is to answer soon.
+/// Pings a node, which must answer within `limit`.
 fn ping_within(limit: Duration, from: &mut Agent, id: &str, what: &str) {
     let begun = Instant::now();
     let answer = from.answer(&format!("ping {id}"));
@@ -81,12 +81,13 @@ fn connections(agent: &mut Agent) -> usize {
 }
 
 #[test]
-fn a_peer_that_was_killed_and_restarted_is_used_again_at_once() {
-    let (mut a, mut b) = (stranger(), Peer::start());
+fn killed_and_restarted_peer_is_used_again_at_once() {
+    let (mut a, mut b) = (start_node(), Peer::start());
     connect(&mut a, &b.agent);
     b.restart();
     ping_within(AGAIN, &mut a, &b.agent.id, "it has not connected itself");
-    // It does; then one connection is dead and one lives, and either has the smaller name.
+    // The peer connects; then one connection is dead and one is live, and either has the smaller
+    // id.
     for round in 0..5 {
         connect(&mut b.agent, &a);
         b.restart();
@@ -94,7 +95,7 @@ fn a_peer_that_was_killed_and_restarted_is_used_again_at_once() {
         ping_within(AGAIN, &mut a, &b.agent.id, &format!("round {round}"));
         ping_within(AGAIN, &mut b.agent, &a.id, &format!("round {round}, the other way"));
     }
-    // Many lives without a word from us in between.
+    // Many restarts without a request in between.
     for _ in 0..8 {
         b.restart();
         connect(&mut b.agent, &a);
@@ -105,9 +106,9 @@ fn a_peer_that_was_killed_and_restarted_is_used_again_at_once() {
 }
 
 #[test]
-fn twenty_peers_that_write_at_once_to_a_restarted_node_are_all_answered() {
+fn restarted_node_answers_twenty_peers_that_write_at_once() {
     let mut b = Peer::start();
-    let mut peers: Vec<_> = (0..20).map(|_| stranger()).collect();
+    let mut peers: Vec<_> = (0..20).map(|_| start_node()).collect();
     for peer in &mut peers {
         connect(peer, &b.agent);
     }
@@ -124,11 +125,11 @@ fn twenty_peers_that_write_at_once_to_a_restarted_node_are_all_answered() {
 }
 
 #[test]
-fn a_peer_that_restarts_at_another_port_is_used_there() {
-    let (mut a, mut b) = (stranger(), Peer::start());
+fn peer_restarted_at_another_port_is_used_there() {
+    let (mut a, mut b) = (start_node(), Peer::start());
     connect(&mut a, &b.agent);
     b.restart_at(0);
-    // No other node knows where it is.
+    // No other node has its address.
     connect(&mut b.agent, &a);
     ping_within(AGAIN, &mut a, &b.agent.id, "at another port");
     ping_within(AGAIN, &mut a, &b.agent.id, "and again");
@@ -137,10 +138,10 @@ fn a_peer_that_restarts_at_another_port_is_used_there() {
 }
 
 #[test]
-fn both_ends_restart_and_find_each_other() {
+fn both_ends_find_each_other_after_both_restart() {
     let (mut a, mut b) = (Peer::start(), Peer::start());
     connect(&mut a.agent, &b.agent);
-    // An orderly stop has everything written; then each is killed.
+    // An orderly stop writes everything; then each is killed.
     a.stop_and_start();
     b.stop_and_start();
     a.restart();
@@ -152,8 +153,8 @@ fn both_ends_restart_and_find_each_other() {
 }
 
 #[test]
-fn a_peer_that_is_stopped_and_continued_answers_and_nothing_is_left_behind() {
-    let (mut a, b) = (stranger(), Peer::start());
+fn resumed_peer_answers_and_is_dialed_at_most_once() {
+    let (mut a, b) = (start_node(), Peer::start());
     connect(&mut a, &b.agent);
     ping_within(AGAIN, &mut a, &b.agent.id, "before");
     signal(b.agent.pid(), "STOP");
@@ -171,9 +172,9 @@ fn a_peer_that_is_stopped_and_continued_answers_and_nothing_is_left_behind() {
 }
 
 #[test]
-fn a_node_that_is_stopped_itself_goes_on_with_its_peers() {
-    let mut a = stranger();
-    let peers: Vec<_> = (0..4).map(|_| stranger()).collect();
+fn resumed_node_keeps_its_connections() {
+    let mut a = start_node();
+    let peers: Vec<_> = (0..4).map(|_| start_node()).collect();
     for peer in &peers {
         connect(&mut a, peer);
     }

@@ -1,6 +1,6 @@
-//! A disk that fails under a running node, and a store that is not what it was.
+//! A disk that fails under a running node, and deleted, forked and damaged stores.
 //!
-//! `strace` makes single system calls of the node fail, each in its turn: nothing that was
+//! `strace` makes single system calls of the node fail, one at a time: nothing that was
 //! acknowledged is lost, and the chain continues without a fork.
 
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::process::{Agent, LIMIT, pk, pk_ok, signal, wait};
 
 /// A new node in a directory.
-fn made() -> tempfile::TempDir {
+fn new_node_directory() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     pk_ok(&["keygen", "--dir", path(&dir)]);
     dir
@@ -98,7 +98,7 @@ fn is_traced(pid: u32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|task| traced(&task.unwrap().path()))
 }
 
-/// Whether `strace` can be used; says so if not.
+/// Whether `strace` can be used; prints a message if not.
 fn can_trace() -> bool {
     let there =
         Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -110,13 +110,13 @@ fn can_trace() -> bool {
     false
 }
 
-/// What a node has claimed, by its own word, and what it must not have.
+/// The claims that a node has acknowledged.
 #[derive(Default)]
-struct Words {
+struct ClaimLog {
     acknowledged: BTreeSet<String>,
 }
 
-impl Words {
+impl ClaimLog {
     fn claim(&mut self, agent: &mut Agent, peer: &Agent) -> Value {
         let answer = agent.answer(&format!("claim {}", peer.id));
         if answer["ok"] == true {
@@ -126,7 +126,7 @@ impl Words {
         answer
     }
 
-    /// The chain is one, and holds everything that was acknowledged.
+    /// Checks that the chain has no fork and contains every acknowledged claim.
     fn check(&self, what: &str, claims: &Value) {
         let numbers = numbers(claims);
         assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "{what}");
@@ -141,19 +141,19 @@ impl Words {
     }
 }
 
-/// A claim while system calls fail, and the life of the node after it.
-fn live_through(calls: &str, error: &str, n: u32, all: bool) {
+/// Claims while system calls fail, and checks the node afterwards.
+fn claim_during_failures(calls: &str, error: &str, n: u32, all: bool) {
     let what = format!(
         "{calls} fails with {error}, number {n}{}",
         if all { " and all after it" } else { "" }
     );
-    let (dir, mut peer) = (made(), Agent::start(&["--allow-all"]));
-    let (mut agent, mut words) = (started(&dir, &peer), Words::default());
+    let (dir, mut peer) = (new_node_directory(), Agent::start(&["--allow-all"]));
+    let (mut agent, mut words) = (started(&dir, &peer), ClaimLog::default());
     assert_eq!(words.claim(&mut agent, &peer)["ok"], true, "{what}");
     {
         let _failing = Failing::inject(agent.pid(), calls, error, n, all);
         agent.send(&format!("claim {}", peer.id));
-        // If nothing can be written, the answer comes when it can be again.
+        // If nothing can be written, the answer follows when writes succeed again.
         sleep(if all { Duration::from_secs(2) } else { Duration::from_millis(1500) });
     }
     let answer = agent.wait_for("the answer to claim", |value| value["cmd"] == "claim");
@@ -184,31 +184,31 @@ fn live_through(calls: &str, error: &str, n: u32, all: bool) {
 #[test]
 fn one_failed_fsync_neither_forks_the_chain_nor_loses_a_claim() {
     if can_trace() {
-        (1..=3).for_each(|n| live_through("fsync,fdatasync", "EIO", n, false));
+        (1..=3).for_each(|n| claim_during_failures("fsync,fdatasync", "EIO", n, false));
     }
 }
 
 #[test]
 fn one_failed_write_neither_forks_the_chain_nor_loses_a_claim() {
     if can_trace() {
-        (1..=3).for_each(|n| live_through("pwrite64", "EIO", n, false));
+        (1..=3).for_each(|n| claim_during_failures("pwrite64", "EIO", n, false));
     }
 }
 
 #[test]
-fn a_disk_that_fails_or_is_full_for_a_while_loses_nothing() {
+fn failing_or_full_disk_loses_no_acknowledged_claim() {
     if can_trace() {
-        live_through("fsync,fdatasync", "EIO", 1, true);
-        live_through("pwrite64", "ENOSPC", 1, true);
-        live_through("pwrite64,fsync,fdatasync", "EIO", 3, true);
+        claim_during_failures("fsync,fdatasync", "EIO", 1, true);
+        claim_during_failures("pwrite64", "ENOSPC", 1, true);
+        claim_during_failures("pwrite64,fsync,fdatasync", "EIO", 3, true);
     }
 }
 
-// -- a store that is not what it was
+// -- deleted, forked and damaged stores
 
 #[test]
 fn deleted_store_of_a_running_node_is_detected_and_the_directory_stays_locked() {
-    let (dir, peer) = (made(), Agent::start(&["--allow-all"]));
+    let (dir, peer) = (new_node_directory(), Agent::start(&["--allow-all"]));
     let mut agent = started(&dir, &peer);
     agent.ask(&format!("claim {}", peer.id));
     fs::remove_file(dir.path().join("store.redb")).unwrap();
@@ -242,8 +242,8 @@ fn deleted_store_of_a_running_node_is_detected_and_the_directory_stays_locked() 
 }
 
 #[test]
-fn a_lock_that_a_killed_process_has_left_is_none() {
-    let dir = made();
+fn lock_file_of_a_killed_process_does_not_lock() {
+    let dir = new_node_directory();
     let mut agent = Agent::start(&["--dir", path(&dir)]);
     agent.kill();
     assert!(dir.path().join("lock").exists());
@@ -275,8 +275,8 @@ fn forked(dir: &tempfile::TempDir) {
 }
 
 #[test]
-fn a_forked_chain_is_reported_at_the_start_and_by_pk_chain() {
-    let dir = made();
+fn forked_chain_is_reported_at_the_start_and_by_pk_chain() {
+    let dir = new_node_directory();
     forked(&dir);
     let mut agent = Agent::start(&["--dir", path(&dir)]);
     let event = agent.event("chainForked");
@@ -294,8 +294,8 @@ fn a_forked_chain_is_reported_at_the_start_and_by_pk_chain() {
             && shown.stderr.contains("pk keygen --dir NEW"),
         "{shown}"
     );
-    // One that is not forked is not reported.
-    let dir = made();
+    // A chain without a fork is not reported.
+    let dir = new_node_directory();
     let mut agent = Agent::start(&["--dir", path(&dir)]);
     agent.ask("graph");
     let stderr = agent.kill();
@@ -303,8 +303,8 @@ fn a_forked_chain_is_reported_at_the_start_and_by_pk_chain() {
 }
 
 #[test]
-fn lost_keys_and_damaged_stores_are_explained() {
-    let dir = made();
+fn errors_explain_lost_keys_and_damaged_stores() {
+    let dir = new_node_directory();
     Agent::start(&["--dir", path(&dir)]).quit();
     let store = dir.path().join("store.redb");
     let refused = |command: &str, words: &[&str]| {
@@ -327,7 +327,7 @@ fn lost_keys_and_damaged_stores_are_explained() {
     fs::write(&store, &whole).unwrap();
 
     // Other keys, and none.
-    let other = made();
+    let other = new_node_directory();
     fs::rename(dir.path().join("keys"), dir.path().join("away")).unwrap();
     refused("chain", &["the keys of the node in", "restore the directory `keys` of that node"]);
     refused("keygen", &["the keys of the node in", "restore the directory `keys` of that node"]);

@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The NAT or firewall in front of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nat {
-    /// Nothing: the host has a public address.
+    /// No NAT: the host has a public address.
     None,
-    /// Keeps the source port where it can; the same for every destination. Lets in only answers
-    /// (RFC 4787: endpoint- independent mapping by way of port preservation, address and
-    /// port-dependent filtering).
+    /// Preserves the source port if possible, for every destination. Admits only answers (RFC 4787:
+    /// endpoint-independent mapping by port preservation, address- and port-dependent filtering).
     PortPreserving,
     /// Another random port for every destination.
     Symmetric,
@@ -28,8 +27,8 @@ pub(crate) struct Internet {
 }
 
 impl Internet {
-    /// Builds an internet with these hosts and a public one named `relay`. `None`, said loudly,
-    /// where that is not possible.
+    /// Builds an internet with these hosts and a public one named `relay`. Returns `None`, with a
+    /// message, if that is not possible.
     pub(crate) fn new(name: &str, hosts: &[(&str, Nat)]) -> Option<Self> {
         if missing_here(name) {
             return None;
@@ -107,7 +106,7 @@ impl Internet {
         }
     }
 
-    /// Masquerades what goes out; drops what comes in unasked for.
+    /// Masquerades outgoing packets; drops unsolicited incoming ones.
     fn rules(&self, host: &str, nat: Nat) {
         let masquerade = match nat {
             Nat::None => return,
@@ -136,23 +135,23 @@ impl Drop for Internet {
         let hosts = self.hosts.iter().flat_map(|(host, _)| [host.clone(), format!("n{host}")]);
         for namespace in hosts.chain(self.behind.iter().cloned()).chain(["sw".to_owned()]) {
             let name = format!("{}{namespace}", self.prefix);
-            // The routers of public hosts were never there.
+            // Public hosts have no routers.
             drop(Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status());
         }
     }
 }
 
-/// How the names of all namespaces of this test begin; the number of its process follows.
+/// Prefix of the names of all namespaces of this test; the process id follows.
 const MARK: &str = "pknat";
 
-/// Returns how the namespaces of a network begin: no other network has this prefix, also if its
-/// name is the same.
+/// Returns the prefix of the namespaces of a network. It is unique, also among networks of the same
+/// name.
 pub(crate) fn prefix(name: &str) -> String {
     static NETWORKS: AtomicUsize = AtomicUsize::new(0);
     format!("{MARK}{}-{name}{}-", std::process::id(), NETWORKS.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Takes down what a test that was killed has left.
+/// Removes the namespaces of killed tests.
 pub(crate) fn remove_orphans() {
     let names = Command::new("ip").args(["netns", "list"]).output().unwrap().stdout;
     for name in
@@ -160,13 +159,13 @@ pub(crate) fn remove_orphans() {
     {
         let pid = name.strip_prefix(MARK).and_then(|rest| rest.split('-').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            // Fails if another test is quicker.
+            // Fails if another test has removed it.
             drop(Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status());
         }
     }
 }
 
-/// Whether something is missing that the tests in namespaces need: then that is said, and in CI the
+/// Whether something is missing that the tests in namespaces need. It is printed, and in CI the
 /// test fails.
 pub(crate) fn missing_here(name: &str) -> bool {
     let Some(missing) = missing() else { return false };
@@ -174,7 +173,7 @@ pub(crate) fn missing_here(name: &str) -> bool {
         std::env::var_os("CI").is_none_or(|ci| ci != "true"),
         "CI has to run the tests in namespaces: {missing}"
     );
-    // Not by `eprintln!`, which the harness of tests keeps to itself where a test passes.
+    // Not by `eprintln!`, whose output the test harness shows only if a test fails.
     drop(writeln!(
         std::io::stderr(),
         "\n*** NOT RUN: the test in network namespaces ({name}): {missing} ***\n"
@@ -182,7 +181,7 @@ pub(crate) fn missing_here(name: &str) -> bool {
     true
 }
 
-/// What is missing to run here.
+/// The missing requirement, if any.
 fn missing() -> Option<&'static str> {
     let works = |program: &str, args: &[&str]| {
         Command::new(program)

@@ -15,7 +15,7 @@ pub(crate) struct Lan {
 
 impl Lan {
     /// Builds a network of these hosts. Each has an `eth0` that is up, with a link-local IPv6
-    /// address and no other. `None`, with a message, where that is not possible.
+    /// address and no other. Returns `None`, with a message, if that is not possible.
     pub(crate) fn new(name: &str, hosts: &[&str]) -> Option<Self> {
         if missing_here(name) {
             return None;
@@ -47,7 +47,7 @@ impl Lan {
         format!("{}{host}", self.prefix)
     }
 
-    /// `ip` with these words, on a host.
+    /// Runs `ip` with these arguments on a host.
     pub(crate) fn ip(&self, host: &str, words: &str) {
         let namespace = self.namespace(host);
         run(&["ip", "-n", &namespace]

@@ -1,8 +1,8 @@
 //! Real `pk run` nodes behind real NATs: network namespaces, with nftables masquerade in front of
 //! them.
 //!
-//! Needs root, `ip` and `nft`. Where one is missing the tests say so on stderr and pass, except in
-//! CI (`CI=true`), where everything has to be there.
+//! Needs root, `ip` and `nft`. If one is missing, the tests print so on stderr and pass, except in
+//! CI (`CI=true`), where all are required.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails as a test does")]
 
 #[allow(dead_code, reason = "shared with the other tests in namespaces")]
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::internet::{Internet, Nat};
 use crate::process::{Agent, pk_in, pk_ok};
 
-/// A search that cannot succeed ends by then.
+/// Maximum duration of a search that cannot succeed.
 const CONNECT_TIMEOUT_MS: &str = "8000";
 
 /// A node somewhere on the internet.
@@ -34,8 +34,8 @@ fn node(internet: &Internet, host: &str, relay: Option<&Agent>) -> Agent {
     agent
 }
 
-/// One node finds another one that it shares only a relay with, and speaks to it. Says how the
-/// connection was made.
+/// One node finds another one with which it shares only a relay, and opens a stream to it. Returns
+/// the mode of the connection.
 fn find(from: &mut Agent, to: &Agent) -> Value {
     let found = from.ask(&format!("findNode {}", to.id));
     assert_ne!(found, json!(null), "the node was not found");
@@ -74,7 +74,7 @@ fn symmetric_and_public_connect_in_both_directions() {
 }
 
 #[test]
-fn two_nodes_behind_symmetric_nats_are_told_that_it_cannot_be() {
+fn search_between_symmetric_nats_fails_with_the_reason() {
     let Some(internet) = Internet::new("ss", &[("a", Nat::Symmetric), ("b", Nat::Symmetric)])
     else {
         return;
@@ -93,7 +93,7 @@ fn two_nodes_behind_symmetric_nats_are_told_that_it_cannot_be() {
         "{why}"
     );
 
-    // As a user of a one-shot sees it.
+    // The output of a one-shot.
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();
     pk_ok(&["keygen", "--dir", dir]);

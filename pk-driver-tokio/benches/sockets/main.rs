@@ -77,9 +77,9 @@ async fn rows() {
     );
     row("connect and ping", "<= 1.1x", beside!(100, nodes.connects(100), quic.connects(100)));
     row(
-        "one stream, per MiB",
+        "one stream of 1 GiB, per MiB",
         "<= 1.2x",
-        beside!(128, nodes.bulk(128 * MIB), quic.bulk(128 * MIB)),
+        beside!(1024, nodes.bulk(1024 * MIB), quic.bulk(1024 * MIB)),
     );
     nodes.stop().await;
 }

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_earliest_comes_first_and_only_when_due() {
+    fn earliest_deadline_is_first_and_only_when_due() {
         let at = Instant::from_micros;
         let mut deadlines = Deadlines::new();
         deadlines.set(at(20), 'b');

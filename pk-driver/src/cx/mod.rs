@@ -40,12 +40,18 @@ pub(crate) enum WakeSource {
     Lease(LeaseId),
     /// The embedder dropped an acceptor.
     Acceptor(u64),
-    /// An event of mDNS.
+    /// An event of the standard groups of mDNS.
     #[cfg_attr(
         not(feature = "mdns"),
         allow(dead_code, reason = "without mDNS nothing uses this key")
     )]
     Mdns,
+    /// Datagrams of the other groups of mDNS, or what is due there.
+    #[cfg_attr(
+        not(feature = "mdns"),
+        allow(dead_code, reason = "without mDNS nothing uses this key")
+    )]
+    MdnsGroup,
     /// The deadline of a search by mDNS.
     #[cfg_attr(
         not(feature = "mdns"),

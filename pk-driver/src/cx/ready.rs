@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_stands_in_the_queue_once_and_in_order() {
+    fn key_is_queued_once_and_in_order() {
         let queue = ReadyQueue::new();
         let (one, two) = (queue.waker(1), queue.waker(2));
         one.wake_by_ref();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_wakes_while_it_is_served_comes_again() {
+    fn key_woken_while_it_is_served_is_queued_again() {
         let queue = ReadyQueue::new();
         let one = queue.waker(1);
         one.wake_by_ref();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sleeping_consumer_is_woken_once_and_an_awake_one_never() {
+    fn sleeping_consumer_is_woken_once_and_an_awake_one_never() {
         let queue = ReadyQueue::new();
         let (counter, waker) = consumer();
         let (one, two) = (queue.waker(1), queue.waker(2));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_queue_keeps_nothing_alive() {
+    fn closed_queue_keeps_no_references() {
         let queue = ReadyQueue::new();
         let (one, two) = (queue.waker(1), queue.waker(2));
         one.wake_by_ref();
@@ -199,8 +199,8 @@ mod tests {
                 })
             })
             .collect();
-        // Every message is sent before its wake, so after a key is popped its messages so far are
-        // there.
+        // Every message is sent before its wake, so after a key is popped its earlier messages are
+        // available.
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         let mut seen = 0;
         while seen < KEYS * ROUNDS {

@@ -10,8 +10,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mdns_sd::{IfKind, IfPredicate};
-
 use super::link::{Family, Link, Tried};
 use super::system::{self, Facts};
 use crate::config::MdnsInterfaces;
@@ -25,6 +23,9 @@ const FRESH: Duration = Duration::from_secs(2);
 
 /// Maximum number of interface names in one message.
 const NAMES: usize = 8;
+
+const ADVICE: &str =
+    "name the interfaces to use with --mdns-interface (DriverConfig::mdns.interfaces)";
 
 /// How likely other nodes are reachable over an interface; the first variant is the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,15 +74,9 @@ impl Interfaces {
         Arc::new(Self { wanted, bound, state: Mutex::default() })
     }
 
-    /// Returns the interfaces as a callback of mdns-sd, which calls it whenever it looks for
+    /// Returns whether an address of an interface is used. mdns-sd asks whenever it looks for
     /// changes.
-    pub(super) fn kind(self: Arc<Self>) -> IfKind {
-        IfKind::Predicate(IfPredicate::new(move |intf| {
-            intf.index.is_some_and(|index| self.uses(index, intf.ip()))
-        }))
-    }
-
-    fn uses(&self, index: u32, ip: IpAddr) -> bool {
+    pub(super) fn uses(&self, index: u32, ip: IpAddr) -> bool {
         // The state is consistent after every step.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.looked.is_none_or(|looked| looked.elapsed() > FRESH) {
@@ -89,7 +84,8 @@ impl Interfaces {
             let first = state.looked.is_none();
             if first || choice != state.choice {
                 let tried = system::join(choice.links.iter().map(|(link, _)| *link));
-                choice.warn(&tried, first);
+                choice.warn(first);
+                warn_refused(&tried);
                 state.joined = tried
                     .into_iter()
                     .filter(|tried| tried.result.is_ok())
@@ -112,9 +108,7 @@ impl Interfaces {
 impl Choice {
     /// Logs interfaces that are not used. Those that are merely left out are logged only the
     /// `first` time, because containers come and go.
-    fn warn(&self, tried: &[Tried], first: bool) {
-        const ADVICE: &str =
-            "name the interfaces to use with --mdns-interface (DriverConfig::mdns.interfaces)";
+    fn warn(&self, first: bool) {
         for why in &self.unusable {
             tracing::warn!("mDNS cannot use the network interface {why}; {ADVICE}");
         }
@@ -125,22 +119,60 @@ impl Choice {
                 "mDNS uses {used} of {all} network interfaces, without {names}; {ADVICE}"
             );
         }
-        let refused = tried.iter().filter_map(|tried| Some((tried, tried.result.as_ref().err()?)));
-        let refused: Vec<_> =
-            refused.map(|(tried, error)| format!("{} ({error})", tried.name)).collect();
-        if !refused.is_empty() {
-            tracing::warn!(
-                "mDNS cannot join its multicast group on {}; {ADVICE}",
-                shortened(&refused)
-            );
-        }
-        if refused.len() == tried.len() {
-            tracing::warn!(
-                "mDNS has no usable network interface: no node is found on the local network; \
-                    {ADVICE}"
-            );
-        }
     }
+}
+
+/// Logs links on which the group cannot be joined.
+fn warn_refused(tried: &[Tried]) {
+    let refused = tried.iter().filter_map(|tried| Some((tried, tried.result.as_ref().err()?)));
+    let refused: Vec<_> =
+        refused.map(|(tried, error)| format!("{} ({error})", tried.name)).collect();
+    if !refused.is_empty() {
+        tracing::warn!("mDNS cannot join its multicast group on {}; {ADVICE}", shortened(&refused));
+    }
+    if refused.len() == tried.len() {
+        warn_unused();
+    }
+}
+
+/// Logs that there is nothing to use.
+pub(super) fn warn_unused() {
+    tracing::warn!(
+        "mDNS has no usable network interface: no node is found on the local network; {ADVICE}"
+    );
+}
+
+/// A link to use.
+#[derive(Debug)]
+pub(super) struct Usable {
+    pub(super) link: Link,
+    /// Addresses of the interface to advertise, of both families.
+    pub(super) addrs: BTreeSet<IpAddr>,
+    /// Addresses of the link's family, each with the length of its prefix.
+    pub(super) prefixes: Vec<(IpAddr, u8)>,
+}
+
+/// Returns the links to use at present. Logs what is left out, if `warns`.
+pub(super) fn usable(wanted: &MdnsInterfaces, bound: IpAddr, warns: bool) -> Vec<Usable> {
+    let all = system::interfaces();
+    let choice = choose(&all, wanted, bound);
+    if warns {
+        choice.warn(true);
+    }
+    let of_interface = |index: u32| {
+        let links = choice.links.iter().filter(move |(link, _)| link.index == index);
+        links.flat_map(|(_, addrs)| addrs).copied().collect()
+    };
+    let usable = |link: Link| {
+        let facts = all.iter().find(|facts| facts.index == link.index);
+        let prefixes = facts.into_iter().flat_map(|facts| &facts.prefixes).copied();
+        Usable {
+            link,
+            addrs: of_interface(link.index),
+            prefixes: prefixes.filter(|(ip, _)| Family::of(*ip) == link.family).collect(),
+        }
+    };
+    choice.links.iter().map(|(link, _)| usable(*link)).collect()
 }
 
 /// Selects the interfaces to use.
@@ -284,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rank_is_route_then_hardware_then_address() {
+    fn rank_is_route_then_hardware_then_address() {
         let all = [
             facts(1, "cali1", &["fe80::1"]),
             bridge(2),
@@ -298,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_cannot_be_used_is_left_out_silently_unless_it_was_named() {
+    fn unusable_interface_is_skipped_silently_unless_it_was_named() {
         let all = [
             Facts { loopback: true, ..facts(1, "lo", &["127.0.0.1", "::1"]) },
             Facts { bridge_port: true, ..facts(2, "veth2", &["fe80::2"]) },

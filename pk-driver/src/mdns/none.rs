@@ -18,9 +18,11 @@ pub(crate) fn check(_: &MdnsConfig) -> Result<(), StartError> {
 pub(crate) struct Mdns;
 
 impl Mdns {
-    pub(crate) fn new(_: SocketAddr) -> Self {
+    pub(crate) fn new(_: SocketAddr, _: Tasks) -> Self {
         Self
     }
+
+    pub(crate) fn rebound(&mut self, _: &mut Cx, _: SocketAddr) {}
 
     pub(crate) fn advertise(&mut self, cx: &mut Cx, _: NodeId, _: Option<u16>) {
         cx.metrics.advertisements_ignored += 1;
@@ -36,5 +38,9 @@ impl Mdns {
 
     pub(crate) fn poll(&mut self, _: &mut Cx) {}
 
-    pub(crate) fn close(&mut self, _: &Tasks) {}
+    pub(crate) fn poll_group(&mut self, _: &mut Cx) {}
+
+    pub(crate) fn addresses_changed(&mut self, _: &mut Cx) {}
+
+    pub(crate) fn close(&mut self, _: &mut Cx, _: &Tasks) {}
 }

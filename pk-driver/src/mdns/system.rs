@@ -29,6 +29,8 @@ pub(super) struct Facts {
     pub(super) index: u32,
     pub(super) name: String,
     pub(super) addrs: Vec<IpAddr>,
+    /// The same addresses, each with the length of its prefix.
+    pub(super) prefixes: Vec<(IpAddr, u8)>,
     pub(super) up: bool,
     pub(super) loopback: bool,
     pub(super) point_to_point: bool,
@@ -59,11 +61,19 @@ pub(super) fn interfaces() -> Vec<Facts> {
             ..class(&Path::new(CLASS).join(&interface.name))
         });
         facts.addrs.push(interface.ip());
+        facts.prefixes.push((interface.ip(), prefix(&interface.addr)));
     }
     for facts in all.values_mut() {
         facts.addrs.sort_unstable();
     }
     all.into_values().collect()
+}
+
+fn prefix(addr: &if_addrs::IfAddr) -> u8 {
+    match addr {
+        if_addrs::IfAddr::V4(addr) => addr.prefixlen,
+        if_addrs::IfAddr::V6(addr) => addr.prefixlen,
+    }
 }
 
 /// Returns the names of all interfaces, including those without an address.
@@ -175,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_known_and_can_be_joined() {
+    fn loopback_is_listed_and_can_be_joined() {
         let all = interfaces();
         let lo = all.iter().find(|facts| facts.loopback).unwrap();
         assert!(

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_for_every_address_only_informs_of_addresses_that_matter_to_it() {
+    fn socket_for_every_address_only_informs_of_addresses_that_matter_to_it() {
         let before = ["lo/127.0.0.1", "eth0/10.9.0.1", "eth0/fe80::1"];
         let cases: [(&[&str], &str, Change); 8] = [
             (&before, "::", Change::Nothing),
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_for_one_address_follows_it_on_its_interface_only() {
+    fn socket_for_one_address_follows_it_on_its_interface_only() {
         let before = ["eth0/10.9.0.1", "wlan0/10.8.0.1"];
         let to = |addr| Change::Rebind(ip(addr));
         let cases: [(&[&str], Change); 5] = [
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_is_replaced_by_one_of_its_kind() {
+    fn ipv6_address_is_replaced_by_one_of_its_kind() {
         let after = ["eth0/fe80::9", "eth0/fd09::9", "eth0/10.9.0.1"];
         let of = |bound| of(&[], &after, bound, Some("eth0"));
         assert_eq!(of("fd09::1"), Change::Rebind(ip("fd09::9")));

@@ -166,6 +166,7 @@ impl<R: Runtime> Pump<R> {
             WakeSource::Resolve(id) => resolver.poll(cx, id),
             WakeSource::Store => store.poll(cx),
             WakeSource::Mdns => mdns.poll(cx),
+            WakeSource::MdnsGroup => mdns.poll_group(cx),
             WakeSource::Interfaces => interfaces.poll(cx),
             WakeSource::Commands => self.commands(),
             // What follows is done after every source.
@@ -283,6 +284,7 @@ impl<R: Runtime> Pump<R> {
                 WakeSource::Resolve(id) => resolver.timed_out(cx, id),
                 WakeSource::Browse(id) => mdns.end_browse(cx, id),
                 WakeSource::Mdns => mdns.resume(cx),
+                WakeSource::MdnsGroup => mdns.poll_group(cx),
                 WakeSource::Drained => self.phase = Phase::Over,
                 WakeSource::Certificate => self.look_after_certificate(),
                 WakeSource::Recording => self.record(),
@@ -316,10 +318,12 @@ impl<R: Runtime> Pump<R> {
     }
 
     fn look_at_addresses(&mut self) {
-        let Parts { cx, socket, interfaces, tasks, status, .. } = &mut self.parts;
+        let Parts { cx, socket, interfaces, mdns, tasks, status, .. } = &mut self.parts;
         if let Some(addr) = interfaces.look(cx, socket, tasks) {
+            mdns.rebound(cx, addr);
             status.read().addrs = vec![addr];
         }
+        mdns.addresses_changed(cx);
     }
 
     /// Writes what was recorded since the last call.
@@ -377,7 +381,7 @@ impl<R: Runtime> Pump<R> {
 
     fn drain(&mut self) {
         let Parts { cx, mdns, tasks, .. } = &mut self.parts;
-        mdns.close(tasks);
+        mdns.close(cx, tasks);
         cx.deadlines.set(cx.now + cx.config.drain_timeout, WakeSource::Drained);
         self.phase = Phase::Draining;
     }

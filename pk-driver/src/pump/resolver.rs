@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_addresses_of_one_family_do_not_keep_out_the_other() {
+    fn many_addresses_of_one_family_do_not_displace_the_other() {
         let six = |n: usize| format!("[2001:db8::{n:x}]:1").parse().unwrap();
         let four: SocketAddr = "192.0.2.1:1".parse().unwrap();
         let addrs: Vec<SocketAddr> =

@@ -86,7 +86,7 @@ pub(crate) fn spawn_pump<R: Runtime>(
         registry: HandleRegistry::new(events, starter),
         store,
         resolver: Resolver::new(runtime),
-        mdns: Mdns::new(addr),
+        mdns: Mdns::new(addr, tasks.clone()),
         commands: todo,
         tasks: tasks.clone(),
         status,

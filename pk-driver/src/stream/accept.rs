@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_has_its_places_and_gives_them_back() {
+    fn slots_of_a_network_are_limited_and_released() {
         let counts = Counts::default();
         let network = |byte| Network::V4([10, 0, byte]);
         let take = |byte| Place::take(&counts, network(byte), 2);

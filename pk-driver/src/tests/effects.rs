@@ -13,7 +13,7 @@ use super::Bench;
 use crate::config::DriverConfig;
 
 #[tokio::test]
-async fn effects_are_answered() {
+async fn persist_load_and_resolve_are_answered() {
     let mut bench = Bench::new(1, DriverConfig::default());
     let id = EffectId(1);
     let (table, row) = (Table::Claims, Bytes::from_static(b"row"));
@@ -38,7 +38,7 @@ async fn effects_are_answered() {
 /// With and without mDNS, a browse ends.
 #[cfg(not(feature = "mdns"))]
 #[tokio::test]
-async fn without_mdns_the_local_network_has_nothing_to_say() {
+async fn browse_without_mdns_returns_nothing() {
     let mut bench = Bench::new(1, DriverConfig::default());
     let node = pk_host::KeyPair::from_seed(&[2; 32]).node_id();
     let (id, deadline) = (EffectId(1), pk_proto::Instant::FAR_FUTURE);
@@ -80,7 +80,7 @@ impl Store for Slow {
 }
 
 #[tokio::test]
-async fn a_store_on_its_thread_answers_in_order_and_is_closed_at_the_end() {
+async fn store_on_its_thread_answers_in_order_and_is_closed_at_the_end() {
     let written = Arc::new(AtomicUsize::new(0));
     let store = Box::new(Slow(Arc::clone(&written)));
     let mut bench = Bench::with_store(1, DriverConfig::default(), store);
@@ -96,7 +96,7 @@ async fn a_store_on_its_thread_answers_in_order_and_is_closed_at_the_end() {
         assert_eq!(bench.answer().await, expected);
     }
     assert_eq!(written.load(Ordering::SeqCst), 3);
-    // What was requested before the stop is done before the end.
+    // Effects that were requested before the stop are completed before the end.
     bench.effect(persist(4));
     let tasks = bench.tasks.watch();
     drop(bench);

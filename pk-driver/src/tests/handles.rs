@@ -1,4 +1,4 @@
-//! What the embedder holds and drops, with state machines without IO.
+//! Handles that the embedder keeps and drops, with state machines without IO.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ impl Rig {
         Self { cx, clock, registry, events, peer, held: Vec::new(), hold: false }
     }
 
-    /// Exchanges everything, and serves what was dropped.
+    /// Exchanges all datagrams, and handles dropped handles.
     fn run(&mut self) {
         for _ in 0..500 {
             self.cx.now = self.clock.now();
@@ -140,7 +140,7 @@ fn complete(node: &mut pk_quic::Node, now: pk_proto::Instant, effect: Effect) {
 }
 
 #[test]
-fn a_request_that_is_dropped_is_cancelled() {
+fn dropped_request_is_cancelled() {
     let mut rig = Rig::new();
     rig.run();
     let (target, address) = (NodeId::from_bytes([9; 32]), "10.0.0.9:9".parse().unwrap());
@@ -154,7 +154,7 @@ fn a_request_that_is_dropped_is_cancelled() {
 }
 
 #[test]
-fn a_lease_is_released_when_dropped_and_told_when_lost() {
+fn lease_is_released_when_dropped_and_reports_its_loss() {
     let mut rig = Rig::new();
     rig.connect();
     assert!(rig.is_free());
@@ -180,7 +180,7 @@ fn a_lease_is_released_when_dropped_and_told_when_lost() {
 }
 
 #[test]
-fn a_lease_that_comes_too_late_goes_back() {
+fn lease_that_arrives_after_its_request_was_dropped_is_released() {
     for drop_before in [true, false] {
         let mut rig = Rig::new();
         rig.connect();
@@ -190,11 +190,11 @@ fn a_lease_that_comes_too_late_goes_back() {
         let done = rig.held.iter().position(|it| matches!(it, Event::Done { .. })).unwrap();
         assert!(!rig.is_free());
         if drop_before {
-            // The pump has noticed it: its cancellation comes too late.
+            // The pump has completed the request: the cancellation is too late.
             drop(answer);
             rig.registry.poll_request(&rig.cx, id);
         } else {
-            // It has not.
+            // The pump has not completed it.
             drop(answer);
         }
         let event = rig.held.remove(done);
@@ -206,7 +206,7 @@ fn a_lease_that_comes_too_late_goes_back() {
 }
 
 #[test]
-fn an_answer_reaches_its_caller_and_only_it() {
+fn answer_reaches_only_its_caller() {
     let mut rig = Rig::new();
     rig.run();
     while rig.events.try_recv().is_ok() {}
@@ -223,7 +223,7 @@ fn an_answer_reaches_its_caller_and_only_it() {
 }
 
 #[test]
-fn a_stream_of_a_request_reaches_its_caller_and_ends_with_its_connection() {
+fn stream_of_a_request_reaches_its_caller_and_ends_with_its_connection() {
     let mut rig = Rig::new();
     rig.connect();
     let (target, options) = (rig.target(), RequestOptions::default());
@@ -245,7 +245,7 @@ fn a_stream_of_a_request_reaches_its_caller_and_ends_with_its_connection() {
 }
 
 #[test]
-fn a_dropped_acceptor_refuses_from_then_on() {
+fn dropped_acceptor_refuses_further_streams() {
     let mut rig = Rig::new();
     let protocol = || "test/1".to_owned();
     let accept = |rig: &mut Rig| {
@@ -260,7 +260,7 @@ fn a_dropped_acceptor_refuses_from_then_on() {
     drop(accepted);
     rig.run();
     assert!(!rig.registry.accepts("test/1"));
-    // Dropped and replaced before the pump has noticed: the new one stays.
+    // Dropped and replaced before the pump is woken: the new one stays.
     let first = accept(&mut rig);
     rig.run();
     drop(first);

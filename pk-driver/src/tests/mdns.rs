@@ -15,8 +15,19 @@ fn private_port() -> u16 {
     UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Uses the standard groups.
 fn start(seed: u8, port: u16) -> Bench {
     let mut config = DriverConfig::default();
+    config.mdns.standard_port = Some(port);
+    config.mdns.groups.clear();
+    config.mdns.interfaces = MdnsInterfaces::Loopback;
+    Bench::new(seed, config)
+}
+
+/// Uses the groups of the reference.
+fn start_in_group(seed: u8, port: u16) -> Bench {
+    let mut config = DriverConfig::default();
+    config.mdns.standard_port = None;
     config.mdns.port = port;
     config.mdns.interfaces = MdnsInterfaces::Loopback;
     Bench::new(seed, config)
@@ -39,7 +50,7 @@ async fn discovered(bench: &mut Bench) -> (u64, Vec<SocketAddr>, bool) {
 }
 
 #[tokio::test]
-async fn a_node_that_is_advertised_is_found_and_nobody_else() {
+async fn only_an_advertised_node_is_found() {
     let port = private_port();
     let (mut a, mut b) = (start(1, port), start(2, port));
     let at = |port: u16| vec![SocketAddr::from(([127, 0, 0, 1], port))];
@@ -64,7 +75,7 @@ async fn a_node_that_is_advertised_is_found_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_browse_ends_at_its_deadline() {
+async fn browse_ends_at_its_deadline() {
     let mut bench = start(1, private_port());
     let deadline = bench.cx.now + Duration::from_millis(80);
     bench.effect(Effect::Browse { id: EffectId(1), node: id(1), deadline });
@@ -72,7 +83,7 @@ async fn a_browse_ends_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_taken_back_or_has_ended_is_not_found() {
+async fn withdrawn_or_ended_node_is_not_found() {
     let port = private_port();
     let (mut a, mut b) = (start(1, port), start(2, port));
     a.effect(Effect::Advertise { node: id(1), port: Some(4321) });
@@ -92,7 +103,7 @@ async fn a_node_that_is_taken_back_or_has_ended_is_not_found() {
     a.effect(Effect::Advertise { node: id(1), port: Some(4322) });
     browse(&mut b, 3, id(1));
     assert_eq!(discovered(&mut b).await.1.len(), 1);
-    a.mdns.close(&a.tasks);
+    a.mdns.close(&mut a.cx, &a.tasks);
     tokio::time::timeout(super::PATIENCE, a.tasks.watch().idle()).await.expect("it ends");
     b.pass(Duration::from_millis(1500)).await;
     browse(&mut b, 4, id(1));
@@ -121,7 +132,7 @@ fn announcement(names: &[String]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_listener_that_is_dropped_listens_again() {
+async fn dropped_listener_is_restarted() {
     let port = private_port();
     let (mut a, mut b) = (start(1, port), start(2, port));
     browse(&mut b, 1, id(1));
@@ -140,4 +151,44 @@ async fn a_listener_that_is_dropped_listens_again() {
     b.until(|bench| (bench.cx.metrics.mdns_restarts > 0).then_some(())).await;
     a.effect(Effect::Advertise { node: id(1), port: Some(4321) });
     assert_eq!(discovered(&mut b).await.1.len(), 1);
+}
+
+/// The addresses of the results of a browse, while both nodes take turns.
+async fn result(a: &mut Bench, b: &mut Bench) -> Vec<SocketAddr> {
+    let begun = std::time::Instant::now();
+    loop {
+        assert!(begun.elapsed() < super::PATIENCE, "no result");
+        a.pass(Duration::from_millis(1)).await;
+        b.pass(Duration::from_millis(1)).await;
+        if let Some(Response::Discovered { addrs, .. }) = b.cx.answers.pop_front() {
+            return addrs;
+        }
+    }
+}
+
+#[tokio::test]
+async fn node_in_the_group_of_the_reference_is_found_until_it_is_withdrawn() {
+    let port = private_port();
+    let (mut a, mut b) = (start_in_group(1, port), start_in_group(2, port));
+    let at = |port: u16| vec![SocketAddr::from(([127, 0, 0, 1], port))];
+    a.effect(Effect::Advertise { node: id(1), port: Some(4321) });
+    browse(&mut b, 1, id(1));
+    assert_eq!(result(&mut a, &mut b).await, at(4321));
+    // A later browse returns stored results, and one for another node none.
+    browse(&mut b, 2, id(1));
+    assert_eq!(discovered(&mut b).await, (2, at(4321), false));
+    browse(&mut b, 3, id(2));
+    b.silence().await;
+    // Another port is reported beside the former one.
+    a.effect(Effect::Advertise { node: id(1), port: Some(4322) });
+    assert_eq!(result(&mut a, &mut b).await, at(4322));
+    // The goodbye is sent at the end.
+    a.mdns.close(&mut a.cx, &a.tasks);
+    b.pass(Duration::from_millis(1500)).await;
+    b.cx.answers.clear();
+    browse(&mut b, 4, id(1));
+    b.silence().await;
+    for bench in [&a, &b] {
+        assert_eq!(bench.cx.metrics.mdns_failures, 0);
+    }
 }

@@ -29,7 +29,7 @@ use crate::stream::shared::SharedNode;
 use crate::system::runtime::{AddressChanges, BoxFuture, Runtime};
 use crate::system::tasks::Tasks;
 
-/// Longer than anything in these tests takes.
+/// Time limit, longer than any step of these tests takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Default)]
@@ -66,7 +66,7 @@ fn host(seed: u8) -> HostState {
     }
 }
 
-/// A state machine without IO, as the pump has it.
+/// A state machine without IO, as used by the pump.
 fn state_machine(seed: u8, bound: SocketAddr) -> (pk_quic::Node, Clock) {
     let clock = Clock::new();
     let origin = std::time::Instant::now();
@@ -105,7 +105,7 @@ impl Bench {
             cx,
             clock,
             resolver: Resolver::new(TestRuntime),
-            mdns: Mdns::new(SocketAddr::from(([127, 0, 0, 1], 1))),
+            mdns: Mdns::new(SocketAddr::from(([127, 0, 0, 1], 1)), tasks.clone()),
             tasks,
         }
     }
@@ -134,6 +134,7 @@ impl Bench {
                 WakeSource::Store => store.poll(cx),
                 WakeSource::Resolve(id) => resolver.poll(cx, id),
                 WakeSource::Mdns => mdns.poll(cx),
+                WakeSource::MdnsGroup => mdns.poll_group(cx),
                 _ => {}
             }
         }
@@ -142,12 +143,13 @@ impl Bench {
                 WakeSource::Resolve(id) => resolver.timed_out(cx, id),
                 WakeSource::Browse(id) => mdns.end_browse(cx, id),
                 WakeSource::Mdns => mdns.resume(cx),
+                WakeSource::MdnsGroup => mdns.poll_group(cx),
                 _ => {}
             }
         }
     }
 
-    /// Takes turns until a condition holds.
+    /// Takes turns until a condition is true.
     pub(crate) async fn until<T>(&mut self, mut look: impl FnMut(&mut Self) -> Option<T>) -> T {
         let looks = async {
             loop {
@@ -166,7 +168,7 @@ impl Bench {
         self.until(|bench| bench.cx.answers.pop_front()).await
     }
 
-    /// Takes turns for a while.
+    /// Takes turns for some time.
     #[cfg_attr(not(feature = "mdns"), allow(dead_code, reason = "only mDNS takes time"))]
     pub(crate) async fn pass(&mut self, time: Duration) {
         let end = std::time::Instant::now() + time;
@@ -176,7 +178,7 @@ impl Bench {
         }
     }
 
-    /// Nothing is completed for a while.
+    /// Checks that nothing is completed for some time.
     pub(crate) async fn silence(&mut self) {
         for _ in 0..20 {
             self.turn();

@@ -16,7 +16,7 @@ use crate::pump::command::CertificateCheck;
 use crate::pump::handle::Handle;
 use crate::pump::spawn::{PumpConfig, spawn_pump};
 
-/// A pump with a core that has no timer due for a while.
+/// A pump with a core that has no timer due soon.
 async fn start(seed: u8, check: Option<CertificateCheck>) -> Handle {
     let mut core = Config::default();
     core.refresh_delay = Duration::ZERO;
@@ -58,7 +58,7 @@ async fn shutdown(handle: &Handle) {
 }
 
 #[tokio::test]
-async fn an_idle_pump_does_not_turn() {
+async fn idle_pump_does_not_wake() {
     let (a, b) = (start(1, None).await, start(2, None).await);
     connect(&a, &b).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -68,7 +68,7 @@ async fn an_idle_pump_does_not_turn() {
 }
 
 #[tokio::test]
-async fn a_timer_fires_once_and_not_before_its_time() {
+async fn timer_fires_once_and_not_before_its_time() {
     const WAITS: [u64; 4] = [50, 1, 0, 3_600_000];
     let checks = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&checks);
@@ -90,7 +90,7 @@ async fn a_timer_fires_once_and_not_before_its_time() {
 }
 
 #[tokio::test]
-async fn a_shutdown_is_clean_for_the_peer_and_leaves_no_task_and_no_port() {
+async fn shutdown_closes_connections_and_leaves_no_task_and_no_port() {
     let (a, b) = (start(1, None).await, start(2, None).await);
     connect(&a, &b).await;
     let begun = Instant::now();
@@ -108,7 +108,7 @@ async fn a_shutdown_is_clean_for_the_peer_and_leaves_no_task_and_no_port() {
 }
 
 #[tokio::test]
-async fn a_pump_without_handles_ends_by_itself() {
+async fn pump_without_handles_ends_by_itself() {
     let handle = start(1, None).await;
     let tasks = handle.tasks.clone();
     drop(handle);
@@ -116,7 +116,7 @@ async fn a_pump_without_handles_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_answer_does_not_hold_up_the_shutdown() {
+async fn silent_peer_does_not_delay_the_shutdown() {
     let (a, b) = (start(1, None).await, start(2, None).await);
     connect(&a, &b).await;
     b.call(|_, _| std::thread::sleep(Duration::from_millis(700))).await.unwrap();

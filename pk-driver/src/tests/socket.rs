@@ -23,7 +23,7 @@ async fn remote(from: &Node<TestRuntime>, to: &Node<TestRuntime>, addr: SocketAd
 }
 
 #[tokio::test]
-async fn ipv4_is_ipv4_also_through_an_ipv6_socket() {
+async fn ipv4_address_is_reported_as_ipv4_by_an_ipv6_socket() {
     if std::net::UdpSocket::bind("[::1]:0").is_err() {
         println!("this machine has no IPv6");
         return;
@@ -41,7 +41,7 @@ async fn ipv4_is_ipv4_also_through_an_ipv6_socket() {
 }
 
 #[tokio::test]
-async fn a_dial_that_the_system_rejects_fails_at_once_with_the_reason() {
+async fn dial_rejected_by_the_system_fails_at_once_with_the_reason() {
     let node = start(1, "127.0.0.1:0").await;
     // From a loopback address no other machine can be reached.
     let addr: SocketAddr = "192.0.2.1:9".parse().unwrap();
@@ -55,7 +55,7 @@ async fn a_dial_that_the_system_rejects_fails_at_once_with_the_reason() {
 }
 
 #[test]
-fn the_core_is_informed_of_a_socket_on_another_port() {
+fn core_is_informed_of_a_socket_on_another_port() {
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let clock = Clock::new();
     let origin = std::time::Instant::now();

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_identity_proves_its_key() {
+    fn first_identity_proves_its_key() {
         let key = KeyPair::from_seed(&[1; 32]);
         let now = 1_800_000_000;
         let identity = create_identity(&key, at(now)).unwrap();
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_renewed_at_two_thirds_of_its_life() {
+    fn certificate_is_renewed_at_two_thirds_of_its_lifetime() {
         let key = KeyPair::from_seed(&[1; 32]);
         let now = 1_800_000_000;
         let identity = create_identity(&key, at(now)).unwrap();
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_life_has_its_two_thirds_too() {
+    fn short_lifetime_is_renewed_at_two_thirds_as_well() {
         let key = KeyPair::from_seed(&[1; 32]);
         let now = 1_800_000_000;
         let identity = create_identity_for(&key, at(now), Duration::from_secs(6)).unwrap();
@@ -379,8 +379,8 @@ mod tests {
         assert_eq!((validity.kept, validity.newest), (now..now + 4, now..=now + 6));
     }
 
-    /// What a wrong clock can read: the epoch, decades ago, slightly off, ahead, after UTCTime, the
-    /// last date of X.509.
+    /// Times of wrong clocks: the epoch, decades ago, slightly off, ahead, after UTCTime, the last
+    /// date of X.509.
     const CLOCKS: [u64; 10] = [
         0,
         86_400,
@@ -397,7 +397,7 @@ mod tests {
     const LAST: u64 = CertificateRequest::MAX_NOT_AFTER;
 
     #[test]
-    fn whatever_the_clock_reads_and_is_set_to_the_newest_certificate_is_valid() {
+    fn newest_certificate_is_valid_after_any_change_of_the_clock() {
         let key = KeyPair::from_seed(&[1; 32]);
         for made in CLOCKS {
             let first = create_identity(&key, at(made)).unwrap();
@@ -415,7 +415,7 @@ mod tests {
                     [key.node_id()],
                     "{made} {now}"
                 );
-                // By clocks that are an hour behind as well.
+                // It is also valid by clocks that are an hour behind.
                 assert!(
                     verify_client(&identity.chain, now.saturating_sub(3600)).is_ok(),
                     "{made} {now}"
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_a_little_reissues_nothing() {
+    fn clock_set_back_by_up_to_an_hour_reissues_nothing() {
         let key = KeyPair::from_seed(&[1; 32]);
         let identity = create_identity(&key, at(NOW)).unwrap();
         assert_eq!(renew_certificate(&identity, &key, at(NOW - 3600)).unwrap(), None);
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_that_was_made_under_a_wrong_clock_leads_to_every_former_id() {
+    fn chain_created_under_a_wrong_clock_proves_every_former_id() {
         let keys = [1, 2, 3].map(|seed| KeyPair::from_seed(&[seed; 32]));
         let ids = [2, 1, 0].map(|n| KeyPair::node_id(&keys[n]));
         let all = |id| keys.iter().find(|key| key.node_id() == id).cloned();
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_due_when_any_certificate_of_it_becomes_invalid() {
+    fn chain_is_due_when_any_certificate_of_it_becomes_invalid() {
         let keys = [1, 2].map(|seed| KeyPair::from_seed(&[seed; 32]));
         let first = create_identity(&keys[0], at(NOW)).unwrap();
         let identity =
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_key_is_vouched_for_by_the_old_one_also_after_its_certificate_was_renewed() {
+    fn new_key_stays_certified_by_the_old_one_after_its_certificate_is_renewed() {
         let keys: Vec<_> = [1, 2, 3].map(|seed| KeyPair::from_seed(&[seed; 32])).into();
         let ids: Vec<_> = keys.iter().map(KeyPair::node_id).collect();
         let now = 1_800_000_000;

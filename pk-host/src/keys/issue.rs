@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_signer_certifies_the_hot_key_and_itself_once() {
+    fn signer_certifies_the_hot_key_and_itself_once() {
         let (remote, root) = Remote::new(1);
         let ids = [hot().node_id(), root.node_id()];
         assert!(certified_is_due(&EMPTY, &root, at(NOW)).unwrap());
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_root_certificate_is_issued_again() {
+    fn expired_root_certificate_is_issued_again() {
         let (remote, mut root) = Remote::new(1);
         root.lifetime = Duration::from_secs(100 * DAY);
         let first = issue(&EMPTY, &root, NOW).unwrap();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_signer_has_not_signed_is_not_used() {
+    fn missing_and_wrong_signatures_of_the_signer_are_refused() {
         let (remote, mut root) = Remote::new(1);
         root.timeout = Duration::from_millis(20);
         remote.becomes(fails);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_of_another_root_is_refused() {
+    fn chain_of_another_root_is_refused() {
         let (_, root) = Remote::new(1);
         let (_, other) = Remote::new(2);
         let identity = issue(&EMPTY, &root, NOW).unwrap();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_chain_keeps_its_root() {
+    fn full_chain_keeps_its_root() {
         let (_, root) = Remote::new(1);
         let (mut key, mut identity) = (hot(), issue(&EMPTY, &root, NOW).unwrap());
         for seed in 100..200 {
@@ -317,12 +317,12 @@ mod tests {
     }
 
     #[test]
-    fn a_key_store_has_the_hot_key_and_never_the_root_key() {
+    fn key_store_has_the_hot_key_and_never_the_root_key() {
         let dir = tempfile::tempdir().unwrap();
         let keys = KeyStore::new(dir.path());
         let (remote, root) = Remote::new(1);
         let load = |now: u64| keys.load_certified(None, &root, at(now));
-        // A signature that is wrong stores nothing; the next start continues with the same key.
+        // A wrong signature stores nothing; the next start continues with the same key.
         remote.becomes(forges);
         let error = load(NOW).unwrap_err();
         assert!(matches!(error, KeyStoreError::Identity(IdentityError::Signer(_))), "{error}");
@@ -331,7 +331,7 @@ mod tests {
         remote.becomes(signs);
         let (key, first) = load(NOW).unwrap();
         assert_eq!((key.node_id(), keys.load_identity().unwrap()), (id, Some(first.clone())));
-        // The signer is away.
+        // The signer is unavailable.
         remote.becomes(fails);
         for valid in [NOW, NOW + 300 * DAY] {
             assert_eq!(load(valid).unwrap().1, first);

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_has_the_id_of_the_vectors_and_signs_for_it() {
+    fn seed_has_the_id_of_the_vectors_and_signs_for_it() {
         // docs/WIRE.md section 3.5.
         let key = KeyPair::from_seed(&[1; 32]);
         assert_eq!(
@@ -102,13 +102,13 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_not_printed() {
+    fn secret_is_not_printed() {
         let text = format!("{:?}", KeyPair::from_seed(&[1; 32]));
         assert_eq!(text, "KeyPair(vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0)");
     }
 
     #[test]
-    fn only_a_key_on_the_ring_signs() {
+    fn only_keys_of_the_ring_sign() {
         let (known, unknown) = (KeyPair::from_seed(&[1; 32]), KeyPair::from_seed(&[2; 32]));
         let mut ring = KeyRing::default();
         ring.add(known.clone());

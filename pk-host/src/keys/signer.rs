@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_awaited_by_blocking_and_by_async_callers() {
+    fn signature_is_awaited_by_blocking_and_by_async_callers() {
         let key = KeyPair::from_seed(&[1; 32]);
         let signature = key.sign(b"message");
         assert_eq!(Signer::sign(&key, b"message").wait(Duration::ZERO), Ok(signature));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signer_that_never_answers_fails() {
+    fn signer_that_never_answers_fails() {
         let (sender, pending) = PendingSignature::channel();
         assert_eq!(pending.wait(SHORT), Err(SignerError::TimedOut(SHORT)));
         // Its late answer has no effect.

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_is_another_one_and_the_same_each_time() {
+    fn derived_keys_are_distinct_and_deterministic() {
         let secret = TransportSecret::from_bytes(&[7; 32]);
         let keys =
             [secret.to_bytes(), secret.reset_key(), secret.connection_id_key(), secret.token_key()];
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_not_printed() {
+    fn secret_is_not_printed() {
         assert_eq!(format!("{:?}", TransportSecret::from_bytes(&[7; 32])), "TransportSecret(..)");
     }
 }

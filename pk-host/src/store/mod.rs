@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_half_open_and_bounded() {
+    fn range_is_half_open_and_bounded() {
         let mut store = store();
         assert_eq!(keys(&mut store, "", None, false, 1000), ("abcd".into(), false));
         assert_eq!(keys(&mut store, "b", Some("d"), false, 1000), ("bc".into(), false));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_loads_every_row_it_starts_with() {
+    fn node_loads_every_row_it_starts_with() {
         let mut store = store();
         let put = |table, key: &str| StoreOp::Put {
             table,

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_was_set_is_told_once() {
+    fn wall_clock_change_is_reported_once() {
         let mut clock = Clock::new();
         clock.told.1 = UnixMillis(clock.told.1.0 + 3_600_000);
         let now = clock.now();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_cannot_be_right_is_warned_of() {
+    fn only_impossible_times_cause_a_warning() {
         for wrong in [UnixMillis(0), UnixMillis(EARLIEST.0 - 1), LAST, UnixMillis(u64::MAX)] {
             assert!(clock_warning(wrong).unwrap().contains(&wrong.to_string()));
         }

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_was_set_differs_from_the_monotonic_one() {
+    fn changed_wall_clock_differs_from_the_monotonic_clock() {
         let begin = Instant::now();
         let at =
             |secs: u64, unix: u64| (begin + Duration::from_secs(secs), UnixMillis::from_secs(unix));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_thread_lives_as_long_as_a_node_does() {
+    fn thread_runs_as_long_as_a_node_exists() {
         let running = || WATCH.nodes().running;
         let first = ClockWatch::new(Waker::noop().clone()).unwrap();
         let second = ClockWatch::new(Waker::noop().clone()).unwrap();

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_has_the_lock_at_a_time_and_a_file_that_was_left_is_none() {
+    fn lock_has_one_holder_and_a_leftover_file_does_not_lock() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("new");
         let lock = DirLock::take(&dir).unwrap();

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_there_whole_or_not_at_all() {
+    fn file_is_complete_or_absent() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         drop(Temporary::with(&path, b"dropped").unwrap());
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_killed_have_left_is_swept_and_nothing_else() {
+    fn only_temporary_files_of_killed_processes_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let (kept, other) = (dir.path().join("file"), dir.path().join("other"));
         Temporary::with(&kept, b"kept").unwrap().name().unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn two_writers_of_one_name_do_not_meet() {
+    fn two_writers_of_one_name_do_not_interfere() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let one = Temporary::with(&path, b"one").unwrap();
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_name_lies_in_the_folder_of_the_process() {
+    fn bare_name_is_in_the_working_directory() {
         assert_eq!(folder(Path::new("file")), Path::new("."));
         assert_eq!(folder(Path::new("a/file")), Path::new("a"));
     }

@@ -419,7 +419,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_valid_and_a_bad_value_is_named() {
+    fn defaults_are_valid_and_a_bad_value_is_named() {
         assert_eq!(Config::default().validate(), Ok(()));
         let mut config = Config { find_concurrency: 0, ..Config::default() };
         let error = config.validate().unwrap_err();

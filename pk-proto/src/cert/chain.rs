@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use super::certificate::Unnamed;
 use super::fault::MAX_CHAIN_LEN;
+use super::known::KnownSignatures;
 use super::{Certificate, CertificateFault};
 use crate::types::id::NodeId;
 
@@ -41,23 +42,7 @@ pub fn verify_server(
     expected: &[NodeId],
     now: u64,
 ) -> Result<Verified, CertificateFault> {
-    let mut unvisited = parse(chain)?.into_iter();
-    let mut visited: Vec<Certificate> = Vec::new();
-    let matched_id = loop {
-        let certificate = unvisited.next().ok_or(CertificateFault::NotAsked)?;
-        certificate.check_validity(now)?;
-        let certificate = certificate.into_named()?;
-        certificate.verify_node_signature()?;
-        let id = certificate.node_id();
-        visited.push(certificate);
-        if expected.contains(&id) {
-            break id;
-        }
-    };
-    verify_links(&visited)?;
-    let beyond = unvisited.map(Unnamed::into_named).collect::<Result<Vec<_>, _>>()?;
-    extend(&mut visited, beyond);
-    verified(&visited, Some(matched_id))
+    KnownSignatures::default().verify_server(chain, expected, now)
 }
 
 /// Verifies the chain of a dialer, leaf first, as DER.
@@ -69,15 +54,79 @@ pub fn verify_server(
 ///
 /// The first rule that the chain violates.
 pub fn verify_client(chain: &[impl AsRef<[u8]>], now: u64) -> Result<Verified, CertificateFault> {
-    let certificates = parse(chain)?;
-    if let Some(leaf) = certificates.first() {
-        leaf.check_validity(now)?;
+    KnownSignatures::default().verify_client(chain, now)
+}
+
+impl KnownSignatures {
+    /// [`verify_server`], with this memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`verify_server`].
+    pub fn verify_server(
+        &mut self,
+        chain: &[impl AsRef<[u8]>],
+        expected: &[NodeId],
+        now: u64,
+    ) -> Result<Verified, CertificateFault> {
+        let mut unvisited = parse(chain)?.into_iter();
+        let mut visited: Vec<Certificate> = Vec::new();
+        let matched_id = loop {
+            let certificate = unvisited.next().ok_or(CertificateFault::NotAsked)?;
+            certificate.check_validity(now)?;
+            let certificate = certificate.into_named()?;
+            self.verify_own(&certificate)?;
+            let id = certificate.node_id();
+            visited.push(certificate);
+            if expected.contains(&id) {
+                break id;
+            }
+        };
+        self.verify_links(&visited)?;
+        let beyond = unvisited.map(Unnamed::into_named).collect::<Result<Vec<_>, _>>()?;
+        self.extend(&mut visited, beyond);
+        verified(&visited, Some(matched_id))
     }
-    let certificates =
-        certificates.into_iter().map(Unnamed::into_named).collect::<Result<Vec<_>, _>>()?;
-    certificates.iter().try_for_each(Certificate::verify_node_signature)?;
-    verify_links(&certificates)?;
-    verified(&certificates, None)
+
+    /// [`verify_client`], with this memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`verify_client`].
+    pub fn verify_client(
+        &mut self,
+        chain: &[impl AsRef<[u8]>],
+        now: u64,
+    ) -> Result<Verified, CertificateFault> {
+        let certificates = parse(chain)?;
+        if let Some(leaf) = certificates.first() {
+            leaf.check_validity(now)?;
+        }
+        let certificates =
+            certificates.into_iter().map(Unnamed::into_named).collect::<Result<Vec<_>, _>>()?;
+        certificates.iter().try_for_each(|it| self.verify_own(it))?;
+        self.verify_links(&certificates)?;
+        verified(&certificates, None)
+    }
+
+    fn verify_links(&mut self, certificates: &[Certificate]) -> Result<(), CertificateFault> {
+        certificates
+            .iter()
+            .zip(certificates.iter().skip(1))
+            .try_for_each(|(child, issuer)| self.verify_link(child, issuer))
+    }
+
+    /// Appends the certificates that are linked without a gap.
+    fn extend(&mut self, proven: &mut Vec<Certificate>, beyond: Vec<Certificate>) {
+        for certificate in beyond {
+            let linked =
+                proven.last().is_some_and(|last| self.verify_link(last, &certificate).is_ok());
+            if !linked || self.verify_own(&certificate).is_err() {
+                return;
+            }
+            proven.push(certificate);
+        }
+    }
 }
 
 fn parse(chain: &[impl AsRef<[u8]>]) -> Result<Vec<Unnamed>, CertificateFault> {
@@ -88,24 +137,6 @@ fn parse(chain: &[impl AsRef<[u8]>]) -> Result<Vec<Unnamed>, CertificateFault> {
         return Err(CertificateFault::ChainTooLong(u32::try_from(chain.len()).unwrap_or(u32::MAX)));
     }
     chain.iter().map(|der| Unnamed::parse(der.as_ref())).collect()
-}
-
-fn verify_links(certificates: &[Certificate]) -> Result<(), CertificateFault> {
-    certificates
-        .iter()
-        .zip(certificates.iter().skip(1))
-        .try_for_each(|(child, issuer)| child.verify_issued_by(issuer))
-}
-
-/// Appends the certificates that are linked without a gap.
-fn extend(proven: &mut Vec<Certificate>, beyond: Vec<Certificate>) {
-    for certificate in beyond {
-        let linked = proven.last().is_some_and(|last| last.verify_issued_by(&certificate).is_ok());
-        if !linked || certificate.verify_node_signature().is_err() {
-            return;
-        }
-        proven.push(certificate);
-    }
 }
 
 fn verified(

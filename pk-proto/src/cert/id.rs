@@ -43,7 +43,7 @@ mod tests {
     /// Real ids of the reference: vectors/claim_ids.json, which has the same layout with a tail
     /// from the node id.
     #[test]
-    fn the_layout_is_the_reference_s() {
+    fn layout_is_that_of_the_reference() {
         let tail = u64::from_be_bytes([0x8a, 0x88, 0xe3, 0xdd, 0x74, 0x09, 0xf1, 0x95]) >> 2;
         for (unix_millis, seq, hex) in [
             (0, 0, "0000000000007000a2a238f75d027c65"),
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_changes_no_other_field() {
+    fn oversized_field_changes_no_other_field() {
         let id = CertId::new(0, 0xffff, u64::MAX);
         assert_eq!(format!("{id:?}"), "0000000000007fffbfffffffffffffff");
         assert_eq!(

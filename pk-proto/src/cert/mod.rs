@@ -10,6 +10,7 @@ mod certificate;
 mod chain;
 pub(crate) mod fault;
 mod id;
+mod known;
 mod name;
 mod request;
 
@@ -17,6 +18,7 @@ pub use self::certificate::Certificate;
 pub use self::chain::{Verified, verify_client, verify_server};
 pub use self::fault::{CertificateFault, MAX_CERTIFICATE_LEN, MAX_CHAIN_LEN};
 pub use self::id::CertId;
+pub use self::known::KnownSignatures;
 pub use self::name::NameAttribute;
 pub use self::request::{
     BuildFault, CertificateRequest, HalfSignedCertificate, UnsignedCertificate,

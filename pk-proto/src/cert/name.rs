@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_of_the_node_that_every_cn_gives() {
+    fn name_has_the_node_id_of_every_cn() {
         let text = ID.to_string();
         let own = attribute(COMMON_NAME, Tag::PrintableString, text.as_bytes());
         let own_utf8 = attribute(COMMON_NAME, Tag::Utf8String, text.as_bytes());

@@ -159,7 +159,7 @@ mod tests {
 
     /// Published test vectors of each function for the message "abc".
     #[test]
-    fn digests_are_those_of_their_functions() {
+    fn digests_match_published_vectors() {
         for (algorithm, hex) in [
             (
                 DigestAlgorithm::Blake3,
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn one_text_is_a_digest() {
+    fn digest_has_one_text_form() {
         let text = DigestAlgorithm::Blake3.digest(b"").to_string();
         for bad in
             ["", "z", &text[1..], &text.replace('z', "Z"), &format!("{text}0"), &"z".repeat(1000)]

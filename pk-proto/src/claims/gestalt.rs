@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_claim_of_a_chain_replaces_the_one_before_and_of_two_chains_the_newer_counts() {
+    fn newest_claim_of_a_chain_and_newer_claim_of_two_chains_are_the_link() {
         let ops = [linked(1, 1, 2, 1000), linked(2, 1, 2, 3000), linked(1, 2, 1, 2000)];
         let rows = Rows::new(1, ops.into_iter().flatten());
         assert_eq!(rows.0.len(), 4);
@@ -291,8 +291,8 @@ mod tests {
     }
 
     #[test]
-    fn a_gestalt_is_everything_within_reach_with_each_link_once() {
-        // A ring of four with a tail, and a pair elsewhere.
+    fn gestalt_has_all_reachable_nodes_and_each_link_once() {
+        // A ring of four with a tail, and a separate pair.
         let pairs = [(1, 2), (2, 3), (3, 4), (4, 1), (4, 5), (8, 9)];
         for page in [1, 2, 100] {
             let rows = Rows::new(page, pairs.iter().flat_map(|(a, b)| linked(*a, *a, *b, 1000)));
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_and_are_told() {
+    fn limits_apply_and_are_reported() {
         let rows = Rows::new(3, (2..=50).flat_map(|other| linked(1, 1, other, 1000)));
         for (nodes, links) in [(10, 100), (100, 10), (10, 10), (1, 100)] {
             let gestalt = rows.walk(GestaltWalk::new(node(1), false, nodes, links));
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_keeps_the_links_of_both_keys_in_one_gestalt() {
+    fn renewal_keeps_the_links_of_both_keys_in_one_gestalt() {
         let mut ops: Vec<StoreOp> = linked(1, 1, 2, 1000).into();
         ops.extend(renewal_rows(&node(11), &node(1)));
         ops.extend(linked(11, 3, 11, 2000));
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn how_far_a_chain_was_seen_is_read_back() {
+    fn last_seen_claim_of_a_chain_is_read_back() {
         let rows = Rows::new(
             9,
             [seen_row(&node(1), claim(1, 5000))].into_iter().chain(linked(1, 1, 2, 1000)),
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_row_is_an_error_and_no_panic() {
+    fn damaged_row_is_an_error_and_no_panic() {
         let key = [&[1; 32][..], &[2; 32], &[1; 32]].concat();
         for (key, value) in [
             (key.clone(), &[][..]),

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_count_up_while_the_clock_does_not() {
+    fn ids_increase_while_the_clock_does_not() {
         let mut id = next(NOW.0, None);
         assert_eq!(format!("{id:?}"), format!("{id}"));
         let moment = id;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_above_one_of_another_key_and_one_of_another_layout() {
+    fn id_is_greater_than_one_of_another_key_and_one_of_another_layout() {
         let other = NodeId::from_bytes([0xff; 32]);
         let last = ClaimId::next(&other, NOW, None).unwrap();
         next(NOW.0, Some(last));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn one_text_is_an_id() {
+    fn id_has_one_text_form() {
         let id = next(NOW.0, None);
         let text = format!("{id}");
         assert_eq!(text.len(), ClaimId::TEXT_LEN);
@@ -188,7 +188,7 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<ClaimId>(), Err(ParseClaimIdError), "{bad}");
         }
-        // A trailing bit that belongs to no byte.
+        // A trailing bit that is part of no byte.
         assert_eq!("v00000000000000000000000001".parse::<ClaimId>(), Err(ParseClaimIdError));
     }
 }

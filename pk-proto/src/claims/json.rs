@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn members_come_in_order_with_their_names_decoded_and_their_values_as_text() {
+    fn members_are_read_in_order_with_decoded_names_and_textual_values() {
         let text = r#"{"":0,"a\n\u001f":"x","b":{"c":[1,[],{}]},"é":null,"€":true}"#;
         let members = object(text).unwrap();
         let expected = [
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn each_departure_from_the_canonical_text_is_named() {
+    fn each_deviation_from_the_canonical_text_is_named() {
         use JsonFault::{Depth, Duplicate, Integer, Malformed, Order};
         for (text, fault) in [
             ("", Malformed),
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn a_string_is_written_as_it_is_read() {
+    fn string_is_written_as_it_is_read() {
         for char in ('\0'..='\u{ff}').chain(['€', '\u{2028}', '\u{1f600}']) {
             let mut text = String::new();
             let expected = format!("a{char}b");

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_decides_by_every_id_of_a_peer() {
+    fn policy_decides_by_every_id_of_a_peer() {
         let id = |byte| NodeId::from_bytes([byte; 32]);
         let allowed = BTreeSet::from([id(1)]);
         let of = |policy: ClaimPolicy| {

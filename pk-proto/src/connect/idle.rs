@@ -88,7 +88,7 @@ mod tests {
     /// The vectors `stickyIdleTimeout` of `pk-proto/tests/vectors/distance.json`, in whole
     /// milliseconds.
     #[test]
-    fn the_nearer_the_longer_a_primary_connection_lives() {
+    fn nearer_primary_connections_have_longer_idle_timeouts() {
         let own = NodeId::from_bytes([0; 32]);
         let cx =
             Cx::new(Config::default(), alloc::vec![own], [0; 32], Instant::ORIGIN, UnixMillis(0));

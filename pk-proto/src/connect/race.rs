@@ -338,13 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_and_ipv6_begins() {
+    fn families_alternate_and_ipv6_is_first() {
         let mut race = race(&["10.0.0.1:1", "10.0.0.2:1", "[2001:db8::1]:1"]);
         assert_eq!(order(&mut race), ["[2001:db8::1]:1", "10.0.0.1:1", "10.0.0.2:1"]);
     }
 
     #[test]
-    fn an_address_is_dialed_once_and_the_number_is_bounded() {
+    fn address_is_dialed_once_and_the_number_is_bounded() {
         let mut race = race(&[
             "10.0.0.1:1",
             "10.0.0.1:1",
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nobodys_address_is_not_dialed() {
+    fn undialable_address_is_not_dialed() {
         let mut race =
             race(&["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[::]:1", "[ff02::1]:1"]);
         assert_eq!(
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn many_addresses_of_one_family_do_not_hide_the_other() {
+    fn many_addresses_of_one_family_do_not_delay_the_other() {
         let six = (1..=10).map(|n| alloc::format!("[2001:db8::{n}]:1"));
         let all: Vec<_> = six.chain(["192.0.2.1:1".into()]).collect();
         let all: Vec<_> = all.iter().map(alloc::string::String::as_str).collect();

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_counted_and_given_back() {
+    fn slots_are_counted_and_released() {
         let (mut room, now) = (Room::default(), Instant::ORIGIN);
         let mut places = alloc::vec::Vec::new();
         for (n, (node, network, side)) in [

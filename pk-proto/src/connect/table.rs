@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn states_change_as_the_table_of_the_module_says() {
+    fn states_change_as_in_the_table_of_the_module() {
         /// Changes, the state after them, its tables, and the allowed changes with their results.
         type Row = (&'static [&'static str], &'static str, [usize; 4], Allowed);
         type Allowed = &'static [(&'static str, &'static str)];

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_grows_with_the_nodes_and_ends_at_the_limit() {
+    fn memory_grows_with_the_nodes_up_to_the_limit() {
         let mut bucket = Bucket::new(BucketIndex(255));
         assert_eq!((bucket.ids.capacity(), bucket.contacts.capacity()), (0, 0));
         let mut capacities = Vec::new();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_found_wherever_its_id_differs_from_the_others() {
+    fn node_is_found_wherever_its_id_differs_from_the_others() {
         // In bucket 255 the windows of all these ids are equal, in the others not.
         for index in [255, 200, 64, 63, 56, 24, 16] {
             let lows = [7, 3, 300, 255, 256, 65_535, 0, 9];
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_are_exact_where_windows_are_equal_and_where_they_are_not() {
+    fn closest_nodes_are_exact_for_equal_and_different_windows() {
         // Room for one id in bucket 0, two in bucket 1 and so on; their last bits do not fit into a
         // sort key.
         for (index, lows) in [

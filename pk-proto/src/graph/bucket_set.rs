@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distance_gives_the_indices_of_its_bits() {
+    fn distance_has_the_indices_of_its_bits() {
         let mut bytes = [0; 32];
         (bytes[0], bytes[23], bytes[31]) = (0x81, 0x02, 0x05);
         assert_eq!(ascending(BucketSet::of(&Distance::from_bytes(bytes))), [0, 2, 65, 248, 255]);

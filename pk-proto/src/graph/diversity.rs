@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_routed_globally_is_limited() {
+    fn only_globally_routable_addresses_are_limited() {
         for (ip, global) in [
             ("8.8.8.8", true),
             ("2606:4700::1", true),

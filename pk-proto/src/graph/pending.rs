@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn one_network_cannot_push_the_others_out() {
+    fn one_network_cannot_displace_the_others() {
         let mut list = PendingNodes::default();
         list.add(BUCKET, pending(1, "8.8.1.1:1"), 3);
         list.add(BUCKET, pending(2, "8.8.2.1:1"), 3);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_proof_of_a_node_wins_and_comes_first() {
+    fn newest_proof_of_a_node_is_kept_and_first() {
         let mut list = PendingNodes::default();
         list.add(BUCKET, pending(1, "8.8.1.1:1"), 3);
         list.add(BUCKET, pending(2, "8.8.2.1:1"), 3);

@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_graph_has_no_heap_memory() {
+    fn empty_graph_has_no_heap_memory() {
         let mut graph = NodeGraph::new(NodeId::from_bytes([7; 32]), 20, 5);
         assert_eq!(graph.buckets.capacity(), 0);
         assert_eq!(graph.closest(&NodeId::from_bytes([1; 32]), 20).capacity(), 0);

@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn the_farthest_leaves_when_there_are_too_many() {
+    fn farthest_candidate_is_dropped_over_the_limit() {
         let mut candidates = Candidates::new(id(0), 2, 2);
         for first in [3, 1, 2] {
             assert_eq!(add(&mut candidates, first, "10.0.0.1:1"), Inserted::Candidate);
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn new_address_is_another_chance_for_a_failed_candidate() {
+    fn new_address_makes_a_failed_candidate_usable_again() {
         let mut candidates = Candidates::new(id(0), 9, 2);
         add(&mut candidates, 1, "10.0.0.1:1");
         candidates.set(id(0).distance(&id(1)), State::Failed);
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn doubted_candidate_is_vouched_for_by_a_plausible_report_and_leaves_first() {
+    fn plausible_report_confirms_a_doubted_candidate_and_doubted_ones_are_dropped_first() {
         let mut candidates = Candidates::new(id(0), 2, 2);
         let doubted = |first| Report { vouched: false, ..report(first, "10.0.0.1:1") };
         assert_eq!(candidates.add(doubted(1)), (Inserted::Candidate, false));
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn contacts_age_by_the_times_of_now() {
+    fn contacts_age_by_the_current_thresholds() {
         let mut candidates = Candidates::new(id(0), 9, 2);
         add(&mut candidates, 1, "10.0.0.1:1");
         start(&mut candidates, 1);

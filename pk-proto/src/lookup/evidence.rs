@@ -216,7 +216,7 @@ mod tests {
         assert!(!is_implausible(&teller, &queried, honest.iter(), 20));
         let selected: Vec<NodeId> = (1..=20u8).map(|at| id([0, at, 0, 0])).collect();
         assert!(is_implausible(&teller, &queried, selected.iter(), 20));
-        // A neighbor of the queried id knows all the others.
+        // A neighbor of the queried id has contacts for all the others.
         let neighbor = id([0, 0x20, 0, 0]);
         assert!(!is_implausible(&neighbor, &queried, selected.iter(), 20));
         assert!(

@@ -1,4 +1,4 @@
-//! Walks in a network of a few lines: who is asked, in which order, for what, and when it ends.
+//! Walks in a minimal network: the contacted nodes, their order, the queried ids, and the end.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -16,7 +16,7 @@ use crate::types::time::Instant;
 const MS: Duration = Duration::from_millis(1);
 const TARGET: NodeId = NodeId::from_bytes([0; 32]);
 
-/// Ids that look random.
+/// Pseudorandom ids.
 fn id(seed: u64) -> NodeId {
     NodeId::from_bytes(*blake3::hash(&seed.to_be_bytes()).as_bytes())
 }
@@ -28,10 +28,10 @@ struct World {
     now: Instant,
     nodes: Vec<NodeId>,
     dead: BTreeSet<NodeId>,
-    /// What liars answer.
+    /// The answers of lying nodes.
     lies: BTreeMap<NodeId, Vec<NodeId>>,
     connected: BTreeSet<NodeId>,
-    /// Asked nodes with the queried ids and the times.
+    /// Contacted nodes with the queried ids and the times.
     asked: Vec<(NodeId, NodeId, Instant)>,
     answers: BTreeSet<(Instant, NodeId)>,
 }
@@ -166,7 +166,7 @@ fn healthy_walk_is_narrow_first_and_exact() {
 }
 
 #[test]
-fn silent_contacts_give_up_their_places_and_the_other_side_of_the_edge_is_asked_for() {
+fn silent_contacts_lose_their_places_and_the_other_side_of_the_edge_is_queried() {
     let mut world = World::new(300, 20, Goal::Closest);
     let known: Vec<_> = world.nodes.iter().rev().take(20).copied().collect();
     world.dead = world.nodes.iter().step_by(3).copied().collect();
@@ -188,7 +188,7 @@ fn silent_contacts_give_up_their_places_and_the_other_side_of_the_edge_is_asked_
 }
 
 #[test]
-fn nodes_of_an_implausible_response_are_asked_last() {
+fn nodes_of_an_implausible_response_are_queried_last() {
     let mut world = World::new(300, 20, Goal::Closest);
     let known: Vec<_> = world.nodes.iter().rev().take(3).copied().collect();
     // Nodes next to the target that no other node knows: a node that is far away cannot know them

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_that_is_due_again_at_once_fires_in_a_later_call() {
+    fn timer_that_is_due_again_at_once_fires_in_a_later_call() {
         let mut timers = TimerQueue::new(Phase::Running);
         timers.set(Timer::Retry, at(5));
         assert_eq!(timers.pop_due(at(9)), Some(Timer::Retry));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_arms_and_keeps_only_its_own_timers() {
+    fn phase_arms_and_keeps_only_its_own_timers() {
         let mut timers = TimerQueue::new(Phase::Starting);
         timers.set(Timer::Store, at(1));
         assert_eq!(timers.len(), 0, "nothing is written before Ready");

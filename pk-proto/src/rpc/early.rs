@@ -6,14 +6,11 @@
 //! because each may be the one with the Hello, and holds the requests on them. The dialer, which
 //! knows that stream, does not read the others.
 
-use alloc::boxed::Box;
-
 use super::sets::StreamSet;
-use super::table::{PerConnection, Purpose, Rpc, Stream};
+use super::table::{PerConnection, Purpose, Rpc};
 use crate::machine::cx::Cx;
 use crate::machine::timer::Timer;
 use crate::types::id::{ConnectionId, StreamId};
-use crate::wire::parsed_message::ParsedMessage;
 
 /// Requests of a dialer before the acceptor's Hello (docs/WIRE.md section 19).
 const EARLY_REQUESTS: usize = 8;
@@ -38,7 +35,8 @@ impl Rpc {
                 && matches!(stream.purpose, Purpose::First)
             {
                 cx.timers.set(Timer::Stream(id), cx.now + cx.config.call_timeout);
-                if let Some(request) = stream.release() {
+                if let Some(request) = self.held.remove(&id) {
+                    stream.parked = false;
                     self.message(cx, id, request);
                 }
             }
@@ -57,19 +55,5 @@ impl PerConnection {
     /// may open before it: the control stream, and those of its early requests.
     pub(super) fn takes_no_more(&self, theirs: usize) -> bool {
         !self.hello && self.control.is_none() && theirs > EARLY_REQUESTS
-    }
-}
-
-impl Stream {
-    /// Keeps a request until the Hello. Nothing more is read until then.
-    pub(super) fn hold(&mut self, request: ParsedMessage) {
-        self.parked = true;
-        self.held = Some(Box::new(request));
-    }
-
-    fn release(&mut self) -> Option<ParsedMessage> {
-        let request = self.held.take()?;
-        self.parked = false;
-        Some(*request)
     }
 }

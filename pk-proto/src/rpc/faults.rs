@@ -67,7 +67,8 @@ mod tests {
     use crate::types::time::Instant;
     use core::time::Duration;
 
-    /// How many of a kind, so far apart, until it is too much; `None` if a thousand are not.
+    /// The number of faults of a kind, at this interval, until the limit; `None` if a thousand do
+    /// not reach it.
     fn until_full(weight: Weight, apart: Duration, config: &Config) -> Option<usize> {
         let (mut meter, mut now) = (FaultMeter::default(), Instant::ORIGIN);
         (1..=1000).find(|_| {

@@ -179,7 +179,8 @@ impl Rpc {
             }
             (Purpose::First, request @ ParsedMessage::Request { .. }) if !connection.hello => {
                 cx.metrics.early_requests += 1;
-                stream.hold(request);
+                stream.parked = true;
+                self.held.insert(id, request);
             }
             (Purpose::First, _) if !connection.hello => {
                 cx.metrics.early_refused += 1;

@@ -97,6 +97,7 @@ impl Rpc {
         }
         for id in connection.streams.iter() {
             cx.timers.cancel(Timer::Stream(id));
+            self.held.remove(&id);
             if let Some(stream) = self.streams.remove(&id) {
                 self.unsent = self.unsent.saturating_sub(stream.send.pending());
                 self.report_failure(cx, id, &stream, Failure::ConnectionLost(why.clone()));
@@ -275,6 +276,7 @@ impl Rpc {
     /// driver knows that it is not used.
     fn remove(&mut self, cx: &mut Cx, id: StreamId) -> Option<Stream> {
         let stream = self.streams.remove(&id)?;
+        self.held.remove(&id);
         self.unsent = self.unsent.saturating_sub(stream.send.pending());
         cx.timers.cancel(Timer::Stream(id));
         if let Some(connection) = self.connections.get_mut(&stream.conn) {

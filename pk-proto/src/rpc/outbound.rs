@@ -238,7 +238,7 @@ mod tests {
     use crate::wire::frame::MAX_FRAME;
 
     #[test]
-    fn the_longest_message_fits_the_smallest_queue_and_no_more_does() {
+    fn longest_message_fits_the_smallest_queue_and_no_more_does() {
         let config = Config { send_window: 1024, send_queue_limit: 64 * 1024, ..Config::default() };
         assert_eq!(config.validate(), Ok(()));
         let own = NodeId::from_bytes([1; 32]);

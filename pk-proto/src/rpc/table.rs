@@ -1,6 +1,5 @@
 //! The table of streams and calls.
 
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 
@@ -71,8 +70,6 @@ pub(super) struct Stream {
     pub(super) recv: RecvHalf,
     /// Whether reading is paused.
     pub(super) parked: bool,
-    /// A request that arrived before the Hello; see [`super::early`].
-    pub(super) held: Option<Box<ParsedMessage>>,
     /// Its part of the sum of the connection.
     pub(super) cost: u64,
 }
@@ -86,16 +83,7 @@ impl Stream {
         format: StreamFormat,
     ) -> Self {
         let recv = RecvHalf::new(dialect, cx.config.receive_window);
-        Self {
-            conn,
-            purpose,
-            format,
-            send: SendHalf::default(),
-            recv,
-            parked: false,
-            held: None,
-            cost: 0,
-        }
+        Self { conn, purpose, format, send: SendHalf::default(), recv, parked: false, cost: 0 }
     }
 }
 
@@ -141,6 +129,8 @@ impl Purpose {
 pub(crate) struct Rpc {
     pub(super) connections: BTreeMap<ConnectionId, PerConnection>,
     pub(super) streams: BTreeMap<StreamId, Stream>,
+    /// Requests that arrived before the Hello of their peer; see [`super::early`].
+    pub(super) held: BTreeMap<StreamId, ParsedMessage>,
     /// Local calls, by the first of their streams.
     pub(super) calls: BTreeMap<StreamId, Call>,
     /// The connections of streams that were handed over to applications.

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_is_refused_at_every_time_and_offset() {
+    fn replay_is_refused_at_every_time_and_offset() {
         for ahead in [0, 3, -3, 60, -60].map(|minutes| minutes * MINUTE as i64) {
             let mut guard = Guard::default();
             let recorded = guard.request(ahead, 1);
@@ -255,7 +255,7 @@ mod tests {
             assert_eq!(guard.accept(1, recorded), Err(Refusal::Replayed));
             for minute in 0..5 * 60 {
                 guard.millis = minute * MINUTE;
-                // Over this connection, and over another one.
+                // Over the same connection, and over another one.
                 for conn in [None, Some(ConnectionId(9))] {
                     guard.conn = conn;
                     assert!(guard.accept(1, recorded).is_err(), "{ahead} minute {minute}");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_was_kept_back_is_too_old_by_its_source_s_own_clock() {
+    fn delayed_request_is_expired_by_the_clock_of_its_source() {
         for ahead in [0, 59, -59].map(|minutes| minutes * MINUTE as i64) {
             let mut guard = Guard::default();
             let kept = guard.request(ahead, 1);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_clock_may_be_an_hour_off_and_no_more() {
+    fn unknown_clock_may_be_at_most_an_hour_off() {
         let slack = (HOUR + millis(VALIDITY)) as i64;
         for (ahead, accepted) in [
             (HOUR as i64, true),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_clock_may_be_set_while_a_source_is_known() {
+    fn local_clock_may_be_set_while_a_source_is_known() {
         let mut guard = Guard::default();
         assert_eq!(guard.accept(1, guard.request(0, 1)), Ok(()));
         for set in [-(UNIX as i64), 300 * 24 * HOUR as i64, 0] {
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_whose_clock_was_set_is_believed_on_a_new_connection_or_after_a_while() {
+    fn changed_clock_of_a_source_is_accepted_on_a_new_connection_or_later() {
         let ahead = 50 * MINUTE as i64;
         let mut guard = Guard { conn: Some(ConnectionId(1)), ..Guard::default() };
         assert_eq!(guard.accept(1, guard.request(ahead, 1)), Ok(()));
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_signs_much_uses_up_its_own_memory_only() {
+    fn source_with_many_requests_uses_up_only_its_own_memory() {
         let mut guard = Guard::default();
         let first = guard.request(0, 1);
         assert_eq!(guard.accept(2, first), Ok(()));
@@ -381,8 +381,8 @@ mod tests {
         assert_eq!((guard.freshness.sources.len(), guard.freshness.by_age.len()), (1, 1));
     }
 
-    /// A peer invents sources: its network forgets its own, and a request of another network stays
-    /// remembered.
+    /// A peer invents sources: entries of its own network are dropped, and those of other networks
+    /// stay.
     #[test]
     fn one_network_does_not_displace_sources_of_other_networks() {
         let mut guard = Guard::default();

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_does_not_take_all_punches() {
+    fn one_relay_cannot_use_all_punches() {
         let mut punches = Punches::default();
         let at = |n: u16| SocketAddr::from(([20, 0, (n >> 8) as u8, n as u8], 1));
         let begun = |punches: &mut Punches, relay: &Source, from: u16| {

@@ -430,7 +430,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_of_scopes_is_its_members() {
+    fn set_of_scopes_equals_its_members() {
         use NodeAddressScope::{Global, Local};
         for scopes in [&[][..], &[Local], &[Global], &[Local, Global]] {
             let set: Scopes = scopes.iter().copied().collect();
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_local_socket_keeps_its_scope() {
+    fn link_local_socket_keeps_its_scope() {
         let socket = |ip: &str, scope| {
             SocketAddr::V6(SocketAddrV6::new(ip.parse().unwrap(), 1314, 7, scope))
         };
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_one_form() {
+    fn address_has_one_form() {
         let socket =
             |ip: &str, scope| SocketAddr::V6(SocketAddrV6::new(ip.parse().unwrap(), 9, 7, scope));
         for (addr, text) in [

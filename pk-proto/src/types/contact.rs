@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_address_is_dropped_over_the_limit_even_if_it_is_the_new_one() {
+    fn oldest_address_is_dropped_over_the_limit_even_if_it_is_the_new_one() {
         let mut contact = NodeContact::new(address(1), data(30));
         assert!(contact.set(address(2), data(10), 3));
         assert!(contact.set(address(3), data(20), 3));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_one_address_adds_up() {
+    fn data_of_one_address_is_merged() {
         let local =
             NodeContactAddressData { mode: ContactMode::Signal, scopes: Scopes::LOCAL, ..data(10) };
         let both = Scopes { local: true, global: true };
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn only_global_addresses_are_told() {
+    fn only_global_addresses_are_sent() {
         let local = NodeContactAddressData { scopes: Scopes::LOCAL, ..data(10) };
         let mut contact = NodeContact::new(address(1), local);
         assert_eq!(contact.global(), None);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn deserialising_restores_the_order_and_merges_what_is_double() {
+    fn deserializing_restores_the_order_and_merges_duplicates() {
         let mut contact = NodeContact::default();
         for (port, time) in [(3, 7), (1, 7), (2, 7), (9, 8), (4, 1)] {
             contact.set(address(port), data(time), 5);

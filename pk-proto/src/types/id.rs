@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_encoded_id_is_always_one() {
+    fn encoded_id_is_always_valid() {
         let id = NodeId::from_bytes([7; 32]);
         let encoded = NodeIdEncoded::from(id);
         assert_eq!((NodeId::from(&encoded), encoded.as_str().len()), (id, NodeId::TEXT_LEN));

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_honest_signature_is_valid_and_every_flipped_bit_breaks_it() {
+    fn honest_signature_is_valid_and_every_flipped_bit_breaks_it() {
         let key = SigningKey::from_bytes(&[1; 32]);
         let id = NodeId::from_bytes(key.verifying_key().to_bytes());
         let signature = key.sign(b"message").to_bytes();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn canonical_is_what_a_point_is_encoded_as() {
+    fn canonical_encodings_are_those_of_points() {
         let mut cases: Vec<[u8; 32]> = Vec::new();
         for low in 0..=u8::MAX {
             for (middle, high) in [(0, 0), (0, 0x80), (0xff, 0x7f), (0xff, 0xff)] {
@@ -171,7 +171,7 @@ mod tests {
     /// The 12 cases of "Taming the many EdDSAs" (Chalkias, Garillot, Nikolaenko;
     /// github.com/novifinancial/ed25519-speccheck). libsodium accepts case 3 and no other.
     #[test]
-    fn the_speccheck_cases_are_decided_as_libsodium_decides_them() {
+    fn speccheck_cases_are_decided_as_libsodium_decides_them() {
         use SignatureFault::{Mismatch, NonCanonicalKey, WeakKey};
         let small = "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa";
         let mixed = "cdb267ce40c5cd45306fa5d2f29731459387dbf9eb933b7bd5aed9a765b88d4d";
@@ -276,7 +276,7 @@ mod tests {
     /// right, so that a verifier that multiplies by the cofactor, dalek's batch among them, may
     /// accept.
     #[test]
-    fn a_torsion_component_in_r_is_refused() {
+    fn torsion_component_in_r_is_refused() {
         let key = "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c";
         #[rustfmt::skip]
         let with_torsion = [
@@ -303,7 +303,7 @@ mod tests {
     /// happens to be divisible by 8, which depends on the message. This pins the accept set, which
     /// a batch has to equal.
     #[test]
-    fn a_mixed_key_gets_no_signature_that_needs_the_cofactor() {
+    fn signature_of_a_mixed_key_that_needs_the_cofactor_is_refused() {
         let key = "9ea3f11f5bd34f0cd7147fd0a436c088f624c6100c1df6a53c0a29e05d60cea0";
         #[rustfmt::skip]
         let cases: [(&[u8], &str, _); 4] = [

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_normal_form_is_one() {
+    fn normal_form_is_one() {
         let plain = |text: &str| text.parse::<SocketAddr>().unwrap();
         for (addr, normal) in [
             (scoped("::ffff:10.0.0.1", 0, 3), plain("10.0.0.1:9")),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_keeps_scopes() {
+    fn recording_keeps_scopes() {
         let addrs = Vec::from([
             scoped("fe80::1", 5, 2),
             scoped("fe80::1", 0, 3),

@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn wall_time_is_written_as_a_date() {
-        // As `date -u -d @…` has them.
+        // As printed by `date -u -d @…`.
         for (secs, expected) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_positive_time_is_never_lost() {
+    fn positive_duration_is_never_rounded_to_zero() {
         let at = Instant::from_micros(7);
         for (nanos, micros) in [(0, 7), (1, 8), (999, 8), (1000, 8), (1999, 8), (2000, 9)] {
             let time = Duration::from_nanos(nanos);

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_length_and_payload() {
+    fn frame_is_length_and_payload() {
         assert_eq!(frame(b"abc"), [0, 0, 0, 3, b'a', b'b', b'c']);
         assert_eq!(frame(&vec![7; MAX_FRAME]).len(), MAX_FRAME + 4);
         assert_eq!(encode_frame(&vec![7; MAX_FRAME + 1]), Err(FrameFault::TooLong(65_537)));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_within_a_chunk_is_not_copied() {
+    fn frame_within_a_chunk_is_not_copied() {
         let chunk = Bytes::from([frame(b"first"), frame(b"second"), frame(b"third")].concat());
         let mut decoder = FrameDecoder::new();
         decoder.push(chunk.slice(..20));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn wanted_counts_down_to_the_frame() {
+    fn wanted_bytes_decrease_to_the_end_of_the_frame() {
         let bytes = frame(b"hello");
         let mut decoder = FrameDecoder::new();
         for (i, byte) in bytes.iter().enumerate() {
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_length_is_an_error_at_once_and_for_good() {
+    fn invalid_length_is_an_immediate_and_permanent_error() {
         for (header, fault) in [
             ([0, 0, 0, 0], FrameFault::Malformed),
             ([0, 1, 0, 1], FrameFault::TooLong(65_537)),
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn unread_is_everything_behind_the_last_frame_taken() {
+    fn unread_bytes_are_those_after_the_last_returned_frame() {
         let mut decoder = FrameDecoder::new();
         decoder.push([frame(b"open"), b"app".to_vec()].concat().into());
         assert_eq!(&decoder.next().unwrap().unwrap()[..], b"open");

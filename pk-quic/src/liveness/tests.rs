@@ -48,7 +48,7 @@ fn looks(liveness: &mut Liveness, traffic: Traffic) -> (Finding, Duration) {
 }
 
 #[test]
-fn unanswered_frames_are_silence_after_the_allowed_time() {
+fn unanswered_frames_count_as_silence_after_the_allowed_time() {
     let mut liveness = watched();
     assert_eq!(look(&mut liveness, counts(1, 1, 1)), Finding::Active);
     assert_eq!(looks(&mut liveness, counts(1, 1, 1)).0, Finding::Quiet, "all is acknowledged");
@@ -74,7 +74,7 @@ fn frame_received_before_a_send_does_not_acknowledge_it() {
 }
 
 #[test]
-fn probes_of_either_kind_show_what_an_earlier_packet_hides() {
+fn probes_of_either_kind_reveal_silence_behind_an_earlier_packet() {
     let mut stats = ConnectionStats::default();
     stats.frame_tx.stream = 1;
     stats.frame_rx.acks = 1;
@@ -109,7 +109,7 @@ fn keep_alive_is_no_silence_and_does_not_prolong_the_checks() {
 }
 
 #[test]
-fn a_connection_on_which_an_answer_is_waited_for_is_looked_at_until_it_comes() {
+fn connection_is_checked_until_an_expected_answer_arrives() {
     let mut liveness = watched();
     for _ in 0..50 {
         let now = liveness.due.unwrap();
@@ -121,7 +121,7 @@ fn a_connection_on_which_an_answer_is_waited_for_is_looked_at_until_it_comes() {
 }
 
 #[test]
-fn what_was_sent_just_before_a_look_gets_its_whole_time() {
+fn frame_sent_just_before_a_check_has_the_whole_allowed_time() {
     let mut liveness = watched();
     let sent_at = liveness.due.unwrap() - Duration::from_millis(1);
     liveness.note_before_send(sent_at, counts(1, 1, 1));
@@ -184,7 +184,7 @@ fn every_frame_but_acknowledgements_and_the_end_has_to_be_acknowledged() {
 }
 
 #[test]
-fn patience_has_the_unit_of_instants() {
+fn patience_is_rounded_to_the_unit_of_instants() {
     let rtt = Duration::from_nanos(165_884_133);
     let patience = patience(rtt, WAIT, Duration::from_secs(30));
     assert_eq!(patience, Duration::from_micros(522_652));

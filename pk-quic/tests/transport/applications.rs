@@ -1,4 +1,4 @@
-//! Streams that were handed over to the embedder.
+//! Detached streams.
 
 use bytes::Bytes;
 use pk_proto::{DisconnectReason, Input, Network, Opener, Output, RequestId, StreamId};
@@ -45,7 +45,7 @@ fn event(rig: &Rig, mut is_it: impl FnMut(&TransportEvent) -> bool) -> Transport
 }
 
 #[test]
-fn a_stream_that_is_handed_over_keeps_every_byte() {
+fn detached_stream_keeps_every_byte() {
     let mut pair = pair();
     // The core at b has read ten bytes, of which four were not for it; six more wait in QUIC.
     let theirs = pair.open(bytes(16), false);
@@ -69,7 +69,7 @@ fn a_stream_that_is_handed_over_keeps_every_byte() {
 }
 
 #[test]
-fn an_aborted_stream_is_told() {
+fn aborted_stream_is_reported() {
     let mut pair = pair();
     let theirs = pair.open(bytes(1), false);
     detach(&pair, theirs, Bytes::new());
@@ -82,7 +82,7 @@ fn an_aborted_stream_is_told() {
 }
 
 #[test]
-fn how_a_stream_ended_is_kept_until_its_holder_knows() {
+fn end_of_a_stream_is_kept_until_its_holder_reads_it() {
     let mut pair = pair();
     let theirs = pair.open(bytes(1), false);
     detach(&pair, theirs, Bytes::new());
@@ -97,7 +97,7 @@ fn how_a_stream_ended_is_kept_until_its_holder_knows() {
 }
 
 #[test]
-fn a_finished_direction_that_is_stopped_was_not_delivered() {
+fn stopped_finished_direction_counts_as_not_delivered() {
     let mut setup = Setup::new(2);
     setup.settings.stream_window = 16 * 1024;
     let mut pair = pair_of(Setup::new(1), setup);
@@ -123,12 +123,12 @@ fn a_finished_direction_that_is_stopped_was_not_delivered() {
 }
 
 #[test]
-fn a_handed_over_stream_is_flushed_first() {
+fn detached_stream_is_flushed_first() {
     let mut setup = Setup::new(2);
     setup.settings.stream_window = 16 * 1024;
     let mut pair = pair_of(Setup::new(1), setup);
     let theirs = pair.open(bytes(16 * 1024), false);
-    // The window is full: these bytes wait in the transport when the stream is handed over.
+    // The window is full: these bytes are queued in the transport when the stream is detached.
     pair.a.output(send(OURS, bytes(1000), false));
     detach(&pair, theirs, Bytes::new());
     assert_eq!(pair.a.write(OURS, b"application"), Ok(0), "before it was flushed");
@@ -140,7 +140,7 @@ fn a_handed_over_stream_is_flushed_first() {
 }
 
 #[test]
-fn a_stream_whose_connection_is_lost_can_still_be_read() {
+fn stream_of_a_lost_connection_can_still_be_read() {
     let mut pair = pair();
     let theirs = pair.open(bytes(10), true);
     detach(&pair, theirs, Bytes::new());
@@ -156,7 +156,7 @@ fn a_stream_whose_connection_is_lost_can_still_be_read() {
 }
 
 #[test]
-fn a_stream_that_ended_before_it_was_handed_over_reaches_who_requested_it() {
+fn stream_that_ended_before_its_detach_reaches_its_requester() {
     let mut pair = pair();
     let theirs = pair.open(bytes(1), false);
     pair.a.output(Output::CloseConnection { conn: pair.conn, code: 0, reason: String::new() });
@@ -177,7 +177,7 @@ fn a_stream_that_ended_before_it_was_handed_over_reaches_who_requested_it() {
     assert_eq!(pair.a.read(OURS), Ok(Read::Bytes(bytes(3))));
     assert!(matches!(pair.a.read(OURS), Err(StreamError::ConnectionLost(_))));
     assert_eq!(pair.a.input(), Input::StreamClosed { stream: OURS });
-    // No caller waits for one of a peer.
+    // No caller waits for a stream of a peer.
     pair.b.output(detach(Opener::Peer, theirs));
     assert_eq!(pair.b.input(), Input::StreamClosed { stream: theirs });
 }

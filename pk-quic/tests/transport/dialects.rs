@@ -9,7 +9,7 @@ use pk_proto::{Input, Output};
 use crate::rig::{Rig, Setup, pass};
 use crate::tls::presenting;
 
-fn speaking(mut setup: Setup, dialects: &[Dialect]) -> Setup {
+fn with_dialects(mut setup: Setup, dialects: &[Dialect]) -> Setup {
     setup.settings.dialects = dialects.to_vec();
     setup
 }
@@ -18,7 +18,7 @@ const NATIVE: &[Dialect] = &[Dialect::Native];
 const POLYKEY: &[Dialect] = &[Dialect::Polykey];
 
 #[test]
-fn the_preference_of_the_acceptor_decides() {
+fn preference_of_the_acceptor_decides_the_dialect() {
     let both = [Dialect::Native, Dialect::Polykey];
     let other = [Dialect::Polykey, Dialect::Native];
     for (dialer, acceptor, spoken) in [
@@ -29,8 +29,8 @@ fn the_preference_of_the_acceptor_decides() {
         (&both, POLYKEY, Dialect::Polykey),
         (&both, NATIVE, Dialect::Native),
     ] {
-        let mut dialer = speaking(Setup::new(1), dialer).start();
-        let acceptor = speaking(Setup::new(2), acceptor).start();
+        let mut dialer = with_dialects(Setup::new(1), dialer).start();
+        let acceptor = with_dialects(Setup::new(2), acceptor).start();
         dialer.dial(acceptor.addr, &[acceptor.id]);
         let (ours, theirs) = (dialer.connected(), acceptor.connected());
         assert_eq!((ours.dialect, theirs.dialect), (spoken, spoken));
@@ -40,10 +40,10 @@ fn the_preference_of_the_acceptor_decides() {
 }
 
 #[test]
-fn without_a_common_dialect_nobody_is_connected() {
+fn dial_without_a_common_dialect_fails() {
     for (ours, theirs) in [(NATIVE, POLYKEY), (POLYKEY, NATIVE)] {
-        let mut dialer = speaking(Setup::new(1), ours).start();
-        let acceptor = speaking(Setup::new(2), theirs).start();
+        let mut dialer = with_dialects(Setup::new(1), ours).start();
+        let acceptor = with_dialects(Setup::new(2), theirs).start();
         dialer.dial(acceptor.addr, &[acceptor.id]);
         let why = dialer.dial_failed();
         assert!(
@@ -55,10 +55,10 @@ fn without_a_common_dialect_nobody_is_connected() {
 }
 
 #[test]
-fn both_ends_give_a_connection_the_same_name_made_of_its_ids() {
+fn both_ends_derive_the_same_shared_id_from_connection_ids() {
     let mut names = Vec::new();
-    let a = speaking(Setup::new(1), POLYKEY).start();
-    let mut b = speaking(Setup::new(2), POLYKEY).start();
+    let a = with_dialects(Setup::new(1), POLYKEY).start();
+    let mut b = with_dialects(Setup::new(2), POLYKEY).start();
     for _ in 0..20 {
         b.dial(a.addr, &[a.id]);
         let (ours, theirs) = (b.connected(), a.connected());
@@ -74,17 +74,17 @@ fn both_ends_give_a_connection_the_same_name_made_of_its_ids() {
 }
 
 #[test]
-fn the_name_is_right_also_after_a_retry() {
-    let mut setup = speaking(Setup::new(1), POLYKEY);
+fn shared_id_is_equal_after_a_retry() {
+    let mut setup = with_dialects(Setup::new(1), POLYKEY);
     // Half of it is for validated peers.
     setup.settings.handshake_limit = 2;
     setup.settings.handshake_network_limit = 2;
     let a = setup.start();
     let mut deaf = Rig::start(3);
-    deaf.deafen(true);
+    deaf.drop_received(true);
     deaf.dial(a.addr, &[a.id]);
     a.metrics(|metrics| metrics.handshakes_pending == 1);
-    let mut b = speaking(Setup::new(2), POLYKEY).start();
+    let mut b = with_dialects(Setup::new(2), POLYKEY).start();
     b.dial(a.addr, &[a.id]);
     let (ours, theirs) = (b.connected(), a.connected());
     assert_eq!(ours.shared_id, theirs.shared_id);
@@ -100,8 +100,8 @@ fn dialer_on_quic_receives_the_refusal_before_it_counts_as_connected() {
         (presenting(6, &["noNodeSignature"]), 0x12a),
         (presenting(3, &["c3_issuedBy2", "c1_self"]), 0x12a),
     ] {
-        let acceptor = speaking(Setup::new(100), POLYKEY).start();
-        let mut dialer = speaking(setup, POLYKEY).start();
+        let acceptor = with_dialects(Setup::new(100), POLYKEY).start();
+        let mut dialer = with_dialects(setup, POLYKEY).start();
         dialer.dial(acceptor.addr, &[acceptor.id]);
         let why = dialer.dial_failed();
         assert!(
@@ -116,9 +116,9 @@ fn dialer_on_quic_receives_the_refusal_before_it_counts_as_connected() {
 /// A close right after the handshake arrives with or after its confirmation; in both cases the dial
 /// has one result.
 #[test]
-fn a_cancelled_dial_on_quic_fails_once() {
-    let acceptor = speaking(Setup::new(1), POLYKEY).start();
-    let mut dialer = speaking(Setup::new(2), POLYKEY).start();
+fn cancelled_dial_on_quic_fails_once() {
+    let acceptor = with_dialects(Setup::new(1), POLYKEY).start();
+    let mut dialer = with_dialects(Setup::new(2), POLYKEY).start();
     for delay in 0..20 {
         let conn = dialer.dial(acceptor.addr, &[acceptor.id]);
         pass(Duration::from_micros(200 * delay));

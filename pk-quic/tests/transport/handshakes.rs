@@ -11,7 +11,7 @@ use crate::rig::{Rig, Setup, now, stray};
 /// Starts handshakes and never continues them.
 fn flood(acceptor: &Rig, count: usize) -> Rig {
     let mut flood = Rig::start(200);
-    flood.deafen(true);
+    flood.drop_received(true);
     for _ in 0..count {
         flood.dial(acceptor.addr, &[acceptor.id]);
     }
@@ -19,7 +19,7 @@ fn flood(acceptor: &Rig, count: usize) -> Rig {
 }
 
 #[test]
-fn a_flood_of_liars_is_bounded_and_the_honest_get_in() {
+fn flood_of_forged_handshakes_is_bounded_and_an_honest_peer_connects() {
     let mut setup = Setup::new(1);
     setup.settings.handshake_limit = 16;
     setup.settings.handshake_network_limit = 8;
@@ -44,7 +44,7 @@ fn a_flood_of_liars_is_bounded_and_the_honest_get_in() {
 }
 
 #[test]
-fn a_dial_to_nobody_ends_at_its_deadline() {
+fn dial_without_an_answer_ends_at_its_deadline() {
     let mut dialer = Rig::start(1);
     let (own, addr) = (dialer.id, "10.9.9.9:9".parse().unwrap());
     let begun = now();
@@ -56,7 +56,7 @@ fn a_dial_to_nobody_ends_at_its_deadline() {
 }
 
 #[test]
-fn a_cancelled_dial_and_an_impossible_one_fail_once() {
+fn cancelled_dial_and_an_impossible_one_fail_once() {
     let mut dialer = Rig::start(1);
     let (own, addr) = (dialer.id, "10.9.9.9:9".parse().unwrap());
     let conn = dialer.dial(addr, &[own]);
@@ -71,15 +71,15 @@ fn a_cancelled_dial_and_an_impossible_one_fail_once() {
 }
 
 #[test]
-fn a_refused_handshake_is_told() {
+fn refused_handshake_is_reported() {
     let mut setup = Setup::new(1);
     setup.settings.handshake_limit = 2;
     setup.settings.handshake_network_limit = 2;
     let acceptor = setup.start();
     flood(&acceptor, 10);
     acceptor.metrics(|metrics| metrics.handshakes_pending == 1 && metrics.handshakes_retried >= 9);
-    // The only place for validated peers: occupied by a peer whose core never sends, it is pending
-    // no longer than TLS takes.
+    // The only slot for validated peers: for a peer whose core never sends, it is in use only until
+    // TLS completes.
     let mut honest = Rig::start(2);
     honest.dial(acceptor.addr, &[acceptor.id]);
     honest.connected();
@@ -87,7 +87,7 @@ fn a_refused_handshake_is_told() {
 }
 
 #[test]
-fn a_close_carries_its_code_and_reason() {
+fn close_carries_its_code_and_reason() {
     let (mut a, b) = (Rig::start(1), Rig::start(2));
     let (ours, theirs) = a.connect(&b);
     a.output(Output::CloseConnection { conn: ours, code: 17, reason: "full\u{7}".to_owned() });
@@ -126,7 +126,7 @@ fn punches_leave_from_the_port_that_peers_know() {
 }
 
 #[test]
-fn answers_that_the_socket_does_not_take_are_bounded() {
+fn answers_that_the_socket_does_not_accept_are_bounded() {
     const LIMIT: usize = 256;
     let node = Rig::start(1);
     // Of a QUIC version that does not exist: each is answered by Version Negotiation.

@@ -14,7 +14,7 @@ use pk_quic::{
     TransportSetup,
 };
 
-/// Longer than anything in these tests takes, of virtual time.
+/// Time limit, longer than any step of these tests takes, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// One way.
 const DELAY: Duration = Duration::from_millis(1);
@@ -117,7 +117,7 @@ impl World {
         }
     }
 
-    /// Advances to the next moment before `end`. Returns whether there was one.
+    /// Advances to the next event before `end`. Returns whether there was one.
     fn step(&mut self, end: Instant) -> bool {
         let timeouts = self.hosts.iter().filter_map(|host| host.transport.poll_timeout());
         let next = timeouts.chain(self.wire.front().map(|(at, ..)| *at)).min();
@@ -162,7 +162,7 @@ pub struct Rig {
     next_conn: u64,
 }
 
-/// How a rig differs from the default.
+/// Settings of a rig.
 pub struct Setup {
     pub key: KeyPair,
     pub identity: Identity,
@@ -218,8 +218,8 @@ impl Rig {
         self.call(|transport, now| assert_eq!(transport.execute(now, output), None));
     }
 
-    /// It receives nothing from now on, or what is sent from now on.
-    pub fn deafen(&self, deaf: bool) {
+    /// Drops received datagrams from now on, or stops dropping them.
+    pub fn drop_received(&self, deaf: bool) {
         with(|world| world.hosts[self.n].deaf = deaf);
     }
 
@@ -249,7 +249,7 @@ impl Rig {
         self.wait(|host| host.events.pop_front()).expect("an event in time")
     }
 
-    /// The core receives nothing for a while.
+    /// Checks that the core receives nothing for some time.
     pub fn silence(&self) {
         pass(Duration::from_millis(100));
         with(|world| assert_eq!(world.hosts[self.n].inputs, [], "received"));

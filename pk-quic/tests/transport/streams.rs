@@ -55,7 +55,7 @@ impl Pair {
     }
 }
 
-/// Collects what arrives on a stream until its end or until `len` bytes.
+/// Collects the received bytes of a stream until its end or until `len` bytes.
 pub fn receive(rig: &Rig, stream: StreamId, len: usize) -> (Vec<u8>, bool) {
     let mut all = Vec::new();
     while all.len() < len {
@@ -85,7 +85,7 @@ fn nothing_is_read_without_credit() {
 }
 
 #[test]
-fn the_end_comes_with_the_last_bytes_or_without_credit() {
+fn end_is_received_with_the_last_bytes_or_without_credit() {
     let mut pair = pair();
     let theirs = pair.open(bytes(10), true);
     pair.b.output(credit(theirs, 10));
@@ -100,7 +100,7 @@ fn the_end_comes_with_the_last_bytes_or_without_credit() {
 }
 
 #[test]
-fn an_unread_stream_blocks_its_writer() {
+fn unread_stream_blocks_its_writer() {
     let mut setup = Setup::new(2);
     setup.settings.stream_window = 16 * 1024;
     let mut pair = pair_of(Setup::new(1), setup);
@@ -120,7 +120,7 @@ fn an_unread_stream_blocks_its_writer() {
 }
 
 #[test]
-fn a_reset_is_told_once() {
+fn reset_is_reported_once() {
     let mut pair = pair();
     let theirs = pair.open(bytes(100), false);
     pair.b.output(credit(theirs, 100));
@@ -140,7 +140,7 @@ fn a_reset_is_told_once() {
 }
 
 #[test]
-fn a_stop_is_told_without_writing_and_answered_with_a_reset() {
+fn stop_is_reported_without_writing_and_answered_with_a_reset() {
     let mut pair = pair();
     let theirs = pair.open(bytes(1), false);
     pair.b.output(credit(theirs, 10));
@@ -158,7 +158,7 @@ fn a_stop_is_told_without_writing_and_answered_with_a_reset() {
 }
 
 #[test]
-fn a_blocked_writer_hears_the_stop() {
+fn stop_is_reported_to_a_blocked_writer() {
     let mut setup = Setup::new(2);
     setup.settings.stream_window = 64 * 1024;
     let mut pair = pair_of(Setup::new(1), setup);
@@ -170,12 +170,12 @@ fn a_blocked_writer_hears_the_stop() {
 }
 
 #[test]
-fn a_stream_waits_until_the_peer_allows_it() {
+fn stream_waits_until_the_peer_allows_it() {
     let mut setup = Setup::new(2);
     setup.settings.streams = 2;
     let mut pair = pair_of(Setup::new(1), setup);
     let theirs = pair.open(bytes(1), true);
-    // One that stays open.
+    // A stream that stays open.
     let held = StreamId(100);
     pair.a.output(Output::OpenStream { conn: pair.conn, stream: held });
     pair.a.output(send(held, bytes(1), false));
@@ -186,7 +186,7 @@ fn a_stream_waits_until_the_peer_allows_it() {
         pair.a.output(Output::OpenStream { conn: pair.conn, stream });
         pair.a.output(send(stream, bytes(len), true));
     }
-    // One is reset before it is open: the peer never receives it.
+    // A stream is reset before it is open: the peer never receives it.
     pair.a.output(Output::ResetStream { stream: StreamId(4), code: 0 });
     pair.a.output(Output::StopStream { stream: StreamId(4), code: 0 });
     pair.a.silence();
@@ -230,10 +230,10 @@ fn data_received_before_the_end_of_a_connection_is_read() {
 }
 
 #[test]
-fn a_stream_and_the_end_of_its_connection_come_at_once() {
+fn stream_and_close_received_at_once_are_both_delivered() {
     let pair = pair();
     pair.b.grant(1000);
-    // In datagrams that arrive at one moment: the stream, its bytes, and the close.
+    // The stream, its bytes and the close, in datagrams that arrive at one instant.
     pair.a.output(Output::OpenStream { conn: pair.conn, stream: OURS });
     pair.a.output(send(OURS, bytes(50), true));
     assert!(matches!(pair.a.input(), Input::StreamWritten { .. }));

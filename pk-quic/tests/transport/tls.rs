@@ -31,7 +31,7 @@ fn id(seed: u8) -> NodeId {
     KeyPair::from_seed(&[seed; 32]).node_id()
 }
 
-/// What a dialer sees when the acceptor refuses its certificates.
+/// The result of a dialer if the acceptor refuses its certificates.
 fn refused(setup: Setup) -> String {
     let acceptor = Rig::start(100);
     let mut dialer = setup.start();
@@ -51,7 +51,7 @@ fn refused(setup: Setup) -> String {
 }
 
 /// The result of a dialer's verification of an acceptor's certificates.
-fn judged(setup: Setup, expect: NodeId) -> DialFailure {
+fn verification_failure(setup: Setup, expect: NodeId) -> DialFailure {
     let acceptor = setup.start();
     let mut dialer = Rig::start(100);
     dialer.dial(acceptor.addr, &[expect]);
@@ -62,7 +62,7 @@ fn judged(setup: Setup, expect: NodeId) -> DialFailure {
 }
 
 #[test]
-fn both_ends_know_each_other_and_name_the_connection_equally() {
+fn both_ends_prove_their_ids_and_agree_on_the_shared_id() {
     let (mut a, b) = (Rig::start(1), Rig::start(2));
     let conn = a.dial(b.addr, &[id(50), b.id]);
     let (ours, theirs) = (a.connected(), b.connected());
@@ -76,7 +76,7 @@ fn both_ends_know_each_other_and_name_the_connection_equally() {
 }
 
 #[test]
-fn a_dialer_takes_nobody_else() {
+fn dialer_refuses_another_node() {
     let acceptor = Rig::start(2);
     let mut dialer = Rig::start(1);
     dialer.dial(acceptor.addr, &[id(3)]);
@@ -86,7 +86,7 @@ fn a_dialer_takes_nobody_else() {
 }
 
 #[test]
-fn a_renewed_node_is_found_under_its_old_ids() {
+fn renewed_node_is_found_under_its_old_ids() {
     let chain = ["c3_issuedBy2", "c2_issuedBy1", "c1_self"];
     for (expect, who) in [(id(1), 1), (id(2), 2), (id(3), 3)] {
         let acceptor = presenting(3, &chain).start();
@@ -107,9 +107,9 @@ fn a_renewed_node_is_found_under_its_old_ids() {
 }
 
 #[test]
-fn the_name_of_somebody_else_is_refused_in_both_directions() {
+fn name_of_another_node_is_refused_in_both_directions() {
     // The reference accepts this one: key 8 with the name of node 7 (docs/WIRE.md section 3.4).
-    let why = judged(presenting(8, &["foreignCN"]), id(7));
+    let why = verification_failure(presenting(8, &["foreignCN"]), id(7));
     assert!(
         matches!(&why, DialFailure::Certificate(why) if why.contains("has the subject name")),
         "{why}"
@@ -119,10 +119,10 @@ fn the_name_of_somebody_else_is_refused_in_both_directions() {
 }
 
 #[test]
-fn the_certificate_of_somebody_else_is_refused_in_both_directions() {
+fn certificate_of_another_node_is_refused_in_both_directions() {
     // A valid certificate of node 1, presented by a peer with another key.
     let stolen = || Setup { identity: Setup::new(1).identity, ..Setup::new(9) };
-    let why = judged(stolen(), id(1));
+    let why = verification_failure(stolen(), id(1));
     assert!(matches!(&why, DialFailure::Transport(_)), "{why}");
     let why = refused(stolen());
     assert!(why.contains("51"), "decrypt_error: {why}");
@@ -130,11 +130,11 @@ fn the_certificate_of_somebody_else_is_refused_in_both_directions() {
 
 #[test]
 fn expired_and_unsigned_certificates_are_refused_in_both_directions() {
-    let why = judged(presenting(4, &["expired_self"]), id(4));
+    let why = verification_failure(presenting(4, &["expired_self"]), id(4));
     assert!(matches!(&why, DialFailure::Certificate(why) if why.contains("expired")), "{why}");
     let why = refused(presenting(4, &["expired_self"]));
     assert!(why.contains("45"), "certificate_expired: {why}");
-    let why = judged(presenting(6, &["noNodeSignature"]), id(6));
+    let why = verification_failure(presenting(6, &["noNodeSignature"]), id(6));
     assert!(
         matches!(&why, DialFailure::Certificate(why) if why.contains("no node signature")),
         "{why}"
@@ -144,7 +144,7 @@ fn expired_and_unsigned_certificates_are_refused_in_both_directions() {
 }
 
 #[test]
-fn a_replaced_identity_is_presented_from_then_on_and_connections_stay() {
+fn replaced_identity_is_presented_to_new_peers_and_connections_stay() {
     let (mut a, b) = (Rig::start(1), Rig::start(2));
     let (old, _) = a.connect(&b);
     let next = KeyPair::from_seed(&[3; 32]);
@@ -157,7 +157,7 @@ fn a_replaced_identity_is_presented_from_then_on_and_connections_stay() {
 }
 
 #[test]
-fn certificates_are_judged_by_the_clock_at_the_time_of_the_handshake() {
+fn certificates_are_verified_by_the_clock_at_the_time_of_the_handshake() {
     let day = Duration::from_secs(24 * 60 * 60);
     let later = pk_proto::UnixMillis(pk_host::unix().0 + 2 * day.as_millis() as u64);
     let issued_later = || {
@@ -173,7 +173,7 @@ fn certificates_are_judged_by_the_clock_at_the_time_of_the_handshake() {
 }
 
 /// A QUIC client that is not a node. Returns how its connection ends.
-fn stranger(tls: rustls::ClientConfig, to: std::net::SocketAddr) -> ConnectionError {
+fn dial_without_node(tls: rustls::ClientConfig, to: std::net::SocketAddr) -> ConnectionError {
     let own = "10.8.8.8:8".parse().unwrap();
     let tls = quinn_proto::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
     let config = quinn_proto::ClientConfig::new(Arc::new(tls));
@@ -276,11 +276,11 @@ fn client(alpn: &[u8]) -> rustls::ClientConfig {
 }
 
 #[test]
-fn a_peer_without_certificates_or_protocol_is_told_so() {
+fn peer_without_certificates_or_protocol_receives_the_matching_alert() {
     let acceptor = Rig::start(1);
-    let error = stranger(client(b"pk/1"), acceptor.addr);
+    let error = dial_without_node(client(b"pk/1"), acceptor.addr);
     assert_eq!(code(&error), 0x100 + 116, "certificate_required: {error}");
-    let error = stranger(client(b"h3"), acceptor.addr);
+    let error = dial_without_node(client(b"h3"), acceptor.addr);
     assert_eq!(code(&error), 0x100 + 120, "no_application_protocol: {error}");
     acceptor.silence();
 }

@@ -98,7 +98,7 @@ mod tests {
         checker.received(asks, 1200, at(0));
         assert_eq!(checker.sends(asks, 3600, 1), Ok(()));
         assert_eq!(checker.sends(asks, 1472, 1), Ok(()), "the last datagram of one connection");
-        // What was sent before shows nothing.
+        // Earlier bytes validate nothing.
         checker.reached(asks, at(10));
         checker.received(asks, 0, at(9));
         assert!(checker.sends(asks, 1, 1).unwrap_err().what.contains("5073 bytes sent"));

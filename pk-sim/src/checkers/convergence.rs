@@ -139,7 +139,7 @@ mod tests {
         let own = nodes[7].0;
         let mut order: Vec<_> = nodes[7].1.iter().copied().collect();
         order.sort_by_key(|node| own.distance(node));
-        // One that is far away does not matter, the nearest one does.
+        // A missing far node does not matter, the missing nearest one does.
         assert!(nodes[7].1.remove(order.last().unwrap()));
         assert!(check(&nodes, 3).is_ok());
         assert!(nodes[7].1.remove(&order[0]));

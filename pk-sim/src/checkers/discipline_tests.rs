@@ -86,7 +86,7 @@ fn begin() -> Story {
     vec![Ok(dial(0)), Err(connected(0, Side::Dialer)), Ok(open)]
 }
 
-fn tell(story: Story) -> Result<Discipline, (usize, Violation)> {
+fn check_story(story: Story) -> Result<Discipline, (usize, Violation)> {
     let mut discipline = Discipline::default();
     for (step, event) in story.into_iter().enumerate() {
         let checked = match event {
@@ -99,7 +99,7 @@ fn tell(story: Story) -> Result<Discipline, (usize, Violation)> {
 }
 
 #[test]
-fn a_whole_life_passes() {
+fn valid_run_passes() {
     let mut story = begin();
     let data = |fin| Err(Input::StreamData { stream: STREAM, bytes: Bytes::new(), fin });
     story.extend([
@@ -126,10 +126,10 @@ fn a_whole_life_passes() {
         Ok(closed()),
         Ok(Output::Event(Event::Stopped)),
     ]);
-    assert!(tell(story).unwrap().has_stopped());
+    assert!(check_story(story).unwrap().has_stopped());
 }
 
-/// Each story ends with a planted bug, which is caught there and not earlier.
+/// Each story ends with a planted bug, which is caught at its last step.
 #[test]
 fn planted_bugs_of_a_machine_are_caught() {
     let after = |more: Vec<Result<Output, Input>>| [begin(), more].concat();
@@ -198,7 +198,7 @@ fn planted_bugs_of_a_machine_are_caught() {
     ];
     for (expected, story) in stories {
         let last = story.len() - 1;
-        let (step, violation) = tell(story.clone()).expect_err(expected);
+        let (step, violation) = check_story(story.clone()).expect_err(expected);
         assert_eq!(step, last, "{expected}: {violation}");
         assert!(violation.what.contains(expected), "{expected}: {violation}");
     }
@@ -222,7 +222,7 @@ fn planted_bugs_of_the_simulator_are_caught() {
     ];
     for story in stories {
         let last = story.len() - 1;
-        let (step, violation) = tell(story.clone()).unwrap_err();
+        let (step, violation) = check_story(story.clone()).unwrap_err();
         assert_eq!(step, last, "{violation}");
         assert!(violation.what.contains("(simulator)"), "{violation}");
     }

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_no_fork_however_often_it_is_read() {
+    fn chain_read_repeatedly_is_no_fork() {
         let first = claim(None, 1);
         let second = claim(Some(&first), 2);
         let (rows, mut forks) = ([row(&first), row(&second)], Forks::default());
@@ -100,14 +100,14 @@ mod tests {
         let first = claim(None, 1);
         for (one, other) in [
             (claim(Some(&first), 2), claim(Some(&first), 3)),
-            // Two that are the first ones.
+            // Two first claims.
             (claim(None, 2), claim(None, 3)),
         ] {
             let mut forks = Forks::default();
             assert_eq!(forks.read(&[row(&one)]), Ok(1));
             let fault = forks.read(&[row(&other)]).unwrap_err();
             assert!(fault.what.contains("forked"), "{fault:?}");
-            // In what is written as well.
+            // In written rows as well.
             let mut stored = Stored::new([]);
             let ops = vec![claim_row(&one), claim_row(&other)];
             stored.output(&Output::Persist { id: EffectId(1), ops, durable: true });

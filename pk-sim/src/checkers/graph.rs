@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_right_graph_passes() {
+    fn valid_graph_passes() {
         assert_eq!(check(&view(&contact(2)), PROBE, &config()), Ok(3));
     }
 

@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_too_much_is_caught() {
+    fn byte_over_the_limit_is_caught() {
         let settings = TransportSettings::default();
         let limit = (NODE + 2 * settings.memory_per_peer()) as i64;
         assert_eq!(check(limit, 2, &settings), Ok(()));

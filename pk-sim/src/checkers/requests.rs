@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn one_end_for_each_is_right() {
+    fn one_end_of_each_request_passes() {
         let mut requests = two();
         for event in [done(1), done(0), Event::Stopped] {
             assert_eq!(requests.event(&event), Ok(()));

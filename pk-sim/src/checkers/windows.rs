@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn credit_is_counted_by_connection_and_comes_back() {
+    fn credit_is_counted_by_connection_and_released() {
         let mut happen = two_streams();
         happen(Ok(grant(1, 6))).unwrap();
         happen(Ok(grant(3, 4))).unwrap();

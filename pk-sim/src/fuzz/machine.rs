@@ -240,7 +240,7 @@ impl Play<'_> {
         if dialect == Dialect::Native && how & 16 == 0 {
             let stream = self.peer_stream(conn);
             let hello = peers::hello(&mut self.script);
-            self.peer_says(stream, &hello, false);
+            self.peer_writes(stream, &hello, false);
         }
     }
 
@@ -466,7 +466,7 @@ impl Play<'_> {
                     && let Some((bytes, fin)) =
                         peers::answer(&mut self.script, &mut self.driver, stream)
                 {
-                    self.peer_says(stream, &bytes, fin);
+                    self.peer_writes(stream, &bytes, fin);
                     moved = true;
                 }
             }

@@ -1,5 +1,5 @@
-//! Each invariant of the targets detects a planted bug. That sound machines pass the same scripts
-//! is shown by `tests/fuzz.rs`.
+//! Each invariant of the targets detects a planted bug. `tests/fuzz.rs` shows that correct machines
+//! pass the same scripts.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use super::{machine, pair};
 /// Scripts that are tried until one meets the bug.
 const SCRIPTS: u64 = 400;
 
-/// Bytes that look random.
+/// Pseudorandom bytes.
 fn noise(seed: u64) -> Vec<u8> {
     let mut noise = vec![0; 600];
     blake3::Hasher::new().update(&seed.to_be_bytes()).finalize_xof().fill(&mut noise);
@@ -25,8 +25,8 @@ fn message(payload: &(dyn Any + Send)) -> String {
         .unwrap_or_default()
 }
 
-/// One of the scripts fails, with this text in the first line of the message.
-fn caught(expected: &str, scripts: u64, mut run: impl FnMut(&[u8])) {
+/// Checks that one of the scripts fails, with this text in the first line of the message.
+fn assert_caught(expected: &str, scripts: u64, mut run: impl FnMut(&[u8])) {
     for seed in 0..scripts {
         let Err(payload) = catch_unwind(AssertUnwindSafe(|| run(&noise(seed)))) else { continue };
         let message = message(&*payload);
@@ -37,16 +37,16 @@ fn caught(expected: &str, scripts: u64, mut run: impl FnMut(&[u8])) {
     panic!("no script has met the planted bug: {expected}");
 }
 
-fn machine_catches(expected: &str, plant: Plant) {
-    caught(expected, SCRIPTS, |data| drop(machine::run(data, plant)));
+fn assert_machine_catches(expected: &str, plant: Plant) {
+    assert_caught(expected, SCRIPTS, |data| drop(machine::run(data, plant)));
 }
 
 fn on_output(expected: &str, plant: fn(Output) -> Vec<Output>) {
-    machine_catches(expected, Plant { output: Some(plant), ..Plant::default() });
+    assert_machine_catches(expected, Plant { output: Some(plant), ..Plant::default() });
 }
 
 #[test]
-fn a_panic() {
+fn panic_is_caught() {
     on_output("planted", |output| match output {
         Output::Dial { .. } => panic!("planted"),
         output => vec![output],
@@ -54,7 +54,7 @@ fn a_panic() {
 }
 
 #[test]
-fn a_request_that_does_not_end_or_ends_twice() {
+fn request_that_does_not_end_or_ends_twice_is_caught() {
     on_output("has not ended", |output| match output {
         Output::Event(Event::Done { .. }) => vec![],
         output => vec![output],
@@ -66,7 +66,7 @@ fn a_request_that_does_not_end_or_ends_twice() {
 }
 
 #[test]
-fn a_dial_that_never_ends() {
+fn dial_that_never_ends_is_caught() {
     on_output("a dial until", |output| match output {
         Output::Dial { conn, addr, expect, .. } => {
             vec![Output::Dial { conn, addr, expect, deadline: Instant::FAR_FUTURE }]
@@ -77,26 +77,26 @@ fn a_dial_that_never_ends() {
         census.dials += 1;
         census
     };
-    machine_catches("(\"dials\", ", Plant { census: Some(census), ..Plant::default() });
+    assert_machine_catches("(\"dials\", ", Plant { census: Some(census), ..Plant::default() });
 }
 
 #[test]
-fn a_timer_without_progress() {
+fn timer_without_progress_is_caught() {
     let stuck = |_: &pk_proto::NodeManager| Some(Instant::ORIGIN);
-    machine_catches("checker `timers`", Plant { timeout: Some(stuck), ..Plant::default() });
+    assert_machine_catches("checker `timers`", Plant { timeout: Some(stuck), ..Plant::default() });
 }
 
 #[test]
-fn a_table_over_its_cap() {
+fn table_over_its_limit_is_caught() {
     let plant = |mut metrics: pk_proto::Metrics| {
         metrics.requests_open = 2_000_000;
         metrics
     };
-    machine_catches("checker `caps`", Plant { metrics: Some(plant), ..Plant::default() });
+    assert_machine_catches("checker `caps`", Plant { metrics: Some(plant), ..Plant::default() });
 }
 
 #[test]
-fn credit_over_the_window() {
+fn credit_over_the_window_is_caught() {
     on_output("checker `windows`", |output| match output {
         Output::ReadCredit { stream, .. } => vec![Output::ReadCredit { stream, bytes: 1 << 40 }],
         output => vec![output],
@@ -104,16 +104,16 @@ fn credit_over_the_window() {
 }
 
 #[test]
-fn a_search_in_the_graph_that_leaves_out_a_node() {
+fn closest_nodes_without_a_node_are_caught() {
     let plant = |mut closest: Vec<pk_proto::NodeId>| {
         closest.pop();
         closest
     };
-    machine_catches("checker `graph`", Plant { closest: Some(plant), ..Plant::default() });
+    assert_machine_catches("checker `graph`", Plant { closest: Some(plant), ..Plant::default() });
 }
 
 #[test]
-fn an_output_after_stopped() {
+fn output_after_stopped_is_caught() {
     on_output("after Stopped", |output| match output {
         Output::Event(Event::Stopped) => {
             let node = pk_proto::NodeId::numbered(0);
@@ -124,7 +124,7 @@ fn an_output_after_stopped() {
 }
 
 #[test]
-fn a_stream_that_is_used_after_its_end() {
+fn stream_used_after_its_end_is_caught() {
     on_output("checker `discipline`", |output| match output {
         Output::ResetStream { stream, .. } => {
             vec![output, Output::SendStream { stream, bytes: bytes::Bytes::new(), fin: true }]
@@ -134,7 +134,7 @@ fn a_stream_that_is_used_after_its_end() {
 }
 
 #[test]
-fn a_row_that_is_not_written() {
+fn missing_write_of_a_row_is_caught() {
     on_output("checker `stored`", |output| match output {
         Output::Persist { id, mut ops, durable } => {
             ops.retain(|op| !matches!(op, StoreOp::Put { table: Table::Contacts(_), .. }));
@@ -145,39 +145,39 @@ fn a_row_that_is_not_written() {
 }
 
 #[test]
-fn a_row_that_is_not_read() {
+fn missing_read_of_a_row_is_caught() {
     let plant = |mut snapshot: pk_proto::Snapshot| {
         snapshot.contacts.clear();
         snapshot
     };
-    machine_catches("restart:", Plant { snapshot: Some(plant), ..Plant::default() });
+    assert_machine_catches("restart:", Plant { snapshot: Some(plant), ..Plant::default() });
 }
 
 #[test]
-fn an_entry_that_stays_in_a_table() {
+fn entry_that_stays_in_a_table_is_caught() {
     let plant = |mut census: pk_proto::Census| {
         census.calls += 1;
         census
     };
-    machine_catches("(\"calls\", 1)", Plant { census: Some(plant), ..Plant::default() });
+    assert_machine_catches("(\"calls\", 1)", Plant { census: Some(plant), ..Plant::default() });
 }
 
 #[test]
-fn a_replay_that_differs() {
-    // The last record is that of a timeout: a tag of one byte behind the digest of the outputs.
+fn different_replay_is_caught() {
+    // The last record is that of a timeout: a tag of one byte after the digest of the outputs.
     let plant = |mut recording: Vec<u8>| {
         if let Some(byte) = recording.iter_mut().nth_back(1) {
             *byte ^= 1;
         }
         recording
     };
-    machine_catches("replay:", Plant { recording: Some(plant), ..Plant::default() });
+    assert_machine_catches("replay:", Plant { recording: Some(plant), ..Plant::default() });
 }
 
 #[test]
-fn two_nodes_that_disagree() {
+fn disagreement_of_two_nodes_is_caught() {
     let pair_catches =
-        |expected: &str, plant| caught(expected, 30, |data| drop(pair::run(data, plant)));
+        |expected: &str, plant| assert_caught(expected, 30, |data| drop(pair::run(data, plant)));
     let busy = |_| Err(Failure::Aborted(code::LIMIT));
     pair_catches("cannot connect to node", pair::Plant { cut: true, ..pair::Plant::default() });
     pair_catches("does not answer", pair::Plant { pong: Some(busy), ..pair::Plant::default() });

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chain_proves_every_key_a_node_had() {
+    fn chain_proves_every_key_of_a_node() {
         let unix = UnixMillis(1_767_225_600_000);
         let (old, new, other) = (Key::numbered(1, 0), Key::numbered(1, 1), Key::numbered(1, 2));
         let identity = renew(&genesis(&old, unix), &old, &new, unix);

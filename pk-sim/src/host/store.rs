@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_takes_what_was_not_durable_in_order() {
+    fn crash_loses_non_durable_writes_in_order() {
         for (policy, kept) in [(CrashPolicy::Lose, 2), (CrashPolicy::Keep, 5)] {
             let mut store = Store { crash: policy, ..Store::default() };
             persist(&mut store, 0, false);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_changes_nothing() {
+    fn failed_write_changes_nothing() {
         let mut store = Store { fail_next: 1, ..Store::default() };
         assert!(matches!(persist(&mut store, 1, true), Input::Persisted { result: Err(_), .. }));
         assert!(matches!(persist(&mut store, 2, true), Input::Persisted { result: Ok(()), .. }));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_whose_outcome_is_unknown_was_applied_or_was_not() {
+    fn write_with_an_unknown_outcome_was_applied_or_not() {
         let faults = BTreeMap::from([
             (1, WriteFault::Written),
             (2, WriteFault::Lost),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_is_bounded_ordered_and_never_empty_for_a_row_that_is_there() {
+    fn read_is_bounded_and_ordered_and_returns_an_existing_row() {
         let mut store = Store::default();
         (0..5).for_each(|key| drop(persist(&mut store, key, false)));
         let mut load = |from: u8, to: Option<u8>, descending, max_bytes| {

@@ -115,7 +115,8 @@ mod tests {
             .count()
     }
 
-    /// `Output` is matched exhaustively; the others cannot be, so that a new variant shows here.
+    /// `Output` is matched exhaustively; the others cannot be, so that a new variant fails this
+    /// test.
     #[test]
     fn every_variant_has_its_name() {
         assert_eq!(variants::<Output>(), OUTPUTS.len());
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_occur_is_missing() {
+    fn absent_variants_are_missing() {
         let mut coverage = Coverage::default();
         coverage.output(&Output::Event(Event::Stopped));
         assert_eq!((coverage.count("Output::Event"), coverage.count("Event::Stopped")), (1, 1));

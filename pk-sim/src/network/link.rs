@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loss_delays_what_is_reliable_and_drops_datagrams() {
+    fn loss_delays_reliable_packets_and_drops_datagrams() {
         let link = Link::ms(20).loss(300).jitter(Duration::from_millis(5));
         let mut die = RngStream::new(1, 1);
         let probe = Duration::from_millis(100);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_are_doubled_and_overtake_each_other() {
+    fn datagrams_are_duplicated_and_reordered() {
         let link = Link::ms(20).disorder(500);
         let mut die = RngStream::new(2, 1);
         let arrivals: Vec<_> = (0..1000).flat_map(|_| link.datagram(&mut die)).collect();

@@ -314,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_has_no_direction_and_a_cut_has_one() {
+    fn link_is_symmetric_and_cut_is_directed() {
         let mut network = Network::default();
         network.set_link(2, 1, Link::ms(7));
         assert_eq!(
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_needs_a_host_and_a_source_of_the_same_family() {
+    fn route_needs_a_host_and_a_source_of_the_same_family() {
         let mut network = Network::default();
         let v4: SocketAddr = "10.0.0.1:1".parse().unwrap();
         let v6: SocketAddr = "[fd00::1]:1".parse().unwrap();

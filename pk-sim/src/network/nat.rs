@@ -387,7 +387,7 @@ mod tests {
     /// RFC 5128 section 3.3 and the known table of NAT types: full cone, restricted cone,
     /// port-restricted cone, symmetric.
     #[test]
-    fn the_oracle_is_the_known_table() {
+    fn oracle_matches_the_known_table() {
         let cone = |filtering| Behind { consistent: true, filtering };
         let symmetric = Behind { consistent: false, filtering: AddressAndPort };
         let kinds =

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_has_a_bandwidth_a_queue_and_a_length() {
+    fn path_has_a_bandwidth_a_queue_and_a_length() {
         let all = PathLimits { mtu: 1000, bandwidth: Some(1_000_000), queue: 2500 };
         let mut paths = Paths { all, ..Paths::default() };
         let at = Instant::from_micros;

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_of_the_transport_blocks_the_writer() {
+    fn window_of_the_transport_blocks_the_writer() {
         let mut half = Half::new(5);
         assert!(half.write(Bytes::from_static(b"abcdefgh"), true));
         let sent = pieces(&mut half, 3);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn small_writes_leave_together_and_small_reads_open_no_window() {
+    fn small_writes_are_combined_and_small_reads_open_no_window() {
         let mut half = Half::new(16);
         ["a", "bc", "def"]
             .iter()
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_alone_is_a_piece() {
+    fn end_without_bytes_is_a_piece() {
         let mut half = Half::new(0);
         half.write(Bytes::new(), true);
         let sent = pieces(&mut half, 9);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_takes_what_was_not_read_unless_all_of_it_arrived() {
+    fn reset_drops_unread_bytes_unless_all_have_arrived() {
         let mut half = Half::new(100);
         half.write(Bytes::from_static(b"ab"), false);
         let sent = pieces(&mut half, 9);

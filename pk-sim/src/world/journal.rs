@@ -154,7 +154,7 @@ mod tests {
     fn a_journal_is_bounded() {
         let mut journal = Journal::new(true, 3);
         (0..10).for_each(|id| {
-            journal.output(0, Instant::ORIGIN, &Output::CancelBrowse { id: EffectId(id) })
+            journal.output(0, Instant::ORIGIN, &Output::CancelBrowse { id: EffectId(id) });
         });
         assert_eq!((journal.recent().lines().count(), journal.entries()), (3, 10));
     }

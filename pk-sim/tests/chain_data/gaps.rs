@@ -13,7 +13,7 @@ use pk_sim::genesis;
 use super::common::chains::{Draft, EPOCH};
 use super::kit::*;
 
-/// A chain of the owner with these numbers, whole in everything else.
+/// A chain of the owner with these numbers that is otherwise valid.
 fn numbered(numbers: &[u64]) -> Vec<Claim> {
     let owner = key(OWNER);
     let mut claims: Vec<Claim> = Vec::new();
@@ -37,27 +37,30 @@ fn numbered(numbers: &[u64]) -> Vec<Claim> {
 }
 
 #[test]
-fn a_chain_whose_numbers_have_gaps_is_read() {
+fn chain_with_gaps_in_its_numbers_is_read() {
     for numbers in [&[1, 3, 4, 9, 10][..], &[2, 3], &[7], &[1, 1 << 50]] {
         let chain = numbered(numbers);
         let mut cluster = with_chain(&chain);
         let id = cluster.request(ASKER, request(OWNER, None));
         let all = outcome(cluster.await_done(ASKER, id));
         assert_eq!((all.verified, all.fault), (chain.len() as u64, None), "{numbers:?}");
-        assert_eq!((all.head.as_ref(), told(&cluster, ASKER, id)), (chain.last(), chain.clone()));
+        assert_eq!(
+            (all.head.as_ref(), reported_claims(&cluster, ASKER, id)),
+            (chain.last(), chain.clone())
+        );
         for known in 0..chain.len() {
             let id = cluster.request(ASKER, request(OWNER, Some(&chain[known])));
             let rest = outcome(cluster.await_done(ASKER, id));
             assert_eq!(rest.fault, None, "{numbers:?} from {known}");
-            assert_eq!(told(&cluster, ASKER, id), chain[known + 1..]);
+            assert_eq!(reported_claims(&cluster, ASKER, id), chain[known + 1..]);
         }
         cluster.stop_all();
     }
 }
 
-/// What a number does not prove the digests do: each claim that is left out is missed.
+/// Digests prove what numbers do not: each omitted claim is detected.
 #[test]
-fn a_claim_that_is_left_out_is_missed_whatever_the_numbers() {
+fn omitted_claim_is_detected_in_a_chain_with_gaps() {
     let chain = numbered(&[1, 3, 4, 9, 10]);
     for missing in 0..4 {
         let mut verifier = ChainVerifier::new(vec![key(OWNER).id()]);
@@ -74,7 +77,7 @@ fn a_claim_that_is_left_out_is_missed_whatever_the_numbers() {
 
 /// The local chain continues after a head with any number.
 #[test]
-fn our_own_chain_goes_on_behind_a_gap() {
+fn local_chain_continues_after_a_gap() {
     let (owner, chain) = (key(OWNER), numbered(&[1, 5]));
     let unix = UnixMillis(EPOCH.0 + 60_000);
     let head = ChainHead::of(&chain[1], DigestAlgorithm::Blake3);

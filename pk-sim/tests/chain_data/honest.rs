@@ -1,5 +1,5 @@
-//! Owners that tell their chains as they are: pages, pieces, links, renewals, our own chain, ends,
-//! stores, caps.
+//! Owners that send their chains correctly: pages, pieces, links, renewals, the local chain, ends,
+//! stores, limits.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use super::common::{SECOND, by};
 use super::kit::*;
 
 #[test]
-fn a_chain_is_read_page_by_page_and_verified_to_its_end() {
+fn chain_is_read_page_by_page_and_verified_to_its_end() {
     let chain = chain(&key(OWNER), &friends(150));
     let mut cluster = with_chain(&chain);
     let id = cluster.request(ASKER, request(OWNER, None));
     let outcome = outcome(cluster.await_done(ASKER, id));
     assert_eq!((outcome.verified, outcome.fault), (150, None));
     assert_eq!(outcome.head.as_ref(), chain.last());
-    assert_eq!(told(&cluster, ASKER, id), chain);
+    assert_eq!(reported_claims(&cluster, ASKER, id), chain);
     let pages: Vec<_> = cluster
         .events(ASKER)
         .iter()
@@ -41,14 +41,14 @@ fn a_chain_is_read_page_by_page_and_verified_to_its_end() {
 }
 
 #[test]
-fn an_empty_chain_is_a_chain() {
+fn empty_chain_is_read_without_a_fault() {
     let mut cluster = with_chain(&[]);
     let outcome = outcome(cluster.ask(ASKER, request(OWNER, None)));
     assert_eq!(outcome, ChainData { verified: 0, head: None, fault: None, more: false });
 }
 
 #[test]
-fn a_chain_is_read_on_from_a_claim_that_is_known() {
+fn chain_is_read_from_a_known_claim_on() {
     let chain = chain(&key(OWNER), &friends(80));
     for known in [0, 1, 40, 78, 79] {
         let mut cluster = with_chain(&chain);
@@ -56,13 +56,13 @@ fn a_chain_is_read_on_from_a_claim_that_is_known() {
         let outcome = outcome(cluster.await_done(ASKER, id));
         assert_eq!((outcome.verified, outcome.fault), (79 - known as u64, None), "{known}");
         assert_eq!(outcome.head.as_ref(), chain.last());
-        assert_eq!(told(&cluster, ASKER, id), chain[known + 1..]);
+        assert_eq!(reported_claims(&cluster, ASKER, id), chain[known + 1..]);
     }
 }
 
-/// An embedder that takes a chain in pieces gets it whole, and holds no more than a piece.
+/// An embedder that requests a chain in pieces receives all of it, one piece at a time.
 #[test]
-fn a_chain_is_read_in_pieces() {
+fn chain_is_read_in_pieces() {
     let chain = chain(&key(OWNER), &friends(100));
     for limit in [1, 30, 99, 100, 101] {
         let mut cluster = with_chain(&chain);
@@ -77,7 +77,7 @@ fn a_chain_is_read_in_pieces() {
             };
             let id = cluster.request(ASKER, piece);
             let outcome = outcome(cluster.await_done(ASKER, id));
-            let told = told(&cluster, ASKER, id);
+            let told = reported_claims(&cluster, ASKER, id);
             assert_eq!((outcome.verified, outcome.fault), (told.len() as u64, None), "{limit}");
             assert!(outcome.verified <= limit);
             all.extend(told);
@@ -99,8 +99,8 @@ fn a_chain_is_read_in_pieces() {
     assert!(with_chain(&chain).try_request(ASKER, none).is_err());
 }
 
-/// The work of one call into the machine is bounded, whatever a peer sends: between two moments of
-/// virtual time no more than 64 signatures are checked.
+/// The work of one call into the machine is bounded for any input of a peer: at most 64 signatures
+/// are checked at one instant of virtual time.
 #[test]
 fn at_most_64_signatures_are_checked_in_one_call() {
     let chain = chain(&key(OWNER), &friends(150));
@@ -118,7 +118,7 @@ fn at_most_64_signatures_are_checked_in_one_call() {
 }
 
 #[test]
-fn every_function_of_digests_is_verified() {
+fn every_digest_algorithm_is_verified() {
     let owner = key(OWNER);
     let mut chain = vec![link(&owner, &friend(0), None)];
     for (number, algorithm) in DigestAlgorithm::ALL.into_iter().enumerate() {
@@ -152,7 +152,7 @@ fn claims_of_other_types_are_carried_and_verified() {
     let id = cluster.request(ASKER, request(OWNER, None));
     let outcome = outcome(cluster.await_done(ASKER, id));
     assert_eq!((outcome.verified, outcome.fault), (3, None));
-    let claim = &told(&cluster, ASKER, id)[2];
+    let claim = &reported_claims(&cluster, ASKER, id)[2];
     assert_eq!(claim, &third);
     assert_eq!(
         (claim.typ(), claim.subject(), claim.link()),
@@ -167,7 +167,7 @@ fn claims_of_other_types_are_carried_and_verified() {
 // -- links
 
 #[test]
-fn the_links_of_a_chain_are_in_the_gestalts_after_a_restart_too() {
+fn links_of_a_chain_are_in_gestalts_also_after_a_restart() {
     let chain = chain(&key(OWNER), &friends(3));
     let mut cluster = with_chain(&chain);
     cluster.ask(ASKER, request(OWNER, None)).unwrap();
@@ -195,10 +195,9 @@ fn the_links_of_a_chain_are_in_the_gestalts_after_a_restart_too() {
     assert_eq!((alone.nodes, alone.links.len()), (vec![friend(9).id()], 0));
 }
 
-/// A chain that is read again from its beginning, and no further than to an older claim, takes
-/// nothing back.
+/// A second read of a chain that ends at an older claim does not replace newer links.
 #[test]
-fn an_older_claim_never_replaces_a_newer_one() {
+fn older_claim_never_replaces_a_newer_one() {
     let same = [friend(0), friend(0), friend(0)];
     let chain = chain(&key(OWNER), &same);
     let mut cluster = with_chain(&chain);
@@ -214,9 +213,9 @@ fn an_older_claim_never_replaces_a_newer_one() {
     assert_eq!(proof(&mut cluster), newest);
 }
 
-/// What was left out is no less new when it is read at last.
+/// Links of claims that the first read skipped are added by the second.
 #[test]
-fn links_before_where_a_reading_began_are_found_later() {
+fn links_before_the_first_read_claim_are_found_by_a_later_read() {
     let chain = chain(&key(OWNER), &friends(3));
     let mut cluster = with_chain(&chain);
     cluster.ask(ASKER, request(OWNER, Some(&chain[1]))).unwrap();
@@ -229,7 +228,7 @@ fn links_before_where_a_reading_began_are_found_later() {
 }
 
 #[test]
-fn a_renewed_owner_is_one_node_with_the_chain_of_both_keys() {
+fn renewed_owner_has_one_chain_of_both_keys() {
     let old = key(OWNER);
     let first = chain(&old, &friends(2));
     let mut cluster = with_chain(&first);
@@ -245,7 +244,7 @@ fn a_renewed_owner_is_one_node_with_the_chain_of_both_keys() {
     assert_eq!(around.nodes.len(), 5, "{around:?}");
     assert!(around.links.iter().any(|link| link.proof == GestaltProof::Renewal));
 
-    // A claim that is signed by the old key from now on belongs to no node.
+    // From now on a claim that is signed by the old key is refused.
     let fourth = link(&old, &friend(3), Some(&third));
     cluster.host_mut(OWNER).store.seed([claim_row(&fourth)]);
     let id = cluster.request(ASKER, request(OWNER, Some(&third)));
@@ -255,15 +254,15 @@ fn a_renewed_owner_is_one_node_with_the_chain_of_both_keys() {
     };
     assert_eq!((fault.seq, fault.kind), (4, KeyOrder));
 
-    // The owner itself sees its two keys as one, too.
+    // The owner also treats its two keys as one node.
     let own = gestalt(&mut cluster, OWNER, &old, GestaltQuery::default());
     assert_eq!(own.nodes, [old.id(), new.id()]);
 }
 
-// -- our own chain
+// -- the local chain
 
 #[test]
-fn own_claims_are_found_by_id_range_order_and_limit() {
+fn local_claims_are_found_by_id_range_order_and_limit() {
     use std::ops::Bound::{Excluded, Included, Unbounded};
 
     let all = chain(&key(OWNER), &friends(10));
@@ -313,10 +312,10 @@ fn own_claims_are_found_by_id_range_order_and_limit() {
     assert!(cluster.try_request(OWNER, request(OWNER, None)).is_err());
 }
 
-// -- ends, stores, caps
+// -- ends, stores, limits
 
 #[test]
-fn a_request_ends_once_however_it_ends() {
+fn request_cancelled_at_any_step_ends_once() {
     let chain = chain(&key(OWNER), &friends(150));
     for step in (0..400).step_by(7) {
         let mut cluster = with_chain(&chain);
@@ -335,7 +334,7 @@ fn a_request_ends_once_however_it_ends() {
 }
 
 #[test]
-fn a_deadline_ends_a_chain_that_is_being_read() {
+fn deadline_ends_a_chain_read_in_progress() {
     let mut cluster = with_chain(&chain(&key(OWNER), &friends(150)));
     cluster.host_mut(OWNER).store.delay = Duration::from_secs(3);
     let request = Request::RequestChainData {
@@ -350,8 +349,8 @@ fn a_deadline_ends_a_chain_that_is_being_read() {
 }
 
 #[test]
-fn a_store_that_fails_fails_the_request() {
-    let mut cluster = with_chain(&sound());
+fn failing_store_fails_the_request() {
+    let mut cluster = with_chain(&valid_claims());
     cluster.ask(ASKER, Request::Flush { options: RequestOptions::default() }).unwrap();
     cluster.host_mut(ASKER).store.fail_next = 1;
     assert_eq!(
@@ -362,9 +361,9 @@ fn a_store_that_fails_fails_the_request() {
 }
 
 #[test]
-fn a_damaged_row_is_neither_told_nor_found() {
-    let mut cluster = with_chain(&sound());
-    let (table, key) = (Table::Claims, Bytes::copy_from_slice(sound()[1].id().as_bytes()));
+fn damaged_row_is_neither_sent_nor_returned() {
+    let mut cluster = with_chain(&valid_claims());
+    let (table, key) = (Table::Claims, Bytes::copy_from_slice(valid_claims()[1].id().as_bytes()));
     cluster.host_mut(OWNER).store.seed([pk_proto::StoreOp::Put {
         table,
         key,
@@ -376,17 +375,17 @@ fn a_damaged_row_is_neither_told_nor_found() {
     assert!(matches!(cluster.ask(OWNER, query), Err(Failure::Store(_))));
 }
 
-/// Questions that wait for a slow store are few; the others are refused at once.
-/// Six reads at a time, half of which one node may have.
+/// Few requests wait for a slow store; the others are refused at once. Six reads run at a time, of
+/// which one node may have three.
 fn one_network(config: &mut Config) {
     config.claims_serve_limit = 6;
     config.network_share = 100;
 }
 
 #[test]
-fn claims_are_served_to_a_few_at_a_time() {
+fn few_claim_requests_are_served_at_a_time() {
     let mut cluster = Cluster::quiet().nodes(2).seed(SEED).config(one_network).start();
-    cluster.host_mut(OWNER).store.seed(sound().iter().map(claim_row));
+    cluster.host_mut(OWNER).store.seed(valid_claims().iter().map(claim_row));
     cluster.connect(ASKER, OWNER).unwrap();
     cluster.host_mut(OWNER).store.delay = SECOND;
     let ids: Vec<_> = (0..5).map(|_| cluster.request(ASKER, request(OWNER, None))).collect();

@@ -1,4 +1,5 @@
-//! Owners that do not: each breach is its own fault, and what is before it is the verified prefix.
+//! Owners that send invalid chains: each defect has its own fault, and the claims before it are the
+//! verified prefix.
 
 use bytes::Bytes;
 use pk_proto::claims::ChainFaultKind::{
@@ -19,7 +20,7 @@ use super::common::chains::{Draft, NON_CANONICAL, WEAK, link, mixed_key, torsion
 use super::common::{Peer, Reaction, SECOND};
 use super::kit::*;
 
-/// What a hostile owner answers.
+/// The answers of a hostile owner.
 type Pages = Box<dyn FnMut(Option<ClaimId>) -> Reaction>;
 
 fn page(claims: &[(ClaimId, Vec<u8>)], more: bool) -> Reaction {
@@ -31,8 +32,8 @@ fn rows(claims: &[Claim]) -> Vec<(ClaimId, Vec<u8>)> {
     claims.iter().map(|claim| (claim.id(), claim.token().to_json().into_bytes())).collect()
 }
 
-/// Asks a scripted peer for its chain.
-fn ask_puppet(
+/// Requests the chain of a scripted peer.
+fn request_from_scripted_peer(
     since: Option<&Claim>,
     change: impl FnOnce(&mut pk_proto::Config),
     mut pages: Pages,
@@ -58,20 +59,21 @@ fn ask_puppet(
 }
 
 /// Sends this chain in one page, and returns the result of the request.
-fn tell(since: Option<&Claim>, claims: Vec<(ClaimId, Vec<u8>)>) -> (Vec<Claim>, ChainData) {
-    let (mut cluster, id) = ask_puppet(since, |_| {}, Box::new(move |_| page(&claims, false)));
+fn read_page(since: Option<&Claim>, claims: Vec<(ClaimId, Vec<u8>)>) -> (Vec<Claim>, ChainData) {
+    let (mut cluster, id) =
+        request_from_scripted_peer(since, |_| {}, Box::new(move |_| page(&claims, false)));
     let outcome = outcome(cluster.await_done(ASKER, id));
-    (told(&cluster, ASKER, id), outcome)
+    (reported_claims(&cluster, ASKER, id), outcome)
 }
 
-/// A fourth claim made by `make` is refused for this reason; the three before it are the verified
+/// A fourth claim made by `make` is refused with this fault; the three before it are the verified
 /// prefix.
 #[track_caller]
 fn refused(what: &str, kind: ChainFaultKind, fourth: &Claim) {
-    let sound = sound();
+    let sound = valid_claims();
     let mut claims = sound.clone();
     claims.push(fourth.clone());
-    let (told, outcome) = tell(None, rows(&claims));
+    let (told, outcome) = read_page(None, rows(&claims));
     assert_eq!(
         outcome.fault,
         Some(ChainFault { seq: 4, claim: Some(fourth.id()), kind }),
@@ -82,10 +84,10 @@ fn refused(what: &str, kind: ChainFaultKind, fourth: &Claim) {
 }
 
 fn draft() -> Draft {
-    Draft::link(key(OWNER).id(), friend(3).id(), sound().last())
+    Draft::link(key(OWNER).id(), friend(3).id(), valid_claims().last())
 }
 
-/// A fourth claim that says something else than it should.
+/// A fourth claim with a change.
 fn fourth(change: impl FnOnce(&mut Draft)) -> Claim {
     let mut draft = draft();
     change(&mut draft);
@@ -93,15 +95,15 @@ fn fourth(change: impl FnOnce(&mut Draft)) -> Claim {
 }
 
 #[test]
-fn a_claim_that_is_sound_is_not_refused() {
-    let mut claims = sound();
+fn valid_claim_is_not_refused() {
+    let mut claims = valid_claims();
     claims.push(fourth(|_| {}));
-    assert_eq!(tell(None, rows(&claims)).1.fault, None);
+    assert_eq!(read_page(None, rows(&claims)).1.fault, None);
 }
 
 #[test]
-fn a_claim_that_is_not_in_its_place_is_refused() {
-    let sound = sound();
+fn claim_out_of_sequence_is_refused() {
+    let sound = valid_claims();
     let later = |draft: &mut Draft, seq| draft.prev.as_mut().unwrap().seq = seq;
     refused(
         "a missing claim",
@@ -131,15 +133,15 @@ fn a_claim_that_is_not_in_its_place_is_refused() {
         ("no beginning", sound[1].clone()),
         ("not the beginning", link(&key(OWNER), &friend(9), Some(&sound[1]))),
     ] {
-        let fault = tell(None, rows(&[first])).1.fault.unwrap();
+        let fault = read_page(None, rows(&[first])).1.fault.unwrap();
         assert!(fault.seq == 1 && matches!(fault.kind, SeqGap(_)), "{what}: {fault}");
     }
 }
 
-/// A fork is judged over time: what follows has to follow what is known.
+/// Forks are detected over several reads: the next claims must continue the known one.
 #[test]
-fn a_chain_that_was_forked_behind_what_is_known_is_refused() {
-    let (owner, sound) = (key(OWNER), sound());
+fn chain_that_does_not_continue_the_known_claim_is_refused() {
+    let (owner, sound) = (key(OWNER), valid_claims());
     let mut forked = Draft::link(owner.id(), friend(8).id(), Some(&sound[1]));
     forked.id = ClaimId::next(&owner.id(), forked.unix, Some(sound[2].id())).unwrap();
     let third = forked.signed(&[&owner, &friend(8)]);
@@ -147,7 +149,7 @@ fn a_chain_that_was_forked_behind_what_is_known_is_refused() {
     for (claims, kind) in
         [(vec![third.clone(), fourth.clone()], Fork(3)), (vec![fourth], PrevClaimId)]
     {
-        let (told, outcome) = tell(Some(&sound[2]), rows(&claims));
+        let (told, outcome) = read_page(Some(&sound[2]), rows(&claims));
         let fault = ChainFault { seq: 4, claim: Some(claims[0].id()), kind };
         assert_eq!((told.len(), outcome.verified, outcome.fault), (0, 0, Some(fault)));
         assert_eq!(outcome.head.as_ref(), Some(&sound[2]));
@@ -155,7 +157,7 @@ fn a_chain_that_was_forked_behind_what_is_known_is_refused() {
 }
 
 #[test]
-fn a_claim_of_others_is_refused() {
+fn claim_of_other_nodes_is_refused() {
     let (owner, other) = (key(OWNER), friend(3));
     let links = |issuer: &Key, subject: &Key| {
         let mut draft = draft();
@@ -193,7 +195,7 @@ fn a_claim_of_others_is_refused() {
 }
 
 #[test]
-fn a_signature_that_is_not_valid_is_refused() {
+fn invalid_signature_is_refused() {
     use SignatureFault::{Mismatch, NonCanonicalKey, WeakKey};
 
     let (owner, other) = (key(OWNER), friend(3));
@@ -217,7 +219,7 @@ fn a_signature_that_is_not_valid_is_refused() {
     );
 
     let linked = |node, signature| {
-        let draft = Draft::link(owner.id(), node, sound().last());
+        let draft = Draft::link(owner.id(), node, valid_claims().last());
         draft.forged(&[good(&owner, &draft), (node, signature)])
     };
     // R of order two, S zero: valid for a weak key if that is not checked.
@@ -229,15 +231,16 @@ fn a_signature_that_is_not_valid_is_refused() {
         CounterSignature(NonCanonicalKey),
         &linked(NON_CANONICAL, zero),
     );
-    let input = |id: &pk_proto::NodeId| Draft::link(owner.id(), *id, sound().last()).input(id);
+    let input =
+        |id: &pk_proto::NodeId| Draft::link(owner.id(), *id, valid_claims().last()).input(id);
     for number in 0..4 {
         for torsion in 1..8 {
             let (node, signature) = torsion_in_r(number, torsion, input);
             refused("torsion in R", CounterSignature(Mismatch), &linked(node, signature));
         }
         let (node, signature) = torsion_in_r(number, 0, input);
-        let accepted = [sound(), vec![linked(node, signature)]].concat();
-        assert_eq!(tell(None, rows(&accepted)).1.fault, None, "the same without torsion");
+        let accepted = [valid_claims(), vec![linked(node, signature)]].concat();
+        assert_eq!(read_page(None, rows(&accepted)).1.fault, None, "the same without torsion");
         let (node, signature) = mixed_key(number, input);
         refused("a mixed key", CounterSignature(Mismatch), &linked(node, signature));
     }
@@ -262,8 +265,8 @@ fn a_signature_that_is_not_valid_is_refused() {
 }
 
 #[test]
-fn what_is_not_a_claim_is_refused() {
-    let sound = sound();
+fn malformed_claim_is_refused() {
+    let sound = valid_claims();
     let id = fourth(|_| {}).id();
     let payload = |text: &str| data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
     let token = |text: &str| {
@@ -274,7 +277,7 @@ fn what_is_not_a_claim_is_refused() {
     let told_as = |id, json: Vec<u8>| {
         let mut claims = rows(&sound);
         claims.push((id, json));
-        let (told, outcome) = tell(None, claims);
+        let (told, outcome) = read_page(None, claims);
         assert_eq!(told, sound);
         let fault = outcome.fault.unwrap();
         assert_eq!((fault.seq, fault.claim), (4, Some(id)));
@@ -291,9 +294,9 @@ fn what_is_not_a_claim_is_refused() {
     assert_eq!(told_as(other, fourth(|_| {}).token().to_json().into_bytes()), ChainFaultKind::Id);
 }
 
-/// A chain without an end is cut by count and by bytes; what was verified is kept.
+/// An endless chain is truncated by count and by bytes; the verified prefix is kept.
 #[test]
-fn an_endless_chain_is_cut() {
+fn endless_chain_is_truncated_at_the_limits() {
     let endless = || -> Pages {
         let mut made: Vec<Claim> = Vec::new();
         Box::new(move |after| {
@@ -305,27 +308,30 @@ fn an_endless_chain_is_cut() {
             page(&rows(&made[from..from + 10]), true)
         })
     };
-    let (mut cluster, id) = ask_puppet(None, |config| config.chain_claim_limit = 35, endless());
+    let (mut cluster, id) =
+        request_from_scripted_peer(None, |config| config.chain_claim_limit = 35, endless());
     let ended = outcome(cluster.await_done(ASKER, id));
     assert_eq!(
         (ended.verified, ended.fault.map(|fault| (fault.seq, fault.kind))),
         (35, Some((36, TooLong)))
     );
-    assert_eq!(told(&cluster, ASKER, id).len(), 35);
+    assert_eq!(reported_claims(&cluster, ASKER, id).len(), 35);
 
     let (mut cluster, id) =
-        ask_puppet(None, |config| config.chain_byte_limit = 64 * 1024, endless());
+        request_from_scripted_peer(None, |config| config.chain_byte_limit = 64 * 1024, endless());
     let ended = outcome(cluster.await_done(ASKER, id));
-    let bytes: usize =
-        told(&cluster, ASKER, id).iter().map(|claim| claim.token().to_json().len()).sum();
+    let bytes: usize = reported_claims(&cluster, ASKER, id)
+        .iter()
+        .map(|claim| claim.token().to_json().len())
+        .sum();
     assert!((60 * 1024..=64 * 1024).contains(&bytes), "{bytes}");
     assert_eq!(ended.fault.map(|fault| fault.kind), Some(TooLong));
-    // From there on it can be read further.
-    assert_eq!(ended.head.as_ref(), told(&cluster, ASKER, id).last());
+    // A later read can continue from there.
+    assert_eq!(ended.head.as_ref(), reported_claims(&cluster, ASKER, id).last());
 }
 
 #[test]
-fn a_peer_that_gives_no_claims_fails_the_request_and_nothing_else() {
+fn request_fails_if_the_peer_returns_no_claims() {
     for (what, pages, failure) in [
         ("silence", Box::new(|_| Reaction::Silence) as Pages, Failure::DeadlineExceeded),
         (
@@ -344,26 +350,26 @@ fn a_peer_that_gives_no_claims_fails_the_request_and_nothing_else() {
             Failure::Refused(Refusal::Busy),
         ),
     ] {
-        let (mut cluster, id) = ask_puppet(None, |_| {}, pages);
+        let (mut cluster, id) = request_from_scripted_peer(None, |_| {}, pages);
         assert_eq!(cluster.await_done(ASKER, id), Err(failure), "{what}");
         assert_eq!(cluster.node(ASKER).metrics().streams, 1, "{what}");
     }
 }
 
-/// What was verified before the peer stopped answering was reported, and is where reading resumes.
+/// The claims that were verified before the peer stopped answering were reported.
 #[test]
-fn silence_in_the_middle_leaves_the_verified_prefix() {
-    let sound = sound();
+fn silence_between_pages_keeps_the_verified_prefix() {
+    let sound = valid_claims();
     let first = rows(&sound[..2]);
     let pages: Pages =
         Box::new(move |after| if after.is_none() { page(&first, true) } else { Reaction::Silence });
-    let (mut cluster, id) = ask_puppet(None, |_| {}, pages);
+    let (mut cluster, id) = request_from_scripted_peer(None, |_| {}, pages);
     assert_eq!(cluster.await_done(ASKER, id), Err(Failure::DeadlineExceeded));
-    assert_eq!(told(&cluster, ASKER, id), sound[..2]);
+    assert_eq!(reported_claims(&cluster, ASKER, id), sound[..2]);
 }
 
 #[test]
-fn a_peer_without_claims_is_not_asked_for_them() {
+fn peer_without_the_claims_feature_receives_no_claims_request() {
     let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).seed(SEED).start();
     let mut peer = Peer::honest(OWNER);
     let hello = pk_proto::native::Hello {

@@ -1,4 +1,4 @@
-//! Nodes with chains, and what is asked of them.
+//! Nodes with chains, and requests for chains.
 
 use pk_proto::claims::{Claim, Gestalt, claim_row};
 use pk_proto::{
@@ -38,7 +38,7 @@ pub fn request(target: HostId, since: Option<&Claim>) -> Request {
 }
 
 /// Every claim that was reported for a request.
-pub fn told(cluster: &Cluster, node: HostId, id: RequestId) -> Vec<Claim> {
+pub fn reported_claims(cluster: &Cluster, node: HostId, id: RequestId) -> Vec<Claim> {
     let pages = cluster.events(node).iter().filter_map(|(_, event)| match event {
         Event::ChainData { id: of, claims } if *of == id => Some(claims.clone()),
         _ => None,
@@ -77,7 +77,7 @@ pub fn with_chain(chain: &[Claim]) -> Cluster {
     cluster
 }
 
-/// Three sound claims.
-pub fn sound() -> Vec<Claim> {
+/// Three valid claims.
+pub fn valid_claims() -> Vec<Claim> {
     chain(&key(OWNER), &friends(3))
 }

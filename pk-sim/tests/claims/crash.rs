@@ -1,12 +1,12 @@
-//! A process may die at any moment of an exchange, on either side: when both run again and have
-//! met, each has its claim, once.
+//! A process is killed at any step of an exchange, on either side: after both have restarted and
+//! connected, each has its claim, once.
 //!
 //! Every scenario is run once without a crash, to count the steps of each side: all inputs and
 //! outputs of its machine. Then each side is killed after each of its steps, with the writes in
 //! progress applied and not applied.
 //!
 //! The same with each of its writes failing, and the store not knowing whether it was applied: with
-//! and without a crash at each word after it.
+//! and without a crash at each output after it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,55 +21,61 @@ use crate::kit::*;
 /// Which nodes claim each other, all at the same time.
 type Pairs = &'static [(HostId, HostId)];
 
-/// What is in progress when a process dies.
+/// The exchanges that are in progress when a process is killed.
 struct Scenario {
     name: &'static str,
-    /// In the end, each of these has its claim.
+    /// In the end, each of these pairs has its claim.
     pairs: Pairs,
-    /// Says yes to whatever the embedder is asked.
+    /// Whether the embedder approves requested claims.
     asks: bool,
-    /// Up to the moment from which on a crash may happen.
+    /// Prepares the cluster; crashes happen only afterwards.
     before: fn(Dialect) -> Cluster,
-    /// From then on.
+    /// Starts the exchanges.
     begin: fn(&mut Cluster, Pairs),
 }
 
 const SCENARIOS: [Scenario; 6] = [
-    Scenario { name: "one claims", pairs: &[(0, 1)], asks: false, before: plain, begin: claim_all },
+    Scenario {
+        name: "one claims",
+        pairs: &[(0, 1)],
+        asks: false,
+        before: cluster_that_allows_claims,
+        begin: claim_all,
+    },
     Scenario {
         name: "one claims, the other asks",
         pairs: &[(0, 1)],
         asks: true,
-        before: asking,
+        before: cluster_with_approvals,
         begin: claim_all,
     },
     Scenario {
         name: "both claim",
         pairs: &[(0, 1), (1, 0)],
         asks: false,
-        before: plain,
+        before: cluster_that_allows_claims,
         begin: claim_all,
     },
     Scenario {
         name: "busy chains",
         pairs: &[(0, 1)],
         asks: false,
-        before: plain,
+        before: cluster_that_allows_claims,
         begin: claim_while_busy,
     },
     Scenario {
         name: "the responder resumes",
         pairs: &[(0, 1)],
         asks: false,
-        before: resuming,
-        begin: meet,
+        before: unfinished_at_the_initiator,
+        begin: connect_again,
     },
     Scenario {
         name: "the responder recalls",
         pairs: &[(0, 1)],
         asks: false,
-        before: recalling,
-        begin: meet,
+        before: unfinished_at_the_responder,
+        begin: connect_again,
     },
 ];
 
@@ -78,7 +84,7 @@ fn two(policy: ClaimPolicy, dialect: Dialect) -> Cluster {
     for node in [0, 1] {
         let host = cluster.host_mut(node);
         host.dialects = vec![dialect];
-        // Every effect takes its time, so that there is a moment in every step.
+        // Every effect has a delay, so that a crash can hit every step.
         host.sign_delay = Some(ms(2));
         host.store.delay = ms(3);
     }
@@ -86,74 +92,78 @@ fn two(policy: ClaimPolicy, dialect: Dialect) -> Cluster {
     cluster
 }
 
-fn plain(dialect: Dialect) -> Cluster {
+fn cluster_that_allows_claims(dialect: Dialect) -> Cluster {
     two(ClaimPolicy::All, dialect)
 }
 
-fn asking(dialect: Dialect) -> Cluster {
+fn cluster_with_approvals(dialect: Dialect) -> Cluster {
     two(ClaimPolicy::Ask, dialect)
 }
 
 fn claim_all(cluster: &mut Cluster, pairs: Pairs) {
     for (from, to) in pairs {
         let request = claim(cluster, *to);
-        begin_if_alive(cluster, *from, request);
+        request_if_running(cluster, *from, request);
     }
 }
 
-/// When a claim is to be drafted, the chain is being written: of the initiator at once, of the
+/// When a claim is drafted, the chain is being written: that of the initiator at once, that of the
 /// responder 30 ms later.
 fn claim_while_busy(cluster: &mut Cluster, pairs: Pairs) {
     let own = own_claim(cluster, 0);
-    begin_if_alive(cluster, 0, own);
+    request_if_running(cluster, 0, own);
     cluster.drive(ms(3));
     claim_all(cluster, pairs);
-    // While the claim waits, something else is said.
+    // While the claim waits, another claim is added.
     cluster.drive(ms(1));
     let target = cluster.id(1);
-    begin_if_alive(cluster, 0, Request::PingNode { target, options: RequestOptions::default() });
+    request_if_running(
+        cluster,
+        0,
+        Request::PingNode { target, options: RequestOptions::default() },
+    );
     cluster.drive(ms(28));
     let own = own_claim(cluster, 1);
-    begin_if_alive(cluster, 1, own);
+    request_if_running(cluster, 1, own);
 }
 
-/// The initiator's claim is written, and its last signature has not come to the responder; both
-/// know nothing of each other.
-fn resuming(dialect: Dialect) -> Cluster {
-    let mut cluster = plain(dialect);
+/// The initiator's claim is written, and its last signature has not arrived at the responder; the
+/// two are not connected.
+fn unfinished_at_the_initiator(dialect: Dialect) -> Cluster {
+    let mut cluster = cluster_that_allows_claims(dialect);
     claim_all(&mut cluster, &[(0, 1)]);
     let written = |cluster: &Cluster| cluster.host(0).store.table(Table::Exchanges).count() == 1;
     assert!(cluster.drive_until(written, SECOND));
-    again(cluster)
+    restart_initiator(cluster)
 }
 
-/// The responder's claim is written, and the initiator does not know.
-fn recalling(dialect: Dialect) -> Cluster {
-    let mut cluster = plain(dialect);
+/// The responder's claim is written, and the initiator has not received its confirmation.
+fn unfinished_at_the_responder(dialect: Dialect) -> Cluster {
+    let mut cluster = cluster_that_allows_claims(dialect);
     claim_all(&mut cluster, &[(0, 1)]);
     let written = |cluster: &Cluster| cluster.host(1).store.table(Table::Answered).count() == 1;
     assert!(cluster.drive_until(written, SECOND));
-    again(cluster)
+    restart_initiator(cluster)
 }
 
 /// The initiator connects again.
-fn meet(cluster: &mut Cluster, _: Pairs) {
+fn connect_again(cluster: &mut Cluster, _: Pairs) {
     let (target, address) = (cluster.id(1), cluster.address(1));
-    begin_if_alive(
+    request_if_running(
         cluster,
         0,
         Request::Connect { target, address, options: RequestOptions::default() },
     );
 }
 
-fn begin_if_alive(cluster: &mut Cluster, node: HostId, request: Request) {
+fn request_if_running(cluster: &mut Cluster, node: HostId, request: Request) {
     if cluster.machine(node).is_some() {
         cluster.request(node, request);
     }
 }
 
-/// The initiator is killed, comes back, and meets the other one again.
-fn again(mut cluster: Cluster) -> Cluster {
+/// The initiator is killed and restarted.
+fn restart_initiator(mut cluster: Cluster) -> Cluster {
     cluster.kill(0);
     cluster.drive(60 * SECOND);
     cluster.start_node(0);
@@ -163,7 +173,7 @@ fn again(mut cluster: Cluster) -> Cluster {
     cluster
 }
 
-/// Runs the network; every question to an embedder is answered with yes.
+/// Runs the network; if `asks`, embedders approve every claim.
 fn drive(cluster: &mut Cluster, asks: bool, seconds: u32, mut done: impl FnMut(&Cluster) -> bool) {
     let end = cluster.now() + seconds * SECOND;
     let mut seen = [0, 1].map(|node| cluster.events(node).len());
@@ -186,8 +196,8 @@ fn drive(cluster: &mut Cluster, asks: bool, seconds: u32, mut done: impl FnMut(&
     }
 }
 
-/// Both run and meet; a node that has no claim, and none in doubt, requests it again, as its
-/// embedder would.
+/// Both nodes run and connect; a node without a claim or an unconfirmed one requests it again, as
+/// its embedder would.
 fn recover(cluster: &mut Cluster, scenario: &Scenario, failed: bool) {
     for node in [0, 1] {
         let store = &mut cluster.host_mut(node).store;
@@ -197,7 +207,7 @@ fn recover(cluster: &mut Cluster, scenario: &Scenario, failed: bool) {
             cluster.start_node(node);
         }
     }
-    // A node whose peer has died notices that.
+    // A node whose peer was killed detects that.
     drive(cluster, scenario.asks, 100, |_| false);
     assert!(matches!(cluster.connect(0, 1), Ok(Reply::Connect(_))));
     drive(cluster, scenario.asks, 100, |_| false);
@@ -211,8 +221,8 @@ fn recover(cluster: &mut Cluster, scenario: &Scenario, failed: bool) {
         }
     }
     drive(cluster, scenario.asks, 10, |_| false);
-    // Of a write that failed, the row of an exchange that is settled may remain: the next life asks
-    // the peer once more.
+    // After a failed write, the row of a completed exchange may remain: after the next start the
+    // node asks the peer once more.
     for node in [0, 1].into_iter().filter(|_| failed) {
         if unfinished(cluster, node) > 0 {
             cluster.restart(node);
@@ -232,23 +242,23 @@ fn recover(cluster: &mut Cluster, scenario: &Scenario, failed: bool) {
     }
 }
 
-/// Exchanges that a node has started and that its store does not know to be settled.
+/// Exchanges that a node has started and that are not complete in its store.
 fn unfinished(cluster: &Cluster, node: HostId) -> usize {
     cluster.host(node).store.table(Table::Exchanges).filter(|(key, _)| key[0] == 0).count()
 }
 
-/// What goes wrong at one side.
+/// A fault at one side.
 #[derive(Debug, Clone, Copy)]
 struct Mishap {
     victim: HostId,
     /// It is killed after this many steps, and its store keeps or loses the writes in progress.
     crash: Option<(u64, CrashPolicy)>,
-    /// The write of this number fails so, and then so many reads fail.
+    /// The write of this number fails in this way, and then this many reads fail.
     fault: Option<(u64, WriteFault, u32)>,
 }
 
-/// Runs a scenario in which something goes wrong. Returns in which steps the victim died; `None` if
-/// it did not.
+/// Runs a scenario with a fault. Returns the steps in which the victim was killed; `None` if it was
+/// not.
 fn run(scenario: &Scenario, dialect: Dialect, mishap: Mishap) -> Option<Vec<ClaimStep>> {
     let Mishap { victim, crash, fault } = mishap;
     let mut cluster = (scenario.before)(dialect);
@@ -270,7 +280,7 @@ fn run(scenario: &Scenario, dialect: Dialect, mishap: Mishap) -> Option<Vec<Clai
         _ => None,
     };
     if steps.is_none() {
-        // It has said fewer words than without the mishap, and lives on.
+        // It has made fewer outputs than without the fault, and continues to run.
         cluster.kill_after(victim, u64::MAX / 2);
     }
     drive(&mut cluster, scenario.asks, 2, |_| false);
@@ -278,8 +288,9 @@ fn run(scenario: &Scenario, dialect: Dialect, mishap: Mishap) -> Option<Vec<Clai
     steps
 }
 
-/// How a scenario goes if nothing goes wrong: the words and writes of each side.
-fn calm(scenario: &Scenario, dialect: Dialect) -> [(u64, u64); 2] {
+/// Runs a scenario without faults. Returns the numbers of inputs and outputs and of writes of each
+/// side.
+fn count_operations(scenario: &Scenario, dialect: Dialect) -> [(u64, u64); 2] {
     let mut calm = (scenario.before)(dialect);
     let count =
         |calm: &Cluster| [0, 1].map(|node| (calm.io_count(node), calm.host(node).store.writes()));
@@ -303,23 +314,26 @@ fn calm(scenario: &Scenario, dialect: Dialect) -> [(u64, u64); 2] {
 }
 
 #[test]
-fn a_write_whose_outcome_is_unknown_forks_loses_and_doubles_nothing() {
-    doubts(Dialect::Native);
+fn unknown_write_outcome_neither_forks_nor_loses_nor_duplicates_claims() {
+    test_unknown_outcomes(Dialect::Native);
 }
 
 #[test]
-fn nor_does_one_on_the_other_dialect_whose_outcome_is_unknown() {
-    doubts(Dialect::Polykey);
+fn unknown_write_outcome_neither_forks_nor_loses_nor_duplicates_claims_over_quic() {
+    test_unknown_outcomes(Dialect::Polykey);
 }
 
-/// Each write of each side fails in each way, and the process dies at no word and at each one.
-fn doubts(dialect: Dialect) {
+/// Each write of each side fails in each way, without a crash and with one at each output.
+fn test_unknown_outcomes(dialect: Dialect) {
     let (mut runs, mut crashes) = (0, 0);
     for scenario in &SCENARIOS {
-        for (victim, (io_count, writes)) in calm(scenario, dialect).into_iter().enumerate() {
+        for (victim, (io_count, writes)) in
+            count_operations(scenario, dialect).into_iter().enumerate()
+        {
             for write in 1..=writes {
                 for fault in [WriteFault::Written, WriteFault::Lost] {
-                    // It is known at once, or after the store could not be read for half a minute.
+                    // The outcome is known at once, or after the store was unreadable for half a
+                    // minute.
                     for unreadable in [0, 6] {
                         run(
                             scenario,
@@ -347,19 +361,19 @@ fn doubts(dialect: Dialect) {
 }
 
 #[test]
-fn a_crash_at_any_word_of_either_side_loses_nothing_and_doubles_nothing() {
-    sweep(Dialect::Native);
+fn crash_at_any_output_of_either_side_neither_loses_nor_duplicates_claims() {
+    test_crashes(Dialect::Native);
 }
 
 #[test]
-fn nor_does_one_on_the_other_dialect() {
-    sweep(Dialect::Polykey);
+fn crash_at_any_output_of_either_side_neither_loses_nor_duplicates_claims_over_quic() {
+    test_crashes(Dialect::Polykey);
 }
 
-fn sweep(dialect: Dialect) {
+fn test_crashes(dialect: Dialect) {
     let (mut runs, mut died_in) = (0, BTreeSet::new());
     for scenario in &SCENARIOS {
-        for (victim, (io_count, _)) in calm(scenario, dialect).into_iter().enumerate() {
+        for (victim, (io_count, _)) in count_operations(scenario, dialect).into_iter().enumerate() {
             assert!(io_count > 20, "{}: {io_count} words of node {victim}", scenario.name);
             for policy in [CrashPolicy::Keep, CrashPolicy::Lose] {
                 for word in 1..=io_count {
@@ -377,11 +391,11 @@ fn sweep(dialect: Dialect) {
         }
     }
     assert!(runs > 500, "{runs} crashes");
-    // Exhaustive: a new step is a new line here, and has to be died in.
+    // Exhaustive: a new step must be added here, and a crash must hit it.
     for step in ALL {
         match step {
-            // Who is asked again on the native dialect recalls the answer; on the other one it is
-            // looked for first.
+            // Over `pk/1` the responder repeats its answer; over `quic` the initiator first reads
+            // the chain of the responder.
             ClaimStep::Checking => assert_eq!(died_in.contains(&step), dialect == Dialect::Polykey),
             ClaimStep::Recalling => assert_eq!(died_in.contains(&step), dialect == Dialect::Native),
             ClaimStep::Waiting

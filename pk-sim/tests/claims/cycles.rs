@@ -1,5 +1,4 @@
-//! No two nodes wait for each other: nodes that claim each other at the same moment all get their
-//! claims.
+//! No two nodes wait for each other: all simultaneous claims succeed.
 
 use pk_proto::Failure;
 use pk_sim::{Cluster, HostId, Link};
@@ -14,8 +13,8 @@ const PAIR: Cycle = &[(0, 1), (1, 0)];
 const RING: Cycle = &[(0, 1), (1, 2), (2, 0)];
 const BOTH_WAYS: Cycle = &[(0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2)];
 
-/// Rounds of a cycle whose claims all begin at one moment; each round ends before the next begins.
-/// Returns how many claims were overtaken and made again.
+/// Runs rounds of simultaneous claims; each round ends before the next starts. Returns the number
+/// of claims that became stale and were drafted again.
 fn rounds(cycle: Cycle, rounds: usize, link: Link, seed: u64) -> u64 {
     let count = cycle.iter().map(|(from, _)| from + 1).max().unwrap();
     let mut cluster: Cluster = nodes(count, |_| {}).seed(seed).link(link).start();
@@ -25,7 +24,7 @@ fn rounds(cycle: Cycle, rounds: usize, link: Link, seed: u64) -> u64 {
     for round in 1..=rounds {
         let requests = begin(&mut cluster, cycle);
         for (node, id) in requests {
-            // By its deadline of 60 s, which would end it otherwise.
+            // Otherwise its deadline of 60 s would end it.
             claimed(cluster.await_done(node, id));
         }
         for (from, to) in cycle {
@@ -44,36 +43,36 @@ fn rounds(cycle: Cycle, rounds: usize, link: Link, seed: u64) -> u64 {
 }
 
 #[test]
-fn two_that_claim_each_other_at_the_same_moment_both_get_their_claims() {
+fn simultaneous_claims_of_two_nodes_both_succeed() {
     let stale = rounds(PAIR, 10, Link::ms(40).jitter(ms(30)), 1);
     assert!(stale > 0, "they never met: nothing was shown");
 }
 
 #[test]
-fn three_in_a_ring_all_get_their_claims() {
+fn simultaneous_claims_in_a_ring_of_three_nodes_succeed() {
     let stale = rounds(RING, 10, Link::ms(40).jitter(ms(30)), 2);
     assert!(stale > 0, "they never met: nothing was shown");
 }
 
 #[test]
-fn three_that_all_claim_each_other_do_under_loss_as_well() {
+fn simultaneous_claims_of_three_nodes_succeed_under_loss() {
     for seed in 3..8 {
         let stale = rounds(BOTH_WAYS, 4, Link::ms(60).jitter(ms(40)).loss(50), seed);
         assert!(stale > 0, "they never met: nothing was shown");
     }
 }
 
-/// All at one moment, on links that take no time: the closest that collisions can come.
+/// All at one instant, on links without delay: as many collisions as possible.
 #[test]
-fn the_shortest_and_the_longest_ways_make_no_difference() {
+fn simultaneous_claims_succeed_on_the_fastest_and_slowest_links() {
     rounds(PAIR, 10, Link::ms(0), 9);
     rounds(BOTH_WAYS, 3, Link::ms(0), 10);
     rounds(RING, 3, Link::ms(1000).jitter(ms(500)).loss(20), 11);
 }
 
-/// A node whose claims are many at once is a responder at the same time.
+/// A node with many simultaneous claims is also a responder.
 #[test]
-fn many_claims_of_one_node_with_one_other_all_end() {
+fn many_claims_between_two_nodes_all_succeed() {
     let mut cluster = started(2, 12, |_| {});
     connect(&mut cluster, 0, 1);
     let pairs = [(0, 1); 6].into_iter().chain([(1, 0); 6]).collect::<Vec<_>>();
@@ -86,7 +85,7 @@ fn many_claims_of_one_node_with_one_other_all_end() {
     cluster.stop_all();
 }
 
-/// A peer that sends nothing delays nothing: neither its own kind nor the node's own claims.
+/// A silent peer delays neither other peers nor the claims of the local node.
 #[test]
 fn disconnected_initiator_does_not_block_other_exchanges() {
     let mut cluster = started(3, 13, |_| {});
@@ -113,7 +112,7 @@ fn disconnected_initiator_does_not_block_other_exchanges() {
 }
 
 #[test]
-fn a_claim_with_nobody_ends_in_its_time() {
+fn claim_with_a_killed_peer_fails_in_bounded_time() {
     let mut cluster = started(2, 14, |_| {});
     connect(&mut cluster, 0, 1);
     cluster.kill(1);

@@ -1,5 +1,5 @@
-//! Peers that break the rules of an exchange: each breach has its own fault, nothing is signed for
-//! it, and no other peer is delayed by it. The victim is one machine whose driver is the test.
+//! Peers that violate the protocol of an exchange: each violation has its own fault, nothing is
+//! signed for it, and it delays no other peer. The victim is one machine whose driver is the test.
 
 use bytes::Bytes;
 use pk_proto::claims::{Claim, ClaimContent, ClaimFault, ExchangeFault, SignedFault, TokenFault};
@@ -10,9 +10,10 @@ use pk_sim::Key;
 use crate::common::chains::{Draft, NON_CANONICAL, WEAK, mixed_key, torsion_in_r};
 use crate::victim::*;
 
-// -- who begins
+// -- the initiator
 
-/// A peer by this id begins with this; it is refused so, with this fault, and nothing is signed.
+/// A peer with this id sends this first message; it is refused with this refusal and fault, and
+/// nothing is signed.
 fn first_is_refused(
     name: &str,
     peer: NodeId,
@@ -33,7 +34,7 @@ fn first_is_refused(
 }
 
 #[test]
-fn a_first_claim_that_is_none() {
+fn malformed_first_claim_is_refused() {
     let fault = ExchangeFault::Claim(ClaimFault::Token(TokenFault::Malformed));
     first_is_refused("no token", key(0).id(), b"{}", fault, Refusal::Claim);
     first_is_refused("as long as can be", key(0).id(), &[b'{'; 60 * 1024], fault, Refusal::Claim);
@@ -52,16 +53,16 @@ fn a_first_claim_that_is_none() {
 }
 
 #[test]
-fn a_first_claim_of_another_type() {
+fn first_claim_of_another_type_is_refused() {
     for typ in ["ClaimLinkIdentity", "ClaimNetworkAccess", "ClaimLinkNod"] {
-        let content = ClaimContent { typ: typ.into(), ..linking(key(0).id(), own().id()) };
+        let content = ClaimContent { typ: typ.into(), ..linking(key(0).id(), local_key().id()) };
         let claim = Draft::new(&key(0).id(), content, None).signed(&[&key(0)]);
         first_is_refused(typ, key(0).id(), &json(&claim), ExchangeFault::Typ, Refusal::Claim);
     }
 }
 
 #[test]
-fn a_first_claim_by_or_about_somebody_else() {
+fn first_claim_about_another_node_is_refused() {
     let (peer, other) = (key(0), key(1));
     let of = |issuer: &Key, subject: NodeId, signer: &Key| {
         json(&Draft::new(&issuer.id(), linking(issuer.id(), subject), None).signed(&[signer]))
@@ -77,15 +78,15 @@ fn a_first_claim_by_or_about_somebody_else() {
 /// proves only the old one. No fault is counted, however often it does; nothing is signed or
 /// checked.
 #[test]
-fn a_first_claim_by_an_id_that_the_connection_does_not_prove() {
+fn first_claim_by_an_unproven_id_is_refused_without_a_fault() {
     let (peer, other) = (key(0), key(1));
     let of = |issuer: &Key, subject: NodeId, signer: &Key| {
         json(&Draft::new(&issuer.id(), linking(issuer.id(), subject), None).signed(&[signer]))
     };
     for (name, token) in [
         ("renewed, or replayed by a node that has seen it", json(&first(&other))),
-        ("for another one", of(&other, own().id(), &peer)),
-        ("by us", of(&own(), peer.id(), &peer)),
+        ("for another one", of(&other, local_key().id(), &peer)),
+        ("by us", of(&local_key(), peer.id(), &peer)),
     ] {
         let mut victim = Victim::new();
         let conn = victim.connect(peer.id());
@@ -100,15 +101,15 @@ fn a_first_claim_by_an_id_that_the_connection_does_not_prove() {
             (0, 0, 40),
             "{name}"
         );
-        // The connection is there, and claims by the id that it proves are answered.
+        // The connection stays, and claims by the proven id are answered.
         let stream = victim.begin(conn, &json(&first(&peer)));
-        assert_eq!(victim.hear_tokens(stream).len(), 2, "{name}");
+        assert_eq!(victim.received_tokens(stream).len(), 2, "{name}");
     }
 }
 
 #[test]
-fn a_first_claim_that_is_not_signed_as_it_should_be() {
-    let (peer, other, us) = (key(0), key(1), own().id());
+fn first_claim_with_invalid_signatures_is_refused() {
+    let (peer, other, us) = (key(0), key(1), local_key().id());
     let draft = || Draft::new(&peer.id(), linking(peer.id(), us), None);
     let refused = |name, peer, token: Vec<u8>, fault| {
         first_is_refused(name, peer, &token, ExchangeFault::Signed(fault), Refusal::Signature);
@@ -121,21 +122,31 @@ fn a_first_claim_that_is_not_signed_as_it_should_be() {
     refused("by both", peer.id(), json(&draft().signed(&[&peer, &other])), SignedFault::Count(2));
 
     let owner = |fault| SignedFault::Owner(TokenFault::Signature(fault));
-    refused("a weak key", WEAK, owned(WEAK, us, WEAK, [0; 64]), owner(SignatureFault::WeakKey));
-    let token = owned(NON_CANONICAL, us, NON_CANONICAL, [0; 64]);
+    refused(
+        "a weak key",
+        WEAK,
+        signed_link(WEAK, us, WEAK, [0; 64]),
+        owner(SignatureFault::WeakKey),
+    );
+    let token = signed_link(NON_CANONICAL, us, NON_CANONICAL, [0; 64]);
     refused("a non-canonical key", NON_CANONICAL, token, owner(SignatureFault::NonCanonicalKey));
     let input = |id: &NodeId| Draft::new(id, linking(*id, us), None).input(id);
     let (id, signature) = mixed_key(3, input);
-    refused("a mixed key", id, owned(id, us, id, signature), owner(SignatureFault::Mismatch));
+    refused("a mixed key", id, signed_link(id, us, id, signature), owner(SignatureFault::Mismatch));
     let (id, signature) = torsion_in_r(4, 1, input);
-    refused("torsion in R", id, owned(id, us, id, signature), owner(SignatureFault::Mismatch));
-    // The same without torsion is a signature like any other, so that it is the torsion that is
-    // refused.
+    refused(
+        "torsion in R",
+        id,
+        signed_link(id, us, id, signature),
+        owner(SignatureFault::Mismatch),
+    );
+    // Without torsion the same signature is valid, so that the torsion is the reason of the
+    // refusal.
     let (id, signature) = torsion_in_r(4, 0, input);
     let mut victim = Victim::new();
     let conn = victim.connect(id);
-    let stream = victim.begin(conn, &owned(id, us, id, signature));
-    assert_eq!((victim.faults(), victim.hear_tokens(stream).len()), (vec![], 2));
+    let stream = victim.begin(conn, &signed_link(id, us, id, signature));
+    assert_eq!((victim.faults(), victim.received_tokens(stream).len()), (vec![], 2));
 }
 
 // -- the last message of the initiator
@@ -145,17 +156,17 @@ fn answered() -> (Victim, ConnectionId, StreamId, Claim) {
     let mut victim = Victim::new();
     let conn = victim.connect(key(0).id());
     let stream = victim.begin(conn, &json(&first(&key(0))));
-    let [_, mine] = &victim.hear_tokens(stream)[..] else { panic!() };
+    let [_, mine] = &victim.received_tokens(stream)[..] else { panic!() };
     let mine = mine.clone();
     (victim, conn, stream, mine)
 }
 
 #[test]
-fn a_last_word_that_is_not_the_claim_that_was_sent() {
+fn last_message_that_is_not_the_sent_claim_is_a_fault() {
     let (peer, other) = (key(0), key(1));
     let input = |mine: &Claim| mine.token().signing_input(&peer.id());
-    type Word<'a> = Box<dyn Fn(&Claim) -> Vec<u8> + 'a>;
-    let cases: Vec<(&str, Word<'_>, ExchangeFault)> = vec![
+    type LastMessage<'a> = Box<dyn Fn(&Claim) -> Vec<u8> + 'a>;
+    let cases: Vec<(&str, LastMessage<'_>, ExchangeFault)> = vec![
         (
             "nothing",
             Box::new(|_| b"[]".to_vec()),
@@ -164,7 +175,7 @@ fn a_last_word_that_is_not_the_claim_that_was_sent() {
         ("unsigned", Box::new(json), ExchangeFault::Signed(SignedFault::Count(1))),
         (
             "another claim",
-            Box::new(|_| json(&counter_signed(&second(&own()), &peer))),
+            Box::new(|_| json(&counter_signed(&second(&local_key()), &peer))),
             ExchangeFault::Signed(SignedFault::Changed),
         ),
         (
@@ -200,14 +211,14 @@ fn a_last_word_that_is_not_the_claim_that_was_sent() {
 }
 
 #[test]
-fn an_end_before_the_last_word_and_a_word_before_the_answer() {
+fn early_end_and_early_message_are_faults() {
     let (mut victim, _, stream, _) = answered();
     victim.bare.feed(stream, &[], true);
     victim.settle();
     assert_eq!(victim.faults(), [PeerFault::Claims(ExchangeFault::Early)]);
     assert_eq!(victim.bare.node.metrics().exchanges, 0);
 
-    // Two words at once, before anything could be answered.
+    // Two messages at once, before the first is answered.
     let mut victim = Victim::new();
     let conn = victim.connect(key(0).id());
     let stream = victim.bare.opened(conn);
@@ -223,8 +234,8 @@ fn an_end_before_the_last_word_and_a_word_before_the_answer() {
 }
 
 #[test]
-fn an_id_that_named_another_claim() {
-    // Agreed to and never finished, then finished: the id stays taken.
+fn reused_claim_id_is_refused() {
+    // Accepted and unfinished, then finished: the id stays used.
     for finished in [false, true] {
         let (mut victim, conn, stream, mine) = answered();
         if finished {
@@ -232,23 +243,25 @@ fn an_id_that_named_another_claim() {
             assert_eq!(victim.chain_len(), 1);
         }
         let id = first(&key(0)).id();
-        let content =
-            ClaimContent { members: "{\"more\":1}".into(), ..linking(key(0).id(), own().id()) };
+        let content = ClaimContent {
+            members: "{\"more\":1}".into(),
+            ..linking(key(0).id(), local_key().id())
+        };
         let draft = Draft { id, ..Draft::new(&key(0).id(), content, None) };
         let signed = victim.signed.len();
         let stream = victim.begin(conn, &json(&draft.signed(&[&key(0)])));
         assert_eq!(victim.faults(), [PeerFault::Claims(ExchangeFault::Reused)]);
         assert_eq!(victim.refusal(stream), Some(Refusal::Replayed));
         assert_eq!(victim.signed.len(), signed);
-        // The true one is still answered as before.
+        // The original claim is still answered as before.
         let stream = victim.begin(conn, &json(&first(&key(0))));
-        assert_eq!(victim.hear_tokens(stream)[1].id(), mine.id());
+        assert_eq!(victim.received_tokens(stream)[1].id(), mine.id());
     }
 }
 
 /// The same claim again, by its own issuer: the same answer again, and no second claim.
 #[test]
-fn a_claim_that_is_repeated_is_answered_as_before() {
+fn repeated_claim_receives_the_same_answer() {
     let (mut victim, conn, stream, mine) = answered();
     let last = counter_signed(&mine, &key(0));
     victim.token(stream, &json(&last));
@@ -256,9 +269,9 @@ fn a_claim_that_is_repeated_is_answered_as_before() {
     for _ in 0..3 {
         let signed = victim.signed.len();
         let stream = victim.begin(conn, &json(&first(&key(0))));
-        let answer = victim.hear_tokens(stream);
+        let answer = victim.received_tokens(stream);
         assert_eq!(answer[1], mine);
-        assert_eq!(answer[0], counter_signed(&first(&key(0)), &own()));
+        assert_eq!(answer[0], counter_signed(&first(&key(0)), &local_key()));
         victim.token(stream, &json(&last));
         assert_eq!((victim.chain_len(), victim.signed.len(), victim.faults()), (1, signed, vec![]));
         assert_eq!(victim.bare.node.metrics().exchanges, 0);

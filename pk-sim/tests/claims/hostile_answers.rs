@@ -1,5 +1,4 @@
-//! Peers that break the rules of an exchange that they were asked for, that say nothing at all, or
-//! too much.
+//! Responders that violate the protocol of an exchange, and peers that are silent or send too much.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +12,10 @@ use pk_sim::Key;
 use crate::common::chains::{Draft, NON_CANONICAL, WEAK, mixed_key, torsion_in_r};
 use crate::victim::*;
 
-// -- who is asked
+// -- the responder
 
-/// A victim that has asked a peer, which answers with these in turn: it is this fault.
+/// A victim that has sent a request to a peer, which answers with these messages: the result is
+/// this fault.
 fn answer_is_refused(name: &str, peer: NodeId, answers: &[Vec<u8>], fault: ExchangeFault) {
     answer_with(name, peer, |_| answers.to_vec(), fault);
 }
@@ -42,13 +42,13 @@ fn answer_with(
 }
 
 #[test]
-fn our_claim_comes_back_changed_or_not_signed() {
+fn answer_with_a_changed_or_unsigned_claim_is_refused() {
     let (peer, other) = (key(0), key(1));
     let at = peer.id();
     let signed = ExchangeFault::Signed;
     let malformed = ExchangeFault::Claim(ClaimFault::Token(TokenFault::Malformed));
     answer_is_refused("nothing", at, &[b"{}".to_vec()], malformed);
-    let changed = json(&counter_signed(&second(&own()), &peer));
+    let changed = json(&counter_signed(&second(&local_key()), &peer));
     answer_is_refused("another claim", at, &[changed], signed(SignedFault::Changed));
     let with = |name, word: &dyn Fn(&Claim) -> Vec<u8>, fault| {
         answer_with(name, at, |first| vec![word(first)], fault);
@@ -64,7 +64,7 @@ fn our_claim_comes_back_changed_or_not_signed() {
 }
 
 #[test]
-fn our_claim_comes_back_with_a_signature_that_is_none() {
+fn answer_with_an_invalid_signature_is_refused() {
     let counter = |fault| ExchangeFault::Signed(SignedFault::Counter(TokenFault::Signature(fault)));
     for (name, id, fault) in [
         ("a weak key", WEAK, SignatureFault::WeakKey),
@@ -83,8 +83,8 @@ fn our_claim_comes_back_with_a_signature_that_is_none() {
 }
 
 #[test]
-fn their_claim_is_not_one_that_is_signed() {
-    let (peer, other, us) = (key(0), key(1), own().id());
+fn invalid_claim_of_the_responder_is_refused() {
+    let (peer, other, us) = (key(0), key(1), local_key().id());
     let at = peer.id();
     let after = |name, word: Vec<u8>, fault| {
         answer_with(
@@ -113,7 +113,7 @@ fn their_claim_is_not_one_that_is_signed() {
 }
 
 #[test]
-fn an_answer_that_ends_early_or_goes_on() {
+fn answer_that_ends_early_or_continues_is_a_fault() {
     for answers in 0..2 {
         let mut victim = Victim::new();
         victim.connect(key(0).id());
@@ -128,8 +128,7 @@ fn an_answer_that_ends_early_or_goes_on() {
         assert_eq!((victim.faults(), victim.chain_len()), (vec![fault], 0));
         victim.honest_responder(51);
     }
-    // After the point of no return the claim stays, whatever the peer sends; it is resumed and
-    // completed.
+    // Once committed, the claim stays for any message of the peer; it is resumed and completed.
     let mut victim = Victim::new();
     victim.connect(key(0).id());
     let (id, stream, first) = victim.claim(key(0).id());
@@ -147,7 +146,7 @@ fn an_answer_that_ends_early_or_goes_on() {
         _ => None,
     });
     let stream = stream.unwrap();
-    assert_eq!(victim.hear_tokens(stream), [first]);
+    assert_eq!(victim.received_tokens(stream), [first]);
     answer.iter().for_each(|token| victim.token(stream, token));
     victim.bare.feed(stream, &[], true);
     victim.settle();
@@ -158,7 +157,7 @@ fn an_answer_that_ends_early_or_goes_on() {
 // -- silence
 
 #[test]
-fn silence_of_who_is_asked_at_every_step() {
+fn silent_responder_times_out_at_every_step() {
     let peer = key(0);
     for step in [ClaimStep::Asked, ClaimStep::HalfAnswered, ClaimStep::Finishing] {
         let mut victim = Victim::new();
@@ -195,8 +194,8 @@ fn silence_of_who_is_asked_at_every_step() {
 }
 
 #[test]
-fn silence_of_who_begins_at_every_step() {
-    // Nothing but the beginning of a frame, and nothing after the answer.
+fn silent_initiator_times_out_at_every_step() {
+    // Only the start of a frame, and nothing after the answer.
     for words in 0..2 {
         let mut victim = Victim::new();
         let conn = victim.connect(key(0).id());
@@ -220,13 +219,13 @@ fn silence_of_who_begins_at_every_step() {
 // -- too much
 
 #[test]
-fn a_peer_has_few_exchanges_at_a_time_and_few_are_remembered() {
+fn exchanges_of_one_peer_are_limited() {
     let mut victim = Victim::new();
     let conn = victim.connect(key(0).id());
     let limit = victim.bare.node.config().exchanges_per_peer;
     let claims: Vec<Claim> = (0..3 * limit as u64)
         .map(|number| {
-            let mut draft = Draft::new(&key(0).id(), linking(key(0).id(), own().id()), None);
+            let mut draft = Draft::new(&key(0).id(), linking(key(0).id(), local_key().id()), None);
             draft.unix.0 += number * 1000;
             draft.id = pk_proto::claims::ClaimId::next(&key(0).id(), draft.unix, None).unwrap();
             draft.signed(&[&key(0)])
@@ -236,29 +235,30 @@ fn a_peer_has_few_exchanges_at_a_time_and_few_are_remembered() {
     for (number, claim) in claims.iter().enumerate() {
         let stream = victim.begin(conn, &json(claim));
         if number < limit {
-            // The first one has its turn.
-            assert_eq!(victim.hear_tokens(stream).len(), if number == 0 { 2 } else { 0 });
+            // The first one is being served.
+            assert_eq!(victim.received_tokens(stream).len(), if number == 0 { 2 } else { 0 });
             streams.push(stream);
         } else {
             assert_eq!(victim.refusal(stream), Some(Refusal::Busy));
         }
     }
     assert_eq!(victim.bare.node.metrics().exchanges, limit as u64);
-    // Others are served before the next of them, and all of these within the longest wait.
+    // Others are served before the next of them, and all of them within the longest wait.
     victim.honest_initiator(50);
     let heard = |victim: &mut Victim| {
-        streams[1..].iter().map(|of| victim.hear_tokens(*of).len()).sum::<usize>()
+        streams[1..].iter().map(|of| victim.received_tokens(*of).len()).sum::<usize>()
     };
     let soon = heard(&mut victim);
     assert!(soon <= 2, "{soon}");
     victim.pass(10);
     assert_eq!(soon + heard(&mut victim), 2 * (limit - 1));
     victim.pass(20);
-    // Time goes by, and so do the streams; then more of them come. As many as ever are remembered.
+    // The streams time out; then more are opened. The number of remembered exchanges stays the
+    // same.
     for claim in &claims[limit..] {
         victim.pass(16);
         let stream = victim.begin(conn, &json(claim));
-        assert_eq!(victim.hear_tokens(stream).len(), 2);
+        assert_eq!(victim.received_tokens(stream).len(), 2);
         let open = |rows: &BTreeMap<(Table, Bytes), Bytes>| {
             rows.keys().filter(|(table, _)| *table == Table::Exchanges).count()
         };

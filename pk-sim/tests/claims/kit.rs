@@ -1,4 +1,4 @@
-//! What the tests of claims share.
+//! Helpers of the tests of claims.
 #![allow(unreachable_pub, reason = "a module of a test")]
 
 use std::ops::Bound;
@@ -13,7 +13,7 @@ use pk_sim::{Cluster, ClusterBuilder, HostId, Link};
 
 use crate::common::SECOND;
 
-/// Nodes that sign for every node, 50 ms apart, whose signatures take a while.
+/// Nodes that allow all claims, on links of 50 ms, with a delay of signatures.
 pub fn nodes(count: usize, change: impl FnOnce(&mut Config)) -> ClusterBuilder {
     Cluster::quiet().nodes(count).link(Link::ms(25)).config(|config| {
         config.claim_policy = ClaimPolicy::All;
@@ -29,14 +29,14 @@ pub fn started(count: usize, seed: u64, change: impl FnOnce(&mut Config)) -> Clu
     nodes(count, change).seed(seed).start()
 }
 
-/// A connection between two nodes; ends with its time to settle.
+/// Connects two nodes, and waits until the connection has settled.
 pub fn connect(cluster: &mut Cluster, from: HostId, to: HostId) {
     assert!(matches!(cluster.connect(from, to), Ok(Reply::Connect(_))));
     cluster.drive(SECOND);
 }
 
 /// Node 0 is connected to node 1, which has this policy, and node 0 on its list if `allowed`.
-pub fn judged_by(policy: ClaimPolicy, allowed: bool) -> Cluster {
+pub fn connected_with_policy(policy: ClaimPolicy, allowed: bool) -> Cluster {
     let mut cluster = started(2, 4, |config| config.claim_policy = policy);
     connect(&mut cluster, 0, 1);
     if allowed {
@@ -67,7 +67,7 @@ pub fn claimed(result: Result<Reply, Failure>) -> ClaimId {
     }
 }
 
-/// The chain of a node as it stores it, each claim of it verified in its place.
+/// The stored chain of a node, each claim of it verified in order.
 pub fn chain(cluster: &mut Cluster, node: HostId) -> Vec<Claim> {
     let query = ClaimsQuery {
         from: Bound::Unbounded,
@@ -111,7 +111,7 @@ pub fn count(cluster: &mut Cluster, owner: HostId, issuer: HostId, subject: Host
     links.filter(|link| issuers.contains(&link.issuer) && subjects.contains(&link.subject)).count()
 }
 
-/// Who is linked with a node, by whatever key it has had, as it knows itself.
+/// The nodes that are linked with a node, by all its keys, from its own store.
 pub fn gestalt(cluster: &mut Cluster, node: HostId) -> Gestalt {
     let query = GestaltQuery { direct: false, limit: 100 };
     let of = cluster.id(node);
@@ -123,8 +123,8 @@ pub fn gestalt(cluster: &mut Cluster, node: HostId) -> Gestalt {
     }
 }
 
-/// Both nodes have exactly this many claims that `from` has started, and both gestalts hold the
-/// link.
+/// Checks that both nodes have exactly this many claims that `from` has started, and that both
+/// gestalts contain the link.
 pub fn assert_linked(cluster: &mut Cluster, from: HostId, to: HostId, claims: usize) {
     for (node, other) in [(from, to), (to, from)] {
         assert_eq!(
@@ -137,7 +137,7 @@ pub fn assert_linked(cluster: &mut Cluster, from: HostId, to: HostId, claims: us
     }
 }
 
-/// Nothing is left of any exchange.
+/// Checks that no state of any exchange is left.
 pub fn assert_settled(cluster: &Cluster, node: HostId) {
     let machine = cluster.node(node);
     assert_eq!(machine.exchanges(), [], "exchanges of node {node}");
@@ -150,7 +150,7 @@ pub fn events<T>(cluster: &Cluster, node: HostId, wanted: impl Fn(&Event) -> Opt
     cluster.events(node).iter().filter_map(|(_, event)| wanted(event)).collect()
 }
 
-/// Begins a claim of each pair at the same moment.
+/// Starts a claim of each pair at the same instant.
 pub fn begin(cluster: &mut Cluster, pairs: &[(HostId, HostId)]) -> Vec<(HostId, RequestId)> {
     pairs
         .iter()

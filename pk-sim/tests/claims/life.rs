@@ -1,5 +1,4 @@
-//! Claims in the life of a node: it stops, is cancelled, becomes another key; its store or the
-//! holder of its key fails.
+//! Claims while a node stops, cancels or renews its key, and while its store or its signer fails.
 
 use pk_proto::claims::{ClaimPolicy, ClaimStep};
 use pk_proto::{
@@ -10,7 +9,7 @@ use pk_sim::{Cluster, CrashPolicy, HostId};
 use crate::common::{SECOND, ms};
 use crate::kit::*;
 
-/// Two connected nodes whose every effect takes its time.
+/// Two connected nodes whose effects have delays.
 fn slow(seed: u64) -> Cluster {
     let mut cluster = started(2, seed, |_| {});
     for node in [0, 1] {
@@ -22,7 +21,7 @@ fn slow(seed: u64) -> Cluster {
     cluster
 }
 
-/// Lets things happen until an exchange of a node is in this step.
+/// Runs the cluster until an exchange of a node is in this step.
 fn until(cluster: &mut Cluster, node: HostId, step: ClaimStep) {
     let is = |cluster: &Cluster| {
         cluster.node(node).exchanges().iter().any(|exchange| exchange.step == step)
@@ -47,8 +46,8 @@ const RESPONDER: [ClaimStep; 6] = [
     ClaimStep::Appending,
 ];
 
-/// Whether a step is past the point of no return.
-fn stands(step: ClaimStep) -> bool {
+/// Whether the claim is committed, or being committed, in a step.
+fn is_committing(step: ClaimStep) -> bool {
     matches!(step, ClaimStep::Persisting | ClaimStep::Finishing)
 }
 
@@ -57,7 +56,7 @@ fn stands(step: ClaimStep) -> bool {
 #[test]
 fn claim_can_be_cancelled_until_it_is_committed() {
     for step in INITIATOR {
-        // The two answers come in one piece.
+        // Both answers arrive at once.
         if step == ClaimStep::HalfAnswered {
             continue;
         }
@@ -68,7 +67,7 @@ fn claim_can_be_cancelled_until_it_is_committed() {
         cluster.cancel(0, id);
         let result = cluster.await_done(0, id);
         cluster.drive(60 * SECOND);
-        if stands(step) {
+        if is_committing(step) {
             claimed(result);
             assert_linked(&mut cluster, 0, 1, 1);
         } else {
@@ -81,7 +80,7 @@ fn claim_can_be_cancelled_until_it_is_committed() {
 }
 
 #[test]
-fn a_deadline_ends_a_claim_until_it_stands_and_then_leaves_it_in_doubt() {
+fn deadline_ends_a_claim_or_leaves_it_unconfirmed_once_committed() {
     let mut cluster = slow(2);
     // The connection is closed as soon as the claim is committed.
     let options = RequestOptions { deadline: Some(5 * SECOND), ..RequestOptions::default() };
@@ -101,7 +100,7 @@ fn a_deadline_ends_a_claim_until_it_stands_and_then_leaves_it_in_doubt() {
     };
     assert_eq!(events(&cluster, 0, doubts), [(claim, node)]);
     assert_eq!(cluster.node(0).unconfirmed_claims().collect::<Vec<_>>(), [(claim, node)]);
-    // In the next run it is still reported, and settled when the nodes meet.
+    // After a restart it is still reported, and confirmed when the nodes connect.
     cluster.restart(0);
     cluster.drive(100 * SECOND);
     assert_eq!(events(&cluster, 0, doubts), [(claim, node); 2]);
@@ -117,10 +116,10 @@ fn a_deadline_ends_a_claim_until_it_stands_and_then_leaves_it_in_doubt() {
     cluster.stop_all();
 }
 
-/// A connection that ends while a claim is committed and not settled is opened again, and the
-/// exchange continues within its deadline.
+/// A connection that ends while a claim is unconfirmed is opened again, and the exchange continues
+/// within its deadline.
 #[test]
-fn a_claim_that_stands_survives_its_connection() {
+fn committed_claim_continues_over_a_new_connection() {
     let mut cluster = slow(3);
     let request = claim(&cluster, 1);
     let id = cluster.request(0, request);
@@ -134,7 +133,7 @@ fn a_claim_that_stands_survives_its_connection() {
 }
 
 #[test]
-fn a_node_that_stops_in_any_step_leaves_nothing_half() {
+fn stop_in_any_step_leaves_a_claim_at_both_sides_or_none() {
     for (node, step) in
         INITIATOR.iter().map(|step| (0, *step)).chain(RESPONDER.iter().map(|step| (1, *step)))
     {
@@ -151,8 +150,8 @@ fn a_node_that_stops_in_any_step_leaves_nothing_half() {
         assert!(cluster.now().since(begun) < ms(900), "{step:?}");
         if node == 0 {
             match cluster.done(0, id) {
-                Some(Err(Failure::ClaimUnconfirmed(_))) => assert!(stands(step), "{step:?}"),
-                Some(Err(Failure::Stopped)) => assert!(!stands(step), "{step:?}"),
+                Some(Err(Failure::ClaimUnconfirmed(_))) => assert!(is_committing(step), "{step:?}"),
+                Some(Err(Failure::Stopped)) => assert!(!is_committing(step), "{step:?}"),
                 other => panic!("{step:?}: {other:?}"),
             }
         }
@@ -165,7 +164,9 @@ fn a_node_that_stops_in_any_step_leaves_nothing_half() {
         assert_eq!(chain(&mut cluster, 1).len(), mine, "{step:?}");
         assert_eq!(
             mine,
-            usize::from(node == 1 && step == ClaimStep::Appending || node == 0 && stands(step)),
+            usize::from(
+                node == 1 && step == ClaimStep::Appending || node == 0 && is_committing(step)
+            ),
             "{step:?}"
         );
         [0, 1].iter().for_each(|node| assert_settled(&cluster, *node));
@@ -175,10 +176,10 @@ fn a_node_that_stops_in_any_step_leaves_nothing_half() {
 
 // -- another key
 
-/// Either side becomes another key in any step: the claims are made, by old keys or by new ones,
-/// and the chains are whole.
+/// Either side renews its key in any step: the claims are completed, by old keys or by new ones,
+/// and the chains are valid.
 #[test]
-fn a_key_that_changes_in_the_middle_of_a_claim_breaks_no_chain() {
+fn renewal_in_any_step_of_a_claim_keeps_chains_valid() {
     for (node, step) in
         INITIATOR.iter().map(|step| (0, *step)).chain(RESPONDER.iter().map(|step| (1, *step)))
     {
@@ -212,7 +213,7 @@ fn a_key_that_changes_in_the_middle_of_a_claim_breaks_no_chain() {
 }
 
 #[test]
-fn who_was_allowed_is_allowed_under_another_key_as_well() {
+fn allowed_node_stays_allowed_after_its_renewal() {
     let mut cluster = started(2, 6, |config| config.claim_policy = ClaimPolicy::AllowList);
     let node = cluster.id(0);
     let allow = Request::AllowClaim { node, allowed: true, options: RequestOptions::default() };
@@ -226,10 +227,10 @@ fn who_was_allowed_is_allowed_under_another_key_as_well() {
     cluster.stop_all();
 }
 
-// -- what fails at home
+// -- local failures
 
 #[test]
-fn a_store_that_fails_costs_an_attempt_and_nothing_else() {
+fn failed_write_fails_only_one_attempt() {
     // The only write of the initiator in an exchange before its claim is committed.
     let mut cluster = slow(7);
     let request = claim(&cluster, 1);
@@ -267,7 +268,7 @@ fn initiator_without_its_key_fails_and_responder_without_its_key_is_retried() {
     assert!(matches!(result, Err(Failure::Signing(_))), "{result:?}");
     assert_eq!(cluster.node(0).metrics().signing_failures, 1);
     cluster.host_mut(0).keys = keys;
-    // A responder whose key is away for a while is asked again.
+    // A responder whose key is unavailable for some time is asked again.
     let keys = std::mem::take(&mut cluster.host_mut(1).keys);
     let id = cluster.request(0, request);
     cluster.drive(SECOND);
@@ -278,14 +279,14 @@ fn initiator_without_its_key_fails_and_responder_without_its_key_is_retried() {
     cluster.stop_all();
 }
 
-/// Arbitrary inputs about effects that nothing waits for change nothing.
+/// Inputs about unknown effects change nothing.
 #[test]
-fn answers_that_come_too_late_are_counted_and_ignored() {
+fn late_answers_are_counted_and_ignored() {
     let mut cluster = slow(10);
     let request = claim(&cluster, 1);
     let id = cluster.request(0, request);
     until(&mut cluster, 0, ClaimStep::SigningFirst);
-    // It ends before its signature comes.
+    // It ends before its signature is there.
     cluster.cancel(0, id);
     cluster.drive(SECOND);
     assert_eq!(cluster.done(0, id), Some(&Err(Failure::Cancelled)));
@@ -306,11 +307,11 @@ fn answers_that_come_too_late_are_counted_and_ignored() {
     assert_eq!(cluster.host(0).store.table(Table::Claims).count(), 0);
 }
 
-// -- what is remembered
+// -- stored exchanges
 
-/// A peer that agreed and then forbids it still keeps its word.
+/// A peer that has accepted a claim completes it, also if the initiator is no longer allowed.
 #[test]
-fn who_has_agreed_keeps_the_word() {
+fn accepted_claim_is_completed_after_its_initiator_is_disallowed() {
     let mut cluster = started(2, 11, |config| config.claim_policy = ClaimPolicy::AllowList);
     let node = cluster.id(0);
     let allow = |allowed| Request::AllowClaim { node, allowed, options: RequestOptions::default() };
@@ -318,7 +319,7 @@ fn who_has_agreed_keeps_the_word() {
     connect(&mut cluster, 0, 1);
     let request = claim(&cluster, 1);
     cluster.request(0, request.clone());
-    // The last word is not said: all that the other one has is its agreement.
+    // The last message is not sent: the other node has only accepted the claim.
     until(&mut cluster, 0, ClaimStep::Persisting);
     cluster.host_mut(0).store.crash = CrashPolicy::Keep;
     cluster.kill(0);
@@ -335,12 +336,12 @@ fn who_has_agreed_keeps_the_word() {
     cluster.stop_all();
 }
 
-/// A peer that dies in the middle and keeps no secret, as nodes of Polykey 1.x, is silent: the
-/// claim continues after its next start.
+/// A peer that is killed in between and has no reset secret, like nodes of Polykey 1.x, is silent:
+/// the claim continues after its next start.
 #[test]
-fn a_claim_goes_on_with_a_peer_that_was_restarted_and_forgot_its_connections() {
+fn claim_continues_after_a_restart_of_a_peer_without_a_reset_secret() {
     for step in INITIATOR {
-        // The two answers come in one piece.
+        // Both answers arrive at once.
         if step == ClaimStep::HalfAnswered {
             continue;
         }
@@ -361,9 +362,10 @@ fn a_claim_goes_on_with_a_peer_that_was_restarted_and_forgot_its_connections() {
     }
 }
 
-/// A claim in doubt is resumed with a peer that stays connected, too: not only when it comes back.
+/// An unconfirmed claim is also resumed with a peer that stays connected, not only after a
+/// reconnect.
 #[test]
-fn a_claim_in_doubt_is_resumed_while_its_peer_stays() {
+fn unconfirmed_claim_is_resumed_while_its_peer_is_connected() {
     let mut cluster = slow(12);
     let options = RequestOptions { deadline: Some(2 * SECOND), ..RequestOptions::default() };
     let id = cluster.request(0, Request::ClaimNode { target: cluster.id(1), options });
@@ -380,9 +382,10 @@ fn a_claim_in_doubt_is_resumed_while_its_peer_stays() {
     cluster.stop_all();
 }
 
-/// A reference node would answer with another claim, and have two: it is asked only if it has none.
+/// A node of the reference would answer with another claim and have two: it receives a request only
+/// if it has none.
 #[test]
-fn on_the_other_dialect_the_peers_chain_is_looked_into_first() {
+fn resumed_claim_over_quic_reads_the_chain_of_the_peer_first() {
     for has_it in [false, true] {
         let mut cluster = nodes(2, |_| {}).seed(13).build();
         for node in [0, 1] {
@@ -392,7 +395,7 @@ fn on_the_other_dialect_the_peers_chain_is_looked_into_first() {
         cluster.drive(SECOND);
         connect(&mut cluster, 0, 1);
         let request = claim(&cluster, 1);
-        // Others come before and behind it in the peer's chain.
+        // The peer's chain has others before and after it.
         let own = own_claim(&cluster, 1);
         assert!(cluster.ask(1, own.clone()).is_ok());
         cluster.request(0, request);

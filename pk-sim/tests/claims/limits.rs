@@ -1,4 +1,4 @@
-//! What peers may want signed at a time, and what it costs if they may not.
+//! How many claims peers may request at a time, and the cost of disallowed ones.
 
 use bytes::Bytes;
 use pk_proto::claims::{Claim, ClaimContent, ClaimId, ClaimPolicy};
@@ -14,21 +14,21 @@ use crate::common::{Bare, SECOND};
 use crate::victim::*;
 
 impl Victim {
-    /// A peer wants a claim about a network signed.
+    /// A peer requests a signature of a claim about a network.
     fn network(&mut self, conn: ConnectionId, token: &[u8]) -> StreamId {
         let stream = self.bare.opened(conn);
         let question = RpcRequest::SignClaim(Bytes::copy_from_slice(token));
-        self.say(stream, V1::Call { deadline_ms: 15_000, request: question }, true);
+        self.send(stream, V1::Call { deadline_ms: 15_000, request: question }, true);
         stream
     }
 
-    fn leave(&mut self, conn: ConnectionId) {
+    fn disconnect(&mut self, conn: ConnectionId) {
         self.bare.input(Input::Disconnected { conn, why: DisconnectReason::Reset });
         self.settle();
     }
 
-    /// The questions to the embedder since the last time.
-    fn asked(&mut self) -> Vec<ApprovalId> {
+    /// Returns the approval requests since the last call.
+    fn take_approval_requests(&mut self) -> Vec<ApprovalId> {
         let asked = |output: Output| match output {
             Output::Event(Event::ClaimApprovalRequested { approval, .. }) => Some(approval),
             _ => None,
@@ -47,25 +47,27 @@ fn network_claim(peer: &Key) -> Claim {
     Draft::new(&peer.id(), content, None).signed(&[peer])
 }
 
-/// The claim with which a peer begins its exchange of this number.
+/// The first claim of the exchange of this number.
 fn numbered(peer: &Key, number: u64) -> Claim {
-    let mut draft = Draft::new(&peer.id(), linking(peer.id(), own().id()), None);
+    let mut draft = Draft::new(&peer.id(), linking(peer.id(), local_key().id()), None);
     draft.unix = UnixMillis(EPOCH.0 + 1000 * number);
     draft.id = ClaimId::next(&peer.id(), draft.unix, None).unwrap();
     draft.signed(&[peer])
 }
 
-// -- who may not
+// -- disallowed peers
 
-/// No signature is checked (a forged one is not found out), nothing is read, and nothing is held.
+/// No signature is verified (a forged one has the same result), nothing is read, and nothing is
+/// stored.
 #[test]
-fn a_stranger_costs_nothing_where_the_policy_refuses() {
+fn disallowed_claim_is_refused_without_verification() {
     for policy in [ClaimPolicy::Refuse, ClaimPolicy::AllowList] {
         let mut victim = Victim::with(policy);
         let conn = victim.connect(key(0).id());
         let (link, network) = (json(&first(&key(0))), json(&network_claim(&key(0))));
         let by_another = json(
-            &Draft::new(&key(0).id(), linking(key(0).id(), own().id()), None).signed(&[&key(1)]),
+            &Draft::new(&key(0).id(), linking(key(0).id(), local_key().id()), None)
+                .signed(&[&key(1)]),
         );
         for token in [&link[..], &by_another, b"{}"] {
             let stream = victim.begin(conn, token);
@@ -91,14 +93,14 @@ fn a_stranger_costs_nothing_where_the_policy_refuses() {
     }
 }
 
-/// Policy and life have changed since: a peer that was answered gets the same answer.
+/// After a restart under another policy: a peer that was answered gets the same answer.
 #[test]
-fn an_answered_peer_is_answered_again_whatever_the_policy_is_now() {
+fn accepted_claim_is_answered_again_under_any_policy() {
     for finished in [false, true] {
         let mut before = Victim::new();
         let conn = before.connect(key(0).id());
         let stream = before.begin(conn, &json(&first(&key(0))));
-        let [_, mine] = &before.hear_tokens(stream)[..] else { panic!() };
+        let [_, mine] = &before.received_tokens(stream)[..] else { panic!() };
         let mine = mine.clone();
         if finished {
             before.token(stream, &json(&counter_signed(&mine, &key(0))));
@@ -109,7 +111,7 @@ fn an_answered_peer_is_answered_again_whatever_the_policy_is_now() {
         let rows = rows.map(|((table, key), value)| (*table, key.clone(), value.clone()));
         let snapshot = Snapshot::from_rows(rows).unwrap();
         let mut victim = Victim::with(ClaimPolicy::Refuse);
-        let (config, identity) = (victim.bare.node.config().clone(), genesis(&own(), EPOCH));
+        let (config, identity) = (victim.bare.node.config().clone(), genesis(&local_key(), EPOCH));
         victim.bare.node =
             NodeManager::new(config, &identity, snapshot, [8; 32], victim.bare.now, EPOCH).unwrap();
         victim.bare.input(Input::Listening { addrs: vec!["192.0.2.1:1314".parse().unwrap()] });
@@ -117,8 +119,9 @@ fn an_answered_peer_is_answered_again_whatever_the_policy_is_now() {
         victim.settle();
         let conn = victim.connect(key(0).id());
         let stream = victim.begin(conn, &json(&first(&key(0))));
-        assert_eq!(victim.hear_tokens(stream)[1], mine, "finished: {finished}");
-        // Others are refused, and so is another claim of the same one, which was never agreed to.
+        assert_eq!(victim.received_tokens(stream)[1], mine, "finished: {finished}");
+        // Other peers are refused, and so is another claim of the same peer, which was never
+        // accepted.
         let other = victim.connect(key(1).id());
         let stream = victim.begin(other, &json(&first(&key(1))));
         assert_eq!(victim.refusal(stream), Some(Refusal::Denied));
@@ -127,11 +130,11 @@ fn an_answered_peer_is_answered_again_whatever_the_policy_is_now() {
     }
 }
 
-// -- how much at a time
+// -- limits
 
-/// One network, any number of keys: a quarter of the exchanges, and the others have room.
+/// One network has a quarter of the exchanges, with any number of keys, and the others have room.
 #[test]
-fn one_network_cannot_have_all_exchanges() {
+fn one_network_cannot_use_all_exchanges() {
     let mut victim = Victim::with(ClaimPolicy::Ask);
     let mut conns = Vec::new();
     let mut asked = 0;
@@ -140,7 +143,7 @@ fn one_network_cannot_have_all_exchanges() {
         for number in 0..10 {
             victim.begin(conn, &json(&numbered(&key(n), number)));
         }
-        asked += victim.asked().len();
+        asked += victim.take_approval_requests().len();
         conns.push(conn);
     }
     assert_eq!(
@@ -150,18 +153,20 @@ fn one_network_cannot_have_all_exchanges() {
     );
     let honest = victim.connect_from(key(100).id(), "20.0.0.1:1");
     let stream = victim.begin(honest, &json(&first(&key(100))));
-    let [approval] = victim.asked()[..] else { panic!("the honest peer is refused") };
+    let [approval] = victim.take_approval_requests()[..] else {
+        panic!("the honest peer is refused")
+    };
     victim.bare.node.resolve_claim_approval(approval, true, victim.bare.now);
     victim.settle();
-    assert_eq!(victim.hear_tokens(stream).len(), 2);
+    assert_eq!(victim.received_tokens(stream).len(), 2);
     // They end with their connections.
-    conns.into_iter().for_each(|conn| victim.leave(conn));
+    conns.into_iter().for_each(|conn| victim.disconnect(conn));
     assert_eq!(victim.bare.node.metrics().exchanges, 1);
 }
 
-/// A peer that goes and comes again has the embedder asked no more often than one that stays.
+/// A peer that reconnects causes no more approval requests than one that stays connected.
 #[test]
-fn the_embedder_is_asked_a_few_times_for_one_node_however_often_it_connects() {
+fn approval_requests_of_one_node_are_limited_over_many_connections() {
     type Begin = fn(&mut Victim, ConnectionId, u64);
     let kinds: [(&str, Begin); 2] = [
         ("links", |victim, conn, number| {
@@ -177,8 +182,8 @@ fn the_embedder_is_asked_a_few_times_for_one_node_however_often_it_connects() {
         for round in 0..40 {
             let conn = victim.connect_from(key(0).id(), "66.6.6.6:1");
             (0..8).for_each(|number| begin(&mut victim, conn, 8 * round + number));
-            asked.extend(victim.asked());
-            victim.leave(conn);
+            asked.extend(victim.take_approval_requests());
+            victim.disconnect(conn);
             assert_eq!(
                 victim.bare.node.metrics().exchanges,
                 0,
@@ -188,21 +193,21 @@ fn the_embedder_is_asked_a_few_times_for_one_node_however_often_it_connects() {
         assert_eq!(asked.len(), 8, "{kind}");
         let honest = victim.connect_from(key(1).id(), "20.0.0.1:1");
         victim.network(honest, &json(&network_claim(&key(1))));
-        assert_eq!(victim.asked().len(), 1, "{kind}");
-        // Each question is over with its answer or with its time.
+        assert_eq!(victim.take_approval_requests().len(), 1, "{kind}");
+        // Each approval request ends with its answer or its timeout.
         victim.bare.node.resolve_claim_approval(asked[0], false, victim.bare.now);
         let conn = victim.connect_from(key(0).id(), "66.6.6.6:1");
         (0..8).for_each(|number| begin(&mut victim, conn, 1000 + number));
-        assert_eq!(victim.asked().len(), 1, "{kind}");
-        victim.leave(conn);
+        assert_eq!(victim.take_approval_requests().len(), 1, "{kind}");
+        victim.disconnect(conn);
         victim.pass(31);
         let conn = victim.connect_from(key(0).id(), "66.6.6.6:1");
         (0..8).for_each(|number| begin(&mut victim, conn, 2000 + number));
-        assert_eq!(victim.asked().len(), 8, "{kind}");
+        assert_eq!(victim.take_approval_requests().len(), 8, "{kind}");
     }
 }
 
-/// Invented nodes push out what was agreed with their own network, not what was agreed with others.
+/// Many node ids displace accepted claims of their own network, not those of others.
 #[test]
 fn one_network_does_not_displace_stored_exchanges_of_others() {
     let mut victim = Victim::new();
@@ -213,8 +218,8 @@ fn one_network_does_not_displace_stored_exchanges_of_others() {
     let agree = |victim: &mut Victim, n: u64, at: &str| {
         let conn = victim.connect_from(key(n).id(), at);
         let stream = victim.begin(conn, &json(&first(&key(n))));
-        let answer = victim.hear_tokens(stream);
-        victim.leave(conn);
+        let answer = victim.received_tokens(stream);
+        victim.disconnect(conn);
         answer.get(1).map(Claim::id)
     };
     let honest = agree(&mut victim, 0, "20.0.0.1:1");
@@ -231,7 +236,7 @@ fn one_network_does_not_displace_stored_exchanges_of_others() {
 /// The commitments in memory are those in the store, also if a write fails or if the exchange ends
 /// before its write: otherwise an exchange could not be completed before the next restart.
 #[test]
-fn commitments_in_memory_are_those_in_the_store_whatever_a_write_does() {
+fn commitments_in_memory_match_the_store_after_any_write() {
     let mut victim = Victim::new();
     victim.bare = Bare::new(|config| {
         config.claim_policy = ClaimPolicy::All;
@@ -256,7 +261,7 @@ fn commitments_in_memory_are_those_in_the_store_whatever_a_write_does() {
         }
         let (id, ops) = write.unwrap();
         if leaves {
-            victim.leave(conn);
+            victim.disconnect(conn);
         }
         match result {
             Ok(()) => victim.persist(id, ops),
@@ -266,7 +271,7 @@ fn commitments_in_memory_are_those_in_the_store_whatever_a_write_does() {
         let open = victim.bare.node.metrics().exchanges_open;
         assert_eq!(open, stored(victim), "{n}");
         let answer: Vec<_> = victim
-            .hear(stream)
+            .received(stream)
             .into_iter()
             .filter_map(|message| match message {
                 V1::Token { token } => Some(token),
@@ -274,14 +279,14 @@ fn commitments_in_memory_are_those_in_the_store_whatever_a_write_does() {
             })
             .collect();
         if !leaves {
-            victim.leave(conn);
+            victim.disconnect(conn);
         }
         answer.get(1).cloned()
     };
     let failed = || Err(WriteFailure::NotApplied("full".into()));
     let before: Vec<_> = (0..2).map(|n| agree(&mut victim, n, Ok(()), false)).collect();
     assert!(before.iter().all(Option::is_some));
-    // There is room for two. The write that would have removed the first one fails.
+    // The limit is two. The write that would have removed the first one fails.
     assert_eq!(agree(&mut victim, 2, failed(), false), None);
     assert_eq!(victim.bare.node.metrics().exchanges_forgotten, 0);
     victim.pass(16);
@@ -292,6 +297,6 @@ fn commitments_in_memory_are_those_in_the_store_whatever_a_write_does() {
     let conn = victim.connect_from(key(3).id(), "20.0.3.1:2");
     let store_reads = victim.store_reads;
     let stream = victim.begin(conn, &json(&first(&key(3))));
-    assert_eq!(victim.hear_tokens(stream).len(), 2);
+    assert_eq!(victim.received_tokens(stream).len(), 2);
     assert_eq!(victim.store_reads, store_reads, "it is known without the store");
 }

@@ -1,4 +1,4 @@
-//! What an exchange is for when nothing goes wrong: two claims, two links; and who may have one.
+//! Exchanges without faults: two claims, two links; and the policies.
 
 use pk_proto::claims::{Claim, ClaimPolicy, TokenSignature};
 use pk_proto::{Event, Failure, Refusal, Reply, Request, RequestError, RequestOptions};
@@ -7,7 +7,7 @@ use crate::common::{SECOND, ms};
 use crate::kit::*;
 
 #[test]
-fn two_nodes_have_a_claim_each_and_know_that_they_are_linked() {
+fn claim_adds_a_claim_and_a_link_to_both_nodes() {
     let mut cluster = started(2, 1, |_| {});
     connect(&mut cluster, 0, 1);
     let request = claim(&cluster, 1);
@@ -47,10 +47,9 @@ fn two_nodes_have_a_claim_each_and_know_that_they_are_linked() {
     cluster.stop_all();
 }
 
-/// A claim between nodes that were never connected is a search first; each new request is a new
-/// claim.
+/// A claim of a node that was never connected starts with a search; each request adds a claim.
 #[test]
-fn every_request_makes_a_claim_of_its_own() {
+fn every_request_adds_a_separate_claim() {
     let mut cluster = started(3, 2, |_| {});
     cluster.join_all();
     for round in 1..=5 {
@@ -66,7 +65,7 @@ fn every_request_makes_a_claim_of_its_own() {
 }
 
 #[test]
-fn a_chain_survives_restarts_and_ids_go_on() {
+fn chain_survives_restarts_and_ids_increase() {
     let mut cluster = started(2, 3, |_| {});
     for round in 1..=3 {
         connect(&mut cluster, 0, 1);
@@ -85,10 +84,10 @@ fn a_chain_survives_restarts_and_ids_go_on() {
     cluster.stop_all();
 }
 
-// -- who may
+// -- policies
 
 #[test]
-fn who_may_is_decided_by_the_policy() {
+fn policy_decides_whether_a_claim_is_signed() {
     use ClaimPolicy::{All, AllowList, Ask, Refuse};
     for (policy, allowed, signs) in [
         (Refuse, false, false),
@@ -98,7 +97,7 @@ fn who_may_is_decided_by_the_policy() {
         (Ask, true, true),
         (All, false, true),
     ] {
-        let mut cluster = judged_by(policy, allowed);
+        let mut cluster = connected_with_policy(policy, allowed);
         let request = claim(&cluster, 1);
         let result = cluster.ask(0, request);
         match signs {
@@ -117,7 +116,7 @@ fn who_may_is_decided_by_the_policy() {
 }
 
 #[test]
-fn the_allow_list_survives_and_can_be_taken_back() {
+fn allow_list_survives_a_restart_and_entries_can_be_removed() {
     let mut cluster = started(2, 5, |config| config.claim_policy = ClaimPolicy::AllowList);
     let node = cluster.id(0);
     let allow = |allowed| Request::AllowClaim { node, allowed, options: RequestOptions::default() };
@@ -127,7 +126,7 @@ fn the_allow_list_survives_and_can_be_taken_back() {
     connect(&mut cluster, 0, 1);
     let request = claim(&cluster, 1);
     claimed(cluster.ask(0, request.clone()));
-    // What could not be written does not hold.
+    // A change that could not be written has no effect.
     cluster.host_mut(1).store.fail_next = 1;
     assert!(matches!(cluster.ask(1, allow(false)), Err(Failure::Store(_))));
     claimed(cluster.ask(0, request.clone()));
@@ -139,7 +138,7 @@ fn the_allow_list_survives_and_can_be_taken_back() {
 }
 
 #[test]
-fn the_embedder_is_asked_and_no_answer_is_a_refusal() {
+fn embedder_approves_a_claim_and_no_answer_is_a_refusal() {
     let asked = |event: &Event| match event {
         Event::ClaimApprovalRequested { approval, node, claim, within } => {
             Some((*approval, *node, claim.clone(), *within))
@@ -159,7 +158,7 @@ fn the_embedder_is_asked_and_no_answer_is_a_refusal() {
         if let Some(sign) = answer {
             let approval = *approval;
             cluster.call(1, |node, now| node.resolve_claim_approval(approval, sign, now));
-            // Once is enough.
+            // The second answer is ignored.
             let late = cluster.node(1).metrics().late_inputs;
             cluster.call(1, |node, now| node.resolve_claim_approval(approval, !sign, now));
             assert_eq!(cluster.node(1).metrics().late_inputs, late + 1);
@@ -178,7 +177,7 @@ fn the_embedder_is_asked_and_no_answer_is_a_refusal() {
 }
 
 #[test]
-fn what_cannot_be_claimed_is_refused_on_the_spot() {
+fn invalid_claim_requests_are_refused_at_once() {
     let mut cluster = started(2, 7, |config| config.open_exchange_limit = 1);
     let request = claim(&cluster, 0);
     assert_eq!(cluster.try_request(0, request), Err(RequestError::OwnNode));

@@ -1,4 +1,4 @@
-//! Cross-signing between real nodes in a simulated world.
+//! Cross-signing between real nodes in the simulator.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 #[path = "../common/mod.rs"]
@@ -11,8 +11,8 @@ mod kit;
 mod life;
 mod limits;
 mod links;
-mod others;
+mod other_types;
+mod random_faults;
 mod turns;
 mod unknown;
 mod victim;
-mod violence;

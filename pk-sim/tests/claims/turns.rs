@@ -1,4 +1,4 @@
-//! Claims of many peers at once: each waits for its turn, and none has to be made again.
+//! Claims of many peers at once: each is queued, and none has to be drafted again.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use pk_sim::{Cluster, HostId};
 use crate::common::{SECOND, ms};
 use crate::kit::*;
 
-/// Node 0 and this many others, which speak this dialect with it and are connected to it.
+/// Node 0 and this many others, which are connected to it over this dialect.
 fn around(others: usize, dialect: Dialect, change: impl FnOnce(&mut pk_proto::Config)) -> Cluster {
     let mut cluster: Cluster = nodes(others + 1, change).seed(21).build();
     for node in 1..=others {
@@ -20,14 +20,14 @@ fn around(others: usize, dialect: Dialect, change: impl FnOnce(&mut pk_proto::Co
     cluster
 }
 
-/// Who began the claims in the chain of node 0.
+/// The initiators of the claims in the chain of node 0.
 fn issuers(cluster: &mut Cluster) -> Vec<NodeId> {
     chain(cluster, 0).iter().map(|claim| claim.link().unwrap().issuer).collect()
 }
 
 /// Every claim succeeds at its first attempt, with a fast store and a slow one.
 #[test]
-fn claims_of_many_at_once_all_succeed_at_the_first_attempt() {
+fn simultaneous_claims_of_many_nodes_succeed_at_the_first_attempt() {
     for dialect in [Dialect::Native, Dialect::Polykey] {
         for delay in [Duration::ZERO, ms(40)] {
             let mut cluster = around(12, dialect, |_| {});
@@ -64,10 +64,10 @@ fn nodes_take_turns() {
     cluster.stop_all();
 }
 
-/// Peers that begin and say nothing more lose their turns; who waits behind them is answered in its
-/// time.
+/// Initiators that send nothing further lose their turns; the peers behind them are served within
+/// their timeout.
 #[test]
-fn silent_peers_hold_others_up_for_a_bounded_time() {
+fn silent_peers_delay_others_by_a_bounded_time() {
     let wait = 4 * SECOND;
     let mut cluster = around(6, Dialect::Native, |config| config.claim_wait_timeout = wait);
     let silent: Vec<HostId> = (2..=6).collect();
@@ -83,16 +83,16 @@ fn silent_peers_hold_others_up_for_a_bounded_time() {
     let took = cluster.now().since(begun);
     assert!(took <= wait + SECOND, "{took:?}");
     assert!(took >= wait / 8, "they delayed no other node: nothing was shown");
-    // Nothing is left of them, no timer either.
+    // No state of them is left, and no timer.
     cluster.drive(60 * SECOND);
     assert_settled(&cluster, 0);
     cluster.stop_all();
 }
 
-/// While a Polykey 1.x node is about to send its last message, which it cannot send again, our own
-/// claims give way.
+/// While a Polykey 1.x node is about to send its last message, which it cannot repeat, local claims
+/// wait.
 #[test]
-fn our_own_claims_give_way_to_a_peer_that_cannot_try_again() {
+fn local_claims_yield_to_a_peer_that_cannot_retry() {
     let mut cluster = around(3, Dialect::Polykey, |_| {});
     let mut refused = 0;
     for round in 0..10 {

@@ -1,4 +1,5 @@
-//! A store that fails and does not know what it has written: nothing is decided on a guess.
+//! A store that fails without a known outcome of a write: nothing is decided before the outcome is
+//! known.
 
 use pk_proto::{Event, Failure, NodeId, Reply, Request, RequestId, RequestOptions};
 use pk_sim::{Cluster, HostId, WriteFault};
@@ -6,15 +7,15 @@ use pk_sim::{Cluster, HostId, WriteFault};
 use crate::common::{SECOND, by};
 use crate::kit::*;
 
-/// Of the next write of a node the outcome is unknown, and then nothing can be read until
-/// [`readable`].
+/// The outcome of the next write of a node is unknown, and then nothing can be read until
+/// [`make_readable`].
 fn fail_next(cluster: &mut Cluster, node: HostId, fault: WriteFault) {
     let store = &mut cluster.host_mut(node).store;
     store.unreadable = u32::MAX;
     store.faults.insert(store.writes() + 1, fault);
 }
 
-fn readable(cluster: &mut Cluster, node: HostId) {
+fn make_readable(cluster: &mut Cluster, node: HostId) {
     let store = &mut cluster.host_mut(node).store;
     (store.unreadable, store.fail_reads) = (0, 0);
 }
@@ -41,7 +42,7 @@ fn is_unknown(result: &Option<Result<Reply, Failure>>) -> bool {
 }
 
 #[test]
-fn while_the_end_of_the_chain_is_unknown_nothing_is_appended_to_it() {
+fn nothing_is_appended_while_the_chain_head_is_unknown() {
     for (fault, length) in [(WriteFault::Written, 1), (WriteFault::Lost, 0)] {
         let mut cluster = started(2, 21, |_| {});
         fail_next(&mut cluster, 0, fault);
@@ -58,7 +59,7 @@ fn while_the_end_of_the_chain_is_unknown_nothing_is_appended_to_it() {
             (None, None),
             "{fault:?}"
         );
-        // What is being written is not cancelled.
+        // A claim that is being written is not cancelled.
         cluster.cancel(0, first);
         cluster.drive(10 * SECOND);
         assert!(is_unknown(&outcome(&cluster, 0, first)), "{fault:?}");
@@ -67,7 +68,7 @@ fn while_the_end_of_the_chain_is_unknown_nothing_is_appended_to_it() {
         assert_eq!((outcome(&cluster, 0, patient), added(&cluster, 0)), (None, 0));
         assert!(cluster.node(0).metrics().writes_unknown == 1);
 
-        readable(&mut cluster, 0);
+        make_readable(&mut cluster, 0);
         cluster.drive(60 * SECOND);
         assert!(matches!(outcome(&cluster, 0, patient), Some(Ok(Reply::AddClaim(_)))), "{fault:?}");
         assert_eq!(added(&cluster, 0), length + 1, "{fault:?}");
@@ -86,14 +87,14 @@ fn link_continues_without_its_request_once_its_outcome_is_known() {
         let id = cluster.request(0, request);
         cluster.drive(20 * SECOND);
         assert!(is_unknown(&outcome(&cluster, 0, id)), "{fault:?}: {:?}", outcome(&cluster, 0, id));
-        readable(&mut cluster, 0);
+        make_readable(&mut cluster, 0);
         cluster.drive(200 * SECOND);
         for node in [0, 1] {
             assert_eq!(chain(&mut cluster, node).len(), links, "{fault:?}, node {node}");
             assert_settled(&cluster, node);
         }
         assert_eq!(added(&cluster, 0), links);
-        // Another one is made on what there is.
+        // Another claim continues the chain.
         let again = claim(&cluster, 1);
         claimed(cluster.ask(0, again));
         assert_eq!(chain(&mut cluster, 0).len(), links + 1);
@@ -102,12 +103,12 @@ fn link_continues_without_its_request_once_its_outcome_is_known() {
 }
 
 #[test]
-fn a_failure_that_is_found_out_at_once_is_a_success_or_a_failure() {
+fn immediately_resolved_outcome_is_a_success_or_a_failure() {
     for (fault, written) in [(WriteFault::Written, true), (WriteFault::Lost, false)] {
         let mut cluster = started(2, 23, |_| {});
         let node = cluster.id(1);
         fail_next(&mut cluster, 0, fault);
-        readable(&mut cluster, 0);
+        make_readable(&mut cluster, 0);
         let allowed = cluster.ask(
             0,
             Request::AllowClaim { node, allowed: true, options: RequestOptions::default() },
@@ -121,7 +122,7 @@ fn a_failure_that_is_found_out_at_once_is_a_success_or_a_failure() {
 
         let before = cluster.id(0);
         fail_next(&mut cluster, 0, fault);
-        readable(&mut cluster, 0);
+        make_readable(&mut cluster, 0);
         let renewed = cluster.renew(0);
         assert_eq!(renewed.is_ok(), written, "{fault:?}: {renewed:?}");
         assert_eq!(cluster.id(0) != before, written);
@@ -131,14 +132,14 @@ fn a_failure_that_is_found_out_at_once_is_a_success_or_a_failure() {
     }
 }
 
-/// The allow-list of a node, as it is and as the next start finds it.
+/// The allow-list of a node, in memory and in its store.
 fn allowed(cluster: &Cluster, node: HostId) -> (Vec<NodeId>, usize) {
     let stored = cluster.host(node).store.table(pk_proto::Table::AllowList).count();
     (cluster.node(node).allowed_claims().collect(), stored)
 }
 
 #[test]
-fn a_change_of_the_allow_list_that_is_said_to_have_failed_has_no_effect() {
+fn allow_list_matches_the_store_after_unknown_and_failed_writes() {
     for fault in [WriteFault::Written, WriteFault::Lost] {
         let mut cluster = started(2, 24, |_| {});
         let node = cluster.id(1);
@@ -150,14 +151,15 @@ fn a_change_of_the_allow_list_that_is_said_to_have_failed_has_no_effect() {
         assert_eq!((outcome(&cluster, 0, id), allowed(&cluster, 0).0), (None, vec![]));
         cluster.drive(10 * SECOND);
         assert!(is_unknown(&outcome(&cluster, 0, id)), "{fault:?}");
-        readable(&mut cluster, 0);
+        make_readable(&mut cluster, 0);
         cluster.drive(60 * SECOND);
         let (list, stored) = allowed(&cluster, 0);
         assert_eq!(
             (list.len(), stored),
             if fault == WriteFault::Written { (1, 1) } else { (0, 0) }
         );
-        // What is refused is not there, and what takes longer than its deadline is waited for.
+        // A refused change has no effect, and a write that takes longer than its deadline is
+        // awaited.
         cluster.host_mut(0).store.fail_next = 1;
         let refused = cluster.ask(0, allow(list.is_empty()));
         assert!(matches!(refused, Err(Failure::Store(_))), "{refused:?}");
@@ -171,7 +173,7 @@ fn a_change_of_the_allow_list_that_is_said_to_have_failed_has_no_effect() {
 }
 
 #[test]
-fn a_renewal_of_which_the_store_knows_nothing_is_decided_later() {
+fn renewal_with_an_unknown_outcome_is_decided_later() {
     for (fault, written) in [(WriteFault::Written, true), (WriteFault::Lost, false)] {
         let mut cluster = started(2, 25, |config| config.request_deadline = 5 * SECOND);
         let before = cluster.id(0);
@@ -182,7 +184,7 @@ fn a_renewal_of_which_the_store_knows_nothing_is_decided_later() {
         assert_eq!(cluster.node(0).own_id(), before);
         assert_eq!(cluster.node(0).metrics().requests_open, 0);
         assert!(cluster.begin_renewal(0).is_err(), "the first one is not over");
-        readable(&mut cluster, 0);
+        make_readable(&mut cluster, 0);
         cluster.drive(60 * SECOND);
         assert_eq!(cluster.node(0).own_id() != before, written, "{fault:?}");
         let renewals = |event: &Event| matches!(event, Event::IdentityRenewed { .. }).then_some(());
@@ -194,11 +196,11 @@ fn a_renewal_of_which_the_store_knows_nothing_is_decided_later() {
 }
 
 #[test]
-fn a_flush_is_written_again_until_it_is_known_to_be() {
+fn flush_is_repeated_until_its_outcome_is_known() {
     let mut cluster = started(2, 26, |config| config.store_delay = 3600 * SECOND);
     connect(&mut cluster, 0, 1);
     fail_next(&mut cluster, 0, WriteFault::Lost);
-    readable(&mut cluster, 0);
+    make_readable(&mut cluster, 0);
     assert_eq!(cluster.ask(0, Request::Flush { options: by(30 * SECOND) }), Ok(Reply::Flush));
     // As long as the store does not know the outcome, success is not reported.
     connect(&mut cluster, 1, 0);
@@ -215,7 +217,7 @@ fn a_flush_is_written_again_until_it_is_known_to_be() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_a_store_that_does_not_answer() {
+fn stop_does_not_wait_for_an_unresponsive_store() {
     let mut cluster = started(2, 27, |_| {});
     fail_next(&mut cluster, 0, WriteFault::Written);
     let request = own_claim_by(&cluster, 0, 3600);
@@ -225,7 +227,7 @@ fn a_stop_does_not_wait_for_a_store_that_does_not_answer() {
     cluster.drive(2 * SECOND);
     assert!(cluster.node(0).is_stopped());
     assert!(is_unknown(&outcome(&cluster, 0, id)));
-    // The next start knows.
-    readable(&mut cluster, 0);
+    // The outcome is known after the next start.
+    make_readable(&mut cluster, 0);
     cluster.stop_all();
 }

@@ -19,21 +19,21 @@ use pk_sim::Key;
 use crate::common::chains::Draft;
 use crate::common::{Bare, SECOND};
 
-/// A machine that signs for every node, and what its driver has: a key, and a store.
+/// A machine that allows all claims, and the key and store of its driver.
 pub struct Victim {
     pub bare: Bare,
     pub rows: BTreeMap<(Table, Bytes), Bytes>,
-    /// What it has had signed.
+    /// The messages that it has signed.
     pub signed: Vec<Bytes>,
-    /// Rows that it has asked for.
+    /// Rows that it has loaded.
     pub store_reads: usize,
-    /// Everything else that it said.
+    /// All its other outputs.
     pub said: Vec<Output>,
-    /// What it said on each stream.
+    /// The bytes that it sent on each stream.
     pub heard: BTreeMap<StreamId, FrameDecoder>,
 }
 
-pub fn own() -> Key {
+pub fn local_key() -> Key {
     Key::numbered(77, 0)
 }
 
@@ -54,14 +54,14 @@ impl Victim {
         Self { bare, rows, signed: Vec::new(), store_reads: 0, said: Vec::new(), heard }
     }
 
-    /// A peer has connected that knows of claims.
+    /// A peer that supports claims has connected.
     pub fn connect(&mut self, peer: NodeId) -> ConnectionId {
         self.connect_from(peer, "198.51.100.1:1314")
     }
 
-    /// A peer has connected from there.
+    /// A peer has connected from an address.
     pub fn connect_from(&mut self, peer: NodeId, at: &str) -> ConnectionId {
-        let conn = ConnectionId(self.bare.odd());
+        let conn = ConnectionId(self.bare.next_id());
         let shared = u8::try_from(conn.0 % 251).unwrap();
         self.bare.connected(conn, Side::Acceptor, peer, at.parse().unwrap(), shared);
         let control = self.bare.opened(conn);
@@ -92,8 +92,8 @@ impl Victim {
     pub fn perform(&mut self, output: Output) {
         match output {
             Output::Sign { id, key, bytes } => {
-                assert_eq!(key, own().id());
-                let result = Ok(own().sign(&bytes));
+                assert_eq!(key, local_key().id());
+                let result = Ok(local_key().sign(&bytes));
                 self.signed.push(bytes);
                 self.bare.input(Input::Signed { id, result });
             }
@@ -135,25 +135,25 @@ impl Victim {
         }
     }
 
-    /// The peer begins an exchange.
+    /// The peer starts an exchange.
     pub fn begin(&mut self, conn: ConnectionId, first: &[u8]) -> StreamId {
         let stream = self.bare.opened(conn);
         let message = V1::Exchange { deadline_ms: 60_000, token: Bytes::copy_from_slice(first) };
-        self.say(stream, message, false);
+        self.send(stream, message, false);
         stream
     }
 
-    pub fn say(&mut self, stream: StreamId, message: V1, fin: bool) {
+    pub fn send(&mut self, stream: StreamId, message: V1, fin: bool) {
         self.bare.feed(stream, &native::encode(&Message::V1(message)).unwrap(), fin);
         self.settle();
     }
 
     pub fn token(&mut self, stream: StreamId, token: &[u8]) {
-        self.say(stream, V1::Token { token: Bytes::copy_from_slice(token) }, false);
+        self.send(stream, V1::Token { token: Bytes::copy_from_slice(token) }, false);
     }
 
-    /// What the victim has said on a stream since the last time.
-    pub fn hear(&mut self, stream: StreamId) -> Vec<V1> {
+    /// Returns the messages that the victim has sent on a stream since the last call.
+    pub fn received(&mut self, stream: StreamId) -> Vec<V1> {
         let decoder = self.heard.entry(stream).or_default();
         let frames = std::iter::from_fn(|| decoder.next().unwrap());
         frames
@@ -164,8 +164,8 @@ impl Victim {
             .collect()
     }
 
-    pub fn hear_tokens(&mut self, stream: StreamId) -> Vec<Claim> {
-        self.hear(stream)
+    pub fn received_tokens(&mut self, stream: StreamId) -> Vec<Claim> {
+        self.received(stream)
             .iter()
             .map(|message| match message {
                 V1::Token { token } | V1::Exchange { token, .. } => Claim::parse(token).unwrap(),
@@ -175,13 +175,13 @@ impl Victim {
     }
 
     pub fn refusal(&mut self, stream: StreamId) -> Option<Refusal> {
-        self.hear(stream).iter().find_map(|message| match message {
+        self.received(stream).iter().find_map(|message| match message {
             V1::Answer(pk_proto::RpcResponse::Refused(refusal)) => Some(*refusal),
             _ => None,
         })
     }
 
-    /// The faults that were reported since the last time.
+    /// Returns the faults that were reported since the last call.
     pub fn faults(&mut self) -> Vec<PeerFault> {
         let said = std::mem::take(&mut self.said);
         let fault = |output: Output| match output {
@@ -195,8 +195,7 @@ impl Victim {
         self.rows.keys().filter(|(table, _)| *table == Table::Claims).count()
     }
 
-    /// Begins a claim with a peer that is connected. Gives the stream on which its first token
-    /// came.
+    /// Starts a claim with a connected peer. Returns the stream of its first token.
     pub fn claim(&mut self, peer: NodeId) -> (RequestId, StreamId, Claim) {
         let id = self
             .bare
@@ -207,7 +206,7 @@ impl Victim {
             _ => None,
         });
         let stream = opened.unwrap();
-        let [first] = &self.hear_tokens(stream)[..] else { panic!() };
+        let [first] = &self.received_tokens(stream)[..] else { panic!() };
         (id, stream, first.clone())
     }
 
@@ -218,9 +217,9 @@ impl Victim {
         })
     }
 
-    // -- another node, which follows the rules
+    // -- honest peers
 
-    /// A whole exchange that an honest peer begins.
+    /// A complete exchange that an honest peer starts.
     pub fn honest_initiator(&mut self, number: u64) {
         let before = self.chain_len();
         let (peer, conn) = (key(number), self.connect(key(number).id()));
@@ -235,9 +234,9 @@ impl Victim {
             // A silent peer keeps its turn for a quarter of `claim_wait_timeout`, and no longer.
             self.pass(3);
         }
-        let answer = self.hear_tokens(stream);
+        let answer = self.received_tokens(stream);
         let [theirs, mine] = &answer[..] else { panic!("{answer:?}") };
-        assert!(DoublySigned::verify(theirs.clone(), &peer.id(), &own().id()).is_ok());
+        assert!(DoublySigned::verify(theirs.clone(), &peer.id(), &local_key().id()).is_ok());
         self.token(stream, &json(&counter_signed(mine, &peer)));
         self.bare.feed(stream, &[], true);
         assert_eq!(self.chain_len(), before + 1);
@@ -247,7 +246,7 @@ impl Victim {
         );
     }
 
-    /// A whole exchange that is started with an honest peer.
+    /// A complete exchange that the victim starts with an honest peer.
     pub fn honest_responder(&mut self, number: u64) {
         let before = self.chain_len();
         let peer = key(number);
@@ -255,8 +254,8 @@ impl Victim {
         let (id, stream, first) = self.claim(peer.id());
         self.token(stream, &json(&counter_signed(&first, &peer)));
         self.token(stream, &json(&second(&peer)));
-        let [last] = &self.hear_tokens(stream)[..] else { panic!() };
-        assert!(DoublySigned::verify(last.clone(), &peer.id(), &own().id()).is_ok());
+        let [last] = &self.received_tokens(stream)[..] else { panic!() };
+        assert!(DoublySigned::verify(last.clone(), &peer.id(), &local_key().id()).is_ok());
         self.bare.feed(stream, &[], true);
         self.settle();
         assert!(matches!(self.done(id), Some(Ok(Reply::ClaimNode(_)))));
@@ -274,14 +273,14 @@ pub fn linking(issuer: NodeId, subject: NodeId) -> ClaimContent {
     ClaimContent::link(&ClaimLinkNode { issuer, subject })
 }
 
-/// The claim with which a peer begins.
+/// The first claim of a peer as the initiator.
 pub fn first(peer: &Key) -> Claim {
-    Draft::new(&peer.id(), linking(peer.id(), own().id()), None).signed(&[peer])
+    Draft::new(&peer.id(), linking(peer.id(), local_key().id()), None).signed(&[peer])
 }
 
-/// The claim with which a peer answers.
+/// The claim of a peer as the responder.
 pub fn second(peer: &Key) -> Claim {
-    Draft::new(&peer.id(), linking(own().id(), peer.id()), None).signed(&[peer])
+    Draft::new(&peer.id(), linking(local_key().id(), peer.id()), None).signed(&[peer])
 }
 
 pub fn counter_signed(claim: &Claim, signer: &Key) -> Claim {
@@ -291,7 +290,7 @@ pub fn counter_signed(claim: &Claim, signer: &Key) -> Claim {
     token.try_into().unwrap()
 }
 
-/// A claim whose next signature is attributed to a node that has not made it.
+/// A claim with a signature that names a node that has not made it.
 pub fn forged(claim: &Claim, signer: NodeId, signature: [u8; 64]) -> Vec<u8> {
     let header = format!("{{\"alg\":\"EdDSA\",\"kid\":\"{signer}\"}}");
     let base64 = data_encoding::BASE64URL_NOPAD;
@@ -302,8 +301,8 @@ pub fn forged(claim: &Claim, signer: NodeId, signature: [u8; 64]) -> Vec<u8> {
         .into_bytes()
 }
 
-/// A link of which the owner's signature is this one.
-pub fn owned(issuer: NodeId, subject: NodeId, owner: NodeId, signature: [u8; 64]) -> Vec<u8> {
+/// A link with this signature of its owner.
+pub fn signed_link(issuer: NodeId, subject: NodeId, owner: NodeId, signature: [u8; 64]) -> Vec<u8> {
     json(&Draft::new(&owner, linking(issuer, subject), None).forged(&[(owner, signature)]))
 }
 

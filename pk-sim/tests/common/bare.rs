@@ -1,4 +1,4 @@
-//! One machine without a world: a test gives it inputs by hand and looks at its outputs.
+//! One machine without a simulator: a test gives it inputs and reads its outputs.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use pk_proto::{
 };
 use pk_sim::{Key, genesis};
 
-/// When every test begins.
+/// Wall-clock time at the start of every test.
 const UNIX: UnixMillis = UnixMillis(1_767_225_600_000);
 
 /// A machine whose driver is the test.
@@ -20,9 +20,9 @@ const UNIX: UnixMillis = UnixMillis(1_767_225_600_000);
 pub struct Bare {
     pub node: NodeManager,
     pub now: Instant,
-    /// What it said since the last [`take`](Self::take).
+    /// Its outputs since the last [`take`](Self::take).
     pub outputs: Vec<Output>,
-    /// What may be read of each stream.
+    /// The credit of each stream.
     pub credit: BTreeMap<StreamId, u64>,
     odd: u64,
 }
@@ -52,7 +52,7 @@ impl Bare {
 
     fn made(key: &Key, unix: UnixMillis, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
-        // A machine that does nothing of itself.
+        // A machine without background work.
         config.refresh_delay = Duration::ZERO;
         config.retry_delay = Duration::ZERO;
         change(&mut config);
@@ -87,8 +87,7 @@ impl Bare {
         }
     }
 
-    /// Answers every transaction that was asked for since the last [`take`](Self::take), and those
-    /// that follow.
+    /// Completes every transaction since the last [`take`](Self::take), and those that follow.
     pub fn persist_all(&mut self) {
         self.drain();
         let mut next = 0;
@@ -100,7 +99,7 @@ impl Bare {
         }
     }
 
-    /// What it said since the last time.
+    /// Returns its outputs since the last call.
     pub fn take(&mut self) -> Vec<Output> {
         self.drain();
         std::mem::take(&mut self.outputs)
@@ -117,20 +116,20 @@ impl Bare {
         self.now = end;
     }
 
-    /// The machine sleeps, and fires what has become due only when it wakes up.
+    /// The process is suspended, and fires due timers only when it resumes.
     pub fn suspend(&mut self, time: Duration) {
         self.now = self.now + time;
         self.node.handle_timeout(self.now);
         self.drain();
     }
 
-    /// A number of the driver's.
-    pub fn odd(&mut self) -> u64 {
+    /// Returns an unused id of the driver.
+    pub fn next_id(&mut self) -> u64 {
         self.odd += 2;
         self.odd - 2
     }
 
-    /// A handshake is done.
+    /// A handshake completes.
     pub fn connected(
         &mut self,
         conn: ConnectionId,
@@ -142,7 +141,7 @@ impl Bare {
         self.connected_over(Dialect::Native, conn, side, peer, remote, shared_id);
     }
 
-    /// A handshake of some dialect is done.
+    /// A handshake of a dialect completes.
     pub fn connected_over(
         &mut self,
         dialect: Dialect,
@@ -165,10 +164,9 @@ impl Bare {
         }));
     }
 
-    /// A peer has dialed and said Hello: gives the connection, and forgets what was said
-    /// meanwhile.
+    /// A peer has dialed and sent Hello. Returns the connection, and drops the outputs meanwhile.
     pub fn accept(&mut self, peer: NodeId) -> ConnectionId {
-        let conn = ConnectionId(self.odd());
+        let conn = ConnectionId(self.next_id());
         self.connected(conn, Side::Acceptor, peer, "198.51.100.1:1314".parse().unwrap(), 9);
         let control = self.opened(conn);
         self.feed(control, &hello(), false);
@@ -178,9 +176,9 @@ impl Bare {
         conn
     }
 
-    /// A peer of the reference has dialed: there is no Hello. Forgets what was said meanwhile.
+    /// A peer of the reference has dialed, without a Hello. Drops the outputs meanwhile.
     pub fn accept_polykey(&mut self, peer: NodeId) -> ConnectionId {
-        let (conn, remote) = (ConnectionId(self.odd()), "198.51.100.1:1314".parse().unwrap());
+        let (conn, remote) = (ConnectionId(self.next_id()), "198.51.100.1:1314".parse().unwrap());
         self.connected_over(Dialect::Polykey, conn, Side::Acceptor, peer, remote, 9);
         let opened =
             |output: &Output| matches!(output, Output::Event(Event::ConnectionOpened { .. }));
@@ -190,7 +188,7 @@ impl Bare {
 
     /// The peer has opened a stream.
     pub fn opened(&mut self, conn: ConnectionId) -> StreamId {
-        let stream = StreamId(self.odd());
+        let stream = StreamId(self.next_id());
         self.input(Input::StreamOpened { conn, stream });
         stream
     }
@@ -199,8 +197,8 @@ impl Bare {
         self.input(Input::StreamData { stream, bytes: Bytes::copy_from_slice(bytes), fin });
     }
 
-    /// Has a stream read as its credit allows, as a driver does, the end with the last bytes; gives
-    /// what was left unread.
+    /// Passes bytes of a stream on as its credit allows, as a driver does, with the end after the
+    /// last bytes. Returns the unread bytes.
     pub fn feed<'a>(&mut self, stream: StreamId, mut bytes: &'a [u8], fin: bool) -> &'a [u8] {
         loop {
             let credit = self.credit.entry(stream).or_default();
@@ -218,7 +216,7 @@ impl Bare {
         }
     }
 
-    /// How a request ended, if that was said since the last [`take`](Self::take).
+    /// The result of a request, if it has ended since the last [`take`](Self::take).
     pub fn done(&self, request: RequestId) -> Option<Result<Reply, Failure>> {
         self.outputs.iter().find_map(|output| match output {
             Output::Event(Event::Done { id, result }) if *id == request => Some(result.clone()),
@@ -227,14 +225,14 @@ impl Bare {
     }
 }
 
-/// A Hello as nodes say it.
+/// The Hello of a node.
 pub fn hello() -> Bytes {
     let hello =
         Hello { version_min: 1, version_max: 1, features: Hello::CLAIMS, agent: "test".into() };
     native::encode(&Message::V1(V1::Hello(hello))).unwrap()
 }
 
-/// What the node has sent on a stream, and whether it has ended it.
+/// The bytes that the node has sent on a stream, and whether it has ended it.
 pub fn sent(outputs: &[Output], of: StreamId) -> (Vec<u8>, bool) {
     let mut sent = (Vec::new(), false);
     for output in outputs {

@@ -1,4 +1,4 @@
-//! Chains of claims, sound ones and others.
+//! Chains of claims, valid and invalid ones.
 
 use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
 use curve25519_dalek::{EdwardsPoint, Scalar};
@@ -10,10 +10,10 @@ use pk_proto::{NodeId, UnixMillis};
 use pk_sim::Key;
 use sha2::{Digest, Sha512};
 
-/// When the first claim of a chain is made, a second before the next.
+/// Time of the first claim of a chain, a second before the next.
 pub const EPOCH: UnixMillis = UnixMillis(1_767_225_600_000);
 
-/// A link that `owner` begins with `other`, in its own chain behind `prev`.
+/// A link that `owner` starts with `other`, in its own chain after `prev`.
 pub fn link(owner: &Key, other: &Key, prev: Option<&Claim>) -> Claim {
     Draft::link(owner.id(), other.id(), prev).signed(&[owner, other])
 }
@@ -84,7 +84,7 @@ impl Draft {
         .unwrap()
     }
 
-    /// What a node has to sign.
+    /// The signing input of a node.
     pub fn input(&self, signer: &NodeId) -> Vec<u8> {
         self.token().signing_input(signer).to_vec()
     }
@@ -95,7 +95,7 @@ impl Draft {
     }
 }
 
-// -- keys and signatures that must not pass
+// -- keys and signatures that must be refused
 
 /// The point of order two: any node can sign for it.
 pub const WEAK: NodeId = NodeId::from_bytes(bytes(0xec, 0xff, 0x7f));
@@ -109,8 +109,8 @@ const fn bytes(low: u8, middle: u8, high: u8) -> [u8; 32] {
     bytes
 }
 
-/// A key, and a signature of it that holds only if the cofactor is multiplied in: its R is off by
-/// the `torsion`-th of the eight points of small order, of which the first is zero.
+/// A key, and a signature of it that holds only if the cofactor is multiplied in: a point of small
+/// order is added to its R, the `torsion`-th of eight, of which the first is zero.
 pub fn torsion_in_r(
     number: u64,
     torsion: usize,
@@ -121,8 +121,7 @@ pub fn torsion_in_r(
     (id, sign(secret, nonce, EIGHT_TORSION[torsion], &id, &input(&id)).0)
 }
 
-/// A key with a torsion component, and a signature by its holder, who was not lucky: it holds only
-/// with the cofactor.
+/// A key with a torsion component, and a signature by it that is valid only with the cofactor.
 pub fn mixed_key(number: u64, input: impl Fn(&NodeId) -> Vec<u8>) -> (NodeId, [u8; 64]) {
     let (secret, mut nonce) = secrets(number);
     let id = node(ED25519_BASEPOINT_POINT * secret + EIGHT_TORSION[1]);
@@ -144,7 +143,7 @@ fn node(point: EdwardsPoint) -> NodeId {
     NodeId::from_bytes(point.compress().to_bytes())
 }
 
-/// A signature whose R is off by a point of small order, and the hash in it.
+/// A signature with a point of small order added to its R, and its hash.
 fn sign(
     secret: Scalar,
     nonce: Scalar,

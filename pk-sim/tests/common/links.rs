@@ -1,4 +1,4 @@
-//! Connections as tests make them and look at them.
+//! Helpers for connections.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub fn ping(cluster: &Cluster, to: HostId) -> Request {
     Request::PingNode { target: cluster.id(to), options: NO }
 }
 
-/// Every end of a connection that a node reported, and when.
+/// Every reported end of a connection, with its time.
 pub fn closed(cluster: &Cluster, node: HostId) -> Vec<(Instant, ConnectionId, DisconnectReason)> {
     let end = |(at, event): &(Instant, Event)| match event {
         Event::ConnectionClosed { conn, why, .. } => Some((*at, *conn, why.clone())),
@@ -52,7 +52,7 @@ pub fn lost(cluster: &Cluster, node: HostId) -> Vec<LeaseId> {
     cluster.events(node).iter().filter_map(lost).collect()
 }
 
-/// How long an unused primary connection between two nodes lives, by the rule of the specification.
+/// Idle timeout of a primary connection between two nodes, by the rule of the specification.
 pub fn primary_timeout(cluster: &Cluster, a: HostId, b: HostId) -> Duration {
     let bucket = cluster.id(a).bucket_index(&cluster.id(b)).unwrap();
     Duration::from_micros(60_000_000 + 7_200_000_000 * u64::from(255 - bucket.0) / 255)

@@ -1,4 +1,4 @@
-//! What the tests of behaviour share. Each file uses a part of it.
+//! Helpers of the tests. Each file uses a part of them.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use bare::{Bare, hello, sent};
 pub use links::*;
-pub use peer::{Peer, Reaction, frame, told};
+pub use peer::{Peer, Reaction, contacts, frame};
 use pk_proto::{
     ClosestNodesQuery, ContactMode, Event, FindEnd, FindNodeOptions, FindOutcome, FindStep,
     FindStepEnd, Host, NodeAddress, NodeContactAddressData, NodeId, Reply, Request, RequestOptions,
@@ -30,7 +30,7 @@ use pk_proto::{
 use pk_sim::{Cluster, HostId, Key};
 
 pub const SECOND: Duration = Duration::from_secs(1);
-/// What [`named`] addresses resolve to is given by this suffix.
+/// Suffix of the names of [`named`].
 const DOMAIN: &str = "example.org";
 
 pub fn ms(ms: u64) -> Duration {
@@ -55,10 +55,10 @@ pub fn data(cluster: &Cluster, scopes: Scopes) -> NodeContactAddressData {
     NodeContactAddressData { mode: ContactMode::Direct, connected_time: cluster.unix(0), scopes }
 }
 
-// -- which node knows which
+// -- contacts
 
-/// Connects along every edge, then ends all connections, so that the first of each edge knows the
-/// second by a former connection, and no node knows any other.
+/// Connects along every edge, then ends all connections, so that the first node of each edge has a
+/// contact for the second, and no node has any other.
 pub fn wire(cluster: &mut Cluster, edges: &[(HostId, HostId)]) {
     for (from, to) in edges {
         let connected = cluster.connect(*from, *to);
@@ -77,14 +77,14 @@ pub fn wire(cluster: &mut Cluster, edges: &[(HostId, HostId)]) {
     cluster.drive(SECOND);
 }
 
-/// The embedder of a node gives it the address of another one.
-pub fn tell(cluster: &mut Cluster, node: HostId, of: HostId) {
+/// The embedder of a node adds a contact for another one.
+pub fn add_contact(cluster: &mut Cluster, node: HostId, of: HostId) {
     let (id, address) = (cluster.id(of), cluster.address(of));
-    tell_of(cluster, node, id, address);
+    add_contact_at(cluster, node, id, address);
 }
 
-/// The embedder of a node gives it the address of some node.
-pub fn tell_of(cluster: &mut Cluster, node: HostId, id: NodeId, address: NodeAddress) {
+/// The embedder of a node adds a contact.
+pub fn add_contact_at(cluster: &mut Cluster, node: HostId, id: NodeId, address: NodeAddress) {
     let request = Request::SetNode {
         node: id,
         address,
@@ -149,12 +149,12 @@ pub fn every_request(
     ]
 }
 
-// -- what is left
+// -- remaining state
 
-/// Nothing is in progress at a node: no request, no dial, no stream except those of the Hellos, no
-/// timer except those of idle connections.
+/// Checks that nothing is in progress at a node: no request, no dial, no stream except those of the
+/// Hellos, no timer except those of idle connections.
 pub fn assert_quiet(cluster: &mut Cluster, node: HostId, what: &str) {
-    // What has changed in the graph is written at once, which is a timer as well.
+    // Changes of the graph are written at once, by a timer as well.
     cluster.drive(Duration::ZERO);
     let metrics = cluster.node(node).metrics();
     let left = [
@@ -172,7 +172,7 @@ pub fn assert_quiet(cluster: &mut Cluster, node: HostId, what: &str) {
 
 // -- traces
 
-/// The nodes of a trace by their numbers, and which node reported each.
+/// The nodes of a trace, and the node that reported each, by number.
 pub fn steps(cluster: &Cluster, outcome: &FindOutcome) -> Vec<(HostId, Option<HostId>)> {
     let number = |id: NodeId| cluster.number(id).unwrap();
     outcome.trace.iter().map(|step| (number(step.node), step.reported_by.map(number))).collect()
@@ -199,7 +199,7 @@ pub fn dials(trace: &[FindStep]) -> Vec<FindStep> {
     trace.iter().enumerate().filter(first).map(|(_, step)| step.clone()).collect()
 }
 
-/// Whether statistics and trace of a search tell the same story.
+/// Checks that the statistics and the trace of a search agree.
 pub fn assert_consistent(outcome: &FindOutcome) {
     let FindOutcome { found, ended, stats, trace } = outcome;
     assert_eq!(found.is_some(), *ended == FindEnd::Connected, "{outcome:?}");
@@ -217,7 +217,7 @@ pub fn assert_consistent(outcome: &FindOutcome) {
     assert!(stats.attempts as usize <= trace.len(), "{outcome:?}");
     assert!(trace.is_sorted_by_key(|step| step.begun), "{outcome:?}");
     assert!(trace.iter().all(|step| step.begun + step.took <= stats.elapsed), "{outcome:?}");
-    // A node that reports another one was contacted before.
+    // A node was contacted before it reported another one.
     for (i, step) in trace.iter().enumerate() {
         let before = &trace[..i];
         assert!(
@@ -227,7 +227,7 @@ pub fn assert_consistent(outcome: &FindOutcome) {
     }
 }
 
-/// How often an event of a kind was emitted.
+/// The number of events of a kind.
 pub fn count_events(cluster: &Cluster, node: HostId, wanted: impl Fn(&Event) -> bool) -> usize {
     cluster.events(node).iter().filter(|(_, event)| wanted(event)).count()
 }

@@ -1,5 +1,4 @@
-//! A scripted peer that speaks the protocol as far as its test wants, and breaks it where the test
-//! says so.
+//! A scripted peer that follows the protocol or violates it, as its test requires.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,15 +17,15 @@ use super::{SECOND, data};
 /// Enough credit for anything that a node sends.
 const CREDIT: u64 = 1 << 30;
 
-/// A frame with its header around any bytes, of the length that is announced or not.
+/// A frame with any bytes, and any length in its header.
 pub fn frame(announced: u32, payload: &[u8]) -> Vec<u8> {
     [&announced.to_be_bytes(), payload].concat()
 }
 
-/// What a scripted peer does when it is called.
+/// The reaction of a scripted peer to a call.
 pub type Script = Box<dyn FnMut(RpcRequest) -> Reaction>;
 
-/// What a scripted peer does with a call.
+/// The reaction to a call.
 #[derive(Debug, Clone)]
 pub enum Reaction {
     /// Sends these bytes, and the end.
@@ -36,23 +35,23 @@ pub enum Reaction {
 }
 
 impl Reaction {
-    /// A proper answer.
+    /// A valid answer.
     pub fn answer(answer: RpcResponse) -> Self {
         Self::Send(native::encode(&Message::V1(V1::Answer(answer))).unwrap().to_vec())
     }
 }
 
-/// A scripted peer's end of the protocol: says Hello on each connection, and reacts to calls.
+/// The protocol of a scripted peer: it sends Hello on each connection, and reacts to calls.
 pub struct Peer {
     host: HostId,
     heard: usize,
     script: Script,
     reading: BTreeMap<StreamId, (ConnectionId, FrameDecoder)>,
-    /// Streams on which it was greeted and has not answered.
+    /// Streams on which it has received a Hello and not answered.
     waiting: Vec<StreamId>,
-    /// What it was asked.
+    /// Requests that it has received.
     pub asked: Vec<RpcRequest>,
-    /// Whether it says Hello.
+    /// Whether it sends Hello.
     pub greets: bool,
     /// Its Hello.
     pub hello: Bytes,
@@ -88,7 +87,7 @@ impl Peer {
         self.host
     }
 
-    /// Lets time pass, while the scripted peer reacts to whatever it hears.
+    /// Lets time pass, while the scripted peer reacts to its inputs.
     pub fn drive(&mut self, cluster: &mut Cluster, time: Duration) {
         let end = cluster.now() + time;
         self.react(cluster);
@@ -100,7 +99,7 @@ impl Peer {
         cluster.drive(rest);
     }
 
-    /// Reacts to what was received since the last time.
+    /// Reacts to the inputs since the last call.
     pub fn react(&mut self, cluster: &mut Cluster) {
         self.greet(cluster);
         while let Some(input) =
@@ -159,7 +158,7 @@ impl Peer {
         }
     }
 
-    /// Dials a node, and says Hello; gives the number of the connection at the scripted peer.
+    /// Dials a node, and sends Hello. Returns the id of the connection at the scripted peer.
     pub fn connect(&mut self, cluster: &mut Cluster, to: HostId) -> ConnectionId {
         let (addr, expect, deadline) =
             (cluster.host(to).addrs()[0], cluster.id(to), cluster.now() + 15 * SECOND);
@@ -191,8 +190,8 @@ impl Peer {
     }
 }
 
-/// Contacts to tell of, as seen from a cluster.
-pub fn told(cluster: &Cluster, nodes: &[(NodeId, &str)]) -> Vec<(NodeId, NodeContact)> {
+/// Contacts to report, with the time of a cluster.
+pub fn contacts(cluster: &Cluster, nodes: &[(NodeId, &str)]) -> Vec<(NodeId, NodeContact)> {
     let data = data(cluster, pk_proto::Scopes::GLOBAL);
     nodes.iter().map(|(node, text)| (*node, NodeContact::new(super::address(text), data))).collect()
 }

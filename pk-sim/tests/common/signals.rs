@@ -1,4 +1,4 @@
-//! Puppets that signal: calls of theirs, and what they sign.
+//! Scripted peers that signal: their calls and signatures.
 
 use pk_proto::native::{self, Message, V1};
 use pk_proto::signal::{address_text, relay_bytes, request_bytes};
@@ -29,7 +29,7 @@ pub fn expires(request: &SignalRequest) -> UnixMillis {
     }
 }
 
-/// What a relay passes on, as it signs it.
+/// A forwarded request, signed by its relay.
 pub fn punch(
     relay: &Key,
     source: NodeId,
@@ -41,13 +41,13 @@ pub fn punch(
     PunchRequest { source, address, address_text, request, relay_signature }
 }
 
-/// The time on a host's clock, and so many seconds more.
+/// The time of a host's clock plus these seconds.
 pub fn in_seconds(cluster: &Cluster, host: HostId, seconds: i64) -> UnixMillis {
     UnixMillis(cluster.unix(host).0.saturating_add_signed(1000 * seconds))
 }
 
 impl Peer {
-    /// Asks questions at once, each on a stream of its own; gives the answers that come within a
+    /// Sends requests at once, each on its own stream. Returns the answers that arrive within a
     /// second.
     pub fn ask(
         &mut self,
@@ -79,7 +79,7 @@ impl Peer {
         answers.collect()
     }
 
-    /// Asks one question.
+    /// Sends one request.
     pub fn ask_one(
         &mut self,
         cluster: &mut Cluster,

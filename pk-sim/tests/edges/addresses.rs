@@ -24,8 +24,8 @@ fn connect(name: &str) -> Request {
     }
 }
 
-/// What a node dials, in a second, if a name has these addresses; and how the request ends when
-/// every dial fails.
+/// The addresses that a node dials within a second if a name has these addresses, and the result of
+/// the request if every dial fails.
 fn dialed(resolved: Vec<SocketAddr>) -> (Vec<SocketAddr>, Option<Vec<(NodeAddress, DialFailure)>>) {
     let mut bare = Bare::new(|_| {});
     let request = bare.request(connect("name.example:9"));
@@ -65,13 +65,13 @@ fn invalid_mapped_address_is_not_dialed() {
 }
 
 #[test]
-fn a_mapped_address_is_its_ipv4_address() {
+fn mapped_address_is_its_ipv4_address() {
     let (dials, _) =
         dialed(vec!["[::ffff:192.0.2.1]:9".parse().unwrap(), "192.0.2.1:9".parse().unwrap()]);
     assert_eq!(dials, ["192.0.2.1:9".parse().unwrap()], "once");
 
     let mut bare = Bare::new(|_| {});
-    let conn = pk_proto::ConnectionId(bare.odd());
+    let conn = pk_proto::ConnectionId(bare.next_id());
     let remote = "[::ffff:198.51.100.1]:1314".parse().unwrap();
     bare.connected(conn, Side::Acceptor, Bare::peer(1), remote, 9);
     let control = bare.opened(conn);
@@ -80,7 +80,7 @@ fn a_mapped_address_is_its_ipv4_address() {
 }
 
 #[test]
-fn a_link_local_address_keeps_its_scope_and_is_not_dialed_without() {
+fn link_local_address_keeps_its_scope_and_is_not_dialed_without_one() {
     let (dials, failures) = dialed(vec![scoped(2), scoped(3), scoped(0)]);
     assert_eq!(dials, [scoped(2), scoped(3)]);
     let failures = failures.unwrap();
@@ -93,7 +93,7 @@ fn a_link_local_address_keeps_its_scope_and_is_not_dialed_without() {
 }
 
 #[test]
-fn ten_dead_addresses_of_one_family_do_not_hide_the_other() {
+fn ten_dead_addresses_of_one_family_do_not_prevent_a_dial_of_the_other() {
     let six = (1..=30).map(|n| format!("[2001:db8::{n}]:9").parse().unwrap());
     let good: SocketAddr = "192.0.2.1:9".parse().unwrap();
     let (dials, failures) = dialed(six.chain([good]).collect());
@@ -104,7 +104,7 @@ fn ten_dead_addresses_of_one_family_do_not_hide_the_other() {
 }
 
 #[test]
-fn a_recording_with_link_local_addresses_replays() {
+fn recording_with_link_local_addresses_replays() {
     let start = StartParams {
         config: Config::default(),
         identity: genesis(&Key::numbered(77, 0), UNIX),
@@ -147,7 +147,7 @@ fn a_recording_with_link_local_addresses_replays() {
 #[test]
 fn link_local_peer_is_not_sent_to_others() {
     let mut bare = Bare::new(|_| {});
-    let conn = pk_proto::ConnectionId(bare.odd());
+    let conn = pk_proto::ConnectionId(bare.next_id());
     bare.connected(conn, Side::Acceptor, Bare::peer(1), scoped(2), 9);
     let control = bare.opened(conn);
     bare.feed(control, &crate::common::hello(), false);

@@ -1,5 +1,5 @@
-//! Whatever `validate` accepts works: small networks join, find, claim and stop with settings at
-//! their ends.
+//! Every config that `validate` accepts works: small networks join, find, claim and stop with
+//! settings at their limits.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Settings of which each is at its least, its greatest, or its default; but times and limits that
-/// no network can work with are not drawn.
+/// Settings of which each has its minimum, its maximum or its default, without times and limits
+/// that no network can work with.
 struct Draw(ChaCha8Rng);
 
 impl Draw {
@@ -104,7 +104,7 @@ impl Draw {
 }
 
 #[test]
-fn what_is_valid_works() {
+fn nodes_work_with_every_valid_config() {
     let (mut valid, mut seed) = (0, 0);
     while valid < 150 {
         seed += 1;
@@ -113,13 +113,13 @@ fn what_is_valid_works() {
             continue;
         }
         valid += 1;
-        live(seed, &config);
+        run_network(seed, &config);
     }
     assert!(seed > valid, "what contradicts itself is refused");
 }
 
-/// A short life of four nodes. The first is the seed of the others.
-fn live(seed: u64, settings: &Config) {
+/// A short run of four nodes. The first is the seed of the others.
+fn run_network(seed: u64, settings: &Config) {
     let about = || format!("seed {seed}: {settings:?}");
     let set = |config: &mut Config| config.clone_from(settings);
     let mut cluster = Cluster::quiet().nodes(4).seed(seed).link(Link::ms(1)).config(set).start();

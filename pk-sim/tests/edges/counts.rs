@@ -1,14 +1,14 @@
-//! Counts at one.
+//! Limits of one.
 
 use std::time::Duration;
 
 use pk_proto::{DialFailure, Input, Output, Reply, Request};
 use pk_sim::Cluster;
 
-use crate::common::{Bare, SECOND, absent, address, connect_request, tell_of};
+use crate::common::{Bare, SECOND, absent, add_contact_at, address, connect_request};
 
 #[test]
-fn where_both_ends_dial_and_one_connection_is_allowed_one_is_left() {
+fn simultaneous_dials_leave_one_connection_if_one_is_allowed() {
     for seed in 0..12 {
         let mut cluster = Cluster::quiet()
             .nodes(2)
@@ -28,7 +28,7 @@ fn where_both_ends_dial_and_one_connection_is_allowed_one_is_left() {
 }
 
 #[test]
-fn a_node_with_room_for_one_connection_has_it_in_either_direction() {
+fn node_with_a_limit_of_one_connection_has_it_in_either_direction() {
     let one = |config: &mut pk_proto::Config| config.connection_limit = 1;
     let mut cluster = Cluster::quiet().nodes(3).seed(5).config(one).start();
     assert!(matches!(cluster.connect(0, 1), Ok(Reply::Connect(_))));
@@ -44,7 +44,7 @@ fn a_node_with_room_for_one_connection_has_it_in_either_direction() {
 }
 
 #[test]
-fn incoming_connections_leave_a_dial_its_place_however_few_there_are() {
+fn incoming_connections_leave_a_slot_for_a_dial_at_any_limit() {
     for dial_share in [1, 10, 90] {
         let two = |config: &mut pk_proto::Config| {
             (config.connection_limit, config.dial_share) = (2, dial_share);
@@ -60,14 +60,14 @@ fn incoming_connections_leave_a_dial_its_place_however_few_there_are() {
 }
 
 #[test]
-fn the_only_dial_is_the_embedders_when_it_wants_one() {
+fn embedder_request_gets_the_only_dial() {
     let background = |config: &mut pk_proto::Config| {
         config.dial_limit = 1;
         config.retry_delay = 10 * SECOND;
     };
     let mut cluster = Cluster::quiet().nodes(2).seed(3).config(background).start();
     for i in 0..60 {
-        tell_of(&mut cluster, 0, absent(i), address(&format!("203.0.{i}.1:1")));
+        add_contact_at(&mut cluster, 0, absent(i), address(&format!("203.0.{i}.1:1")));
     }
     cluster.drive(15 * SECOND);
     assert_eq!(
@@ -86,7 +86,7 @@ fn the_only_dial_is_the_embedders_when_it_wants_one() {
 }
 
 #[test]
-fn a_dial_that_waits_for_its_place_has_it_as_soon_as_it_is_free() {
+fn waiting_dial_starts_as_soon_as_a_slot_is_free() {
     let mut bare = Bare::new(|config| {
         config.dial_limit = 1;
         // Long, so that only the end of the other dial can be the cause.
@@ -94,7 +94,7 @@ fn a_dial_that_waits_for_its_place_has_it_as_soon_as_it_is_free() {
         config.refresh_delay = Duration::from_secs(1);
         config.refresh_jitter = 0;
     });
-    let tell = |bare: &mut Bare, node| {
+    let add_contact_to = |bare: &mut Bare, node| {
         let data = pk_proto::NodeContactAddressData {
             mode: pk_proto::ContactMode::Direct,
             connected_time: pk_proto::UnixMillis(1),
@@ -108,7 +108,7 @@ fn a_dial_that_waits_for_its_place_has_it_as_soon_as_it_is_free() {
             how,
         });
     };
-    tell(&mut bare, 5);
+    add_contact_to(&mut bare, 5);
     bare.take();
     bare.pass(Duration::from_secs(3));
     let conn = bare.take().into_iter().find_map(|output| match output {

@@ -1,5 +1,5 @@
-//! Values at their edges: times, counts, addresses, generations of keys, and what requests report
-//! at a limit.
+//! Edge cases: times, counts, addresses, generations of keys, and the results of requests at a
+//! limit.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod addresses;

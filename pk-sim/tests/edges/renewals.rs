@@ -1,4 +1,4 @@
-//! Generations of keys: any number of them, connections of the one before, and ids of long ago.
+//! Generations of keys: any number of them, connections of the previous one, and old ids.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::common::{Bare, SECOND, address, data, hello};
 
 const UNIX: UnixMillis = UnixMillis(1_767_225_600_000);
 
-/// Carries out what a renewal asks the driver for; gives the rest.
-fn carry_out(bare: &mut Bare) -> Vec<Output> {
+/// Completes the effects of a renewal. Returns the other outputs.
+fn execute_renewal(bare: &mut Bare) -> Vec<Output> {
     let mut rest = Vec::new();
     loop {
         let outputs = bare.take();
@@ -35,10 +35,10 @@ fn carry_out(bare: &mut Bare) -> Vec<Output> {
 }
 
 #[test]
-fn a_key_is_renewed_any_number_of_times() {
+fn key_can_be_renewed_any_number_of_times() {
     let mut bare = Bare::new(|_| {});
     let mut key = Key::numbered(77, 0);
-    // Every certificate that there ever was: what peers would not look at leaves by itself.
+    // Every former certificate: those that peers would not read are removed.
     let mut all = genesis(&key, UNIX);
     let mut ids = vec![key.id()];
     for generation in 1..=40 {
@@ -46,7 +46,7 @@ fn a_key_is_renewed_any_number_of_times() {
         all = renew(&all, &key, &next, UNIX);
         bare.request(Request::Renew { identity: all.clone() });
         let shown = bare.outputs.len();
-        let told = carry_out(&mut bare);
+        let told = execute_renewal(&mut bare);
         assert_eq!(bare.node.own_id(), next.id(), "{generation}: {shown}");
         let gone: Vec<_> = told
             .iter()
@@ -64,15 +64,15 @@ fn a_key_is_renewed_any_number_of_times() {
         ids.push(next.id());
         key = next;
     }
-    // Another certificate of the same key goes the same way.
+    // The same for another certificate of the same key.
     all = renew(&all, &key, &key, UNIX);
     bare.request(Request::Renew { identity: all.clone() });
-    let told = carry_out(&mut bare);
+    let told = execute_renewal(&mut bare);
     let done = |output: &Output| {
         matches!(output, Output::Event(Event::Done { result: Ok(Reply::Renew { .. }), .. }))
     };
     assert!(told.iter().any(done), "{told:?}");
-    // A chain that is short without need does not continue ours.
+    // A chain that is shorter than necessary is refused.
     let other = Key::numbered(79, 0);
     let mut short = renew(&all, &key, &other, UNIX);
     short.chain.truncate(5);
@@ -81,7 +81,7 @@ fn a_key_is_renewed_any_number_of_times() {
 }
 
 #[test]
-fn what_is_presented_after_many_renewals_is_accepted_by_peers() {
+fn chain_after_many_renewals_is_accepted_by_peers() {
     let mut cluster = Cluster::quiet().nodes(3).seed(3).start();
     let first = cluster.id(0);
     let mut ids = vec![first];
@@ -111,17 +111,17 @@ fn what_is_presented_after_many_renewals_is_accepted_by_peers() {
 }
 
 #[test]
-fn a_connection_of_before_a_renewal_does_not_become_live_after_it() {
+fn connection_from_before_a_renewal_does_not_become_live_after_it() {
     for at in 0..2 {
         let mut bare = Bare::new(|_| {});
-        let conn = ConnectionId(bare.odd());
+        let conn = ConnectionId(bare.next_id());
         let remote = "198.51.100.1:1314".parse().unwrap();
         bare.connected(conn, Side::Acceptor, Bare::peer(1), remote, 9);
         let stream: Option<StreamId> = (at == 0).then(|| bare.opened(conn));
         let key = Key::numbered(77, 0);
         let identity = renew(&genesis(&key, UNIX), &key, &Key::numbered(78, 1), UNIX);
         bare.request(Request::Renew { identity });
-        let told = carry_out(&mut bare);
+        let told = execute_renewal(&mut bare);
         let closed = |output: &Output| matches!(output, Output::CloseConnection { conn: closed, .. } if *closed == conn);
         assert!(told.iter().any(closed), "{told:?}");
         // Its Hello was in progress.
@@ -143,7 +143,7 @@ fn a_connection_of_before_a_renewal_does_not_become_live_after_it() {
 }
 
 #[test]
-fn connections_of_the_old_key_leave_their_place_to_new_ones() {
+fn new_connections_replace_those_of_the_old_key() {
     let mut cluster =
         Cluster::quiet().nodes(2).seed(3).config(|config| config.connections_per_node = 1).start();
     assert!(matches!(cluster.connect(0, 1), Ok(Reply::Connect(_))));
@@ -151,7 +151,7 @@ fn connections_of_the_old_key_leave_their_place_to_new_ones() {
         Request::AcquireConnection { target: cluster.id(1), options: RequestOptions::default() };
     assert!(matches!(cluster.ask(0, lease), Ok(Reply::AcquireConnection { .. })));
     assert!(matches!(cluster.renew(0), Ok(Reply::Renew { .. })));
-    // The leased connection may finish what it is at for half a minute.
+    // The leased connection has half a minute to finish its streams.
     let begun = cluster.now();
     let ping = Request::PingNode { target: cluster.id(1), options: RequestOptions::default() };
     assert!(matches!(cluster.ask(0, ping), Ok(Reply::PingNode(_))));
@@ -190,8 +190,8 @@ fn former_id_is_treated_as_the_local_node() {
             "{request:?}"
         );
     }
-    // As for the present id: the neighbourhood is searched, and no other node is dialed in place
-    // of the local node.
+    // As for the present id: the search populates the nearby buckets, and dials no other node in
+    // place of the local node.
     let find = Request::FindNode { target: former, find: FindNodeOptions::default() };
     let Ok(Reply::FindNode(outcome)) = cluster.ask(0, find) else {
         panic!("the search did not end")
@@ -208,7 +208,7 @@ fn former_id_is_treated_as_the_local_node() {
 }
 
 #[test]
-fn an_identity_with_too_many_certificates_starts_with_the_newest() {
+fn identity_with_too_many_certificates_starts_with_the_newest() {
     let mut key = Key::numbered(77, 0);
     let mut identity: Identity = genesis(&key, UNIX);
     for generation in 1..=40 {

@@ -1,4 +1,4 @@
-//! What requests report: what really happened, also at a limit and past the point of no return.
+//! Requests report their true outcome, also at a limit and once they can no longer be cancelled.
 #![allow(unreachable_pub, reason = "a module of a test")]
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use pk_sim::Cluster;
 
 use crate::common::{Bare, address, by, data, ms, sent};
 
-/// What is sent to a peer is closest to a target.
+/// The closest nodes that a peer receives.
 pub fn closest(bare: &mut Bare, conn: ConnectionId, target: NodeId) -> ClosestNodes {
     let query = ClosestNodesQuery { known: true, connected: true };
     let question = RpcRequest::Closest { target, query };
@@ -45,7 +45,7 @@ fn persists(bare: &mut Bare) -> Vec<pk_proto::EffectId> {
 }
 
 #[test]
-fn the_limit_of_the_allow_list_holds_for_requests_in_a_row() {
+fn allow_list_limit_applies_to_consecutive_requests() {
     let mut bare = Bare::new(|config| config.allow_list_limit = 1);
     let first = bare.request(allow(60));
     let again = bare.request(allow(60));
@@ -64,7 +64,7 @@ fn the_limit_of_the_allow_list_holds_for_requests_in_a_row() {
 }
 
 #[test]
-fn an_allow_that_is_being_written_reports_what_became_of_it() {
+fn interrupted_allow_reports_the_outcome_of_its_write() {
     type Disturb = fn(&mut Bare, RequestId);
     let disturb: [Disturb; 3] = [
         |bare, id| bare.node.cancel(id, bare.now),
@@ -88,7 +88,7 @@ fn an_allow_that_is_being_written_reports_what_became_of_it() {
 }
 
 #[test]
-fn the_limit_of_claims_that_wait_holds_for_requests_in_a_row() {
+fn limit_of_waiting_claims_applies_to_consecutive_requests() {
     let mut cluster =
         Cluster::quiet().nodes(3).seed(3).config(|config| config.open_exchange_limit = 1).start();
     cluster.join_all();
@@ -99,13 +99,13 @@ fn the_limit_of_claims_that_wait_holds_for_requests_in_a_row() {
     let (one, two) = (claim(&cluster, 1), claim(&cluster, 2));
     let first = cluster.request(0, one);
     assert_eq!(cluster.try_request(0, two.clone()), Err(RequestError::TooManyExchanges(1)));
-    // The peer's policy is to refuse: the place is free again.
+    // The peer refuses, so that there is room again.
     assert!(cluster.await_done(0, first).is_err());
     assert!(cluster.try_request(0, two).is_ok());
     cluster.stop_all();
 }
 
-/// A node whose one place for bucket 255 is taken, and to which the embedder gives other nodes.
+/// A node whose bucket 255 has room for one contact and is full, and other nodes for it.
 fn full(connected: bool) -> (Cluster, NodeId, Vec<NodeId>) {
     let config = |config: &mut pk_proto::Config| {
         config.bucket_limit = 1;
@@ -137,15 +137,15 @@ fn set(cluster: &Cluster, node: NodeId) -> Request {
 }
 
 #[test]
-fn a_node_that_finds_no_room_is_not_reported_as_waiting() {
-    // The one that has the place is connected, so the round is over before the request is.
+fn rejected_node_is_not_reported_as_pending() {
+    // The contact is connected, so the round ends before the request.
     let (mut cluster, known, others) = full(true);
     let rejected = SetNodeOutcome::Rejected(SetNodeRejection::BucketFull);
     let request = set(&cluster, others[0]);
     assert_eq!(cluster.ask(0, request), Ok(Reply::SetNode(rejected)));
     assert!(cluster.node(0).contact(known).is_some());
     cluster.stop_all();
-    // The one that has it may be gone: the next one waits until that is known.
+    // The contact may be dead: the next node is pending until that is known.
     let (mut cluster, _, others) = full(false);
     let request = set(&cluster, others[0]);
     assert_eq!(cluster.ask(0, request), Ok(Reply::SetNode(SetNodeOutcome::Pending)));
@@ -155,7 +155,7 @@ fn a_node_that_finds_no_room_is_not_reported_as_waiting() {
 }
 
 #[test]
-fn a_question_to_the_local_network_reports_what_it_found_by_its_deadline() {
+fn mdns_query_reports_its_results_by_its_deadline() {
     let mut bare = Bare::starting(|config| {
         config.mdns = true;
         config.request_deadline = Duration::from_secs(1);
@@ -169,7 +169,7 @@ fn a_question_to_the_local_network_reports_what_it_found_by_its_deadline() {
     });
     let addrs = vec!["192.0.2.7:7".parse().unwrap()];
     bare.input(Input::Discovered { id: browse.unwrap(), addrs, done: false });
-    // The driver never says that the browse is over.
+    // The driver never reports the end of the browse.
     bare.pass(Duration::from_secs(2));
     assert_eq!(bare.done(request), Some(Ok(Reply::QueryMdns(vec![address("192.0.2.7:7")]))));
 }

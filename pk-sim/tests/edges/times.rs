@@ -1,4 +1,4 @@
-//! Times that round to nothing, and the end of time.
+//! Times that round to zero, and the maximum time.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::common::{Bare, address, hello, ms};
 const TINY: Duration = Duration::from_nanos(1);
 
 #[test]
-fn a_delay_under_a_microsecond_does_not_keep_a_call_from_its_end() {
+fn delay_under_a_microsecond_does_not_prevent_the_end_of_a_call() {
     let mut bare = Bare::starting(|config| {
         config.retry_delay = TINY;
         config.refresh_delay = TINY;
@@ -23,7 +23,7 @@ fn a_delay_under_a_microsecond_does_not_keep_a_call_from_its_end() {
     bare.input(Input::Disconnected { conn, why: pk_proto::DisconnectReason::Local });
     for _ in 0..10 {
         bare.suspend(Duration::from_secs(1));
-        // Whatever repeats is due later, and so seldom that a driver rests between two calls.
+        // Repeated timers are due later, so that a driver can wait between two calls.
         let next = bare.node.poll_timeout().unwrap();
         assert!(next > bare.now, "{next:?}");
     }
@@ -33,7 +33,7 @@ fn a_delay_under_a_microsecond_does_not_keep_a_call_from_its_end() {
 }
 
 #[test]
-fn a_stop_without_patience_stops_at_once() {
+fn stop_with_the_minimal_timeout_stops_at_once() {
     let mut bare = Bare::new(|config| config.stop_timeout = TINY);
     bare.accept(Bare::peer(1));
     bare.node.stop(bare.now);
@@ -42,7 +42,7 @@ fn a_stop_without_patience_stops_at_once() {
 }
 
 #[test]
-fn a_machine_survives_the_end_of_time() {
+fn node_survives_the_maximum_time() {
     for now in
         [Instant::FAR_FUTURE, Instant::from_micros(u64::MAX - 1), Instant::FAR_FUTURE - ms(1)]
     {
@@ -69,19 +69,19 @@ fn a_machine_survives_the_end_of_time() {
 }
 
 #[test]
-fn a_hello_has_its_own_time_however_short_calls_are() {
+fn hello_timeout_is_independent_of_the_call_timeout() {
     let mut bare = Bare::new(|config| {
         config.call_timeout = ms(100);
         config.hello_timeout = Duration::from_secs(10);
     });
-    let conn = pk_proto::ConnectionId(bare.odd());
+    let conn = pk_proto::ConnectionId(bare.next_id());
     let remote = "198.51.100.1:1314".parse().unwrap();
     bare.connected(conn, pk_proto::Side::Acceptor, Bare::peer(1), remote, 9);
     let control = bare.opened(conn);
     bare.pass(Duration::from_secs(9));
     bare.feed(control, &hello(), false);
     assert_eq!((bare.node.connections().len(), bare.node.metrics().stream_timeouts), (1, 0));
-    // From then on a stream has the time of a call.
+    // From then on the timeout of calls applies to a stream.
     bare.opened(conn);
     bare.pass(ms(100));
     assert_eq!(bare.node.metrics().stream_timeouts, 1);

@@ -32,9 +32,9 @@ fn equal_seeds_have_equal_bytes() {
     assert_ne!(run(8, |_| {}).0, first);
 }
 
-/// The digest sees a difference of one datagram, and of one setting.
+/// The digest differs for a difference of one datagram, and of one setting.
 #[test]
-fn a_planted_difference_changes_the_digest() {
+fn planted_difference_changes_the_digest() {
     let (first, _) = run(7, |_| {});
     let from = std::net::SocketAddr::from(([203, 0, 113, 1], 9));
     let forged = run(7, |world| {

@@ -1,4 +1,4 @@
-//! Hosts that freeze, die and return, NATs that forget, and networks that are full.
+//! Hosts that freeze, are killed and restart, NATs that expire mappings, and congested networks.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn closed(world: &PacketWorld, n: usize) -> usize {
 }
 
 #[test]
-fn a_frozen_host_continues_within_the_idle_timeout_and_is_given_up_after_it() {
+fn frozen_host_continues_within_the_idle_timeout_and_is_disconnected_after_it() {
     for (frozen, lost) in [(10, 0), (60, 1)] {
         let mut world = PacketWorld::with_hosts(10, 2);
         world.connect(0, 1);
@@ -36,9 +36,9 @@ fn a_frozen_host_continues_within_the_idle_timeout_and_is_given_up_after_it() {
     }
 }
 
-/// Nothing answers for a killed host: its peers learn it from silence alone.
+/// Nothing answers for a killed host: its peers can only detect its silence.
 #[test]
-fn a_killed_host_is_suspected_in_round_trips_and_its_streams_end_with_the_idle_timeout() {
+fn killed_host_is_suspected_in_round_trips_and_its_streams_end_with_the_idle_timeout() {
     for (killed, other) in [(0, 1), (1, 0)] {
         let mut world = PacketWorld::with_hosts(15, 2);
         world.connect(0, 1);
@@ -60,7 +60,7 @@ fn a_killed_host_is_suspected_in_round_trips_and_its_streams_end_with_the_idle_t
 }
 
 #[test]
-fn a_restarted_node_finds_the_network_from_its_store() {
+fn restarted_node_rejoins_from_its_store() {
     let mut world = PacketWorld::with_hosts(11, 4);
     for n in 1..4 {
         world.join(n, 0);
@@ -75,7 +75,7 @@ fn a_restarted_node_finds_the_network_from_its_store() {
 
 /// Keep-alives hold a mapping that expires later than their interval.
 #[test]
-fn a_nat_that_expires_its_mappings_interrupts_only_what_is_quiet_for_longer() {
+fn nat_expiry_interrupts_only_connections_that_are_quiet_for_longer() {
     for (expiry, interrupted) in [(30, false), (5, true)] {
         let mut world = PacketWorld::with_hosts(12, 1);
         let expiry = Duration::from_secs(expiry);
@@ -87,7 +87,7 @@ fn a_nat_that_expires_its_mappings_interrupts_only_what_is_quiet_for_longer() {
         world.open(id, 0);
         world.pass(Duration::from_secs(300));
         assert_eq!(world.network().nat_counters(nat).expired > 0, interrupted);
-        // What the inner host sends creates a new mapping, to which its peer migrates.
+        // Packets of the inner host create a new mapping, to which its peer migrates.
         assert!(world.ask(id, 0).unwrap() <= 310 * MS);
         assert!(world.ask(0, id).unwrap() <= 310 * MS);
         assert_eq!(closed(&world, 0), 0);
@@ -96,7 +96,7 @@ fn a_nat_that_expires_its_mappings_interrupts_only_what_is_quiet_for_longer() {
 }
 
 #[test]
-fn a_full_queue_loses_datagrams_and_transfers_adapt() {
+fn full_queue_loses_datagrams_and_transfers_adapt() {
     let mut world = PacketWorld::with_hosts(13, 2);
     // 1 MB/s, a queue of 100 ms.
     let narrow = PathLimits { bandwidth: Some(1_000_000), queue: 100_000, ..Default::default() };
@@ -113,7 +113,7 @@ fn a_full_queue_loses_datagrams_and_transfers_adapt() {
 }
 
 #[test]
-fn a_cut_path_is_noticed_and_used_again_when_it_is_restored() {
+fn cut_path_is_detected_and_used_again_when_it_is_restored() {
     let mut world = PacketWorld::with_hosts(14, 2);
     world.connect(0, 1);
     world.set_cut(0, 1, true);

@@ -1,4 +1,4 @@
-//! Forged sources against the dialer's way to follow an acceptor.
+//! Forged sources against a dialer that follows its acceptor to another address.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ fn victim(n: usize) -> SocketAddr {
 
 /// Authentic packets of the acceptor are copied and arrive first, from forged sources.
 #[test]
-fn a_forged_source_gets_at_most_three_times_what_it_sent() {
+fn forged_source_gets_at_most_three_times_what_it_sent() {
     let mut followed = 0;
     for seed in 0..8 {
         let mut world = PacketWorld::with_hosts(50 + seed, 2);

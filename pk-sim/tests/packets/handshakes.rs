@@ -15,7 +15,7 @@ fn connect(world: &PacketWorld, to: usize, at: usize) -> Request {
 }
 
 #[test]
-fn the_dialect_of_the_reference_works_with_and_without_loss() {
+fn dialect_of_the_reference_works_with_and_without_loss() {
     for loss in [0, 100, 200] {
         let mut world = PacketWorld::with_hosts_of(90 + u64::from(loss), 2, |host| {
             host.transport.dialects = vec![Dialect::Polykey];
@@ -47,7 +47,7 @@ fn many_handshakes_at_once_validate_their_addresses() {
 }
 
 #[test]
-fn a_node_of_another_id_is_refused_and_a_dead_address_times_out() {
+fn node_of_another_id_is_refused_and_a_dead_address_times_out() {
     let mut world = PacketWorld::with_hosts(96, 3);
     let request = connect(&world, 2, 1);
     let (took, result) = world.perform(0, request);
@@ -62,7 +62,7 @@ fn a_node_of_another_id_is_refused_and_a_dead_address_times_out() {
 
 /// Padding after the packets of a datagram is legal, but each byte of it costs memory.
 #[test]
-fn a_datagram_of_more_than_the_announced_length_is_dropped() {
+fn datagram_of_more_than_the_announced_length_is_dropped() {
     let mut world = PacketWorld::with_hosts(98, 2);
     world.set_cut(0, 1, true);
     world.observe();
@@ -79,7 +79,7 @@ fn a_datagram_of_more_than_the_announced_length_is_dropped() {
 }
 
 #[test]
-fn a_stopped_node_announces_its_end() {
+fn stopped_node_closes_its_connections() {
     let mut world = PacketWorld::with_hosts(97, 2);
     world.connect(0, 1);
     world.call(0, Node::stop);

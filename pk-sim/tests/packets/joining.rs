@@ -8,7 +8,7 @@ use pk_sim::{Dependence, Link, NatConfig, PacketWorld, PathLimits};
 const MS: Duration = Duration::from_millis(1);
 
 #[test]
-fn two_nodes_connect_and_ask_in_round_trips() {
+fn two_nodes_connect_and_query_in_few_round_trips() {
     let mut world = PacketWorld::with_hosts(1, 2);
     let connected = world.connect(0, 1);
     assert!(connected <= 350 * MS, "{connected:?}");
@@ -30,7 +30,7 @@ fn two_nodes_connect_and_ask_in_round_trips() {
 }
 
 #[test]
-fn a_network_converges_over_loss_and_reordering_and_a_small_mtu() {
+fn network_converges_over_loss_and_reordering_and_a_small_mtu() {
     let mut world = PacketWorld::with_hosts(30, 8);
     let link = Link::ms(50).jitter(60 * MS).loss(50).disorder(100);
     world.network_mut().set_default_link(link);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pk_sim::{PacketWorld, Reader};
 
 #[test]
-fn beyond_its_memory_the_newest_unread_streams_are_reset_and_the_node_protocol_continues() {
+fn newest_unread_streams_over_the_memory_limit_are_reset_and_the_node_protocol_continues() {
     let mut world = PacketWorld::with_hosts(64, 2);
     world.connect(0, 1);
     world.host_mut(1).reader = Reader::Paused;

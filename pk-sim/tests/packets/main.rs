@@ -16,43 +16,43 @@ mod scenarios;
 use scenarios::Row;
 
 /// Prints rows, and fails if one misses its goal.
-fn judge(rows: &[Row]) {
+fn assert_goals(rows: &[Row]) {
     scenarios::print(rows);
     let missed: Vec<_> = rows.iter().filter(|row| !row.holds).collect();
     assert!(missed.is_empty(), "{missed:#?}");
 }
 
 #[test]
-fn an_end_that_moves_is_reached_within_round_trips_of_its_next_packet() {
-    judge(&scenarios::migration::rows());
+fn moved_end_is_reached_within_round_trips_of_its_next_packet() {
+    assert_goals(&scenarios::migration::rows());
 }
 
 #[test]
-fn the_next_packet_shows_a_restart() {
-    judge(&scenarios::restart::rows());
+fn restart_is_detected_with_the_next_packet() {
+    assert_goals(&scenarios::restart::rows());
 }
 
 #[test]
 fn requests_succeed_in_spite_of_loss_reordering_and_duplication() {
-    judge(&scenarios::network::rows());
+    assert_goals(&scenarios::network::rows());
 }
 
 #[test]
 fn every_mtu_works_and_may_drop_while_connected() {
-    judge(&scenarios::mtu::rows());
+    assert_goals(&scenarios::mtu::rows());
 }
 
 #[test]
-fn the_node_protocol_continues_beside_application_streams() {
-    judge(&scenarios::streams::rows());
+fn node_protocol_continues_beside_application_streams() {
+    assert_goals(&scenarios::streams::rows());
 }
 
 #[test]
 fn one_stream_carries_ten_mebibytes_a_second() {
-    judge(&scenarios::throughput::rows());
+    assert_goals(&scenarios::throughput::rows());
 }
 
 #[test]
-fn a_hostile_sender_fills_no_more_memory_than_documented() {
-    judge(&scenarios::memory::rows());
+fn hostile_sender_fills_no_more_memory_than_documented() {
+    assert_goals(&scenarios::memory::rows());
 }

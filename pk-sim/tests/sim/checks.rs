@@ -1,4 +1,4 @@
-//! The world's own promises: exact timers, checkers that fail the run, livelocks that are noticed,
+//! Guarantees of the simulator: exact timers, checkers that fail the run, detected livelocks,
 //! determinism.
 
 use pk_proto::{
@@ -24,7 +24,7 @@ fn timers_fire_exactly_when_due() {
     assert_eq!((scripted_peer(&world, 0).timer, world.next()), (None, None));
     assert_eq!(world.now(), Instant::ORIGIN + ms(2000));
 
-    // One that was moved does not fire at its old time, one in the past fires at once.
+    // A moved timer does not fire at its old time, and one in the past fires at once.
     let later = world.now() + ms(50);
     world.call(0, |scripted_peer, _| scripted_peer.timer = Some(later));
     world.call(0, |scripted_peer, _| scripted_peer.timer = Some(Instant::ORIGIN));
@@ -33,7 +33,7 @@ fn timers_fire_exactly_when_due() {
 }
 
 #[test]
-fn inputs_of_a_moment_come_before_its_timers() {
+fn inputs_precede_timers_of_the_same_instant() {
     let mut world = scripted_peers(2, 1);
     let due = world.now() + ms(20);
     world.call(0, |scripted_peer, _| scripted_peer.timer = Some(due));
@@ -42,14 +42,14 @@ fn inputs_of_a_moment_come_before_its_timers() {
     assert_eq!((world.now(), scripted_peer(&world, 0).timer), (due, Some(due)));
 }
 
-/// A machine with a planted bug of the world's concern.
+/// A machine with a planted bug that the simulator must detect.
 #[derive(Debug)]
 enum Bug {
-    /// A timer that fires and stays.
+    /// A timer that stays after it has fired.
     StuckTimer,
     /// A timer after `Stopped`.
     TimerAfterStop(bool),
-    /// A signature asked for whenever one comes.
+    /// A request for a signature after each signature.
     AnswersForever(u64),
 }
 
@@ -95,25 +95,25 @@ fn run(bug: Bug) {
 
 #[test]
 #[should_panic(expected = "checker `timers`: a timer due at 1.000000s fired without an output")]
-fn a_stuck_timer_ends_the_run() {
+fn stuck_timer_ends_the_run() {
     run(Bug::StuckTimer);
 }
 
 #[test]
 #[should_panic(expected = "checker `timers`: stopped, but a timer is due")]
-fn a_timer_of_a_stopped_machine_ends_the_run() {
+fn timer_of_a_stopped_machine_ends_the_run() {
     run(Bug::TimerAfterStop(false));
 }
 
 #[test]
 #[should_panic(expected = "answers in one drain: a livelock")]
-fn answers_without_end_end_the_run() {
+fn endless_answers_end_the_run() {
     run(Bug::AnswersForever(0));
 }
 
 #[test]
 #[should_panic(expected = "checker `discipline`: connection number 0 used again")]
-fn an_undisciplined_output_ends_the_run() {
+fn undisciplined_output_ends_the_run() {
     let mut world = scripted_peers(2, 1);
     dial(&mut world, 0, 1);
     world.call(0, |scripted_peer, now| {
@@ -144,7 +144,7 @@ fn too_many_bytes_end_the_run() {
 
 #[test]
 #[should_panic(expected = "checker `requests`: stopped, but request 3 has not ended")]
-fn a_forgotten_request_ends_the_run() {
+fn forgotten_request_ends_the_run() {
     let mut world = scripted_peers(1, 1);
     world.begin(0, |_, _| Ok::<_, ()>(RequestId(3))).unwrap();
     world.call(0, |scripted_peer, _| scripted_peer.say(Output::Event(Event::Stopped)));
@@ -152,10 +152,10 @@ fn a_forgotten_request_ends_the_run() {
 
 #[test]
 #[should_panic(expected = "the condition is not met within 100 steps: a livelock?")]
-fn a_bound_that_is_exceeded_ends_the_run() {
+fn exceeded_bound_ends_the_run() {
     let mut world = scripted_peers(2, 1);
     world.partition(&[&[0], &[1]]);
-    // Two hosts that dial each other without success, again and again.
+    // Two hosts that repeatedly dial each other without success.
     for _ in 0..100 {
         dial(&mut world, 0, 1);
     }
@@ -178,12 +178,12 @@ fn unmet_condition_is_reported() {
     assert_eq!(world.check_counters().requests, 1);
 }
 
-/// A machine whose getters tell of one node: itself, or a node in the wrong bucket, or more than
-/// there can be.
+/// A machine whose getters return one node: itself, or a node in the wrong bucket, or impossible
+/// counts.
 #[derive(Debug)]
-struct Braggart(Metrics, Vec<(BucketIndex, NodeId)>, NodeContact);
+struct FalseGauges(Metrics, Vec<(BucketIndex, NodeId)>, NodeContact);
 
-impl Machine for Braggart {
+impl Machine for FalseGauges {
     fn handle_input(&mut self, _: Input, _: Instant) {}
 
     fn handle_timeout(&mut self, _: Instant) {}
@@ -210,21 +210,21 @@ impl Machine for Braggart {
     }
 }
 
-fn brag(change: impl FnOnce(&mut Braggart)) -> World<Braggart> {
+fn run_with_gauges(change: impl FnOnce(&mut FalseGauges)) -> World<FalseGauges> {
     let seen = NodeContactAddressData {
         mode: ContactMode::Direct,
         connected_time: UnixMillis(0),
         scopes: Scopes::GLOBAL,
     };
     let contact = NodeContact::new("10.0.0.9:1".parse().unwrap(), seen);
-    let mut machine = Braggart(Metrics::default(), Vec::new(), contact);
+    let mut machine = FalseGauges(Metrics::default(), Vec::new(), contact);
     change(&mut machine);
     let mut world = World::new(0);
     let mut host = crate::host(0);
     host.caps = Some(Config::default());
     world.add_host(host);
     world.start(0, |_| machine);
-    // The graph is looked at after a fixed number of drains even if no event reports a change.
+    // The graph is checked after a fixed number of drains even if no event reports a change.
     for _ in 0..100 {
         world.call(0, |_, _| {});
     }
@@ -233,21 +233,21 @@ fn brag(change: impl FnOnce(&mut Braggart)) -> World<Braggart> {
 
 #[test]
 #[should_panic(expected = "belongs into bucket")]
-fn a_node_in_the_wrong_bucket_ends_the_run() {
+fn node_in_the_wrong_bucket_ends_the_run() {
     let right = crate::id(0).bucket_index(&crate::id(1)).unwrap();
-    let world = brag(|machine| machine.1.push((right, crate::id(1))));
+    let world = run_with_gauges(|machine| machine.1.push((right, crate::id(1))));
     assert!(world.check_counters().nodes > 0 && world.check_counters().searches > 0);
-    brag(|machine| machine.1.push((BucketIndex(right.0 - 1), crate::id(1))));
+    run_with_gauges(|machine| machine.1.push((BucketIndex(right.0 - 1), crate::id(1))));
 }
 
 #[test]
 #[should_panic(expected = "checker `caps`: connections + connections_pending: 1, over 0")]
-fn a_connection_that_cannot_be_there_ends_the_run() {
-    assert!(brag(|_| {}).check_counters().gauges > 0);
-    brag(|machine| machine.0.connections_pending = 1);
+fn impossible_connection_count_ends_the_run() {
+    assert!(run_with_gauges(|_| {}).check_counters().gauges > 0);
+    run_with_gauges(|machine| machine.0.connections_pending = 1);
 }
 
-/// A scenario with some of everything that is drawn.
+/// A scenario that uses every random stream.
 fn scenario(seed: u64) -> blake3::Hash {
     let mut world = scripted_peers(3, seed);
     world.network_mut().set_default_link(Link::ms(10).jitter(ms(30)).loss(100).disorder(100));
@@ -268,7 +268,7 @@ fn scenario(seed: u64) -> blake3::Hash {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_run_and_another_seed_another() {
+fn same_seed_gives_the_same_run_and_another_seed_another() {
     assert_eq!(scenario(1), scenario(1));
     assert_ne!(scenario(1), scenario(2));
 }

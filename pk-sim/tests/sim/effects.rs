@@ -8,8 +8,8 @@ use pk_sim::{CrashPolicy, HostId, Key, Link, ScriptedPeer, World, renew};
 
 use crate::{SECOND, id, ms, scripted_peer, scripted_peers};
 
-/// Makes a scripted peer send a request, and returns what it has received in answer after
-/// `patience`, with the delays.
+/// Makes a scripted peer emit an output, and returns the inputs that it has received after
+/// `patience`, with their delays.
 fn ask(
     world: &mut World<ScriptedPeer>,
     host: HostId,
@@ -22,7 +22,7 @@ fn ask(
         scripted_peer.say(output(id));
     });
     world.drive(patience);
-    let heard = crate::heard(world, host, from);
+    let heard = crate::received(world, host, from);
     heard.into_iter().map(|(at, input)| (at.since(begin), input)).collect()
 }
 
@@ -150,7 +150,7 @@ fn browse_finds_advertised_nodes() {
 }
 
 #[test]
-fn an_identity_is_replaced_only_by_one_whose_key_is_here() {
+fn identity_is_replaced_only_if_its_key_is_present() {
     let mut world = scripted_peers(1, 1);
     let (old, new) = (Key::numbered(9, 0), Key::numbered(9, 50));
     let identity = renew(&world.host(0).identity, &old, &new, world.unix(0));

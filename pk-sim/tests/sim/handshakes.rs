@@ -6,10 +6,10 @@ use pk_proto::{
 };
 use pk_sim::{Key, Link, ScriptedPeer, World, renew};
 
-use crate::{SECOND, connect, dial, dial_for, heard, id, ms, scripted_peer, scripted_peers};
+use crate::{SECOND, connect, dial, dial_for, id, ms, received, scripted_peer, scripted_peers};
 
-fn only(world: &World<ScriptedPeer>, host: usize, from: usize) -> (Instant, Input) {
-    let heard = heard(world, host, from);
+fn only_input(world: &World<ScriptedPeer>, host: usize, from: usize) -> (Instant, Input) {
+    let heard = received(world, host, from);
     assert_eq!(heard.len(), 1, "{heard:?}");
     heard.into_iter().next().unwrap()
 }
@@ -42,8 +42,8 @@ fn both_ends_agree_and_the_dialer_is_half_a_round_trip_ahead() {
         let begin = world.now();
         let conn = dial(&mut world, 0, 1);
         world.drive(SECOND);
-        let (at, Input::Connected(here)) = only(&world, 0, 1) else { panic!() };
-        let (then, Input::Connected(there)) = only(&world, 1, 1) else { panic!() };
+        let (at, Input::Connected(here)) = only_input(&world, 0, 1) else { panic!() };
+        let (then, Input::Connected(there)) = only_input(&world, 1, 1) else { panic!() };
         assert_eq!((at.since(begin), then.since(begin)), (ms(dialer_after), ms(30)));
         let shared_id = here.shared_id.clone();
         let [local, remote] = [0, 1].map(|host| world.host(host).addrs()[0]);
@@ -95,7 +95,7 @@ fn shared_ids_are_unique_and_a_node_can_dial_itself() {
 }
 
 #[test]
-fn a_peer_with_another_key_is_refused_and_hears_nothing() {
+fn peer_with_another_key_is_refused_and_receives_nothing() {
     let mut world = scripted_peers(3, 1);
     let (addr, deadline) = (world.host(1).addrs()[0], world.now() + SECOND);
     world.call(0, |scripted_peer, _| scripted_peer.dial(addr, id(2), deadline));
@@ -106,14 +106,14 @@ fn a_peer_with_another_key_is_refused_and_hears_nothing() {
 }
 
 #[test]
-fn a_dialer_with_a_bad_certificate_is_connected_and_then_thrown_out() {
+fn dialer_with_a_bad_certificate_is_connected_and_then_disconnected() {
     let mut world = scripted_peers(2, 1);
     let day = 86_400_000;
     let identity = pk_sim::genesis(&Key::numbered(9, 0), UnixMillis(world.unix(0).0 + day));
     world.host_mut(0).identity = identity;
     dial(&mut world, 0, 1);
     world.drive(SECOND);
-    let heard = heard(&world, 0, 1);
+    let heard = received(&world, 0, 1);
     let [
         (_, Input::Connected(_)),
         (at, Input::Disconnected { why: DisconnectReason::Transport(why), .. }),
@@ -124,7 +124,7 @@ fn a_dialer_with_a_bad_certificate_is_connected_and_then_thrown_out() {
     assert_eq!((at.since(Instant::ORIGIN), why.starts_with("certificate")), (ms(40), true));
     assert_eq!(scripted_peer(&world, 1).heard.len(), 1);
 
-    // On dialect `quic` it never was connected.
+    // On dialect `quic` it was never connected.
     world.host_mut(1).dialects = vec![Dialect::Polykey];
     dial(&mut world, 0, 1);
     world.drive(SECOND);
@@ -168,7 +168,7 @@ fn every_kind_of_failed_dial_has_its_reason_and_its_time() {
 }
 
 #[test]
-fn a_dial_gets_through_when_a_partition_heals_or_the_host_comes_up() {
+fn dial_succeeds_when_a_partition_heals_or_the_host_starts() {
     let mut world = scripted_peers(2, 1);
     world.partition(&[&[0], &[1]]);
     dial(&mut world, 0, 1);
@@ -189,7 +189,7 @@ fn a_dial_gets_through_when_a_partition_heals_or_the_host_comes_up() {
 }
 
 #[test]
-fn a_cancelled_dial_ends_once() {
+fn cancelled_dial_ends_once() {
     let cancel = |after: std::time::Duration, dialect| {
         let mut world = scripted_peers(2, 1);
         world.host_mut(1).dialects = vec![dialect];
@@ -200,7 +200,7 @@ fn a_cancelled_dial_ends_once() {
         world.call(0, |scripted_peer, _| scripted_peer.say(Output::CancelDial { conn }));
         world.drive(SECOND);
         let what = |host: usize| -> Vec<String> {
-            let heard = heard(&world, host, 1);
+            let heard = received(&world, host, 1);
             heard
                 .iter()
                 .map(|(_, input)| format!("{input:?}").split([' ', '(']).next().unwrap().to_owned())
@@ -214,35 +214,34 @@ fn a_cancelled_dial_ends_once() {
     let under_way = (vec!["Connected".to_owned()], vec!["Connected".to_owned()]);
     assert_eq!(cancel(ms(22), Dialect::Native), under_way);
     assert_eq!(cancel(ms(42), Dialect::Polykey), under_way);
-    // On `quic` the acceptor may have accepted what the dialer gives up.
+    // On `quic` the acceptor may have accepted a dial that the dialer cancels.
     let fleeting =
         (vec!["DialFailed".to_owned()], vec!["Connected".to_owned(), "Disconnected".to_owned()]);
     assert_eq!(cancel(ms(35), Dialect::Polykey), fleeting);
 }
 
 #[test]
-fn both_ends_learn_which_one_closed() {
+fn both_ends_report_which_one_closed() {
     let mut world = scripted_peers(2, 1);
     let (here, there) = connect(&mut world, 0, 1);
     let begin = world.now();
     close(&mut world, 1, there, 18, "enough");
     world.drive(SECOND);
-    let (at, end) = only(&world, 1, 2);
+    let (at, end) = only_input(&world, 1, 2);
     assert_eq!(end, Input::Disconnected { conn: there, why: DisconnectReason::Local });
     assert_eq!(at, begin);
-    let (at, end) = only(&world, 0, 2);
+    let (at, end) = only_input(&world, 0, 2);
     let why = DisconnectReason::Peer { code: 18, reason: "enough".to_owned() };
     assert_eq!((at.since(begin), end), (ms(10), Input::Disconnected { conn: here, why }));
     assert_eq!((world.connections_of(0), world.connections_of(1)), (0, 0));
 }
 
 #[test]
-fn an_acceptor_that_closes_at_once_fails_a_dial_on_quic_only() {
+fn acceptor_that_closes_at_once_fails_a_dial_on_quic_only() {
     for dialect in [Dialect::Native, Dialect::Polykey] {
         let mut world = scripted_peers(2, 3);
         world.host_mut(1).dialects = vec![dialect];
-        // HANDSHAKE_DONE is slow, the close overtakes it: jitter on one link, seeds tried until it
-        // happens.
+        // The close overtakes HANDSHAKE_DONE: jitter on one link, with seeds until it happens.
         world.network_mut().set_default_link(Link::ms(10).jitter(ms(50)));
         let mut rejected = 0;
         for _ in 0..20 {
@@ -252,7 +251,7 @@ fn an_acceptor_that_closes_at_once_fails_a_dial_on_quic_only() {
             let conn = scripted_peer(&world, 1).connected().unwrap().conn;
             close(&mut world, 1, conn, 17, "full");
             world.drive(SECOND);
-            let heard = heard(&world, 0, 1);
+            let heard = received(&world, 0, 1);
             rejected += usize::from(matches!(
                 heard.last(),
                 Some((_, Input::DialFailed { why: DialFailure::Rejected { code: 17, .. }, .. }))
@@ -263,14 +262,14 @@ fn an_acceptor_that_closes_at_once_fails_a_dial_on_quic_only() {
 }
 
 #[test]
-fn a_killed_peer_is_noticed_after_the_idle_timeout() {
+fn killed_peer_is_detected_after_the_idle_timeout() {
     let mut world = scripted_peers(2, 1);
     let (conn, _) = connect(&mut world, 0, 1);
     world.drive(33 * SECOND);
     world.kill(1);
     let killed = world.now();
     world.drive(60 * SECOND);
-    let (at, end) = only(&world, 0, 2);
+    let (at, end) = only_input(&world, 0, 2);
     assert_eq!(end, Input::Disconnected { conn, why: DisconnectReason::TimedOut });
     let after = at.since(killed);
     assert!((20 * SECOND..=30 * SECOND).contains(&after), "{after:?}");
@@ -278,7 +277,7 @@ fn a_killed_peer_is_noticed_after_the_idle_timeout() {
 }
 
 #[test]
-fn a_short_partition_is_survived_a_long_one_is_not() {
+fn connection_survives_a_short_partition_and_not_a_long_one() {
     let mut world = scripted_peers(2, 1);
     connect(&mut world, 0, 1);
     world.partition(&[&[0], &[1]]);
@@ -289,19 +288,19 @@ fn a_short_partition_is_survived_a_long_one_is_not() {
     world.partition(&[&[0], &[1]]);
     world.drive(31 * SECOND);
     for host in [0, 1] {
-        let (_, end) = only(&world, host, 2);
+        let (_, end) = only_input(&world, host, 2);
         assert!(matches!(end, Input::Disconnected { why: DisconnectReason::TimedOut, .. }));
     }
 }
 
 #[test]
-fn an_end_that_hears_nothing_forgets_and_resets_the_other() {
+fn end_that_receives_nothing_times_out_and_resets_the_other() {
     let mut world = scripted_peers(2, 1);
     connect(&mut world, 0, 1);
     world.cut(1, 0);
     world.drive(31 * SECOND);
     assert!(matches!(
-        only(&world, 0, 2).1,
+        only_input(&world, 0, 2).1,
         Input::Disconnected { why: DisconnectReason::TimedOut, .. }
     ));
     assert_eq!(
@@ -312,25 +311,25 @@ fn an_end_that_hears_nothing_forgets_and_resets_the_other() {
     world.heal();
     world.drive(31 * SECOND);
     assert!(matches!(
-        only(&world, 1, 2).1,
+        only_input(&world, 1, 2).1,
         Input::Disconnected { why: DisconnectReason::Reset, .. }
     ));
 }
 
 #[test]
-fn a_peer_that_came_back_is_reset_only_by_its_own_life() {
+fn connection_with_a_restarted_peer_without_resets_times_out() {
     let mut world = scripted_peers(2, 1);
     world.host_mut(1).transport.stateless_reset = false;
     connect(&mut world, 0, 1);
     world.kill(1);
     world.start(1, |_| ScriptedPeer::default());
     world.drive(40 * SECOND);
-    let (_, end) = only(&world, 0, 2);
+    let (_, end) = only_input(&world, 0, 2);
     assert!(matches!(end, Input::Disconnected { why: DisconnectReason::TimedOut, .. }));
 }
 
 #[test]
-fn an_old_id_is_answered_by_the_new_key() {
+fn old_id_is_answered_by_the_new_key() {
     let mut world = scripted_peers(2, 1);
     let (old, new) = (Key::numbered(9, 1), Key::numbered(9, 100));
     let identity = renew(&world.host(1).identity, &old, &new, UnixMillis(1_767_000_000_001));
@@ -343,19 +342,19 @@ fn an_old_id_is_answered_by_the_new_key() {
 }
 
 #[test]
-fn a_host_that_moves_is_seen_at_its_new_address() {
+fn moved_host_is_seen_at_its_new_address() {
     let mut world = scripted_peers(2, 1);
     let (conn, _) = connect(&mut world, 0, 1);
     let addr = "10.0.1.99:7".parse().unwrap();
     world.rehome(1, vec![addr]);
     world.drive(SECOND);
-    assert_eq!(only(&world, 0, 2).1, Input::RemoteAddressChanged { conn, addr });
-    assert_eq!(only(&world, 1, 2).1, Input::Listening { addrs: vec![addr] });
+    assert_eq!(only_input(&world, 0, 2).1, Input::RemoteAddressChanged { conn, addr });
+    assert_eq!(only_input(&world, 1, 2).1, Input::Listening { addrs: vec![addr] });
     connect(&mut world, 0, 1);
 }
 
 #[test]
-fn loss_makes_handshakes_late_and_none_is_lost() {
+fn loss_delays_handshakes_and_fails_none() {
     let mut world = scripted_peers(2, 5);
     world.network_mut().set_default_link(Link::ms(10).loss(300).jitter(ms(3)));
     let mut late = 0;

@@ -1,5 +1,5 @@
-//! The simulator itself: what its network, drivers and checkers do, shown with puppets, and that
-//! real nodes live in it.
+//! The simulator: its network, drivers and checkers, tested with scripted peers, and real nodes in
+//! it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod checks;
@@ -16,7 +16,7 @@ use pk_sim::{Host, HostId, Key, Link, ScriptedPeer, World, genesis};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Puppets on hosts with links of 10 ms, running.
+/// Running scripted peers on hosts with links of 10 ms.
 fn scripted_peers(count: usize, seed: u64) -> World<ScriptedPeer> {
     let mut world = World::new(seed);
     world.network_mut().set_default_link(Link::ms(10));
@@ -56,7 +56,7 @@ fn dial_for(
     world.call(from, |scripted_peer, _| scripted_peer.dial(addr, id(to), deadline))
 }
 
-/// Connects two hosts, and says the connection's numbers there.
+/// Connects two hosts. Returns the ids of the connection at both.
 fn connect(
     world: &mut World<ScriptedPeer>,
     from: HostId,
@@ -78,7 +78,7 @@ fn scripted_peer(world: &World<ScriptedPeer>, host: HostId) -> &ScriptedPeer {
 }
 
 /// What a scripted peer has received since the first `from` items.
-fn heard(
+fn received(
     world: &World<ScriptedPeer>,
     host: HostId,
     from: usize,
@@ -86,13 +86,13 @@ fn heard(
     scripted_peer(world, host).heard[from..].to_vec()
 }
 
-/// The same without what the transport says of the liveness of connections.
-fn heard_beside_liveness(
+/// The same without the inputs about the liveness of connections.
+fn received_without_liveness(
     world: &World<ScriptedPeer>,
     host: HostId,
     from: usize,
 ) -> Vec<(Instant, pk_proto::Input)> {
-    let mut heard = heard(world, host, from);
+    let mut heard = received(world, host, from);
     heard.retain(|(_, input)| {
         !matches!(input, pk_proto::Input::Suspected { .. } | pk_proto::Input::Heard { .. })
     });

@@ -1,4 +1,4 @@
-//! NATs as the transport meets them.
+//! NATs between transports.
 
 use std::net::SocketAddr;
 
@@ -6,11 +6,11 @@ use bytes::Bytes;
 use pk_proto::{DialFailure, DisconnectReason, Input, Output};
 use pk_sim::{Dependence, HostId, Link, NatConfig, NatId, ScriptedPeer, World};
 
-use super::{SECOND, connect, dial, heard, heard_beside_liveness, host, ms, scripted_peer};
+use super::{SECOND, connect, dial, host, ms, received, received_without_liveness, scripted_peer};
 
 const CONE: NatConfig = NatConfig::new(Dependence::Nothing, Dependence::AddressAndPort);
 
-/// Puppets, of which the first is behind a NAT.
+/// Scripted peers, of which the first is behind a NAT.
 fn behind(count: usize, config: NatConfig) -> (World<ScriptedPeer>, NatId) {
     let mut world = World::new(1);
     world.network_mut().set_default_link(Link::ms(10));
@@ -40,18 +40,18 @@ fn punch(world: &mut World<ScriptedPeer>, from: HostId, addr: SocketAddr) {
     });
 }
 
-/// Where the second host sees the first one.
-fn seen(world: &World<ScriptedPeer>) -> SocketAddr {
+/// The address of the first host that the second one observes.
+fn remote_of_first(world: &World<ScriptedPeer>) -> SocketAddr {
     scripted_peer(world, 1).connected().unwrap().remote
 }
 
 #[test]
-fn a_host_behind_a_nat_is_seen_at_the_address_of_the_nat() {
+fn host_behind_a_nat_is_seen_at_the_address_of_the_nat() {
     for config in NatConfig::all() {
         let (mut world, nat) = behind(2, config);
         connect(&mut world, 0, 1);
-        assert_eq!(seen(&world).ip(), world.network().nat_ip(nat));
-        assert_eq!(seen(&world).port() == 1314, config.preserve_ports);
+        assert_eq!(remote_of_first(&world).ip(), world.network().nat_ip(nat));
+        assert_eq!(remote_of_first(&world).port() == 1314, config.preserve_ports);
         let here = scripted_peer(&world, 0).connected().unwrap();
         assert_eq!((here.local, here.remote), (world.host(0).addrs()[0], world.host(1).addrs()[0]));
         assert_eq!(world.network().nat_counters(nat).mapped, 1);
@@ -62,7 +62,7 @@ fn a_host_behind_a_nat_is_seen_at_the_address_of_the_nat() {
 fn filtered_first_packets_are_retransmitted_until_the_nat_admits_them() {
     let (mut world, nat) = behind(3, CONE);
     connect(&mut world, 0, 1);
-    let (inside, begun) = (seen(&world), world.now());
+    let (inside, begun) = (remote_of_first(&world), world.now());
     dial_at(&mut world, 2, 0, inside);
     // Sent after 0, 1, 3 and 7 seconds.
     world.drive(ms(2900));
@@ -72,7 +72,7 @@ fn filtered_first_packets_are_retransmitted_until_the_nat_admits_them() {
     punch(&mut world, 0, outside);
     world.drive(2 * SECOND);
     let connected =
-        heard(&world, 2, 0).into_iter().find(|(_, input)| matches!(input, Input::Connected(_)));
+        received(&world, 2, 0).into_iter().find(|(_, input)| matches!(input, Input::Connected(_)));
     assert_eq!(connected.unwrap().0.since(begun), ms(3020));
     assert_eq!(world.network().nat_counters(nat).filtered, 2);
     assert_eq!(scripted_peer(&world, 0).connected().unwrap().remote, outside);
@@ -80,16 +80,16 @@ fn filtered_first_packets_are_retransmitted_until_the_nat_admits_them() {
     // Without punching, the deadline ends it.
     let (mut world, nat) = behind(3, CONE);
     connect(&mut world, 0, 1);
-    let inside = seen(&world);
+    let inside = remote_of_first(&world);
     let conn = dial_at(&mut world, 2, 0, inside);
     world.drive(20 * SECOND);
     let failed = Input::DialFailed { conn, why: DialFailure::TimedOut };
-    assert_eq!(heard(&world, 2, 0).last().map(|(_, input)| input), Some(&failed));
+    assert_eq!(received(&world, 2, 0).last().map(|(_, input)| input), Some(&failed));
     assert_eq!(world.network().nat_counters(nat).filtered, 4);
 }
 
 #[test]
-fn inner_addresses_are_for_neighbours_and_outer_ones_for_them_only_with_hairpinning() {
+fn inner_addresses_reach_neighbours_and_outer_ones_only_with_hairpinning() {
     for hairpinning in [false, true] {
         let mut world = World::new(1);
         for index in 0..3 {
@@ -104,7 +104,7 @@ fn inner_addresses_are_for_neighbours_and_outer_ones_for_them_only_with_hairpinn
         world.drive(20 * SECOND);
         assert!(scripted_peer(&world, 2).connected().is_none(), "from outside");
         connect(&mut world, 0, 1);
-        assert_eq!(seen(&world), world.host(0).addrs()[0]);
+        assert_eq!(remote_of_first(&world), world.host(0).addrs()[0]);
         assert_eq!(world.network().nat_counters(nat).mapped, 0);
 
         let (to, before) = (world.host(2).addrs()[0], scripted_peer(&world, 1).heard.len());
@@ -113,22 +113,23 @@ fn inner_addresses_are_for_neighbours_and_outer_ones_for_them_only_with_hairpinn
         let outer = scripted_peer(&world, 2).connected().unwrap().remote;
         dial_at(&mut world, 1, 0, outer);
         world.drive(20 * SECOND);
-        let connected =
-            heard(&world, 1, before).iter().any(|(_, input)| matches!(input, Input::Connected(_)));
+        let connected = received(&world, 1, before)
+            .iter()
+            .any(|(_, input)| matches!(input, Input::Connected(_)));
         assert_eq!(connected, hairpinning);
     }
 }
 
 #[test]
-fn a_nat_that_forgets_gives_a_new_port_and_the_connection_moves_there() {
+fn rebooted_nat_assigns_a_new_port_and_the_connection_moves() {
     let (mut world, nat) = behind(2, CONE);
     let (_, there) = connect(&mut world, 0, 1);
-    let before = seen(&world);
+    let before = remote_of_first(&world);
     world.network_mut().reboot_nat(nat);
     let told = scripted_peer(&world, 1).heard.len();
     world.drive(60 * SECOND);
-    // The keep-alives of the inner host carry it over.
-    let (inputs, here) = (heard_beside_liveness(&world, 1, told), heard(&world, 0, 0));
+    // The keep-alives of the inner host move the connection.
+    let (inputs, here) = (received_without_liveness(&world, 1, told), received(&world, 0, 0));
     assert!(
         matches!(inputs[..], [(_, Input::RemoteAddressChanged { conn, addr })] if conn == there && addr != before),
         "{inputs:?}"
@@ -141,7 +142,7 @@ fn a_nat_that_forgets_gives_a_new_port_and_the_connection_moves_there() {
         scripted_peer.say(Output::CloseConnection { conn: there, code: 7, reason: "x".into() });
     });
     world.drive(SECOND);
-    let last = heard(&world, 0, 0).pop().unwrap().1;
+    let last = received(&world, 0, 0).pop().unwrap().1;
     assert!(
         matches!(last, Input::Disconnected { why: DisconnectReason::Peer { code: 7, .. }, .. }),
         "{last:?}"
@@ -149,13 +150,13 @@ fn a_nat_that_forgets_gives_a_new_port_and_the_connection_moves_there() {
 }
 
 #[test]
-fn keep_alives_hold_a_mapping_that_lives_longer_and_no_other() {
+fn keep_alives_hold_only_mappings_that_expire_later() {
     for (seconds, changes) in [(30, 0), (5, 5)] {
         let (mut world, nat) = behind(2, NatConfig { expiry: seconds * SECOND, ..CONE });
         connect(&mut world, 0, 1);
         let told = scripted_peer(&world, 1).heard.len();
         world.drive(55 * SECOND);
-        assert_eq!(heard_beside_liveness(&world, 1, told).len(), changes, "{seconds}");
+        assert_eq!(received_without_liveness(&world, 1, told).len(), changes, "{seconds}");
         assert_eq!(world.network().nat_counters(nat).expired > 0, changes > 0);
     }
 }
@@ -173,7 +174,7 @@ fn dialer_ignores_packets_from_other_addresses() {
     world.network_mut().reboot_nat(nat);
     world.drive(90 * SECOND);
     for host in [0, 1] {
-        let last = heard(&world, host, 0).pop().unwrap().1;
+        let last = received(&world, host, 0).pop().unwrap().1;
         assert!(
             matches!(last, Input::Disconnected { why: DisconnectReason::TimedOut, .. }),
             "{host}: {last:?}"

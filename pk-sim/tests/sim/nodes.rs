@@ -1,5 +1,5 @@
-//! Real nodes in the simulator: that the checkers look at them, that a life can follow another,
-//! that puppets may join.
+//! Real nodes in the simulator: checkers run on them, they can restart, and scripted peers can
+//! join.
 
 use pk_proto::{Event, Failure, FindNodeOptions, Input, Replay, Reply, Request, RequestError};
 use pk_sim::{Cluster, Link};
@@ -11,7 +11,7 @@ fn find(cluster: &Cluster, target: usize) -> Request {
 }
 
 #[test]
-fn every_checker_looks_at_real_nodes() {
+fn every_checker_runs_on_real_nodes() {
     let mut cluster =
         Cluster::quiet().nodes(6).seed(3).link(Link::ms(30).jitter(ms(20)).loss(50)).start();
     cluster.join_all();
@@ -32,7 +32,7 @@ fn every_checker_looks_at_real_nodes() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_nodes_and_the_same_run() {
+fn same_seed_gives_the_same_nodes_and_the_same_run() {
     let run = |seed| {
         let mut cluster =
             Cluster::quiet().nodes(4).seed(seed).link(Link::ms(30).jitter(ms(20)).loss(50)).start();
@@ -86,7 +86,7 @@ fn requests_can_be_refused_cancelled_and_stopped() {
 }
 
 #[test]
-fn a_puppet_is_a_peer_that_misbehaves() {
+fn scripted_peer_can_misbehave() {
     let mut cluster = Cluster::quiet().nodes(1).scripted_peers(1).start();
     let (addr, node) = (cluster.host(0).addrs()[0], cluster.id(0));
     let deadline = cluster.now() + SECOND;
@@ -104,7 +104,7 @@ fn a_puppet_is_a_peer_that_misbehaves() {
 }
 
 #[test]
-fn a_recorded_node_can_be_replayed() {
+fn recorded_node_can_be_replayed() {
     let mut cluster = Cluster::quiet().nodes(2).recorded(1 << 20).start();
     cluster.join_all();
     let recording = cluster.call(1, |node, _| node.take_recording()).unwrap();

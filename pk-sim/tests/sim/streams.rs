@@ -8,7 +8,7 @@ use crate::{SECOND, connect, id, ms, scripted_peer, scripted_peers};
 
 const WINDOW: usize = 64 * 1024;
 
-fn say(world: &mut World<ScriptedPeer>, host: HostId, output: Output) {
+fn output(world: &mut World<ScriptedPeer>, host: HostId, output: Output) {
     world.call(host, |scripted_peer, _| scripted_peer.say(output));
 }
 
@@ -45,7 +45,7 @@ fn detach(
     let node: NodeId = id(1 - host);
     let opener = if stream.is_ours() { Opener::Us(RequestId(0)) } else { Opener::Peer };
     let unread = Bytes::copy_from_slice(unread);
-    say(
+    output(
         world,
         host,
         Output::DetachStream { conn, stream, node, protocol: protocol.into(), opener, unread },
@@ -73,7 +73,7 @@ fn names(world: &World<ScriptedPeer>, host: HostId, of: StreamId) -> Vec<&'stati
 }
 
 #[test]
-fn a_stream_shows_with_its_first_byte_and_is_read_by_credit() {
+fn stream_is_reported_with_its_first_byte_and_read_by_credit() {
     let mut world = scripted_peers(2, 1);
     let (conn, _) = connect(&mut world, 0, 1);
     let here = world.call(0, |scripted_peer, _| scripted_peer.open(conn));
@@ -104,7 +104,7 @@ fn a_stream_shows_with_its_first_byte_and_is_read_by_credit() {
 }
 
 #[test]
-fn streams_show_in_the_order_of_their_opening() {
+fn streams_are_reported_in_the_order_of_their_opening() {
     let mut world = scripted_peers(2, 1);
     let (conn, _) = connect(&mut world, 0, 1);
     let [_, second] =
@@ -121,7 +121,7 @@ fn streams_show_in_the_order_of_their_opening() {
 }
 
 #[test]
-fn an_unread_stream_blocks_its_writer_and_no_other() {
+fn unread_stream_blocks_its_writer_and_no_other() {
     let mut world = scripted_peers(2, 1);
     let (slow, slow_there) = stream(&mut world, &vec![7; 3 * WINDOW], true);
     assert_eq!(scripted_peer(&world, 0).sent(slow), WINDOW as u64);
@@ -152,7 +152,7 @@ fn an_unread_stream_blocks_its_writer_and_no_other() {
 }
 
 #[test]
-fn bytes_stay_in_order_whatever_the_link_does() {
+fn bytes_stay_in_order_on_any_link() {
     for seed in 0..10 {
         let mut world = scripted_peers(2, seed);
         world.network_mut().set_default_link(Link::ms(10).jitter(ms(40)).loss(200));
@@ -168,15 +168,15 @@ fn bytes_stay_in_order_whatever_the_link_does() {
 }
 
 #[test]
-fn a_reset_drops_what_was_not_read() {
+fn reset_drops_unread_bytes() {
     let mut world = scripted_peers(2, 1);
     let (here, there) = stream(&mut world, b"secret", false);
-    say(&mut world, 0, Output::ResetStream { stream: here, code: 4 });
+    output(&mut world, 0, Output::ResetStream { stream: here, code: 4 });
     world.drive(SECOND);
     grant(&mut world, 1, there, 100);
     assert_eq!(names(&world, 1, there), ["opened", "reset"]);
 
-    // The other direction lives.
+    // The other direction still works.
     world.call(1, |scripted_peer, _| scripted_peer.send(there, "answer", true));
     grant(&mut world, 0, here, 100);
     assert_eq!(scripted_peer(&world, 0).read(here), (b"answer".to_vec(), true));
@@ -186,7 +186,7 @@ fn a_reset_drops_what_was_not_read() {
 fn stop_sending_is_reported_once_and_the_answer_still_arrives() {
     let mut world = scripted_peers(2, 1);
     let (here, there) = stream(&mut world, &vec![1; 2 * WINDOW], false);
-    say(&mut world, 1, Output::StopStream { stream: there, code: 1 });
+    output(&mut world, 1, Output::StopStream { stream: there, code: 1 });
     world.drive(SECOND);
     assert_eq!(names(&world, 0, here), ["sent", "stopped"]);
     world.call(1, |scripted_peer, _| scripted_peer.send(there, "no", true));
@@ -198,15 +198,15 @@ fn stop_sending_is_reported_once_and_the_answer_still_arrives() {
         "the reset that answers a stop is below the vocabulary"
     );
 
-    // No host is asked to stop sending what has arrived completely.
+    // No stop is sent for a direction that has arrived completely.
     let (here, there) = stream(&mut world, b"whole", true);
-    say(&mut world, 1, Output::StopStream { stream: there, code: 0 });
+    output(&mut world, 1, Output::StopStream { stream: there, code: 0 });
     world.drive(SECOND);
     assert_eq!(names(&world, 0, here), ["sent"]);
 }
 
 #[test]
-fn a_stream_cannot_be_opened_over_the_limit_or_on_nothing() {
+fn stream_cannot_be_opened_over_the_limit_or_without_a_connection() {
     let mut world = scripted_peers(2, 1);
     world.host_mut(1).transport.stream_limit = 2;
     let (first, first_there) = stream(&mut world, b"1", true);
@@ -216,9 +216,9 @@ fn a_stream_cannot_be_opened_over_the_limit_or_on_nothing() {
     world.drive(SECOND);
     assert_eq!(names(&world, 0, third), ["failed"]);
 
-    // Room again when one is over at the peer.
+    // There is room again when a stream has ended at the peer.
     grant(&mut world, 1, first_there, 9);
-    say(&mut world, 1, Output::ResetStream { stream: first_there, code: 0 });
+    output(&mut world, 1, Output::ResetStream { stream: first_there, code: 0 });
     world.drive(SECOND);
     assert_eq!(
         (names(&world, 0, first), names(&world, 0, second)),
@@ -228,10 +228,10 @@ fn a_stream_cannot_be_opened_over_the_limit_or_on_nothing() {
     world.drive(SECOND);
     assert_eq!(names(&world, 0, fourth), [""; 0]);
 
-    // The transport knows before the machine that the connection is gone.
+    // The transport detects the end of the connection before the machine.
     world.host_mut(0).input_delay = ms(50);
     let there = scripted_peer(&world, 1).connected().unwrap().conn;
-    say(&mut world, 1, Output::CloseConnection { conn: there, code: 0, reason: String::new() });
+    output(&mut world, 1, Output::CloseConnection { conn: there, code: 0, reason: String::new() });
     world.drive(ms(15));
     let fifth = world.call(0, |scripted_peer, _| scripted_peer.open(conn));
     world.drive(SECOND);
@@ -243,12 +243,12 @@ fn a_stream_cannot_be_opened_over_the_limit_or_on_nothing() {
 }
 
 #[test]
-fn the_end_of_a_connection_ends_its_streams_silently() {
+fn end_of_a_connection_ends_its_streams_silently() {
     let mut world = scripted_peers(2, 1);
     let (here, there) = stream(&mut world, b"abc", false);
     detach(&mut world, 1, there, "any", b"");
     let conn = scripted_peer(&world, 0).connected().unwrap().conn;
-    say(&mut world, 0, Output::CloseConnection { conn, code: 0, reason: String::new() });
+    output(&mut world, 0, Output::CloseConnection { conn, code: 0, reason: String::new() });
     world.drive(SECOND);
     assert_eq!((names(&world, 0, here), names(&world, 1, there)), (vec!["sent"], vec!["opened"]));
     let app = app(&world, 1);
@@ -256,7 +256,7 @@ fn the_end_of_a_connection_ends_its_streams_silently() {
 }
 
 #[test]
-fn a_stream_that_is_handed_over_belongs_to_an_application() {
+fn detached_stream_belongs_to_an_application() {
     let mut world = scripted_peers(2, 1);
     world.host_mut(1).apps.insert("echo".to_owned(), App::Echo);
     let (here, there) = stream(&mut world, b"head and ", false);
@@ -280,7 +280,7 @@ fn a_stream_that_is_handed_over_belongs_to_an_application() {
 }
 
 #[test]
-fn an_application_that_does_not_read_blocks_its_peer_and_echo_is_not_faster_than_its_reader() {
+fn unread_application_stream_blocks_its_peer_and_echo_is_not_faster_than_its_reader() {
     for (app_of_peer, taken) in
         [(App::Stalled, WINDOW), (App::Echo, 2 * WINDOW), (App::Sink, 5 * WINDOW)]
     {
@@ -289,14 +289,14 @@ fn an_application_that_does_not_read_blocks_its_peer_and_echo_is_not_faster_than
         let (here, there) = stream(&mut world, &vec![3; 5 * WINDOW], false);
         detach(&mut world, 1, there, "x", b"");
         world.drive(10 * SECOND);
-        // The writer reads nothing of what comes back.
+        // The writer reads none of the returned bytes.
         let sent = scripted_peer(&world, 0).sent(here);
         assert!((taken..=taken + WINDOW).contains(&(sent as usize)), "{sent}");
     }
 }
 
 #[test]
-fn a_script_sends_and_aborts() {
+fn scripted_application_sends_and_aborts() {
     let mut world = scripted_peers(2, 1);
     let script = App::Script { send: Bytes::from_static(b"greeting"), fin: true };
     world.host_mut(1).apps.insert("greet".to_owned(), script);
@@ -311,7 +311,7 @@ fn a_script_sends_and_aborts() {
 
     let (here, there) = stream(&mut world, b"x", false);
     detach(&mut world, 1, there, "stalled by default", b"");
-    say(&mut world, 0, Output::ResetStream { stream: here, code: 5 });
+    output(&mut world, 0, Output::ResetStream { stream: here, code: 5 });
     world.drive(SECOND);
     assert_eq!(app(&world, 1).reset, Some(5));
     assert!(world.app(1, there, AppAction::Reset(6)));
@@ -320,7 +320,7 @@ fn a_script_sends_and_aborts() {
 }
 
 #[test]
-fn a_host_without_a_process_is_no_host() {
+fn host_without_a_process_is_not_alive() {
     let host: Host = crate::host(0);
     assert!(!host.is_alive() && host.punches().is_empty() && host.adverts().is_empty());
 }

@@ -1,9 +1,9 @@
-//! Walk (b): a cross-signed claim, whose initiator is killed at the worst moment and finishes in
-//! its next life.
+//! Walk (b): a cross-signed claim, whose initiator is killed at the worst time and finishes after
+//! its restart.
 //!
-//! The initiator asks with a half-signed claim, the responder answers with its signature and a
-//! half-signed claim of its own, the initiator's last word is its signature of that. Each writes
-//! before it says what cannot be taken back.
+//! The initiator sends a singly signed claim, the responder answers with its signature and its own
+//! singly signed claim, and the initiator's last message is its signature of that. Each writes
+//! before it sends what cannot be revoked.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MALFORMED: u64 = 4;
 const HEAD: Bytes = Bytes::from_static(b"head");
 
-/// A claim as it is stored: its type shows which nodes have signed it.
+/// A claim as it is stored: its type names the nodes that have signed it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Signed {
     claim: Claim,
@@ -30,7 +30,8 @@ struct Signed {
     by_subject: Sig,
 }
 
-/// What the initiator must not forget: it has signed the peer's claim, and the peer may not know.
+/// State that the initiator must keep: it has signed the peer's claim, and the peer may not have
+/// received that.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Record {
     peer: NodeId,
@@ -38,7 +39,7 @@ struct Record {
     last: Sig,
 }
 
-/// What the responder must not forget: with what it answered.
+/// State that the responder must keep: its answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct RpcResponse {
     theirs: Sig,
@@ -46,27 +47,27 @@ struct RpcResponse {
     by_me: Sig,
 }
 
-/// A node that claims and is claimed.
+/// A node that is an initiator and a responder.
 #[derive(Debug)]
 struct Node {
     own: NodeId,
     kit: Kit,
     unix: (Instant, UnixMillis),
     peers: BTreeMap<ConnectionId, NodeId>,
-    /// The newest claim of our chain, as in `Table::ClaimHead`.
+    /// The newest claim of the local chain, as in `Table::ClaimHead`.
     head: Option<u64>,
     /// As in `Table::Exchanges`.
     open: BTreeMap<u64, Record>,
     streams: BTreeMap<StreamId, Exchange>,
     effects: BTreeMap<EffectId, StreamId>,
-    /// Reads of claims to resume with, and over which connection.
+    /// Reads of claims to resume, and their connections.
     resuming: BTreeMap<EffectId, ConnectionId>,
     /// Rows that are being written to end an exchange.
     closing: BTreeMap<EffectId, u64>,
     partner: Option<(NodeId, std::net::SocketAddr)>,
 }
 
-/// Both sides of an exchange, step by step; each step has what is known by then, and no more.
+/// Both sides of an exchange, step by step; each step has only what is known by then.
 #[derive(Debug)]
 enum Exchange {
     // -- initiator
@@ -85,7 +86,7 @@ enum Exchange {
 }
 
 impl Node {
-    /// A machine with what its last life left.
+    /// A machine with the state of its last run.
     fn new(own: NodeId, boot: &Boot<'_>, partner: Option<(NodeId, std::net::SocketAddr)>) -> Self {
         let store = &boot.host.store;
         let open = store
@@ -106,7 +107,7 @@ impl Node {
         }
     }
 
-    /// Begins a claim over a live connection.
+    /// Starts a claim over a live connection.
     fn claim(&mut self, peer: NodeId, now: Instant) {
         self.kit.now = now;
         let Some((conn, _)) = self.peers.iter().find(|(_, node)| **node == peer) else { return };
@@ -136,7 +137,7 @@ impl Node {
         id
     }
 
-    /// Our own claim, signed by both: the claim and the head of the chain.
+    /// The local claim, signed by both: the claim and the head of the chain.
     fn append(&mut self, signed: &Signed) -> Vec<StoreOp> {
         let key = key(signed.claim.jti);
         self.head = self.head.max(Some(signed.claim.jti));
@@ -152,7 +153,7 @@ impl Node {
         let address = NodeAddress::from_socket(connected.remote);
         self.kit.event(Event::ConnectionOpened { conn, node, side, address });
         // An unfinished exchange with this peer continues with the same claim, which the peer has
-        // seen.
+        // received.
         if side == Side::Dialer {
             let open =
                 self.open.iter().filter(|(_, record)| record.peer == node).map(|(jti, _)| *jti);
@@ -227,7 +228,7 @@ impl Node {
         let next = match self.streams.remove(&stream) {
             // -- initiator
             Some(Exchange::SigningFirst { claim }) => {
-                self.kit.say(stream, &Message::Half(claim.clone(), signature), false);
+                self.kit.send(stream, &Message::Half(claim.clone(), signature), false);
                 Exchange::Asked { claim, by_me: signature }
             }
             Some(Exchange::SigningLast { claim, by_me, theirs, by_peer }) => {
@@ -275,7 +276,7 @@ impl Node {
         let Some(stream) = self.effects.remove(&id) else { return };
         let next = match self.streams.remove(&stream) {
             Some(Exchange::PersistingMine { record, jti }) => {
-                self.kit.say(stream, &Message::Last(record.last), true);
+                self.kit.send(stream, &Message::Last(record.last), true);
                 self.open.insert(jti, record);
                 Exchange::Finishing { jti }
             }
@@ -292,7 +293,7 @@ impl Node {
     }
 
     fn answer(&mut self, stream: StreamId, answer: RpcResponse) -> Exchange {
-        self.kit.say(
+        self.kit.send(
             stream,
             &Message::Full(answer.theirs, answer.mine.clone(), answer.by_me),
             false,
@@ -314,7 +315,7 @@ impl Node {
         let Some(stream) = self.effects.remove(&id) else { return };
         let Some(Exchange::LookingUp { claim }) = self.streams.remove(&stream) else { return };
         let next = match rows.first() {
-            // A repeated question gets the answer that it got.
+            // A repeated request gets the same answer.
             Some((_, answer)) => self.answer(stream, postcard::from_bytes(answer).unwrap()),
             None => {
                 let mine = self.new_claim(claim.issuer);
@@ -326,7 +327,7 @@ impl Node {
         self.streams.insert(stream, next);
     }
 
-    /// The peer has ended its direction: to an initiator, that the peer has everything.
+    /// The peer has ended its direction: to an initiator this means that the peer has everything.
     fn ended(&mut self, stream: StreamId) {
         if let Some(Exchange::Finishing { jti }) = self.streams.get(&stream) {
             let jti = *jti;
@@ -366,7 +367,7 @@ impl Machine for Node {
             }
             Input::StreamOpened { conn, stream } => self.kit.opened(conn, stream),
             Input::StreamData { stream, bytes, fin } => {
-                for message in self.kit.heard(stream, &bytes, fin) {
+                for message in self.kit.received(stream, &bytes, fin) {
                     self.message(stream, message);
                     self.kit.grant(stream);
                 }
@@ -448,7 +449,7 @@ fn chain(host: &Host) -> Vec<Signed> {
     chain
 }
 
-/// What must hold in the end: both have the link or none has, each once, and nothing is left open.
+/// The final condition: both have the link or none has, each once, and no exchange is open.
 fn settle(mut world: World<Node>, what: &str) -> usize {
     world.drive(120 * SECOND);
     let chains = [INITIATOR, RESPONDER].map(|which| chain(world.host(which)));
@@ -495,8 +496,8 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     spoken
 }
 
-/// Killing either one after any number of steps, with any of the writes in progress lost. Returns
-/// how often both had the link.
+/// Kills either node after any number of steps, with any of the writes in progress lost. Returns
+/// how often both had the link, and how often none had.
 pub fn sweep() -> (u32, u32) {
     let (mut linked, mut unlinked) = (0, 0);
     for who in [INITIATOR, RESPONDER] {

@@ -1,4 +1,4 @@
-//! What the toys share: numbers, timers, and conversations of framed messages on streams.
+//! Helpers of the toys: ids, timers, and conversations of framed messages on streams.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -11,22 +11,22 @@ use serde::{Deserialize, Serialize};
 /// Bytes of a message's length.
 const LENGTH: usize = 2;
 
-/// Everything that toys say to each other.
+/// All messages between toys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Message {
     // -- search
-    /// Something newer than the peer.
+    /// A message of a newer version.
     Novelty,
-    /// Do you know this node?
+    /// Asks for the address of a node.
     Where(NodeId),
-    /// Yes, or no.
+    /// The address, if it is known.
     Known(bool),
-    /// Tell the target that I am about to dial it: target, nonce, my signature of both.
+    /// Asks a relay to announce a dial: target, nonce, the source's signature of both.
     Signal(NodeId, u64, Sig),
-    /// Where the target is.
+    /// The address of the target.
     At(SocketAddr),
-    /// To the target: this node, at this address, is about to dial you; its nonce and signature,
-    /// and mine of all that.
+    /// Announces a dial to the target: the source and its address, its nonce and signature, and the
+    /// relay's signature of all that.
     Relay(NodeId, SocketAddr, u64, Sig, Sig),
 
     // -- claims
@@ -38,7 +38,7 @@ pub enum Message {
     Last(Sig),
 
     // -- renewal
-    /// The name of an application protocol: what follows is the application's.
+    /// The name of an application protocol: the following bytes belong to the application.
     Protocol(String),
 }
 
@@ -52,7 +52,7 @@ pub struct Claim {
     pub previous: Option<u64>,
 }
 
-/// A signature as the toys write it.
+/// A signature of the toys.
 pub type Sig = Signature;
 
 /// Numbers, timers and outputs of a toy machine.
@@ -134,7 +134,7 @@ impl Kit {
 
     // -- conversations
 
-    /// Opens a stream on which nothing is said yet; the peer sees nothing of it.
+    /// Opens a stream on which nothing is sent yet, so that the peer does not see it.
     pub fn open_silent(&mut self, conn: ConnectionId) -> StreamId {
         self.streams += 2;
         let stream = StreamId(self.streams - 2);
@@ -145,18 +145,18 @@ impl Kit {
 
     pub fn open(&mut self, conn: ConnectionId, message: &Message, fin: bool) -> StreamId {
         let stream = self.open_silent(conn);
-        self.say(stream, message, fin);
+        self.send(stream, message, fin);
         stream
     }
 
-    /// A peer opened a stream, or we did.
+    /// The peer or the local node opened a stream.
     pub fn opened(&mut self, conn: ConnectionId, stream: StreamId) {
         self.conversations
             .insert(stream, Conversation { conn, received: Vec::new(), credit: 0, ended: false });
         self.grant(stream);
     }
 
-    pub fn say(&mut self, stream: StreamId, message: &Message, fin: bool) {
+    pub fn send(&mut self, stream: StreamId, message: &Message, fin: bool) {
         let message = bytes(message);
         let length = u16::try_from(message.len()).unwrap().to_be_bytes();
         self.output(Output::SendStream {
@@ -178,7 +178,7 @@ impl Kit {
     }
 
     /// Bytes of a conversation: the messages that are complete with them.
-    pub fn heard(&mut self, stream: StreamId, bytes: &[u8], fin: bool) -> Vec<Message> {
+    pub fn received(&mut self, stream: StreamId, bytes: &[u8], fin: bool) -> Vec<Message> {
         let Some(conversation) = self.conversations.get_mut(&stream) else { return Vec::new() };
         conversation.received.extend_from_slice(bytes);
         conversation.credit -= bytes.len();
@@ -196,8 +196,8 @@ impl Kit {
         messages
     }
 
-    /// Room for the length of the next message, or for the rest of a message; no more, because what
-    /// is read beyond a message after which the stream is handed over would be lost.
+    /// Room for the length of the next message, or for the rest of a message; no more, because
+    /// bytes beyond a message after which the stream is detached would be lost.
     pub fn grant(&mut self, stream: StreamId) {
         let Some(conversation) = self.conversations.get_mut(&stream) else { return };
         let wanted = match conversation.received.split_first_chunk::<LENGTH>() {
@@ -216,7 +216,7 @@ impl Kit {
         self.conversations.get(&stream).map(|conversation| conversation.conn)
     }
 
-    /// A stream no longer belongs to an exchange. Returns what was received and not understood.
+    /// A stream no longer belongs to an exchange. Returns the received bytes that were not decoded.
     pub fn forget(&mut self, stream: StreamId) -> Bytes {
         self.conversations
             .remove(&stream)
@@ -224,13 +224,13 @@ impl Kit {
             .unwrap_or_default()
     }
 
-    /// A connection is over, and with it its streams.
+    /// A connection and its streams have ended.
     pub fn forget_connection(&mut self, conn: ConnectionId) {
         self.conversations.retain(|_, conversation| conversation.conn != conn);
     }
 }
 
-/// What is signed, stored and sent.
+/// The encoding that is signed, stored and sent.
 pub fn bytes(message: &impl Serialize) -> Bytes {
     postcard::to_allocvec(message).unwrap().into()
 }

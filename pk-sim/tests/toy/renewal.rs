@@ -1,4 +1,4 @@
-//! Walk (c): a node changes its key while others are connected to it.
+//! Walk (c): a node renews its key while others are connected to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -17,15 +17,15 @@ use crate::kit::{Kit, Message, bytes, host, id};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: u64 = 8;
-/// Of the row of `Table::Meta` that says which space and which key count.
+/// The key of the row of `Table::Meta` with the active space and key.
 const ACTIVE: Bytes = Bytes::from_static(b"active");
-/// How long an old connection may take to finish its streams.
+/// Maximum time in which an old connection finishes its streams.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// A node with contacts, connections and streams of applications, that can change its key.
+/// A node with contacts, connections and application streams that can renew its key.
 #[derive(Debug)]
 struct Node {
-    /// Every id of our chain, newest first.
+    /// Every id of the local chain, newest first.
     own: Vec<NodeId>,
     kit: Kit,
     port: u16,
@@ -40,12 +40,12 @@ struct Node {
 #[derive(Debug)]
 struct Peer {
     connected: Connected,
-    /// Made before our key changed: it finishes its streams and takes no new ones.
+    /// Opened before the renewal: it finishes its streams and accepts no new ones.
     old: bool,
     streams: BTreeSet<StreamId>,
 }
 
-/// A change of key, step by step.
+/// The steps of a renewal.
 #[derive(Debug)]
 enum Renewal {
     Persisting { id: EffectId, identity: Identity, leaf: NodeId },
@@ -72,8 +72,8 @@ impl Node {
         }
     }
 
-    /// The other space is filled and everything points there, in one transaction; only then is the
-    /// new key shown.
+    /// The other space is filled and activated in one transaction; only then is the new key
+    /// presented.
     fn renew(&mut self, identity: Identity, leaf: NodeId, now: Instant) {
         self.kit.now = now;
         self.space = match self.space {
@@ -112,7 +112,7 @@ impl Node {
         self.own.insert(0, leaf);
         self.peers.values_mut().for_each(|peer| peer.old = true);
         self.kit.set("grace", self.kit.now + GRACE);
-        // Those who know us meet the new key; the nearest first, here everyone.
+        // Known nodes are dialed with the new key; the nearest first, here all.
         let deadline = self.kit.now + 15 * SECOND;
         for (node, addr) in self.contacts.clone() {
             self.kit.dial(addr, node, deadline);
@@ -166,7 +166,7 @@ impl Node {
         });
     }
 
-    /// A peer is known by its newest id, whatever id it was known by.
+    /// A peer is stored under its newest id.
     fn connected(&mut self, connected: Connected) {
         let (conn, node, side) = (connected.conn, connected.leaf, connected.side);
         let address = NodeAddress::from_socket(connected.remote);
@@ -226,7 +226,7 @@ impl Machine for Node {
             }
             Input::StreamOpened { conn, stream } => self.kit.opened(conn, stream),
             Input::StreamData { stream, bytes, fin } => {
-                for message in self.kit.heard(stream, &bytes, fin) {
+                for message in self.kit.received(stream, &bytes, fin) {
                     self.message(stream, message);
                 }
             }
@@ -279,16 +279,16 @@ fn active(row: &[u8]) -> (NodeGraphSpace, NodeId) {
 
 /// Renews its key.
 const NODE: HostId = 0;
-/// Has a stream open meanwhile.
+/// It has an open stream meanwhile.
 const FRIEND: HostId = 1;
-/// Comes back later and knows the old id only.
+/// It connects later and has only the old id.
 const STRANGER: HostId = 2;
 
 fn new_key() -> Key {
     Key::numbered(42, 100)
 }
 
-/// Starts a host with the identity that its store says is active, as its driver would.
+/// Starts a host with the identity that is active in its store, as its driver would.
 fn start(world: &mut World<Node>, which: HostId) {
     let first = id(which as u64);
     let leaf = world.host(which).store.get(Table::Meta, &ACTIVE).map_or(first, |row| active(row).1);
@@ -308,7 +308,7 @@ fn new_identity(world: &World<Node>) -> Identity {
     )
 }
 
-/// Three nodes that know each other; the friend is connected, the stranger was.
+/// Three nodes with contacts for each other; the friend is connected, the stranger was.
 fn begin(seed: u64) -> World<Node> {
     let mut world = World::new(seed);
     world.network_mut().set_default_link(Link::ms(25));
@@ -372,7 +372,7 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     );
     let contacts = &world.machine(FRIEND).unwrap().contacts;
     assert!(contacts.contains_key(&new) && !contacts.contains_key(&old), "moved to the new id");
-    // The old one takes nothing new.
+    // The old one accepts no new streams.
     let late = world.call(FRIEND, |node, now| node.open(old, RequestId(2), now));
     world.drive(SECOND);
     let refused = world.app_streams(FRIEND).last().unwrap();
@@ -390,7 +390,7 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     );
     assert_eq!(with_node(&world, FRIEND).iter().map(|peer| peer.leaf).collect::<Vec<_>>(), [new]);
 
-    // The stranger has been away when the node dialed everyone, and asks for the old id.
+    // The stranger was absent when the node dialed all nodes, and dials the old id.
     assert_eq!(with_node(&world, STRANGER).len(), 1);
     world.kill(STRANGER);
     let addr = world.host(NODE).addrs()[0];
@@ -411,8 +411,8 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
 }
 
 /// Killed after any number of steps of its renewal, with the writes in progress kept or lost: one
-/// complete key space, one active key, and a node that asks for the old id finds it. Returns how
-/// often the old and the new key came back.
+/// complete key space, one active key, and a node that dials the old id finds it. Returns how often
+/// the old and the new key were active after the restart.
 pub fn sweep() -> (u32, u32) {
     let (mut old, mut new) = (0, 0);
     for policy in [CrashPolicy::Keep, CrashPolicy::Lose] {

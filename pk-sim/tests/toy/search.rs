@@ -18,7 +18,7 @@ use crate::kit::{Kit, Message, Sig, host, id, signed};
 const SECOND: Duration = Duration::from_secs(1);
 const UNSUPPORTED: u64 = 1;
 
-/// A node that searches, relays and is found: everyone plays all three roles.
+/// A node that searches, relays and is found: every node has all three roles.
 #[derive(Debug)]
 struct Node {
     own: NodeId,
@@ -35,7 +35,7 @@ struct Node {
     refused: Vec<(&'static str, u64)>,
 }
 
-/// What a stream of ours is for.
+/// The purpose of a stream of the local node.
 #[derive(Debug, Clone, Copy)]
 enum Asked {
     Novelty,
@@ -44,7 +44,7 @@ enum Asked {
     Relay,
 }
 
-/// What a signature is for.
+/// The purpose of a signature.
 #[derive(Debug)]
 enum Signing {
     Signal {
@@ -70,7 +70,7 @@ struct Search {
     begun: Instant,
     /// mDNS.
     browse: EffectId,
-    /// The address that the own graph knows.
+    /// The address in the local graph.
     direct: ConnectionId,
     /// The dial after the signal.
     signalled: Option<ConnectionId>,
@@ -100,7 +100,7 @@ impl Node {
         }
     }
 
-    /// Begins a search; `known` is a stale address.
+    /// Starts a search; `known` is a stale address.
     fn find(&mut self, target: NodeId, known: SocketAddr, now: Instant) -> RequestId {
         self.kit.now = now;
         let browse = self.kit.effect();
@@ -153,7 +153,7 @@ impl Node {
         }
     }
 
-    /// Ends the searches for a node that is connected now, and what they have in progress.
+    /// Ends the searches for a node that is connected now, and cancels their dials.
     fn found(&mut self, node: NodeId, conn: ConnectionId) {
         let Some(at) = self.searches.iter().position(|search| search.target == node) else {
             return;
@@ -182,7 +182,7 @@ impl Node {
             // -- the relay
             (Message::Where(target), None) => {
                 let known = self.peers.values().any(|peer| peer.leaf == target);
-                self.kit.say(stream, &Message::Known(known), true);
+                self.kit.send(stream, &Message::Known(known), true);
             }
             (Message::Signal(target, nonce, signature), None) => {
                 assert!(signed(&from, &(target, nonce), &signature));
@@ -238,7 +238,7 @@ impl Node {
                 let stream = self.kit.open(target, &relay, true);
                 self.asked.insert(stream, Asked::Relay);
                 let addr = self.peers[&target].remote;
-                self.kit.say(asked_on, &Message::At(addr), true);
+                self.kit.send(asked_on, &Message::At(addr), true);
             }
         }
     }
@@ -259,8 +259,8 @@ impl Machine for Node {
     fn handle_input(&mut self, input: Input, now: Instant) {
         self.kit.now = now;
         match input {
-            // A change of address: connections survive, and peers that are asked report the local
-            // node where they see it.
+            // A change of address: connections survive, and peers report the observed address of
+            // the local node.
             Input::Listening { .. } if self.ready => {}
             Input::Listening { addrs } => {
                 self.ready = true;
@@ -286,7 +286,7 @@ impl Machine for Node {
             }
             Input::StreamOpened { conn, stream } => self.kit.opened(conn, stream),
             Input::StreamData { stream, bytes, fin } => {
-                for message in self.kit.heard(stream, &bytes, fin) {
+                for message in self.kit.received(stream, &bytes, fin) {
                     self.message(stream, message);
                     self.kit.grant(stream);
                 }
@@ -321,7 +321,7 @@ const SEARCHER: usize = 0;
 const RELAY: usize = 1;
 const TARGET: usize = 2;
 
-/// The walk: the words that were spoken.
+/// The walk. Returns its inputs and outputs.
 pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     let mut world = World::new(seed);
     world.network_mut().set_default_link(Link::ms(25).jitter(Duration::from_millis(5)));
@@ -337,8 +337,7 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     }
     world.drive(SECOND);
 
-    // Before the relay is asked, the target moves; what the searcher's graph knew of it is out of
-    // date.
+    // Before the relay is asked, the target moves; its contact in the searcher's graph is stale.
     let (stale, there) = (world.host(TARGET).addrs()[0], "10.0.77.1:4444".parse().unwrap());
     world.rehome(TARGET, vec![there]);
     world.drive(SECOND);
@@ -347,7 +346,7 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
     assert!(world.drive_until(|world| world.done(SEARCHER, request).is_some(), 5 * SECOND));
     world.drive(5 * SECOND);
 
-    // It was found at its present address, and everything that the search had started has ended.
+    // It was found at its present address, and all dials of the search have ended.
     let Some(Ok(Reply::FindNode(outcome))) = world.done(SEARCHER, request) else { panic!() };
     assert_eq!(outcome.found.as_ref().map(|(address, _)| address.clone()), Some(there.into()));
     assert!(outcome.stats.elapsed < SECOND, "{outcome:?}");
@@ -371,7 +370,7 @@ pub fn walk(seed: u64) -> (Coverage, blake3::Hash) {
         2,
         "the other of the two connections"
     );
-    // The relay refused what it did not understand, and only that.
+    // The relay refused only the unknown message.
     for host in [SEARCHER, TARGET] {
         let refused = &world.machine(host).unwrap().refused;
         assert_eq!(

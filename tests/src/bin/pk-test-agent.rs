@@ -34,17 +34,17 @@ fn main() {
 async fn serve<R: Rt>(runtime: R, dir: &str) {
     let mut config = NodeConfig::open(dir).expect("the directory is whole");
     config.listen = loopback();
-    // It writes all the time, and makes durable what it has written in the midst of it.
+    // The node writes continuously, and makes its writes durable in between.
     config.core.store_delay = Duration::from_millis(2);
     config.driver.sync_delay = Duration::from_millis(5);
     let node = Node::start_on(runtime, config).await.expect("the node starts");
-    say(&json!({ "id": node.own_id().to_string(), "addr": address(&node).to_string() }));
+    print_line(&json!({ "id": node.own_id().to_string(), "addr": address(&node).to_string() }));
     let (sender, lines) = smol::channel::unbounded();
     std::thread::spawn(move || {
         stdin().lock().lines().map_while(Result::ok).try_for_each(|line| sender.try_send(line))
     });
     while let Ok(line) = lines.recv().await {
-        say(&match line.as_str() {
+        print_line(&match line.as_str() {
             "flush" => flush(&node).await,
             "renew" => match node.renew().await {
                 Ok(renewed) => json!({ "renewed": renewed.new.to_string() }),
@@ -66,7 +66,7 @@ async fn flush<R: Rt>(node: &Node<R>) -> Value {
     }
 }
 
-fn say(value: &Value) {
+fn print_line(value: &Value) {
     println!("{value}");
     stdout().flush().expect("stdout is open");
 }

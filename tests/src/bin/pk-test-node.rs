@@ -1,4 +1,4 @@
-//! A node in a process of its own, for the end-to-end tests: to be killed, and to be weighed.
+//! A node in a process of its own, for the end-to-end tests, which kill it and measure its memory.
 //!
 //! `pk-test-node tokio|smol node [name=value]...` runs a node. Its settings are named in [`set`].
 //! First line: `{"id":…,"addr":…}`. Then one line for each line of the standard input: `metrics`,
@@ -46,13 +46,13 @@ fn main() {
 
 fn run<R: Rt>(arguments: &[&str]) {
     match arguments {
-        ["leaks", dir] => say(&R::block_on(leaks(R::default(), Path::new(dir)))),
+        ["leaks", dir] => print_line(&R::block_on(leaks(R::default(), Path::new(dir)))),
         ["node", settings @ ..] => R::block_on(serve(R::default(), settings)),
         other => panic!("no such command: {other:?}"),
     }
 }
 
-fn say(value: &Value) {
+fn print_line(value: &Value) {
     println!("{value}");
     stdout().flush().expect("stdout is open");
 }
@@ -71,7 +71,7 @@ async fn serve<R: Rt>(runtime: R, settings: &[&str]) {
         );
     }
     let node = Node::start_on(runtime.clone(), config).await.expect("the node starts");
-    say(&json!({ "id": node.own_id().to_string(), "addr": address(&node).to_string() }));
+    print_line(&json!({ "id": node.own_id().to_string(), "addr": address(&node).to_string() }));
     let (sender, lines) = smol::channel::unbounded();
     std::thread::spawn(move || {
         stdin().lock().lines().map_while(Result::ok).try_for_each(|line| sender.try_send(line))
@@ -108,7 +108,7 @@ async fn serve<R: Rt>(runtime: R, settings: &[&str]) {
             ("quit", _) => break,
             other => json!({ "error": format!("no such command: {other:?}") }),
         };
-        say(&answer);
+        print_line(&answer);
     }
     node.shutdown().await;
 }
@@ -155,7 +155,7 @@ async fn metrics<R: Rt>(node: &Node<R>) -> Value {
 
 // -- leaks
 
-/// Everything that a node may do, and what is left of it.
+/// Runs every activity of a node, and prints the resources that remain.
 async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
     // The runtime's own descriptors and threads are made when they are first needed.
     sleep(&plain, Duration::from_millis(1)).await;
@@ -171,10 +171,11 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
     let before = (descriptors(), threads());
 
     let runtime = Watched::new(plain.clone());
-    let port = private_port();
+    let (port, standard_port) = (private_port(), private_port());
     let local = |config: &mut NodeConfig| {
         config.core.mdns = true;
         config.driver.mdns.port = port;
+        config.driver.mdns.standard_port = Some(standard_port);
         config.driver.mdns.interfaces = MdnsInterfaces::Loopback;
     };
     let a = start_with(&runtime, 1, |config| config.store = Box::new(Blocking(MemoryStore::new())))
@@ -189,7 +190,7 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
             .await
             .expect("the node starts")
     };
-    // One that watches the addresses of the machine.
+    // A node that watches the addresses of the machine.
     let d = start_with(&runtime, 4, |config| {
         config.listen = (std::net::Ipv4Addr::UNSPECIFIED, 0).into();
     })
@@ -241,7 +242,7 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
         looks += 1;
         sleep(&runtime, Duration::from_millis(10)).await;
     }
-    // Streams that are still held keep nothing open.
+    // Stream handles do not keep resources open.
     let held = (ours, theirs);
     let report = json!({
         "before": { "descriptors": before.0, "threads": before.1 },
@@ -261,8 +262,8 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
     report
 }
 
-/// What the open file descriptors of this process lead to, sorted. Numbers of sockets and the like
-/// are left out: an equal list is as many of each kind.
+/// The targets of the open file descriptors of this process, sorted, without the numbers of sockets
+/// and pipes: equal lists have equally many of each kind.
 fn descriptors() -> Vec<String> {
     let entries = fs::read_dir("/proc/self/fd").expect("this is Linux").flatten();
     let mut targets: Vec<_> = entries

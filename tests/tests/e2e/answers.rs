@@ -1,5 +1,5 @@
-//! Peers that say Hello and answer questions wrongly, or not at all: each request ends with a
-//! failure that says so.
+//! Peers that send Hello and answer requests wrongly or not at all: each request fails with the
+//! matching failure.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,11 @@ use pk_tests::wait::{soon, spawn};
 use quinn::{RecvStream, SendStream, VarInt};
 
 pk_tests::cases!(
-    a_wrong_answer_is_a_failure_that_says_so,
-    an_answer_that_never_comes_is_waited_for_until_the_deadline
+    wrong_answer_fails_the_request_with_its_fault,
+    request_without_an_answer_fails_at_its_deadline
 );
 
-/// What a peer does with a question.
+/// What a peer does with a request.
 #[derive(Debug, Clone, Copy)]
 enum Answers {
     Nothing,
@@ -36,7 +36,7 @@ enum Answers {
     Reset(u32),
 }
 
-/// A peer by hand that says Hello, and then this to every question. Returns where it is.
+/// A scripted peer that sends Hello and then this answer to every request. Returns its address.
 fn peer<R: Rt>(runtime: &R, presented: &Presented, answers: Answers) -> NodeAddress {
     let endpoint = raw::endpoint(runtime, Some(raw::server(presented, &[NATIVE], false)));
     let address = NodeAddress::from_socket(endpoint.local_addr().unwrap());
@@ -66,7 +66,7 @@ async fn answer(answers: Answers, send: &mut SendStream, recv: &mut RecvStream) 
         Answers::AnotherKind => {
             raw::frame(V1::Answer(RpcResponse::Closest(ClosestNodes::default()))).into()
         }
-        // The second one is not looked at.
+        // The second one is not read.
         Answers::TwoAtOnce => [pong(0x1234), pong(0x1234)].concat(),
         Answers::Garbage => frame(100, &[0xa5; 100]),
         Answers::Oversized => frame(65_537, &[]),
@@ -93,7 +93,7 @@ async fn connected<R: Rt>(runtime: &R, node: &Node<R>, answers: Answers) -> Node
     presented.node_id()
 }
 
-async fn a_wrong_answer_is_a_failure_that_says_so<R: Rt>(runtime: R) {
+async fn wrong_answer_fails_the_request_with_its_fault<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let frame = |fault| Failure::Peer(PeerFault::Frame(fault));
     for (answers, expected, ends_the_connection) in [
@@ -118,7 +118,7 @@ async fn a_wrong_answer_is_a_failure_that_says_so<R: Rt>(runtime: R) {
         let open = !node.connections().await.unwrap().is_empty();
         assert_eq!(open, !ends_the_connection, "{answers:?}");
     }
-    // Neither does one who is asked for nodes bring anything into the graph.
+    // Wrong answers to closest-nodes requests add nothing to the graph.
     let target = connected(&runtime, &node, Answers::AnotherNonce).await;
     let query = ClosestNodesQuery { known: true, connected: true };
     let asked =
@@ -133,7 +133,7 @@ async fn a_wrong_answer_is_a_failure_that_says_so<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&node]).await;
 }
 
-async fn an_answer_that_never_comes_is_waited_for_until_the_deadline<R: Rt>(runtime: R) {
+async fn request_without_an_answer_fails_at_its_deadline<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let target = connected(&runtime, &node, Answers::Nothing).await;
     let deadline = Duration::from_millis(500);
@@ -150,7 +150,7 @@ async fn an_answer_that_never_comes_is_waited_for_until_the_deadline<R: Rt>(runt
     assert!(begun.elapsed() >= 3 * deadline, "a deadline came early");
     let metrics = node.metrics().await.unwrap();
     assert_eq!(metrics.requests_open, 0, "{metrics:?}");
-    // The control stream is the only one that is left.
+    // Only the control stream remains.
     assert_eq!(metrics.streams, 1, "{metrics:?}");
     shutdown(&runtime, &[&node]).await;
 }

@@ -1,4 +1,4 @@
-//! Who is not who it says it is, is refused in both directions.
+//! Peers that do not prove their id are refused in both directions.
 
 use pk_driver::NodeError;
 use pk_proto::{DialFailure, Failure, NodeAddress, NodeId, RequestOptions};
@@ -8,7 +8,10 @@ use pk_tests::node::{key, shutdown, socket, start};
 use pk_tests::raw::{self, NATIVE};
 use pk_tests::wait::{soon, spawn, until};
 
-pk_tests::cases!(an_acceptor_refuses_what_proves_nobody, a_dialer_refuses_what_proves_nobody);
+pk_tests::cases!(
+    acceptor_refuses_certificates_that_do_not_prove_the_peer,
+    dialer_refuses_certificates_that_do_not_prove_the_peer
+);
 
 /// TLS alerts (RFC 8446 section 6).
 const BAD_CERTIFICATE: u64 = 42;
@@ -16,7 +19,7 @@ const CERTIFICATE_EXPIRED: u64 = 45;
 const CERTIFICATE_REQUIRED: u64 = 116;
 const NO_APPLICATION_PROTOCOL: u64 = 120;
 
-async fn an_acceptor_refuses_what_proves_nobody<R: Rt>(runtime: R) {
+async fn acceptor_refuses_certificates_that_do_not_prove_the_peer<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let endpoint = raw::endpoint(&runtime, None);
     let (peer, victim) = (key(2), key(3));
@@ -58,7 +61,8 @@ async fn an_acceptor_refuses_what_proves_nobody<R: Rt>(runtime: R) {
     for (n, (what, presented, alpn, alert)) in (1..).zip(bad) {
         let config = raw::client(presented.as_ref(), alpn, raw::transport());
         let dialed = soon(&runtime, what, raw::dial(&endpoint, config, socket(&node))).await;
-        // TLS 1.3 lets a dialer believe that it is through before it is judged.
+        // In TLS 1.3 the handshake completes for the dialer before the acceptor verifies its
+        // certificate.
         let error = match dialed {
             Err(error) => error,
             Ok(connection) => soon(&runtime, what, connection.closed()).await,
@@ -78,7 +82,7 @@ async fn an_acceptor_refuses_what_proves_nobody<R: Rt>(runtime: R) {
     );
     until(&runtime, "nothing in progress", async || node.driver_metrics().handshakes_pending == 0)
         .await;
-    // The same peer with what is its own, and the same forgery with its own name.
+    // The same peer with its own certificate, and the same construction with its own name.
     for presented in [valid, Presented::naming(&peer, peer.node_id())] {
         let config = raw::valid_client(&presented);
         let connection =
@@ -90,14 +94,14 @@ async fn an_acceptor_refuses_what_proves_nobody<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&node]).await;
 }
 
-/// An acceptor by hand that presents this. Returns where it is.
+/// A scripted acceptor that presents these certificates. Returns its address.
 fn acceptor<R: Rt>(runtime: &R, presented: &Presented, alpn: &[&[u8]]) -> NodeAddress {
     let endpoint = raw::endpoint(runtime, Some(raw::server(presented, alpn, false)));
     let address = NodeAddress::from_socket(endpoint.local_addr().unwrap());
     drop(spawn(runtime, async move {
         while let Some(incoming) = endpoint.accept().await {
             if let Ok(connection) = incoming.await {
-                // A peer that gets through receives a Hello: it would be a success.
+                // An accepted peer receives a Hello, which would be a success.
                 if let Ok((mut send, _recv)) = connection.accept_bi().await {
                     let _ = send.write_all(&raw::hello()).await;
                     connection.closed().await;
@@ -108,7 +112,7 @@ fn acceptor<R: Rt>(runtime: &R, presented: &Presented, alpn: &[&[u8]]) -> NodeAd
     address
 }
 
-async fn a_dialer_refuses_what_proves_nobody<R: Rt>(runtime: R) {
+async fn dialer_refuses_certificates_that_do_not_prove_the_peer<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let (peer, victim) = (key(2), key(3));
     let dial = async |presented: &Presented, alpn: &[&[u8]], target: NodeId| {
@@ -175,7 +179,7 @@ async fn a_dialer_refuses_what_proves_nobody<R: Rt>(runtime: R) {
     );
     let metrics = node.metrics().await.unwrap();
     assert_eq!((metrics.connections_accepted, metrics.nodes), (0, 0), "{metrics:?}");
-    // The same acceptor with what is its own.
+    // The same acceptor with its own certificate.
     assert_eq!(dial(&Presented::valid(&peer), native, peer.node_id()).await, Ok(()));
     shutdown(&runtime, &[&node]).await;
 }

@@ -9,7 +9,7 @@ use pk_tests::wait::soon;
 
 pk_tests::cases!(
     nodes_claim_each_other_and_both_chains_are_verified,
-    a_claim_needs_the_consent_of_the_other
+    claim_requires_the_permission_of_the_peer
 );
 
 /// The whole chain of a peer, read in pieces of two.
@@ -80,7 +80,7 @@ async fn nodes_claim_each_other_and_both_chains_are_verified<R: Rt>(runtime: R) 
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn a_claim_needs_the_consent_of_the_other<R: Rt>(runtime: R) {
+async fn claim_requires_the_permission_of_the_peer<R: Rt>(runtime: R) {
     let a = start(&runtime, 1).await;
     let b =
         start_with(&runtime, 2, |config| config.core.claim_policy = ClaimPolicy::AllowList).await;

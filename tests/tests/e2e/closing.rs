@@ -1,5 +1,5 @@
-//! Connections that are not in use are closed: the primary one late, the others soon, held ones not
-//! at all.
+//! Connections that are not in use are closed: the primary one late, the others soon, those in use
+//! never.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use pk_tests::wait::{sleep, soon, until};
 use smol::future::zip;
 
 pk_tests::cases!(
-    a_connection_that_nobody_uses_is_closed_and_a_held_one_is_not,
-    of_two_connections_the_primary_one_stays,
+    unused_connection_is_closed_and_one_in_use_is_kept,
+    only_the_primary_of_two_connections_stays,
 );
 
 const IDLE: Duration = Duration::from_secs(1);
 
-async fn a_connection_that_nobody_uses_is_closed_and_a_held_one_is_not<R: Rt>(runtime: R) {
+async fn unused_connection_is_closed_and_one_in_use_is_kept<R: Rt>(runtime: R) {
     let soon_idle = |config: &mut NodeConfig| {
         config.core.connection_idle_timeout = IDLE;
         config.core.connection_idle_scale = Duration::ZERO;
@@ -49,7 +49,7 @@ async fn a_connection_that_nobody_uses_is_closed_and_a_held_one_is_not<R: Rt>(ru
         matches!(why, DisconnectReason::Local | DisconnectReason::Peer { code: 0, .. }),
         "{why}"
     );
-    // What is known of it stays.
+    // Its contact is kept.
     assert!(b.contact(a.own_id()).await.unwrap().is_some());
 
     let lease =
@@ -65,7 +65,7 @@ async fn a_connection_that_nobody_uses_is_closed_and_a_held_one_is_not<R: Rt>(ru
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn of_two_connections_the_primary_one_stays<R: Rt>(runtime: R) {
+async fn only_the_primary_of_two_connections_stays<R: Rt>(runtime: R) {
     let change = |config: &mut NodeConfig| {
         config.core.connection_idle_timeout = IDLE;
         // Hours, in all buckets but the farthest.
@@ -77,7 +77,7 @@ async fn of_two_connections_the_primary_one_stays<R: Rt>(runtime: R) {
     });
     let b = start_with(&runtime, near.unwrap(), change).await;
     let both = async |from: &Node<R>, to: &Node<R>| connections_with(from, to.own_id()).await;
-    // Two that dial each other at once often get two connections.
+    // Two nodes that dial each other at once often have two connections.
     let mut all: Vec<ConnectionInfo> = Vec::new();
     while all.len() < 2 {
         a.disconnect(b.own_id()).await.unwrap();
@@ -106,7 +106,7 @@ async fn of_two_connections_the_primary_one_stays<R: Rt>(runtime: R) {
     };
     until(&runtime, "one is left at both ends", async || one(&a, &b).await && one(&b, &a).await)
         .await;
-    // It stays.
+    // The connection stays.
     sleep(&runtime, 2 * IDLE).await;
     assert!(one(&a, &b).await && one(&b, &a).await);
     shutdown(&runtime, &[&a, &b]).await;

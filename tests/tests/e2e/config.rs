@@ -1,4 +1,4 @@
-//! What embedders get wrong: each a clear typed error, and nothing is left behind.
+//! Errors of embedders: each is a typed error, and all resources are released.
 
 use std::fs;
 use std::io;
@@ -21,12 +21,12 @@ use pk_tests::wait::{soon, until};
 use pk_tests::watched::Watched;
 
 pk_tests::cases!(
-    a_bad_start_is_a_typed_error_and_leaves_nothing,
-    a_bad_request_is_a_typed_error,
-    a_key_store_starts_a_node_and_names_what_is_wrong_with_it,
+    failed_start_is_a_typed_error_and_releases_its_resources,
+    invalid_request_is_a_typed_error,
+    key_store_starts_a_node_and_reports_its_defects,
 );
 
-async fn a_bad_start_is_a_typed_error_and_leaves_nothing<R: Rt>(runtime: R) {
+async fn failed_start_is_a_typed_error_and_releases_its_resources<R: Rt>(runtime: R) {
     let other = start(&runtime, 2).await;
     let taken = socket(&other);
     let watched = Watched::new(runtime.clone());
@@ -50,7 +50,7 @@ async fn a_bad_start_is_a_typed_error_and_leaves_nothing<R: Rt>(runtime: R) {
         matches!(&error, StartError::Bind { addr, source } if *addr == taken && source.kind() == io::ErrorKind::AddrInUse)
     );
     assert!(error.to_string().contains(&taken.to_string()), "{error}");
-    // RFC 5737: an address of no machine.
+    // RFC 5737: a documentation address, which no machine has.
     let foreign: SocketAddr = "192.0.2.1:0".parse().unwrap();
     let error = fails("an address of another machine", &|config| config.listen = foreign).await;
     assert!(
@@ -102,7 +102,7 @@ async fn a_bad_start_is_a_typed_error_and_leaves_nothing<R: Rt>(runtime: R) {
     let newest = Certificate::parse(&node.identity().chain[0]).unwrap();
     assert!(newest.not_after() > pk_driver::unix_now().as_secs());
     soon(&runtime, "shutdown", node.shutdown()).await;
-    // And with everything as it should be.
+    // And with valid files.
     let node = soon(&runtime, "start", Node::start_on(watched.clone(), config(1))).await.unwrap();
     soon(&runtime, "shutdown", node.shutdown()).await;
     shutdown(&runtime, &[&other]).await;
@@ -112,7 +112,7 @@ fn identity(presented: &Presented) -> Identity {
     Identity { chain: presented.chain.iter().cloned().map(Into::into).collect() }
 }
 
-async fn a_bad_request_is_a_typed_error<R: Rt>(runtime: R) {
+async fn invalid_request_is_a_typed_error<R: Rt>(runtime: R) {
     let a = start(&runtime, 1).await;
     let other = key(2).node_id();
     let refused = |what: &str, result: Result<(), NodeError>| match result {
@@ -143,7 +143,7 @@ async fn a_bad_request_is_a_typed_error<R: Rt>(runtime: R) {
             "{error:?}"
         );
     }
-    // What an embedder reads from its user.
+    // Input of an embedder's user.
     for text in ["", "v", "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte", "xha4e7nb", "v!"]
     {
         assert!(text.parse::<NodeId>().is_err(), "{text:?}");
@@ -164,7 +164,7 @@ async fn a_bad_request_is_a_typed_error<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a]).await;
 }
 
-async fn a_key_store_starts_a_node_and_names_what_is_wrong_with_it<R: Rt>(runtime: R) {
+async fn key_store_starts_a_node_and_reports_its_defects<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let store = KeyStore::new(dir.path());
     let (key, identity) = store.load_or_create(unix_now()).unwrap();

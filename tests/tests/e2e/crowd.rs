@@ -1,5 +1,5 @@
-//! One address with thousands of throw-away keys over real QUIC: it takes the share of its network,
-//! and the others notice nothing. The figures are printed.
+//! One address with thousands of throw-away keys over real QUIC: it uses the share of its network,
+//! and other nodes are not affected. The figures are printed.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,7 +9,7 @@ use pk_driver::{KeyPair, Node};
 use pk_proto::{ConnectionInfo, RequestOptions, SeedNode};
 use pk_tests::case::{Rt, run_alone};
 use pk_tests::certs::Presented;
-use pk_tests::child::{Child, number, whoami};
+use pk_tests::child::{Child, number, seed_node_of};
 use pk_tests::node::{connections_with, options, seed, shutdown, start_with};
 use pk_tests::raw;
 use pk_tests::wait::{all, sleep, soon, within};
@@ -22,28 +22,28 @@ use crate::NODE;
 /// Handshakes that the attacker has in progress at a time.
 const AT_ONCE: usize = 16;
 
-/// Within this a node of another network connects, whatever happens.
+/// Maximum time in which a node of another network connects during the attack.
 const PROMISED: Duration = Duration::from_secs(2);
 
-/// What a connection costs, and what QUIC keeps for a moment of one that was closed.
+/// Memory of a connection, and of a closed one that QUIC keeps for a short time.
 const CONNECTION: u64 = 64 * 1024;
 
 #[test]
-fn one_address_with_4200_keys() {
+fn connections_of_4200_keys_from_one_address_are_limited() {
     run_alone(Duration::from_secs(300), "one address with 4,200 keys", |runtime: Tokio| {
         crowded(runtime, 4200, 4096)
     });
 }
 
-/// The same in small on the other runtime.
+/// A smaller attack on the other runtime.
 #[test]
-fn one_address_with_420_keys() {
+fn connections_of_420_keys_from_one_address_are_limited() {
     run_alone(Duration::from_secs(120), "one address with 420 keys", |runtime: Smol| {
         crowded(runtime, 420, 400)
     });
 }
 
-/// What honest nodes have seen during the attack.
+/// Observations of honest nodes during the attack.
 #[derive(Debug, Default)]
 struct Seen {
     connects: u32,
@@ -54,7 +54,7 @@ struct Seen {
 
 async fn crowded<R: Rt>(runtime: R, keys: usize, limit: u64) {
     let mut victim = Child::start::<R>(NODE, &["node", &format!("connection_limit={limit}")]);
-    let at = whoami(&victim.line(&runtime, "start of the victim").await);
+    let at = seed_node_of(&victim.line(&runtime, "start of the victim").await);
     let addr = at.address.socket().unwrap();
     // A node that is connected before, and a node to dial.
     let (old, far) = (node_in(&runtime, 2, 2).await, node_in(&runtime, 3, 3).await);
@@ -73,7 +73,7 @@ async fn crowded<R: Rt>(runtime: R, keys: usize, limit: u64) {
     };
     let (took, seen) = zip(attacking, others(&runtime, &mut victim, &at, &far, &over)).await;
 
-    // The close of what made room last is on its way.
+    // The close of the connection that made room last is in progress.
     sleep(&runtime, Duration::from_millis(500)).await;
     let after = victim.ask(&runtime, "metrics").await;
     let live =
@@ -99,16 +99,16 @@ async fn crowded<R: Rt>(runtime: R, keys: usize, limit: u64) {
     assert!(seen.slowest_connect < PROMISED && seen.slowest_dial < PROMISED, "{seen:?}");
     assert!(grown <= 2 * share * CONNECTION, "{grown} bytes");
 
-    // Who was connected is so still, on the same connection, and is answered.
+    // The node that was connected before still is, on the same connection, and is answered.
     assert_eq!(only_connection(&old, &at).await.shared_id, before.shared_id);
     soon(&runtime, "ping", old.ping_node(at.node, RequestOptions::default())).await.unwrap();
-    // An honest node behind the same address gets in as well.
+    // An honest node behind the same address connects as well.
     let beside = node_in(&runtime, 4, 0).await;
     connect(&runtime, &beside, &at).await;
     shutdown(&runtime, &[&old, &far, &beside]).await;
 }
 
-/// Connects under one key after the other, says Hello, and keeps what it gets.
+/// Connects with one key after the other, sends Hello, and keeps the connections.
 async fn attack<R: Rt>(
     runtime: &R,
     addr: SocketAddr,
@@ -135,7 +135,7 @@ async fn attack<R: Rt>(
     .await;
 }
 
-/// Others come from another network, are dialed, and go, as long as the attack continues.
+/// Nodes of another network connect, are dialed and disconnect, as long as the attack continues.
 async fn others<R: Rt>(
     runtime: &R,
     victim: &mut Child,
@@ -161,7 +161,7 @@ async fn others<R: Rt>(
     seen
 }
 
-/// A node in a network of its own: 127.0.0.0/8 has many of 24 bits.
+/// A node in a network of its own: 127.0.0.0/8 has many /24 networks.
 async fn node_in<R: Rt>(runtime: &R, seed: u8, network: u8) -> Node<R> {
     let ip = IpAddr::from(Ipv4Addr::new(127, 0, network, 1));
     start_with(runtime, seed, |config| config.listen = SocketAddr::new(ip, 0)).await

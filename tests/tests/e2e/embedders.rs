@@ -15,7 +15,7 @@ use smol::channel;
 
 pk_tests::cases!(
     two_blocking_nodes_and_an_async_one_exchange_ten_megabytes,
-    a_blocking_node_an_event_loop_and_an_async_one_exchange_ten_megabytes,
+    blocking_node_an_event_loop_and_an_async_one_exchange_ten_megabytes,
 );
 
 const BLOCKING_NODE: &str = env!("CARGO_BIN_EXE_pk-test-blocking-node");
@@ -28,7 +28,7 @@ struct Example {
     process: Child,
     stdin: Option<ChildStdin>,
     lines: channel::Receiver<String>,
-    /// The node, as it has printed it.
+    /// The node, from its output.
     seed: SeedNode,
 }
 
@@ -65,7 +65,7 @@ impl Example {
         within(runtime, SOON * 2, what, self.lines.recv()).await.unwrap()
     }
 
-    /// Ends its input, and sees that it ends with success.
+    /// Closes its input, and fails if it does not exit with success.
     async fn stop<R: Rt>(mut self, runtime: &R) {
         self.stdin = None;
         let end = within(runtime, SOON, "the end of an example", self.lines.recv()).await;
@@ -124,12 +124,12 @@ async fn exchange<R: Rt>(runtime: R, second_exe: &str) {
     second.stop(&runtime).await;
     let second = Example::start(&runtime, second_exe, dirs[1].path(), &[&listen]).await;
     assert_eq!(second.seed, seed, "it is the same node again");
-    // The async one knows the first, and finds the second through it.
+    // The async node has a contact for the first, and finds the second through it.
     let node = start(&runtime, 1).await;
     join(&runtime, &node, first.seed.clone()).await;
     send(&runtime, &node, &first.seed).await;
     send(&runtime, &node, &second.seed).await;
-    // Both send to the async one.
+    // Both send to the async node.
     serve(&runtime, &node).await;
     let own = SeedNode { node: node.own_id(), address: pk_tests::node::address(&node) }.to_string();
     for (example, exe, dir) in [(first, BLOCKING_NODE, &dirs[0]), (second, second_exe, &dirs[1])] {
@@ -148,6 +148,6 @@ async fn two_blocking_nodes_and_an_async_one_exchange_ten_megabytes<R: Rt>(runti
     exchange(runtime, BLOCKING_NODE).await;
 }
 
-async fn a_blocking_node_an_event_loop_and_an_async_one_exchange_ten_megabytes<R: Rt>(runtime: R) {
+async fn blocking_node_an_event_loop_and_an_async_one_exchange_ten_megabytes<R: Rt>(runtime: R) {
     exchange(runtime, EVENT_LOOP).await;
 }

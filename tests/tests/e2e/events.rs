@@ -1,17 +1,17 @@
-//! Events, and listeners that do not listen.
+//! Events, and listeners that do not read them.
 
 use pk_driver::EventOrLag;
 use pk_proto::{Event, NodeId, RequestOptions, SetNodeOptions, SetNodeOutcome};
 use pk_tests::Rt;
-use pk_tests::node::{address, connect, heard_of, shutdown, start, start_with};
+use pk_tests::node::{address, connect, global_address_data, shutdown, start, start_with};
 use pk_tests::wait::soon;
 
 pk_tests::cases!(
-    a_slow_listener_is_told_what_it_lost_and_stops_nobody,
-    every_listener_hears_everything
+    slow_listener_receives_the_number_of_lost_events,
+    every_listener_receives_every_event
 );
 
-async fn a_slow_listener_is_told_what_it_lost_and_stops_nobody<R: Rt>(runtime: R) {
+async fn slow_listener_receives_the_number_of_lost_events<R: Rt>(runtime: R) {
     const KEPT: u64 = 4;
     const HAPPENED: u64 = 50;
     let a = start_with(&runtime, 1, |config| config.driver.event_limit = KEPT as usize).await;
@@ -21,8 +21,12 @@ async fn a_slow_listener_is_told_what_it_lost_and_stops_nobody<R: Rt>(runtime: R
         // Each in its own bucket, where no node has to make room.
         let mut id = *a.own_id().as_bytes();
         id[bit / 8] ^= 0x80 >> (bit % 8);
-        let set =
-            a.set_node(NodeId::from_bytes(id), address(&b), heard_of(), SetNodeOptions::default());
+        let set = a.set_node(
+            NodeId::from_bytes(id),
+            address(&b),
+            global_address_data(),
+            SetNodeOptions::default(),
+        );
         assert_eq!(soon(&runtime, "set", set).await.unwrap(), SetNodeOutcome::Added);
     }
     let lost = soon(&runtime, "the loss", slow.next()).await;
@@ -42,7 +46,7 @@ async fn a_slow_listener_is_told_what_it_lost_and_stops_nobody<R: Rt>(runtime: R
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn every_listener_hears_everything<R: Rt>(runtime: R) {
+async fn every_listener_receives_every_event<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     let (mut first, mut second) = (a.events(), a.events());
     connect(&runtime, &b, &a).await;

@@ -1,4 +1,5 @@
-//! A full bucket over real sockets: who answers stays, who waits gets the room of who does not.
+//! A full bucket over real sockets: nodes that answer stay, and pending nodes replace those that do
+//! not.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,19 +7,21 @@ use std::time::Duration;
 use pk_driver::Node;
 use pk_proto::{BucketIndex, NodeId, SetNodeOptions, SetNodeOutcome, SetNodeRejection};
 use pk_tests::Rt;
-use pk_tests::node::{address, connect, heard_of, key, options, shutdown, start, start_with};
+use pk_tests::node::{
+    address, connect, global_address_data, key, options, shutdown, start, start_with,
+};
 use pk_tests::wait::{soon, until};
 
-pk_tests::cases!(a_full_bucket_keeps_who_answers_and_lets_others_in_for_who_does_not);
+pk_tests::cases!(full_bucket_keeps_answering_nodes_and_replaces_silent_ones);
 
 const FARTHEST: BucketIndex = BucketIndex(255);
 
-/// Who is in the bucket.
+/// The nodes in the bucket.
 async fn bucket<R: Rt>(node: &Node<R>) -> BTreeSet<NodeId> {
     node.bucket(FARTHEST).await.unwrap().into_iter().map(|(node, _)| node).collect()
 }
 
-async fn a_full_bucket_keeps_who_answers_and_lets_others_in_for_who_does_not<R: Rt>(runtime: R) {
+async fn full_bucket_keeps_answering_nodes_and_replaces_silent_ones<R: Rt>(runtime: R) {
     let a = start_with(&runtime, 1, |config| {
         config.core.bucket_limit = 2;
         config.core.collect_interval = Duration::ZERO;
@@ -40,7 +43,7 @@ async fn a_full_bucket_keeps_who_answers_and_lets_others_in_for_who_does_not<R: 
     }
     until(&runtime, "a full bucket", async || bucket(&a).await.len() == 2).await;
 
-    // The third proves itself, and finds the others alive.
+    // The third connects; the others answer their probes.
     connect(&runtime, &peers[2], &a).await;
     until(&runtime, "a round", async || {
         let metrics = a.metrics().await.unwrap();
@@ -53,7 +56,7 @@ async fn a_full_bucket_keeps_who_answers_and_lets_others_in_for_who_does_not<R: 
     let patience = options(Duration::from_secs(5), Duration::from_millis(500));
     let set = async |n: usize, block, force| {
         let how = SetNodeOptions { block, force, options: patience };
-        soon(&runtime, "set", a.set_node(ids[n], address(&peers[n]), heard_of(), how))
+        soon(&runtime, "set", a.set_node(ids[n], address(&peers[n]), global_address_data(), how))
             .await
             .unwrap()
     };
@@ -70,7 +73,7 @@ async fn a_full_bucket_keeps_who_answers_and_lets_others_in_for_who_does_not<R: 
     assert_eq!(set(3, true, false).await, SetNodeOutcome::Rejected(SetNodeRejection::BucketFull));
     assert_eq!(bucket(&a).await, BTreeSet::from([ids[0], ids[1]]));
 
-    // One of them is gone.
+    // One of them has stopped.
     shutdown(&runtime, &[&peers[0]]).await;
     assert_eq!(set(3, true, false).await, SetNodeOutcome::Added);
     assert_eq!(bucket(&a).await, BTreeSet::from([ids[1], ids[3]]));

@@ -1,9 +1,9 @@
-//! Peers with a proper identity and no manners: each is dropped in bounded time, is counted, and
-//! costs bounded memory.
+//! Misbehaving peers with a valid identity: each is disconnected in bounded time, is counted, and
+//! uses bounded memory.
 //!
-//! The victim runs in a process of its own under a counting allocator (`pk-test-node`), so that
-//! what is weighed is all that a node holds and nothing of what the peers hold. What is asserted is
-//! the peak of allocated bytes, over that of the same node before, by peer.
+//! The victim runs in a process of its own under a counting allocator (`pk-test-node`), so that the
+//! measurement contains all memory of the node and none of the peers. The tests limit the peak of
+//! allocated bytes, relative to the same node before, per peer.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use pk_proto::native::V1;
 use pk_proto::{Config, RequestOptions, RpcRequest, SeedNode};
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
-use pk_tests::child::{Child, number, whoami};
+use pk_tests::child::{Child, number, seed_node_of};
 use pk_tests::node::{key, shutdown, start};
 use pk_tests::raw;
 use pk_tests::wait::{SOON, all, seen_within, sleep, soon, try_within, within};
@@ -25,25 +25,25 @@ use smol::future::{or, zip};
 use crate::NODE;
 
 pk_tests::cases!(
-    a_peer_that_sends_nothing,
-    a_peer_that_opens_a_stream_and_sends_a_byte,
-    a_peer_that_sends_garbage,
-    a_peer_that_announces_a_frame_over_the_limit,
-    a_peer_that_asks_before_it_says_hello,
-    a_peer_that_says_hello_a_byte_at_a_time,
-    a_peer_that_opens_streams_and_is_silent,
-    a_peer_that_sends_without_end,
-    a_peer_that_fills_every_window,
-    a_peer_that_never_reads,
-    a_peer_that_opens_and_resets_streams_without_end,
-    a_peer_that_connects_again_and_again,
-    peers_that_come_and_go_leave_nothing,
+    peer_that_sends_nothing_is_disconnected,
+    peer_that_opens_a_stream_and_sends_a_byte_is_disconnected,
+    peer_that_sends_garbage_is_disconnected,
+    peer_that_announces_a_frame_over_the_limit_is_disconnected,
+    peer_that_sends_a_request_before_hello_is_disconnected,
+    peer_that_sends_hello_a_byte_at_a_time_is_disconnected,
+    peer_with_silent_streams_is_disconnected,
+    peer_with_endless_streams_uses_bounded_memory,
+    peer_that_fills_every_window_is_disconnected,
+    peer_that_never_reads_is_disconnected,
+    peer_that_resets_streams_uses_bounded_memory,
+    peer_that_connects_repeatedly_uses_bounded_memory,
+    closed_connections_release_their_memory,
 );
 
 pk_tests::cases!(
-    a_flood_of_first_packets,
-    a_flood_of_first_packets_that_are_taken_back,
-    a_flood_of_junk
+    flood_of_first_packets_is_limited,
+    flood_of_closed_first_packets_is_limited,
+    flood_of_junk_does_not_prevent_service
 );
 
 const KIB: u64 = 1024;
@@ -52,19 +52,19 @@ const MIB: u64 = 1024 * KIB;
 /// Peers that attack at a time.
 const PEERS: u64 = 8;
 
-/// What a connection costs beside its streams, during its handshake and after.
+/// Memory of a connection without its streams, during its handshake and after.
 const CONNECTION: u64 = 64 * KIB;
 
-/// What a stream costs beside its bytes.
+/// Memory of a stream without its bytes.
 const STREAM: u64 = 3 * KIB;
 
 /// Streams that a peer may have open at a time.
 const STREAMS: u64 = 100;
 
-/// What a node keeps for good, such as room in tables, after all of them have gone.
+/// Memory that a node keeps, such as capacity of tables, after all peers have disconnected.
 const LEFT: u64 = 128 * KIB;
 
-/// The times of the victim are short, so that the cases are.
+/// The timeouts of the victim are short, so that the cases are short.
 const SETTINGS: [&str; 6] = [
     "node",
     "hello_timeout=1500",
@@ -74,7 +74,7 @@ const SETTINGS: [&str; 6] = [
     "keep_alive=1000",
 ];
 
-/// Each of the times above, and what a busy machine adds.
+/// Limit for each of the timeouts above on a busy machine.
 const DROPPED: Duration = Duration::from_secs(12);
 
 /// A node to attack, in a process of its own.
@@ -88,11 +88,11 @@ struct Victim<R> {
 impl<R: Rt> Victim<R> {
     async fn start(runtime: &R) -> Self {
         let child = Child::start::<R>(NODE, &SETTINGS);
-        let at = whoami(&child.line(runtime, "start of the victim").await);
+        let at = seed_node_of(&child.line(runtime, "start of the victim").await);
         let mut victim = Self { runtime: runtime.clone(), child, at, base: Value::Null };
-        // What is made when it is first needed does not count.
-        victim.serves().await;
-        victim.base = victim.rests().await;
+        // Memory that is allocated at the first use does not count.
+        victim.assert_serves().await;
+        victim.base = victim.wait_until_idle().await;
         victim.child.ask(runtime, "reset").await;
         victim
     }
@@ -102,7 +102,7 @@ impl<R: Rt> Victim<R> {
     }
 
     /// Waits until it has no connections, also in QUIC, and no tasks for them. Returns its counters then.
-    async fn rests(&mut self) -> Value {
+    async fn wait_until_idle(&mut self) -> Value {
         let runtime = self.runtime.clone();
         seen_within(&runtime, DROPPED, "a victim that rests", async || {
             let metrics = self.metrics().await;
@@ -116,8 +116,8 @@ impl<R: Rt> Victim<R> {
         .await
     }
 
-    /// An honest node is served.
-    async fn serves(&self) {
+    /// Fails if an honest node is not served.
+    async fn assert_serves(&self) {
         let runtime = &self.runtime;
         let honest = start(runtime, 2).await;
         let limits = RequestOptions { deadline: None, connect_timeout: Some(SOON) };
@@ -129,13 +129,13 @@ impl<R: Rt> Victim<R> {
         shutdown(runtime, &[&honest]).await;
     }
 
-    /// The memory that is over that of the beginning.
-    fn grown(&self, now: &Value, what: &str) -> u64 {
+    /// Returns the growth of a memory counter since the start.
+    fn growth_since_start(&self, now: &Value, what: &str) -> u64 {
         number(now, what).saturating_sub(number(&self.base, "/bytes"))
     }
 }
 
-/// What is expected of an attack by one peer.
+/// Expected result of an attack by one peer.
 struct Expected {
     /// The code of the close by the victim.
     code: u64,
@@ -169,7 +169,7 @@ async fn attacked<R: Rt>(
             let ended = or(
                 async {
                     attack(&connection).await;
-                    // Whatever the attacker has to do is done, and it stays.
+                    // The attacker has done its part, and stays connected.
                     connection.closed().await
                 },
                 connection.closed(),
@@ -182,10 +182,11 @@ async fn attacked<R: Rt>(
     for (end, _) in &ends {
         assert_eq!(raw::close_code(end), Some(expected.code), "{what}: {end}");
     }
-    let after = victim.rests().await;
+    let after = victim.wait_until_idle().await;
     let (name, least) = expected.counter;
     let counted = number(&after, name) - number(&victim.base, name);
-    let (peak, left) = (victim.grown(&after, "/peak"), victim.grown(&after, "/bytes"));
+    let (peak, left) =
+        (victim.growth_since_start(&after, "/peak"), victim.growth_since_start(&after, "/bytes"));
     let bound = PEERS * (CONNECTION + expected.bytes);
     println!(
         "{}: {what}: dropped within {slowest:?}; {} KiB by peer at the peak, of {} KiB allowed; {} KiB left; {counted} {name}",
@@ -197,28 +198,27 @@ async fn attacked<R: Rt>(
     assert!(counted >= PEERS * least, "{name} has counted {counted}");
     assert!(peak <= bound, "{peak} bytes, more than {bound}");
     assert!(left <= LEFT, "{left} bytes are left");
-    victim.serves().await;
+    victim.assert_serves().await;
 }
 
-/// The most that our side keeps of what the peer sends: what QUIC lets it send unread, and what the
-/// core holds of it.
+/// Maximum memory for bytes that the peer sends: the windows of QUIC, and the buffers of the core.
 fn received() -> u64 {
     u64::from(DriverConfig::default().transport.receive_window) + Config::default().receive_window
 }
 
-/// A stream with these bytes on it. Both halves have to be kept.
+/// A stream with these bytes on it. The caller must keep both halves.
 async fn stream_with(connection: &Connection, bytes: &[u8]) -> Option<(SendStream, RecvStream)> {
     let (mut send, recv) = connection.open_bi().await.ok()?;
     send.write_all(bytes).await.ok()?;
     Some((send, recv))
 }
 
-async fn a_peer_that_sends_nothing<R: Rt>(runtime: R) {
+async fn peer_that_sends_nothing_is_disconnected<R: Rt>(runtime: R) {
     let expected = Expected { code: FAULT, counter: ("/core/hello_timeouts", 1), bytes: 0 };
     attacked(&runtime, "silence", raw::transport, async |_| (), expected).await;
 }
 
-async fn a_peer_that_opens_a_stream_and_sends_a_byte<R: Rt>(runtime: R) {
+async fn peer_that_opens_a_stream_and_sends_a_byte_is_disconnected<R: Rt>(runtime: R) {
     let expected = Expected { code: FAULT, counter: ("/core/hello_timeouts", 1), bytes: 0 };
     let byte = async |connection: &Connection| {
         let _open = stream_with(connection, &[0]).await;
@@ -227,7 +227,7 @@ async fn a_peer_that_opens_a_stream_and_sends_a_byte<R: Rt>(runtime: R) {
     attacked(&runtime, "a byte", raw::transport, byte, expected).await;
 }
 
-async fn a_peer_that_sends_garbage<R: Rt>(runtime: R) {
+async fn peer_that_sends_garbage_is_disconnected<R: Rt>(runtime: R) {
     let expected = Expected { code: FAULT, counter: ("/core/stream_faults", 1), bytes: 16 * KIB };
     let garbage = async |connection: &Connection| {
         // The length of a frame that is complete and has no content.
@@ -239,7 +239,7 @@ async fn a_peer_that_sends_garbage<R: Rt>(runtime: R) {
     attacked(&runtime, "garbage", raw::transport, garbage, expected).await;
 }
 
-async fn a_peer_that_announces_a_frame_over_the_limit<R: Rt>(runtime: R) {
+async fn peer_that_announces_a_frame_over_the_limit_is_disconnected<R: Rt>(runtime: R) {
     let expected = Expected { code: FAULT, counter: ("/core/stream_faults", 1), bytes: 0 };
     let oversized = async |connection: &Connection| {
         let _open = stream_with(connection, &u32::MAX.to_be_bytes()).await;
@@ -248,7 +248,7 @@ async fn a_peer_that_announces_a_frame_over_the_limit<R: Rt>(runtime: R) {
     attacked(&runtime, "an oversized frame", raw::transport, oversized, expected).await;
 }
 
-async fn a_peer_that_asks_before_it_says_hello<R: Rt>(runtime: R) {
+async fn peer_that_sends_a_request_before_hello_is_disconnected<R: Rt>(runtime: R) {
     let expected =
         Expected { code: FAULT, counter: ("/core/stream_faults", 1), bytes: 20 * STREAM };
     let asks = async |connection: &Connection| {
@@ -261,7 +261,7 @@ async fn a_peer_that_asks_before_it_says_hello<R: Rt>(runtime: R) {
     attacked(&runtime, "questions before Hello", raw::transport, asks, expected).await;
 }
 
-async fn a_peer_that_says_hello_a_byte_at_a_time<R: Rt>(runtime: R) {
+async fn peer_that_sends_hello_a_byte_at_a_time_is_disconnected<R: Rt>(runtime: R) {
     let expected = Expected { code: FAULT, counter: ("/core/hello_timeouts", 1), bytes: 0 };
     let tasks = runtime.clone();
     let slowly = async |connection: &Connection| {
@@ -276,13 +276,13 @@ async fn a_peer_that_says_hello_a_byte_at_a_time<R: Rt>(runtime: R) {
     attacked(&runtime, "a slow Hello", raw::transport, slowly, expected).await;
 }
 
-async fn a_peer_that_opens_streams_and_is_silent<R: Rt>(runtime: R) {
+async fn peer_with_silent_streams_is_disconnected<R: Rt>(runtime: R) {
     let expected =
         Expected { code: FAULT, counter: ("/core/stream_timeouts", 16), bytes: STREAMS * STREAM };
     let silent = async |connection: &Connection| {
         let Ok(_control) = raw::greet(connection).await else { return };
         let mut open = Vec::new();
-        // As many as it may, and one more as soon as it may.
+        // As many as allowed, and one more as soon as it is allowed.
         while let Some(stream) = stream_with(connection, &[0, 0]).await {
             open.push(stream);
         }
@@ -290,7 +290,7 @@ async fn a_peer_that_opens_streams_and_is_silent<R: Rt>(runtime: R) {
     attacked(&runtime, "silent streams", raw::transport, silent, expected).await;
 }
 
-async fn a_peer_that_fills_every_window<R: Rt>(runtime: R) {
+async fn peer_that_fills_every_window_is_disconnected<R: Rt>(runtime: R) {
     let expected = Expected {
         code: FAULT,
         counter: ("/core/stream_timeouts", 16),
@@ -298,8 +298,7 @@ async fn a_peer_that_fills_every_window<R: Rt>(runtime: R) {
     };
     let greedy = async |connection: &Connection| {
         let Ok(_control) = raw::greet(connection).await else { return };
-        // Whole frames but for their last byte, as many as there are streams, as far as QUIC lets
-        // them through.
+        // Frames without their last byte, on all streams, as far as the windows of QUIC allow.
         let mut frame = vec![0; 4 + 65_535];
         frame[..4].copy_from_slice(&65_536u32.to_be_bytes());
         let streams = Config::default().streams_per_connection - 1;
@@ -313,10 +312,10 @@ async fn a_peer_that_fills_every_window<R: Rt>(runtime: R) {
     attacked(&runtime, "full windows", raw::transport, greedy, expected).await;
 }
 
-async fn a_peer_that_never_reads<R: Rt>(runtime: R) {
+async fn peer_that_never_reads_is_disconnected<R: Rt>(runtime: R) {
     let expected =
         Expected { code: FAULT, counter: ("/core/send_overflows", 16), bytes: STREAMS * STREAM };
-    // Room for the Hello of our side, and for next to nothing on any stream.
+    // Windows for the Hello of the victim, and for very little on any stream.
     let narrow = || {
         let mut transport = raw::transport();
         transport.stream_receive_window(VarInt::from_u32(1)).receive_window(VarInt::from_u32(1));
@@ -343,9 +342,9 @@ fn ping() -> Bytes {
     raw::frame(V1::Call { deadline_ms: 10_000, request: RpcRequest::Ping { nonce: 1 } })
 }
 
-/// For a second a peer does, on one stream after the other, what ends each stream and is no fault
-/// of the peer; it costs no more in the end than at once.
-async fn endured<R: Rt>(
+/// For a second a peer ends one stream after the other in a way that is no fault. The memory does
+/// not grow with the number of streams.
+async fn assert_bounded_cost<R: Rt>(
     runtime: &R,
     what: &str,
     least: u64,
@@ -366,10 +365,11 @@ async fn endured<R: Rt>(
     };
     let dropped = try_within(runtime, Duration::from_secs(1), all_the_time).await;
     let during = victim.metrics().await;
-    victim.serves().await;
+    victim.assert_serves().await;
     drop((control, connection));
-    let after = victim.rests().await;
-    let (peak, left) = (victim.grown(&after, "/peak"), victim.grown(&after, "/bytes"));
+    let after = victim.wait_until_idle().await;
+    let (peak, left) =
+        (victim.growth_since_start(&after, "/peak"), victim.growth_since_start(&after, "/bytes"));
     println!(
         "{}: {what}: {streams} streams, {}; {} KiB at the peak, {} KiB left",
         R::NAME,
@@ -379,30 +379,30 @@ async fn endured<R: Rt>(
     );
     assert!(streams > least, "only {streams} streams");
     assert!(number(&during, "/core/streams") <= STREAMS, "{during}");
-    // The peer, its streams, what it sends, and the honest node that is served beside it.
+    // The peer, its streams and bytes, and the honest node that is served beside it.
     let bound = 2 * CONNECTION + STREAMS * STREAM + received();
     assert!(peak <= bound, "{peak} bytes, more than {bound}");
     assert!(left <= LEFT, "{left} bytes are left");
 }
 
-async fn a_peer_that_opens_and_resets_streams_without_end<R: Rt>(runtime: R) {
-    endured(&runtime, "reset streams", 100, async |mut send, mut recv| {
+async fn peer_that_resets_streams_uses_bounded_memory<R: Rt>(runtime: R) {
+    assert_bounded_cost(&runtime, "reset streams", 100, async |mut send, mut recv| {
         let _ = send.write_all(&ping()[..6]).await;
         let _ = (send.reset(VarInt::from_u32(9)), recv.stop(VarInt::from_u32(9)));
     })
     .await;
 }
 
-async fn a_peer_that_sends_without_end<R: Rt>(runtime: R) {
-    endured(&runtime, "endless streams", 20, async |mut send, _recv| {
-        // A question, and then more than a question: until it is stopped.
+async fn peer_with_endless_streams_uses_bounded_memory<R: Rt>(runtime: R) {
+    assert_bounded_cost(&runtime, "endless streams", 20, async |mut send, _recv| {
+        // A request, and then further bytes until the stream is stopped.
         let _ = send.write_all(&ping()).await;
         while send.write_all(&[0xa5; 4096]).await.is_ok() {}
     })
     .await;
 }
 
-async fn a_peer_that_connects_again_and_again<R: Rt>(runtime: R) {
+async fn peer_that_connects_repeatedly_uses_bounded_memory<R: Rt>(runtime: R) {
     let mut victim = Victim::start(&runtime).await;
     let endpoint = raw::endpoint(&runtime, None);
     let presented = Presented::valid(&key(100));
@@ -414,7 +414,7 @@ async fn a_peer_that_connects_again_and_again<R: Rt>(runtime: R) {
         let control = soon(&runtime, "greet", raw::greet(&connection)).await.unwrap();
         held.push((connection, control));
     }
-    // Each one that is too many takes the place of the one before that was not used for longest.
+    // Each connection over the limit replaces the least recently used one.
     let limit = Config::default().connections_per_node;
     let (gone, kept) = held.split_at(held.len() - limit);
     for (connection, _) in gone {
@@ -426,19 +426,19 @@ async fn a_peer_that_connects_again_and_again<R: Rt>(runtime: R) {
     assert_eq!(number(&during, "/core/connections_evicted"), gone.len() as u64);
     assert_eq!(number(&during, "/core/connections"), limit as u64);
     drop(held);
-    let after = victim.rests().await;
-    let left = victim.grown(&after, "/bytes");
+    let after = victim.wait_until_idle().await;
+    let left = victim.growth_since_start(&after, "/bytes");
     println!(
         "{}: 20 connections of one peer: {} KiB at the peak",
         R::NAME,
-        victim.grown(&after, "/peak") / KIB
+        victim.growth_since_start(&after, "/peak") / KIB
     );
     assert!(left <= LEFT, "{left} bytes are left");
-    victim.serves().await;
+    victim.assert_serves().await;
 }
 
-/// Whatever is left of a peer would pile up.
-async fn peers_that_come_and_go_leave_nothing<R: Rt>(runtime: R) {
+/// Memory that is not released would accumulate over the rounds.
+async fn closed_connections_release_their_memory<R: Rt>(runtime: R) {
     // Until tables and buffers have the size that these rounds need.
     const WARM_UP: usize = 20;
     const ROUNDS: usize = 20;
@@ -471,13 +471,13 @@ async fn peers_that_come_and_go_leave_nothing<R: Rt>(runtime: R) {
                     0 => connection.close(VarInt::from_u32(0), b""),
                     1 => connection.close(VarInt::from_u32(77), &[0xa5; 1000]),
                     2 => drop(stream_with(&connection, &u32::MAX.to_be_bytes()).await),
-                    // Dropped as it is.
+                    // Dropped without a close.
                     _ => {}
                 }
             }
         }))
         .await;
-        left.push(number(&victim.rests().await, "/bytes"));
+        left.push(number(&victim.wait_until_idle().await, "/bytes"));
     }
     let left = left.split_off(WARM_UP);
     let grown = growth(&left);
@@ -488,8 +488,8 @@ async fn peers_that_come_and_go_leave_nothing<R: Rt>(runtime: R) {
     assert!(grown <= 50 * PEERS as i64, "{grown} bytes are left of {PEERS} peers: {left:?}");
 }
 
-/// How much more is left round by round: the median, since a table that doubles does so once, a
-/// leak leaks every time.
+/// Growth of the memory per round: the median, since a table that doubles grows once, but a leak
+/// grows in every round.
 fn growth(left: &[u64]) -> i64 {
     let mut steps: Vec<_> = left.windows(2).map(|pair| pair[1] as i64 - pair[0] as i64).collect();
     steps.sort_unstable();
@@ -497,7 +497,7 @@ fn growth(left: &[u64]) -> i64 {
 }
 
 #[test]
-fn a_leak_is_told_from_a_table_that_doubles() {
+fn leak_is_distinguished_from_a_table_that_doubles() {
     let rounds = |leak: u64| {
         (0..13).map(move |n| 3_000_000 + n * leak + (n % 3) * 300 + if n > 6 { 9000 } else { 0 })
     };
@@ -505,9 +505,9 @@ fn a_leak_is_told_from_a_table_that_doubles() {
     assert!(growth(&rounds(60 * PEERS).collect::<Vec<_>>()) > 50 * PEERS as i64);
 }
 
-// -- before there is a peer
+// -- before a handshake has completed
 
-/// First packets from these addresses, so many from each, whose senders never answer.
+/// Sends `each` first packets from each of these networks, whose senders never answer.
 async fn flooded<R: Rt>(runtime: &R, networks: u8, each: usize, pending_bound: u64) {
     let mut victim = Victim::start(runtime).await;
     let addr = victim.at.address.socket().unwrap();
@@ -542,8 +542,8 @@ async fn flooded<R: Rt>(runtime: &R, networks: u8, each: usize, pending_bound: u
         (seen >= all).then_some(())
     })
     .await;
-    // An honest node of the loudest network comes in all the same: it answers the Retry.
-    victim.serves().await;
+    // An honest node of the flooding network connects nevertheless: it answers the Retry.
+    victim.assert_serves().await;
     seen_within(runtime, DROPPED, "the victim gives up those that began", async || {
         let metrics = victim.metrics().await;
         let now = number(&metrics, "/driver/handshakes_pending");
@@ -555,8 +555,9 @@ async fn flooded<R: Rt>(runtime: &R, networks: u8, each: usize, pending_bound: u
     })
     .await;
     drop((dials, endpoints));
-    let after = victim.rests().await;
-    let (peak, left) = (victim.grown(&after, "/peak"), victim.grown(&after, "/bytes"));
+    let after = victim.wait_until_idle().await;
+    let (peak, left) =
+        (victim.growth_since_start(&after, "/peak"), victim.growth_since_start(&after, "/bytes"));
     let retried = number(&after, "/driver/handshakes_retried");
     println!(
         "{}: {all} first packets: {pending} handshakes at a time, {retried} retries; {} KiB at the peak, {} KiB left",
@@ -571,8 +572,8 @@ async fn flooded<R: Rt>(runtime: &R, networks: u8, each: usize, pending_bound: u
     assert!(left <= 4 * LEFT, "{left} bytes are left");
 }
 
-/// From one network, and beside it (with another victim) from many.
-async fn a_flood_of_first_packets<R: Rt>(runtime: R) {
+/// From one network, and concurrently (with another victim) from many.
+async fn flood_of_first_packets_is_limited<R: Rt>(runtime: R) {
     let config = DriverConfig::default().transport;
     zip(
         flooded(&runtime, 1, 200, config.handshake_network_limit as u64 / 2),
@@ -581,9 +582,9 @@ async fn a_flood_of_first_packets<R: Rt>(runtime: R) {
     .await;
 }
 
-/// A first packet and a second that closes, both of which may have a forged sender. QUIC keeps what
-/// it has closed for a while, and so do the caps.
-async fn a_flood_of_first_packets_that_are_taken_back<R: Rt>(runtime: R) {
+/// A first packet and a second that closes, both of which may have a forged sender. QUIC keeps
+/// closed connections for some time, and the limits count them.
+async fn flood_of_closed_first_packets_is_limited<R: Rt>(runtime: R) {
     let mut victim = Victim::start(&runtime).await;
     let addr = victim.at.address.socket().unwrap();
     let config = raw::valid_client(&Presented::valid(&key(100)));
@@ -598,10 +599,10 @@ async fn a_flood_of_first_packets_that_are_taken_back<R: Rt>(runtime: R) {
         drop(dials);
         tasks = tasks.max(number(&victim.metrics().await, "/driver/tasks"));
     }
-    victim.serves().await;
+    victim.assert_serves().await;
     drop(endpoint);
-    let after = victim.rests().await;
-    let peak = victim.grown(&after, "/peak");
+    let after = victim.wait_until_idle().await;
+    let peak = victim.growth_since_start(&after, "/peak");
     println!(
         "{}: {sent} first packets taken back: {tasks} tasks at a time, {} KiB at the peak",
         R::NAME,
@@ -615,7 +616,7 @@ async fn a_flood_of_first_packets_that_are_taken_back<R: Rt>(runtime: R) {
 }
 
 /// Datagrams that are not QUIC, or only look like it.
-async fn a_flood_of_junk<R: Rt>(runtime: R) {
+async fn flood_of_junk_does_not_prevent_service<R: Rt>(runtime: R) {
     let mut victim = Victim::start(&runtime).await;
     let addr = victim.at.address.socket().unwrap();
     let socket = std::net::UdpSocket::bind(pk_tests::socket::loopback()).unwrap();
@@ -630,12 +631,13 @@ async fn a_flood_of_junk<R: Rt>(runtime: R) {
             // A long header of version 1.
             junk[..5].copy_from_slice(&[0xc0, 0, 0, 0, 1]);
         }
-        // A full buffer drops it, as any network may.
+        // A full buffer drops it, as a network can.
         let _ = socket.send_to(&junk[..1 + n % 1400], addr);
     }
-    victim.serves().await;
-    let after = victim.rests().await;
-    let (peak, left) = (victim.grown(&after, "/peak"), victim.grown(&after, "/bytes"));
+    victim.assert_serves().await;
+    let after = victim.wait_until_idle().await;
+    let (peak, left) =
+        (victim.growth_since_start(&after, "/peak"), victim.growth_since_start(&after, "/bytes"));
     println!(
         "{}: 20000 datagrams of junk: {} KiB at the peak, {} KiB left",
         R::NAME,
@@ -646,7 +648,7 @@ async fn a_flood_of_junk<R: Rt>(runtime: R) {
         number(&after, "/driver/handshakes"),
         number(&victim.base, "/driver/handshakes") + 1
     );
-    // The honest node that was served in the end.
+    // The honest node that was served last.
     assert!(peak <= 2 * CONNECTION, "{peak} bytes");
     assert!(left <= LEFT, "{left} bytes are left");
 }

@@ -1,4 +1,4 @@
-//! A node with nothing to do does nothing.
+//! An idle node wakes only when it must.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use pk_tests::node::{address, start_with};
 use pk_tests::wait::{sleep, soon};
 use pk_tests::watched::Watched;
 
-pk_tests::cases!(unslotted an_idle_node_turns_no_more_than_it_must);
+pk_tests::cases!(unslotted idle_node_wakes_only_for_due_timers);
 
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -19,7 +19,7 @@ const IDLE: Duration = Duration::from_secs(20);
 /// - three nodes, each connected to both others, that have no timer due;
 /// - one node with a timer due each second: of a connection whose idle time is over, and which a
 ///   stream uses.
-async fn an_idle_node_turns_no_more_than_it_must<R: Rt>(runtime: R) {
+async fn idle_node_wakes_only_for_due_timers<R: Rt>(runtime: R) {
     let work = slot();
     let often = |config: &mut NodeConfig| {
         config.driver.transport.keep_alive = Duration::from_secs(1);
@@ -51,8 +51,8 @@ async fn an_idle_node_turns_no_more_than_it_must<R: Rt>(runtime: R) {
     let opened = ticking.open_stream(idle.own_id(), "held/1", RequestOptions::default());
     let ours = soon(&runtime, "open a stream", opened).await.unwrap();
     let theirs = soon(&runtime, "accept", acceptor.accept()).await.unwrap();
-    // What the handshakes leave to do: the path's MTU, new connection ids, and two looks whether
-    // the peers are silent.
+    // Work that follows the handshakes: MTU discovery, new connection ids, and two checks for
+    // silent peers.
     sleep(&runtime, Duration::from_secs(2)).await;
     let ticks_before = ticking.metrics().await.unwrap().timeouts;
     let timeouts = async || {
@@ -83,20 +83,19 @@ async fn an_idle_node_turns_no_more_than_it_must<R: Rt>(runtime: R) {
         let packets =
             seen_after.received - seen_before.received + seen_after.sent - seen_before.sent;
         println!("{}: {turns} turns, {packets} packets", R::NAME);
-        // There was something that could have woken it: on each of two connections a keep-alive a
-        // second in one direction at least, and an answer to it. A machine that is late sends
-        // fewer.
+        // Events that could wake a node occurred: on each of two connections a keep-alive a second
+        // in one direction at least, and an answer to it. A machine that is late sends fewer.
         assert!(packets >= 2 * 2 * 10, "{packets} packets");
-        // A turn for each packet that came in, and one for each that a timer of QUIC sent.
+        // One turn for each received packet, and one for each that a timer of QUIC sent.
         assert!(turns <= packets + 2, "{turns} turns for {packets} packets");
     }
     let ticks = ticking.metrics().await.unwrap().timeouts - ticks_before;
     let turns = turns_after - turns_before;
     println!("{}: {turns} turns for {ticks} timers", R::NAME);
     assert!((10..=21).contains(&ticks), "{ticks} timers, one a second");
-    // A turn for each, for each keep-alive and its acknowledgement in each direction, and for each
-    // acknowledgement that a timer sent. One more for the question how many timers there were
-    // before, which the node had answered before its turn was counted.
+    // One turn for each timer, for each keep-alive and its acknowledgement in each direction, and
+    // for each acknowledgement that a timer sent. One more for the first read of the counters,
+    // which returned before its turn was counted.
     let keep_alives = IDLE.as_secs() * 2;
     assert!(turns <= ticks + 3 * keep_alives + 1, "{turns} turns for {ticks} timers");
     drop((ours, theirs));

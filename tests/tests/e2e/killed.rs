@@ -6,7 +6,7 @@ use pk_driver::{EventOrLag, NodeError};
 use pk_proto::DisconnectReason;
 use pk_proto::{Event, Failure, FindEnd, FindStepEnd, RequestOptions};
 use pk_tests::Rt;
-use pk_tests::child::{Child, whoami};
+use pk_tests::child::{Child, seed_node_of};
 use pk_tests::node::{connect, find, options, seed, shutdown, start, start_with};
 use pk_tests::wait::{sleep, soon, until, within};
 use smol::future::zip;
@@ -14,23 +14,23 @@ use smol::future::zip;
 use crate::NODE;
 
 pk_tests::cases!(
-    a_killed_node_is_missed_in_bounded_time,
-    a_stream_of_an_application_shows_that_its_peer_was_killed,
+    killed_node_is_detected_in_bounded_time,
+    write_to_an_application_stream_detects_a_killed_peer,
 );
 
-/// After which silence a connection ends; the least that can be set is a second.
+/// Idle timeout; its minimum is one second.
 const IDLE: Duration = Duration::from_secs(3);
-/// What a busy machine may add to a deadline.
+/// Tolerance of a deadline on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 
-async fn a_killed_node_is_missed_in_bounded_time<R: Rt>(runtime: R) {
+async fn killed_node_is_detected_in_bounded_time<R: Rt>(runtime: R) {
     let impatient = |config: &mut pk_driver::NodeConfig| {
         config.driver.transport.idle_timeout = IDLE;
         config.driver.transport.keep_alive = IDLE / 4;
     };
     let a = start_with(&runtime, 2, impatient).await;
     let mut child = Child::start::<R>(NODE, &["node", "key=1", "idle_timeout=60000"]);
-    let killed = whoami(&child.line(&runtime, "start of the child").await);
+    let killed = seed_node_of(&child.line(&runtime, "start of the child").await);
     child.ask(&runtime, &format!("join {}", seed(&a))).await;
     let mut lease =
         soon(&runtime, "acquire", a.acquire_connection(killed.node, RequestOptions::default()))
@@ -40,7 +40,7 @@ async fn a_killed_node_is_missed_in_bounded_time<R: Rt>(runtime: R) {
 
     child.kill();
     let begun = Instant::now();
-    // One that never met it: A still reports it, and it does not answer.
+    // A node that never connected to it: A still returns it, and it does not answer.
     let searcher = start(&runtime, 3).await;
     connect(&runtime, &searcher, &a).await;
     let searches = async {
@@ -70,7 +70,7 @@ async fn a_killed_node_is_missed_in_bounded_time<R: Rt>(runtime: R) {
         );
         assert!(error.to_string().contains("was not found"), "{error}");
         println!("{}: a searcher: {error}, both searches in {:?}", R::NAME, begun.elapsed());
-        // The deadline before the dial has failed.
+        // The deadline precedes the failure of the dial.
         let limits = options(Duration::from_millis(300), Duration::from_secs(60));
         let found = within(&runtime, SLACK, "find", searcher.find_node(killed.node, find(limits)))
             .await
@@ -79,7 +79,7 @@ async fn a_killed_node_is_missed_in_bounded_time<R: Rt>(runtime: R) {
         let ping = within(&runtime, SLACK, "ping", searcher.ping_node(killed.node, limits)).await;
         assert!(matches!(ping, Err(NodeError::Failure(Failure::DeadlineExceeded))), "{ping:?}");
     };
-    // One that was connected.
+    // A node that was connected to it.
     let peer = async {
         let pinged = soon(
             &runtime,
@@ -88,7 +88,7 @@ async fn a_killed_node_is_missed_in_bounded_time<R: Rt>(runtime: R) {
         )
         .await;
         assert!(
-            // The silent connection was suspected, and the node looked for again.
+            // The silent connection was suspected, and the node was dialed again.
             matches!(&pinged, Err(NodeError::Failure(Failure::NotFound(why))) if !why.is_empty()),
             "{pinged:?}"
         );
@@ -114,10 +114,10 @@ async fn a_killed_node_is_missed_in_bounded_time<R: Rt>(runtime: R) {
     };
     zip(searches, peer).await;
 
-    // It comes back, as the same node at the same place, and is found.
+    // It restarts with the same id and address, and is found.
     let port = format!("port={}", killed.address.port);
     let again = Child::start::<R>(NODE, &["node", "key=1", &port]);
-    assert_eq!(whoami(&again.line(&runtime, "start of the child").await), killed);
+    assert_eq!(seed_node_of(&again.line(&runtime, "start of the child").await), killed);
     let found = soon(
         &runtime,
         "find",
@@ -129,13 +129,13 @@ async fn a_killed_node_is_missed_in_bounded_time<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a, &searcher]).await;
 }
 
-/// By then a connection is suspected on which a byte was sent to a dead peer.
+/// Time in which a connection is suspected after a byte was sent to a dead peer.
 const SUSPECTED: Duration = Duration::from_secs(2);
 
-async fn a_stream_of_an_application_shows_that_its_peer_was_killed<R: Rt>(runtime: R) {
+async fn write_to_an_application_stream_detects_a_killed_peer<R: Rt>(runtime: R) {
     let a = start(&runtime, 2).await;
     let mut child = Child::start::<R>(NODE, &["node", "key=1"]);
-    let killed = whoami(&child.line(&runtime, "start of the child").await);
+    let killed = seed_node_of(&child.line(&runtime, "start of the child").await);
     child.ask(&runtime, "echo held/1").await;
     soon(&runtime, "connect", a.connect(killed.node, killed.address, RequestOptions::default()))
         .await

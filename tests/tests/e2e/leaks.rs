@@ -1,14 +1,14 @@
-//! What a process has after its nodes have shut down is what it had before.
+//! A process has the same resources after its nodes have shut down as before.
 
 use pk_tests::Rt;
 use pk_tests::child::{Child, number};
 
 use crate::NODE;
 
-pk_tests::cases!(a_node_leaves_nothing_behind);
+pk_tests::cases!(stopped_node_releases_all_resources);
 
-/// In its own process, where nothing else opens anything.
-async fn a_node_leaves_nothing_behind<R: Rt>(runtime: R) {
+/// In a separate process, in which no other test opens resources.
+async fn stopped_node_releases_all_resources<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let child = Child::start::<R>(NODE, &["leaks", dir.path().to_str().unwrap()]);
     let seen = child.line(&runtime, "the life of four nodes").await;
@@ -21,15 +21,15 @@ async fn a_node_leaves_nothing_behind<R: Rt>(runtime: R) {
     for gauge in ["tasks", "driver_tasks", "timers", "sockets"] {
         assert_eq!(number(&seen, &format!("/after/{gauge}")), 0, "{gauge}");
     }
-    // There was something to be left: four sockets, a watch of addresses, a store, a recording and
-    // mDNS's at least, and for each node its pump.
+    // Resources that could have been left: four sockets, a watch of addresses, a store, a recording
+    // and mDNS's at least, and for each node its pump.
     let before = before.as_array().map_or(0, Vec::len) as u64;
     assert!(number(&seen, "/busy/descriptors") >= before + 8);
     assert!(number(&seen, "/busy/tasks") >= 4);
     match R::NAME {
-        // What the runtime itself counts.
+        // The counters of the runtime.
         "tokio" => assert_eq!(number(&seen, "/after/runtime_tasks"), 0),
-        // No task of the driver has ever seen tokio, and there is none of its threads.
+        // No task of the driver ran in a tokio context, and no thread of tokio exists.
         _ => {
             assert_eq!(list("/after/saw_tokio"), false);
             let threads = list("/after/threads").to_string();

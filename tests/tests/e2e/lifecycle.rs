@@ -11,7 +11,7 @@ use pk_proto::{
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
 use pk_tests::node::{
-    address, connect, echo, heard_of, key, options, seed, shutdown, socket, start,
+    address, connect, echo, global_address_data, key, options, seed, shutdown, socket, start,
 };
 use pk_tests::raw;
 use pk_tests::socket::BlackHole;
@@ -20,16 +20,16 @@ use pk_tests::watched::Watched;
 use smol::future::{poll_once, zip};
 
 pk_tests::cases!(
-    a_node_that_stops_says_goodbye,
-    a_shutdown_may_be_repeated,
-    a_node_that_has_stopped_refuses_with_typed_errors,
-    what_is_under_way_ends_with_the_node,
-    a_dropped_node_shuts_down,
-    a_dropped_request_is_cancelled,
+    stopping_node_closes_its_connections,
+    shutdown_can_be_repeated,
+    stopped_node_returns_typed_errors,
+    requests_in_progress_end_with_the_node,
+    dropped_node_shuts_down,
+    dropped_request_is_cancelled,
 );
 
-/// The end of the connection with a node, as its peer reports it.
-async fn goodbye(events: &mut pk_driver::Events, of: NodeId) -> DisconnectReason {
+/// Waits for the end of the connection with a node. Returns the reason that its peer reports.
+async fn wait_for_close(events: &mut pk_driver::Events, of: NodeId) -> DisconnectReason {
     loop {
         match events.next().await {
             Some(EventOrLag::Event(Event::ConnectionClosed { node, why, .. })) if node == of => {
@@ -41,7 +41,7 @@ async fn goodbye(events: &mut pk_driver::Events, of: NodeId) -> DisconnectReason
     }
 }
 
-async fn a_node_that_stops_says_goodbye<R: Rt>(runtime: R) {
+async fn stopping_node_closes_its_connections<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     let mut acceptor = a.accept_streams("held/1").await.unwrap();
     connect(&runtime, &b, &a).await;
@@ -65,7 +65,7 @@ async fn a_node_that_stops_says_goodbye<R: Rt>(runtime: R) {
     let mut events = b.events();
     shutdown(&runtime, &[&a]).await;
     let graceful = DisconnectReason::Peer { code: 0, reason: String::new() };
-    assert_eq!(soon(&runtime, "goodbye", goodbye(&mut events, a.own_id())).await, graceful);
+    assert_eq!(soon(&runtime, "goodbye", wait_for_close(&mut events, a.own_id())).await, graceful);
     let closed = soon(&runtime, "the raw peer's goodbye", raw.closed()).await;
     assert_eq!(raw::close_code(&closed), Some(0), "{closed}");
     soon(&runtime, "the loss of the lease", lease.lost()).await;
@@ -76,7 +76,7 @@ async fn a_node_that_stops_says_goodbye<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&b]).await;
 }
 
-async fn a_shutdown_may_be_repeated<R: Rt>(runtime: R) {
+async fn shutdown_can_be_repeated<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     connect(&runtime, &b, &a).await;
     let same = a.clone();
@@ -93,7 +93,7 @@ async fn a_shutdown_may_be_repeated<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&again]).await;
 }
 
-async fn a_node_that_has_stopped_refuses_with_typed_errors<R: Rt>(runtime: R) {
+async fn stopped_node_returns_typed_errors<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     let (them, at) = (b.own_id(), address(&b));
     connect(&runtime, &a, &b).await;
@@ -125,7 +125,8 @@ async fn a_node_that_has_stopped_refuses_with_typed_errors<R: Rt>(runtime: R) {
     closed(&runtime, "ask for the closest", a.query_closest_nodes(them, them, query, options))
         .await;
     closed(&runtime, "join", a.sync_node_graph(vec![seed(&b)], true, options)).await;
-    closed(&runtime, "set", a.set_node(them, at, heard_of(), SetNodeOptions::default())).await;
+    closed(&runtime, "set", a.set_node(them, at, global_address_data(), SetNodeOptions::default()))
+        .await;
     closed(&runtime, "unset", a.unset_node(them)).await;
     closed(&runtime, "disconnect", a.disconnect(them)).await;
     closed(&runtime, "bucket", a.bucket(BucketIndex(255))).await;
@@ -134,7 +135,7 @@ async fn a_node_that_has_stopped_refuses_with_typed_errors<R: Rt>(runtime: R) {
     closed(&runtime, "connections", a.connections()).await;
     closed(&runtime, "metrics", a.metrics()).await;
     closed(&runtime, "flush", a.flush()).await;
-    // What needs no peer still works.
+    // Calls that need no peer still work.
     assert_eq!(a.own_id(), id);
     assert!(a.driver_metrics().turns > 0);
     let mut last = None;
@@ -147,7 +148,7 @@ async fn a_node_that_has_stopped_refuses_with_typed_errors<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&b]).await;
 }
 
-async fn what_is_under_way_ends_with_the_node<R: Rt>(runtime: R) {
+async fn requests_in_progress_end_with_the_node<R: Rt>(runtime: R) {
     let a = start(&runtime, 1).await;
     let hole = BlackHole::open();
     let absent = key(9).node_id();
@@ -155,7 +156,7 @@ async fn what_is_under_way_ends_with_the_node<R: Rt>(runtime: R) {
     soon(
         &runtime,
         "set",
-        a.set_node(absent, hole.address(), heard_of(), SetNodeOptions::default()),
+        a.set_node(absent, hole.address(), global_address_data(), SetNodeOptions::default()),
     )
     .await
     .unwrap();
@@ -178,7 +179,7 @@ async fn what_is_under_way_ends_with_the_node<R: Rt>(runtime: R) {
     }
 }
 
-async fn a_dropped_node_shuts_down<R: Rt>(runtime: R) {
+async fn dropped_node_shuts_down<R: Rt>(runtime: R) {
     let watched = Watched::new(runtime.clone());
     let b = start(&runtime, 2).await;
     let mut events = b.events();
@@ -194,7 +195,7 @@ async fn a_dropped_node_shuts_down<R: Rt>(runtime: R) {
             .unwrap();
         assert!(watched.seen().tasks > 0);
     }
-    let why = soon(&runtime, "goodbye", goodbye(&mut events, key(1).node_id())).await;
+    let why = soon(&runtime, "goodbye", wait_for_close(&mut events, key(1).node_id())).await;
     assert_eq!(why, DisconnectReason::Peer { code: 0, reason: String::new() });
     until(&runtime, "the end of its tasks", async || watched.seen().tasks == 0).await;
     until(&runtime, "the end of its socket", async || watched.seen().sockets == 0).await;
@@ -202,7 +203,7 @@ async fn a_dropped_node_shuts_down<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&b]).await;
 }
 
-async fn a_dropped_request_is_cancelled<R: Rt>(runtime: R) {
+async fn dropped_request_is_cancelled<R: Rt>(runtime: R) {
     let a = start(&runtime, 1).await;
     let hole = BlackHole::open();
     let absent = key(9).node_id();
@@ -210,7 +211,7 @@ async fn a_dropped_request_is_cancelled<R: Rt>(runtime: R) {
     soon(
         &runtime,
         "set",
-        a.set_node(absent, hole.address(), heard_of(), SetNodeOptions::default()),
+        a.set_node(absent, hole.address(), global_address_data(), SetNodeOptions::default()),
     )
     .await
     .unwrap();
@@ -245,9 +246,10 @@ async fn a_dropped_request_is_cancelled<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a]).await;
 }
 
-/// The runtime goes first: its tasks are dropped where they stand. Only tokio's can.
+/// The runtime ends first: its tasks are dropped at their current point. Only the runtime of tokio
+/// can end.
 #[test]
-fn a_node_survives_the_end_of_its_tokio_runtime() {
+fn node_survives_the_end_of_its_tokio_runtime() {
     let _slot = pk_tests::case::slot();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

@@ -38,7 +38,7 @@ fn nodes_on_tokio_and_on_smol_find_each_other() {
 /// Code of embedders on smol is not in the context of a tokio runtime either. What the driver's own
 /// tasks see, and the threads of a process, is in `leaks`.
 #[test]
-fn there_is_no_tokio_on_smol() {
+fn smol_tasks_have_no_tokio_context() {
     Smol::block_on(async {
         assert!(tokio::runtime::Handle::try_current().is_err());
         let node = start(&Smol, 1).await;

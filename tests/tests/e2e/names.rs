@@ -10,7 +10,7 @@ use pk_tests::node::{address, key, options, shutdown, socket, start, start_with}
 use pk_tests::socket::BlackHole;
 use pk_tests::wait::{soon, until};
 
-pk_tests::cases!(all_addresses_of_a_name_race, a_failure_names_the_host);
+pk_tests::cases!(all_addresses_of_a_name_race, failure_names_the_host);
 
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -36,7 +36,7 @@ async fn all_addresses_of_a_name_race<R: Rt>(runtime: R) {
     soon(&runtime, "shutdown", b.shutdown()).await;
 }
 
-async fn a_failure_names_the_host<R: Rt>(runtime: R) {
+async fn failure_names_the_host<R: Rt>(runtime: R) {
     let hole = BlackHole::open();
     let names = Named::new(runtime.clone())
         .with("silent.example", &[hole.socket()])

@@ -1,4 +1,4 @@
-//! The main job: nodes join, find, ping and ask each other, and talk over streams.
+//! Nodes join, find, ping and query each other, and exchange data over streams.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -20,18 +20,18 @@ use smol::future::zip;
 use smol::stream::StreamExt;
 
 pk_tests::cases!(
-    two_nodes_do_the_main_job,
-    a_node_is_found_through_another,
-    a_seed_may_be_a_host_name,
-    seeds_that_fail_are_each_named,
-    a_lease_holds_a_connection,
-    a_connection_is_held_as_long_as_items_come_over_it,
+    two_nodes_join_find_ping_and_exchange_streams,
+    node_is_found_through_another,
+    seed_can_be_a_host_name,
+    each_failed_seed_is_named,
+    lease_keeps_a_connection_open,
+    connection_stays_open_while_items_come_over_it,
     nodes_that_dial_each_other_at_once_agree_on_a_primary,
-    a_node_on_all_addresses_is_reached_by_both_families,
-    a_recorded_life_is_repeated_on_a_desk,
+    node_on_all_addresses_is_reached_over_both_families,
+    recorded_run_is_replayed,
 );
 
-async fn two_nodes_do_the_main_job<R: Rt>(runtime: R) {
+async fn two_nodes_join_find_ping_and_exchange_streams<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     echo(&runtime, &a, "echo/1").await;
 
@@ -66,7 +66,7 @@ async fn two_nodes_do_the_main_job<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn a_node_is_found_through_another<R: Rt>(runtime: R) {
+async fn node_is_found_through_another<R: Rt>(runtime: R) {
     let (a, b, c) = (start(&runtime, 1).await, start(&runtime, 2).await, start(&runtime, 3).await);
     echo(&runtime, &b, "echo/1").await;
     join(&runtime, &b, seed(&a)).await;
@@ -100,7 +100,7 @@ async fn a_node_is_found_through_another<R: Rt>(runtime: R) {
     assert_eq!(step.reported_by, Some(a.own_id()), "A reported B");
     exchange(&runtime, &c, b.own_id(), "echo/1", 1000).await;
 
-    // Every node knows every other node now.
+    // Every node now has a contact for every other node.
     join(&runtime, &c, seed(&a)).await;
     let ids = |nodes: Vec<(NodeId, _)>| {
         nodes.into_iter().map(|(node, _): (NodeId, pk_proto::NodeContact)| node).collect()
@@ -110,7 +110,7 @@ async fn a_node_is_found_through_another<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a, &b, &c]).await;
 }
 
-async fn a_seed_may_be_a_host_name<R: Rt>(runtime: R) {
+async fn seed_can_be_a_host_name<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     let named: SeedNode =
         format!("pk://{}@localhost:{}", a.own_id(), socket(&a).port()).parse().unwrap();
@@ -118,7 +118,7 @@ async fn a_seed_may_be_a_host_name<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn seeds_that_fail_are_each_named<R: Rt>(runtime: R) {
+async fn each_failed_seed_is_named<R: Rt>(runtime: R) {
     let b = start(&runtime, 2).await;
     let hole = pk_tests::socket::BlackHole::open();
     let absent = pk_tests::node::key(9).node_id();
@@ -136,7 +136,7 @@ async fn seeds_that_fail_are_each_named<R: Rt>(runtime: R) {
             "{seed} and {what:?} are not in: {error}"
         );
     }
-    // On a machine whose resolver is not there either, it is no quicker than the other.
+    // On a machine without a reachable resolver, it fails no earlier than the other.
     assert!(
         error.contains("failed to resolve") || error.matches("timed out").count() == 2,
         "{error}"
@@ -145,7 +145,7 @@ async fn seeds_that_fail_are_each_named<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&b]).await;
 }
 
-async fn a_lease_holds_a_connection<R: Rt>(runtime: R) {
+async fn lease_keeps_a_connection_open<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     echo(&runtime, &a, "echo/1").await;
     connect(&runtime, &b, &a).await;
@@ -180,7 +180,7 @@ async fn a_lease_holds_a_connection<R: Rt>(runtime: R) {
     assert_eq!(soon(&runtime, "with_conn", with).await.unwrap(), b"with a connection");
     until(&runtime, "the release", async || !held(&a, &b).await).await;
 
-    // A lease says when it is lost.
+    // A lease reports its loss.
     let mut lease =
         soon(&runtime, "acquire", b.acquire_connection(a.own_id(), RequestOptions::default()))
             .await
@@ -191,7 +191,7 @@ async fn a_lease_holds_a_connection<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn a_connection_is_held_as_long_as_items_come_over_it<R: Rt>(runtime: R) {
+async fn connection_stays_open_while_items_come_over_it<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     echo(&runtime, &a, "echo/1").await;
     connect(&runtime, &b, &a).await;
@@ -225,7 +225,7 @@ async fn a_connection_is_held_as_long_as_items_come_over_it<R: Rt>(runtime: R) {
     assert!(soon(&runtime, "an item", some.next()).await.is_some() && held().await);
     drop(some);
     until(&runtime, "the release of the dropped", async || !held().await).await;
-    // Where it comes to no items, nothing is held either.
+    // If there are no items, no lease is kept.
     let none = b.with_conn_stream(a.own_id(), RequestOptions::default(), async |_| {
         Err::<smol::stream::Empty<()>, _>(NodeError::Closed)
     });
@@ -274,7 +274,7 @@ async fn nodes_that_dial_each_other_at_once_agree_on_a_primary<R: Rt>(runtime: R
         .await;
         doubled += usize::from(connections == 2);
         assert!(connections <= 2);
-        // The one in use serves both ways.
+        // The primary connection serves both directions.
         soon(&runtime, "ping", a.ping_node(b.own_id(), RequestOptions::default())).await.unwrap();
         soon(&runtime, "ping", b.ping_node(a.own_id(), RequestOptions::default())).await.unwrap();
         let mut events = b.events();
@@ -302,7 +302,7 @@ async fn nodes_that_dial_each_other_at_once_agree_on_a_primary<R: Rt>(runtime: R
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn a_node_on_all_addresses_is_reached_by_both_families<R: Rt>(runtime: R) {
+async fn node_on_all_addresses_is_reached_over_both_families<R: Rt>(runtime: R) {
     let everywhere: SocketAddr = "[::]:0".parse().unwrap();
     let a = start_with(&runtime, 1, |config| config.listen = everywhere).await;
     let port = socket(&a).port();
@@ -316,7 +316,7 @@ async fn a_node_on_all_addresses_is_reached_by_both_families<R: Rt>(runtime: R) 
         let at = NodeAddress::from_socket(SocketAddr::new(from, port));
         let connected = b.connect(a.own_id(), at.clone(), RequestOptions::default());
         assert_eq!(soon(&runtime, "connect", connected).await.unwrap().address, at);
-        // IPv4 is IPv4, also to a socket that takes both.
+        // IPv4 addresses are reported as IPv4, also by a dual-stack socket.
         let pong = soon(&runtime, "ping back", a.ping_node(b.own_id(), RequestOptions::default()))
             .await
             .unwrap();
@@ -326,7 +326,7 @@ async fn a_node_on_all_addresses_is_reached_by_both_families<R: Rt>(runtime: R) 
     shutdown(&runtime, &[&a]).await;
 }
 
-async fn a_recorded_life_is_repeated_on_a_desk<R: Rt>(runtime: R) {
+async fn recorded_run_is_replayed<R: Rt>(runtime: R) {
     let c =
         start_with(&runtime, 3, |config| config.record = Some(Record::Memory(1024 * 1024))).await;
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
@@ -336,7 +336,7 @@ async fn a_recorded_life_is_repeated_on_a_desk<R: Rt>(runtime: R) {
     let mut recording = c.take_recording().await.unwrap().unwrap();
     soon(&runtime, "find", c.find_node(b.own_id(), FindNodeOptions::default())).await.unwrap();
     exchange(&runtime, &c, b.own_id(), "echo/1", 10_000).await;
-    // A call that is dropped is a call, too.
+    // A dropped call is recorded, too.
     let hole = pk_tests::socket::BlackHole::open();
     let dropped =
         c.connect(pk_tests::node::key(9).node_id(), hole.address(), RequestOptions::default());

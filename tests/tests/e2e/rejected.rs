@@ -1,4 +1,5 @@
-//! A dialer that the acceptor has not accepted never reports success, whatever TLS said.
+//! A dialer that the acceptor has not accepted never reports success, also if the TLS handshake
+//! completed.
 
 use std::time::Duration;
 
@@ -8,19 +9,21 @@ use pk_proto::{
 };
 use pk_tests::Rt;
 use pk_tests::certs::Presented;
-use pk_tests::node::{address, connect, find, heard_of, key, options, shutdown, start, start_with};
+use pk_tests::node::{
+    address, connect, find, global_address_data, key, options, shutdown, start, start_with,
+};
 use pk_tests::raw::{self, NATIVE};
 use pk_tests::wait::{SOON, sleep, soon, spawn};
 
 pk_tests::cases!(
-    an_acceptor_that_closes_has_not_accepted,
-    an_acceptor_that_refuses_our_certificate_has_not_accepted,
-    an_acceptor_that_never_says_hello_has_not_accepted,
-    an_acceptor_that_says_something_else_has_not_accepted,
-    an_acceptor_that_is_full_has_not_accepted,
+    dial_fails_if_the_acceptor_closes,
+    dial_fails_if_the_acceptor_refuses_the_certificate,
+    dial_fails_if_the_acceptor_sends_no_hello,
+    dial_fails_if_the_acceptor_sends_garbage,
+    dial_fails_if_the_acceptor_is_full,
 );
 
-/// What an acceptor does once the handshake is done on its side, if it ever is.
+/// What an acceptor does if the handshake completes on its side.
 #[derive(Debug, Clone, Copy)]
 enum Then {
     Close,
@@ -28,7 +31,7 @@ enum Then {
     Garbage,
 }
 
-/// An acceptor by hand, valid in all that TLS sees. Returns where it is.
+/// A scripted acceptor that is valid for TLS. Returns its address.
 fn acceptor<R: Rt>(runtime: &R, presented: &Presented, refuse: bool, then: Then) -> NodeAddress {
     let endpoint = raw::endpoint(runtime, Some(raw::server(presented, &[NATIVE], refuse)));
     let address = NodeAddress::from_socket(endpoint.local_addr().unwrap());
@@ -55,9 +58,8 @@ fn acceptor<R: Rt>(runtime: &R, presented: &Presented, refuse: bool, then: Then)
     address
 }
 
-/// Tries every way to connect to a node, none of which may succeed, and returns why the dial
-/// failed.
-async fn never_succeeds<R: Rt>(
+/// Tries every way to connect to a node and fails if one succeeds. Returns the failure of the dial.
+async fn assert_never_connects<R: Rt>(
     runtime: &R,
     node: &Node<R>,
     target: NodeId,
@@ -81,7 +83,7 @@ async fn never_succeeds<R: Rt>(
     soon(
         runtime,
         "set",
-        node.set_node(target, address.clone(), heard_of(), SetNodeOptions::default()),
+        node.set_node(target, address.clone(), global_address_data(), SetNodeOptions::default()),
     )
     .await
     .unwrap();
@@ -109,50 +111,55 @@ async fn never_succeeds<R: Rt>(
     why
 }
 
-async fn an_acceptor_that_closes_has_not_accepted<R: Rt>(runtime: R) {
+async fn dial_fails_if_the_acceptor_closes<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let address = acceptor(&runtime, &Presented::valid(&key(2)), false, Then::Close);
-    let why = never_succeeds(&runtime, &node, key(2).node_id(), address, SOON / 2).await;
+    let why = assert_never_connects(&runtime, &node, key(2).node_id(), address, SOON / 2).await;
     assert_eq!(why, DialFailure::Rejected { code: 99, reason: "not you".to_owned() });
 }
 
-async fn an_acceptor_that_refuses_our_certificate_has_not_accepted<R: Rt>(runtime: R) {
+async fn dial_fails_if_the_acceptor_refuses_the_certificate<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let address = acceptor(&runtime, &Presented::valid(&key(2)), true, Then::Nothing);
-    let why = never_succeeds(&runtime, &node, key(2).node_id(), address, SOON / 2).await;
-    // The dialer's part of TLS 1.3 is over by then: the alert comes to what seems to be a
-    // connection.
+    let why = assert_never_connects(&runtime, &node, key(2).node_id(), address, SOON / 2).await;
+    // TLS 1.3 has completed for the dialer by then: the alert arrives on an established connection.
     assert!(
         !matches!(why, DialFailure::TimedOut | DialFailure::Cancelled),
         "the refusal is reported: {why}"
     );
 }
 
-async fn an_acceptor_that_never_says_hello_has_not_accepted<R: Rt>(runtime: R) {
+async fn dial_fails_if_the_acceptor_sends_no_hello<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let address = acceptor(&runtime, &Presented::valid(&key(2)), false, Then::Nothing);
-    let why =
-        never_succeeds(&runtime, &node, key(2).node_id(), address, Duration::from_millis(500))
-            .await;
+    let why = assert_never_connects(
+        &runtime,
+        &node,
+        key(2).node_id(),
+        address,
+        Duration::from_millis(500),
+    )
+    .await;
     assert_eq!(why, DialFailure::TimedOut);
 }
 
-async fn an_acceptor_that_says_something_else_has_not_accepted<R: Rt>(runtime: R) {
+async fn dial_fails_if_the_acceptor_sends_garbage<R: Rt>(runtime: R) {
     let node = start(&runtime, 1).await;
     let address = acceptor(&runtime, &Presented::valid(&key(2)), false, Then::Garbage);
-    let why = never_succeeds(&runtime, &node, key(2).node_id(), address, SOON / 2).await;
+    let why = assert_never_connects(&runtime, &node, key(2).node_id(), address, SOON / 2).await;
     assert!(matches!(why, DialFailure::Transport(_)), "{why}");
 }
 
-async fn an_acceptor_that_is_full_has_not_accepted<R: Rt>(runtime: R) {
+async fn dial_fails_if_the_acceptor_is_full<R: Rt>(runtime: R) {
     let full = start_with(&runtime, 1, |config| config.core.connection_limit = 1).await;
     let (first, second) = (start(&runtime, 2).await, start(&runtime, 3).await);
     connect(&runtime, &first, &full).await;
-    // Unused, it would make room.
+    // An unused connection would be replaced.
     let lease =
         soon(&runtime, "lease", full.acquire_connection(first.own_id(), RequestOptions::default()));
     let lease = lease.await.unwrap();
-    let why = never_succeeds(&runtime, &second, full.own_id(), address(&full), SOON / 2).await;
+    let why =
+        assert_never_connects(&runtime, &second, full.own_id(), address(&full), SOON / 2).await;
     assert_eq!(why, DialFailure::Rejected { code: 17, reason: "too many connections".to_owned() });
     assert!(full.metrics().await.unwrap().connections_refused > 0);
     soon(

@@ -13,11 +13,11 @@ use pk_tests::wait::{soon, until};
 
 pk_tests::cases!(
     two_nodes_behind_firewalls_connect_through_a_relay,
-    a_signal_that_opens_nothing_is_a_failure_that_says_so,
+    failed_hole_punching_is_reported_as_such,
 );
 
 /// A node behind a firewall, connected to the relay, and its firewall.
-async fn walled<R: Rt>(
+async fn behind_firewall<R: Rt>(
     runtime: &R,
     relay: &Node<R>,
     seed: u8,
@@ -36,7 +36,7 @@ async fn walled<R: Rt>(
 async fn two_nodes_behind_firewalls_connect_through_a_relay<R: Rt>(runtime: R) {
     let relay = start(&runtime, 1).await;
     let ((a, wall), (b, _)) =
-        (walled(&runtime, &relay, 2).await, walled(&runtime, &relay, 3).await);
+        (behind_firewall(&runtime, &relay, 2).await, behind_firewall(&runtime, &relay, 3).await);
     // No packet gets through from outside.
     let stranger = start(&runtime, 4).await;
     let patience = Duration::from_millis(700);
@@ -67,18 +67,18 @@ async fn two_nodes_behind_firewalls_connect_through_a_relay<R: Rt>(runtime: R) {
     }
     echo(&wall, &b, "echo/1").await;
     exchange(&wall, &a, b.own_id(), "echo/1", 100_000).await;
-    // It needs the relay no more.
+    // It no longer needs the relay.
     shutdown(&runtime, &[&relay]).await;
     exchange(&wall, &a, b.own_id(), "echo/1", 1000).await;
     shutdown(&wall, &[&a, &b]).await;
 }
 
-async fn a_signal_that_opens_nothing_is_a_failure_that_says_so<R: Rt>(runtime: R) {
+async fn failed_hole_punching_is_reported_as_such<R: Rt>(runtime: R) {
     let relay = start(&runtime, 1).await;
     let ((a, _), (b, wall)) =
-        (walled(&runtime, &relay, 2).await, walled(&runtime, &relay, 3).await);
-    // As where both ends are behind symmetric NATs: whatever is sent opens nothing that helps.
-    wall.shut();
+        (behind_firewall(&runtime, &relay, 2).await, behind_firewall(&runtime, &relay, 3).await);
+    // As if both ends were behind symmetric NATs: sent packets admit none from the other end.
+    wall.block_new_addresses();
     let patience = Duration::from_secs(2);
     let find = find(options(4 * patience, patience));
     let found = soon(&runtime, "find", a.find_node(b.own_id(), find)).await.unwrap();

@@ -8,14 +8,14 @@ use pk_tests::wait::{soon, try_within, until};
 use std::time::Duration;
 
 pk_tests::cases!(
-    a_full_acceptor_resets,
+    full_acceptor_resets_new_streams,
     streams_of_one_network_leave_room_for_others,
-    a_protocol_is_accepted_once_and_as_long_as_its_acceptor_is_held,
-    each_direction_ends_on_its_own,
-    a_reader_that_does_not_read_holds_up_its_writer_and_nobody_else,
+    protocol_has_one_acceptor_until_it_is_dropped,
+    stream_directions_end_independently,
+    unread_stream_blocks_only_its_writer,
 );
 
-async fn a_full_acceptor_resets<R: Rt>(runtime: R) {
+async fn full_acceptor_resets_new_streams<R: Rt>(runtime: R) {
     let a = start_with(&runtime, 1, |config| config.driver.accept_limit = 2).await;
     let b = start(&runtime, 2).await;
     let mut acceptor = a.accept_streams("few/1").await.unwrap();
@@ -23,7 +23,7 @@ async fn a_full_acceptor_resets<R: Rt>(runtime: R) {
     let mut open = Vec::new();
     let mut refused = 0;
     for _ in 0..5 {
-        // The peer's reset may overtake its word that it takes the protocol, or not.
+        // The peer's reset may or may not overtake its acceptance of the protocol.
         match soon(&runtime, "open", b.open_stream(a.own_id(), "few/1", RequestOptions::default()))
             .await
         {
@@ -43,7 +43,7 @@ async fn a_full_acceptor_resets<R: Rt>(runtime: R) {
         refused += 1;
     }
     assert_eq!(refused, 3);
-    // Those that found room are served.
+    // The accepted streams are served.
     for stream in &mut open {
         let waits =
             try_within(&runtime, Duration::from_millis(200), stream.read(&mut [0; 1])).await;
@@ -71,7 +71,7 @@ async fn streams_of_one_network_leave_room_for_others<R: Rt>(runtime: R) {
     for node in [&loud, &beside, &other] {
         connect(&runtime, node, &a).await;
     }
-    // The second node of the network finds the share of both taken.
+    // For the second node of the network the share of both is used up.
     let mut open = Vec::new();
     for node in [&loud, &loud, &beside, &other, &other] {
         let stream = soon(
@@ -96,7 +96,7 @@ async fn streams_of_one_network_leave_room_for_others<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a, &loud, &beside, &other]).await;
 }
 
-async fn a_protocol_is_accepted_once_and_as_long_as_its_acceptor_is_held<R: Rt>(runtime: R) {
+async fn protocol_has_one_acceptor_until_it_is_dropped<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     connect(&runtime, &b, &a).await;
     let open = async || {
@@ -133,7 +133,7 @@ async fn a_protocol_is_accepted_once_and_as_long_as_its_acceptor_is_held<R: Rt>(
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn each_direction_ends_on_its_own<R: Rt>(runtime: R) {
+async fn stream_directions_end_independently<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     connect(&runtime, &b, &a).await;
     let mut acceptor = a.accept_streams("ends/1").await.unwrap();
@@ -153,7 +153,7 @@ async fn each_direction_ends_on_its_own<R: Rt>(runtime: R) {
     soon(&runtime, "the acknowledgement", theirs.finish_and_wait()).await.unwrap();
     assert_eq!(soon(&runtime, "read", ours.read_to_end(100)).await.unwrap(), b"answer");
     assert_eq!(ours.write(b"x").await, Err(StreamError::Ended));
-    // Codes arrive, and stay.
+    // Codes are received and kept.
     let (mut ours, mut theirs) = pair().await;
     ours.reset(77);
     assert_eq!(
@@ -173,12 +173,12 @@ async fn each_direction_ends_on_its_own<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn a_reader_that_does_not_read_holds_up_its_writer_and_nobody_else<R: Rt>(runtime: R) {
+async fn unread_stream_blocks_only_its_writer<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     pk_tests::node::echo(&runtime, &a, "echo/1").await;
     let mut acceptor = a.accept_streams("unread/1").await.unwrap();
     connect(&runtime, &b, &a).await;
-    // The window, and what is read of it before the application reads.
+    // The window, and the bytes that the driver reads before the application does.
     let window = TransportSettings::default().stream_window as usize;
     let most = window + TransportSettings::APPLICATION_BUFFER;
     let mut ours =

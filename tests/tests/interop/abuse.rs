@@ -1,5 +1,5 @@
-//! A client by hand that speaks the reference's dialect badly: whatever it sends is answered with
-//! an error or a reset, soon, and leaves nothing behind.
+//! A scripted client that violates the dialect of the reference: every message is soon answered
+//! with an error or a reset, and no state remains.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use quinn::{Connection, ReadError, ReadToEndError, RecvStream, SendStream, VarIn
 use serde_json::{Value, json};
 
 pk_tests::cases!(
-    a_request_may_come_in_any_pieces,
-    what_is_no_request_is_refused,
-    a_wrong_request_is_told_what_is_wrong,
-    a_message_of_a_megabyte_is_refused,
-    silence_ends_with_a_reset,
-    a_stream_may_be_given_up_at_any_point,
-    an_exchange_may_be_broken_off_at_any_point,
-    who_goes_on_and_on_is_closed,
+    request_is_read_however_it_is_split,
+    malformed_requests_are_refused,
+    invalid_parameters_are_named_in_the_error,
+    message_of_a_megabyte_is_refused,
+    silent_stream_is_reset,
+    stream_can_be_cancelled_at_any_point,
+    exchange_can_be_cancelled_at_any_point,
+    peer_that_repeats_faults_is_disconnected,
 );
 
 /// Every method of the node layer, and parameters that it understands.
@@ -63,8 +63,8 @@ fn good() -> Vec<u8> {
     request("nodesClosestActiveConnectionsGet", &json!({ "nodeIdEncoded": key(9).node_id() }))
 }
 
-/// A client, and the node that it plagues.
-struct Plague<R> {
+/// A misbehaving client, and the node that it is connected to.
+struct BadClient<R> {
     node: Node<R>,
     /// A node to report.
     other: Node<R>,
@@ -92,7 +92,7 @@ impl End {
     }
 }
 
-impl<R: Rt> Plague<R> {
+impl<R: Rt> BadClient<R> {
     async fn begin(runtime: &R, fault_limit: u32) -> Self {
         let node = start_with(runtime, 1, |config| {
             config.core.call_timeout = Duration::from_secs(2);
@@ -114,7 +114,7 @@ impl<R: Rt> Plague<R> {
         self.connection.open_bi().await.unwrap()
     }
 
-    /// Sends all of it and the end, and waits for the end of the answer.
+    /// Sends all bytes and the end, and waits for the end of the answer.
     async fn call(&self, runtime: &R, what: &str, bytes: &[u8]) -> End {
         let (mut send, recv) = self.open().await;
         // Fails if the node has ended the stream.
@@ -123,17 +123,19 @@ impl<R: Rt> Plague<R> {
         end(runtime, what, recv).await
     }
 
-    /// A good call still works, on the same connection; and nothing is left of the bad ones.
-    async fn ends_well(self, runtime: &R) {
+    /// Checks that a valid call succeeds on the same connection, and that no state of the invalid
+    /// ones remains.
+    async fn assert_serves_and_ends(self, runtime: &R) {
         let end = self.call(runtime, "a good call", &good()).await;
         assert!(matches!(&end, End::Results(results) if !results.is_empty()), "{end:?}");
         let metrics = self.node.metrics().await.unwrap();
         assert_eq!(metrics.connections_accepted, 2, "{metrics:?}");
-        self.forgets(runtime).await;
+        self.assert_ends(runtime).await;
     }
 
-    /// Nothing is left of the client, after its streams, while it is connected, and after it.
-    async fn forgets(self, runtime: &R) {
+    /// Checks that the streams of the client end while it is connected, and the connection after
+    /// that.
+    async fn assert_ends(self, runtime: &R) {
         shutdown(runtime, &[&self.other]).await;
         until(runtime, "no stream is left", async || self.node.driver_metrics().streams == 0).await;
         self.connection.close(VarInt::from_u32(0), b"");
@@ -180,11 +182,11 @@ async fn end<R: Rt>(runtime: &R, what: &str, mut recv: RecvStream) -> End {
     }
 }
 
-async fn a_request_may_come_in_any_pieces<R: Rt>(runtime: R) {
-    let plague = Plague::begin(&runtime, 1_000_000).await;
+async fn request_is_read_however_it_is_split<R: Rt>(runtime: R) {
+    let bad_client = BadClient::begin(&runtime, 1_000_000).await;
     let good = good();
     for at in 1..good.len() {
-        let (mut send, recv) = plague.open().await;
+        let (mut send, recv) = bad_client.open().await;
         let (first, second) = good.split_at(at);
         send.write_all(first).await.unwrap();
         // So that they do not leave in one packet.
@@ -197,7 +199,7 @@ async fn a_request_may_come_in_any_pieces<R: Rt>(runtime: R) {
             "split at {at}: {end:?}"
         );
     }
-    let (mut send, recv) = plague.open().await;
+    let (mut send, recv) = bad_client.open().await;
     for byte in &good {
         send.write_all(&[*byte]).await.unwrap();
         sleep(&runtime, Duration::from_micros(500)).await;
@@ -211,14 +213,15 @@ async fn a_request_may_come_in_any_pieces<R: Rt>(runtime: R) {
     send.finish().ok();
 
     for space in [" ", "\n\t\r ", &" ".repeat(1000)] {
-        let end = plague.call(&runtime, "after spaces", &[space.as_bytes(), &good].concat()).await;
+        let end =
+            bad_client.call(&runtime, "after spaces", &[space.as_bytes(), &good].concat()).await;
         assert!(matches!(&end, End::Results(results) if !results.is_empty()), "{end:?}");
     }
-    plague.ends_well(&runtime).await;
+    bad_client.assert_serves_and_ends(&runtime).await;
 }
 
-async fn what_is_no_request_is_refused<R: Rt>(runtime: R) {
-    let plague = Plague::begin(&runtime, 1_000_000).await;
+async fn malformed_requests_are_refused<R: Rt>(runtime: R) {
+    let bad_client = BadClient::begin(&runtime, 1_000_000).await;
     let text = String::from_utf8(good()).unwrap();
     let deep = |depth| [vec![b'['; depth], vec![b']'; depth]].concat();
     let with_params = |params: &[u8]| {
@@ -279,15 +282,15 @@ async fn what_is_no_request_is_refused<R: Rt>(runtime: R) {
         ("parameters that are nothing", with_params(b"null")),
     ];
     for (what, bytes) in bad {
-        let end = plague.call(&runtime, what, &bytes).await;
+        let end = bad_client.call(&runtime, what, &bytes).await;
         println!("{}: {what}: {end:?}", R::NAME);
         assert!(matches!(end, End::Error(_) | End::Reset(_)), "{what}: {end:?}");
     }
-    plague.ends_well(&runtime).await;
+    bad_client.assert_serves_and_ends(&runtime).await;
 }
 
-async fn a_wrong_request_is_told_what_is_wrong<R: Rt>(runtime: R) {
-    let plague = Plague::begin(&runtime, 1_000_000).await;
+async fn invalid_parameters_are_named_in_the_error<R: Rt>(runtime: R) {
+    let bad_client = BadClient::begin(&runtime, 1_000_000).await;
     let wrong = [
         json!(null),
         json!(7),
@@ -315,13 +318,13 @@ async fn a_wrong_request_is_told_what_is_wrong<R: Rt>(runtime: R) {
             }
             for variant in variants {
                 let what = format!("{method} without a proper {name}");
-                let end = plague.call(&runtime, &what, &request(method, &variant)).await;
+                let end = bad_client.call(&runtime, &what, &request(method, &variant)).await;
                 match &end {
                     End::Error(error) => {
                         let data = error
                             .pointer("/data/data")
                             .unwrap_or_else(|| panic!("{what}: {error}"));
-                        // Without any of these the reference cannot decode it.
+                        // The reference cannot decode a request without any of these.
                         for (member, is) in [
                             ("message", Value::is_string as fn(&Value) -> bool),
                             ("timestamp", Value::is_string),
@@ -347,37 +350,37 @@ async fn a_wrong_request_is_told_what_is_wrong<R: Rt>(runtime: R) {
     }
     for method in ["nodesClosestLocalNodesGet", "nodesClosestActiveConnectionsGet"] {
         for id in ["", "v", "hello", &"v".repeat(53)] {
-            let end = plague
+            let end = bad_client
                 .call(&runtime, method, &request(method, &json!({ "nodeIdEncoded": id })))
                 .await;
             assert_eq!(end.class(), Some("ErrorValidation"), "{id}: {end:?}");
         }
     }
-    // What may be left out or be anything.
+    // Members that may be absent or have any value.
     let good: Value = serde_json::from_slice(&good()).unwrap();
     for id in [json!(7), json!("x")] {
         let mut request = good.clone();
         request["id"] = id;
-        let end = plague.call(&runtime, "an id", request.to_string().as_bytes()).await;
+        let end = bad_client.call(&runtime, "an id", request.to_string().as_bytes()).await;
         assert!(matches!(&end, End::Results(results) if !results.is_empty()), "{end:?}");
     }
     let mut request = good.clone();
     request.as_object_mut().unwrap().remove("id");
-    let end = plague.call(&runtime, "no id", request.to_string().as_bytes()).await;
+    let end = bad_client.call(&runtime, "no id", request.to_string().as_bytes()).await;
     assert!(matches!(&end, End::Results(results) if !results.is_empty()), "{end:?}");
     for timeout in
         [json!(null), json!(15_000), json!(1e300), json!(0), json!(-1), json!("x"), json!({})]
     {
         let mut request = good.clone();
         request["params"]["metadata"] = json!({ "timeout": timeout });
-        // Whatever becomes of it, it ends.
-        plague.call(&runtime, "a timeout", request.to_string().as_bytes()).await;
+        // It ends in any case.
+        bad_client.call(&runtime, "a timeout", request.to_string().as_bytes()).await;
     }
-    plague.ends_well(&runtime).await;
+    bad_client.assert_serves_and_ends(&runtime).await;
 }
 
-async fn a_message_of_a_megabyte_is_refused<R: Rt>(runtime: R) {
-    let plague = Plague::begin(&runtime, 1_000_000).await;
+async fn message_of_a_megabyte_is_refused<R: Rt>(runtime: R) {
+    let bad_client = BadClient::begin(&runtime, 1_000_000).await;
     let filler = "x".repeat(1 << 20);
     let node = key(9).node_id();
     for (what, bytes) in [
@@ -391,7 +394,7 @@ async fn a_message_of_a_megabyte_is_refused<R: Rt>(runtime: R) {
         ("spaces without an end", " ".repeat(1 << 20).into_bytes()),
         ("a method without an end", format!("{{\"method\":\"{filler}").into_bytes()),
     ] {
-        let (mut send, recv) = plague.open().await;
+        let (mut send, recv) = bad_client.open().await;
         let write = async {
             // Fails as soon as the node ends the stream. The end is never sent.
             let written = send.write_all(&bytes).await;
@@ -401,15 +404,15 @@ async fn a_message_of_a_megabyte_is_refused<R: Rt>(runtime: R) {
         println!("{}: {what}: {end:?}, stopped early: {stopped}", R::NAME);
         assert!(matches!(end, End::Error(_) | End::Reset(_)), "{what}: {end:?}");
     }
-    plague.ends_well(&runtime).await;
+    bad_client.assert_serves_and_ends(&runtime).await;
 }
 
-async fn silence_ends_with_a_reset<R: Rt>(runtime: R) {
-    let plague = Plague::begin(&runtime, 1_000_000).await;
+async fn silent_stream_is_reset<R: Rt>(runtime: R) {
+    let bad_client = BadClient::begin(&runtime, 1_000_000).await;
     let good = good();
     let mut open = Vec::new();
     for len in [1, 10, good.len() - 1] {
-        let (mut send, recv) = plague.open().await;
+        let (mut send, recv) = bad_client.open().await;
         send.write_all(&good[..len]).await.unwrap();
         open.push((send, recv));
     }
@@ -423,24 +426,24 @@ async fn silence_ends_with_a_reset<R: Rt>(runtime: R) {
     for end in &ends {
         assert!(matches!(end, End::Reset(7)), "timed out: {end:?}");
     }
-    plague.ends_well(&runtime).await;
+    bad_client.assert_serves_and_ends(&runtime).await;
 }
 
-async fn a_stream_may_be_given_up_at_any_point<R: Rt>(runtime: R) {
-    let plague = Plague::begin(&runtime, 1_000_000).await;
+async fn stream_can_be_cancelled_at_any_point<R: Rt>(runtime: R) {
+    let bad_client = BadClient::begin(&runtime, 1_000_000).await;
     let mut ends = 0;
     for (method, params) in requests() {
         let bytes = request(method, &params);
         for at in (0..=bytes.len()).step_by(7).chain([bytes.len()]) {
             for how in 0..4 {
-                let (mut send, mut recv) = plague.open().await;
+                let (mut send, mut recv) = bad_client.open().await;
                 send.write_all(&bytes[..at]).await.unwrap();
                 let code = VarInt::from_u32(at as u32 % 9);
                 match how {
                     0 => drop(send.reset(code)),
                     1 => drop(recv.stop(code)),
                     2 => drop((send.reset(code), recv.stop(code))),
-                    // A half-close: nothing more comes, and whatever is answered is read.
+                    // A half-close: nothing more is sent, and the answer is read.
                     _ => {
                         let _ = send.finish();
                         end(&runtime, method, recv).await;
@@ -460,7 +463,7 @@ async fn a_stream_may_be_given_up_at_any_point<R: Rt>(runtime: R) {
         }
     }
     println!("{}: {ends} half-closed calls were answered", R::NAME);
-    plague.ends_well(&runtime).await;
+    bad_client.assert_serves_and_ends(&runtime).await;
 }
 
 /// What a claimer does when it has the first answer.
@@ -477,9 +480,9 @@ enum Then {
     TheRightThing,
 }
 
-async fn an_exchange_may_be_broken_off_at_any_point<R: Rt>(runtime: R) {
-    let plague = Plague::begin(&runtime, 1_000_000).await;
-    let (us, them) = (key(2), plague.node.own_id());
+async fn exchange_can_be_cancelled_at_any_point<R: Rt>(runtime: R) {
+    let bad_client = BadClient::begin(&runtime, 1_000_000).await;
+    let (us, them) = (key(2), bad_client.node.own_id());
     let link = ClaimContent::link(&ClaimLinkNode { issuer: us.node_id(), subject: them });
     let mut last = None;
     let method = "nodesCrossSignClaim";
@@ -503,7 +506,7 @@ async fn an_exchange_may_be_broken_off_at_any_point<R: Rt>(runtime: R) {
         let claim = Claim::draft(&link, id, unix_now(), None).unwrap();
         let signature = us.sign(&claim.signing_input(&us.node_id()));
         let claim = claim.sign(us.node_id(), signature).unwrap().into_claim().token().to_json();
-        let (mut send, mut recv) = plague.open().await;
+        let (mut send, mut recv) = bad_client.open().await;
         send.write_all(&message(&claim)).await.unwrap();
         // Our claim with its signature, and its own.
         let mut decoder = ObjectDecoder::new(MAX_OBJECT, MAX_OBJECT);
@@ -550,25 +553,25 @@ async fn an_exchange_may_be_broken_off_at_any_point<R: Rt>(runtime: R) {
                 _ => assert!(matches!(end, End::Error(_) | End::Reset(_)), "{then:?}: {end:?}"),
             }
         }
-        let seq = plague.node.chain_head().await.unwrap().map(|head| head.seq);
+        let seq = bad_client.node.chain_head().await.unwrap().map(|head| head.seq);
         assert_eq!(seq, matches!(then, Then::TheRightThing).then_some(1), "{then:?}");
     }
-    plague.ends_well(&runtime).await;
+    bad_client.assert_serves_and_ends(&runtime).await;
 }
 
-async fn who_goes_on_and_on_is_closed<R: Rt>(runtime: R) {
-    let plague = Plague::begin(&runtime, 16).await;
+async fn peer_that_repeats_faults_is_disconnected<R: Rt>(runtime: R) {
+    let bad_client = BadClient::begin(&runtime, 16).await;
     for n in 0..1000 {
-        let Ok((mut send, mut recv)) = plague.connection.open_bi().await else {
+        let Ok((mut send, mut recv)) = bad_client.connection.open_bi().await else {
             println!(
                 "{}: closed after {n} faults: {:?}",
                 R::NAME,
-                plague.connection.close_reason()
+                bad_client.connection.close_reason()
             );
             assert!(n >= 16, "{n}");
-            let reason = plague.connection.close_reason().expect("it is closed");
+            let reason = bad_client.connection.close_reason().expect("it is closed");
             assert!(raw::close_code(&reason).is_some(), "{reason}");
-            plague.forgets(&runtime).await;
+            bad_client.assert_ends(&runtime).await;
             return;
         };
         if send.write_all(b"[]").await.is_ok() {

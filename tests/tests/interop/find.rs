@@ -9,21 +9,22 @@ use pk_tests::wait::within;
 use serde_json::json;
 
 use crate::kit::{
-    PATIENCE, ask, dial, dialed, disconnected, introduce, reached, text, their_connections, theirs,
+    PATIENCE, ask, dial, dialed, disconnected, introduce, polykey_connections, polykey_node,
+    reached, text,
 };
 
 cases!(
-    we_find_ours_and_theirs_through_theirs,
-    they_find_ours_and_theirs_through_us,
-    nobody_is_found_who_is_not_there,
+    local_node_finds_nodes_of_both_kinds_through_a_polykey_node,
+    polykey_node_finds_nodes_of_both_kinds_through_the_local_node,
+    absent_node_is_not_found,
 );
 
-/// Nodes of theirs look around whenever they learn of a new node, so that they may be there before
-/// they are looked for; then they are forgotten and looked for again, this often.
+/// Number of attempts. Polykey nodes search whenever they learn of a new node, so that they may be
+/// connected before the search; then they are removed, and the search is repeated.
 const ATTEMPTS: usize = 20;
 
-/// We find a node that we know only through another one.
-async fn we_find<R: Rt>(runtime: &R, ours: &Node<R>, target: NodeId, through: NodeId) {
+/// Finds a node that the local node can only learn of through another one.
+async fn find_through<R: Rt>(runtime: &R, ours: &Node<R>, target: NodeId, through: NodeId) {
     for _ in 0..ATTEMPTS {
         disconnected(runtime, ours, target).await;
         ours.unset_node(target).await.unwrap();
@@ -43,16 +44,16 @@ async fn we_find<R: Rt>(runtime: &R, ours: &Node<R>, target: NodeId, through: No
     panic!("{target} was always there before it was looked for");
 }
 
-/// They find a node that they do not know.
-async fn they_find<R: Rt>(runtime: &R, theirs: &Peer, target: NodeId) {
+/// Makes a Polykey node find a node that it has no contact for.
+async fn polykey_finds<R: Rt>(runtime: &R, theirs: &Peer, target: NodeId) {
     for _ in 0..ATTEMPTS {
         ask(runtime, theirs, "disconnect", json!({ "nodeId": target })).await;
         ask(runtime, theirs, "unsetNode", json!({ "nodeId": target })).await;
-        let connected = their_connections(runtime, theirs, target).await;
+        let connected = polykey_connections(runtime, theirs, target).await;
         let known = ask(runtime, theirs, "graph", json!({})).await;
         let found = ask(runtime, theirs, "find", json!({ "nodeId": target })).await;
         assert!(!found.is_null(), "they do not find it");
-        assert!(!their_connections(runtime, theirs, target).await.is_empty());
+        assert!(!polykey_connections(runtime, theirs, target).await.is_empty());
         if connected.is_empty() && known.get(target.to_string()).is_none() {
             return;
         }
@@ -60,35 +61,43 @@ async fn they_find<R: Rt>(runtime: &R, theirs: &Peer, target: NodeId) {
     panic!("{target} was always there before it was looked for");
 }
 
-async fn we_find_ours_and_theirs_through_theirs<R: Rt>(runtime: R, polykey: Polykey) {
-    let (between, far) = (theirs(&runtime, &polykey).await, theirs(&runtime, &polykey).await);
+async fn local_node_finds_nodes_of_both_kinds_through_a_polykey_node<R: Rt>(
+    runtime: R,
+    polykey: Polykey,
+) {
+    let (between, far) =
+        (polykey_node(&runtime, &polykey).await, polykey_node(&runtime, &polykey).await);
     let (ours, other) = (start(&runtime, 1).await, start(&runtime, 2).await);
     introduce(&runtime, &far, &between).await;
     dial(&runtime, &other, &between).await;
     dial(&runtime, &ours, &between).await;
-    we_find(&runtime, &ours, far.node_id(), between.node_id()).await;
-    we_find(&runtime, &ours, other.own_id(), between.node_id()).await;
-    // Found through theirs, and spoken to in our own dialect.
+    find_through(&runtime, &ours, far.node_id(), between.node_id()).await;
+    find_through(&runtime, &ours, other.own_id(), between.node_id()).await;
+    // Found through a Polykey node, and connected over `pk/1`.
     let connection = connections_with(&ours, other.own_id()).await;
     assert!(connection.iter().all(|one| one.shared_id.len() == 32), "{connection:?}");
     shutdown(&runtime, &[&ours, &other]).await;
 }
 
-async fn they_find_ours_and_theirs_through_us<R: Rt>(runtime: R, polykey: Polykey) {
-    let (theirs_a, theirs_b) = (theirs(&runtime, &polykey).await, theirs(&runtime, &polykey).await);
+async fn polykey_node_finds_nodes_of_both_kinds_through_the_local_node<R: Rt>(
+    runtime: R,
+    polykey: Polykey,
+) {
+    let (theirs_a, theirs_b) =
+        (polykey_node(&runtime, &polykey).await, polykey_node(&runtime, &polykey).await);
     let (between, other) = (start(&runtime, 1).await, start(&runtime, 2).await);
     connect(&runtime, &other, &between).await;
     dialed(&runtime, &theirs_b, &between).await;
     dialed(&runtime, &theirs_a, &between).await;
-    they_find(&runtime, &theirs_a, other.own_id()).await;
-    they_find(&runtime, &theirs_a, theirs_b.node_id()).await;
+    polykey_finds(&runtime, &theirs_a, other.own_id()).await;
+    polykey_finds(&runtime, &theirs_a, theirs_b.node_id()).await;
     let found = ask(&runtime, &theirs_b, "find", json!({ "nodeId": between.own_id() })).await;
     assert!(found.to_string().contains(&reached(&between).port().to_string()), "{found}");
     shutdown(&runtime, &[&between, &other]).await;
 }
 
-async fn nobody_is_found_who_is_not_there<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+async fn absent_node_is_not_found<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     dial(&runtime, &ours, &peer).await;
     let absent = pk_tests::node::key(99).node_id();
     let found =
@@ -98,7 +107,7 @@ async fn nobody_is_found_who_is_not_there<R: Rt>(runtime: R, polykey: Polykey) {
     assert_eq!((found.found, found.ended), (None, FindEnd::Exhausted));
     let found = ask(&runtime, &peer, "find", json!({ "nodeId": absent })).await;
     assert!(found.is_null(), "{found}");
-    // They look for themselves all the time.
+    // The reference searches for its own id regularly.
     let found = ask(&runtime, &peer, "find", json!({ "nodeId": peer.node_id() })).await;
     assert!(found.is_null(), "{found}");
     let connections = ask(&runtime, &peer, "connections", json!({})).await;

@@ -11,12 +11,14 @@ use pk_tests::node::{shutdown, start};
 use pk_tests::wait::{sleep, soon, within};
 use serde_json::json;
 
-use crate::kit::{PATIENCE, ask, dial, dialed, our_connections, their_connections, theirs};
+use crate::kit::{
+    PATIENCE, ask, dial, dialed, local_connections, polykey_connections, polykey_node,
+};
 
-/// How long, in seconds, unless `PK_IDLE_SECS` says otherwise: both idle timeouts twice and more.
+/// Duration in seconds, unless `PK_IDLE_SECS` is set: more than twice each idle timeout.
 const IDLE_SECS: u64 = 75;
 
-long_cases!(an_idle_connection_is_held within Duration::from_secs(idle_secs() + 240));
+long_cases!(leased_idle_connection_stays_open within Duration::from_secs(idle_secs() + 240));
 
 fn idle_secs() -> u64 {
     env::var("PK_IDLE_SECS")
@@ -24,16 +26,16 @@ fn idle_secs() -> u64 {
         .map_or(IDLE_SECS, |secs| secs.parse().expect("PK_IDLE_SECS is a number of seconds"))
 }
 
-/// One connection that we began and one that they did.
-async fn an_idle_connection_is_held<R: Rt>(runtime: R, polykey: Polykey) {
+/// One connection that the local node dialed, and one that a Polykey node dialed.
+async fn leased_idle_connection_stays_open<R: Rt>(runtime: R, polykey: Polykey) {
     let (a, b, ours) = (
-        theirs(&runtime, &polykey).await,
-        theirs(&runtime, &polykey).await,
+        polykey_node(&runtime, &polykey).await,
+        polykey_node(&runtime, &polykey).await,
         start(&runtime, 1).await,
     );
     dial(&runtime, &ours, &a).await;
     dialed(&runtime, &b, &ours).await;
-    // Nothing closes them for being unused, on either side.
+    // The leases prevent a close of unused connections, on both sides.
     let lease_a =
         soon(&runtime, "hold", ours.acquire_connection(a.node_id(), RequestOptions::default()))
             .await
@@ -43,16 +45,16 @@ async fn an_idle_connection_is_held<R: Rt>(runtime: R, polykey: Polykey) {
             .await
             .unwrap();
     let before =
-        [our_connections(&ours, a.node_id()).await, our_connections(&ours, b.node_id()).await];
+        [local_connections(&ours, a.node_id()).await, local_connections(&ours, b.node_id()).await];
     let turns = ours.driver_metrics().turns;
     let secs = idle_secs();
     sleep(&runtime, Duration::from_secs(secs)).await;
     let after =
-        [our_connections(&ours, a.node_id()).await, our_connections(&ours, b.node_id()).await];
+        [local_connections(&ours, a.node_id()).await, local_connections(&ours, b.node_id()).await];
     assert_eq!(before, after);
     assert_eq!(before.iter().map(Vec::len).sum::<usize>(), 2, "{before:?}");
     for (peer, held) in [&a, &b].into_iter().zip(&after) {
-        assert_eq!(their_connections(&runtime, peer, ours.own_id()).await, *held);
+        assert_eq!(polykey_connections(&runtime, peer, ours.own_id()).await, *held);
         within(
             &runtime,
             PATIENCE,
@@ -66,8 +68,7 @@ async fn an_idle_connection_is_held<R: Rt>(runtime: R, polykey: Polykey) {
     }
     let turns = ours.driver_metrics().turns - turns;
     println!("{}: {turns} turns meanwhile, for both nodes' searches of themselves", R::NAME);
-    // Every 45 s each of them, and we, look around: a handful of small questions, and nothing
-    // besides.
+    // Every 45 s each node refreshes: a few small requests, and nothing else.
     assert!(turns <= 60 * (secs / 45 + 1), "{turns}");
     println!("idle for {secs} s: 2 connections held, none dropped");
     drop((lease_a, lease_b));

@@ -1,4 +1,4 @@
-//! What the cases work with: nodes of the reference beside ours.
+//! Helpers of the cases: nodes of the reference and local nodes.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use pk_tests::node::{connections_with, socket};
 use pk_tests::wait::{soon, until, within};
 use serde_json::{Value, json};
 
-/// No case takes longer but for those that say so.
+/// Maximum duration of a case, unless the case sets another.
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
-/// For what the reference does: it is slow to start, and a dial that fails takes it 15 s.
+/// Limit for operations of the reference: it starts slowly, and its failing dials take 15 s.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Declares tests as `pk_tests::cases` does, of cases that take the reference too and run one at a
@@ -52,7 +52,7 @@ macro_rules! long_cases {
     };
 }
 
-/// Runs a case, if the reference is to be had.
+/// Runs a case if the reference is available.
 pub(crate) fn run<R: Rt, F: Future<Output = ()> + 'static>(
     limit: Duration,
     name: &str,
@@ -64,7 +64,7 @@ pub(crate) fn run<R: Rt, F: Future<Output = ()> + 'static>(
     }
 }
 
-/// Where the reference is installed, once for this target directory.
+/// Directory of the reference, which is installed once for this target directory.
 pub(crate) fn package() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("pk-interop")
 }
@@ -75,7 +75,7 @@ fn polykey() -> Option<&'static Polykey> {
 }
 
 /// Starts a node of the reference.
-pub(crate) async fn start_theirs<R: Runtime>(
+pub(crate) async fn start_polykey<R: Runtime>(
     runtime: &R,
     polykey: &Polykey,
     settings: Settings,
@@ -86,19 +86,19 @@ pub(crate) async fn start_theirs<R: Runtime>(
 }
 
 /// Starts a node of the reference with the defaults.
-pub(crate) async fn theirs<R: Runtime>(runtime: &R, polykey: &Polykey) -> Peer {
-    start_theirs(runtime, polykey, Settings::default()).await
+pub(crate) async fn polykey_node<R: Runtime>(runtime: &R, polykey: &Polykey) -> Peer {
+    start_polykey(runtime, polykey, Settings::default()).await
 }
 
-/// Has a node of the reference do something.
+/// Sends a command to a node of the reference. Returns its result.
 pub(crate) async fn ask<R: Runtime>(runtime: &R, peer: &Peer, what: &str, with: Value) -> Value {
     let said = format!("{what} {with}");
     let answer = within(runtime, PATIENCE, &said, peer.ask(what, with)).await;
     answer.unwrap_or_else(|error| panic!("{said}: {error}"))
 }
 
-/// Has a node of the reference do something that it fails to do.
-pub(crate) async fn ask_in_vain<R: Runtime>(
+/// Sends a command to a node of the reference, which must fail. Returns its error.
+pub(crate) async fn ask_expecting_error<R: Runtime>(
     runtime: &R,
     peer: &Peer,
     what: &str,
@@ -111,7 +111,7 @@ pub(crate) async fn ask_in_vain<R: Runtime>(
     }
 }
 
-/// Our node dials theirs.
+/// The local node dials a Polykey node.
 pub(crate) async fn dial<R: Runtime>(runtime: &R, ours: &Node<R>, theirs: &Peer) -> ConnectionInfo {
     let connected =
         ours.connect(theirs.node_id(), theirs.seed().address, RequestOptions::default());
@@ -121,12 +121,12 @@ pub(crate) async fn dial<R: Runtime>(runtime: &R, ours: &Node<R>, theirs: &Peer)
     connected
 }
 
-/// Their node dials ours. Returns the name that it gives the connection.
+/// A Polykey node dials the local node. Returns its id of the connection.
 pub(crate) async fn dialed<R: Runtime>(runtime: &R, theirs: &Peer, ours: &Node<R>) -> String {
     let connected = ask(runtime, theirs, "connect", target(ours.own_id(), reached(ours))).await;
     assert_eq!(text(&connected, "nodeId"), ours.own_id().to_string());
     let name = text(&connected, "connectionId").to_owned();
-    // By way of their chain, since they may have renewed their key.
+    // By the certificate chain, since the Polykey node may have renewed its key.
     until(runtime, "we have it too", async || {
         let all = ours.connections().await.unwrap_or_default();
         all.iter().any(|connection| connection.shared_id == name)
@@ -135,44 +135,44 @@ pub(crate) async fn dialed<R: Runtime>(runtime: &R, theirs: &Peer, ours: &Node<R
     name
 }
 
-/// One node of theirs dials another.
+/// One Polykey node dials another.
 pub(crate) async fn introduce<R: Runtime>(runtime: &R, from: &Peer, to: &Peer) {
     ask(runtime, from, "connect", target(to.node_id(), to.reached())).await;
     knows(runtime, to, from.node_id()).await;
 }
 
-/// Waits until their node has a connection, and the node in its graph: it continues to judge the
-/// dialer after the handshake.
+/// Waits until the Polykey node has a connection, and the node in its graph: it verifies the dialer
+/// after the handshake.
 async fn knows<R: Runtime>(runtime: &R, theirs: &Peer, node: NodeId) {
     until(runtime, "they have it too", async || {
-        !their_connections(runtime, theirs, node).await.is_empty()
+        !polykey_connections(runtime, theirs, node).await.is_empty()
             && ask(runtime, theirs, "graph", json!({})).await.get(node.to_string()).is_some()
     })
     .await;
 }
 
-/// Where a node of ours is reached on this machine by IPv4.
+/// The IPv4 address of a local node on this machine.
 pub(crate) fn reached<R>(node: &Node<R>) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], socket(node).port()))
 }
 
-/// A node and its address, as commands of theirs take them.
+/// A node and its address as arguments of a command.
 pub(crate) fn target(node: NodeId, addr: SocketAddr) -> Value {
     json!({ "nodeId": node, "host": addr.ip(), "port": addr.port() })
 }
 
-/// A text among what a node of theirs says.
+/// A text in a result of a Polykey node.
 pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value.get(name).and_then(Value::as_str).unwrap_or_else(|| panic!("no {name} in {value}"))
 }
 
-/// A list that a node of theirs says.
+/// A list in a result of a Polykey node.
 pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().unwrap_or_else(|| panic!("{value} is no list"))
 }
 
-/// The connections that their node has with a node: their names, and whether each is primary.
-pub(crate) async fn their_connections<R: Runtime>(
+/// The connections of a Polykey node with a node: their ids, and whether each is primary.
+pub(crate) async fn polykey_connections<R: Runtime>(
     runtime: &R,
     peer: &Peer,
     node: NodeId,
@@ -188,8 +188,8 @@ pub(crate) async fn their_connections<R: Runtime>(
     with
 }
 
-/// The connections that our node has with a node: their names, and whether each is primary.
-pub(crate) async fn our_connections<R>(ours: &Node<R>, node: NodeId) -> Vec<(String, bool)> {
+/// The connections of the local node with a node: their ids, and whether each is primary.
+pub(crate) async fn local_connections<R>(ours: &Node<R>, node: NodeId) -> Vec<(String, bool)> {
     let with = connections_with(ours, node).await.into_iter();
     let mut with: Vec<_> = with
         .map(|one| (String::from_utf8_lossy(&one.shared_id).into_owned(), one.primary))
@@ -199,7 +199,7 @@ pub(crate) async fn our_connections<R>(ours: &Node<R>, node: NodeId) -> Vec<(Str
 }
 
 /// Closes the connections of a node with a peer until there are none. The peer may connect again
-/// meanwhile: nodes of theirs look around whenever a node connects.
+/// meanwhile: Polykey nodes search whenever a node connects.
 pub(crate) async fn disconnected<R: Rt>(runtime: &R, node: &Node<R>, peer: NodeId) {
     until(runtime, "it is gone", async || {
         node.disconnect(peer).await.unwrap();

@@ -1,9 +1,9 @@
-//! Against real nodes of Polykey 1.15.1, over real sockets; and against peers made by hand that
-//! speak its dialect badly.
+//! Tests against real nodes of Polykey 1.15.1, over real sockets, and against scripted peers that
+//! violate its dialect.
 //!
-//! The real ones need Node.js 20 or later and npm. Without them their cases do nothing and say so
+//! The real ones need Node.js 20 or later and npm. Without them their cases do nothing and print so
 //! on stderr; with `PK_INTEROP=required` or `CI=true` they fail; with `PK_INTEROP=off` they do
-//! nothing and say nothing.
+//! nothing and print nothing.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -18,6 +18,7 @@ mod abuse;
 mod claims;
 mod find;
 mod idle;
+mod mdns;
 mod meet;
 mod methods;
 mod network;

@@ -1,4 +1,4 @@
-//! Two nodes, one of each kind: they connect, call each other, and agree about what they have.
+//! Two nodes, one of each kind: they connect, call each other, and agree on their connections.
 
 use std::time::{Duration, Instant};
 
@@ -12,24 +12,24 @@ use serde_json::{Value, json};
 use smol::future::zip;
 
 use crate::kit::{
-    PATIENCE, ask, ask_in_vain, dial, dialed, list, our_connections, reached, target, text,
-    their_connections, theirs,
+    PATIENCE, ask, ask_expecting_error, dial, dialed, list, local_connections, polykey_connections,
+    polykey_node, reached, target, text,
 };
 
 cases!(
-    we_dial_and_they_answer,
-    they_dial_and_we_answer,
-    both_ends_name_every_connection_alike_and_keep_the_same_primary,
-    a_dial_that_is_called_off_leaves_no_connection_that_only_they_have,
-    each_lists_whom_it_knows_to_the_other,
-    five_hundred_calls_each_way,
-    a_wrong_call_is_answered_with_the_error_that_they_know,
+    local_node_dials_a_polykey_node,
+    polykey_node_dials_the_local_node,
+    both_ends_agree_on_connection_ids_and_the_primary,
+    cancelled_dial_leaves_no_connection_at_one_end_only,
+    both_nodes_return_their_contacts,
+    five_hundred_calls_each_way_succeed,
+    invalid_call_returns_an_error_of_the_reference,
 );
 
 const BOTH: ClosestNodesQuery = ClosestNodesQuery { known: true, connected: true };
 
-/// Both ping each other over what is there, and list the same connections.
-async fn both_ping<R: Rt>(runtime: &R, ours: &Node<R>, theirs: &Peer) {
+/// Both nodes ping each other over existing connections, and list the same connections.
+async fn ping_both_ways<R: Rt>(runtime: &R, ours: &Node<R>, theirs: &Peer) {
     let pong =
         soon(runtime, "we ping", ours.ping_node(theirs.node_id(), RequestOptions::default()))
             .await
@@ -38,15 +38,15 @@ async fn both_ping<R: Rt>(runtime: &R, ours: &Node<R>, theirs: &Peer) {
     let found = ask(runtime, theirs, "ping", json!({ "nodeId": ours.own_id() })).await;
     assert!(!found.is_null(), "they ping");
     let (us, them) = (theirs.node_id(), ours.own_id());
-    assert_eq!(our_connections(ours, us).await, their_connections(runtime, theirs, them).await);
+    assert_eq!(local_connections(ours, us).await, polykey_connections(runtime, theirs, them).await);
 }
 
-async fn we_dial_and_they_answer<R: Rt>(runtime: R, polykey: Polykey) {
-    let (theirs, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+async fn local_node_dials_a_polykey_node<R: Rt>(runtime: R, polykey: Polykey) {
+    let (theirs, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     let connection = dial(&runtime, &ours, &theirs).await;
     assert_eq!((connection.node, &connection.address), (theirs.node_id(), &theirs.seed().address));
-    both_ping(&runtime, &ours, &theirs).await;
-    // It knows us by the address that we listen at.
+    ping_both_ways(&runtime, &ours, &theirs).await;
+    // The Polykey node stores the address that the local node listens on.
     until(&runtime, "they know us", async || {
         let graph = ask(&runtime, &theirs, "graph", json!({})).await;
         let contact = graph.get(ours.own_id().to_string());
@@ -55,56 +55,54 @@ async fn we_dial_and_they_answer<R: Rt>(runtime: R, polykey: Polykey) {
         })
     })
     .await;
-    // A clean end on our side is one on theirs.
+    // A clean close by the local node is one for the Polykey node.
     ours.disconnect(theirs.node_id()).await.unwrap();
     until(&runtime, "they see the end", async || {
-        their_connections(&runtime, &theirs, ours.own_id()).await.is_empty()
+        polykey_connections(&runtime, &theirs, ours.own_id()).await.is_empty()
     })
     .await;
     assert_eq!(theirs.faults(), [""; 0]);
     shutdown(&runtime, &[&ours]).await;
 }
 
-async fn they_dial_and_we_answer<R: Rt>(runtime: R, polykey: Polykey) {
-    let (theirs, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+async fn polykey_node_dials_the_local_node<R: Rt>(runtime: R, polykey: Polykey) {
+    let (theirs, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     dialed(&runtime, &theirs, &ours).await;
     until(&runtime, "we have it", async || {
-        !our_connections(&ours, theirs.node_id()).await.is_empty()
+        !local_connections(&ours, theirs.node_id()).await.is_empty()
     })
     .await;
-    both_ping(&runtime, &ours, &theirs).await;
+    ping_both_ways(&runtime, &ours, &theirs).await;
     let contact = ours.contact(theirs.node_id()).await.unwrap().expect("it is in our graph");
     assert_eq!(
         contact.iter().map(|(address, _)| address.clone()).collect::<Vec<_>>(),
         [theirs.seed().address]
     );
-    // And without a connection, by the graph.
+    // Without a connection, the contact in the graph is used.
     let there = ask(&runtime, &theirs, "pingAddress", target(ours.own_id(), reached(&ours))).await;
     assert_eq!(there, Value::Bool(true));
-    // A clean end on their side is one on ours.
+    // A clean close by the Polykey node is one for the local node.
     ask(&runtime, &theirs, "disconnect", json!({ "nodeId": ours.own_id() })).await;
     until(&runtime, "we see the end", async || {
-        our_connections(&ours, theirs.node_id()).await.is_empty()
+        local_connections(&ours, theirs.node_id()).await.is_empty()
     })
     .await;
     shutdown(&runtime, &[&ours]).await;
 }
 
-async fn both_ends_name_every_connection_alike_and_keep_the_same_primary<R: Rt>(
-    runtime: R,
-    polykey: Polykey,
-) {
-    let (theirs, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+async fn both_ends_agree_on_connection_ids_and_the_primary<R: Rt>(runtime: R, polykey: Polykey) {
+    let (theirs, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     let (us, them) = (ours.own_id(), theirs.node_id());
     let mut several = 0;
     for _ in 0..10 {
         zip(dial(&runtime, &ours, &theirs), dialed(&runtime, &theirs, &ours)).await;
-        // A third one, so that the primary has its choice.
+        // A third connection, so that there is a choice of the primary.
         dialed(&runtime, &theirs, &ours).await;
         let mut connections = Vec::new();
         until(&runtime, "both have the same connections", async || {
-            connections = our_connections(&ours, them).await;
-            !connections.is_empty() && connections == their_connections(&runtime, &theirs, us).await
+            connections = local_connections(&ours, them).await;
+            !connections.is_empty()
+                && connections == polykey_connections(&runtime, &theirs, us).await
         })
         .await;
         let smallest = connections.iter().map(|(name, _)| name).min().cloned();
@@ -112,7 +110,7 @@ async fn both_ends_name_every_connection_alike_and_keep_the_same_primary<R: Rt>(
             connections.iter().filter(|(_, primary)| *primary).map(|(name, _)| name).collect();
         assert_eq!(primary, smallest.iter().collect::<Vec<_>>(), "{connections:?}");
         several += usize::from(connections.len() >= 2);
-        // The primary ends, and both take the same one in its place; no request fails.
+        // The primary ends, and both replace it by the same connection; no request fails.
         zip(
             async {
                 within(&runtime, PATIENCE, "ping", ours.ping_node(them, RequestOptions::default()))
@@ -124,7 +122,7 @@ async fn both_ends_name_every_connection_alike_and_keep_the_same_primary<R: Rt>(
         .await;
         ours.disconnect(them).await.unwrap();
         until(&runtime, "the end", async || {
-            their_connections(&runtime, &theirs, us).await.is_empty()
+            polykey_connections(&runtime, &theirs, us).await.is_empty()
         })
         .await;
     }
@@ -133,39 +131,35 @@ async fn both_ends_name_every_connection_alike_and_keep_the_same_primary<R: Rt>(
     shutdown(&runtime, &[&ours]).await;
 }
 
-/// The reference takes a connection that ends at once for one that lives, and would call us over
-/// it.
-async fn a_dial_that_is_called_off_leaves_no_connection_that_only_they_have<R: Rt>(
-    runtime: R,
-    polykey: Polykey,
-) {
-    let (theirs, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+/// The reference can treat a connection that ends at once as live, and would send calls over it.
+async fn cancelled_dial_leaves_no_connection_at_one_end_only<R: Rt>(runtime: R, polykey: Polykey) {
+    let (theirs, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     let (us, them) = (ours.own_id(), theirs.node_id());
     let (mut called_off, mut slowest) = (0, Duration::ZERO);
     for n in 0..60 {
         let patience = Duration::from_micros(500 * n);
         let connect = ours.connect(them, theirs.seed().address, RequestOptions::default());
         called_off += usize::from(try_within(&runtime, patience, connect).await.is_none());
-        // The reference can take one that ends while it verifies our certificate for a live one,
+        // The reference can treat a connection that ends while it verifies the certificate as live,
         // until its transport has received nothing for 30 s.
         let begun = Instant::now();
         seen_within(&runtime, PATIENCE, "both have the same connections", async || {
-            let before = our_connections(&ours, them).await;
-            let theirs = their_connections(&runtime, &theirs, us).await;
-            // While they answered, ours has counted what is in progress; if that is nothing, there
-            // is no effect.
+            let before = local_connections(&ours, them).await;
+            let theirs = polykey_connections(&runtime, &theirs, us).await;
+            // The local node has counted its dials meanwhile; if none is in progress, nothing can
+            // change.
             let settled = ours.driver_metrics().dials_pending == 0;
-            (settled && before == theirs && our_connections(&ours, them).await == theirs)
+            (settled && before == theirs && local_connections(&ours, them).await == theirs)
                 .then_some(())
         })
         .await;
         slowest = slowest.max(begun.elapsed());
-        // From the beginning, whatever became of this one.
+        // Start without any connection, whatever the outcome of this dial.
         until(&runtime, "the end", async || {
             ours.disconnect(them).await.unwrap();
             ask(&runtime, &theirs, "disconnect", json!({ "nodeId": us })).await;
-            our_connections(&ours, them).await.is_empty()
-                && their_connections(&runtime, &theirs, us).await.is_empty()
+            local_connections(&ours, them).await.is_empty()
+                && polykey_connections(&runtime, &theirs, us).await.is_empty()
         })
         .await;
     }
@@ -177,12 +171,15 @@ async fn a_dial_that_is_called_off_leaves_no_connection_that_only_they_have<R: R
     shutdown(&runtime, &[&ours]).await;
 }
 
-async fn each_lists_whom_it_knows_to_the_other<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours, other) =
-        (theirs(&runtime, &polykey).await, start(&runtime, 1).await, start(&runtime, 2).await);
+async fn both_nodes_return_their_contacts<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours, other) = (
+        polykey_node(&runtime, &polykey).await,
+        start(&runtime, 1).await,
+        start(&runtime, 2).await,
+    );
     dial(&runtime, &ours, &peer).await;
     dial(&runtime, &other, &peer).await;
-    // What theirs says of the other one.
+    // What the Polykey node returns about the other node.
     let told =
         ours.query_closest_nodes(peer.node_id(), other.own_id(), BOTH, RequestOptions::default());
     let told = soon(&runtime, "ask for the closest", told).await.unwrap();
@@ -196,7 +193,7 @@ async fn each_lists_whom_it_knows_to_the_other<R: Rt>(runtime: R, polykey: Polyk
         .iter()
         .find(|active| active.node == other.own_id())
         .expect("it is connected to the other");
-    let theirs_of_other = our_connections(&other, peer.node_id()).await;
+    let theirs_of_other = local_connections(&other, peer.node_id()).await;
     let names: Vec<_> = active
         .connections
         .iter()
@@ -205,7 +202,7 @@ async fn each_lists_whom_it_knows_to_the_other<R: Rt>(runtime: R, polykey: Polyk
     assert_eq!(names, theirs_of_other.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
     assert!(active.connections.iter().all(|one| one.primary));
 
-    // What ours says of the other one.
+    // What the local node returns about the other node.
     connect(&runtime, &ours, &other).await;
     let with = json!({ "nodeId": other.own_id(), "via": ours.own_id() });
     let local = ask(&runtime, &peer, "closest", with.clone()).await;
@@ -232,8 +229,8 @@ async fn each_lists_whom_it_knows_to_the_other<R: Rt>(runtime: R, polykey: Polyk
     shutdown(&runtime, &[&ours, &other]).await;
 }
 
-async fn five_hundred_calls_each_way<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+async fn five_hundred_calls_each_way_succeed<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     dial(&runtime, &ours, &peer).await;
     let calls = 500;
     let us = async {
@@ -271,17 +268,15 @@ async fn five_hundred_calls_each_way<R: Rt>(runtime: R, polykey: Polykey) {
     shutdown(&runtime, &[&ours]).await;
 }
 
-async fn a_wrong_call_is_answered_with_the_error_that_they_know<R: Rt>(
-    runtime: R,
-    polykey: Polykey,
-) {
-    let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+async fn invalid_call_returns_an_error_of_the_reference<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     dial(&runtime, &ours, &peer).await;
     let via = ours.own_id();
     for id in ["", "v", "not a node id", "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte"] {
         for what in ["closest", "active"] {
             let error =
-                ask_in_vain(&runtime, &peer, what, json!({ "nodeId": id, "via": via })).await;
+                ask_expecting_error(&runtime, &peer, what, json!({ "nodeId": id, "via": via }))
+                    .await;
             let found = error.find("ErrorValidation").unwrap_or_else(|| panic!("{error}"));
             assert_eq!(found.message, "Node ID must be multibase base32hex encoded public-keys");
         }
@@ -293,7 +288,7 @@ async fn a_wrong_call_is_answered_with_the_error_that_they_know<R: Rt>(
         ("stream", "no such stream"),
     ] {
         let with = json!({ "via": via, "method": method, "params": {} });
-        let error = ask_in_vain(&runtime, &peer, what, with).await;
+        let error = ask_expecting_error(&runtime, &peer, what, with).await;
         println!("{}: {method}: {error}", R::NAME);
         assert_eq!(
             (error.name.as_str(), error.causes.len()),
@@ -301,8 +296,8 @@ async fn a_wrong_call_is_answered_with_the_error_that_they_know<R: Rt>(
             "{error}"
         );
     }
-    // Nothing of it is held against them.
+    // None of it counts as a fault of the Polykey node.
     assert_eq!(ours.connections().await.unwrap().len(), 1);
-    both_ping(&runtime, &ours, &peer).await;
+    ping_both_ways(&runtime, &ours, &peer).await;
     shutdown(&runtime, &[&ours]).await;
 }

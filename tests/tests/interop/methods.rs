@@ -13,12 +13,12 @@ use pk_tests::node::{shutdown, start};
 use pk_tests::wait::{soon, spawn};
 use serde_json::json;
 
-use crate::kit::{ask, ask_in_vain, dial, theirs};
+use crate::kit::{ask, ask_expecting_error, dial, polykey_node};
 
 cases!(
-    they_call_what_the_embedder_serves,
-    the_embedder_calls_what_they_serve,
-    what_nobody_serves_is_an_error_that_they_can_show,
+    polykey_node_calls_methods_of_the_embedder,
+    embedder_calls_methods_of_a_polykey_node,
+    unserved_method_returns_an_error_of_the_reference,
 );
 
 /// The first object of a stream, and what was read behind it.
@@ -34,8 +34,7 @@ async fn first(stream: &mut Stream) -> (Vec<u8>, Vec<u8>) {
     }
 }
 
-/// Serves a method as `with` says: what it gets are the parameters, and what it gives is written,
-/// before the end.
+/// Serves a method: `with` receives the parameters, and its output is written before the end.
 async fn serve<R: Rt>(
     runtime: &R,
     node: &Node<R>,
@@ -54,8 +53,8 @@ async fn serve<R: Rt>(
     }));
 }
 
-async fn they_call_what_the_embedder_serves<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+async fn polykey_node_calls_methods_of_the_embedder<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     dial(&runtime, &ours, &peer).await;
     let via = ours.own_id();
     // Several results.
@@ -85,7 +84,7 @@ async fn they_call_what_the_embedder_serves<R: Rt>(runtime: R, polykey: Polykey)
         json!({ "via": via, "method": "notificationsSend", "params": params })
     };
     assert_eq!(ask(&runtime, &peer, "unary", send("good")).await, json!({}));
-    let error = ask_in_vain(&runtime, &peer, "unary", send("bad")).await;
+    let error = ask_expecting_error(&runtime, &peer, "unary", send("bad")).await;
     assert_eq!(
         error.find("ErrorNodePermissionDenied").map(|error| &*error.message),
         Some("not you"),
@@ -113,7 +112,7 @@ async fn they_call_what_the_embedder_serves<R: Rt>(runtime: R, polykey: Polykey)
     shutdown(&runtime, &[&ours]).await;
 }
 
-/// Calls a method of theirs and reads everything that comes.
+/// Calls a method of a Polykey node and reads the whole answer.
 async fn call<R: Rt>(
     runtime: &R,
     ours: &Node<R>,
@@ -140,8 +139,8 @@ async fn call<R: Rt>(
     responses
 }
 
-async fn the_embedder_calls_what_they_serve<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+async fn embedder_calls_methods_of_a_polykey_node<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     dial(&runtime, &ours, &peer).await;
     let to = peer.node_id();
     assert_eq!(call(&runtime, &ours, to, "vaultsScan", "{}").await, [""; 0], "it has no vaults");
@@ -155,9 +154,10 @@ async fn the_embedder_calls_what_they_serve<R: Rt>(runtime: R, polykey: Polykey)
     shutdown(&runtime, &[&ours]).await;
 }
 
-/// Their errors of a node that shares nothing, by their own classes, as often as they like.
-async fn what_nobody_serves_is_an_error_that_they_can_show<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+/// The local node returns the errors of a node that shares nothing, by the classes of the
+/// reference, for any number of calls.
+async fn unserved_method_returns_an_error_of_the_reference<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     dial(&runtime, &ours, &peer).await;
     let denied = format!("No permissions found for {}", peer.node_id());
     let calls = [
@@ -188,7 +188,7 @@ async fn what_nobody_serves_is_an_error_that_they_can_show<R: Rt>(runtime: R, po
         for (kind, method, params, class, message) in &calls {
             let with =
                 json!({ "via": ours.own_id(), "method": method, "params": params, "send": "0000" });
-            let error = ask_in_vain(&runtime, &peer, kind, with).await;
+            let error = ask_expecting_error(&runtime, &peer, kind, with).await;
             let found = error.find(class).unwrap_or_else(|| panic!("{method}: {error}"));
             assert_eq!(found.message, *message, "{method}: {error}");
         }

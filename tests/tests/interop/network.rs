@@ -10,14 +10,14 @@ use pk_tests::node::{join, shutdown, start};
 use pk_tests::wait::within;
 use serde_json::json;
 
-use crate::kit::{PATIENCE, ask, disconnected, target, theirs};
+use crate::kit::{PATIENCE, ask, disconnected, polykey_node, target};
 
-long_cases!(everyone_finds_everyone within Duration::from_secs(400));
+long_cases!(every_node_finds_every_other_node within Duration::from_secs(400));
 
-/// 3 of theirs and 5 of ours, and one seed of theirs for all.
-async fn everyone_finds_everyone<R: Rt>(runtime: R, polykey: Polykey) {
-    let seed = theirs(&runtime, &polykey).await;
-    let theirs = [theirs(&runtime, &polykey).await, theirs(&runtime, &polykey).await];
+/// Three Polykey nodes and five local nodes, with one Polykey node as the seed of all.
+async fn every_node_finds_every_other_node<R: Rt>(runtime: R, polykey: Polykey) {
+    let seed = polykey_node(&runtime, &polykey).await;
+    let theirs = [polykey_node(&runtime, &polykey).await, polykey_node(&runtime, &polykey).await];
     let mut ours = Vec::new();
     for n in 0..5 {
         ours.push(start(&runtime, n + 1).await);
@@ -36,7 +36,7 @@ async fn everyone_finds_everyone<R: Rt>(runtime: R, polykey: Polykey) {
     let mut slowest = Duration::ZERO;
     for from in &ours {
         for to in everyone.iter().filter(|to| **to != from.own_id()) {
-            // So that there is something to find.
+            // So that the nodes must be found.
             disconnected(&runtime, from, *to).await;
             from.unset_node(*to).await.unwrap();
             let search = from.find_node(*to, FindNodeOptions::default());
@@ -53,7 +53,7 @@ async fn everyone_finds_everyone<R: Rt>(runtime: R, polykey: Polykey) {
         "{}: ours found {found}, {reported} of them through others, the slowest in {slowest:?}",
         R::NAME
     );
-    // The rest came to us first: nodes of theirs look around whenever a node connects.
+    // The others connected first: Polykey nodes search whenever a node connects.
     assert!(reported >= 10, "{reported}");
     slowest = Duration::ZERO;
     for from in &theirs {

@@ -1,5 +1,5 @@
 //! A real node that is killed and restarted at its address. It keeps no reset key, so that only its
-//! silence shows.
+//! silence can be detected.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use pk_tests::Rt;
 use pk_tests::node::{shutdown, start};
 use pk_tests::wait::soon;
 
-use crate::kit::{dial, dialed, start_theirs};
+use crate::kit::{dial, dialed, start_polykey};
 
-cases!(a_restarted_node_of_theirs_is_used_again);
+cases!(restarted_polykey_node_is_used_again);
 
-/// By then the next request is answered. It used to take until the idle timeout.
+/// Maximum time until the next request is answered. It must not take until the idle timeout.
 const AGAIN: Duration = Duration::from_secs(3);
 
 /// The same node at the same port each time.
@@ -34,18 +34,18 @@ async fn ping_soon<R: Rt>(runtime: &R, ours: &Node<R>, node: NodeId, what: &str)
 async fn restarted<R: Rt>(runtime: &R, polykey: &Polykey, peer: &mut Peer) {
     let (node, port) = (peer.node_id(), peer.addr().port());
     peer.kill();
-    *peer = start_theirs(runtime, polykey, settings(port)).await;
+    *peer = start_polykey(runtime, polykey, settings(port)).await;
     assert_eq!((peer.node_id(), peer.addr().port()), (node, port));
 }
 
-async fn a_restarted_node_of_theirs_is_used_again<R: Rt>(runtime: R, polykey: Polykey) {
+async fn restarted_polykey_node_is_used_again<R: Rt>(runtime: R, polykey: Polykey) {
     let ours = start(&runtime, 1).await;
-    let mut peer = start_theirs(&runtime, &polykey, settings(0)).await;
+    let mut peer = start_polykey(&runtime, &polykey, settings(0)).await;
     dial(&runtime, &ours, &peer).await;
     restarted(&runtime, &polykey, &mut peer).await;
     ping_soon(&runtime, &ours, peer.node_id(), "a connection that we made").await;
     for round in 0..3 {
-        // One dead connection and one that lives; either has the smaller name.
+        // One dead connection and a live one; either has the smaller id.
         restarted(&runtime, &polykey, &mut peer).await;
         dialed(&runtime, &peer, &ours).await;
         ping_soon(&runtime, &ours, peer.node_id(), &format!("round {round}, after they connected"))

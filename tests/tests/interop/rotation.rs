@@ -1,4 +1,4 @@
-//! Nodes that change their key are found under their old ids, by the other kind too.
+//! Nodes that renew their key are found under their old ids, also by nodes of the other kind.
 
 use pk_interop::Polykey;
 use pk_proto::{FindEnd, FindNodeOptions, NodeId, RequestOptions};
@@ -8,14 +8,17 @@ use pk_tests::wait::{soon, until, within};
 use serde_json::json;
 
 use crate::kit::{
-    PATIENCE, ask, dial, dialed, introduce, our_connections, reached, target, text,
-    their_connections, theirs,
+    PATIENCE, ask, dial, dialed, introduce, local_connections, polykey_connections, polykey_node,
+    reached, target, text,
 };
 
-cases!(they_are_found_under_their_old_ids, we_are_found_under_our_old_ids);
+cases!(
+    renewed_polykey_node_is_found_under_its_old_ids,
+    renewed_local_node_is_found_under_its_old_ids
+);
 
-async fn they_are_found_under_their_old_ids<R: Rt>(runtime: R, polykey: Polykey) {
-    let (peer, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+async fn renewed_polykey_node_is_found_under_its_old_ids<R: Rt>(runtime: R, polykey: Polykey) {
+    let (peer, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     dial(&runtime, &ours, &peer).await;
     let mut ids: Vec<NodeId> = vec![peer.node_id()];
     for _ in 0..2 {
@@ -40,20 +43,20 @@ async fn they_are_found_under_their_old_ids<R: Rt>(runtime: R, polykey: Polykey)
                 .unwrap();
             assert_eq!(pong.address, peer.seed().address);
         }
-        // They dial us with the chain.
+        // The Polykey node dials with the chain.
         ours.disconnect(newest).await.unwrap();
         until(&runtime, "the end", async || ours.connections().await.unwrap().is_empty()).await;
         dialed(&runtime, &peer, &ours).await;
-        until(&runtime, "we have it", async || !our_connections(&ours, newest).await.is_empty())
+        until(&runtime, "we have it", async || !local_connections(&ours, newest).await.is_empty())
             .await;
     }
     shutdown(&runtime, &[&ours]).await;
 }
 
-async fn we_are_found_under_our_old_ids<R: Rt>(runtime: R, polykey: Polykey) {
+async fn renewed_local_node_is_found_under_its_old_ids<R: Rt>(runtime: R, polykey: Polykey) {
     let (peer, between, ours) = (
-        theirs(&runtime, &polykey).await,
-        theirs(&runtime, &polykey).await,
+        polykey_node(&runtime, &polykey).await,
+        polykey_node(&runtime, &polykey).await,
         start(&runtime, 1).await,
     );
     dial(&runtime, &ours, &peer).await;
@@ -68,12 +71,13 @@ async fn we_are_found_under_our_old_ids<R: Rt>(runtime: R, polykey: Polykey) {
             }
             let connected = ask(&runtime, &peer, "connect", target(*id, reached(&ours))).await;
             assert_eq!(text(&connected, "nodeId"), renewed.new.to_string(), "asked for {id}");
-            // It files the connection under the id it asked for.
-            assert_eq!(their_connections(&runtime, &peer, *id).await.len(), 1);
+            // It stores the connection under the requested id.
+            assert_eq!(polykey_connections(&runtime, &peer, *id).await.len(), 1);
             let pong = ask(&runtime, &peer, "ping", json!({ "nodeId": id })).await;
             assert!(!pong.is_null());
         }
-        // We dial them with the chain, and are found through them under the new id.
+        // The local node dials with the chain, and is found under the new id through the Polykey
+        // node.
         dial(&runtime, &ours, &between).await;
         introduce(&runtime, &peer, &between).await;
         let other = start(&runtime, 50).await;

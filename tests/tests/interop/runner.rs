@@ -1,4 +1,4 @@
-//! The runner itself: what it starts ends with it, and what is missing is said.
+//! The runner: processes that it starts end with it, and missing tools are reported.
 
 use std::env;
 use std::fs;
@@ -12,15 +12,15 @@ use pk_tests::Rt;
 use pk_tests::wait::{seen_within, within};
 use serde_json::json;
 
-use crate::kit::{PATIENCE, ask, ask_in_vain, package, theirs};
+use crate::kit::{PATIENCE, ask, ask_expecting_error, package, polykey_node};
 
 long_cases!(
-    a_node_ends_in_a_panic_too within Duration::from_secs(120),
-    a_node_ends_when_its_starter_is_gone within Duration::from_secs(120),
+    polykey_node_ends_if_its_test_panics within Duration::from_secs(120),
+    polykey_node_ends_with_the_process_that_started_it within Duration::from_secs(120),
 );
 
-/// What nodes of this process have on disk.
-fn folders() -> usize {
+/// State directories of the nodes of this process.
+fn state_directories() -> usize {
     let of_this_process = format!("{}-", std::process::id());
     let entries = fs::read_dir(package().join("state")).into_iter().flatten().flatten();
     entries
@@ -28,40 +28,40 @@ fn folders() -> usize {
         .count()
 }
 
-/// Whether no process listens there any longer.
+/// Whether no process listens on the address.
 fn is_free(addr: SocketAddr) -> bool {
     UdpSocket::bind(addr).is_ok()
 }
 
-async fn a_node_ends_in_a_panic_too<R: Rt>(runtime: R, polykey: Polykey) {
-    let mut peer = theirs(&runtime, &polykey).await;
+async fn polykey_node_ends_if_its_test_panics<R: Rt>(runtime: R, polykey: Polykey) {
+    let mut peer = polykey_node(&runtime, &polykey).await;
     let addr = peer.addr();
-    assert!(!is_free(addr) && folders() == 1);
-    let unknown = ask_in_vain(&runtime, &peer, "dance", json!({})).await;
+    assert!(!is_free(addr) && state_directories() == 1);
+    let unknown = ask_expecting_error(&runtime, &peer, "dance", json!({})).await;
     assert_eq!(unknown.message, "there is no command dance");
     let panicked = catch_unwind(AssertUnwindSafe(move || {
         let _peer = peer;
         panic!("on purpose");
     }));
     assert!(panicked.is_err());
-    assert!(is_free(addr) && folders() == 0, "it was waited for");
+    assert!(is_free(addr) && state_directories() == 0, "it was waited for");
 
-    peer = theirs(&runtime, &polykey).await;
+    peer = polykey_node(&runtime, &polykey).await;
     ask(&runtime, &peer, "graph", json!({})).await;
     peer.kill();
     let gone = within(&runtime, PATIENCE, "an answer", peer.ask("graph", json!({}))).await;
     assert!(matches!(gone, Err(pk_interop::PeerError::Ended(_))), "{gone:?}");
-    assert!(is_free(peer.addr()) && folders() == 0);
-    // A node that cannot start says why.
+    assert!(is_free(peer.addr()) && state_directories() == 0);
+    // A node that cannot start reports the reason.
     let nowhere = Settings { host: "192.0.2.1".parse().unwrap(), ..Settings::default() };
     let failed = within(&runtime, PATIENCE, "a start that fails", polykey.start(nowhere)).await;
     println!("{failed:?}");
     assert!(matches!(failed, Err(pk_interop::PeerError::Threw(_))), "{failed:?}");
-    assert_eq!(folders(), 0);
+    assert_eq!(state_directories(), 0);
 }
 
-/// As a starter that was killed: no call ends the node, but its stdin does.
-async fn a_node_ends_when_its_starter_is_gone<R: Rt>(runtime: R, _: Polykey) {
+/// As if the starting process was killed: no call ends the node, but the end of its stdin does.
+async fn polykey_node_ends_with_the_process_that_started_it<R: Rt>(runtime: R, _: Polykey) {
     let dir = package().join("state").join(format!("{}-orphan", std::process::id()));
     let settings = json!({ "dir": dir, "host": "127.0.0.1", "port": 0 });
     let mut node = Command::new("node")
@@ -80,11 +80,11 @@ async fn a_node_ends_when_its_starter_is_gone<R: Rt>(runtime: R, _: Polykey) {
     assert!(!dir.exists());
 }
 
-/// This very program, where there is no Node.js.
+/// This test program, in an environment without Node.js.
 fn without_node(required: Option<(&str, &str)>) -> Output {
     let mut program = Command::new(env::current_exe().unwrap());
     program
-        .args(["--exact", "runner::a_node_ends_in_a_panic_too::tokio"])
+        .args(["--exact", "runner::polykey_node_ends_if_its_test_panics::tokio"])
         .env("PATH", "")
         .env_remove("CI");
     program.env_remove("PK_INTEROP").envs(required);

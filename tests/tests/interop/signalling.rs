@@ -1,5 +1,5 @@
-//! Hole punching: our node as source, relay and target beside two of theirs, also where the relay
-//! sees IPv4 through an IPv6 socket.
+//! Hole punching: the local node as source, relay and target with two Polykey nodes, also if the
+//! relay receives IPv4 on an IPv6 socket.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -12,22 +12,22 @@ use pk_tests::wait::{until, within};
 use serde_json::{Value, json};
 
 use crate::kit::{
-    PATIENCE, ask, ask_in_vain, dial, dialed, introduce, list, our_connections, start_theirs, text,
-    theirs,
+    PATIENCE, ask, ask_expecting_error, dial, dialed, introduce, list, local_connections,
+    polykey_node, start_polykey, text,
 };
 
 cases!(
-    we_are_the_source,
-    we_are_the_relay,
-    we_are_the_target,
-    a_dual_stack_relay_of_theirs,
-    a_dual_stack_relay_of_ours,
-    what_we_do_not_relay_is_refused_in_their_words,
+    local_node_connects_through_a_relay_as_the_source,
+    local_node_relays_between_polykey_nodes,
+    polykey_node_signals_the_local_node_through_a_relay,
+    dual_stack_polykey_relay_connects_nodes,
+    dual_stack_local_relay_connects_nodes,
+    refused_signal_returns_an_error_of_the_reference,
 );
 
-/// Their node on all addresses of both families.
-async fn dual<R: Rt>(runtime: &R, polykey: &Polykey) -> Peer {
-    start_theirs(
+/// A Polykey node on all addresses of both families.
+async fn dual_stack_polykey_node<R: Rt>(runtime: &R, polykey: &Polykey) -> Peer {
+    start_polykey(
         runtime,
         polykey,
         Settings { host: IpAddr::V6(Ipv6Addr::UNSPECIFIED), ..Settings::default() },
@@ -35,8 +35,8 @@ async fn dual<R: Rt>(runtime: &R, polykey: &Polykey) -> Peer {
     .await
 }
 
-/// Our node has `relay` signal `peer`, and connects.
-async fn we_signal<R: Rt>(runtime: &R, ours: &Node<R>, peer: &Peer) {
+/// The local node connects to `peer` by signalling through its relay.
+async fn find_by_signalling<R: Rt>(runtime: &R, ours: &Node<R>, peer: &Peer) {
     let only = Strategies { direct: false, signal: true, mdns: false };
     let find = FindNodeOptions { strategies: Some(only), ..FindNodeOptions::default() };
     let found =
@@ -46,23 +46,23 @@ async fn we_signal<R: Rt>(runtime: &R, ours: &Node<R>, peer: &Peer) {
     assert_eq!((address.to_string(), data.mode), (peer.reached().to_string(), ContactMode::Signal));
 }
 
-async fn we_are_the_source<R: Rt>(runtime: R, polykey: Polykey) {
+async fn local_node_connects_through_a_relay_as_the_source<R: Rt>(runtime: R, polykey: Polykey) {
     let (relay, peer, ours) = (
-        theirs(&runtime, &polykey).await,
-        theirs(&runtime, &polykey).await,
+        polykey_node(&runtime, &polykey).await,
+        polykey_node(&runtime, &polykey).await,
         start(&runtime, 1).await,
     );
     introduce(&runtime, &peer, &relay).await;
     dial(&runtime, &ours, &relay).await;
-    we_signal(&runtime, &ours, &peer).await;
+    find_by_signalling(&runtime, &ours, &peer).await;
     assert_eq!((relay.faults(), peer.faults()), (vec![], vec![]));
     shutdown(&runtime, &[&ours]).await;
 }
 
-async fn we_are_the_relay<R: Rt>(runtime: R, polykey: Polykey) {
+async fn local_node_relays_between_polykey_nodes<R: Rt>(runtime: R, polykey: Polykey) {
     let (source, peer, ours) = (
-        theirs(&runtime, &polykey).await,
-        theirs(&runtime, &polykey).await,
+        polykey_node(&runtime, &polykey).await,
+        polykey_node(&runtime, &polykey).await,
         start(&runtime, 1).await,
     );
     dialed(&runtime, &source, &ours).await;
@@ -73,44 +73,49 @@ async fn we_are_the_relay<R: Rt>(runtime: R, polykey: Polykey) {
         (text(&connected, "nodeId"), connected.get("port")),
         (&*peer.node_id().to_string(), Some(&json!(peer.addr().port())))
     );
-    // The target has verified what we signed: else it would have thrown.
+    // The target has verified the signatures: otherwise it would have thrown.
     assert_eq!((source.faults(), peer.faults()), (vec![], vec![]));
     let metrics = ours.metrics().await.unwrap();
     println!("{}: {metrics:?}", R::NAME);
     shutdown(&runtime, &[&ours]).await;
 }
 
-/// Their `source` has `relay` signal our node, and connects.
-async fn they_signal<R: Rt>(runtime: &R, source: &Peer, relay: Value, ours: &Node<R>) {
+/// The Polykey node `source` connects to the local node by signalling through `relay`.
+async fn polykey_connects_by_signalling<R: Rt>(
+    runtime: &R,
+    source: &Peer,
+    relay: Value,
+    ours: &Node<R>,
+) {
     let before = ours.driver_metrics().punches;
     let with = json!({ "nodeId": ours.own_id(), "relay": relay });
     let connected = ask(runtime, source, "signal", with).await;
     assert_eq!(text(&connected, "nodeId"), ours.own_id().to_string());
-    // The relay does not wait for us, and the source does not need our datagrams here; they come
-    // nevertheless.
+    // The relay does not wait for the local node, and the source does not need its datagrams here;
+    // they are sent nevertheless.
     until(runtime, "we punch", async || ours.driver_metrics().punches > before).await;
     until(runtime, "we have it", async || {
-        !our_connections(ours, source.node_id()).await.is_empty()
+        !local_connections(ours, source.node_id()).await.is_empty()
     })
     .await;
 }
 
-async fn we_are_the_target<R: Rt>(runtime: R, polykey: Polykey) {
+async fn polykey_node_signals_the_local_node_through_a_relay<R: Rt>(runtime: R, polykey: Polykey) {
     let (source, relay, ours) = (
-        theirs(&runtime, &polykey).await,
-        theirs(&runtime, &polykey).await,
+        polykey_node(&runtime, &polykey).await,
+        polykey_node(&runtime, &polykey).await,
         start(&runtime, 1).await,
     );
     introduce(&runtime, &source, &relay).await;
     dial(&runtime, &ours, &relay).await;
-    they_signal(&runtime, &source, json!(relay.node_id()), &ours).await;
+    polykey_connects_by_signalling(&runtime, &source, json!(relay.node_id()), &ours).await;
     shutdown(&runtime, &[&ours]).await;
 }
 
-async fn a_dual_stack_relay_of_theirs<R: Rt>(runtime: R, polykey: Polykey) {
+async fn dual_stack_polykey_relay_connects_nodes<R: Rt>(runtime: R, polykey: Polykey) {
     let (relay, peer, ours) = (
-        dual(&runtime, &polykey).await,
-        theirs(&runtime, &polykey).await,
+        dual_stack_polykey_node(&runtime, &polykey).await,
+        polykey_node(&runtime, &polykey).await,
         start(&runtime, 1).await,
     );
     introduce(&runtime, &peer, &relay).await;
@@ -118,17 +123,18 @@ async fn a_dual_stack_relay_of_theirs<R: Rt>(runtime: R, polykey: Polykey) {
     // It reports addresses as its socket sees them.
     let active = ask(&runtime, &relay, "connections", json!({})).await;
     println!("{}: {active}", R::NAME);
-    we_signal(&runtime, &ours, &peer).await;
-    // And the other way round, from the start.
+    find_by_signalling(&runtime, &ours, &peer).await;
+    // And in the other direction, without a connection.
     ours.disconnect(peer.node_id()).await.unwrap();
-    until(&runtime, "the end", async || our_connections(&ours, peer.node_id()).await.is_empty())
+    until(&runtime, "the end", async || local_connections(&ours, peer.node_id()).await.is_empty())
         .await;
-    they_signal(&runtime, &peer, json!(relay.node_id()), &ours).await;
+    polykey_connects_by_signalling(&runtime, &peer, json!(relay.node_id()), &ours).await;
     shutdown(&runtime, &[&ours]).await;
 }
 
-async fn a_dual_stack_relay_of_ours<R: Rt>(runtime: R, polykey: Polykey) {
-    let (source, peer) = (theirs(&runtime, &polykey).await, theirs(&runtime, &polykey).await);
+async fn dual_stack_local_relay_connects_nodes<R: Rt>(runtime: R, polykey: Polykey) {
+    let (source, peer) =
+        (polykey_node(&runtime, &polykey).await, polykey_node(&runtime, &polykey).await);
     let relay = start_with(&runtime, 1, |config| {
         config.listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     })
@@ -139,7 +145,7 @@ async fn a_dual_stack_relay_of_ours<R: Rt>(runtime: R, polykey: Polykey) {
     let connected = ask(&runtime, &source, "signal", with).await;
     assert_eq!(text(&connected, "nodeId"), peer.node_id().to_string());
     assert_eq!((source.faults(), peer.faults()), (vec![], vec![]));
-    // Through ours to ours, in two dialects.
+    // From a local node through the local relay, in two dialects.
     let ours = start(&runtime, 2).await;
     pk_tests::wait::soon(
         &runtime,
@@ -152,16 +158,16 @@ async fn a_dual_stack_relay_of_ours<R: Rt>(runtime: R, polykey: Polykey) {
     )
     .await
     .unwrap();
-    they_signal(&runtime, &source, json!(relay.own_id()), &ours).await;
+    polykey_connects_by_signalling(&runtime, &source, json!(relay.own_id()), &ours).await;
     shutdown(&runtime, &[&relay, &ours]).await;
 }
 
-async fn what_we_do_not_relay_is_refused_in_their_words<R: Rt>(runtime: R, polykey: Polykey) {
-    let (source, ours) = (theirs(&runtime, &polykey).await, start(&runtime, 1).await);
+async fn refused_signal_returns_an_error_of_the_reference<R: Rt>(runtime: R, polykey: Polykey) {
+    let (source, ours) = (polykey_node(&runtime, &polykey).await, start(&runtime, 1).await);
     dialed(&runtime, &source, &ours).await;
     let stranger = key(77).node_id();
     let with = json!({ "nodeId": stranger, "relay": ours.own_id() });
-    let error = ask_in_vain(&runtime, &source, "signal", with).await;
+    let error = ask_expecting_error(&runtime, &source, "signal", with).await;
     assert!(error.find("ErrorNodeConnectionManagerConnectionNotFound").is_some(), "{error}");
     // A signature by another node, and none at all.
     let other = start(&runtime, 2).await;
@@ -172,13 +178,13 @@ async fn what_we_do_not_relay_is_refused_in_their_words<R: Rt>(runtime: R, polyk
     };
     let forged = "A".repeat(86);
     for signature in ["", &forged] {
-        let error = ask_in_vain(&runtime, &source, "unary", call(signature)).await;
+        let error = ask_expecting_error(&runtime, &source, "unary", call(signature)).await;
         assert!(
             error.find("ErrorNodesConnectionSignalRelayVerificationFailed").is_some(),
             "{signature:?}: {error}"
         );
     }
-    // More than its share: 20 at once. What becomes of the others is another matter.
+    // More than its share: 20 at once. The outcome of the others is not checked.
     let signals = (0..40)
         .map(|_| source.ask("signal", json!({ "nodeId": other.own_id(), "relay": ours.own_id() })));
     let results = within(&runtime, PATIENCE, "forty signals", pk_tests::wait::all(signals)).await;
@@ -188,7 +194,7 @@ async fn what_we_do_not_relay_is_refused_in_their_words<R: Rt>(runtime: R, polyk
     });
     let limited = limited.count();
     println!("{}: {limited} of 40 signals were too many", R::NAME);
-    // Those that were refused above counted too; on a slow machine the share grows meanwhile.
+    // The refused requests above counted too; on a slow machine the share grows meanwhile.
     assert!((1..=22).contains(&limited), "{limited}");
     let connections = ask(&runtime, &source, "connections", json!({})).await;
     assert!(

@@ -1,5 +1,5 @@
-//! One fault at each operation of the store over the whole life of a node, of every kind: the node
-//! reports it and continues, and the next start is whole.
+//! One fault of every kind at each operation of the store, over two runs of a node: the node
+//! reports it and continues, and the next start finds a consistent store.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -16,20 +16,20 @@ use smol::future::FutureExt;
 use crate::kit::{Kept, key_files, present_key};
 
 pk_tests::cases!(
-    a_fault_at_any_write_leaves_the_node_whole,
-    a_fault_at_any_read_leaves_the_node_whole,
-    a_store_that_loses_what_it_acknowledged_is_noticed,
+    node_survives_a_fault_at_any_write,
+    node_survives_a_fault_at_any_read,
+    loss_of_acknowledged_rows_is_detected,
 );
 
-/// What was acknowledged in a life.
+/// What was acknowledged to the embedder.
 #[derive(Debug, Default)]
 struct Acknowledged {
-    /// Who the node was when it first ran.
+    /// Id of the node at its first start.
     first: Option<NodeId>,
     /// The friend was flushed.
     flushed: bool,
     renewed: Option<NodeId>,
-    /// Who the node was at its last flush, after the renewal.
+    /// Id of the node at its last flush after the renewal.
     flushed_as: Option<NodeId>,
     /// A start was refused.
     refused: bool,
@@ -50,12 +50,12 @@ impl<R: Rt> Life<'_, R> {
         config.listen = pk_tests::socket::loopback();
         config.core.store_delay = Duration::from_millis(1);
         config.driver.sync_delay = Duration::from_millis(1);
-        // So many shutdowns need not be clean ones.
+        // These shutdowns do not have to be clean.
         config.driver.drain_timeout = Duration::ZERO;
         soon(self.runtime, "start", Node::start_on(self.runtime.clone(), config)).await
     }
 
-    /// A start from a store in which things go wrong. It may be refused, by a word about the store.
+    /// A start from a store with faults. It may be refused with an error of the store.
     async fn try_start(&mut self, faults: &Faults) -> Option<Node<R>> {
         match self.start(FaultyStore::new(self.kept.clone(), faults.clone())).await {
             Ok(node) => Some(node),
@@ -77,7 +77,7 @@ impl<R: Rt> Life<'_, R> {
         }
     }
 
-    async fn live(&mut self, faults: &Faults) {
+    async fn run(&mut self, faults: &Faults) {
         let Some(node) = self.try_start(faults).await else { return };
         let id = node.own_id();
         self.acknowledged.first = Some(id);
@@ -93,7 +93,7 @@ impl<R: Rt> Life<'_, R> {
         if self.flush(&node).await {
             self.acknowledged.flushed_as = Some(node.own_id());
         }
-        // Whatever the store does, the node runs.
+        // The node runs in spite of the faults.
         soon(self.runtime, "ping", self.friend.ping_node(id, RequestOptions::default()))
             .await
             .unwrap();
@@ -106,8 +106,8 @@ impl<R: Rt> Life<'_, R> {
         soon(self.runtime, "shutdown", node.shutdown()).await;
     }
 
-    /// The next start, from a store that works.
-    async fn judge(self, what: &str) {
+    /// Checks the next start, from a store without faults.
+    async fn check(self, what: &str) {
         let node =
             self.start(self.kept.clone()).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         let Acknowledged { first, flushed, renewed, flushed_as, .. } = self.acknowledged;
@@ -121,8 +121,8 @@ impl<R: Rt> Life<'_, R> {
         }
         assert!(self.flush(&node).await, "{whole}");
         soon(self.runtime, "shutdown", node.shutdown()).await;
-        // From here on the store says who it belongs to, whatever it said before: there is the
-        // present key with its certificates, and the one before it if it was renewed; none waits.
+        // From here on the store has an owner: there is the present key with its certificates, and
+        // the former one if it was renewed; no key is pending.
         drop(NodeConfig::with_store(KeyStore::new(self.dir.path()), self.kept).unwrap());
         let keys = if first.is_none_or(|first| first == node.own_id()) { 2 } else { 3 };
         assert_eq!(
@@ -134,8 +134,8 @@ impl<R: Rt> Life<'_, R> {
     }
 }
 
-/// A life for each operation of a kind and each fault, until there are no more operations.
-async fn lives<R: Rt>(runtime: &R, access: Access, faults: &[Fault]) {
+/// Runs a node for each fault at each operation of a kind, until there are no more operations.
+async fn run_with_each_fault<R: Rt>(runtime: &R, access: Access, faults: &[Fault]) {
     let friend = start(runtime, 2).await;
     let (mut lives, mut crashed, mut refused, mut operations) = (0, 0, 0, 0);
     for fault in faults {
@@ -144,7 +144,7 @@ async fn lives<R: Rt>(runtime: &R, access: Access, faults: &[Fault]) {
             let (dir, kept) = (tempfile::tempdir().unwrap(), Kept::default());
             let mut life =
                 Life { runtime, dir, kept, friend: &friend, acknowledged: Acknowledged::default() };
-            life.live(&plan).await;
+            life.run(&plan).await;
             if matches!(fault, Fault::Delay(_)) {
                 let Acknowledged { flushed, renewed, flushed_as, refused, .. } = life.acknowledged;
                 assert!(
@@ -157,7 +157,7 @@ async fn lives<R: Rt>(runtime: &R, access: Access, faults: &[Fault]) {
             crashed += u32::from(plan.crashed());
             refused += u32::from(life.acknowledged.refused);
             operations = operations.max(plan.count(access));
-            life.judge(&format!("{fault:?} at {access:?} {n}")).await;
+            life.check(&format!("{fault:?} at {access:?} {n}")).await;
             if plan.is_pending() {
                 break;
             }
@@ -170,7 +170,7 @@ async fn lives<R: Rt>(runtime: &R, access: Access, faults: &[Fault]) {
     soon(runtime, "shutdown", friend.shutdown()).await;
 }
 
-async fn a_fault_at_any_write_leaves_the_node_whole<R: Rt>(runtime: R) {
+async fn node_survives_a_fault_at_any_write<R: Rt>(runtime: R) {
     let torn = (0..4).map(Fault::Tear);
     let others = [
         Fault::Fail,
@@ -179,11 +179,11 @@ async fn a_fault_at_any_write_leaves_the_node_whole<R: Rt>(runtime: R) {
         Fault::Crash,
         Fault::Delay(Duration::from_millis(50)),
     ];
-    lives(&runtime, Access::Write, &torn.chain(others).collect::<Vec<_>>()).await;
+    run_with_each_fault(&runtime, Access::Write, &torn.chain(others).collect::<Vec<_>>()).await;
 }
 
-async fn a_fault_at_any_read_leaves_the_node_whole<R: Rt>(runtime: R) {
-    lives(
+async fn node_survives_a_fault_at_any_read<R: Rt>(runtime: R) {
+    run_with_each_fault(
         &runtime,
         Access::Read,
         &[Fault::Fail, Fault::Crash, Fault::Delay(Duration::from_millis(5))],
@@ -191,8 +191,8 @@ async fn a_fault_at_any_read_leaves_the_node_whole<R: Rt>(runtime: R) {
     .await;
 }
 
-/// Were it not, the other cases would show nothing.
-async fn a_store_that_loses_what_it_acknowledged_is_noticed<R: Rt>(runtime: R) {
+/// If it were not detected, the other cases would show nothing.
+async fn loss_of_acknowledged_rows_is_detected<R: Rt>(runtime: R) {
     let friend = start(&runtime, 2).await;
     let mut noticed = 0;
     for n in 1.. {
@@ -205,10 +205,10 @@ async fn a_store_that_loses_what_it_acknowledged_is_noticed<R: Rt>(runtime: R) {
             friend: &friend,
             acknowledged: Acknowledged::default(),
         };
-        // What is lost may be written again by what comes after it, or not.
+        // Later operations may write the lost rows again.
         let lived = AssertUnwindSafe(async {
-            life.live(&plan).await;
-            life.judge(&format!("loss of write {n}")).await;
+            life.run(&plan).await;
+            life.check(&format!("loss of write {n}")).await;
         });
         noticed += u32::from(lived.catch_unwind().await.is_err());
         if plan.is_pending() {

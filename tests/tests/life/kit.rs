@@ -47,12 +47,12 @@ pub(crate) fn key_files(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The key that a directory has now, without asking its store.
+/// The current key of a directory, read without its store.
 pub(crate) fn present_key(dir: &Path) -> NodeId {
     KeyStore::new(dir).load_key().unwrap().unwrap().node_id()
 }
 
-/// A store that is still there when its node has gone.
+/// A store that exists longer than its node.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Kept(Arc<Mutex<MemoryStore>>);
 

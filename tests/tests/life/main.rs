@@ -1,5 +1,5 @@
-//! A node beyond one run: its directory, its keys, the local network. All cases are one program, so
-//! that slots (see `pk_tests::case`) and output are in one place.
+//! Nodes over several runs: its directory, its keys, the local network. All cases are one program,
+//! so that slots (see `pk_tests::case`) and output are in one place.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -7,8 +7,9 @@
     reason = "a test that cannot continue has failed"
 )]
 
+mod directory;
 mod faults;
-mod folder;
+mod kills;
 mod kit;
 mod local;
 mod recording;
@@ -16,7 +17,6 @@ mod refused;
 mod renewal;
 mod signer;
 mod upgrade;
-mod violence;
 
 /// The program of a node in a directory.
 const AGENT: &str = env!("CARGO_BIN_EXE_pk-test-agent");

@@ -8,14 +8,11 @@ use pk_tests::Rt;
 use pk_tests::node::{config, connect, shutdown, start, start_with};
 use pk_tests::wait::{soon, until};
 
-pk_tests::cases!(
-    a_run_is_written_down_and_replayed,
-    a_file_ends_at_its_limit_and_what_is_in_it_can_be_replayed
-);
+pk_tests::cases!(run_is_recorded_and_replayed, recording_ends_at_its_limit_and_can_be_replayed);
 
 const PINGS: usize = 20;
 
-/// Replays a recording, which fails where the machine does something else. Returns its calls.
+/// Replays a recording; fails if the outputs differ. Returns its calls.
 fn replay(bytes: &[u8]) -> Vec<RecordedCall> {
     let mut replay = Replay::new(bytes).unwrap();
     let mut calls = Vec::new();
@@ -32,8 +29,8 @@ fn pings(calls: &[RecordedCall]) -> usize {
         .count()
 }
 
-/// A short life with something to tell of.
-async fn live<R: Rt>(runtime: &R, record: Record, meanwhile: impl AsyncFnOnce()) {
+/// A short run with some calls.
+async fn run<R: Rt>(runtime: &R, record: Record, meanwhile: impl AsyncFnOnce()) {
     let a = start_with(runtime, 1, |config| config.record = Some(record)).await;
     let b = start(runtime, 2).await;
     connect(runtime, &a, &b).await;
@@ -44,10 +41,10 @@ async fn live<R: Rt>(runtime: &R, record: Record, meanwhile: impl AsyncFnOnce())
     shutdown(runtime, &[&a, &b]).await;
 }
 
-async fn a_run_is_written_down_and_replayed<R: Rt>(runtime: R) {
+async fn run_is_recorded_and_replayed<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("logs").join("run.pktr");
-    live(&runtime, Record::file(&path), async || {
+    run(&runtime, Record::file(&path), async || {
         // It is written while the node runs, and can be read meanwhile.
         until(&runtime, "the pings in the file", async || {
             fs::read(&path).is_ok_and(|bytes| !bytes.is_empty() && pings(&replay(&bytes)) == PINGS)
@@ -61,7 +58,7 @@ async fn a_run_is_written_down_and_replayed<R: Rt>(runtime: R) {
     assert_eq!(pings(&calls), PINGS);
     assert!(calls.contains(&RecordedCall::Stop), "the end is missing");
 
-    // A file is not written over.
+    // An existing file is not overwritten.
     let mut again = config(1);
     again.record = Some(Record::file(&path));
     let error = soon(&runtime, "start", Node::start_on(runtime.clone(), again)).await.unwrap_err();
@@ -69,12 +66,12 @@ async fn a_run_is_written_down_and_replayed<R: Rt>(runtime: R) {
     assert_eq!(fs::read(&path).unwrap(), whole);
 }
 
-async fn a_file_ends_at_its_limit_and_what_is_in_it_can_be_replayed<R: Rt>(runtime: R) {
+async fn recording_ends_at_its_limit_and_can_be_replayed<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let (long, short) = (dir.path().join("long"), dir.path().join("short"));
-    live(&runtime, Record::file(&long), async || {}).await;
+    run(&runtime, Record::file(&long), async || {}).await;
     let limit = fs::metadata(&long).unwrap().len() * 2 / 3;
-    live(&runtime, Record::File { path: short.clone(), limit }, async || {}).await;
+    run(&runtime, Record::File { path: short.clone(), limit }, async || {}).await;
     let cut = fs::read(&short).unwrap();
     assert_eq!(cut.len() as u64, limit);
     let calls = replay(&cut);

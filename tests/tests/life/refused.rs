@@ -16,9 +16,9 @@ use pk_tests::wait::soon;
 use crate::kit::{open, owner};
 
 pk_tests::cases!(
-    a_store_of_another_node_is_refused,
-    a_store_that_cannot_be_read_is_refused,
-    a_file_that_is_broken_is_refused
+    store_of_another_node_is_refused,
+    unreadable_store_is_refused,
+    damaged_store_file_is_refused
 );
 
 /// Every file of a directory.
@@ -50,7 +50,7 @@ async fn refused<R: Rt>(runtime: &R, dir: &Path) -> StartError {
 }
 
 /// A directory in which a node has run and met another one.
-async fn lived<R: Rt>(runtime: &R) -> tempfile::TempDir {
+async fn used_directory<R: Rt>(runtime: &R) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (open(runtime, dir.path()).await, start(runtime, 2).await);
     connect(runtime, &a, &b).await;
@@ -58,8 +58,8 @@ async fn lived<R: Rt>(runtime: &R) -> tempfile::TempDir {
     dir
 }
 
-async fn a_store_of_another_node_is_refused<R: Rt>(runtime: R) {
-    let (ours, theirs) = (lived(&runtime).await, lived(&runtime).await);
+async fn store_of_another_node_is_refused<R: Rt>(runtime: R) {
+    let (ours, theirs) = (used_directory(&runtime).await, used_directory(&runtime).await);
     fs::copy(theirs.path().join("store.redb"), ours.path().join("store.redb")).unwrap();
     let error = refused(&runtime, ours.path()).await;
     let them = owner(theirs.path()).unwrap();
@@ -67,7 +67,7 @@ async fn a_store_of_another_node_is_refused<R: Rt>(runtime: R) {
         matches!(&error, StartError::Core(pk_proto::StartError::ForeignStore { owner, .. }) if *owner == them),
         "{error}"
     );
-    // Without any key, none is made: the store's is missing.
+    // If there is no key, none is created: the key of the store is missing.
     fs::remove_dir_all(ours.path().join("keys")).unwrap();
     let error = refused(&runtime, ours.path()).await;
     assert!(
@@ -76,8 +76,8 @@ async fn a_store_of_another_node_is_refused<R: Rt>(runtime: R) {
     );
 }
 
-async fn a_store_that_cannot_be_read_is_refused<R: Rt>(runtime: R) {
-    let dir = lived(&runtime).await;
+async fn unreadable_store_is_refused<R: Rt>(runtime: R) {
+    let dir = used_directory(&runtime).await;
     let path = dir.path().join("store.redb");
     let row = |table| {
         let rows = RedbStore::open(&path).unwrap().load().unwrap();
@@ -113,8 +113,8 @@ async fn a_store_that_cannot_be_read_is_refused<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&open(&runtime, dir.path()).await]).await;
 }
 
-async fn a_file_that_is_broken_is_refused<R: Rt>(runtime: R) {
-    let dir = lived(&runtime).await;
+async fn damaged_store_file_is_refused<R: Rt>(runtime: R) {
+    let dir = used_directory(&runtime).await;
     let path = dir.path().join("store.redb");
     let whole = fs::read(&path).unwrap();
     let zeroed = || {

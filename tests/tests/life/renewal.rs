@@ -1,4 +1,4 @@
-//! A node becomes another key, or has another certificate of the same one.
+//! A node renews its key, or the certificate of the same key.
 
 use std::time::{Duration, Instant};
 
@@ -19,18 +19,18 @@ use smol::future::zip;
 use crate::kit::{Kept, key_files, open, owner, present_key};
 
 pk_tests::cases!(
-    a_renewed_node_is_found_under_both_ids_and_stays_renewed,
-    a_renewal_without_a_folder_is_one_of_the_running_node,
-    two_renewals_at_once_follow_each_other,
-    a_renewal_that_fails_leaves_the_old_key_and_no_other,
-    a_key_that_cannot_be_written_is_none,
-    a_certificate_is_renewed_before_it_expires,
-    a_key_is_renewed_without_end,
+    renewed_node_is_found_under_both_ids_and_stays_renewed,
+    node_without_a_directory_renews_its_key_in_memory,
+    simultaneous_renewals_run_in_sequence,
+    failed_renewal_keeps_only_the_old_key,
+    renewal_fails_if_the_key_cannot_be_written,
+    certificate_is_renewed_before_it_expires,
+    key_can_be_renewed_many_times,
 );
 
-pk_tests::cases!(unslotted connections_of_the_old_key_finish_what_they_are_at);
+pk_tests::cases!(unslotted streams_of_the_old_key_finish_after_a_renewal);
 
-async fn a_renewed_node_is_found_under_both_ids_and_stays_renewed<R: Rt>(runtime: R) {
+async fn renewed_node_is_found_under_both_ids_and_stays_renewed<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let a = open(&runtime, dir.path()).await;
     let (b, c) = (start(&runtime, 2).await, start(&runtime, 3).await);
@@ -58,7 +58,7 @@ async fn a_renewed_node_is_found_under_both_ids_and_stays_renewed<R: Rt>(runtime
     // The key is in its place when the renewal has returned.
     assert_eq!(present_key(dir.path()), renewed.new);
     assert_eq!(key_files(dir.path()), ["node.crt", "node.key", &format!("{old}.key")]);
-    // A node that knew it knows it.
+    // A node with a contact for the old id has one for the new id.
     for id in [old, renewed.new] {
         let found =
             soon(&runtime, "find", c.find_node(id, FindNodeOptions::default())).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_renewed_node_is_found_under_both_ids_and_stays_renewed<R: Rt>(runtime
     let found =
         soon(&runtime, "find", a.find_node(c.own_id(), FindNodeOptions::default())).await.unwrap();
     assert_eq!(found.ended, FindEnd::Connected);
-    // Once more, by an embedder's key.
+    // Once more, with a key of the embedder.
     let again = soon(&runtime, "renewal", a.renew_to(key(77))).await.unwrap();
     assert_eq!((again.old, again.new), (renewed.new, key(77).node_id()));
     for id in [old, renewed.new, again.new] {
@@ -87,7 +87,7 @@ async fn a_renewed_node_is_found_under_both_ids_and_stays_renewed<R: Rt>(runtime
     shutdown(&runtime, &[&a, &b, &c, &fresh]).await;
 }
 
-async fn a_renewal_without_a_folder_is_one_of_the_running_node<R: Rt>(runtime: R) {
+async fn node_without_a_directory_renews_its_key_in_memory<R: Rt>(runtime: R) {
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     connect(&runtime, &b, &a).await;
     let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
@@ -100,7 +100,7 @@ async fn a_renewal_without_a_folder_is_one_of_the_running_node<R: Rt>(runtime: R
     assert!(matches!(closed, NodeError::Closed), "{closed}");
 }
 
-async fn connections_of_the_old_key_finish_what_they_are_at<R: Rt>(runtime: R) {
+async fn streams_of_the_old_key_finish_after_a_renewal<R: Rt>(runtime: R) {
     let work = slot();
     let (a, b) = (start(&runtime, 1).await, start(&runtime, 2).await);
     echo(&runtime, &a, "echo/1").await;
@@ -121,7 +121,7 @@ async fn connections_of_the_old_key_finish_what_they_are_at<R: Rt>(runtime: R) {
     say(b"before").await;
     let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
     say(b"after").await;
-    // What is new goes over a connection that the new key has proven.
+    // New streams use a connection that the new key has proven.
     soon(&runtime, "ping", a.ping_node(b.own_id(), RequestOptions::default())).await.unwrap();
     let of_new = async || connections_with(&b, renewed.new).await;
     until(&runtime, "a connection of the new key", async || !of_new().await.is_empty()).await;
@@ -150,7 +150,7 @@ async fn connections_of_the_old_key_finish_what_they_are_at<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn two_renewals_at_once_follow_each_other<R: Rt>(runtime: R) {
+async fn simultaneous_renewals_run_in_sequence<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let a = open(&runtime, dir.path()).await;
     let first = a.own_id();
@@ -161,7 +161,7 @@ async fn two_renewals_at_once_follow_each_other<R: Rt>(runtime: R) {
     assert_eq!((earlier.old, earlier.new), (first, later.old));
     assert_eq!(a.own_id(), later.new);
     assert_eq!(present_key(dir.path()), later.new);
-    // One whose caller goes away ends as well; the shutdown waits for it.
+    // A renewal whose future is dropped ends as well; the shutdown waits for it.
     let gone = spawn(&runtime, {
         let a = a.clone();
         async move {
@@ -179,7 +179,7 @@ async fn two_renewals_at_once_follow_each_other<R: Rt>(runtime: R) {
     );
 }
 
-async fn a_renewal_that_fails_leaves_the_old_key_and_no_other<R: Rt>(runtime: R) {
+async fn failed_renewal_keeps_only_the_old_key<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::new();
     let store = FaultyStore::new(Kept::default(), faults.clone());
@@ -200,7 +200,7 @@ async fn a_renewal_that_fails_leaves_the_old_key_and_no_other<R: Rt>(runtime: R)
     soon(&runtime, "ping", b.ping_node(old, RequestOptions::default())).await.unwrap();
     soon(&runtime, "flush", a.flush()).await.unwrap();
     assert_eq!(key_files(dir.path()), ["node.crt", "node.key"]);
-    // It is not, but says so: the outcome of the write is determined.
+    // The write succeeds but reports a failure: its outcome is determined.
     faults.next(Access::Write, Fault::DoneButFails);
     let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
     assert_eq!((renewed.old, a.own_id(), present_key(dir.path())), (old, renewed.new, renewed.new));
@@ -210,12 +210,12 @@ async fn a_renewal_that_fails_leaves_the_old_key_and_no_other<R: Rt>(runtime: R)
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn a_key_that_cannot_be_written_is_none<R: Rt>(runtime: R) {
+async fn renewal_fails_if_the_key_cannot_be_written<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (open(&runtime, dir.path()).await, start(&runtime, 2).await);
     connect(&runtime, &b, &a).await;
     let old = a.own_id();
-    // In place of its directory there is a file.
+    // A file replaces its directory.
     let (keys, away) = (dir.path().join("keys"), dir.path().join("away"));
     std::fs::rename(&keys, &away).unwrap();
     std::fs::write(&keys, b"").unwrap();
@@ -231,7 +231,7 @@ async fn a_key_that_cannot_be_written_is_none<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a, &b]).await;
 }
 
-async fn a_certificate_is_renewed_before_it_expires<R: Rt>(runtime: R) {
+async fn certificate_is_renewed_before_it_expires<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let lifetime = Duration::from_secs(6);
     let keys = KeyStore::new(dir.path());
@@ -250,7 +250,7 @@ async fn a_certificate_is_renewed_before_it_expires<R: Rt>(runtime: R) {
     while unix_now().as_secs() <= expires + 1 {
         sleep(&runtime, Duration::from_millis(100)).await;
     }
-    // The connection is the same; a new peer is shown a certificate that is valid.
+    // The connection is the same; a new peer receives a valid certificate.
     let connections = connections_with(&b, a.own_id()).await;
     assert_eq!(connections.first().map(|connection| connection.conn), Some(before.conn));
     let late = start(&runtime, 3).await;
@@ -262,7 +262,7 @@ async fn a_certificate_is_renewed_before_it_expires<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&a, &b, &late]).await;
 }
 
-async fn a_key_is_renewed_without_end<R: Rt>(runtime: R) {
+async fn key_can_be_renewed_many_times<R: Rt>(runtime: R) {
     const RENEWALS: usize = 40;
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (open(&runtime, dir.path()).await, start(&runtime, 2).await);
@@ -277,7 +277,7 @@ async fn a_key_is_renewed_without_end<R: Rt>(runtime: R) {
     assert_eq!(dropped, ids[..lost], "the oldest leave, each with its renewal");
     shutdown(&runtime, &[&a]).await;
 
-    // What the files hold is what peers accept.
+    // Peers accept the certificates in the files.
     let a = open(&runtime, dir.path()).await;
     assert_eq!(a.own_id(), ids[RENEWALS]);
     for id in [ids[RENEWALS], ids[lost]] {

@@ -18,13 +18,13 @@ use pk_tests::wait::{SOON, seen_within, sleep, soon, until, within};
 use crate::kit::{key_files, present_key};
 
 pk_tests::cases!(
-    a_signer_may_take_its_time,
-    a_signer_that_does_not_sign_starts_no_node_and_stores_nothing,
-    a_node_restarts_while_its_signer_is_away,
-    a_node_continues_until_its_certificate_expires,
-    an_expired_root_certificate_is_issued_again,
+    slow_signer_is_awaited,
+    start_without_a_signature_fails_and_stores_nothing,
+    node_restarts_without_its_signer,
+    node_continues_until_its_certificate_expires,
+    expired_root_certificate_is_issued_again,
     another_signer_is_refused,
-    a_renewed_hot_key_keeps_the_root,
+    renewed_hot_key_keeps_the_root,
 );
 
 const SLOW: Duration = Duration::from_millis(300);
@@ -59,9 +59,9 @@ fn signer_error(result: Result<impl Sized, NodeError>) -> SignerError {
     }
 }
 
-/// Connects to a node that is asked for by this id. Returns the id that it has proved. A certificate
-/// of a few seconds may expire between its issue and the dial; then it is issued again.
-async fn reach<R: Rt>(runtime: &R, from: &Node<R>, node: &Node<R>, id: NodeId) -> NodeId {
+/// Connects to a node by this id. Returns the id that it has proved. A certificate of a few seconds
+/// may expire between its issue and the dial; then it is issued again.
+async fn connect_by_id<R: Rt>(runtime: &R, from: &Node<R>, node: &Node<R>, id: NodeId) -> NodeId {
     // The node may dial in between.
     until(runtime, "the end", async || {
         for known in [id, node.own_id()] {
@@ -77,7 +77,7 @@ async fn reach<R: Rt>(runtime: &R, from: &Node<R>, node: &Node<R>, id: NodeId) -
     .await
 }
 
-async fn a_signer_may_take_its_time<R: Rt>(runtime: R) {
+async fn slow_signer_is_awaited<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let remote = Remote::new(9);
     remote.becomes(Behavior::Signs(SLOW));
@@ -91,7 +91,7 @@ async fn a_signer_may_take_its_time<R: Rt>(runtime: R) {
     // Peers find it by both ids, and verify claims with that of the hot key.
     let peer = start_with(&runtime, 2, |config| config.core.claim_policy = ClaimPolicy::All).await;
     for id in [root, node.own_id()] {
-        assert_eq!(reach(&runtime, &peer, &node, id).await, node.own_id());
+        assert_eq!(connect_by_id(&runtime, &peer, &node, id).await, node.own_id());
     }
     soon(&runtime, "a claim", node.claim_node(peer.own_id(), RequestOptions::default()))
         .await
@@ -105,7 +105,7 @@ async fn a_signer_may_take_its_time<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&node, &peer]).await;
 }
 
-async fn a_signer_that_does_not_sign_starts_no_node_and_stores_nothing<R: Rt>(runtime: R) {
+async fn start_without_a_signature_fails_and_stores_nothing<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let remote = Remote::new(9);
     let root = || {
@@ -135,7 +135,7 @@ async fn a_signer_that_does_not_sign_starts_no_node_and_stores_nothing<R: Rt>(ru
     shutdown(&runtime, &[&node]).await;
 }
 
-async fn a_node_restarts_while_its_signer_is_away<R: Rt>(runtime: R) {
+async fn node_restarts_without_its_signer<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let remote = Remote::new(9);
     let node = open(&runtime, dir.path(), remote.root()).await;
@@ -150,7 +150,7 @@ async fn a_node_restarts_while_its_signer_is_away<R: Rt>(runtime: R) {
     assert_eq!(remote.requests(), requests, "a valid certificate needs no signature");
 }
 
-async fn a_node_continues_until_its_certificate_expires<R: Rt>(runtime: R) {
+async fn node_continues_until_its_certificate_expires<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let remote = Remote::new(9);
     let mut root = remote.root();
@@ -183,14 +183,14 @@ async fn a_node_continues_until_its_certificate_expires<R: Rt>(runtime: R) {
     })
     .await;
     assert_eq!(KeyStore::new(dir.path()).load_identity().unwrap(), Some(first.clone()));
-    // The signer is back: the node has a new certificate of the same key, also if its old one has
-    // expired meanwhile.
+    // The signer is available again: the node has a new certificate of the same key, also if its
+    // old one has expired meanwhile.
     remote.becomes(Behavior::Signs(SLOW));
     until(&runtime, "a new certificate", async || node.identity() != first).await;
     assert_eq!(ids(&node.identity()), ids(&first));
     until(&runtime, "no failure", async || node.certificate_failure().is_none()).await;
-    assert_eq!(reach(&runtime, &peer, &node, id).await, id);
-    // A signer that hangs delays neither calls nor the shutdown.
+    assert_eq!(connect_by_id(&runtime, &peer, &node, id).await, id);
+    // A signer that does not answer delays neither calls nor the shutdown.
     let requests = remote.requests();
     remote.becomes(Behavior::Hangs);
     until(&runtime, "an attempt", async || remote.requests() > requests).await;
@@ -210,7 +210,7 @@ async fn a_node_continues_until_its_certificate_expires<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&node]).await;
 }
 
-async fn an_expired_root_certificate_is_issued_again<R: Rt>(runtime: R) {
+async fn expired_root_certificate_is_issued_again<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let remote = Remote::new(9);
     let mut root = remote.root();
@@ -220,9 +220,10 @@ async fn an_expired_root_certificate_is_issued_again<R: Rt>(runtime: R) {
     until(&runtime, "a new root certificate", async || node.identity().chain[1] != first.chain[1])
         .await;
     let peer = start(&runtime, 2).await;
-    assert_eq!(reach(&runtime, &peer, &node, root.node_id()).await, node.own_id());
+    assert_eq!(connect_by_id(&runtime, &peer, &node, root.node_id()).await, node.own_id());
     shutdown(&runtime, &[&node]).await;
-    // It expires while the node does not run, and the signer is away at the start.
+    // The certificate expires while the node does not run, and the signer is unavailable at the
+    // start.
     let stored = KeyStore::new(dir.path()).load_identity().unwrap().unwrap();
     let expired = || {
         let now = pk_driver::unix_now().as_secs();
@@ -231,12 +232,12 @@ async fn an_expired_root_certificate_is_issued_again<R: Rt>(runtime: R) {
     until(&runtime, "the expiry", async || expired()).await;
     remote.becomes(Behavior::Fails);
     let node = open(&runtime, dir.path(), root.clone()).await;
-    assert_eq!(reach(&runtime, &peer, &node, node.own_id()).await, node.own_id());
+    assert_eq!(connect_by_id(&runtime, &peer, &node, node.own_id()).await, node.own_id());
     until(&runtime, "a failure", async || node.certificate_failure().is_some()).await;
     root.lifetime = Duration::from_secs(1000);
     remote.becomes(Behavior::Signs(Duration::ZERO));
     until(&runtime, "a new chain", async || node.certificate_failure().is_none()).await;
-    assert_eq!(reach(&runtime, &peer, &node, root.node_id()).await, node.own_id());
+    assert_eq!(connect_by_id(&runtime, &peer, &node, root.node_id()).await, node.own_id());
     shutdown(&runtime, &[&node, &peer]).await;
 }
 
@@ -262,7 +263,7 @@ async fn another_signer_is_refused<R: Rt>(runtime: R) {
     assert!(error.contains("timeout of the root key is 0ns"), "{error}");
 }
 
-async fn a_renewed_hot_key_keeps_the_root<R: Rt>(runtime: R) {
+async fn renewed_hot_key_keeps_the_root<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let remote = Remote::new(9);
     let node = open(&runtime, dir.path(), remote.root()).await;
@@ -273,7 +274,7 @@ async fn a_renewed_hot_key_keeps_the_root<R: Rt>(runtime: R) {
     assert_eq!(ids(&node.identity()), chain);
     let peer = start(&runtime, 2).await;
     for id in chain {
-        assert_eq!(reach(&runtime, &peer, &node, id).await, renewed.new);
+        assert_eq!(connect_by_id(&runtime, &peer, &node, id).await, renewed.new);
     }
     shutdown(&runtime, &[&node, &peer]).await;
     let node = open(&runtime, dir.path(), remote.root()).await;

@@ -1,4 +1,4 @@
-//! A directory that version a57de15 has written, under the program of today (see
+//! A directory that version a57de15 has written, used by the current version (see
 //! fixtures/a57de15/README.md).
 
 use std::fs;
@@ -18,11 +18,11 @@ use tempfile::TempDir;
 
 use crate::kit::{key_files, open_with, snapshot};
 
-pk_tests::cases!(every_row_is_read_and_the_node_goes_on, what_was_not_finished_is,);
+pk_tests::cases!(every_row_is_read_and_the_node_continues, unfinished_exchanges_are_completed,);
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/a57de15");
 
-/// A copy of the directory, and what its node reported of it.
+/// A copy of the directory, and the facts that its node reported.
 fn fixture() -> (TempDir, Value) {
     let dir = tempfile::tempdir().unwrap();
     copy(&Path::new(FIXTURE).join("node"), dir.path());
@@ -39,7 +39,7 @@ fn copy(from: &Path, to: &Path) {
             copy(&entry.path(), &target);
         } else {
             fs::copy(entry.path(), &target).unwrap();
-            // Git keeps no modes but one, and a key is for its owner alone.
+            // Git does not keep file modes, and a key must be private to its owner.
             fs::set_permissions(target, fs::Permissions::from_mode(0o600)).unwrap();
         }
     }
@@ -79,12 +79,12 @@ async fn chain<R: Rt>(runtime: &R, node: &Node<R>) -> Vec<Claim> {
     found.claims
 }
 
-/// Signs for every node.
-fn willing(config: &mut NodeConfig) {
+/// Allows claims of every node.
+fn allow_all_claims(config: &mut NodeConfig) {
     config.core.claim_policy = ClaimPolicy::All;
 }
 
-async fn every_row_is_read_and_the_node_goes_on<R: Rt>(runtime: R) {
+async fn every_row_is_read_and_the_node_continues<R: Rt>(runtime: R) {
     let (dir, facts) = fixture();
     let (own, first) = (id(&facts, "id"), id(&facts, "first"));
     assert_eq!(key_files(dir.path()), ["node.crt", "node.key", &format!("{first}.key")]);
@@ -108,7 +108,7 @@ async fn every_row_is_read_and_the_node_goes_on<R: Rt>(runtime: R) {
     }
     assert_eq!((ours, theirs), (vec![id(&facts, "inDoubt")], vec![id(&facts, "agreed")]));
 
-    let a = open_with(&runtime, dir.path(), willing).await;
+    let a = open_with(&runtime, dir.path(), allow_all_claims).await;
     assert_eq!(a.own_id(), own);
     let ids = verify_client(&a.identity().chain, pk_driver::unix_now().as_secs()).unwrap().chain;
     assert_eq!(ids, [own, first]);
@@ -129,7 +129,7 @@ async fn every_row_is_read_and_the_node_goes_on<R: Rt>(runtime: R) {
     assert_eq!(in_doubt.iter().map(|(_, node)| *node).collect::<Vec<_>>(), [id(&facts, "inDoubt")]);
 
     // It is found under both ids, and its chain continues from either side.
-    let b = start_with(&runtime, 2, willing).await;
+    let b = start_with(&runtime, 2, allow_all_claims).await;
     soon(&runtime, "connect", b.connect(first, seed(&a).address, RequestOptions::default()))
         .await
         .unwrap();
@@ -141,8 +141,8 @@ async fn every_row_is_read_and_the_node_goes_on<R: Rt>(runtime: R) {
     assert_eq!(read[..claims.len()], before);
     shutdown(&runtime, &[&a]).await;
 
-    // What is written from now on is read as well, and what was there before is still there.
-    let a = open_with(&runtime, dir.path(), willing).await;
+    // New rows are read as well, and the old ones are still there.
+    let a = open_with(&runtime, dir.path(), allow_all_claims).await;
     assert_eq!((a.own_id(), chain(&runtime, &a).await), (own, read));
     assert_eq!(sorted(a.allowed_claims().await.unwrap()), texts(&facts, "allowed"));
     let renewed = soon(&runtime, "renewal", a.renew()).await.unwrap();
@@ -157,16 +157,16 @@ async fn every_row_is_read_and_the_node_goes_on<R: Rt>(runtime: R) {
 async fn peer<R: Rt>(runtime: &R, node: NodeId) -> Node<R> {
     let byte = (0..=255).find(|byte| KeyPair::from_seed(&[*byte; 32]).node_id() == node).unwrap();
     let mut config = config(byte);
-    willing(&mut config);
+    allow_all_claims(&mut config);
     soon(runtime, "start", Node::start_on(runtime.clone(), config)).await.unwrap()
 }
 
-async fn what_was_not_finished_is<R: Rt>(runtime: R) {
+async fn unfinished_exchanges_are_completed<R: Rt>(runtime: R) {
     let (dir, facts) = fixture();
     let own = id(&facts, "id");
-    let a = open_with(&runtime, dir.path(), willing).await;
+    let a = open_with(&runtime, dir.path(), allow_all_claims).await;
     let before = a.chain_head().await.unwrap().unwrap().seq;
-    // Its own claim is in its chain: the peer gets its one.
+    // The claim of the local node is committed: the peer receives its counterpart.
     let doubted = peer(&runtime, id(&facts, "inDoubt")).await;
     connect(&runtime, &doubted, &a).await;
     until(&runtime, "the end of the doubt", async || {
@@ -183,7 +183,8 @@ async fn what_was_not_finished_is<R: Rt>(runtime: R) {
     let [claim] = &theirs[..] else { panic!("{theirs:?}") };
     assert_eq!((end.fault, claim.link().unwrap().issuer), (None, own));
     assert_eq!(a.chain_head().await.unwrap().unwrap().seq, before);
-    // What it had agreed to was never finished, and the peer begins again.
+    // The exchange that the local node had accepted was never finished, and the peer starts it
+    // again.
     let agreed = peer(&runtime, id(&facts, "agreed")).await;
     connect(&runtime, &agreed, &a).await;
     soon(&runtime, "claim", agreed.claim_node(own, RequestOptions::default())).await.unwrap();

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_a_tag_a_name_and_arguments() {
+    fn line_has_a_tag_a_name_and_arguments() {
         assert_eq!(Line::parse(""), None);
         assert_eq!(Line::parse("  \t"), None);
         let line = Line::parse(&format!("  #7  ping   {ID} ")).unwrap();

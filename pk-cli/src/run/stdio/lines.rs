@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_too_long_is_skipped_and_the_next_one_read() {
+    fn too_long_line_is_skipped_and_the_next_one_is_read() {
         let mut text = vec![b'x'; MAX_LINE as usize];
         text.extend_from_slice(b"xx\nquit\n\xff\nlast");
         let mut from = text.as_slice();

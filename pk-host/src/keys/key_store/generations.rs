@@ -267,7 +267,7 @@ mod tests {
         chain: Identity,
     }
 
-    /// A key store with a generation that waits.
+    /// A key store with a pending generation.
     fn waiting() -> Old {
         let dir = tempfile::tempdir().unwrap();
         let store = KeyStore::new(dir.path());
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_store_says_which_key_is_the_node() {
+    fn owner_row_of_the_store_decides_which_key_is_used() {
         let old = waiting();
         let (key, _) = old.store.load_for(None, NOW).unwrap();
         assert_eq!(key.node_id(), old.key.node_id());
@@ -308,9 +308,9 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_that_was_not_done_leaves_nothing() {
+    fn unfinished_renewal_is_removed() {
         let old = waiting();
-        // Killed in the midst of a file.
+        // The process was killed while it wrote a file.
         std::mem::forget(
             old.store.write(&old.store.path_of(old.next.node_id(), "key"), "half a k").unwrap(),
         );
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_of_somebody_else_changes_nothing() {
+    fn store_of_another_node_changes_no_key_file() {
         let old = waiting();
         let before = files(&old);
         let stranger = KeyPair::from_seed(&[9; 32]).node_id();
@@ -335,9 +335,9 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_at_any_step_leaves_one_key() {
-        // Everything that can lie there between the first file of a renewal and its last one, by
-        // who owns the store then.
+    fn crash_at_any_step_leaves_one_key() {
+        // All states of the directory between the first file of a renewal and its last one, by the
+        // owner of the store.
         let present = |old: &Old| {
             (old.store.load_key().unwrap().unwrap(), old.store.load_identity().unwrap().unwrap())
         };
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_had_begun_is_ended_without_a_store() {
+    fn started_activation_is_completed_without_a_store() {
         let old = waiting();
         fs::rename(old.store.path_of(old.next.node_id(), "crt"), old.store.chain_path()).unwrap();
         let (key, identity) = old.store.load_or_create(NOW).unwrap();
@@ -384,7 +384,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn every_key_is_for_its_owner_alone() {
+    fn every_key_file_is_private_to_its_owner() {
         use std::os::unix::fs::PermissionsExt;
         let old = waiting();
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generation_that_is_given_up_is_gone() {
+    fn forgotten_generation_is_removed() {
         let old = waiting();
         old.store.forget(old.next.node_id()).unwrap();
         assert_eq!(names(&old), ["node.crt", "node.key", "transport.key"]);

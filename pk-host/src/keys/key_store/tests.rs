@@ -3,7 +3,7 @@ use super::*;
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
 #[test]
-fn what_is_made_once_is_loaded_ever_after() {
+fn created_key_is_loaded_from_then_on() {
     let dir = tempfile::tempdir().unwrap();
     let store = KeyStore::new(dir.path().join("new"));
     let (key, identity) = store.load_or_create(NOW).unwrap();
@@ -17,7 +17,7 @@ fn what_is_made_once_is_loaded_ever_after() {
 }
 
 #[test]
-fn an_old_certificate_is_renewed_under_the_same_key() {
+fn old_certificate_is_renewed_under_the_same_key() {
     let dir = tempfile::tempdir().unwrap();
     let store = KeyStore::new(dir.path());
     let (key, identity) = store.load_or_create(NOW).unwrap();
@@ -29,7 +29,7 @@ fn an_old_certificate_is_renewed_under_the_same_key() {
 }
 
 #[test]
-fn a_key_is_never_replaced() {
+fn key_is_never_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let store = KeyStore::new(dir.path());
     store.save_key(&KeyPair::from_seed(&[1; 32])).unwrap();
@@ -43,7 +43,7 @@ fn a_key_is_never_replaced() {
 
 #[cfg(unix)]
 #[test]
-fn a_key_is_for_its_owner_alone() {
+fn key_file_is_private_to_its_owner() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let store = KeyStore::new(dir.path());
@@ -80,7 +80,7 @@ fn foreign_files_are_reported() {
 }
 
 #[test]
-fn keys_are_renewed_without_end() {
+fn keys_can_be_renewed_many_times() {
     use crate::keys::identity::{DEFAULT_LIFETIME, dropped, succeeded};
     use pk_proto::cert::{MAX_CHAIN_LEN, verify_client};
 

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_made_with_the_keys_and_no_renewal_changes_it() {
+    fn transport_secret_is_created_with_the_keys_and_kept_by_renewals() {
         let dir = tempfile::tempdir().unwrap();
         let store = KeyStore::new(dir.path());
         let (key, identity) = store.load_or_create(NOW).unwrap();
@@ -93,7 +93,7 @@ mod tests {
 
     /// A directory of an earlier version.
     #[test]
-    fn a_store_without_one_gets_one_that_stays() {
+    fn missing_transport_secret_is_created_once() {
         let dir = tempfile::tempdir().unwrap();
         let store = KeyStore::new(dir.path());
         store.load_or_create(NOW).unwrap();
@@ -108,7 +108,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn it_is_for_its_owner_alone() {
+    fn transport_secret_is_private_to_its_owner() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let store = KeyStore::new(dir.path());
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_reported_and_left_as_it_is() {
+    fn damaged_file_is_reported_and_not_changed() {
         let dir = tempfile::tempdir().unwrap();
         let store = KeyStore::new(dir.path());
         store.transport_secret().unwrap();

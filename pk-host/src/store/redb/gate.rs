@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_back_reads_as_if_it_were_written() {
+    fn buffered_writes_are_read_as_if_they_were_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let before: Vec<u8> = MAGIC.into_iter().chain(0..100).collect();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_told_apart() {
+    fn other_files_are_distinguished() {
         let dir = tempfile::tempdir().unwrap();
         for content in [&b""[..], b"redb", b"something else, and long enough"] {
             let path = dir.path().join("file");

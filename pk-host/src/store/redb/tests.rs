@@ -15,10 +15,10 @@ const TABLES: [Table; 4] = [
     Table::Refresh,
 ];
 
-/// Pseudo-random numbers that are the same every time.
-struct Dice(u64);
+/// Pseudorandom numbers, equal in every run.
+struct TestRng(u64);
 
-impl Dice {
+impl TestRng {
     fn roll(&mut self, sides: u64) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -31,13 +31,13 @@ fn put(table: Table, key: &str, value: &str) -> StoreOp {
     StoreOp::Put { table, key: key.to_owned().into(), value: value.to_owned().into() }
 }
 
-fn random_op(dice: &mut Dice) -> StoreOp {
-    let table = TABLES[dice.roll(4)];
-    let key = Bytes::from(vec![u8::try_from(dice.roll(40)).unwrap(); 1 + dice.roll(32)]);
-    match dice.roll(20) {
+fn random_op(rng: &mut TestRng) -> StoreOp {
+    let table = TABLES[rng.roll(4)];
+    let key = Bytes::from(vec![u8::try_from(rng.roll(40)).unwrap(); 1 + rng.roll(32)]);
+    match rng.roll(20) {
         0 => StoreOp::Clear { table },
         1..=5 => StoreOp::Delete { table, key },
-        _ => StoreOp::Put { table, key, value: vec![7; dice.roll(2000)].into() },
+        _ => StoreOp::Put { table, key, value: vec![7; rng.roll(2000)].into() },
     }
 }
 
@@ -58,20 +58,20 @@ fn rows(path: &Path) -> Vec<(Table, Bytes, Bytes)> {
 }
 
 #[test]
-fn it_does_what_a_store_in_memory_does() {
+fn store_equals_a_store_in_memory() {
     let dir = tempfile::tempdir().unwrap();
-    let mut dice = Dice(3);
+    let mut rng = TestRng(3);
     let (mut model, mut store) = (MemoryStore::new(), RedbStore::open(path(&dir)).unwrap());
     for round in 0..60 {
-        let ops: Vec<_> = (0..dice.roll(12)).map(|_| random_op(&mut dice)).collect();
+        let ops: Vec<_> = (0..rng.roll(12)).map(|_| random_op(&mut rng)).collect();
         model.apply(&ops, true).unwrap();
         store.apply(&ops, round % 5 == 0).unwrap();
         for _ in 0..10 {
-            let table = TABLES[dice.roll(4)];
-            let mut key = || Bytes::from(vec![u8::try_from(dice.roll(40)).unwrap()]);
+            let table = TABLES[rng.roll(4)];
+            let mut key = || Bytes::from(vec![u8::try_from(rng.roll(40)).unwrap()]);
             let (from, to) = (key(), Some(key()).filter(|to| to[0] > 5));
-            let range = StoreRange { table, from, to, descending: dice.roll(2) == 0 };
-            let max = dice.roll(9000) as u64;
+            let range = StoreRange { table, from, to, descending: rng.roll(2) == 0 };
+            let max = rng.roll(9000) as u64;
             assert_eq!(store.range(&range, max), model.range(&range, max), "{range:?} {max}");
         }
         if round % 20 == 19 {
@@ -84,7 +84,7 @@ fn it_does_what_a_store_in_memory_does() {
 }
 
 #[test]
-fn what_is_durable_survives_a_crash_and_the_rest_is_whole_or_not_there() {
+fn durable_rows_survive_a_crash_and_other_transactions_are_complete_or_absent() {
     let dir = tempfile::tempdir().unwrap();
     let path = path(&dir);
     let mut store = RedbStore::open(&path).unwrap();
@@ -108,7 +108,7 @@ fn what_is_durable_survives_a_crash_and_the_rest_is_whole_or_not_there() {
 }
 
 #[test]
-fn what_a_killed_process_left_of_a_store_is_swept() {
+fn temporary_files_of_a_killed_process_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let (temporary, _file) = Temporary::create(&path(&dir)).unwrap();
     std::mem::forget(temporary);
@@ -119,7 +119,7 @@ fn what_a_killed_process_left_of_a_store_is_swept() {
 }
 
 #[test]
-fn many_that_make_one_store_at_once_make_one() {
+fn concurrent_creations_make_one_store() {
     let dir = tempfile::tempdir().unwrap();
     let path = path(&dir);
     std::thread::scope(|scope| {
@@ -139,7 +139,7 @@ fn many_that_make_one_store_at_once_make_one() {
 }
 
 #[test]
-fn much_that_is_loose_is_made_durable() {
+fn many_non_durable_bytes_are_made_durable() {
     let dir = tempfile::tempdir().unwrap();
     let path = path(&dir);
     let mut store = RedbStore::open(&path).unwrap();
@@ -152,13 +152,13 @@ fn much_that_is_loose_is_made_durable() {
 }
 
 #[test]
-fn a_file_is_untouched_until_the_first_transaction() {
+fn file_is_unchanged_until_the_first_transaction() {
     let dir = tempfile::tempdir().unwrap();
     let path = path(&dir);
     let mut store = RedbStore::open(&path).unwrap();
     store.apply(&[put(Table::Meta, "a", "1")], true).unwrap();
     store.apply(&[put(Table::Meta, "b", "2")], false).unwrap();
-    // One that was closed, and one that has to be repaired.
+    // A closed file, and one that must be repaired.
     let (_dir, broken_off) = crashed(&path);
     drop(store);
     for (path, rows) in [(path, 2), (broken_off, 1)] {
@@ -177,7 +177,7 @@ fn a_file_is_untouched_until_the_first_transaction() {
 
 #[cfg(unix)]
 #[test]
-fn a_store_is_for_its_owner_alone_and_nothing_lies_beside_it() {
+fn store_is_private_to_its_owner_and_the_only_file() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("new").join("store.redb");
@@ -188,7 +188,7 @@ fn a_store_is_for_its_owner_alone_and_nothing_lies_beside_it() {
 }
 
 #[test]
-fn a_store_is_open_once() {
+fn store_can_be_opened_once_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let store = RedbStore::open(path(&dir)).unwrap();
     let error = RedbStore::open(path(&dir)).unwrap_err();
@@ -253,42 +253,42 @@ fn foreign_files_are_reported_and_not_changed() {
 /// A closed store with rows.
 fn filled(path: &Path) -> Vec<(Table, Bytes, Bytes)> {
     let mut store = RedbStore::open(path).unwrap();
-    let mut dice = Dice(5);
+    let mut rng = TestRng(5);
     for _ in 0..10 {
-        let ops: Vec<_> = (0..30).map(|_| random_op(&mut dice)).collect();
+        let ops: Vec<_> = (0..30).map(|_| random_op(&mut rng)).collect();
         store.apply(&ops, true).unwrap();
     }
     store.load().unwrap()
 }
 
 #[test]
-fn a_broken_file_is_an_error_or_whole_and_never_changed_by_looking() {
+fn damaged_file_is_an_error_or_complete_and_not_changed_by_reading() {
     let dir = tempfile::tempdir().unwrap();
     let path = path(&dir);
     let expected = filled(&path);
     let whole = fs::read(&path).unwrap();
-    let mut dice = Dice(9);
+    let mut rng = TestRng(9);
     let (mut refused, mut accepted) = (0, 0);
     for round in 0..250 {
         let mut bytes = whole.clone();
         match round % 5 {
-            0 => bytes.truncate(dice.roll(bytes.len() as u64)),
+            0 => bytes.truncate(rng.roll(bytes.len() as u64)),
             1 => {
-                let at = dice.roll(bytes.len() as u64);
-                bytes[at] ^= 1 << dice.roll(8);
+                let at = rng.roll(bytes.len() as u64);
+                bytes[at] ^= 1 << rng.roll(8);
             }
-            // The header and what is near it.
+            // The header and the bytes after it.
             2 => {
-                let at = dice.roll(512);
-                bytes[at] = u8::try_from(dice.roll(256)).unwrap();
+                let at = rng.roll(512);
+                bytes[at] = u8::try_from(rng.roll(256)).unwrap();
             }
             // A page that was not written, or contains other data.
             3 => {
-                let at = dice.roll((bytes.len() / 4096) as u64) * 4096;
+                let at = rng.roll((bytes.len() / 4096) as u64) * 4096;
                 bytes[at..at + 4096].fill(if round % 2 == 0 { 0 } else { 0xa5 });
             }
             _ => {
-                let at = dice.roll(bytes.len() as u64);
+                let at = rng.roll(bytes.len() as u64);
                 bytes[at..].fill(0);
             }
         }
@@ -341,7 +341,7 @@ fn before_failure(path: &Path) -> RedbStore {
 }
 
 #[test]
-fn after_a_failure_of_the_disk_it_goes_on_and_has_lost_nothing() {
+fn store_continues_after_a_disk_failure_without_losses() {
     // At once: the file is reopened within the transaction that fails.
     let (mut applied, mut refused) = (0, 0);
     for n in 0.. {
@@ -372,7 +372,7 @@ fn after_a_failure_of_the_disk_it_goes_on_and_has_lost_nothing() {
 }
 
 #[test]
-fn an_unknown_outcome_is_decided_when_the_disk_is_back_and_stays_so() {
+fn unknown_outcome_is_decided_once_when_the_disk_recovers() {
     let (mut unknown, mut applied) = (0, 0);
     for n in 0.. {
         let dir = tempfile::tempdir().unwrap();
@@ -397,8 +397,8 @@ fn an_unknown_outcome_is_decided_when_the_disk_is_back_and_stays_so() {
         let there = keys == ["a", "b", "c"];
         assert!(there || keys == ["a", "b"], "{n}: {keys:?}");
         applied += u32::from(there);
-        // It is on the disk: the next start finds the same, with the non-durable rows once they are
-        // synced.
+        // The rows are on the disk: the next start finds the same, with the non-durable rows once
+        // they are synced.
         store.sync().unwrap();
         let (_dir, copy) = crashed(&path);
         assert_eq!(meta_keys(&mut RedbStore::open(copy).unwrap()), keys, "{n}");
@@ -460,7 +460,7 @@ fn file_that_was_not_closed_is_rewritten_before_use() {
 }
 
 #[test]
-fn a_store_of_the_version_before_there_were_numbers_is_read_and_written() {
+fn store_without_version_numbers_is_read_and_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = path(&dir);
     let mut store = RedbStore::open(&path).unwrap();
@@ -478,11 +478,11 @@ fn a_store_of_the_version_before_there_were_numbers_is_read_and_written() {
     assert_eq!(RedbStore::open(&path).unwrap().number, 1);
 }
 
-// -- when the file is gone
+// -- when the file is deleted or replaced
 
 #[cfg(unix)]
 #[test]
-fn a_file_that_is_deleted_or_replaced_is_noticed_at_the_next_durable_transaction() {
+fn deleted_or_replaced_file_is_detected_at_the_next_durable_transaction() {
     for replaced in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let path = path(&dir);
@@ -508,7 +508,7 @@ fn a_file_that_is_deleted_or_replaced_is_noticed_at_the_next_durable_transaction
 
 #[cfg(unix)]
 #[test]
-fn a_file_that_is_replaced_while_the_disk_fails_is_not_written_to() {
+fn file_replaced_while_the_disk_fails_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = path(&dir);
     let mut store = before_failure(&path);

@@ -225,7 +225,7 @@ fn golden() -> Vec<(Message, &'static str)> {
 }
 
 #[test]
-fn the_bytes_of_every_message_are_pinned() {
+fn every_message_has_its_golden_bytes() {
     for (message, hex) in golden() {
         let frame = encode(&message).unwrap();
         assert_eq!(HEXLOWER.encode(&frame), hex, "{message:?}");
@@ -243,7 +243,7 @@ fn check(bytes: &[u8]) -> Result<Message, FrameFault> {
 }
 
 #[test]
-fn every_damage_is_refused_or_another_message() {
+fn damaged_message_is_refused_or_decodes_to_another_message() {
     for (message, hex) in golden() {
         let bytes = HEXLOWER.decode(hex.as_bytes()).unwrap().split_off(4);
         for end in 0..bytes.len() {
@@ -271,7 +271,7 @@ fn every_damage_is_refused_or_another_message() {
 }
 
 #[test]
-fn a_kind_that_is_new_is_unknown_and_not_malformed() {
+fn new_kind_is_unknown_and_not_malformed() {
     use FrameFault::{Malformed, Unknown};
     for (bytes, fault) in [
         // the version, the message, the question, the answer: the next one, the last one, and what
@@ -307,7 +307,7 @@ fn a_kind_that_is_new_is_unknown_and_not_malformed() {
 }
 
 /// A node list of a response with one node, which has one address: mode direct, time 0.
-fn told(address: &[u8]) -> Vec<u8> {
+fn closest_response(address: &[u8]) -> Vec<u8> {
     [&[0, 2, 1, 1][..], &[7; 32], &[1], address, &[0, 0], &[0]].concat()
 }
 
@@ -320,7 +320,7 @@ fn only_proper_addresses_are_read() {
     for good in
         [vec![0, 1, 2, 3, 4, 1], v6("2001:db8::1"), v6("::1"), name("a.b"), name(&"a".repeat(63))]
     {
-        assert!(check(&told(&good)).is_ok(), "{good:?}");
+        assert!(check(&closest_response(&good)).is_ok(), "{good:?}");
     }
     for bad in [
         vec![0, 1, 2, 3, 4, 0],             // port 0
@@ -338,27 +338,27 @@ fn only_proper_addresses_are_read() {
         vec![2, 1, 0xff, 1],    // not UTF-8
         vec![3, 1, 2, 3, 4, 1], // a kind of host that there is not
     ] {
-        assert_eq!(check(&told(&bad)), Err(FrameFault::Malformed), "{bad:?}");
+        assert_eq!(check(&closest_response(&bad)), Err(FrameFault::Malformed), "{bad:?}");
     }
 }
 
 #[test]
-fn a_contact_is_read_in_its_own_order_only() {
-    let told = |addresses: &[[u8; 3]]| {
+fn contact_is_read_only_in_its_defined_order() {
+    let with_addresses = |addresses: &[[u8; 3]]| {
         let count = u8::try_from(addresses.len()).unwrap();
         let addresses =
             addresses.iter().flat_map(|[port, mode, time]| [0, 1, 2, 3, 4, *port, *mode, *time]);
         [&[0, 2, 1, 1][..], &[7; 32], &[count], &addresses.collect::<Vec<u8>>(), &[0]].concat()
     };
-    assert!(check(&told(&[[1, 0, 9], [2, 1, 9], [3, 2, 8]])).is_ok());
-    assert!(check(&told(&[[2, 0, 9], [1, 1, 9], [3, 2, 8]])).is_ok());
+    assert!(check(&with_addresses(&[[1, 0, 9], [2, 1, 9], [3, 2, 8]])).is_ok());
+    assert!(check(&with_addresses(&[[2, 0, 9], [1, 1, 9], [3, 2, 8]])).is_ok());
     for bad in [
         &[[1, 0, 8], [2, 0, 9]][..],
         &[[1, 0, 9], [1, 0, 9]],
         &[[1, 0, 9], [1, 1, 8]],
         &[[1, 3, 0]],
     ] {
-        assert_eq!(check(&told(bad)), Err(FrameFault::Malformed), "{bad:?}");
+        assert_eq!(check(&with_addresses(bad)), Err(FrameFault::Malformed), "{bad:?}");
     }
 }
 
@@ -415,7 +415,7 @@ fn texts_and_lists_have_caps_in_both_directions() {
     assert_eq!(decode(&vec![0; MAX_FRAME + 1]), Err(FrameFault::TooLong(65_537)));
 }
 
-/// What a peer without limits would write.
+/// The encoding of a peer without limits.
 fn beyond(message: &Message) -> Vec<u8> {
     let Message::V1(message) = message;
     let count = |count: usize| vec![u8::try_from(count).unwrap()];
@@ -448,7 +448,7 @@ fn beyond(message: &Message) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_for_this_node_only_is_never_sent() {
+fn data_for_the_local_node_only_is_never_sent() {
     let with = |address, data| closest(vec![(id(1), NodeContact::new(address, data))], vec![]);
     let zoned =
         NodeAddress { host: Host::Zoned("fe80::1".parse().unwrap(), "1".to_owned()), port: 1 };
@@ -469,7 +469,7 @@ fn what_is_for_this_node_only_is_never_sent() {
 }
 
 #[test]
-fn every_answer_can_be_made_to_fit() {
+fn every_answer_can_be_reduced_to_fit() {
     let name = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(61));
     let names = |count: usize| {
         let address = |port| address(&format!("{name}:{port}"));

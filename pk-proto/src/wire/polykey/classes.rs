@@ -137,7 +137,7 @@ mod tests {
     use crate::wire::polykey::message::parse_response;
 
     #[test]
-    fn every_refusal_is_of_a_class_that_means_the_same_when_it_comes() {
+    fn every_refusal_has_an_error_class_that_is_read_as_the_same_refusal() {
         for (refusal, method, name, meant) in [
             (Refusal::NotConnected, Method::SignalInitial, NOT_FOUND.name, Refusal::NotConnected),
             (Refusal::RateLimited, Method::SignalInitial, RATE.name, Refusal::RateLimited),

@@ -213,7 +213,7 @@ mod tests {
     );
 
     #[test]
-    fn requests_are_read_as_the_reference_reads_them() {
+    fn requests_are_read_as_by_the_reference() {
         let read = |text: &'static str| parse_request(text.as_bytes());
         let request = |method: &'static str, params, timeout: Option<u64>| {
             Ok(Request {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_written_like_the_reference_writes_them() {
+    fn messages_are_written_as_by_the_reference() {
         let minute = Some(Duration::from_secs(60));
         let request = |method: &str, params: &str| {
             format!(r#"{{"method":"{method}","jsonrpc":"2.0","id":null,"params":{params}}}"#)

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_never_be_an_object_is_refused_at_once() {
+    fn bytes_that_cannot_become_an_object_are_refused_at_once() {
         for bad in [
             &b"["[..],
             b"1",
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn blank_bytes_take_no_room() {
+    fn blank_bytes_use_no_memory() {
         let mut decoder = ObjectDecoder::new(64, 32);
         for _ in 0..100 {
             decoder.push(&[b' '; 100]);

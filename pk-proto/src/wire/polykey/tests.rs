@@ -42,8 +42,8 @@ fn signalling() -> Value {
     vectors(include_str!("../../../tests/vectors/signalling.json"))
 }
 
-/// What one side of a section has written on one of its streams; `client` has dialed.
-fn said(section: &str, conn: &str, stream: u64) -> String {
+/// The bytes that one side of a section has written on a stream; `client` has dialed.
+fn captured_text(section: &str, conn: &str, stream: u64) -> String {
     let capture = capture();
     let sections = capture["sections"].as_array().unwrap();
     let section =
@@ -92,8 +92,8 @@ fn answering(format: PolykeyFormat) -> PolykeyFormat {
     }
 }
 
-/// What this node writes for this request, with the captured timeout.
-fn asked(question: &RpcRequest, captured: &str) -> String {
+/// The request as this node writes it, with the captured timeout.
+fn written_request(question: &RpcRequest, captured: &str) -> String {
     let (_, calls) = encode_call(question, MINUTE);
     let [(bytes, _)] = &calls[..] else { panic!("{calls:?}") };
     let timeout = if captured.contains("\"timeout\":null") { "null" } else { "15000" };
@@ -111,7 +111,7 @@ fn address(text: &str) -> NodeAddress {
 }
 
 #[test]
-fn the_questions_of_the_reference_are_read_and_written_to_the_byte() {
+fn requests_of_the_reference_are_read_and_written_to_the_byte() {
     let closest = |local, active| RpcRequest::Closest {
         target: node("A"),
         query: ClosestNodesQuery { known: local, connected: active },
@@ -120,18 +120,18 @@ fn the_questions_of_the_reference_are_read_and_written_to_the_byte() {
         ("nodesClosestLocalNodesGet", 0, closest(true, false)),
         ("nodesClosestActiveConnectionsGet", 4, closest(false, true)),
     ] {
-        let text = said(section, "client", stream);
+        let text = captured_text(section, "client", stream);
         assert_eq!(question(&text).0, expected);
-        assert_eq!(asked(&expected, &text), text);
+        assert_eq!(written_request(&expected, &text), text);
     }
     for (conn, stream) in [("client", 24), ("server", 1)] {
-        let text = said("nodesConnectionSignalInitial/Final", conn, stream);
+        let text = captured_text("nodesConnectionSignalInitial/Final", conn, stream);
         let text = objects(&text)
             .first()
             .map(|object| String::from_utf8(object.to_vec()).unwrap())
             .unwrap();
         let (question, _) = question(&text);
-        assert_eq!(asked(&question, &text), text);
+        assert_eq!(written_request(&question, &text), text);
         match question {
             RpcRequest::Signal(signal) => {
                 assert_eq!((signal.target, signal.terms), (node("C"), SignalTerms::Plain));
@@ -160,14 +160,14 @@ fn the_questions_of_the_reference_are_read_and_written_to_the_byte() {
 }
 
 #[test]
-fn the_answers_of_the_reference_are_read_and_written_to_the_byte() {
+fn answers_of_the_reference_are_read_and_written_to_the_byte() {
     // No answers: no bytes.
-    let (_, format) = question(&said("nodesClosestLocalNodesGet", "client", 0));
-    assert_eq!(said("nodesClosestLocalNodesGet", "server", 0), "");
+    let (_, format) = question(&captured_text("nodesClosestLocalNodesGet", "client", 0));
+    assert_eq!(captured_text("nodesClosestLocalNodesGet", "server", 0), "");
     assert_eq!(answer(format, RpcResponse::Closest(ClosestNodes::default()), UnixMillis(0)), "");
 
-    let (_, format) = question(&said("nodesClosestActiveConnectionsGet", "client", 4));
-    let text = said("nodesClosestActiveConnectionsGet", "server", 4);
+    let (_, format) = question(&captured_text("nodesClosestActiveConnectionsGet", "client", 4));
+    let text = captured_text("nodesClosestActiveConnectionsGet", "server", 4);
     let mut closest = ClosestNodes::default();
     for object in objects(&text) {
         match read(&object, answering(format)).unwrap() {
@@ -206,7 +206,8 @@ fn the_answers_of_the_reference_are_read_and_written_to_the_byte() {
         assert!(matches!(read(&object, PolykeyFormat::Alive), Ok(ParsedMessage::Part(None))));
     }
 
-    let signalling = |conn, stream| said("nodesConnectionSignalInitial/Final", conn, stream);
+    let signalling =
+        |conn, stream| captured_text("nodesConnectionSignalInitial/Final", conn, stream);
     let (_, initial) = question(&signalling("client", 24));
     let text = signalling("server", 24);
     match read(&objects(&text)[0], answering(initial)).unwrap() {
@@ -229,12 +230,13 @@ fn the_answers_of_the_reference_are_read_and_written_to_the_byte() {
 }
 
 #[test]
-fn the_exchange_of_the_reference_is_read_and_written_to_the_byte() {
+fn exchange_of_the_reference_is_read_and_written_to_the_byte() {
     for (section, caller, responder, stream) in [
         ("nodesCrossSignClaim A->B", "client", "server", 16),
         ("nodesCrossSignClaim B->A", "server", "client", 1),
     ] {
-        let [asked, answered] = [said(section, caller, stream), said(section, responder, stream)];
+        let [asked, answered] =
+            [captured_text(section, caller, stream), captured_text(section, responder, stream)];
         let [request_1, request_2] = &objects(&asked)[..] else { panic!("{asked}") };
         let (ParsedMessage::Exchange { token: token_1, timeout, .. }, format) =
             first(core::str::from_utf8(request_1).unwrap())
@@ -261,12 +263,12 @@ fn the_exchange_of_the_reference_is_read_and_written_to_the_byte() {
 }
 
 #[test]
-fn the_claims_of_the_reference_are_read_and_written_to_the_byte() {
-    let asked_for = said("nodesClaimsGet", "client", 20);
+fn claims_of_the_reference_are_read_and_written_to_the_byte() {
+    let asked_for = captured_text("nodesClaimsGet", "client", 20);
     let (claims, format) = question(&asked_for);
     assert!(matches!(claims, RpcRequest::Claims { after: None, .. }));
-    assert_eq!(asked(&claims, &asked_for), asked_for);
-    let answered = said("nodesClaimsGet", "server", 20);
+    assert_eq!(written_request(&claims, &asked_for), asked_for);
+    let answered = captured_text("nodesClaimsGet", "server", 20);
     let mut page = ClaimsPage::default();
     for object in objects(&answered) {
         match read(&object, answering(format)).unwrap() {
@@ -283,10 +285,10 @@ fn the_claims_of_the_reference_are_read_and_written_to_the_byte() {
     assert_eq!(page.claims.len(), 2);
     assert_eq!(answer(format, RpcResponse::Claims(page), UnixMillis(0)), answered);
 
-    let asked_for = said("nodesClaimNetworkSign", "client", 32);
+    let asked_for = captured_text("nodesClaimNetworkSign", "client", 32);
     let (network, format) = question(&asked_for);
-    assert_eq!(asked(&network, &asked_for), asked_for);
-    let answered = said("nodesClaimNetworkSign", "server", 32);
+    assert_eq!(written_request(&network, &asked_for), asked_for);
+    let answered = captured_text("nodesClaimNetworkSign", "server", 32);
     match read(&objects(&answered)[0], answering(format)).unwrap() {
         ParsedMessage::Response(RpcResponse::SignedClaim(token)) => {
             assert_eq!(answer(format, RpcResponse::SignedClaim(token), UnixMillis(0)), answered);
@@ -296,10 +298,10 @@ fn the_claims_of_the_reference_are_read_and_written_to_the_byte() {
 }
 
 #[test]
-fn the_errors_of_the_reference_mean_what_they_say() {
-    let text = said("nodesCrossSignClaim refused by ACL", "client", 12);
+fn errors_of_the_reference_are_read_as_the_matching_failures() {
+    let text = captured_text("nodesCrossSignClaim refused by ACL", "client", 12);
     let (_, format) = first(&text);
-    let answered = said("nodesCrossSignClaim refused by ACL", "server", 12);
+    let answered = captured_text("nodesCrossSignClaim refused by ACL", "server", 12);
     let failed = read(&objects(&answered)[0], answering(format)).unwrap();
     assert!(
         matches!(failed, ParsedMessage::Failure(RemoteFailure::Refused(Refusal::Denied))),
@@ -313,10 +315,11 @@ fn the_errors_of_the_reference_mean_what_they_say() {
     assert_eq!(serde_json::from_str::<Value>(&ours).unwrap(), theirs);
 
     let section = "nodesClosestLocalNodesGet with invalid node id";
-    let (ParsedMessage::Invalid { why, .. }, _) = first(&said(section, "client", 8)) else {
+    let (ParsedMessage::Invalid { why, .. }, _) = first(&captured_text(section, "client", 8))
+    else {
         panic!()
     };
-    let answered = said(section, "server", 8);
+    let answered = captured_text(section, "server", 8);
     let failed = read(
         &objects(&answered)[0],
         PolykeyFormat::Call { method: Method::ClosestLocal, ours: true },
@@ -329,7 +332,7 @@ fn the_errors_of_the_reference_mean_what_they_say() {
     let ours: Value = serde_json::from_slice(&invalid(why, UnixMillis(1_795_334_936_070))).unwrap();
     assert_eq!(ours, theirs);
 
-    let unknown = said("unknown method", "client", 28);
+    let unknown = captured_text("unknown method", "client", 28);
     let object = objects(&unknown).remove(0);
     let Ok(ParsedMessage::Open { protocol, header }) = read(&object, PolykeyFormat::First) else {
         panic!("{unknown}")

@@ -392,27 +392,27 @@ fn sweep(latency: Duration) {
 }
 
 #[test]
-fn a_peer_of_the_same_machine_is_suspected_whenever_it_dies() {
+fn peer_on_the_same_machine_is_suspected_after_a_death_at_any_time() {
     sweep(MS / 20);
 }
 
 #[test]
-fn a_peer_of_the_same_country_is_suspected_whenever_it_dies() {
+fn peer_in_the_same_country_is_suspected_after_a_death_at_any_time() {
     sweep(15 * MS);
 }
 
 #[test]
-fn a_peer_of_another_continent_is_suspected_whenever_it_dies() {
+fn peer_on_another_continent_is_suspected_after_a_death_at_any_time() {
     sweep(150 * MS);
 }
 
 #[test]
-fn a_peer_behind_a_satellite_is_suspected_whenever_it_dies() {
+fn peer_behind_a_satellite_is_suspected_after_a_death_at_any_time() {
     sweep(400 * MS);
 }
 
 #[test]
-fn a_peer_that_lives_is_never_suspected() {
+fn live_peer_is_never_suspected() {
     for latency in [MS / 20, 15 * MS, 150 * MS, 400 * MS] {
         for we_dial in [true, false] {
             for pause in [20 * MS, 300 * MS, 1100 * MS, Duration::from_secs(7)] {

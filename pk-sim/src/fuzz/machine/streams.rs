@@ -26,7 +26,7 @@ impl Play<'_> {
             }
             let stream = self.peer_stream(conn);
             let bytes = self.spoilt(bytes);
-            self.peer_says(stream, &bytes, fin);
+            self.peer_writes(stream, &bytes, fin);
         }
     }
 
@@ -37,21 +37,21 @@ impl Play<'_> {
             return;
         };
         let stream = self.peer_stream(conn);
-        self.peer_says(stream, &bytes, fin);
+        self.peer_writes(stream, &bytes, fin);
     }
 
     pub(super) fn peer_answers(&mut self) {
         let Some(stream) = self.stream() else { return };
         if let Some((bytes, fin)) = peers::answer(&mut self.script, &mut self.driver, stream) {
             let bytes = self.spoilt(bytes);
-            self.peer_says(stream, &bytes, fin);
+            self.peer_writes(stream, &bytes, fin);
         }
     }
 
     pub(super) fn peer_sends(&mut self) {
         let Some(stream) = self.stream() else { return };
         let (bytes, fin) = (self.script.bytes(), self.script.below(4) == 0);
-        self.peer_says(stream, bytes, fin);
+        self.peer_writes(stream, bytes, fin);
     }
 
     /// Occasionally modifies what a peer sends.
@@ -73,7 +73,7 @@ impl Play<'_> {
     }
 
     /// The peer sends; the machine reads as far as it has granted credit.
-    pub(super) fn peer_says(&mut self, stream: StreamId, bytes: &[u8], fin: bool) {
+    pub(super) fn peer_writes(&mut self, stream: StreamId, bytes: &[u8], fin: bool) {
         if let Some(of) = self.driver.streams.get_mut(&stream)
             && !of.fin
             && !of.read

@@ -1,5 +1,5 @@
-//! A peer that is no node: it speaks QUIC and the first messages of `pk/1`, and then whatever costs
-//! the victim most.
+//! A peer that is no node: it sends the first messages of `pk/1` over QUIC, and then the messages
+//! that cost the victim most.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Hostile {
         let (tls, _) = tls.client(vec![world.id(victim)]).unwrap();
         let mut transport = TransportConfig::default();
         let window = VarInt::from_u32(64 * 1024 * 1024);
-        // Every datagram has the length that the path carries, however little data is in it.
+        // Every datagram has the length that the path carries, for any amount of data.
         transport
             .pad_to_mtu(true)
             .initial_mtu(1452)

@@ -92,7 +92,7 @@ fn fragments(limit: u64) -> Vec<Row> {
     rows
 }
 
-/// The most memory that host 1 holds while host 0 sends and the applications read nothing.
+/// The peak memory of host 1 while host 0 sends and the applications read nothing.
 fn received(streams: usize, bytes: u64) -> u64 {
     let mut world = PacketWorld::with_hosts_of(90, 2, |host| {
         // The peer has no limits of its own.

@@ -9,13 +9,13 @@ use super::{ROUND_TRIP, Row, round_trips};
 /// How an end moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Move {
-    /// It has another address and knows it.
+    /// It has another address, and is informed of it.
     Announced,
-    /// It has another address, and learns it when the system refuses to send from the former one.
+    /// It has another address, and detects it when the system refuses to send from the former one.
     Refused,
-    /// It has another address and does not notice: its socket names no addresses.
+    /// It has another address and does not detect it: its socket names no addresses.
     Silent,
-    /// The NAT in front of it forgets its mappings.
+    /// The NAT in front of it drops its mappings.
     Nat,
 }
 
@@ -70,7 +70,7 @@ pub fn rows() -> Vec<Row> {
                 Some(nat) => world.network_mut().reboot_nat(nat),
                 None => world.roam(n, how == Move::Announced),
             }
-            // The end that has moved asks, so that its next packet leaves now.
+            // The moved end sends a request, so that its next packet is sent now.
             let other = 1 - n;
             let [first, back, next] = [(n, other), (other, n), (n, other)]
                 .map(|(from, to)| world.ask(from, to).unwrap().saturating_sub(ROUND_TRIP));

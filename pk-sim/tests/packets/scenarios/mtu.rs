@@ -67,7 +67,7 @@ fn drop_while_sending(mtu: usize) -> Row {
     )
 }
 
-/// A short question needs no long packet.
+/// A short request needs no long packet.
 fn drop_while_idle(mtu: usize) -> Row {
     let mut world = PacketWorld::with_hosts(4, 2);
     world.set_paths(limits(1500));

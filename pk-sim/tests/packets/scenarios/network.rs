@@ -12,7 +12,7 @@ const QUESTIONS: usize = 60;
 struct Network {
     what: &'static str,
     link: Link,
-    /// Maximum of the median of questions.
+    /// Maximum of the median of requests.
     p50: u64,
 }
 

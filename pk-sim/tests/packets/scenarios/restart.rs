@@ -5,7 +5,7 @@ use pk_sim::PacketWorld;
 
 use super::{ROUND_TRIP, Row, round_trips};
 
-/// When a host learned of the restart of its peer.
+/// The time at which a host detected the restart of its peer.
 fn reset(world: &PacketWorld, n: usize) -> Option<pk_proto::Instant> {
     world.host(n).events().iter().find_map(|(at, event)| {
         let why = DisconnectReason::Reset;
@@ -36,7 +36,7 @@ pub fn rows() -> Vec<Row> {
     rows
 }
 
-/// Fifty peers ask a restarted node at one moment.
+/// Fifty peers send requests to a restarted node at one instant.
 fn fifty() -> Row {
     let mut world = PacketWorld::with_hosts(6, 51);
     for n in 1..51 {

@@ -96,7 +96,7 @@ fn request(world: &PacketWorld, kind: usize, to: usize) -> Request {
     let target = world.id(to);
     match kind {
         0 => Request::PingNode { target, options },
-        // Of a node that is not connected, so that the peer is asked.
+        // A search for a node that is not connected, so that the peer receives a query.
         1 => {
             let target = pk_proto::NodeId::from_bytes([0x5a; 32]);
             Request::FindNode { target, find: FindNodeOptions { options, ..Default::default() } }

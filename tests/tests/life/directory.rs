@@ -10,14 +10,14 @@ use smol::future::zip;
 use crate::kit::{open, open_with, snapshot};
 
 pk_tests::cases!(
-    a_node_starts_again_and_finds_the_network_without_a_seed,
-    a_node_that_starts_again_rejoins_by_itself,
+    restarted_node_joins_without_a_seed,
+    restarted_node_rejoins_automatically,
     directory_is_used_by_one_node_at_a_time,
-    a_folder_is_for_its_owner_alone,
-    what_is_flushed_is_in_the_store,
+    directory_is_private_to_its_owner,
+    flushed_contacts_are_in_the_store,
 );
 
-async fn a_node_starts_again_and_finds_the_network_without_a_seed<R: Rt>(runtime: R) {
+async fn restarted_node_joins_without_a_seed<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let a = open(&runtime, dir.path()).await;
     let (b, c, d) = (start(&runtime, 2).await, start(&runtime, 3).await, start(&runtime, 4).await);
@@ -44,7 +44,7 @@ async fn a_node_starts_again_and_finds_the_network_without_a_seed<R: Rt>(runtime
     shutdown(&runtime, &[&a, &b, &c, &d, &late]).await;
 }
 
-async fn a_node_that_starts_again_rejoins_by_itself<R: Rt>(runtime: R) {
+async fn restarted_node_rejoins_automatically<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (open(&runtime, dir.path()).await, start(&runtime, 2).await);
     join(&runtime, &a, seed(&b)).await;
@@ -69,7 +69,7 @@ async fn directory_is_used_by_one_node_at_a_time<R: Rt>(runtime: R) {
     // The directory is free when the shutdown has returned, and not before.
     zip(a.shutdown(), a.shutdown()).await;
     drop(RedbStore::open(dir.path().join("store.redb")).unwrap());
-    // A start that fails leaves it free.
+    // A failed start releases the directory.
     let mut config = NodeConfig::open(dir.path()).unwrap();
     config.driver.transport.keep_alive = std::time::Duration::ZERO;
     soon(&runtime, "start", pk_driver::Node::start_on(runtime.clone(), config)).await.unwrap_err();
@@ -80,7 +80,7 @@ async fn directory_is_used_by_one_node_at_a_time<R: Rt>(runtime: R) {
     shutdown(&runtime, &[&open(&runtime, dir.path()).await, &taken]).await;
 }
 
-async fn a_folder_is_for_its_owner_alone<R: Rt>(runtime: R) {
+async fn directory_is_private_to_its_owner<R: Rt>(runtime: R) {
     use std::os::unix::fs::PermissionsExt;
 
     fn modes(path: &std::path::Path, all: &mut Vec<(std::path::PathBuf, u32)>) {
@@ -114,16 +114,16 @@ async fn a_folder_is_for_its_owner_alone<R: Rt>(runtime: R) {
     check();
 }
 
-async fn what_is_flushed_is_in_the_store<R: Rt>(runtime: R) {
+async fn flushed_contacts_are_in_the_store<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
-    // Nothing is written by itself.
+    // Nothing is written without a flush.
     let lazy =
         |config: &mut NodeConfig| config.core.store_delay = std::time::Duration::from_secs(3600);
     let a = open_with(&runtime, dir.path(), lazy).await;
     let b = start_with(&runtime, 2, |_| {}).await;
     pk_tests::node::connect(&runtime, &b, &a).await;
     soon(&runtime, "flush", a.flush()).await.unwrap();
-    // As a crash would leave it.
+    // The state that a crash would leave.
     let copy = tempfile::tempdir().unwrap();
     std::fs::copy(dir.path().join("store.redb"), copy.path().join("store.redb")).unwrap();
     let kept = snapshot(copy.path());

@@ -1,6 +1,5 @@
-//! Everything at once: claims in all directions, between nodes of both dialects, while processes
-//! die, disks fail, keys change and the network falls apart. In the end no claim of one side is
-//! without that of the other.
+//! Random faults: claims in all directions, between nodes of both dialects, with kills, failing
+//! disks, renewals and partitions. In the end every claim has its counterpart.
 
 use pk_proto::{Dialect, Reply};
 use pk_sim::{Cluster, HostId, Link};
@@ -10,10 +9,10 @@ use crate::kit::*;
 
 const NODES: usize = 4;
 
-/// Numbers that look like chance, the same for every run of a seed.
-struct Dice(u64);
+/// Pseudorandom numbers, equal for every run of a seed.
+struct TestRng(u64);
 
-impl Dice {
+impl TestRng {
     fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -37,12 +36,12 @@ fn world(seed: u64) -> Cluster {
         cluster.start_node(node);
     }
     cluster.drive(SECOND);
-    meet(&mut cluster);
+    connect_all(&mut cluster);
     cluster
 }
 
 /// Every node connects with every other node.
-fn meet(cluster: &mut Cluster) {
+fn connect_all(cluster: &mut Cluster) {
     for from in 0..NODES {
         for to in from + 1..NODES {
             assert!(
@@ -54,15 +53,15 @@ fn meet(cluster: &mut Cluster) {
     cluster.drive(SECOND);
 }
 
-fn one_thing(cluster: &mut Cluster, dice: &mut Dice, renewals: &mut u32) {
-    let node: HostId = dice.below(NODES);
-    match dice.below(20) {
-        0 if cluster.machine(node).is_some() => cluster.kill_after(node, dice.below(40) as u64 + 1),
+fn random_action(cluster: &mut Cluster, rng: &mut TestRng, renewals: &mut u32) {
+    let node: HostId = rng.below(NODES);
+    match rng.below(20) {
+        0 if cluster.machine(node).is_some() => cluster.kill_after(node, rng.below(40) as u64 + 1),
         1 if cluster.machine(node).is_some() => cluster.kill(node),
         2 => cluster
             .partition(&[&[node], &[(node + 1) % NODES, (node + 2) % NODES, (node + 3) % NODES]]),
         3 | 4 => cluster.heal(),
-        5 => cluster.host_mut(node).store.fail_per_mille = [0, 0, 200][dice.below(3)],
+        5 => cluster.host_mut(node).store.fail_per_mille = [0, 0, 200][rng.below(3)],
         6 if *renewals > 0 && cluster.machine(node).is_some() => {
             *renewals -= u32::from(cluster.begin_renewal(node).is_ok());
         }
@@ -71,37 +70,37 @@ fn one_thing(cluster: &mut Cluster, dice: &mut Dice, renewals: &mut u32) {
             drop(cluster.try_request(node, request));
         }
         _ if cluster.machine(node).is_some() => {
-            let request = claim(cluster, (node + 1 + dice.below(NODES - 1)) % NODES);
+            let request = claim(cluster, (node + 1 + rng.below(NODES - 1)) % NODES);
             drop(cluster.try_request(node, request));
         }
         _ => {
             cluster.start_node(node);
         }
     }
-    cluster.drive(ms(dice.below(400) as u64));
+    cluster.drive(ms(rng.below(400) as u64));
 }
 
 #[test]
-fn no_claim_of_one_side_is_without_that_of_the_other() {
+fn every_claim_has_its_counterpart_after_random_faults() {
     let (mut claims, mut doubts, mut stale) = (0, 0, 0);
     for seed in 1..=8 {
-        let (mut cluster, mut dice, mut renewals) = (world(seed), Dice(0x9e37_79b9 + seed), 2);
+        let (mut cluster, mut rng, mut renewals) = (world(seed), TestRng(0x9e37_79b9 + seed), 2);
         for _ in 0..120 {
-            one_thing(&mut cluster, &mut dice, &mut renewals);
+            random_action(&mut cluster, &mut rng, &mut renewals);
         }
-        // Calm: no faults, all nodes run, all nodes connect.
+        // No more faults: all nodes run and connect.
         cluster.heal();
         for node in 0..NODES {
             cluster.host_mut(node).store.fail_per_mille = 0;
             if cluster.machine(node).is_none() {
                 cluster.start_node(node);
             }
-            // A death that was ordered and has not come.
+            // A scheduled kill that has not happened yet.
             cluster.kill_after(node, u64::MAX / 2);
         }
         cluster.drive(120 * SECOND);
         for _ in 0..3 {
-            meet(&mut cluster);
+            connect_all(&mut cluster);
             cluster.drive(60 * SECOND);
         }
         for node in 0..NODES {

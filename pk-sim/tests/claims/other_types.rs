@@ -1,4 +1,4 @@
-//! Claims of other types: in our own chain, and those about networks, which another node signs as
+//! Claims of other types: in the local chain, and those about networks, which another node signs as
 //! well.
 
 use pk_proto::claims::{
@@ -32,10 +32,10 @@ fn access(cluster: &Cluster, from: HostId, to: HostId) -> ClaimContent {
     }
 }
 
-// -- signed by us alone
+// -- singly signed
 
 #[test]
-fn a_claim_of_the_embedders_own_type_is_in_the_chain_as_it_was_said() {
+fn claim_of_an_embedder_type_is_in_the_chain_unchanged() {
     let mut cluster = started(2, 1, |_| {});
     let request = own_claim(&cluster, 0);
     let Ok(Reply::AddClaim(first)) = cluster.ask(0, request.clone()) else { panic!() };
@@ -85,7 +85,7 @@ fn foreign_claim_content_is_refused_at_once() {
     cluster.stop_all();
 }
 
-/// They wait for each other and for links; none is lost.
+/// They are queued behind each other and behind links; none is lost.
 #[test]
 fn many_claims_at_once_are_all_in_the_chain() {
     let mut cluster = started(2, 3, |_| {});
@@ -104,10 +104,10 @@ fn many_claims_at_once_are_all_in_the_chain() {
     cluster.stop_all();
 }
 
-// -- signed by another node as well
+// -- doubly signed
 
 #[test]
-fn a_claim_about_a_network_is_signed_by_whom_it_belongs_to() {
+fn policy_decides_whether_a_network_claim_is_signed() {
     use ClaimPolicy::{All, AllowList, Ask, Refuse};
     for (policy, allowed, signs) in [
         (Refuse, true, false),
@@ -116,7 +116,7 @@ fn a_claim_about_a_network_is_signed_by_whom_it_belongs_to() {
         (All, false, true),
         (Ask, false, true),
     ] {
-        let mut cluster = judged_by(policy, allowed);
+        let mut cluster = connected_with_policy(policy, allowed);
         let request = network(&cluster, 0, 1);
         let id = cluster.request(0, request);
         if policy == Ask {
@@ -150,7 +150,7 @@ fn a_claim_about_a_network_is_signed_by_whom_it_belongs_to() {
     }
 }
 
-/// What a peer may not have signed: each has its fault, and nothing is signed.
+/// Claims that are never signed for a peer: each has its fault.
 #[test]
 fn only_claims_about_networks_that_name_the_peer_are_signed() {
     let mut cluster = nodes(2, |_| {}).scripted_peers(1).seed(5).start();
@@ -234,9 +234,9 @@ fn only_claims_about_networks_that_name_the_peer_are_signed() {
     assert_eq!(chain(&mut cluster, 0), []);
 }
 
-/// What comes back is checked like everything else.
+/// The returned claim is verified.
 #[test]
-fn a_claim_about_a_network_that_comes_back_changed_is_not_taken() {
+fn changed_network_claim_is_not_accepted() {
     let mut clusters = [6, 7].map(|seed| nodes(2, |_| {}).scripted_peers(1).seed(seed).start());
     let [_, cluster] = &clusters;
     let key = cluster.host(2).keys.values().next().unwrap().clone();
@@ -270,7 +270,7 @@ fn a_claim_about_a_network_that_comes_back_changed_is_not_taken() {
 
 /// A node that is busy is asked again after a pause, whatever else is appended meanwhile.
 #[test]
-fn busy_signer_is_not_asked_again_before_the_pause_is_over() {
+fn busy_signer_receives_no_request_before_the_pause_is_over() {
     let cluster = nodes(1, |config| config.claim_retry_delay = 10 * SECOND);
     let mut cluster = cluster.scripted_peers(1).seed(8).start();
     let mut peer = Peer::new(1, |question| match question {
@@ -295,9 +295,9 @@ fn busy_signer_is_not_asked_again_before_the_pause_is_over() {
     cluster.stop_all();
 }
 
-/// A peer of an older version is never sent what it does not know.
+/// A peer of an older version never receives messages that it does not know.
 #[test]
-fn who_does_not_know_of_claims_is_not_asked() {
+fn peer_without_the_claim_features_receives_no_claim_request() {
     let mut cluster = nodes(1, |_| {}).scripted_peers(1).seed(7).start();
     let mut peer = Peer::honest(1);
     let hello = Hello { version_min: 1, version_max: 1, features: 0, agent: "old".into() };

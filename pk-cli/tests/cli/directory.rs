@@ -1,5 +1,5 @@
-//! A node in a directory: what it stores is there after a restart, and only one node uses the
-//! directory at a time.
+//! A node in a directory: its store survives a restart, and only one node uses the directory at a
+//! time.
 
 use std::fs;
 
@@ -10,16 +10,16 @@ use crate::process::{Agent, pk, pk_ok};
 const UNKNOWN: &str = "vha4e7nbk17opbvaircmjpeiteb56e2dv3ma146vjei403d0fdte0";
 
 /// A new node in a directory: the directory and the id.
-fn made() -> (tempfile::TempDir, String) {
+fn new_node_directory() -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let id = pk_ok(&["keygen", "--dir", dir.path().to_str().unwrap()]).stdout.trim().to_owned();
     (dir, id)
 }
 
 #[test]
-fn a_folder_that_knows_the_network_needs_no_seed() {
+fn one_shots_need_no_seed_if_contacts_are_stored() {
     for runtime in ["tokio", "smol"] {
-        let (dir, _) = made();
+        let (dir, _) = new_node_directory();
         let dir = dir.path().to_str().unwrap();
         let run = |args: &[&str]| pk(&[args, &["--dir", dir, "--runtime", runtime]].concat());
         let a = Agent::start(&[]);
@@ -38,7 +38,7 @@ fn a_folder_that_knows_the_network_needs_no_seed() {
         let buckets = run(&["buckets", "--json", "--seed-node", &a.seed_node()]);
         assert_eq!((buckets.code, &buckets.json()[0]["nodes"]), (Some(0), &json!(2)), "{buckets}");
 
-        // From here on it knows.
+        // From here on it has stored contacts.
         for command in [&["find", &b.id][..], &["ping", &b.id]] {
             let found = run(command);
             assert_eq!(found.code, Some(0), "{found}");
@@ -58,8 +58,8 @@ fn a_folder_that_knows_the_network_needs_no_seed() {
 }
 
 #[test]
-fn a_node_that_runs_again_joins_without_a_seed() {
-    let (dir, id) = made();
+fn restarted_node_joins_without_a_seed() {
+    let (dir, id) = new_node_directory();
     let dir = dir.path().to_str().unwrap();
     let mut a = Agent::start(&[]);
     let mut node = Agent::start(&["--dir", dir, "--seed-node", &a.seed_node()]);
@@ -81,7 +81,7 @@ fn a_node_that_runs_again_joins_without_a_seed() {
 
 #[test]
 fn directory_is_used_by_one_node_at_a_time() {
-    let (dir, id) = made();
+    let (dir, id) = new_node_directory();
     let dir = dir.path().to_str().unwrap();
     let node = Agent::start(&["--dir", dir]);
     for args in [
@@ -99,7 +99,7 @@ fn directory_is_used_by_one_node_at_a_time() {
     }
     let json = pk(&["renew", "--dir", dir, "--json"]).json();
     assert_eq!((&json[0]["ok"], &json[0]["error"]["name"]), (&json!(false), &json!("InUse")));
-    // Looking changes nothing, and is not refused.
+    // Reading changes nothing, and is not refused.
     assert_eq!(pk_ok(&["id", "--dir", dir]).stdout.trim(), id);
     assert!(pk_ok(&["cert", "--dir", dir]).stdout.contains(&id));
     node.end();
@@ -107,7 +107,7 @@ fn directory_is_used_by_one_node_at_a_time() {
 
 #[test]
 fn foreign_store_file_is_reported_and_not_changed() {
-    let (dir, _) = made();
+    let (dir, _) = new_node_directory();
     let store = dir.path().join("store.redb");
     let dir = dir.path().to_str().unwrap();
     fs::write(&store, "something else").unwrap();

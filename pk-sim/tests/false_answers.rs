@@ -1,4 +1,4 @@
-//! Searches among peers that lie, in virtual time.
+//! Searches with peers that send false answers, in virtual time.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -13,17 +13,17 @@ use pk_proto::{
 };
 use pk_sim::Cluster;
 
-// -- peers that lie
+// -- false answers
 
-/// A network of 0 to 5 with a scripted peer that all of them meet, and what came of a search of 0
-/// for 5.
-fn among_liars(
+/// A network of 0 to 5 with a scripted peer that 0, 1 and 2 have a contact for, and the outcome of
+/// a search of 0 for 5.
+fn search_beside_scripted_peer(
     script: impl FnMut(RpcRequest) -> Reaction + 'static,
 ) -> (Cluster, Peer, FindOutcome) {
     let mut cluster = Cluster::quiet().nodes(6).scripted_peers(1).seed(3).start();
     wire(&mut cluster, &[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]);
     for node in [0, 1, 2] {
-        tell(&mut cluster, node, 6);
+        add_contact(&mut cluster, node, 6);
     }
     let mut liar = Peer::new(6, script);
     let target = cluster.id(5);
@@ -44,7 +44,7 @@ fn closest(local: Vec<(NodeId, NodeContact)>) -> Reaction {
 }
 
 #[test]
-fn answers_that_are_no_answers_change_nothing_and_end_the_connection() {
+fn malformed_answers_change_nothing_and_end_the_connection() {
     let garbage = vec![9; 200];
     let node = [[7; 32].as_slice(), &[1, 0, 1, 2, 3, 4, 1, 0, 0]].concat();
     let too_many = [[0, 2, 1, 21].as_slice(), &node.repeat(21), &[0]].concat();
@@ -60,7 +60,8 @@ fn answers_that_are_no_answers_change_nothing_and_end_the_connection() {
     ];
     for (bytes, fault) in cases {
         let sent = bytes.clone();
-        let (mut cluster, _, outcome) = among_liars(move |_| Reaction::Send(sent.clone()));
+        let (mut cluster, _, outcome) =
+            search_beside_scripted_peer(move |_| Reaction::Send(sent.clone()));
         let liar = cluster.id(6);
         let step = outcome.trace.iter().find(|step| step.node == liar).unwrap();
         assert_eq!(step.end, FindStepEnd::NoAnswer, "{fault}");
@@ -78,16 +79,16 @@ fn answers_that_are_no_answers_change_nothing_and_end_the_connection() {
 }
 
 #[test]
-fn an_answer_to_another_question_is_none() {
+fn answer_to_another_request_counts_as_no_answer() {
     let (mut cluster, _, outcome) =
-        among_liars(|_| Reaction::answer(RpcResponse::Pong { nonce: 1 }));
+        search_beside_scripted_peer(|_| Reaction::answer(RpcResponse::Pong { nonce: 1 }));
     let step = outcome.trace.iter().find(|step| step.node == cluster.id(6)).unwrap();
     assert_eq!(step.end, FindStepEnd::NoAnswer);
     cluster.stop_all();
 }
 
 #[test]
-fn nodes_that_cannot_be_are_counted_and_left_out() {
+fn impossible_nodes_are_counted_and_ignored() {
     let (cluster, keys) = (Cluster::quiet().nodes(6).scripted_peers(1).seed(3).build(), [0, 6]);
     let [own, liar] = keys.map(|host| cluster.id(host));
     let lies = [
@@ -97,15 +98,15 @@ fn nodes_that_cannot_be_are_counted_and_left_out() {
         (absent(3), "224.0.0.1:1"),
         (absent(4), "[ff02::1]:1"),
         (absent(5), "[::]:1"),
-        // This one can be, as far as the node can determine: it is the liar itself.
+        // This one is possible, as far as the node can determine: it is the scripted peer itself.
         (liar, "203.0.113.2:1"),
     ];
-    let lies = told(&cluster, &lies);
-    let (mut cluster, _, outcome) = among_liars(move |_| closest(lies.clone()));
+    let lies = contacts(&cluster, &lies);
+    let (mut cluster, _, outcome) = search_beside_scripted_peer(move |_| closest(lies.clone()));
     let step = outcome.trace.iter().find(|step| step.node == liar).unwrap();
     assert_eq!(step.end, FindStepEnd::Answered { reported: 7, new: 0 });
     assert_eq!(outcome.stats.candidates, 6, "{outcome:?}");
-    // The own id once, and five nodes for their only address and for having no other.
+    // The local id once, and five nodes for their only address and for having no other.
     assert_eq!(cluster.node(0).metrics().told_unusable, 1 + 2 * 5);
     let graph: BTreeSet<_> =
         cluster.node(0).graph().iter().map(|(node, _)| cluster.number(node)).collect();
@@ -114,15 +115,15 @@ fn nodes_that_cannot_be_are_counted_and_left_out() {
 }
 
 #[test]
-fn a_wrong_address_of_the_target_costs_one_dial() {
-    // The liar is asked first, and says that the target is where it is not.
+fn wrong_address_of_the_target_costs_one_dial() {
+    // The scripted peer is queried first, and reports a wrong address of the target.
     let cluster = Cluster::quiet().nodes(6).scripted_peers(1).seed(3).build();
     let target = cluster.id(5);
     for text in
         ["203.0.113.9:1".to_owned(), cluster.address(6).to_string(), cluster.address(1).to_string()]
     {
-        let lie = told(&cluster, &[(target, &text)]);
-        let (mut cluster, _, outcome) = among_liars(move |_| closest(lie.clone()));
+        let lie = contacts(&cluster, &[(target, &text)]);
+        let (mut cluster, _, outcome) = search_beside_scripted_peer(move |_| closest(lie.clone()));
         assert_eq!(outcome.found.map(|(address, _)| address), Some(cluster.address(5)), "{text}");
         assert!(outcome.stats.elapsed < SECOND, "{text}: {:?}", outcome.stats);
         cluster.stop_all();
@@ -130,8 +131,8 @@ fn a_wrong_address_of_the_target_costs_one_dial() {
 }
 
 #[test]
-fn one_liar_cannot_use_up_the_addresses_of_the_target() {
-    // As many as one answer takes: eight in each list.
+fn one_peer_cannot_use_up_the_addresses_of_the_target() {
+    // As many as fit into one answer: eight in each list.
     let cluster = Cluster::builder().nodes(6).scripted_peers(1).seed(3).build();
     let known = data(&cluster, Scopes::GLOBAL);
     let target = cluster.id(5);
@@ -146,9 +147,9 @@ fn one_liar_cannot_use_up_the_addresses_of_the_target() {
     let active = vec![ActiveNode { node: target, connections: (8..16).map(connection).collect() }];
     let lie = ClosestNodes { known: vec![(target, contact)], connected: active };
     let (mut cluster, _, outcome) =
-        among_liars(move |_| Reaction::answer(RpcResponse::Closest(lie.clone())));
+        search_beside_scripted_peer(move |_| Reaction::answer(RpcResponse::Closest(lie.clone())));
     assert_eq!(outcome.found.map(|(address, _)| address), Some(cluster.address(5)));
-    // The lies are dialed first, and the truth after them.
+    // The false addresses are dialed first, and the true one after them.
     assert!(outcome.stats.elapsed < 4 * SECOND, "{:?}", outcome.stats);
     assert_eq!(cluster.node(0).metrics().told_unusable, 16 - 5, "half of what a race takes");
     cluster.stop_all();

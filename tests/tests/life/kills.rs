@@ -1,4 +1,4 @@
-//! SIGKILL while a node writes, again and again: its directory is whole every time, and nothing
+//! Repeated SIGKILL while a node writes: its directory is consistent every time, and nothing
 //! acknowledged is lost.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use pk_driver::{Node, NodeConfig};
 use pk_proto::cert::verify_client;
 use pk_proto::{NodeId, SeedNode};
 use pk_tests::Rt;
-use pk_tests::child::{Child, whoami};
+use pk_tests::child::{Child, seed_node_of};
 use pk_tests::node::{options, shutdown, start};
 use pk_tests::wait::{sleep, soon, spawn};
 use serde_json::Value;
@@ -18,8 +18,8 @@ use crate::AGENT;
 use crate::kit::{key_files, snapshot};
 
 pk_tests::cases!(
-    a_node_that_is_killed_while_it_writes_is_whole_every_time,
-    a_node_that_is_killed_while_it_first_starts_can_start_again,
+    node_killed_while_it_writes_keeps_a_consistent_directory,
+    node_killed_during_its_first_start_can_start_again,
 );
 
 const KILLS: u32 = 20;
@@ -39,7 +39,7 @@ fn ids(value: &Value) -> BTreeSet<NodeId> {
 }
 
 impl Promised {
-    fn hear(&mut self, word: &Value) -> Option<NodeId> {
+    fn record(&mut self, word: &Value) -> Option<NodeId> {
         assert!(word.get("error").is_none(), "{word}");
         if let Some(nodes) = word.get("flushed") {
             self.nodes = ids(nodes);
@@ -50,7 +50,7 @@ impl Promised {
     }
 
     /// Checks a directory after a kill. Returns the id of the node.
-    fn judge(&self, dir: &Path, kill: u32) -> NodeId {
+    fn check(&self, dir: &Path, kill: u32) -> NodeId {
         let before = snapshot(dir);
         let kept: BTreeSet<NodeId> = before.contacts.iter().map(|(node, _)| *node).collect();
         assert!(
@@ -73,7 +73,7 @@ impl Promised {
                 "kill {kill}: {promised} of {chain:?}"
             );
         }
-        // One key, its certificates, and the former ones: nothing waits.
+        // One key, its certificates, and the former keys: no key is pending.
         let files = key_files(dir);
         assert_eq!(files.len(), 1 + chain.len(), "kill {kill}: {files:?}");
         assert_eq!(
@@ -85,9 +85,9 @@ impl Promised {
     }
 }
 
-/// Connects to the agent over and over, so that it has something to write.
-async fn pester<R: Rt>(node: Node<R>, agent: SeedNode) {
-    // It does not wait long for the dead.
+/// Connects to the agent repeatedly, so that it has something to write.
+async fn connect_repeatedly<R: Rt>(node: Node<R>, agent: SeedNode) {
+    // Short deadlines, because the agent is killed.
     let options = options(Duration::from_millis(300), Duration::from_millis(300));
     loop {
         let connected = node.connect(agent.node, agent.address.clone(), options).await;
@@ -97,7 +97,7 @@ async fn pester<R: Rt>(node: Node<R>, agent: SeedNode) {
     }
 }
 
-async fn a_node_that_is_killed_while_it_writes_is_whole_every_time<R: Rt>(runtime: R) {
+async fn node_killed_while_it_writes_keeps_a_consistent_directory<R: Rt>(runtime: R) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     let mut friends = Vec::new();
@@ -105,34 +105,34 @@ async fn a_node_that_is_killed_while_it_writes_is_whole_every_time<R: Rt>(runtim
         friends.push(start(&runtime, seed).await);
     }
     let (mut promised, mut renewals, mut unheard) = (Promised::default(), 0, 0);
-    // How long a renewal takes that is left in peace, so that the kills come at all its steps.
+    // The duration of an undisturbed renewal, so that the kills hit all its steps.
     let took = {
         let mut child = Child::start::<R>(AGENT, &[path]);
         child.line(&runtime, "start of the agent").await;
         let begun = Instant::now();
-        assert!(promised.hear(&child.ask(&runtime, "renew").await).is_some());
+        assert!(promised.record(&child.ask(&runtime, "renew").await).is_some());
         let took = begun.elapsed();
         child.kill();
-        promised.judge(dir.path(), 0);
+        promised.check(dir.path(), 0);
         took
     };
     for kill in 1..=KILLS {
         let mut child = Child::start::<R>(AGENT, &[path]);
-        let agent = whoami(&child.line(&runtime, "start of the agent").await);
+        let agent = seed_node_of(&child.line(&runtime, "start of the agent").await);
         promised.id = Some(agent.node);
         let pesters: Vec<_> = friends
             .iter()
-            .map(|friend| spawn(&runtime, pester(friend.clone(), agent.clone())))
+            .map(|friend| spawn(&runtime, connect_repeatedly(friend.clone(), agent.clone())))
             .collect();
         sleep(&runtime, Duration::from_millis(30)).await;
-        promised.hear(&child.ask(&runtime, "flush").await);
-        // Something is in progress when it ends: a renewal, twice out of three times, or a flush.
-        child.tell(if kill % 3 == 0 { "flush" } else { "renew" });
+        promised.record(&child.ask(&runtime, "flush").await);
+        // Something is in progress at the kill: a renewal, twice out of three times, or a flush.
+        child.send_line(if kill % 3 == 0 { "flush" } else { "renew" });
         sleep(&runtime, took * 2 * kill / KILLS).await;
         child.kill();
-        let words = soon(&runtime, "last words", child.last_words(&runtime)).await;
-        let heard = words.iter().filter_map(|word| promised.hear(word)).count();
-        let id = promised.judge(dir.path(), kill);
+        let words = soon(&runtime, "last words", child.remaining_output(&runtime)).await;
+        let heard = words.iter().filter_map(|word| promised.record(word)).count();
+        let id = promised.check(dir.path(), kill);
         renewals += u32::from(id != agent.node);
         unheard += u32::from(id != agent.node && heard == 0);
         for pester in pesters {
@@ -148,8 +148,8 @@ async fn a_node_that_is_killed_while_it_writes_is_whole_every_time<R: Rt>(runtim
     shutdown(&runtime, &friends).await;
 }
 
-async fn a_node_that_is_killed_while_it_first_starts_can_start_again<R: Rt>(runtime: R) {
-    // How long a start takes that is left in peace.
+async fn node_killed_during_its_first_start_can_start_again<R: Rt>(runtime: R) {
+    // The duration of an undisturbed start.
     let took = {
         let dir = tempfile::tempdir().unwrap();
         let begun = Instant::now();
