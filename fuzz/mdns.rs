@@ -139,10 +139,10 @@ pub(crate) fn mdns(data: &[u8]) -> bool {
     }
     world.pass(Duration::from_secs(2), false);
     world.machines[1].stop_browsing();
-    world.found.clear();
+    let found = !std::mem::take(&mut world.found).is_empty();
     world.machines[1].browse(world.now);
     assert!(world.machines[0].advertise(world.now, "final", 1314));
     world.pass(Duration::from_secs(200), false);
     assert!(world.found.iter().any(|instance| instance == "final"), "not found");
-    world.found.len() > 1
+    found
 }

@@ -69,12 +69,12 @@ struct Lifetime {
 impl Lifetime {
     fn new(now: Instant, ttl: u32) -> Self {
         let ttl = ttl.min(MAX_TTL);
-        // A goodbye takes a second, in which another sender can contradict it (section 10.1).
+        // A goodbye takes a second, in which another sender can contradict it (RFC 6762 section 10.1).
         let until = now + SECOND * ttl.max(1);
         Self { received: now, ttl, until, refreshes: 0 }
     }
 
-    /// Returns when to ask whether the record is still valid (section 5.2).
+    /// Returns when to ask whether the record is still valid (RFC 6762 section 5.2).
     fn refresh(&self) -> Option<Instant> {
         let percent = match self.refreshes {
             0 => 80,
@@ -252,7 +252,7 @@ impl Browser {
         }
     }
 
-    /// A record replaces all of its host that are older than a second (section 10.2).
+    /// A record replaces all of its host that are older than a second (RFC 6762 section 10.2).
     fn flush(&mut self, now: Instant, host: &str) {
         for lifetime in self.hosts.get_mut(host).into_iter().flat_map(BTreeMap::values_mut) {
             if now.since(lifetime.received) > SECOND {
@@ -327,7 +327,7 @@ impl Browser {
         due
     }
 
-    /// The query of the service, with known answers (section 7.1).
+    /// The query of the service, with known answers (RFC 6762 section 7.1).
     fn queries(&self, now: Instant, names: &Names) -> Vec<Message> {
         let known: Vec<Record> = self
             .instances

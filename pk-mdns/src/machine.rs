@@ -77,7 +77,7 @@ pub enum Event {
         /// Addresses, at most 16.
         addrs: Vec<IpAddr>,
     },
-    /// An instance has said goodbye or was not heard within its lifetime.
+    /// An instance has sent a goodbye, or nothing within its lifetime.
     Lost {
         /// Link.
         link: LinkId,
@@ -260,7 +260,7 @@ impl Mdns {
             }
             return;
         }
-        // Responses come from the port of the group (section 6).
+        // Responses come from the port of the group (RFC 6762 section 6).
         if from.port() != self.port {
             self.metrics.malformed += 1;
             return;

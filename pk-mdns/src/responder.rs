@@ -46,7 +46,7 @@ impl Names {
     }
 }
 
-/// What to send, to everybody or to one.
+/// What to send, to the group or to one host.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) to: Option<SocketAddr>,
@@ -237,7 +237,7 @@ impl Responder {
             let full = context.names.full(instance);
             if let Stage::Probing { .. } = it.stage {
                 if loses(query, &full, instance, it.port) {
-                    // Simultaneous probes (section 8.2).
+                    // Simultaneous probes (RFC 6762 section 8.2).
                     it.stage = Stage::Probing { sent: 0, next: now + SECOND };
                 }
                 continue;
@@ -351,7 +351,7 @@ fn asks_for_records(question: &Question, full: &str, instance: &str, addrs: &[Ip
         && addrs.iter().any(|addr| question.kind.wants(&Data::Addr(*addr)))
 }
 
-/// Returns whether a probe of another machine takes precedence over one of ours (section 8.2). The
+/// Returns whether a probe of another machine takes precedence over one of ours (RFC 6762 section 8.2). The
 /// greater record wins; equal ones are the same machine or make no difference.
 fn loses(query: &Message, full: &str, instance: &str, port: u16) -> bool {
     let host = Names::host(instance);
@@ -361,7 +361,7 @@ fn loses(query: &Message, full: &str, instance: &str, port: u16) -> bool {
     })
 }
 
-/// A probe (section 8.1).
+/// A probe (RFC 6762 section 8.1).
 fn probe(names: &Names, instance: &str, port: u16) -> Message {
     let full = names.full(instance);
     let srv = Data::Srv { port, target: Names::host(instance) };
@@ -374,7 +374,7 @@ fn probe(names: &Names, instance: &str, port: u16) -> Message {
     }
 }
 
-/// The records of an instance. Those that nobody has asked for are additional, unless it `lists`.
+/// The records of an instance, with the one that lists it if it `lists`.
 fn response(names: &Names, instance: &str, port: u16, addrs: &[IpAddr], lists: bool) -> Message {
     let (full, host) = (names.full(instance), Names::host(instance));
     let record = |name: &str, ttl, flush, data| Record { name: name.to_owned(), ttl, flush, data };
@@ -386,14 +386,14 @@ fn response(names: &Names, instance: &str, port: u16, addrs: &[IpAddr], lists: b
     records.extend(
         addrs.iter().take(ADDRESSES).map(|ip| record(&host, HOST_TTL, true, Data::Addr(*ip))),
     );
-    // Known implementations read all sections alike; answers are those that nobody ignores.
+    // Known implementations read all sections alike, and all read the answers.
     if lists {
         records.insert(0, pointer);
     }
     Message { is_response: true, answers: records, ..Message::default() }
 }
 
-/// Turns a response into one for a resolver that is no multicast one (section 6.7).
+/// Turns a response into one for a resolver that is no multicast one (RFC 6762 section 6.7).
 fn legacy(message: &mut Message, query: &Message) {
     message.id = query.id;
     message.questions = query.questions.clone();

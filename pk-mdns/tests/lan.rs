@@ -17,7 +17,7 @@ const LATENCY: Duration = Duration::from_millis(1);
 struct Lan {
     now: Instant,
     hosts: Vec<Mdns>,
-    /// Datagrams under way: sender, receiver, bytes.
+    /// Datagrams in transit: sender, receiver, bytes.
     flying: BTreeMap<(Instant, usize), (SocketAddr, usize, Vec<u8>)>,
     count: usize,
     /// Datagrams that each host has sent to the group.
@@ -243,7 +243,7 @@ fn unicast_responses_are_few_and_only_for_who_asks_for_them() {
 }
 
 #[test]
-fn the_second_machine_with_an_instance_is_silent_until_the_first_withdraws_it() {
+fn second_machine_with_an_instance_is_silent_until_the_first_withdraws_it() {
     let mut lan = Lan::new(3);
     lan.hosts[2].browse(lan.now);
     lan.hosts[0].advertise(lan.now, "a", 1);

@@ -120,7 +120,7 @@ fn frame_uses_memory_as_its_bytes_arrive() {
 }
 
 #[test]
-fn a_usual_answer_takes_few_allocations() {
+fn usual_answer_takes_few_allocations() {
     let known = |i: u8| {
         let data = NodeContactAddressData {
             mode: ContactMode::Direct,

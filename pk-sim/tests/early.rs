@@ -116,7 +116,7 @@ impl Dialer {
 }
 
 #[test]
-fn a_search_asks_directly_after_its_hello_and_reads_after_that_of_its_peer() {
+fn search_asks_directly_after_its_hello_and_reads_after_that_of_its_peer() {
     let mut dialer = Dialer::new(1, &[CONTACT]);
     let sent = dialer.shake_hands(Dialect::Native);
     let [(control, hello_sent), (question, asked)] = &sent[..] else { panic!("{sent:?}") };
@@ -143,7 +143,7 @@ fn on_quic_nothing_changes() {
 }
 
 #[test]
-fn a_dialer_sends_no_more_than_an_acceptor_holds() {
+fn dialer_sends_no_more_than_an_acceptor_holds() {
     let mut dialer = Dialer::new(12, &[CONTACT]);
     let sent = dialer.shake_hands(Dialect::Native);
     assert_eq!(sent.iter().filter(|(_, messages)| is_question(messages)).count(), 8);
@@ -158,7 +158,7 @@ fn a_dialer_sends_no_more_than_an_acceptor_holds() {
 }
 
 #[test]
-fn an_acceptor_holds_a_bounded_number_of_requests_until_the_hello() {
+fn acceptor_holds_a_bounded_number_of_requests_until_the_hello() {
     for hello_is in [0, 4, 8] {
         let mut bare = Bare::new(|_| {});
         let conn = ConnectionId(bare.next_id());
@@ -210,7 +210,7 @@ fn requests_that_are_held_end_with_their_connection() {
 }
 
 #[test]
-fn an_early_question_on_a_connection_that_ends_is_sent_again_on_the_next() {
+fn early_question_on_a_connection_that_ends_is_sent_again_on_the_next() {
     let mut dialer = Dialer::new(1, &[CONTACT, "203.0.113.1:2"]);
     let first = dialer.shake_hands(Dialect::Native);
     let why = DisconnectReason::TimedOut;
@@ -226,7 +226,7 @@ fn an_early_question_on_a_connection_that_ends_is_sent_again_on_the_next() {
 }
 
 #[test]
-fn a_new_contact_costs_two_round_trips() {
+fn new_contact_costs_two_round_trips() {
     // 0 knows 1, which knows 2: two connections and one question.
     let link = Link::ms(50);
     let mut cluster = Cluster::quiet().nodes(3).seed(1).link(link).start();

@@ -84,7 +84,7 @@ fn each_checker_can_be_switched_off() {
 }
 
 #[test]
-fn a_warm_start_knows_the_true_network_and_survives_restarts() {
+fn warm_start_knows_the_true_network_and_survives_restarts() {
     let mut cluster = Cluster::quiet().nodes(60).seed(4).build();
     let hosts: Vec<HostId> = (0..60).collect();
     cluster.start_warm(&hosts, Warm::default());
@@ -154,7 +154,7 @@ fn latency_follows_the_places_of_the_hosts() {
 }
 
 #[test]
-fn a_connection_costs_what_was_sent() {
+fn connection_costs_what_was_sent() {
     let mut cluster = Cluster::quiet().nodes(2).seed(1).start();
     cluster.connect(0, 1).unwrap();
     let request = ping(&cluster, 1);
@@ -227,7 +227,7 @@ fn bare(hosts: usize) -> World<Dialer> {
 }
 
 #[test]
-fn an_idle_connection_costs_the_simulator_little_memory() {
+fn idle_connection_costs_the_simulator_little_memory() {
     const COUNT: u64 = 400;
     let mut world = bare(2);
     let (addr, expect) = (world.host(1).addrs()[0], Key::numbered(1, 1).id());
@@ -258,7 +258,7 @@ fn an_idle_connection_costs_the_simulator_little_memory() {
 }
 
 #[test]
-fn a_partition_costs_as_much_as_its_hosts() {
+fn partition_costs_as_much_as_its_hosts() {
     const HOSTS: usize = 2000;
     let mut world = bare(HOSTS);
     let hosts: Vec<HostId> = (0..HOSTS).collect();
@@ -276,7 +276,7 @@ fn a_partition_costs_as_much_as_its_hosts() {
 }
 
 #[test]
-fn a_kill_costs_as_much_as_the_connections_of_the_host() {
+fn kill_costs_as_much_as_the_connections_of_the_host() {
     let costs = |others: usize| {
         let mut world = bare(3 + others);
         let dial = |world: &mut World<Dialer>, from: HostId, to: HostId| {

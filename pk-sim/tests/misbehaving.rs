@@ -56,7 +56,7 @@ fn visited(behavior: Misbehavior) -> (Cluster, HostId, u64) {
 }
 
 #[test]
-fn a_silent_peer_answers_nothing() {
+fn silent_peer_answers_nothing() {
     let (mut cluster, liar) = among(Misbehavior::Silent);
     let target = cluster.id(5);
     let (answer, took) = asked(&mut cluster, liar, target);
@@ -96,7 +96,7 @@ fn poisoning_peers_report_nodes_that_do_not_exist() {
 }
 
 #[test]
-fn a_slow_peer_answers_truthfully_and_late() {
+fn slow_peer_answers_truthfully_and_late() {
     let (mut cluster, liar) = among(Misbehavior::Slow);
     let target = cluster.id(5);
     let truth: BTreeSet<_> =
@@ -107,14 +107,14 @@ fn a_slow_peer_answers_truthfully_and_late() {
 }
 
 #[test]
-fn a_flooding_peer_asks_as_much_as_it_can() {
+fn flooding_peer_asks_as_much_as_it_can() {
     let (cluster, liar, answered) = visited(Misbehavior::Flooding);
     assert_eq!(cluster.misbehavior(liar).requests, 150);
     assert!(answered >= 50, "{answered}");
 }
 
 #[test]
-fn a_stranger_asks_one_question_or_none() {
+fn stranger_asks_one_question_or_none() {
     let (cluster, liar, answered) = visited(Misbehavior::Asking);
     assert_eq!((cluster.misbehavior(liar).requests, answered), (3, 3));
     let (cluster, liar, answered) = visited(Misbehavior::Mute);
@@ -123,7 +123,7 @@ fn a_stranger_asks_one_question_or_none() {
 }
 
 #[test]
-fn forged_claims_are_served_and_offered_and_nobody_accepts_them() {
+fn forged_claims_are_served_and_offered_and_never_accepted() {
     let (mut cluster, liar, _) = visited(Misbehavior::ForgingClaims);
     let target = cluster.id_of_host(liar);
     let request = Request::RequestChainData { target, since: None, limit: None, options: NO };

@@ -19,7 +19,7 @@ const SMALL: &str = "nodes = 30\nhours = 0.2\nstart = \"join\"\n\
     [[event]]\nat_s = 100\ndo = \"search\"\ncount = 40\nfor_s = 100\n";
 
 #[test]
-fn the_same_seed_has_the_same_run() {
+fn same_seed_has_the_same_run() {
     let (first, again, other) =
         (outcome(SMALL, &seed(7)), outcome(SMALL, &seed(7)), outcome(SMALL, &seed(8)));
     assert_eq!(first.trace_hash, again.trace_hash);
@@ -38,26 +38,28 @@ fn the_same_seed_has_the_same_run() {
 }
 
 #[test]
-fn the_same_run_with_all_checkers_has_the_same_hash() {
+fn same_run_with_all_checkers_has_the_same_hash() {
     let checked = SMALL.replace("hours", "checkers = true\nhours");
     assert_eq!(outcome(SMALL, &seed(3)).trace_hash, outcome(&checked, &seed(3)).trace_hash);
 }
 
 #[test]
-fn the_twin_of_a_run_without_searches_has_as_many_dials() {
-    let text = "nodes = 30\nhours = 0.2\ntwin = true\n\
-        [[event]]\nat_s = 300\ndo = \"search\"\ncount = 20\nfor_s = 20\n";
+fn twin_of_a_run_without_searches_has_as_many_dials() {
+    // Without background dials that hide the difference.
+    let text = "nodes = 60\nhours = 0.3\ntwin = true\n\
+        [config]\nretry_delay_s = 0\ncollect_interval_s = 3600\nrefresh_delay_s = 36000\n\
+        [[event]]\nat_s = 800\ndo = \"search\"\ncount = 20\nfor_s = 20\n";
     let with = outcome(text, &seed(1));
     let dials = with.get("search_dials").unwrap();
     let own = with.get("own_attempts").unwrap();
-    assert!(own > 5.0 && dials >= 0.3 * own, "{dials} {own}");
+    assert!(own > 5.0 && (0.3 * own..=1.2 * own).contains(&dials), "{dials} {own}");
     // What does nothing has no difference.
     let nothing = text.replace("count = 20", "count = 1\npairs = \"dead\"");
     assert_eq!(outcome(&nothing, &seed(1)).get("search_dials"), Some(0.0));
 }
 
 #[test]
-fn a_partition_separates_and_heals() {
+fn partition_separates_and_heals() {
     let text = |heal: u32| {
         format!(
             "nodes = 24\nhours = 0.5\n[[event]]\nat_s = 60\ndo = \"partition\"\n\
@@ -85,7 +87,7 @@ fn churn_replaces_nodes_and_counts_the_dead() {
 }
 
 #[test]
-fn an_attack_is_counted() {
+fn attack_is_counted() {
     let text = "nodes = 30\nhours = 0.3\n[[event]]\nat_s = 60\ndo = \"attack\"\nbehavior = \"colluding\"\n\
         count = 40\nnetworks = 20\nnear_bits = 6\nevery_s = 60\nfor_s = 600\n";
     let attacked = outcome(text, &seed(1));
@@ -95,7 +97,7 @@ fn an_attack_is_counted() {
 }
 
 #[test]
-fn nobody_that_was_away_is_lost_by_the_count_of_the_lost() {
+fn returned_node_is_not_counted_as_lost() {
     let text =
         "nodes = 20\nhours = 0.3\n[[event]]\nat_s = 60\ndo = \"away\"\ncount = 3\nfor_s = 30\n";
     assert_eq!(outcome(text, &seed(1)).get("contacts_lost"), Some(0.0));
@@ -103,7 +105,7 @@ fn nobody_that_was_away_is_lost_by_the_count_of_the_lost() {
 }
 
 #[test]
-fn a_run_ends_early_when_it_is_told_to() {
+fn run_ends_early_when_it_is_cancelled() {
     let options = Options::default();
     options.stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let scenario = Scenario::built_in("idle").unwrap().unwrap();

@@ -83,7 +83,7 @@ pub struct Measured {
     /// Share of the closest nodes that were found, or 1 if the node was.
     pub found: f64,
     pub implausible: f64,
-    /// What became of each of the closest nodes that was not found.
+    /// The outcome of each of the closest nodes that was not found.
     pub missed: Vec<String>,
 }
 

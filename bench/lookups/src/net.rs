@@ -2,7 +2,7 @@
 //! it follows from one seed.
 //!
 //! The table of a node has up to 20 random members of each sibling subtree. Dead nodes are in the
-//! tables of others and never answer. Liars know all other liars, and name nobody else.
+//! tables of others and never answer. Liars know all other liars, and name no other node.
 
 /// An id as four big-endian words.
 pub type Words = [u64; 4];

@@ -192,7 +192,7 @@ impl<'a> Local<'a> {
         self.machine.metrics()
     }
 
-    /// Returns what became of a node that a search has not found.
+    /// Returns the outcome of a node that a search has not found.
     pub fn fate(&self, node: usize, ended: &Ended) -> String {
         let id = NodeId::from_bytes(bytes(&self.net.ids[node]));
         let named = self.named.get(&(node as u32)).copied().unwrap_or_default();

@@ -15,7 +15,7 @@ fn invalid_usage_exits_with_2_and_names_the_error() {
         ("", "Usage: pk"),
         ("dance", "unrecognized subcommand 'dance'"),
         // Not implemented.
-        ("sim", "unrecognized subcommand"),
+        ("simulate", "unrecognized subcommand"),
         ("keygen", "--dir <DIR>"),
         ("run", "--dir <DIR>"),
         ("renew", "--dir <DIR>"),

@@ -18,7 +18,7 @@ use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use super::interfaces::{Usable, usable, warn_unused};
 use super::link::{Family, Link};
-use super::{SERVICE, Sighting, sockets};
+use super::sighting::{SERVICE, Sighting, sockets};
 use crate::cx::{Cx, WakeSource};
 use crate::system::tasks::Tasks;
 

@@ -17,7 +17,7 @@ use mdns_sd::{
 use pk_proto::{Instant, NodeId};
 
 use super::interfaces::Interfaces;
-use super::{SERVICE, Sighting, sockets};
+use super::sighting::{SERVICE, Sighting, sockets};
 use crate::cx::{Cx, WakeSource};
 use crate::system::runtime::BoxFuture;
 use crate::system::tasks::Tasks;

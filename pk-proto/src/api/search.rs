@@ -60,7 +60,7 @@ pub struct FindStats {
     pub attempts: u32,
     /// Failed connection attempts.
     pub failures: u32,
-    /// Calls.
+    /// Calls. A contact whose call ended before it accepted the connection is called again.
     pub calls: u32,
     /// Distinct nodes that were reported.
     pub candidates: u32,

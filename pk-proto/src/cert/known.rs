@@ -1,6 +1,7 @@
 //! Signatures of certificates that were verified before.
 
-use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec;
+use alloc::vec::Vec;
 
 use super::certificate::Certificate;
 use super::fault::CertificateFault;
@@ -9,30 +10,21 @@ use super::fault::CertificateFault;
 /// that connects again, costs no curve arithmetic.
 ///
 /// Whether a signature is valid depends only on the bytes of the certificates, so that the memory
-/// changes the cost of a verification and never its result. It contains digests (BLAKE3) of at most
-/// a fixed number of certificates and of pairs of a certificate and its issuer. The oldest one gives
-/// way to a new one.
+/// changes the cost of a verification and never its result. It is a table of a fixed size with a
+/// digest (BLAKE3) of a certificate, or of a certificate and its issuer, in each slot. A new one
+/// replaces the one in its slot.
 #[derive(Debug, Clone, Default)]
 pub struct KnownSignatures {
-    limit: usize,
-    digests: BTreeSet<[u8; 32]>,
-    order: VecDeque<[u8; 32]>,
+    slots: Vec<[u8; 32]>,
 }
 
+/// Content of a slot that is not used.
+const UNUSED: [u8; 32] = [0; 32];
+
 impl KnownSignatures {
-    /// Creates a memory of at most `limit` signatures, of about 100 bytes each. 0 remembers nothing.
-    pub const fn new(limit: usize) -> Self {
-        Self { limit, digests: BTreeSet::new(), order: VecDeque::new() }
-    }
-
-    /// Returns the number of remembered signatures.
-    pub fn len(&self) -> usize {
-        self.digests.len()
-    }
-
-    /// Returns whether nothing is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.digests.is_empty()
+    /// Creates a memory of at most `slots` signatures, of 32 bytes each. 0 remembers nothing.
+    pub fn new(slots: usize) -> Self {
+        Self { slots: vec![UNUSED; slots] }
     }
 
     /// Verifies the signature of a certificate by its own key.
@@ -57,7 +49,7 @@ impl KnownSignatures {
         subject: &[&[u8]],
         verify: impl FnOnce() -> Result<(), CertificateFault>,
     ) -> Result<(), CertificateFault> {
-        if self.limit == 0 {
+        if self.slots.is_empty() {
             return verify();
         }
         let mut hasher = blake3::Hasher::new();
@@ -65,17 +57,16 @@ impl KnownSignatures {
             hasher.update(&(der.len() as u64).to_le_bytes()).update(der);
         }
         let digest = *hasher.finalize().as_bytes();
-        if self.digests.contains(&digest) {
+        let number = digest.first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
+        let at = number.checked_rem(self.slots.len() as u64).unwrap_or(0);
+        let slot = usize::try_from(at).ok().and_then(|at| self.slots.get_mut(at));
+        if slot.as_ref().is_some_and(|slot| **slot == digest) {
             return Ok(());
         }
         verify()?;
-        if self.order.len() >= self.limit
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.digests.remove(&oldest);
+        if let Some(slot) = slot {
+            *slot = digest;
         }
-        self.order.push_back(digest);
-        self.digests.insert(digest);
         Ok(())
     }
 }
@@ -88,7 +79,7 @@ mod tests {
 
     #[test]
     fn success_is_remembered_and_failure_is_not() {
-        let mut known = KnownSignatures::new(2);
+        let mut known = KnownSignatures::new(1);
         let runs = Cell::new(0);
         let valid = || {
             runs.set(runs.get() + 1);
@@ -100,25 +91,23 @@ mod tests {
         };
         assert_eq!(known.remember(&[b"a"], invalid), Err(CertificateFault::Malformed));
         assert_eq!(known.remember(&[b"a"], invalid), Err(CertificateFault::Malformed));
-        assert_eq!((runs.get(), known.len()), (2, 0));
+        assert_eq!(runs.get(), 2);
         assert_eq!(known.remember(&[b"a"], valid), Ok(()));
         assert_eq!(known.remember(&[b"a"], invalid), Ok(()), "not run again");
-        assert_eq!((runs.get(), known.len()), (3, 1));
-        // Other boundaries are another subject.
+        assert_eq!(runs.get(), 3);
+        // Other boundaries are another subject, which replaces the first one in the only slot.
         assert_eq!(known.remember(&[b"ab", b"c"], valid), Ok(()));
         assert_eq!(known.remember(&[b"a", b"bc"], valid), Ok(()));
-        assert_eq!((runs.get(), known.len()), (5, 2));
-        // The oldest was forgotten.
-        assert_eq!(known.remember(&[b"a"], valid), Ok(()));
-        assert_eq!((runs.get(), known.len()), (6, 2));
+        assert_eq!(runs.get(), 5);
+        assert_eq!(known.remember(&[b"a"], invalid), Err(CertificateFault::Malformed));
+        assert_eq!(runs.get(), 6);
     }
 
     #[test]
-    fn limit_of_zero_remembers_nothing() {
+    fn memory_without_slots_remembers_nothing() {
         let mut known = KnownSignatures::new(0);
         assert_eq!(known.remember(&[b"a"], || Ok(())), Ok(()));
         let invalid = || Err(CertificateFault::Malformed);
         assert_eq!(known.remember(&[b"a"], invalid), Err(CertificateFault::Malformed));
-        assert!(known.is_empty());
     }
 }

@@ -5,6 +5,7 @@
 //! its contacts closest to the target. The time of a contact begins with its dial. A contact that
 //! is silent for too long continues, but delays nothing; its late answer still counts.
 
+mod call_result;
 mod calls;
 mod candidates;
 mod evidence;
@@ -17,7 +18,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-pub(crate) use self::calls::{Accepted, Unanswered};
+pub(crate) use self::call_result::{Accepted, Unanswered};
 use self::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, Stage, State};
 pub(crate) use self::walk::Goal;
 use self::walk::{Cost, Step, Walk, Way};

@@ -18,7 +18,6 @@ mod paging;
 mod sets;
 pub(crate) mod table;
 
-use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -64,7 +63,6 @@ impl Rpc {
             detached: StreamSet::default(),
             received: 0,
             starved: StreamQueue::default(),
-            parked: BTreeSet::new(),
             // Polykey 1.x has no Hello: the handshake is sufficient.
             hello: dialect == Dialect::Polykey,
             features: 0,
@@ -98,6 +96,7 @@ impl Rpc {
         for id in connection.streams.iter() {
             cx.timers.cancel(Timer::Stream(id));
             self.held.remove(&id);
+            self.parked.remove(&(conn, id));
             if let Some(stream) = self.streams.remove(&id) {
                 self.unsent = self.unsent.saturating_sub(stream.send.pending());
                 self.report_failure(cx, id, &stream, Failure::ConnectionLost(why.clone()));
@@ -277,12 +276,13 @@ impl Rpc {
     fn remove(&mut self, cx: &mut Cx, id: StreamId) -> Option<Stream> {
         let stream = self.streams.remove(&id)?;
         self.held.remove(&id);
+        self.parked.remove(&(stream.conn, id));
         self.unsent = self.unsent.saturating_sub(stream.send.pending());
         cx.timers.cancel(Timer::Stream(id));
+        self.parked.remove(&(stream.conn, id));
         if let Some(connection) = self.connections.get_mut(&stream.conn) {
             connection.streams.remove(id);
             connection.starved.remove(id);
-            connection.parked.remove(&id);
             connection.received = connection.received.saturating_sub(stream.cost);
             self.received = self.received.saturating_sub(stream.cost);
         }

@@ -34,9 +34,7 @@ impl Rpc {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.parked = true;
         }
-        if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.parked.insert(handle);
-        }
+        self.parked.insert((conn, handle));
         // A caller that does not request the next page within this time starts again.
         cx.timers.set(Timer::Stream(id), cx.now + cx.config.call_timeout);
         self.events.push_back(RpcEvent::CallEnded {
@@ -57,7 +55,6 @@ impl Rpc {
         deadline: Instant,
     ) -> Option<StreamId> {
         let RpcRequest::Claims { after, max_bytes } = question else { return None };
-        let connection = self.connections.get_mut(&conn)?;
         let continues = |handle: &StreamId| {
             self.calls.get(handle).is_some_and(|call| {
                 let paging = call.paging.as_ref();
@@ -65,10 +62,11 @@ impl Rpc {
                 parked && call.request == request && call.conn == conn
             })
         };
-        let handle = connection.parked.iter().copied().find(continues)?;
+        let all = (conn, StreamId(u64::MIN))..=(conn, StreamId(u64::MAX));
+        let handle = self.parked.range(all).map(|(_, handle)| *handle).find(continues)?;
         let call = self.calls.get_mut(&handle)?;
         let part = *call.parts.first()?;
-        connection.parked.remove(&handle);
+        self.parked.remove(&(conn, handle));
         call.paging = Some(Paging {
             after: *after,
             max_bytes: u64::from(*max_bytes),

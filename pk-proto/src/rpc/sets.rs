@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_keeps_its_order_whoever_leaves() {
+    fn queue_keeps_its_order_after_removals() {
         let mut queue = StreamQueue::default();
         for id in [5, 1, 9, 5, 3] {
             queue.push(StreamId(id));

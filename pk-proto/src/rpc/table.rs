@@ -52,8 +52,6 @@ pub(super) struct PerConnection {
     pub(super) received: u64,
     /// Streams that wait for credit, in order.
     pub(super) starved: StreamQueue,
-    /// Local calls that have returned a page, and whose next one was not requested.
-    pub(super) parked: BTreeSet<StreamId>,
     pub(super) hello: bool,
     /// Extensions that the peer supports.
     pub(super) features: u64,
@@ -133,6 +131,9 @@ pub(crate) struct Rpc {
     pub(super) held: BTreeMap<StreamId, ParsedMessage>,
     /// Local calls, by the first of their streams.
     pub(super) calls: BTreeMap<StreamId, Call>,
+    /// Local calls that have returned a page, and whose next one was not requested; see
+    /// [`super::pages`].
+    pub(super) parked: BTreeSet<(ConnectionId, StreamId)>,
     /// The connections of streams that were handed over to applications.
     pub(super) detached: BTreeMap<StreamId, ConnectionId>,
     /// Sum of `received` of all connections.

@@ -51,6 +51,10 @@ pub(crate) fn build_frame(
     let length = u32::try_from(frame.len().saturating_sub(HEADER)).unwrap_or(u32::MAX);
     check_length(length)?;
     frame.iter_mut().zip(length.to_be_bytes()).for_each(|(byte, length)| *byte = length);
+    // What is not used stays allocated until the peer has read the frame.
+    if frame.capacity() - frame.len() > 64 + frame.len() / 8 {
+        frame.shrink_to_fit();
+    }
     Ok(frame.into())
 }
 

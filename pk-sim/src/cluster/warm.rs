@@ -104,7 +104,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     #[test]
-    fn a_table_has_full_buckets_and_all_near_nodes() {
+    fn table_has_full_buckets_and_all_near_nodes() {
         let addr = "20.0.0.1:1".parse().unwrap();
         let ids: Vec<_> = (0..300).map(|index| Key::numbered(8, index).id()).collect();
         let directory = Directory::new(ids.iter().map(|id| (*id, addr)));

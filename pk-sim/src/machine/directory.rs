@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_nodes_are_those_of_brute_force() {
+    fn closest_nodes_are_those_of_brute_force() {
         let directory = directory(200);
         for index in [3, 77, 500] {
             let target = Key::numbered(5, index).id();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_has_the_nodes_of_its_distance() {
+    fn bucket_has_the_nodes_of_its_distance() {
         let directory = directory(200);
         let own = Key::numbered(5, 9).id();
         let mut count = 0;

@@ -102,6 +102,8 @@ pub struct MisbehavingPeer {
     next_dial: Option<Instant>,
     late: BTreeMap<(Instant, u64), (ConnectionId, StreamId, Bytes)>,
     reading: BTreeMap<StreamId, (ConnectionId, FrameDecoder)>,
+    /// Control streams of own connections, whose Hello is waited for before many requests.
+    floods: BTreeSet<StreamId>,
     dialed: BTreeMap<ConnectionId, NodeId>,
     counters: MisbehaviorCounters,
     outputs: VecDeque<Output>,
@@ -122,6 +124,7 @@ impl MisbehavingPeer {
             next_dial: None,
             late: BTreeMap::new(),
             reading: BTreeMap::new(),
+            floods: BTreeSet::new(),
             dialed: BTreeMap::new(),
             counters: MisbehaviorCounters::default(),
             outputs: VecDeque::new(),
@@ -172,29 +175,27 @@ impl MisbehavingPeer {
         });
     }
 
-    fn open(&mut self, conn: ConnectionId, bytes: Bytes, fin: bool) {
+    fn open(&mut self, conn: ConnectionId, bytes: Bytes, fin: bool) -> StreamId {
         let stream = StreamId(self.next_id());
         self.outputs.extend([
             Output::OpenStream { conn, stream },
             Output::SendStream { stream, bytes, fin },
             Output::ReadCredit { stream, bytes: CREDIT },
         ]);
+        stream
     }
 
     /// Its dial succeeded.
     fn connected(&mut self, conn: ConnectionId, peer: NodeId, now: Instant) {
-        self.open(conn, hello(), false);
-        let target = self.own;
-        let query = ClosestNodesQuery { known: true, connected: false };
-        let question = || call(RpcRequest::Closest { target, query });
-        let questions = match self.behavior {
-            Misbehavior::Mute | Misbehavior::Silent => 0,
-            Misbehavior::Flooding => FLOOD,
-            _ => 1,
-        };
-        for _ in 0..questions {
-            self.counters.requests += 1;
-            self.open(conn, question(), true);
+        let control = self.open(conn, hello(), false);
+        match self.behavior {
+            Misbehavior::Mute | Misbehavior::Silent => {}
+            // More than a node accepts before its Hello.
+            Misbehavior::Flooding => {
+                self.reading.insert(control, (conn, FrameDecoder::new()));
+                self.floods.insert(control);
+            }
+            _ => self.ask(conn, 1),
         }
         if self.behavior == Misbehavior::ForgingClaims {
             self.counters.requests += 1;
@@ -203,8 +204,18 @@ impl MisbehavingPeer {
         }
     }
 
+    fn ask(&mut self, conn: ConnectionId, questions: usize) {
+        let target = self.own;
+        let query = ClosestNodesQuery { known: true, connected: false };
+        for _ in 0..questions {
+            self.counters.requests += 1;
+            self.open(conn, call(RpcRequest::Closest { target, query }), true);
+        }
+    }
+
     fn read(&mut self, stream: StreamId, bytes: Bytes, now: Instant) {
-        let Some((_, decoder)) = self.reading.get_mut(&stream) else { return };
+        let Some((conn, decoder)) = self.reading.get_mut(&stream) else { return };
+        let conn = *conn;
         decoder.push(bytes);
         let mut frames = Vec::new();
         while let Ok(Some(frame)) = decoder.next() {
@@ -212,6 +223,9 @@ impl MisbehavingPeer {
         }
         for frame in frames {
             match native::decode(&frame) {
+                Ok(Message::V1(V1::Hello(_))) if self.floods.remove(&stream) => {
+                    self.ask(conn, FLOOD);
+                }
                 Ok(Message::V1(V1::Hello(_))) => {
                     self.outputs.push_back(Output::SendStream {
                         stream,
@@ -340,6 +354,7 @@ impl Machine for MisbehavingPeer {
             Input::Disconnected { conn, .. } => {
                 self.dialed.remove(&conn);
                 self.reading.retain(|_, (of, _)| *of != conn);
+                self.floods.retain(|stream| self.reading.contains_key(stream));
                 self.late.retain(|_, (of, ..)| *of != conn);
             }
             Input::DialFailed { conn, .. } => drop(self.dialed.remove(&conn)),

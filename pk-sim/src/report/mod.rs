@@ -138,7 +138,7 @@ mod tests {
     use crate::scenario::{Options, run};
 
     #[test]
-    fn a_page_has_every_plot_and_needs_no_network() {
+    fn page_has_every_plot_and_needs_no_network() {
         let text = "about = \"a <small> network\"\nnodes = 6\nhours = 0.2\nstart = \"join\"\n\
                     [[event]]\nat_s = 60\ndo = \"search\"\ncount = 10\nfor_s = 100\n\
                     [[expect]]\nfigure = \"found_rate\"\nmin = 2.0\n";

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minimal_scenario_has_the_documented_defaults() {
+    fn minimal_scenario_has_the_documented_defaults() {
         let scenario = Scenario::parse("dir/x.toml", GOOD).unwrap();
         assert_eq!((scenario.name.as_str(), scenario.nodes), ("x", 10));
         assert_eq!((scenario.join.seeds, scenario.link.latency_ms, scenario.ci), (4, 80, false));

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_planted_regression_of_each_figure_is_detected_and_named() {
+    fn planted_regression_of_each_figure_is_detected_and_named() {
         let mut recorded = Recorded::default();
         recorded.set(&outcome(100.0));
         let recorded = Recorded::parse(&recorded.to_toml()).unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recorded_results_of_this_repository_can_be_read() {
+    fn recorded_results_of_this_repository_can_be_read() {
         let recorded = Recorded::parse(crate::scenario::RECORDED).unwrap();
         assert_eq!(Recorded::parse(&recorded.to_toml()).unwrap(), recorded);
     }

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_takes_as_many_datagrams_as_its_bytes_need() {
+    fn message_takes_as_many_datagrams_as_its_bytes_need() {
         let mut traffic = Traffic::default();
         traffic.sent(&piece(1184), false);
         assert_eq!((traffic.datagrams, traffic.stream_bytes, traffic.wire_bytes), (1, 1184, 1260));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_what_was_sent_in_between() {
+    fn difference_is_what_was_sent_in_between() {
         let mut before = Traffic::default();
         before.sent(&piece(10), false);
         let mut after = before;

@@ -135,7 +135,7 @@ mod tests {
     use pk_proto::{EffectId, UnixMillis};
 
     #[test]
-    fn an_entry_that_is_not_kept_has_the_same_digest() {
+    fn entry_that_is_not_kept_has_the_same_digest() {
         let (input, output) =
             (Input::WallClock(UnixMillis(7)), Output::CancelBrowse { id: EffectId(3) });
         let [mut kept, mut light] = [Journal::default(), Journal::new(true, 0)];
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_is_bounded() {
+    fn journal_is_bounded() {
         let mut journal = Journal::new(true, 3);
         (0..10).for_each(|id| {
             journal.output(0, Instant::ORIGIN, &Output::CancelBrowse { id: EffectId(id) });

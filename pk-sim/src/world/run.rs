@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bounded_log_keeps_the_last_entries() {
+    fn bounded_log_keeps_the_last_entries() {
         let (mut all, mut some, mut none) = (Vec::new(), Vec::new(), Vec::new());
         for entry in 0..100 {
             push_bounded(&mut all, None, || entry);

@@ -250,7 +250,7 @@ async fn peer_that_announces_a_frame_over_the_limit_is_disconnected<R: Rt>(runti
 
 async fn peer_that_sends_a_request_before_hello_is_disconnected<R: Rt>(runtime: R) {
     let expected =
-        Expected { code: FAULT, counter: ("/core/stream_faults", 1), bytes: 20 * STREAM };
+        Expected { code: FAULT, counter: ("/core/early_refused", 1), bytes: 20 * STREAM };
     let asks = async |connection: &Connection| {
         let mut open = Vec::new();
         for _ in 0..20 {
@@ -321,8 +321,11 @@ async fn peer_that_never_reads_is_disconnected<R: Rt>(runtime: R) {
         transport.stream_receive_window(VarInt::from_u32(1)).receive_window(VarInt::from_u32(1));
         transport
     };
+    let tasks = runtime.clone();
     let deaf = async |connection: &Connection| {
         let mut open = vec![stream_with(connection, &raw::hello()).await];
+        // More requests before the Hello than are held would be another fault.
+        sleep(&tasks, Duration::from_millis(300)).await;
         loop {
             match connection.open_bi().await {
                 Ok((mut send, recv)) => {

@@ -112,13 +112,20 @@ fn expected_size(message: &Message) -> usize {
     };
     match message {
         V1::Answer(RpcResponse::Closest(closest)) => {
-            64 * closest.known.len() + 112 * closest.connected.len() + 8
+            let known = closest.known.iter().map(|(_, contact)| 36 + 28 * contact.len());
+            let connections = closest.connected.iter().map(|active| active.connections.len());
+            let connected = connections.map(|count| 36 + 76 * count);
+            known.chain(connected).sum::<usize>() + 8
         }
         V1::Answer(RpcResponse::Claims(page)) => tokens(&page.claims) + 8,
         V1::Answer(RpcResponse::SignedClaim(token)) | V1::Token { token } => token.len() + 8,
         V1::Call { request: RpcRequest::SignClaim(token), .. } => token.len() + 16,
         V1::Exchange { token, .. } => token.len() + 16,
-        _ => 128,
+        V1::Hello(hello) => hello.agent.len() + 32,
+        V1::Open { protocol } => protocol.len() + 16,
+        V1::Call { request: RpcRequest::Signal(_) | RpcRequest::Punch(_), .. } => 256,
+        V1::Call { .. } => 64,
+        V1::Answer(_) | V1::Accepted => 40,
     }
 }
 

@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_that_does_not_hold_is_named_with_its_limit() {
+    fn figure_that_does_not_hold_is_named_with_its_limit() {
         let figures =
             Figures::from([("found_rate", 0.9), ("search_dials", 12.0), ("own_attempts", 10.0)]);
         let expect = |figure: &str, max, min, times: Option<&str>| ExpectSpec {
