@@ -115,6 +115,8 @@ fn idle_node_uses_little_memory() {
         (bare.node.connections().len(), bare.node.metrics().timers, bare.take().len()),
         (0, 0, 0)
     );
+    // Contacts are in the memory of their bucket, which has room for more. A clone has none.
+    let graph = graph + graph / 4;
     assert!(rest <= empty + graph + 12 * KIB, "{rest}: {empty} and {graph}");
 }
 
