@@ -21,10 +21,10 @@ fn corpus_of_mdns_passes() {
 fn random_scripts_pass() {
     let mut random = ChaCha8Rng::from_seed([7; 32]);
     let mut found = 0;
-    for script in 0..300 {
+    for script in 0..60 {
         let mut data = vec![0; 3 * (10 + script)];
         random.fill_bytes(&mut data);
         found += usize::from(body::mdns(&data));
     }
-    assert!(found > 10, "{found} scripts had instances to find");
+    assert!(found > 2, "{found} scripts had instances to find");
 }
