@@ -70,10 +70,11 @@ fn malformed_answers_change_nothing_and_end_the_connection() {
             0,
             |event| matches!(event, Event::PeerMisbehaved { node, fault: of, .. } if *node == liar && *of == fault),
         );
-        // A call that ended before the peer accepted the connection is repeated.
-        let calls = if fault == PeerFault::Truncated { 2 } else { 1 };
+        // A call that ended before the peer accepted the connection is repeated once.
+        let most = if fault == PeerFault::Truncated { 2 } else { 1 };
         let faults = cluster.node(0).metrics().stream_faults;
-        assert_eq!((told as u64, faults), (calls, calls), "{fault}");
+        assert_eq!(told as u64, faults, "{fault}");
+        assert!((1..=most).contains(&faults), "{fault}: {faults}");
         let lives = cluster.node(0).connections().iter().any(|info| info.node == liar);
         let fatal = matches!(fault, PeerFault::Frame(fault) if fault != FrameFault::Unknown);
         assert_eq!(lives, !fatal, "{fault}");
