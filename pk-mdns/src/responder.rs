@@ -16,9 +16,6 @@ use crate::timing::{
     PROBES, SECOND,
 };
 
-/// Maximum number of addresses of an instance in one message.
-const ADDRESSES: usize = 16;
-
 /// Unicast responses in one second.
 const UNICASTS: u32 = 10;
 
@@ -383,9 +380,7 @@ fn response(names: &Names, instance: &str, port: u16, addrs: &[IpAddr], lists: b
         record(&full, HOST_TTL, true, Data::Srv { port, target: host.clone() }),
         record(&full, OTHER_TTL, true, Data::Txt),
     ];
-    records.extend(
-        addrs.iter().take(ADDRESSES).map(|ip| record(&host, HOST_TTL, true, Data::Addr(*ip))),
-    );
+    records.extend(addrs.iter().map(|ip| record(&host, HOST_TTL, true, Data::Addr(*ip))));
     // Known implementations read all sections alike, and all read the answers.
     if lists {
         records.insert(0, pointer);

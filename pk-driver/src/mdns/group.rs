@@ -93,12 +93,11 @@ impl Group {
 
     /// Withdraws everything, and closes the sockets.
     pub(super) fn close(&mut self, cx: &mut Cx) {
-        if let Some(mut machine) = self.machine.take() {
+        if let Some(machine) = &mut self.machine {
             machine.withdraw_all(cx.now);
-            self.machine = Some(machine);
-            self.transmit(cx);
-            self.machine = None;
         }
+        self.transmit(cx);
+        self.machine = None;
         self.links.clear();
         self.arm(cx);
     }

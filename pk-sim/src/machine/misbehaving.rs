@@ -12,6 +12,7 @@ use pk_proto::{
     ClaimsPage, ClosestNodes, ClosestNodesQuery, ConnectionId, FrameDecoder, Input, Instant,
     NodeId, Output, Refusal, RpcRequest, RpcResponse, Side, Signature, StreamId, UnixMillis,
 };
+use serde::Deserialize;
 
 use crate::machine::Machine;
 use crate::machine::directory::{Directory, contact};
@@ -26,8 +27,9 @@ const DIAL: Duration = Duration::from_secs(15);
 /// Requests that a flooding peer sends on each connection.
 const FLOOD: usize = 50;
 
-/// How a peer misbehaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// How a peer misbehaves. Scenario files use these names in kebab case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Misbehavior {
     /// Accepts connections and answers nothing.
     Silent,
@@ -47,21 +49,6 @@ pub enum Misbehavior {
     Asking,
     /// Asks the nodes that it dials nothing.
     Mute,
-}
-
-impl Misbehavior {
-    /// All values, with their names in scenarios.
-    pub const ALL: [(&'static str, Self); 9] = [
-        ("silent", Self::Silent),
-        ("garbage", Self::Garbage),
-        ("colluding", Self::Colluding),
-        ("poisoning", Self::Poisoning),
-        ("flooding", Self::Flooding),
-        ("forging-claims", Self::ForgingClaims),
-        ("slow", Self::Slow),
-        ("asking", Self::Asking),
-        ("mute", Self::Mute),
-    ];
 }
 
 /// What peers that misbehave know, all together.

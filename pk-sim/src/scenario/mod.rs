@@ -25,8 +25,8 @@ pub use load::ScenarioError;
 pub use recorded::{Deviation, Recorded, RecordedError};
 pub use run::{Bucket, Interrupted, Options, Path, PathStep, Progress, Run, Sampled, run};
 pub use spec::{
-    Action, Behavior, ConfigSpec, EventSpec, ExpectSpec, JoinSpec, LinkSpec, MeasureSpec, NatKind,
-    NatSpec, Pairs, PeersSpec, Scenario, Start,
+    Action, ConfigSpec, EventSpec, ExpectSpec, JoinSpec, LinkSpec, MeasureSpec, NatKind, NatSpec,
+    Pairs, PeersSpec, Scenario, Start,
 };
 
 macro_rules! built_in {

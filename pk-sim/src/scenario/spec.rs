@@ -5,6 +5,8 @@ use std::ops::Range;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::machine::misbehaving::Misbehavior;
+
 /// A scenario: nodes, links, events, and the figures that must hold.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
@@ -165,33 +167,9 @@ pub struct ConfigSpec {
 #[serde(deny_unknown_fields)]
 pub struct PeersSpec {
     /// Behavior.
-    pub behavior: Behavior,
+    pub behavior: Misbehavior,
     /// Their share of all hosts, in percent. Range 0–90.
     pub percent: u32,
-}
-
-/// Behavior of a peer: [`Misbehavior`](crate::Misbehavior).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Behavior {
-    /// Answers nothing.
-    Silent,
-    /// Answers with random bytes.
-    Garbage,
-    /// Reports only its accomplices.
-    Colluding,
-    /// Reports nodes that do not exist.
-    Poisoning,
-    /// Asks as much as it can.
-    Flooding,
-    /// Serves and offers forged claims.
-    ForgingClaims,
-    /// Answers after four seconds.
-    Slow,
-    /// A stranger that asks one question.
-    Asking,
-    /// A stranger that asks nothing.
-    Mute,
 }
 
 /// An event. Which fields an event has is in docs/SIMULATOR.md.
@@ -216,7 +194,7 @@ pub struct EventSpec {
     /// Searches: between any nodes or across the partition.
     pub pairs: Option<Pairs>,
     /// Peers: behavior.
-    pub behavior: Option<Behavior>,
+    pub behavior: Option<Misbehavior>,
     /// Peers: number of networks (/24) that they are in.
     pub networks: Option<usize>,
     /// Peers: number of bits that their ids share with that of the victim.

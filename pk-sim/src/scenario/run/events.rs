@@ -288,7 +288,7 @@ impl Runner<'_> {
             let port = 1314 + u16::try_from(place / 250).unwrap_or(0);
             let place = u8::try_from(place % 250 + 1).unwrap_or(1);
             let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(150, high, low, place)), port);
-            let host = self.cluster.add_misbehaving_at(behavior.to_misbehavior(), key, addr);
+            let host = self.cluster.add_misbehaving_at(behavior, key, addr);
             // A repeated attack starts with all peers in the first tenth of its time.
             let within = if every.is_zero() { span } else { span / 10 };
             let at = Duration::from_secs_f64(within.as_secs_f64() * index as f64 / count as f64);

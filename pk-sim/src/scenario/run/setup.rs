@@ -12,34 +12,16 @@ use crate::checkers::set::CheckerSet;
 use crate::cluster::Cluster;
 use crate::cluster::warm::Warm;
 use crate::host::id::HostId;
-use crate::machine::misbehaving::Misbehavior;
 use crate::network::Place;
 use crate::network::link::Link;
 use crate::network::nat::{Dependence, NatConfig};
 use crate::rng_streams::RngStream;
 use crate::scenario::machine_costs::cpu_s;
-use crate::scenario::spec::{Behavior, ConfigSpec, LinkSpec, NatKind, Scenario, Start};
+use crate::scenario::spec::{ConfigSpec, LinkSpec, NatKind, Scenario, Start};
 use crate::world::observation::Observation;
 
 /// Maximum time that the joins of the start may take, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(600);
-
-impl Behavior {
-    /// Returns the behavior of the library.
-    pub(super) fn to_misbehavior(self) -> Misbehavior {
-        match self {
-            Self::Silent => Misbehavior::Silent,
-            Self::Garbage => Misbehavior::Garbage,
-            Self::Colluding => Misbehavior::Colluding,
-            Self::Poisoning => Misbehavior::Poisoning,
-            Self::Flooding => Misbehavior::Flooding,
-            Self::ForgingClaims => Misbehavior::ForgingClaims,
-            Self::Slow => Misbehavior::Slow,
-            Self::Asking => Misbehavior::Asking,
-            Self::Mute => Misbehavior::Mute,
-        }
-    }
-}
 
 impl NatKind {
     fn config(self) -> NatConfig {
@@ -130,7 +112,7 @@ impl<'a> Runner<'a> {
             let honest = 100 - scenario.peers.iter().map(|peers| peers.percent).sum::<u32>();
             let count = nodes * peers.percent as usize / honest.max(1) as usize;
             for _ in 0..count {
-                let host = runner.cluster.add_misbehaving(peers.behavior.to_misbehavior());
+                let host = runner.cluster.add_misbehaving(peers.behavior);
                 runner.place(host);
             }
         }
