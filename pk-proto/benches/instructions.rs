@@ -1,9 +1,10 @@
 //! Instructions of the operations of BENCHMARKS.md, which are the same on a busy machine:
 //! `cargo bench -p pk-proto --bench instructions` prints a row and its count per line, and fails
-//! without valgrind.
+//! without valgrind. `.ci/instructions` compares them with the recorded ones.
 //!
 //! The program runs itself under callgrind, which writes the instructions since the last boundary at
-//! each boundary. Every row has one before and one behind its work.
+//! each boundary. Every row has one before and one behind its work. With the argument `planted` each
+//! operation of a node is repeated more often than its row says.
 
 #![allow(missing_docs, reason = "a program that measures")]
 #![allow(
@@ -28,6 +29,8 @@ use pk_proto::native;
 
 /// The argument of the process that callgrind observes.
 const OBSERVED: &str = "observed";
+/// The argument for operations that cost a tenth more.
+const PLANTED: &str = "planted";
 /// An operation of a node, with its name.
 type Operation = (&'static str, fn(&mut Fed));
 
@@ -35,28 +38,31 @@ type Operation = (&'static str, fn(&mut Fed));
 const TIMES: usize = 20;
 
 fn main() {
-    if std::env::args().any(|argument| argument == OBSERVED) {
-        return rows(&mut |name, work| {
-            boundary(name);
+    let has = |wanted: &str| std::env::args().any(|argument| argument == wanted);
+    let times = if has(PLANTED) { TIMES + TIMES / 10 } else { TIMES };
+    if has(OBSERVED) {
+        return rows(times, &mut |name, work| {
+            println!("{name}");
+            row_boundary();
             work();
-            boundary(name);
+            row_boundary();
         });
     }
     let directory = std::env::temp_dir().join(format!("pk-instructions-{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     let out = directory.join("out");
     let observed = Command::new("valgrind")
-        .args(["--tool=callgrind", "--dump-before=*boundary*"])
+        .args(["--tool=callgrind", "--dump-before=*row_boundary*"])
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(std::env::current_exe().unwrap())
-        .arg(OBSERVED)
+        .args([OBSERVED].into_iter().chain(has(PLANTED).then_some(PLANTED)))
         .output()
         .unwrap_or_else(|error| panic!("NOT RUN: valgrind cannot be started: {error}"));
     let messages = String::from_utf8_lossy(&observed.stderr).into_owned();
     assert!(observed.status.success(), "{messages}");
     // The even files contain the work, the odd ones what was prepared for it.
     let names = String::from_utf8(observed.stdout).unwrap();
-    for (row, name) in names.lines().step_by(2).enumerate() {
+    for (row, name) in names.lines().enumerate() {
         let profile = fs::read_to_string(out.with_extension((2 * row + 2).to_string())).unwrap();
         let total = profile.lines().find_map(|line| line.strip_prefix("totals: "));
         println!("{name} {}", total.unwrap_or_else(|| panic!("no total of {name}: {messages}")));
@@ -66,12 +72,12 @@ fn main() {
 
 /// Callgrind writes a file when it is called.
 #[inline(never)]
-fn boundary(name: &str) {
-    println!("{}", black_box(name));
+fn row_boundary() {
+    black_box(());
 }
 
-/// Prepares each row, and passes it with its work to `row`.
-fn rows(row: &mut dyn FnMut(&str, &mut dyn FnMut())) {
+/// Prepares each row, and passes it with its work to `row`. Operations of a node are repeated.
+fn rows(times: usize, row: &mut dyn FnMut(&str, &mut dyn FnMut())) {
     let Graphs { mut full, contacts, rejected, targets, near } = Graphs::new();
     let mut graph = graphs::empty();
     let mut added = contacts.clone();
@@ -107,8 +113,13 @@ fn rows(row: &mut dyn FnMut(&str, &mut dyn FnMut())) {
         let mut fed = Fed::new(connections);
         for (name, operation) in operations {
             let name = format!("{name}/of_{connections}");
-            row(&name, &mut || (0..TIMES).for_each(|_| operation(&mut fed)));
+            row(&name, &mut || (0..times).for_each(|_| operation(&mut fed)));
         }
+    }
+
+    for count in [10, 1_000] {
+        let mut fed = Fed::new(20);
+        row(&format!("searches_at_once/{count}"), &mut || fed.searches(count));
     }
 
     let chain = Chain::new(20);

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
 use pk_proto::native::{self, Message, V1};
 use pk_proto::{
-    Config, Connected, ConnectionId, Dialect, DisconnectReason, Event, FindNodeOptions, Identity,
-    Input, Instant, NodeId, NodeManager, Output, RequestOptions, RpcRequest, RpcResponse, Side,
-    Snapshot, StreamId, cert,
+    ClosestNodes, Config, Connected, ConnectionId, Dialect, DisconnectReason, Event,
+    FindNodeOptions, Identity, Input, Instant, NodeId, NodeManager, Output, RequestOptions,
+    RpcRequest, RpcResponse, Side, Snapshot, StreamId, cert,
 };
 
 use super::messages::{closest_request, frame, hello, request};
@@ -219,6 +219,33 @@ impl Fed {
         let handed = |output: &Output| matches!(output, Output::DetachStream { .. });
         assert!(self.outputs.iter().any(handed), "{:?}", self.outputs);
         self.input(Input::StreamClosed { stream });
+        self.outputs.clear();
+    }
+
+    /// Searches for nodes that no contact knows, all at the same time: each asks connected contacts,
+    /// which report no nodes.
+    pub fn searches(&mut self, count: usize) {
+        self.now += 10;
+        for target in ids(count, 9) {
+            self.manager.find_node(target, FindNodeOptions::default(), self.at()).unwrap();
+        }
+        self.drain();
+        let nothing = RpcResponse::Closest(ClosestNodes { known: vec![], connected: vec![] });
+        let (answer, mut ended) = (frame(V1::Answer(nothing)), 0);
+        while ended < count {
+            let outputs = std::mem::take(&mut self.outputs);
+            assert!(!outputs.is_empty(), "{ended} of {count} searches have ended");
+            for output in outputs {
+                match output {
+                    Output::SendStream { stream, bytes, .. } => {
+                        self.input(Input::StreamWritten { stream, bytes: bytes.len() as u64 });
+                        self.data(stream, &answer, true);
+                    }
+                    Output::Event(Event::Done { .. }) => ended += 1,
+                    _ => {}
+                }
+            }
+        }
         self.outputs.clear();
     }
 
