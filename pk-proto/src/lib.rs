@@ -123,6 +123,7 @@ mod graph_writer;
 mod lookup;
 mod rpc;
 mod signalling;
+mod upkeep;
 
 mod manager;
 
@@ -149,7 +150,7 @@ pub use api::{
 #[doc(no_inline)]
 pub use api::{
     AddressPolicy, Census, Config, ConfigError, ConnectionInfo, ExchangeInfo, Metrics,
-    NodeBucketMeta, RecordedCall, SearchConfig, Snapshot, StartParams, StoreMeta,
+    NodeBucketMeta, RecordedCall, SearchConfig, Snapshot, StartParams, StoreMeta, UpkeepConfig,
 };
 
 // Errors.

@@ -125,8 +125,14 @@ fn full_bucket_keeps_connected_nodes_without_probing_them() {
     let metrics = full.cluster.node(0).metrics();
     assert_eq!(
         (metrics.collections, metrics.pending_dropped, metrics.nodes_dead, metrics.nodes_pending),
-        (1, 1, 0, 0)
+        (0, 0, 0, 1)
     );
+    assert_eq!((full.dials(), metrics.calls), (dials, 0));
+    // A round of the embedder finds them connected.
+    let request = full.set(full.others[0], BLOCK);
+    assert_eq!(full.outcome(request), Some(FULL));
+    let metrics = full.cluster.node(0).metrics();
+    assert_eq!((metrics.collections, metrics.pending_dropped, metrics.nodes_pending), (1, 1, 0));
     assert_eq!((full.dials(), metrics.calls), (dials, 0), "a live connection answers at once");
     full.cluster.stop_all();
 }
@@ -137,6 +143,7 @@ fn full_bucket_keeps_nodes_that_answer_a_dial() {
     full.disconnect();
     let (dials, calls) = (full.dials(), full.cluster.node(0).metrics().calls);
     connect(&mut full.cluster, full.others[0], 0);
+    full.set(full.others[0], SetNodeOptions::default());
     full.cluster.drive(30 * SECOND);
     assert!(full.has_all(&full.members.clone()) && !full.has(full.others[0]));
     let metrics = full.cluster.node(0).metrics();
@@ -153,6 +160,7 @@ fn pending_node_replaces_a_dead_node() {
         full.disconnect();
         full.cluster.kill(full.members[dead]);
         connect(&mut full.cluster, full.others[0], 0);
+        full.set(full.others[0], SetNodeOptions::default());
         full.cluster.drive(30 * SECOND);
         for (place, member) in full.members.clone().into_iter().enumerate() {
             assert_eq!(full.has(member), place != dead);
@@ -179,6 +187,7 @@ fn newest_pending_nodes_are_admitted_first() {
         full.cluster.drive(ms(100));
     }
     assert_eq!(full.cluster.node(0).metrics().nodes_pending, 5);
+    full.set(full.others[4], SetNodeOptions::default());
     full.cluster.drive(120 * SECOND);
     let bucket: Vec<_> =
         full.cluster.node(0).bucket(FAR).into_iter().map(|(node, _)| node).collect();
@@ -198,6 +207,7 @@ fn garbage_collection_probes_least_recently_connected_first_and_no_more_than_nee
     full.cluster.kill(full.members[0]);
     let dials = full.dials();
     connect(&mut full.cluster, full.others[0], 0);
+    full.set(full.others[0], SetNodeOptions::default());
     full.cluster.drive(30 * SECOND);
     assert!(full.has(full.others[0]) && !full.has(full.members[0]));
     assert_eq!(full.dials() - dials, 1, "the first one was dead, so the others are left alone");
@@ -351,34 +361,102 @@ fn one_round_is_active_and_one_is_queued() {
     full.cluster.stop_all();
 }
 
-/// Peers that keep connecting cause a round per interval, not one each.
+// -- newcomers
+
 #[test]
-fn peers_start_at_most_one_round_per_interval() {
+fn peers_that_keep_connecting_start_no_round_and_cause_no_dial() {
     let mut full = full();
     full.disconnect();
-    let begun = full.cluster.now();
     let dials = full.dials();
     for round in 0..100 {
         let other = full.others[round % full.others.len()];
         connect(&mut full.cluster, other, 0);
         full.cluster.drive(2 * SECOND);
-        let peer = full.cluster.id(0);
-        full.cluster.call(other, |node, now| node.disconnect(peer, now));
-        for member in full.members.clone() {
-            let peer = full.cluster.id(member);
-            full.cluster.call(0, |node, now| node.disconnect(peer, now));
-        }
+        leave(&mut full, other);
+    }
+    let metrics = full.cluster.node(0).metrics();
+    assert_eq!((metrics.collections, full.dials() - dials, metrics.upkeep_dials), (0, 0, 0));
+    assert_eq!((metrics.nodes_pending, metrics.pending_dropped), (5, 0));
+    assert!(full.has_all(&full.members.clone()));
+    full.cluster.stop_all();
+}
+
+/// A node closes its connections with node 0.
+fn leave(full: &mut Full, node: HostId) {
+    let peer = full.cluster.id(0);
+    full.cluster.call(node, |node, now| node.disconnect(peer, now));
+    full.cluster.drive(SECOND);
+}
+
+/// A node connects to node 0, asks it something, and leaves.
+fn ask_and_leave(full: &mut Full, node: HostId) {
+    let (via, target) = (full.cluster.id(0), full.cluster.id(node));
+    add_contact(&mut full.cluster, node, 0);
+    let query = pk_proto::ClosestNodesQuery { known: true, connected: true };
+    let request = Request::QueryClosestNodes { via, target, query, options: NO };
+    assert!(full.cluster.ask(node, request).is_ok());
+    leave(full, node);
+}
+
+/// Time from which on a contact counts as silent for newcomers.
+const FRESH: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+
+#[test]
+fn newest_pending_node_takes_the_place_of_a_removed_contact() {
+    let mut full = full();
+    full.disconnect();
+    for other in full.others.clone() {
+        connect(&mut full.cluster, other, 0);
         full.cluster.drive(SECOND);
     }
-    let elapsed = full.cluster.now().since(begun).as_secs();
-    let metrics = full.cluster.node(0).metrics();
-    assert!(
-        (4..=1 + elapsed / 60).contains(&metrics.collections),
-        "{} in {elapsed} s",
-        metrics.collections
-    );
-    assert!(full.dials() - dials <= metrics.collections * ROOM as u64);
-    assert!(full.has_all(&full.members.clone()));
+    let gone = full.cluster.id(full.members[1]);
+    assert!(full.cluster.call(0, |node, now| node.unset_node(gone, now).unwrap()));
+    assert!(full.has(full.others[4]) && !full.has(full.members[1]));
+    assert!(full.cluster.node(0).is_proven(full.cluster.id(full.others[4])));
+    assert_eq!(full.cluster.node(0).bucket_meta(FAR).pending, 4, "the others still wait");
+    full.cluster.stop_all();
+}
+
+#[test]
+fn question_of_a_newcomer_probes_the_oldest_contact_after_a_long_silence() {
+    let mut full = full();
+    full.disconnect();
+    full.cluster.kill(full.members[0]);
+    let dials = full.dials();
+    let other = full.others[0];
+    ask_and_leave(&mut full, other);
+    assert_eq!(full.dials(), dials, "every contact was connected a short time ago");
+    full.cluster.drive(FRESH);
+    connect(&mut full.cluster, full.others[1], 0);
+    full.cluster.drive(SECOND);
+    let other = full.others[1];
+    leave(&mut full, other);
+    assert_eq!(full.dials(), dials, "a node that only connects wants no room");
+    let other = full.others[0];
+    ask_and_leave(&mut full, other);
+    assert_eq!(full.dials() - dials, 1, "one contact is probed");
+    for other in full.others.clone().into_iter().skip(1) {
+        ask_and_leave(&mut full, other);
+    }
+    assert_eq!(full.dials() - dials, 1, "and no other within the interval");
+    full.cluster.drive(20 * SECOND);
+    assert!(!full.has(full.members[0]) && full.has_all(&full.members[1..]));
+    assert!(full.has(full.others[4]), "the newest has its place");
+    full.cluster.stop_all();
+}
+
+#[test]
+fn contact_that_answers_the_probe_of_a_newcomer_stays() {
+    let mut full = full();
+    full.disconnect();
+    full.cluster.drive(FRESH);
+    let dials = full.dials();
+    let other = full.others[0];
+    ask_and_leave(&mut full, other);
+    full.cluster.drive(20 * SECOND);
+    assert_eq!(full.dials() - dials, 1);
+    assert!(full.has_all(&full.members.clone()) && !full.has(full.others[0]));
+    assert_eq!(full.cluster.node(0).metrics().nodes_dead, 0);
     full.cluster.stop_all();
 }
 

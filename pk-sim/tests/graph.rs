@@ -322,7 +322,8 @@ fn full_bucket_admits_no_node_and_counts_the_refused_ones() {
     let third = cluster.id(far[2]);
     assert_eq!(
         set(&mut cluster, 0, third, "203.0.113.1:1", Scopes::GLOBAL),
-        SetNodeOutcome::Pending
+        SetNodeOutcome::Rejected(pk_proto::SetNodeRejection::BucketFull),
+        "every contact is connected, so that the round ends at once"
     );
     // A known node can be updated, and a removed one makes room.
     assert_eq!(

@@ -414,16 +414,15 @@ fn network_converges_after_all_nodes_have_joined() {
 
 // -- retrying
 
-/// When a node has started to search for a connection to the farther half of all ids: `refreshes`
-/// counts them as well.
-fn retries(cluster: &mut Cluster, node: HostId, time: Duration) -> Vec<Instant> {
+/// When a node has dialed contacts in the background.
+fn dialed(cluster: &mut Cluster, node: HostId, time: Duration) -> Vec<Instant> {
     let end = cluster.now() + time;
-    let mut before = cluster.node(node).metrics().refreshes;
+    let mut before = cluster.node(node).metrics().upkeep_dials;
     let mut times = Vec::new();
     while cluster.step_by(end) {
-        let refreshes = cluster.node(node).metrics().refreshes;
-        times.extend((before < refreshes).then(|| cluster.now()));
-        before = refreshes;
+        let dials = cluster.node(node).metrics().upkeep_dials;
+        times.extend((before..dials).map(|_| cluster.now()));
+        before = dials;
     }
     times
 }
@@ -446,31 +445,66 @@ fn is_connected_to_the_farther_half(cluster: &Cluster, node: HostId) -> bool {
 }
 
 #[test]
-fn node_connected_to_the_farther_half_does_not_retry() {
+fn connection_to_the_farther_half_stays_open_and_makes_dials_unnecessary() {
     let mut cluster = retrying(8);
-    // Leased, so that it does not close.
-    let far = (1..8)
-        .find(|node| cluster.id(0).bucket_index(&cluster.id(*node)) == Some(BucketIndex(255)))
-        .unwrap();
-    acquire(&mut cluster, 0, far);
-    cluster.drive(SECOND);
-    assert!(is_connected_to_the_farther_half(&cluster, 0));
-    assert_eq!(retries(&mut cluster, 0, 600 * SECOND), []);
+    cluster.drive(3 * HOUR);
+    for node in 0..8 {
+        assert!(is_connected_to_the_farther_half(&cluster, node), "{node}");
+    }
+    let before: u64 = (0..8).map(|node| cluster.node(node).metrics().dials).sum();
+    cluster.drive(10 * HOUR);
+    let after: u64 = (0..8).map(|node| cluster.node(node).metrics().dials).sum();
+    assert_eq!(after, before);
+    // Fewer than one connection of each node: it serves both ends.
+    let connections: u64 = (0..8).map(|node| cluster.node(node).metrics().connections).sum();
+    assert!(connections <= 2 * 8, "{connections}");
     cluster.stop_all();
 }
 
 #[test]
-fn isolated_node_retries_every_45_seconds() {
+fn node_whose_far_connection_ends_dials_another_contact() {
+    let mut cluster = retrying(12);
+    cluster.drive(3 * HOUR);
+    // A node that is not connected to all contacts of its farther half.
+    let far = |cluster: &Cluster, node: HostId| -> Vec<HostId> {
+        let own = cluster.id(node);
+        let is_far =
+            |other: &HostId| own.bucket_index(&cluster.id(*other)) == Some(BucketIndex(255));
+        (0..12).filter(is_far).collect()
+    };
+    let connected = |cluster: &Cluster, node: HostId| -> Vec<HostId> {
+        let infos = cluster.node(node).connections();
+        let is_connected =
+            |other: &HostId| infos.iter().any(|info| info.node == cluster.id(*other));
+        far(cluster, node).into_iter().filter(is_connected).collect()
+    };
+    let node =
+        (0..12).find(|node| connected(&cluster, *node).len() < far(&cluster, *node).len()).unwrap();
+    let connected = connected(&cluster, node);
+    connected.iter().for_each(|node| cluster.kill(*node));
+    let again =
+        cluster.drive_until(|cluster| is_connected_to_the_farther_half(cluster, 0), 180 * SECOND);
+    cluster.drive(180 * SECOND);
+    assert!(again && is_connected_to_the_farther_half(&cluster, 0));
+    cluster.stop_all();
+}
+
+#[test]
+fn isolated_node_dials_in_every_interval_and_searches_more_and_more_rarely() {
     let mut cluster = retrying(8);
     let others: Vec<_> = (1..8).collect();
     cluster.partition(&[&[0], &others]);
     cluster.drive_until(|cluster| cluster.node(0).connections().is_empty(), 60 * SECOND);
-    let times = retries(&mut cluster, 0, 600 * SECOND);
-    assert!(times.len() >= 8, "{times:?}");
-    let gaps: Vec<_> = times.windows(2).map(|pair| pair[1].since(pair[0]).as_secs()).collect();
-    // A search that is still in progress is not repeated.
-    assert!(gaps.iter().all(|gap| gap % 45 == 0 && *gap > 0), "{gaps:?}");
-    assert!(gaps.contains(&45), "{gaps:?}");
+    cluster.drive(300 * SECOND);
+    let (begun, searches) = (cluster.now(), cluster.node(0).metrics().refreshes);
+    let times = dialed(&mut cluster, 0, HOUR);
+    let mut per_interval = [0; 80];
+    times.iter().for_each(|at| per_interval[at.since(begun).as_secs() as usize / 45] += 1);
+    // A search in progress takes the place of the dials for at most a minute.
+    assert!(per_interval.iter().all(|dials| *dials <= 3), "{per_interval:?}");
+    assert!(per_interval.windows(3).all(|three| three.iter().sum::<u32>() > 0), "{per_interval:?}");
+    let searches = cluster.node(0).metrics().refreshes - searches;
+    assert!((2..=5).contains(&searches), "{searches}");
     cluster.stop_all();
 }
 
@@ -478,13 +512,13 @@ fn isolated_node_retries_every_45_seconds() {
 fn empty_graph_is_not_retried_and_zero_retry_delay_disables() {
     let mut cluster =
         Cluster::quiet().nodes(2).config(|config| config.retry_delay = 45 * SECOND).start();
-    assert_eq!(retries(&mut cluster, 0, 600 * SECOND), []);
+    assert_eq!(dialed(&mut cluster, 0, 600 * SECOND), []);
     add_contact(&mut cluster, 0, 1);
-    assert!(!retries(&mut cluster, 0, 600 * SECOND).is_empty());
+    assert!(!dialed(&mut cluster, 0, 600 * SECOND).is_empty());
     cluster.stop_all();
     let mut cluster = Cluster::quiet().nodes(2).start();
     add_contact(&mut cluster, 0, 1);
-    assert_eq!(retries(&mut cluster, 0, 600 * SECOND), []);
+    assert_eq!(dialed(&mut cluster, 0, 600 * SECOND), []);
     cluster.stop_all();
 }
 

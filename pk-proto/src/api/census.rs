@@ -99,7 +99,7 @@ census! {
         unproven,
         /// Nodes that wait for room in a full bucket.
         pending,
-        /// Buckets that have been collected at least once.
+        /// Buckets that were collected, or of which a contact was probed, at least once.
         collected,
         /// Seen signalling requests, stored so that none works twice.
         nonces,

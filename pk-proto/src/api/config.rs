@@ -5,6 +5,7 @@ use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::search_config::SearchConfig;
+use super::upkeep_config::UpkeepConfig;
 use crate::claims::{ClaimPolicy, DigestAlgorithm};
 
 /// Settings of a [`NodeManager`](crate::NodeManager). Start from [`Config::default`];
@@ -29,8 +30,8 @@ pub struct Config {
     pub graph_prefix_limit: usize,
     /// Pending nodes of one full bucket. Default 20, range 1–255.
     pub pending_limit: usize,
-    /// Shortest interval between the starts of two garbage collection rounds of one bucket. Default
-    /// 60 s, range 0–24 h.
+    /// Shortest interval between the starts of two garbage collection rounds of one bucket, and
+    /// between two probes of its contacts for nodes that wait for room. Default 60 s, range 0–24 h.
     pub collect_interval: Duration,
     /// Contacts of one bucket that a garbage collection round probes concurrently. Default 3, range
     /// 1–64.
@@ -47,9 +48,12 @@ pub struct Config {
     /// Random part of `refresh_delay` (refreshBucketDelayJitter), in thousandths. Default 500,
     /// range 0–1000.
     pub refresh_jitter: u32,
-    /// Interval of searches of a node without a connection to the farther half of all ids
-    /// (retryConnectionsDelayTime). Default 45 s, range 0–24 h; 0 disables.
+    /// Interval at which a node without a connection to the farther half of all ids dials contacts
+    /// there (retryConnectionsDelayTime). With a positive value it also keeps one such connection
+    /// open. Default 45 s, range 0–24 h; 0 disables.
     pub retry_delay: Duration,
+    /// How the node keeps its graph correct in the background.
+    pub upkeep: UpkeepConfig,
     /// Maximum delay until a change of the graph is written. Default 1 s, range 0–1 h.
     pub store_delay: Duration,
 
@@ -211,6 +215,7 @@ impl Default for Config {
             refresh_delay: Duration::from_secs(60 * 60),
             refresh_jitter: 500,
             retry_delay: Duration::from_secs(45),
+            upkeep: UpkeepConfig::default(),
             store_delay: Duration::from_secs(1),
             find_concurrency: 64,
             find_limit: 256,
@@ -312,6 +317,12 @@ impl Config {
         time("refresh_delay", self.refresh_delay, Duration::ZERO, 30 * DAY)?;
         count("refresh_jitter", self.refresh_jitter as usize, 0, 1000)?;
         time("retry_delay", self.retry_delay, Duration::ZERO, DAY)?;
+        for (name, value, min, max) in self.upkeep.times() {
+            time(name, value, min, max)?;
+        }
+        for (name, value, min, max) in self.upkeep.counts() {
+            count(name, value, min, max)?;
+        }
         time("store_delay", self.store_delay, Duration::ZERO, HOUR)?;
         count("find_concurrency", self.find_concurrency, 1, 256)?;
         count("find_limit", self.find_limit, 1, 1024)?;

@@ -85,6 +85,8 @@ metrics! {
     claims_signed,
     /// Garbage collection rounds.
     collections,
+    /// Contacts that were dialed in the background, to keep the graph correct.
+    upkeep_dials,
     /// Buckets that were refreshed.
     refreshes,
     /// Timers that fired.

@@ -51,6 +51,7 @@ pub(crate) mod search;
 pub(crate) mod search_config;
 pub(crate) mod snapshot;
 pub(crate) mod transport;
+pub(crate) mod upkeep_config;
 
 pub use self::census::Census;
 pub use self::config::{AddressPolicy, Config, ConfigError};
@@ -72,3 +73,4 @@ pub use self::search::{ClosestOutcome, FindEnd, FindOutcome, FindStats, FindStep
 pub use self::search_config::SearchConfig;
 pub use self::snapshot::{Snapshot, StoreMeta};
 pub use self::transport::{Connected, DialFailure, DisconnectReason, Identity, Opener, Side};
+pub use self::upkeep_config::UpkeepConfig;

@@ -65,11 +65,11 @@ impl ById {
         nearest::closest(&self.accepted, target, limit)
     }
 
-    /// Returns whether a node of a bucket of `own` has an accepted connection.
-    pub(super) fn has_in(&self, own: &NodeId, bucket: BucketIndex) -> bool {
+    /// Returns a node of a bucket of `own` with an accepted connection.
+    pub(super) fn one_in(&self, own: &NodeId, bucket: BucketIndex) -> Option<NodeId> {
         // The ids of a bucket are those nearest to any one of them.
         let member = nearest::member(own, bucket);
         let nearest = self.closest(&member, 1);
-        nearest.first().is_some_and(|node| own.bucket_index(node) == Some(bucket))
+        nearest.first().filter(|node| own.bucket_index(node) == Some(bucket)).copied()
     }
 }

@@ -1,4 +1,4 @@
-//! When unused connections close, and leases, which hold them.
+//! When unused connections close, leases, which hold them, and the one connection that is kept open.
 
 use core::time::Duration;
 
@@ -6,7 +6,7 @@ use super::connection::{Connection, State};
 use super::table::Connections;
 use crate::machine::cx::Cx;
 use crate::machine::timer::Timer;
-use crate::types::id::{ConnectionId, LeaseId, NodeId};
+use crate::types::id::{BucketIndex, ConnectionId, LeaseId, NodeId};
 use crate::types::time::Instant;
 
 impl Connections {
@@ -23,9 +23,9 @@ impl Connections {
     /// Sets the idle timer of an accepted connection.
     pub(super) fn arm(&self, cx: &mut Cx, conn: ConnectionId) {
         if let Some(State::Live { connection, .. }) = self.state(conn) {
-            let at = match connection.leases.is_empty() {
+            let at = match connection.leases.is_empty() && !self.is_kept(conn) {
                 true => self.idle_at(cx, conn, connection),
-                // The peer does not know of the lease: something must be sent before its idle
+                // The peer does not know that it stays open: something must be sent before its idle
                 // timeout.
                 false => connection.used_at + cx.config.connection_idle_timeout / 2,
             };
@@ -41,6 +41,29 @@ impl Connections {
     /// Returns whether a lease holds a connection.
     pub(crate) fn is_leased(&self, conn: ConnectionId) -> bool {
         self.connection(conn).is_some_and(|connection| !connection.leases.is_empty())
+    }
+
+    /// Returns whether a connection is kept open although nothing uses it.
+    pub(crate) fn is_kept(&self, conn: ConnectionId) -> bool {
+        self.kept == Some(conn)
+    }
+
+    /// Keeps one live connection with a node of a bucket open, until it ends. Nothing changes if one
+    /// is kept already, or there is none.
+    pub(crate) fn keep_one_in(&mut self, cx: &mut Cx, bucket: BucketIndex) {
+        let own = cx.own();
+        let is_in = |conn: &ConnectionId| {
+            let node = self.connection(*conn).map(|connection| connection.node);
+            node.is_some_and(|node| own.bucket_index(&node) == Some(bucket))
+        };
+        if self.kept.as_ref().is_some_and(is_in) {
+            return;
+        }
+        let next = self.by_id().one_in(&own, bucket).and_then(|node| self.live(&node));
+        if let Some(next) = next {
+            let before = self.kept.replace(next);
+            before.into_iter().chain([next]).for_each(|conn| self.arm(cx, conn));
+        }
     }
 
     /// Leases a connection until `release`.

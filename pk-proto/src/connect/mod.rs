@@ -442,7 +442,7 @@ impl Connections {
 
     /// Returns whether there is an accepted connection with a node of this bucket.
     pub(crate) fn has_connection_in(&self, cx: &Cx, bucket: BucketIndex) -> bool {
-        self.by_id().has_in(&cx.own(), bucket)
+        self.by_id().one_in(&cx.own(), bucket).is_some()
     }
 
     /// Returns the peer of a connection, by its newest id.

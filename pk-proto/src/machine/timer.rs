@@ -44,7 +44,7 @@ pub(crate) enum Timer {
     ClaimTurn,
     /// The next datagram of a punch.
     Punch(SocketAddr),
-    /// Without a connection to the farther half of all ids, search for one.
+    /// Without a connection to the farther half of all ids, dial contacts there.
     Retry,
     /// Changes of the graph are written.
     Store,

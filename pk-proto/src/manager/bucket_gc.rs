@@ -4,8 +4,8 @@
 //! A round probes the nodes of a bucket, the least recently connected first, several at a time. A
 //! node with a live connection counts as alive at once; the known addresses of others are dialed. A
 //! node that does not respond is removed, and a pending node takes its place. A bucket has at most
-//! one active round and one that waits. Peers alone can start a round at most once per
-//! `collect_interval`.
+//! one active round and one that waits. Only the embedder starts rounds: a node that connects to a
+//! full bucket becomes pending, and takes the place of a contact that leaves (`manager/upkeep/`).
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -43,11 +43,7 @@ impl NodeManager {
     ) {
         let outcome = self.set_in_graph(node, address.clone(), data);
         if outcome == SetNodeOutcome::Rejected(SetNodeRejection::BucketFull) {
-            self.wait_for_room(
-                PendingNode { node, address, data, proven: true },
-                None,
-                self.cx.config.connect_timeout,
-            );
+            self.add_pending(PendingNode { node, address, data, proven: true });
         }
     }
 
@@ -137,10 +133,7 @@ impl NodeManager {
         waiter: Option<RequestId>,
         timeout: Duration,
     ) {
-        let Some(bucket) = self.cx.own().bucket_index(&pending.node) else { return };
-        if self.nodes.pending.add(bucket, pending, self.cx.config.pending_limit).is_some() {
-            self.cx.metrics.pending_dropped += 1;
-        }
+        let Some(bucket) = self.add_pending(pending) else { return };
         let now = self.cx.now;
         let interval = self.cx.config.collect_interval;
         let rounds = self.nodes.collections.entry(bucket).or_default();
@@ -153,6 +146,15 @@ impl NodeManager {
         } else {
             self.cx.timers.set(Timer::Collect(bucket), due);
         }
+    }
+
+    /// Adds a node to the pending list of its bucket, and returns the bucket.
+    fn add_pending(&mut self, pending: PendingNode) -> Option<BucketIndex> {
+        let bucket = self.cx.own().bucket_index(&pending.node)?;
+        if self.nodes.pending.add(bucket, pending, self.cx.config.pending_limit).is_some() {
+            self.cx.metrics.pending_dropped += 1;
+        }
+        Some(bucket)
     }
 
     /// Handles the timer of a bucket: starts a round if nodes are pending and none is active.

@@ -72,6 +72,7 @@ pub(super) fn reactions(stage: &RequestStage) -> &dyn Reactions {
         RequestStage::AddClaim(own) => &**own,
         RequestStage::ChainData(chain) => &**chain,
         RequestStage::Reading(reading) => reading,
+        RequestStage::Upkeep(errand) => errand,
         RequestStage::AllowClaim | RequestStage::Flush => &(),
     }
 }
@@ -199,6 +200,7 @@ impl NodeManager {
             RequestStage::Reading(_)
             | RequestStage::Dial(_)
             | RequestStage::Renew(_)
+            | RequestStage::Upkeep(_)
             | RequestStage::AllowClaim => {}
         }
         self.report(id, open.recipient, result);

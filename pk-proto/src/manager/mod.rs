@@ -27,6 +27,7 @@ mod signalling;
 mod state;
 mod store_reads;
 mod sync;
+mod upkeep;
 mod validate;
 mod writes;
 
@@ -40,6 +41,7 @@ use self::state::known_nodes::KnownNodes;
 use self::state::request_table::RequestTable;
 use self::state::signalling::Signalling;
 use self::state::stage::is_writing;
+use self::state::upkeep::Upkeep;
 use self::state::writes::Writes;
 use crate::api::config::Config;
 use crate::api::error::{ConnectionErrorReason, Failure, PeerFault, RequestError, StartError};
@@ -112,6 +114,7 @@ impl NodeManager {
         Ok(Self {
             cx: Cx::new(config, own.chain, seed, now, unix),
             nodes: KnownNodes::new(graph, snapshot.refreshed.into_iter().collect()),
+            upkeep: Upkeep::default(),
             graph_writer: GraphWriter::new(snapshot.meta.as_ref()),
             writes: Writes::default(),
             forks: ForkWatch::default(),
@@ -222,7 +225,9 @@ impl NodeManager {
         if let Some(bucket) = self.cx.own().bucket_index(&node) {
             self.nodes.pending.remove(bucket, &node);
         }
-        Ok(self.remove_from_graph(&node))
+        let known = self.remove_from_graph(&node);
+        self.refill(&node);
+        Ok(known)
     }
 
     /// Accepts streams of an application protocol from now on. They are passed on in
@@ -419,6 +424,8 @@ impl NodeManager {
                 let former = self.leave_former(&chain);
                 self.punched(&chain);
                 self.proven(node, address.clone(), data);
+                chain.iter().skip(1).for_each(|former| self.refill(former));
+                self.keep_far();
                 if self.nodes.graph.contains(&node) {
                     for (address, data) in former {
                         self.set_in_graph(node, address, data);
@@ -453,6 +460,7 @@ impl NodeManager {
                 self.rpc.connection_closed(&mut self.cx, conn, &why);
                 if accepted {
                     self.cx.event(Event::ConnectionClosed { conn, node, why });
+                    self.keep_far();
                 }
             }
             ConnectEvent::RaceEnded { node, waiters, result } => {
@@ -468,6 +476,7 @@ impl NodeManager {
             RpcEvent::Hello { conn } => self.connections.accepted(&mut self.cx, conn),
             RpcEvent::CallEnded { request, conn, stream, result } => {
                 self.connections.touch(&mut self.cx, conn);
+                self.question_answered(conn, &result);
                 if self.requests.get(request).is_some() {
                     self.call_ended(request, conn, stream, result);
                 } else {
@@ -502,7 +511,7 @@ impl NodeManager {
     fn idle(&mut self, conn: ConnectionId) {
         if self.connections.is_retired(conn) {
             self.connections.close_idle(&mut self.cx, conn);
-        } else if self.connections.is_leased(conn) {
+        } else if self.connections.is_leased(conn) || self.connections.is_kept(conn) {
             self.connections.touch(&mut self.cx, conn);
             self.keep_alive(conn);
         } else if self.rpc.in_use(conn) {

@@ -5,6 +5,7 @@ use super::state::forks::ForkWatch;
 use super::state::known_nodes::KnownNodes;
 use super::state::request_table::RequestTable;
 use super::state::signalling::Signalling;
+use super::state::upkeep::Upkeep;
 use super::state::writes::Writes;
 use crate::connect::table::Connections;
 use crate::graph_writer::GraphWriter;
@@ -19,6 +20,7 @@ use crate::shares::Shares;
 pub struct NodeManager {
     pub(super) cx: Cx,
     pub(super) nodes: KnownNodes,
+    pub(super) upkeep: Upkeep,
     pub(super) graph_writer: GraphWriter,
     pub(super) writes: Writes,
     pub(super) forks: ForkWatch,

@@ -1,10 +1,12 @@
-//! Refresh of the graph: refresh timers of the buckets, and the retry when the node is isolated
-//! (specification: refreshBucket, setupRefreshBucketTasks, updateRefreshBucketDelay,
-//! retryConnections).
+//! Refresh of the graph: refresh timers of the buckets (specification: refreshBucket,
+//! setupRefreshBucketTasks, updateRefreshBucketDelay).
 //!
 //! Only the buckets from the nearest non-empty one outwards have timers. Nearer buckets are empty
 //! in the whole network. Timers have random jitter, and at most [`AT_ONCE`] refreshes run at a
 //! time, so that a start or a wake-up from sleep causes no burst of searches.
+//!
+//! A join and a request refresh a bucket with a search for all of its closest nodes. A timer does so
+//! with a search for one node: that one shows whether the bucket has news, for a tenth of the cost.
 
 use core::time::Duration;
 
@@ -22,6 +24,9 @@ use crate::types::time::Instant;
 const AT_ONCE: usize = 2;
 /// Delay of a refresh that is due while [`AT_ONCE`] others run.
 const BUSY_DELAY: Duration = Duration::from_secs(5);
+/// Connection attempts of a periodic refresh. With three, refreshes are half of the dials of an idle
+/// node, and find no more.
+const NARROW: usize = 1;
 /// Interval between the refreshes of two buckets after a join.
 const JOIN_STEP: Duration = Duration::from_secs(1);
 
@@ -122,24 +127,35 @@ impl NodeManager {
             self.cx.timers.set(Timer::Refresh(bucket), self.cx.now + BUSY_DELAY);
             return;
         }
+        let (count, find) = if self.nodes.due_after_join.contains(&bucket) {
+            (self.cx.config.bucket_limit, FindNodeOptions::default())
+        } else {
+            let narrow = FindNodeOptions {
+                concurrency: Some(1),
+                limit: Some(NARROW),
+                ..FindNodeOptions::default()
+            };
+            (1, narrow)
+        };
         self.mark_refreshed(bucket);
         let id = self.cx.ids.request();
         let deadline = self.cx.now + self.cx.config.request_deadline;
-        self.refresh(id, Recipient::Refresh, deadline, bucket, &FindNodeOptions::default());
+        self.refresh(id, Recipient::Refresh, deadline, bucket, count, &find);
     }
 
-    /// Starts a search for a random id of a bucket.
+    /// Starts a search for the `count` nodes closest to a random id of a bucket.
     pub(super) fn refresh(
         &mut self,
         id: RequestId,
         recipient: Recipient,
         deadline: Instant,
         bucket: BucketIndex,
+        count: usize,
         find: &FindNodeOptions,
     ) {
         self.cx.metrics.refreshes += 1;
         let target = self.random_id(bucket);
-        self.search(id, recipient, deadline, target, find, OnConnected::ReportRefresh);
+        self.search(id, recipient, deadline, target, find, OnConnected::ReportRefresh { count });
     }
 
     /// Records that a bucket is being refreshed, and sets its next refresh one delay later.
@@ -165,21 +181,6 @@ impl NodeManager {
             self.nodes.due_after_join.insert(BucketIndex(index));
             self.set_refresh(BucketIndex(index), self.cx.now + delay, true);
         }
-    }
-
-    /// Handles the retry timer: without a connection to the farther half of all ids, starts a
-    /// search there. A search for the local id follows it.
-    pub(super) fn retry_due(&mut self) {
-        self.cx.timers.set(Timer::Retry, self.cx.now + self.cx.config.retry_delay);
-        if self.requests.is_retrying()
-            || self.connections.has_connection_in(&self.cx, BucketIndex(255))
-            || self.nodes.graph.is_empty()
-        {
-            return;
-        }
-        let id = self.cx.ids.request();
-        let deadline = self.cx.now + self.cx.config.request_deadline;
-        self.refresh(id, Recipient::Retry, deadline, BucketIndex(255), &FindNodeOptions::default());
     }
 
     /// Starts a search for the local id in the background.

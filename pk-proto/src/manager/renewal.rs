@@ -236,11 +236,13 @@ impl NodeManager {
         }
         self.graph_writer.space_switched(&mut self.cx);
 
+        // Before their connections close: nothing is sent on one that does.
+        let searches = self.end_self_searches(old);
         let Self { cx, connections, rpc, .. } = self;
         connections.retire(cx, |conn| rpc.in_use(conn));
         self.cx.event(Event::IdentityRenewed { old, new });
         self.advertise_instead_of(old);
-        self.restart_self_searches(old, new);
+        self.restart_self_searches(new, searches);
         if self.cx.phase() == Phase::Running {
             self.search_for_self(Recipient::None);
         }
@@ -287,6 +289,7 @@ impl NodeManager {
             }
         }
         self.arm_useful();
+        self.keep_far();
         self.tell_waiters(waiters);
     }
 }

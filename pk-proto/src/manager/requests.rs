@@ -123,6 +123,7 @@ impl NodeManager {
                     recipient,
                     deadline,
                     bucket,
+                    self.cx.config.bucket_limit,
                     &FindNodeOptions { options, ..FindNodeOptions::default() },
                 );
             }

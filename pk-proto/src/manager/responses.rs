@@ -80,12 +80,27 @@ impl NodeManager {
 
     // -- calls
 
-    /// Sends a ping on a leased connection, so that the peer does not close it as idle. No request
-    /// waits for the response.
+    /// Sends a ping on a connection that stays open, so that the peer does not close it as idle. No
+    /// request waits for the response.
     pub(super) fn keep_alive(&mut self, conn: ConnectionId) {
         let (id, nonce) = (self.cx.ids.request(), self.cx.random_u64(RngStream::Calls));
         let deadline = self.cx.now + self.cx.config.call_timeout;
         self.rpc.call(&mut self.cx, conn, id, RpcRequest::Ping { nonce }, deadline);
+    }
+
+    /// A call has ended: a peer that has answered it may want room in its bucket. A ping is no
+    /// question.
+    pub(super) fn question_answered(
+        &mut self,
+        conn: ConnectionId,
+        result: &Result<CompletedCall, Failure>,
+    ) {
+        let Ok(CompletedCall { answer, .. }) = result else { return };
+        if !matches!(answer, RpcResponse::Pong { .. } | RpcResponse::Refused(_))
+            && let Some(node) = self.connections.node(conn)
+        {
+            self.wants_room(&node);
+        }
     }
 
     /// Handles the response to the call of a request, or its failure.

@@ -140,7 +140,7 @@ pub(super) fn retry_plan(
         // A chain counts its repetitions itself.
         OnConnected::ChainData { .. } | OnConnected::ChainOn(_) => return None,
         OnConnected::Report
-        | OnConnected::ReportRefresh
+        | OnConnected::ReportRefresh { .. }
         | OnConnected::ReportClosest { .. }
         | OnConnected::Acquire
         | OnConnected::ConnectThrough { .. }

@@ -32,6 +32,14 @@ use crate::wire::message::{RpcRequest, RpcResponse};
 /// Maximum number of targets for whose searches a node that has connected becomes a candidate.
 const OFFERED_TO: usize = 8;
 
+/// A search for the local id, which starts again after a key renewal.
+pub(super) struct RestartedSearch {
+    id: RequestId,
+    recipient: Recipient,
+    deadline: Instant,
+    find: FindNodeOptions,
+}
+
 impl Reactions for Search {
     fn on_race_ended(&self) -> Option<OnRaceEnded> {
         Some(NodeManager::search_race_ended)
@@ -77,8 +85,9 @@ impl NodeManager {
         on_connected: OnConnected,
     ) {
         let (goal, count) = match on_connected {
-            OnConnected::ReportClosest { count } => (Goal::Closest, count),
-            OnConnected::ReportRefresh => (Goal::Closest, self.cx.config.bucket_limit),
+            OnConnected::ReportClosest { count } | OnConnected::ReportRefresh { count } => {
+                (Goal::Closest, count)
+            }
             _ if self.cx.is_own(&target) => (Goal::Closest, self.cx.config.bucket_limit),
             _ => (Goal::Node, self.cx.config.bucket_limit),
         };
@@ -278,7 +287,9 @@ impl NodeManager {
 
         let next = match (on_connected, awaited, connection) {
             (OnConnected::Report, ..) => Transition::End(Ok(Reply::FindNode(outcome))),
-            (OnConnected::ReportRefresh, ..) => Transition::End(Ok(Reply::RefreshBucket(outcome))),
+            (OnConnected::ReportRefresh { .. }, ..) => {
+                Transition::End(Ok(Reply::RefreshBucket(outcome)))
+            }
             (OnConnected::ReportClosest { .. }, ..) => {
                 let FindOutcome { ended, stats, trace, .. } = outcome;
                 let found = ClosestOutcome { nodes: closest, ended, stats, trace };
@@ -343,13 +354,14 @@ impl NodeManager {
         lookup.finish(&mut self.cx, end)
     }
 
-    /// Restarts searches for the former local id with the new id, after a key renewal.
-    pub(super) fn restart_self_searches(&mut self, old: NodeId, new: NodeId) {
+    /// Ends the searches for the former local id at a key renewal. Returns how they start again.
+    pub(super) fn end_self_searches(&mut self, old: NodeId) -> Vec<RestartedSearch> {
         let is_report = |id: &RequestId| {
             let search = self.requests.stage::<Search>(*id);
             search.is_some_and(|search| matches!(search.on_connected, OnConnected::Report))
         };
         let searches: Vec<_> = self.requests.searches_for(&old).filter(is_report).collect();
+        let mut ended = Vec::new();
         for id in searches {
             let Some(OpenRequest {
                 recipient,
@@ -361,6 +373,14 @@ impl NodeManager {
             };
             let find = lookup.limits();
             self.end_search(id, lookup, FindEnd::Exhausted);
+            ended.push(RestartedSearch { id, recipient, deadline, find });
+        }
+        ended
+    }
+
+    /// Starts searches again, for the new local id.
+    pub(super) fn restart_self_searches(&mut self, new: NodeId, ended: Vec<RestartedSearch>) {
+        for RestartedSearch { id, recipient, deadline, find } in ended {
             self.search(id, recipient, deadline, new, &find, OnConnected::Report);
         }
     }
@@ -411,7 +431,7 @@ impl NodeManager {
         let call_deadline = deadline.min(cx.now + cx.config.call_timeout);
         let stage = match on_connected {
             OnConnected::Report
-            | OnConnected::ReportRefresh
+            | OnConnected::ReportRefresh { .. }
             | OnConnected::ReportClosest { .. }
             | OnConnected::ClaimNode(_)
             | OnConnected::ClaimNetwork { .. } => None,

@@ -16,6 +16,11 @@ const CONNECTIONS_TOLD: usize = 4;
 impl NodeManager {
     /// Responds to a request of a peer, or starts what the response needs.
     pub(super) fn serve(&mut self, conn: ConnectionId, stream: StreamId, question: &RpcRequest) {
+        if matches!(question, RpcRequest::Closest { .. } | RpcRequest::Claims { .. })
+            && let Some(asker) = self.connections.node(conn)
+        {
+            self.wants_room(&asker);
+        }
         let answer = match question {
             RpcRequest::Claims { after, max_bytes } => {
                 return self.serve_claims(conn, stream, *after, *max_bytes);

@@ -16,6 +16,8 @@ pub(in crate::manager) struct Rounds {
     /// Requests that end with the next round.
     pub(in crate::manager) waiting: Vec<RequestId>,
     pub(in crate::manager) begun: Option<Instant>,
+    /// When a contact was last probed because a pending node wants its place.
+    pub(in crate::manager) probed: Option<Instant>,
 }
 
 impl Rounds {

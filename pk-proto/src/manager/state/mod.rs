@@ -17,4 +17,5 @@ pub(super) mod self_issued;
 pub(super) mod signalling;
 pub(super) mod stage;
 pub(super) mod sync;
+pub(super) mod upkeep;
 pub(super) mod writes;

@@ -13,6 +13,7 @@ use super::stage::{
     RequestStage, RoomWaiter, Search,
 };
 use super::sync::Sync;
+use super::upkeep::Errand;
 use crate::types::id::{NodeId, RequestId};
 use crate::types::nearest;
 use crate::types::time::Instant;
@@ -42,7 +43,7 @@ macro_rules! payloads {
 payloads! {
     Find(Search) Dial(OnDialed) Call(PendingCall) OpenStream(OpeningStream) Sync(Sync) WaitForRoom(RoomWaiter)
     Collect(Collect) Renew(Renewal) QueryMdns(MdnsQuery) ClaimNode(OutgoingExchange) AddClaim(SelfIssuedClaim) ChainData(Chain)
-    Reading(Reading)
+    Reading(Reading) Upkeep(Errand)
 }
 
 /// A request in a known stage.

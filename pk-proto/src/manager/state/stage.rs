@@ -13,6 +13,7 @@ use super::renewal::Renewal;
 use super::repeats::Repeats;
 use super::self_issued::SelfIssuedClaim;
 use super::sync::Sync;
+use super::upkeep::Errand;
 use crate::api::error::Failure;
 use crate::api::reply::Reply;
 use crate::claims::{Claim, ClaimContent};
@@ -80,8 +81,8 @@ pub(in crate::manager) enum Recipient {
     Join,
     /// No receiver: it refreshes a bucket in the background.
     Refresh,
-    /// No receiver: it searches for a connection to the farther half of all ids. A search for the
-    /// local id follows it.
+    /// No receiver: it searches for a connection to the farther half of all ids, because no contact
+    /// there can be reached. A search for the local id follows it.
     Retry,
 }
 
@@ -123,6 +124,8 @@ pub(in crate::manager) enum RequestStage {
     ChainData(Box<Chain>),
     /// Reading from the store.
     Reading(Reading),
+    /// Dialing a contact in the background.
+    Upkeep(Errand),
     /// Waiting until all changes are written.
     Flush,
 }
@@ -169,7 +172,10 @@ pub(in crate::manager) struct MdnsQuery {
 #[derive(Debug)]
 pub(in crate::manager) enum OnConnected {
     Report,
-    ReportRefresh,
+    /// A bucket is refreshed, by a search for this many nodes.
+    ReportRefresh {
+        count: usize,
+    },
     /// The nodes closest to the target were searched for, as many as this.
     ReportClosest {
         count: usize,

@@ -1,0 +1,71 @@
+//! Upkeep of the node graph in the background (docs/DESIGN.md, Upkeep of the graph). The decisions
+//! are those of `crate::upkeep`.
+
+mod far;
+mod newcomers;
+
+use super::lifecycle::{OnRaceEnded, RaceResult, Reactions};
+use super::node::NodeManager;
+use super::state::stage::{OpenRequest, Recipient, RequestStage};
+use super::state::upkeep::Errand;
+use crate::api::error::Failure;
+use crate::api::transport::DialFailure;
+use crate::machine::dial::DialTarget;
+use crate::types::address::NodeAddress;
+use crate::types::id::{NodeId, RequestId};
+
+impl Reactions for Errand {
+    fn on_race_ended(&self) -> Option<OnRaceEnded> {
+        Some(|node, id, contact, result| {
+            if let Some(errand) = node.requests.stage::<Self>(id).copied() {
+                node.errand_ended(id, errand, contact, &result);
+            }
+        })
+    }
+}
+
+impl NodeManager {
+    /// Dials a contact in the background. Returns whether the dial was started; it is not if the
+    /// node is no contact, or has a connection.
+    fn dial_contact(&mut self, node: NodeId, errand: Errand) -> bool {
+        if self.connections.primary(&node).is_some() {
+            return false;
+        }
+        let timeout = self.cx.config.connect_timeout;
+        let Some(contact) = self.nodes.graph.get(&node) else { return false };
+        let dial_target = DialTarget::known(node, contact, timeout);
+        let id = self.cx.ids.request();
+        // The race ends at its own deadline, which is earlier.
+        let deadline = self.cx.now + timeout * 2;
+        self.cx.metrics.upkeep_dials += 1;
+        let stage = RequestStage::Upkeep(errand);
+        self.begin(id, OpenRequest { recipient: Recipient::None, deadline, stage });
+        self.connections.dial(&mut self.cx, id, dial_target);
+        true
+    }
+
+    /// Handles the end of a dial in the background.
+    fn errand_ended(&mut self, id: RequestId, errand: Errand, node: NodeId, result: &RaceResult) {
+        self.end(id, Err(Failure::Cancelled));
+        match errand {
+            Errand::Far => self.far_dialed(node, result.is_ok()),
+            Errand::Newcomer => {
+                if result.as_ref().err().is_some_and(|failures| is_silent(failures)) {
+                    self.probed_dead(&node);
+                }
+            }
+        }
+    }
+}
+
+/// Returns whether a dial failed because nothing answered, which is a sign that the node is gone.
+fn is_silent(failures: &[(NodeAddress, DialFailure)]) -> bool {
+    let silent = |why: &DialFailure| {
+        matches!(
+            why,
+            DialFailure::TimedOut | DialFailure::TimedOutAfterSignal | DialFailure::Transport(_)
+        )
+    };
+    let answered = |why: &DialFailure| matches!(why, DialFailure::Rejected { .. });
+    failures.iter().any(|(_, why)| silent(why)) && !failures.iter().any(|(_, why)| answered(why))
+}

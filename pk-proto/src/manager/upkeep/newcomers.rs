@@ -1,0 +1,60 @@
+//! Newcomers to full buckets. A node without room starts no garbage collection round: it waits as a
+//! replacement for a contact that leaves. Only if it has asked something or answered, the least recently
+//! connected contact of its bucket is probed, that one alone, and only after a long silence. A
+//! probe asks nothing, so that it makes this node no newcomer elsewhere.
+
+use core::time::Duration;
+
+use super::super::node::NodeManager;
+use super::super::state::upkeep::Errand;
+use crate::graph::{Direction, NodeOrder};
+use crate::machine::phase::Phase;
+use crate::types::id::{BucketIndex, NodeId};
+
+impl NodeManager {
+    /// A question between this node and a peer was answered. If the peer waits for room in its
+    /// bucket, a contact there may be probed.
+    pub(in crate::manager) fn wants_room(&mut self, node: &NodeId) {
+        let Some(bucket) = self.cx.own().bucket_index(node) else { return };
+        if self.cx.phase() != Phase::Running || !self.nodes.pending.contains(bucket, node) {
+            return;
+        }
+        let (now, interval) = (self.cx.now, self.cx.config.collect_interval);
+        let rounds = self.nodes.collections.entry(bucket).or_default();
+        if rounds.active || rounds.probed.is_some_and(|at| now.since(at) < interval) {
+            return;
+        }
+        if let Some(oldest) = self.stale_contact(bucket) {
+            if let Some(rounds) = self.nodes.collections.get_mut(&bucket) {
+                rounds.probed = Some(now);
+            }
+            self.dial_contact(oldest, Errand::Newcomer);
+        }
+    }
+
+    /// Returns the least recently connected contact of a bucket without a connection, if its last
+    /// one is older than `UpkeepConfig::fresh`.
+    fn stale_contact(&self, bucket: BucketIndex) -> Option<NodeId> {
+        let contacts =
+            self.nodes.graph.bucket_sorted(bucket, NodeOrder::ConnectedTime, Direction::Ascending);
+        let mut contacts = contacts.into_iter();
+        let (node, contact) =
+            contacts.find(|(node, _)| self.connections.primary(node).is_none())?;
+        let silent = self.cx.unix().0.saturating_sub(contact.connected_time().0);
+        (Duration::from_millis(silent) >= self.cx.config.upkeep.fresh).then_some(node)
+    }
+
+    /// The contact that was probed for a newcomer did not answer: the newcomer takes its place.
+    pub(super) fn probed_dead(&mut self, node: &NodeId) {
+        self.cx.metrics.nodes_dead += 1;
+        self.remove_from_graph(node);
+        self.refill(node);
+    }
+
+    /// Admits nodes that wait for room in the bucket of a node that has left.
+    pub(in crate::manager) fn refill(&mut self, node: &NodeId) {
+        if let Some(bucket) = self.cx.own().bucket_index(node) {
+            self.fill(bucket);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Decisions of the upkeep of the node graph (docs/DESIGN.md, Upkeep of the graph). Each file is a
+//! small state machine that dials nothing; `manager/upkeep/` executes what they decide.
+
+pub(crate) mod far;
