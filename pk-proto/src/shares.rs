@@ -82,20 +82,14 @@ impl Limits {
         }
     }
 
-    /// Returns whether there is room for another entry of a source beside the existing ones. For
-    /// short tables whose entries contain their source.
-    pub(crate) fn check_beside<'a>(
-        &self,
-        source: &Source,
-        entries: impl Iterator<Item = &'a Source>,
-    ) -> Result<(), Full> {
-        let (mut total, mut network, mut node) = (0, 0, 0);
-        for entry in entries {
-            total += 1;
-            network += usize::from(entry.network == source.network);
-            node += usize::from(entry.node == source.node);
-        }
-        self.check(total, network, node)
+    /// Returns whether there is room for another entry of a source beside those of some tables.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub(crate) fn check_beside(&self, source: &Source, tables: &[&Shares]) -> Result<(), Full> {
+        let sum =
+            |of: fn(&Shares, &Source) -> usize| tables.iter().map(|table| of(table, source)).sum();
+        self.check(sum(|table, _| table.total), sum(Shares::of_network), sum(Shares::of_node))
     }
 }
 
@@ -113,16 +107,24 @@ impl Shares {
     /// # Errors
     /// The limit that is reached. Nothing is counted.
     pub(crate) fn take(&mut self, source: &Source, limits: &Limits) -> Result<(), Full> {
-        let count = |count: Option<&usize>| count.copied().unwrap_or_default();
-        limits.check(
-            self.total,
-            count(self.networks.get(&source.network)),
-            count(self.nodes.get(&source.node)),
-        )?;
+        limits.check_beside(source, &[self])?;
+        self.add(source);
+        Ok(())
+    }
+
+    /// Counts another entry of a source, without a limit.
+    fn add(&mut self, source: &Source) {
         self.total += 1;
         *self.networks.entry(source.network).or_default() += 1;
         *self.nodes.entry(source.node).or_default() += 1;
-        Ok(())
+    }
+
+    fn of_network(&self, source: &Source) -> usize {
+        self.networks.get(&source.network).copied().unwrap_or_default()
+    }
+
+    fn of_node(&self, source: &Source) -> usize {
+        self.nodes.get(&source.node).copied().unwrap_or_default()
     }
 
     /// Removes an entry of a source.
@@ -144,6 +146,66 @@ pub(crate) fn decrement<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
             // An emptied tree holds memory, a new one does not.
             *counts = BTreeMap::new();
         }
+    }
+}
+
+/// An entry of a table that contains its source, which does not change.
+pub(crate) trait Charged {
+    fn source(&self) -> &Source;
+}
+
+/// Entries that contain their source, each counted for it.
+#[derive(Debug)]
+pub(crate) struct Counted<K, V> {
+    entries: BTreeMap<K, V>,
+    shares: Shares,
+}
+
+impl<K, V> Default for Counted<K, V> {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new(), shares: Shares::default() }
+    }
+}
+
+impl<K: Ord, V: Charged> Counted<K, V> {
+    /// Adds an entry, or replaces the one with the same key.
+    pub(crate) fn insert(&mut self, key: K, entry: V) {
+        self.shares.add(entry.source());
+        if let Some(before) = self.entries.insert(key, entry) {
+            self.shares.give_back(before.source());
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        let entry = self.entries.remove(key)?;
+        self.shares.give_back(entry.source());
+        Some(entry)
+    }
+
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        self.entries.get(key)
+    }
+
+    /// Returns an entry to change; its source must stay the same.
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.get_mut(key)
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.entries.values()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        debug_assert_eq!(self.entries.len(), self.shares.total);
+        self.entries.len()
+    }
+
+    pub(crate) fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -231,7 +293,7 @@ mod tests {
     #[test]
     fn each_limit_refuses_its_own_source_only() {
         let limits = Limits { total: 4, network: 3, node: 2 };
-        let mut shares = Shares::default();
+        let (mut shares, empty) = (Shares::default(), Shares::default());
         let taken = [source(1, 1), source(1, 1), source(2, 1)];
         for source in &taken {
             assert_eq!(shares.take(source, &limits), Ok(()));
@@ -241,7 +303,8 @@ mod tests {
             (source(3, 1), Err(Full::Network)),
             (source(4, 2), Ok(())),
         ] {
-            assert_eq!(limits.check_beside(&source, taken.iter()), expected);
+            assert_eq!(limits.check_beside(&source, &[&shares]), expected);
+            assert_eq!(limits.check_beside(&source, &[&empty, &shares, &empty]), expected);
             assert_eq!(shares.take(&source, &limits), expected);
         }
         assert_eq!(shares.take(&source(5, 3), &limits), Err(Full::Table));
@@ -249,6 +312,29 @@ mod tests {
             shares.give_back(source);
         }
         assert_eq!((shares.total, shares.networks.len(), shares.nodes.len()), (0, 0, 0));
+    }
+
+    impl Charged for Source {
+        fn source(&self) -> &Source {
+            self
+        }
+    }
+
+    #[test]
+    fn entries_of_a_table_are_counted_until_they_are_replaced_or_removed() {
+        let limits = Limits { total: 9, network: 2, node: 1 };
+        let mut table = Counted::default();
+        table.insert(1, source(1, 1));
+        table.insert(1, source(1, 1));
+        assert_eq!(limits.check_beside(&source(1, 2), &[table.shares()]), Err(Full::Node));
+        table.insert(2, source(2, 1));
+        assert_eq!(limits.check_beside(&source(3, 1), &[table.shares()]), Err(Full::Network));
+        table.insert(1, source(4, 2));
+        assert_eq!(limits.check_beside(&source(1, 1), &[table.shares()]), Ok(()));
+        assert_eq!((table.remove(&2), table.remove(&2)), (Some(source(2, 1)), None));
+        assert_eq!((table.len(), table.get(&1)), (1, Some(&source(4, 2))));
+        table.clear();
+        assert_eq!((table.len(), table.shares().nodes.len()), (0, 0));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use super::connection::{Connection, State};
+use super::room::RECENT;
 use super::table::Connections;
 use crate::machine::cx::Cx;
 use crate::machine::timer::Timer;
@@ -13,9 +14,7 @@ impl Connections {
     /// A connection was used: its idle time starts again.
     pub(crate) fn touch(&mut self, cx: &mut Cx, conn: ConnectionId) {
         // A retired connection closes at its time, however much it is used.
-        if !self.is_retired(conn) {
-            self.set_used_at(conn, cx.now);
-            self.note_use(conn, cx.now);
+        if self.note_use(conn, cx.now, RECENT) {
             self.arm(cx, conn);
         }
     }
@@ -35,7 +34,8 @@ impl Connections {
 
     /// Returns when a connection closes if it is not used.
     pub(super) fn idle_at(&self, cx: &Cx, conn: ConnectionId, connection: &Connection) -> Instant {
-        connection.used_at + idle_timeout(cx, &connection.node, self.is_primary(conn))
+        let is_primary = self.primary(&connection.node) == Some(conn);
+        connection.used_at + idle_timeout(cx, &connection.node, is_primary)
     }
 
     /// Returns whether a lease holds a connection.

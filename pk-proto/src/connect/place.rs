@@ -102,9 +102,13 @@ impl Room {
         network: Network,
         now: Instant,
     ) {
-        if let Some(turn) = place.turn.as_mut() {
-            self.dequeue(network, *turn);
-            *turn = self.enqueue(conn, network, now);
+        if let Some(turn) = place.turn.as_mut()
+            && let Some(queue) = self.networks.get_mut(&network)
+        {
+            queue.remove(turn);
+            *turn = (now, self.next_turn);
+            self.next_turn = self.next_turn.saturating_add(1);
+            queue.insert(*turn, conn);
         }
     }
 

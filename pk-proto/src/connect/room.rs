@@ -11,13 +11,12 @@ use crate::machine::cx::Cx;
 use crate::shares::{Full, Limits, Source};
 use crate::types::id::{ConnectionId, NodeId, RaceId};
 use crate::types::network::Network;
-use crate::types::time::Instant;
 
 /// Maximum number of connections that are checked for eviction.
 const LOOKS: usize = 1024;
 /// A connection used within this time is evicted only if there is no other. Uses within this time
 /// after each other do not change the order of eviction.
-const RECENT: Duration = Duration::from_secs(1);
+pub(super) const RECENT: Duration = Duration::from_secs(1);
 
 impl Connections {
     /// Returns what the peer of a connection counts for.
@@ -47,14 +46,6 @@ impl Connections {
         let limit = cx.config.connection_limit;
         (side == Side::Acceptor && self.room().incoming >= limit - reserve(cx))
             || self.room().total() + self.dial_count() >= limit
-    }
-
-    /// A connection was used.
-    pub(super) fn note_use(&mut self, conn: ConnectionId, now: Instant) {
-        let turn = self.state(conn).and_then(|state| state.place()?.turn);
-        if turn.is_some_and(|(at, _)| now.since(at) >= RECENT) {
-            self.move_back(conn, now);
-        }
     }
 
     /// Makes room for an incoming connection if there is none: evicts an unused connection of its
@@ -208,6 +199,7 @@ mod tests {
     use super::*;
     use crate::api::config::Config;
     use crate::machine::dial::AddressOrigin;
+    use crate::types::time::Instant;
     use crate::types::time::UnixMillis;
     use crate::wire::dialect::Dialect;
 

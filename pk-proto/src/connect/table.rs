@@ -4,6 +4,7 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::{String, ToString};
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use super::by_id::ById;
 use super::change::Change;
@@ -241,10 +242,22 @@ impl Connections {
         }
     }
 
-    pub(super) fn set_used_at(&mut self, conn: ConnectionId, now: Instant) {
-        if let Some(connection) = self.states.get_mut(&conn).and_then(State::connection_mut) {
-            connection.used_at = now;
+    /// Notes a use of a connection. After `recent` since it was put there, an incoming one moves
+    /// behind all others of its network. Returns `false` for a retired connection, which nothing
+    /// changes, and for an unknown one.
+    pub(super) fn note_use(&mut self, conn: ConnectionId, now: Instant, recent: Duration) -> bool {
+        let Some(state) = self.states.get_mut(&conn) else { return false };
+        if matches!(state, State::Retired { .. }) {
+            return false;
         }
+        let Some((connection, place)) = state.parts_mut() else { return false };
+        connection.used_at = now;
+        if let Some(place) = place
+            && place.turn.is_some_and(|(at, _)| now.since(at) >= recent)
+        {
+            self.room.move_back(place, conn, connection.network, now);
+        }
+        true
     }
 
     /// An incoming connection makes room after all others of its network.

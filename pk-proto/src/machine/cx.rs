@@ -1,6 +1,6 @@
 //! Context passed to every component: current time, random streams, timers, output queue.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -63,6 +63,10 @@ pub(crate) struct Cx {
     /// Address classes of the local listeners.
     listening: Vec<Reach>,
     outputs: VecDeque<Output>,
+    /// Number of outputs that the driver has taken.
+    taken: u64,
+    /// Hand-overs among the outputs, by stream, with the number of outputs before them.
+    detaching: BTreeMap<StreamId, u64>,
     wall: WallClock,
     rngs: [ChaCha8Rng; RNG_STREAMS as usize],
 }
@@ -93,6 +97,8 @@ impl Cx {
             own,
             listening: Vec::new(),
             outputs: VecDeque::new(),
+            taken: 0,
+            detaching: BTreeMap::new(),
             wall: WallClock::new(now, unix),
             rngs: core::array::from_fn(rng_stream),
         }
@@ -214,6 +220,9 @@ impl Cx {
     /// rely on that.
     pub(crate) fn output(&mut self, output: Output) {
         if self.phase.allows_output(&output) {
+            if let Output::DetachStream { stream, .. } = &output {
+                self.detaching.insert(*stream, self.taken + self.outputs.len() as u64);
+            }
             self.outputs.push_back(output);
         } else {
             self.metrics.outputs_suppressed += 1;
@@ -223,11 +232,9 @@ impl Cx {
     /// Appends bytes to a stream that is being handed over; `false` if the driver already has the
     /// hand-over, or there is none.
     pub(crate) fn append_unread(&mut self, id: StreamId, bytes: &[u8]) -> bool {
-        let unread = self.outputs.iter_mut().rev().find_map(|output| match output {
-            Output::DetachStream { stream, unread, .. } if *stream == id => Some(unread),
-            _ => None,
-        });
-        let Some(unread) = unread else { return false };
+        let place = self.detaching.get(&id).and_then(|place| place.checked_sub(self.taken));
+        let output = place.and_then(|place| self.outputs.get_mut(usize::try_from(place).ok()?));
+        let Some(Output::DetachStream { unread, .. }) = output else { return false };
         *unread = [&unread[..], bytes].concat().into();
         true
     }
@@ -241,6 +248,11 @@ impl Cx {
     }
 
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
-        queue::take(&mut self.outputs)
+        let output = queue::take(&mut self.outputs)?;
+        self.taken = self.taken.saturating_add(1);
+        if let Output::DetachStream { stream, .. } = &output {
+            self.detaching.remove(stream);
+        }
+        Some(output)
     }
 }

@@ -36,7 +36,6 @@ impl TimerQueue {
     /// allow it. A timer that has just fired fires again in a later call at the earliest, so that
     /// no timer keeps a call from returning.
     pub(crate) fn set(&mut self, timer: Timer, at: Instant) {
-        self.cancel(timer);
         if !self.phase.allows_timer(&timer) {
             return;
         }
@@ -44,7 +43,11 @@ impl TimerQueue {
             Some((fired, now)) if fired == timer => at.max(now + RESOLUTION),
             _ => at,
         };
-        self.by_timer.insert(timer, at);
+        match self.by_timer.insert(timer, at) {
+            Some(before) if before == at => return,
+            Some(before) => drop(self.by_time.remove(&(before, timer))),
+            None => {}
+        }
         self.by_time.insert((at, timer));
     }
 

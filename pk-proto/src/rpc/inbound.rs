@@ -15,7 +15,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::event::{ExchangeStep, RpcEvent};
-use super::table::{Purpose, RecvHalf, Rpc, Stream};
+use super::table::{PerConnection, Purpose, RecvHalf, Rpc, Stream};
 use crate::api::error::{Failure, PeerFault, code};
 use crate::api::output::Output;
 use crate::api::transport::Opener;
@@ -368,9 +368,9 @@ impl Rpc {
     /// Grants what a stream needs next, or lets it wait for the connection's window. Returns
     /// `false` if it waits.
     pub(super) fn grant(&mut self, cx: &mut Cx, id: StreamId) -> bool {
-        self.account(id);
         let Some(stream) = self.streams.get_mut(&id) else { return true };
         let Some(connection) = self.connections.get_mut(&stream.conn) else { return true };
+        stream.account(connection, &mut self.received);
         if stream.recv.is_over() || !stream.reads() || connection.is_early(id) {
             return true;
         }
@@ -384,27 +384,18 @@ impl Rpc {
             return false;
         }
         stream.recv.credit = stream.recv.credit.saturating_add(need);
+        stream.account(connection, &mut self.received);
         cx.output(Output::ReadCredit { stream: id, bytes: need });
-        self.account(id);
         true
     }
 
     /// A stream is no longer read: others get its credit.
     pub(super) fn refund(&mut self, cx: &mut Cx, id: StreamId) {
-        self.account(id);
-        if let Some(conn) = self.streams.get(&id).map(|stream| stream.conn) {
-            self.feed(cx, conn);
-        }
-    }
-
-    /// Updates the sum of the connection with the present cost of a stream.
-    fn account(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let Some(connection) = self.connections.get_mut(&stream.conn) else { return };
-        let cost = stream.recv.cost();
-        connection.received = connection.received.saturating_sub(stream.cost).saturating_add(cost);
-        self.received = self.received.saturating_sub(stream.cost).saturating_add(cost);
-        stream.cost = cost;
+        let conn = stream.conn;
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        stream.account(connection, &mut self.received);
+        self.feed(cx, conn);
     }
 
     /// Serves the streams that wait for credit, in order, as far as the window allows.
@@ -419,6 +410,17 @@ impl Rpc {
                 connection.starved.remove(id);
             }
         }
+    }
+}
+
+impl Stream {
+    /// Updates the sums of the connection and of all connections with the present cost.
+    fn account(&mut self, connection: &mut PerConnection, all: &mut u64) {
+        let cost = self.recv.cost();
+        for sum in [&mut connection.received, all] {
+            *sum = sum.saturating_sub(self.cost).saturating_add(cost);
+        }
+        self.cost = cost;
     }
 }
 

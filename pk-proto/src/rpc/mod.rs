@@ -276,7 +276,6 @@ impl Rpc {
     fn remove(&mut self, cx: &mut Cx, id: StreamId) -> Option<Stream> {
         let stream = self.streams.remove(&id)?;
         self.held.remove(&id);
-        self.parked.remove(&(stream.conn, id));
         self.unsent = self.unsent.saturating_sub(stream.send.pending());
         cx.timers.cancel(Timer::Stream(id));
         self.parked.remove(&(stream.conn, id));

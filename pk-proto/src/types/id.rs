@@ -2,6 +2,7 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 use core::fmt;
 use core::str::FromStr;
 
@@ -22,7 +23,7 @@ const BASE32HEX_UPPER: Encoding = new_encoding! { symbols: "0123456789ABCDEFGHIJ
 ///
 /// Any 32 bytes are a `NodeId`. Whether they are a usable key is checked when a signature is
 /// verified.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NodeId([u8; 32]);
 
 impl NodeId {
@@ -136,8 +137,34 @@ impl<'de> Deserialize<'de> for NodeId {
     }
 }
 
+/// Implements the order of bytes, which is that of big-endian words. Ids mostly differ in their first
+/// word, and trees of them compare a lot.
+macro_rules! ordered_by_words {
+    ($($type:ty)*) => {$(
+        impl Ord for $type {
+            fn cmp(&self, other: &Self) -> Ordering {
+                words(&self.0).cmp(words(&other.0))
+            }
+        }
+
+        impl PartialOrd for $type {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+    )*};
+}
+
+ordered_by_words! { NodeId Distance }
+
+/// Returns 32 bytes as big-endian words.
+fn words(bytes: &[u8; 32]) -> impl Iterator<Item = u64> {
+    let (chunks, _) = bytes.as_chunks::<8>();
+    chunks.iter().map(|chunk| u64::from_be_bytes(*chunk))
+}
+
 /// The XOR of two ids, compared as a big-endian unsigned integer (Kademlia).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Distance([u8; 32]);
 
 impl Distance {
@@ -156,9 +183,7 @@ impl Distance {
 
     /// Returns floor(log2(distance)); `None` for zero.
     pub fn bucket_index(&self) -> Option<BucketIndex> {
-        let (chunks, _) = self.0.as_chunks::<8>();
-        let words = chunks.iter().map(|chunk| u64::from_be_bytes(*chunk));
-        let (above, word) = (0..).zip(words).find(|(_, word)| *word != 0)?;
+        let (above, word) = (0..).zip(words(&self.0)).find(|(_, word)| *word != 0)?;
         // At most 3 words are above, and leading_zeros <= 63, so the index fits.
         u8::try_from(255 - 64 * above - word.leading_zeros()).ok().map(BucketIndex)
     }
@@ -300,6 +325,24 @@ impl fmt::Display for NodeIdEncoded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_ordered_by_their_bytes() {
+        let zero = [0; 32];
+        for place in 0..32 {
+            for other in 0..32 {
+                let (mut a, mut b) = (zero, zero);
+                (a[place], b[other]) = (1, 200);
+                let expected = a.cmp(&b);
+                assert_eq!(NodeId::from_bytes(a).cmp(&NodeId::from_bytes(b)), expected);
+                assert_eq!(Distance::from_bytes(a).cmp(&Distance::from_bytes(b)), expected);
+                assert_eq!(
+                    NodeId::from_bytes(a).partial_cmp(&NodeId::from_bytes(b)),
+                    Some(expected)
+                );
+            }
+        }
+    }
 
     #[test]
     fn encoded_id_is_always_valid() {

@@ -1,5 +1,6 @@
 //! The network of an address: the unit by which limits per source are counted.
 
+use core::cmp::Ordering;
 use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use super::address::{Host, NodeAddress};
 /// ([`Config::network_share`](crate::Config::network_share)) and not small numbers. Only the graph,
 /// whose contacts are sent to others, also limits networks by number, and only those that are
 /// globally routable ([`DiversityLimits`](crate::DiversityLimits)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Network {
     /// First three bytes of an IPv4 address.
     V4([u8; 3]),
@@ -37,6 +38,14 @@ impl Network {
         }
     }
 
+    /// Returns a number in the order of networks: IPv4 first, then by the bytes.
+    fn number(&self) -> u64 {
+        match *self {
+            Self::V4([a, b, c]) => u64::from_be_bytes([0, 0, 0, 0, 0, a, b, c]),
+            Self::V6([a, b, c, d, e, f]) => u64::from_be_bytes([0, 1, a, b, c, d, e, f]),
+        }
+    }
+
     /// Returns the network of the address of a node; `None` for a host name.
     pub fn of_address(address: &NodeAddress) -> Option<Self> {
         match address.host {
@@ -44,6 +53,19 @@ impl Network {
             Host::Zoned(ip, _) => Some(Self::of(ip.into())),
             Host::Name(_) => None,
         }
+    }
+}
+
+/// By one number each, because tables of networks compare a lot.
+impl Ord for Network {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.number().cmp(&other.number())
+    }
+}
+
+impl PartialOrd for Network {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -63,5 +85,29 @@ mod tests {
         assert_eq!(of_address("192.0.2.7:1"), Some(of("192.0.2.1")));
         assert_eq!(of_address("[fe80::1%2]:1"), Some(of("fe80::2")));
         assert_eq!(of_address("node.example:1"), None);
+    }
+
+    #[test]
+    fn networks_are_ordered_by_version_then_by_bytes() {
+        let mut networks = [
+            Network::V6([0, 0, 0, 0, 0, 1]),
+            Network::V4([9, 0, 0]),
+            Network::V6([1, 0, 0, 0, 0, 0]),
+            Network::V4([0, 255, 255]),
+            Network::V6([0; 6]),
+            Network::V4([255; 3]),
+        ];
+        networks.sort();
+        assert_eq!(
+            networks,
+            [
+                Network::V4([0, 255, 255]),
+                Network::V4([9, 0, 0]),
+                Network::V4([255; 3]),
+                Network::V6([0; 6]),
+                Network::V6([0, 0, 0, 0, 0, 1]),
+                Network::V6([1, 0, 0, 0, 0, 0]),
+            ]
+        );
     }
 }

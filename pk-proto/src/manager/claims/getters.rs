@@ -21,7 +21,7 @@ impl NodeManager {
 
     /// Returns the nodes on the claim allow-list, in the order of their ids.
     pub fn allowed_claims(&self) -> impl Iterator<Item = NodeId> {
-        self.claims.allowed.iter().copied()
+        self.claims.allowed.nodes().iter().copied()
     }
 
     /// Returns the committed claims that their peers have not confirmed, with the peer, oldest
@@ -45,7 +45,7 @@ impl NodeManager {
         let Claims { chain, allowed, ours, theirs, commitments, answered, .. } = &self.claims;
         let Claims { incoming, network, streams, approvals, .. } = &self.claims;
         census.appending = usize::from(chain.is_appending());
-        census.allowed = allowed.len();
+        census.allowed = allowed.nodes().len();
         census.open_exchanges = ours.len() + theirs.len();
         census.exchanges = incoming.len() + network.len();
         census.exchange_streams = streams.len();

@@ -13,9 +13,8 @@ use crate::claims::{
 use crate::machine::effects::{ClaimSigner, ClaimWriter, LoadOwner};
 use crate::machine::phase::Phase;
 use crate::manager::node::NodeManager;
-use crate::manager::state::claims::{AcceptedClaim, PendingCommitment};
+use crate::manager::state::claims::{AcceptedClaim, Claims, PendingCommitment};
 use crate::manager::state::incoming::{IncomingExchange, Turn};
-use crate::manager::state::network_claim::NetworkClaim;
 use crate::manager::state::writes::Evidence;
 use crate::shares::{Full, Limits, Source};
 use crate::store::table::{StoreOp, StoreRow};
@@ -50,12 +49,10 @@ impl NodeManager {
         };
         // The peer repeats the claim on another stream, so it has abandoned the earlier one.
         let name = (theirs.link.issuer, theirs.id());
-        let same = self.claims.incoming.iter().find(|(_, incoming)| incoming.state.name() == name);
-        if let Some((earlier, incoming)) = same {
+        if let Some((earlier, incoming)) = self.claims.incoming.of_claim(&name) {
             if matches!(incoming.state, Responder::Appending { .. }) {
                 return self.refuse_exchange(stream, Refusal::Busy);
             }
-            let earlier = *earlier;
             self.incoming_failed(earlier);
             self.rpc.cancel(&mut self.cx, earlier);
         }
@@ -124,17 +121,10 @@ impl NodeManager {
         let config = &self.cx.config;
         let limits = Limits::new(config.exchange_limit, config.network_share)
             .per_node(config.exchanges_per_peer);
-        let exchanges = self.claims.incoming.values().map(IncomingExchange::source);
-        let all = exchanges.chain(self.claims.network.values().map(NetworkClaim::source));
-        let room = limits.check_beside(&source, all);
+        let Claims { incoming, network, approvals, .. } = &self.claims;
+        let room = limits.check_beside(&source, &[incoming.shares(), network.shares()]);
         // An approval whose peer has left still counts until its timeout.
-        let room = room.and_then(|()| {
-            limits.check_beside(
-                &source,
-                self.claims.approvals.values().map(|approval| &approval.source),
-            )
-        });
-        match room {
+        match room.and_then(|()| limits.check_beside(&source, &[approvals.shares()])) {
             Ok(()) => Some(source),
             Err(full) => {
                 self.cx.metrics.shares_refused += u64::from(full != Full::Table);
@@ -153,7 +143,7 @@ impl NodeManager {
         row: Result<Option<StoreRow>, Failure>,
     ) {
         let Some(IncomingExchange { conn, node, source, approval, turn, state }) =
-            self.claims.incoming.remove(&stream)
+            self.claims.incoming.remove(stream)
         else {
             return;
         };
@@ -205,7 +195,7 @@ impl NodeManager {
     /// Applies the policy to an exchange.
     fn incoming_decide(&mut self, stream: StreamId) {
         let Some(IncomingExchange { conn, source, state: Responder::Deciding { theirs }, .. }) =
-            self.claims.incoming.get(&stream)
+            self.claims.incoming.get(stream)
         else {
             return;
         };
@@ -215,9 +205,7 @@ impl NodeManager {
             Verdict::Refuse => self.incoming_decided(stream, false),
             Verdict::Ask => {
                 let approval = self.request_approval(stream, conn, source, claim);
-                if let Some(incoming) = self.claims.incoming.get_mut(&stream) {
-                    incoming.approval = Some(approval);
-                }
+                self.claims.incoming.update(stream, |incoming| incoming.approval = Some(approval));
             }
         }
     }
@@ -225,7 +213,7 @@ impl NodeManager {
     /// Handles the decision of the policy or the embedder: starts to sign, or refuses.
     pub(super) fn incoming_decided(&mut self, stream: StreamId, sign: bool) {
         let Some(IncomingExchange { conn, node, source, state, .. }) =
-            self.claims.incoming.remove(&stream)
+            self.claims.incoming.remove(stream)
         else {
             return;
         };
@@ -246,12 +234,13 @@ impl NodeManager {
     /// Sets the timeout of an exchange that waits for its turn. Its local claim is drafted when it
     /// has its turn.
     fn incoming_wait(&mut self, stream: StreamId) {
-        let Some(incoming) = self.claims.incoming.get_mut(&stream) else { return };
+        let Some(incoming) = self.claims.incoming.get(stream) else { return };
         if !incoming.waits() {
             return;
         }
         let longest = self.cx.now + self.cx.config.claim_wait_timeout;
-        let until = *incoming.turn.wait_until.get_or_insert(longest);
+        let until = incoming.turn.wait_until.unwrap_or(longest);
+        self.claims.incoming.update(stream, |incoming| incoming.turn.wait_until = Some(until));
         let patience = until + self.cx.config.call_timeout;
         self.rpc.wait_until(&mut self.cx, stream, patience);
     }
@@ -260,7 +249,7 @@ impl NodeManager {
     /// possible.
     pub(super) fn incoming_draft(&mut self, stream: StreamId) -> bool {
         let Some(IncomingExchange { conn, node, source, approval, turn, state }) =
-            self.claims.incoming.remove(&stream)
+            self.claims.incoming.remove(stream)
         else {
             return false;
         };
@@ -297,7 +286,7 @@ impl NodeManager {
     /// `Busy`.
     pub(super) fn incoming_signed(&mut self, stream: StreamId, signature: Option<Signature>) {
         let Some(IncomingExchange { conn, node, source, approval, turn, state }) =
-            self.claims.incoming.remove(&stream)
+            self.claims.incoming.remove(stream)
         else {
             return;
         };
@@ -423,7 +412,7 @@ impl NodeManager {
         // Also if the exchange has ended meanwhile.
         self.agreed(stream, written);
         let Some(IncomingExchange { conn, node, source, approval, turn, state }) =
-            self.claims.incoming.remove(&stream)
+            self.claims.incoming.remove(stream)
         else {
             return;
         };
@@ -455,18 +444,17 @@ impl NodeManager {
                 self.claims.answered.insert(issuer);
                 self.rpc.exchange_finish(&mut self.cx, stream);
             }
-            state => drop(
-                self.claims
-                    .incoming
-                    .insert(stream, IncomingExchange { conn, node, source, approval, turn, state }),
-            ),
+            state => self
+                .claims
+                .incoming
+                .insert(stream, IncomingExchange { conn, node, source, approval, turn, state }),
         }
     }
 
     /// Sends the peer's claim with the local signature, and then the local claim.
     fn say_answer(&mut self, stream: StreamId, theirs: &DoublySigned) {
         let Some(IncomingExchange { state: Responder::Answered { mine, .. }, .. }) =
-            self.claims.incoming.get(&stream)
+            self.claims.incoming.get(stream)
         else {
             return;
         };
@@ -482,7 +470,7 @@ impl NodeManager {
     /// still fits.
     pub(super) fn incoming_token(&mut self, stream: StreamId, token: &[u8]) {
         let Some(IncomingExchange { conn, node, source, approval, turn, state }) =
-            self.claims.incoming.remove(&stream)
+            self.claims.incoming.remove(stream)
         else {
             return;
         };
@@ -525,7 +513,7 @@ impl NodeManager {
 
     /// Handles the end of the peer's direction: a fault unless the local claim is being appended.
     pub(super) fn incoming_finished(&mut self, stream: StreamId) {
-        let Some(incoming) = self.claims.incoming.get(&stream) else { return };
+        let Some(incoming) = self.claims.incoming.get(stream) else { return };
         if !matches!(incoming.state, Responder::Appending { .. }) {
             self.incoming_failed(stream);
             self.exchange_broken(stream, ExchangeFault::Early);
@@ -535,10 +523,10 @@ impl NodeManager {
     /// Discards an exchange whose stream has failed. A commitment stays stored, and a write in
     /// progress completes.
     pub(super) fn incoming_failed(&mut self, stream: StreamId) {
-        let Some(incoming) = self.claims.incoming.get(&stream) else { return };
+        let Some(incoming) = self.claims.incoming.get(stream) else { return };
         if !matches!(incoming.state, Responder::Appending { .. })
             && let Some(IncomingExchange { approval: Some(approval), .. }) =
-                self.claims.incoming.remove(&stream)
+                self.claims.incoming.remove(stream)
         {
             self.withdraw_approval(approval);
         }

@@ -12,7 +12,6 @@ mod outgoing;
 mod self_issued;
 mod turns;
 
-use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -84,19 +83,9 @@ impl NodeManager {
     /// progress.
     pub(super) fn check_allow(&self, node: &NodeId) -> Result<(), RequestError> {
         let limit = self.cx.config.allow_list_limit;
-        let coming = self.cx.effects.owners().filter_map(|owner| match owner {
-            EffectOwner::Persist(PersistOwner::Claim {
-                writer: ClaimWriter::AllowList { node, allowed: true, .. },
-                ..
-            }) => Some(node).filter(|node| !self.claims.allowed.contains(node)),
-            _ => None,
-        });
-        let coming: BTreeSet<_> = coming.collect();
-        let known = self.claims.allowed.contains(node) || coming.contains(node);
-        if !known && self.claims.allowed.len() + coming.len() >= limit {
-            Err(RequestError::AllowListFull(limit))
-        } else {
-            Ok(())
+        match self.claims.allowed.has_room_for(node, limit) {
+            true => Ok(()),
+            false => Err(RequestError::AllowListFull(limit)),
         }
     }
 
@@ -116,6 +105,7 @@ impl NodeManager {
                 stage: RequestStage::AllowClaim,
             },
         );
+        self.claims.allowed.begin(node, allowed);
         let row = allow_row(&node, allowed);
         let evidence = Evidence::of(&row);
         self.claim_persist(
@@ -233,11 +223,7 @@ impl NodeManager {
             ClaimWriter::Responder(stream) => self.incoming_persisted(stream, result.is_ok()),
             ClaimWriter::Own(request) => self.self_issued_persisted(request, result),
             ClaimWriter::AllowList { request, node, allowed } => {
-                if result.is_ok() && allowed {
-                    self.claims.allowed.insert(node);
-                } else if result.is_ok() {
-                    self.claims.allowed.remove(&node);
-                }
+                self.claims.allowed.end(node, allowed, result.is_ok());
                 self.end(request, result.map(|()| Reply::AllowClaim));
             }
             ClaimWriter::Detached { peer, claim, theirs } if result.is_ok() => {
@@ -332,7 +318,10 @@ impl NodeManager {
 
     /// Returns the decision of the claim policy for the peer of a connection.
     fn verdict(&self, conn: ConnectionId) -> Verdict {
-        self.cx.config.claim_policy.judge(&self.claims.allowed, &self.connections.chain(conn))
+        self.cx
+            .config
+            .claim_policy
+            .judge(self.claims.allowed.nodes(), &self.connections.chain(conn))
     }
 
     /// Requests the embedder's approval of a claim that a stream has brought, and sets its timeout.
@@ -375,7 +364,7 @@ impl NodeManager {
     }
 
     fn decide(&mut self, stream: StreamId, sign: bool) {
-        if self.claims.network.contains_key(&stream) {
+        if self.claims.network.get(&stream).is_some() {
             self.network_decided(stream, sign);
         } else {
             self.incoming_decided(stream, sign);

@@ -29,37 +29,16 @@ impl Claims {
         if self.chain.is_appending() {
             return None;
         }
-        let waiting = || self.incoming.iter().filter(|(_, incoming)| incoming.waits());
-        let overdue =
-            waiting().find(|(_, incoming)| incoming.until().is_none_or(|until| until <= now));
-        if let Some((stream, _)) = overdue {
-            return Some(*stream);
+        if let Some(stream) = self.incoming.overdue(now) {
+            return Some(stream);
         }
-        if self.incoming.values().any(|incoming| has_turn(incoming, now)) {
+        if self.incoming.turns(now).next().is_some() {
             return None;
         }
         // Nodes take turns in the circular order of all ids, starting after the node of the last
         // turn.
-        let behind = |incoming: &IncomingExchange| Some(incoming.node()) <= self.last_turn;
-        waiting()
-            .min_by_key(|(stream, incoming)| (behind(incoming), incoming.node(), **stream))
-            .map(|(stream, _)| *stream)
+        self.incoming.next_after(self.last_turn)
     }
-
-    /// Returns the time at which the next turn or wait ends; `None` if no exchange waits.
-    fn turn_ends(&self, now: Instant) -> Option<Instant> {
-        if !self.incoming.values().any(IncomingExchange::waits) {
-            return None;
-        }
-        let concerned =
-            self.incoming.values().filter(|incoming| incoming.waits() || incoming.has_turn());
-        concerned.filter_map(IncomingExchange::until).filter(|until| *until > now).min()
-    }
-}
-
-/// Returns whether other exchanges wait for this one.
-fn has_turn(incoming: &IncomingExchange, now: Instant) -> bool {
-    incoming.has_turn() && incoming.until().is_some_and(|until| until > now)
 }
 
 impl NodeManager {
@@ -69,12 +48,12 @@ impl NodeManager {
             return self.cx.timers.cancel(Timer::ClaimTurn);
         }
         while let Some(stream) = self.claims.next_turn(self.cx.now) {
-            self.claims.last_turn = self.claims.incoming.get(&stream).map(IncomingExchange::node);
+            self.claims.last_turn = self.claims.incoming.get(stream).map(IncomingExchange::node);
             if !self.incoming_draft(stream) {
                 break;
             }
         }
-        match self.claims.turn_ends(self.cx.now) {
+        match self.claims.incoming.turn_ends(self.cx.now) {
             Some(at) => self.cx.timers.set(Timer::ClaimTurn, at),
             None => self.cx.timers.cancel(Timer::ClaimTurn),
         }
@@ -87,9 +66,8 @@ impl NodeManager {
         let polykey = |incoming: &IncomingExchange| {
             self.rpc.dialect(incoming.conn()) == Some(Dialect::Polykey)
         };
-        let answered =
-            |incoming: &IncomingExchange| incoming.is_answered() && has_turn(incoming, self.cx.now);
+        let mut turns = self.claims.incoming.turns(self.cx.now);
         attempts < COURTESIES
-            && self.claims.incoming.values().any(|incoming| answered(incoming) && polykey(incoming))
+            && turns.any(|(_, incoming)| incoming.is_answered() && polykey(incoming))
     }
 }

@@ -3,12 +3,13 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use super::incoming::IncomingExchange;
+use super::allow_list::AllowList;
+use super::incoming_table::IncomingTable;
 use super::network_claim::NetworkClaim;
 use crate::api::snapshot::Snapshot;
 use crate::claims::sigchain::Sigchain;
 use crate::claims::{Claim, ClaimId, OpenExchange};
-use crate::shares::Source;
+use crate::shares::{Charged, Counted, Source};
 use crate::types::id::{ApprovalId, NodeId, RequestId, StreamId};
 use crate::types::network::Network;
 use crate::types::signature::Signature;
@@ -17,7 +18,7 @@ use crate::types::signature::Signature;
 #[derive(Debug, Default)]
 pub(in crate::manager) struct Claims {
     pub(in crate::manager) chain: Sigchain,
-    pub(in crate::manager) allowed: BTreeSet<NodeId>,
+    pub(in crate::manager) allowed: AllowList,
     /// Committed local claims whose exchange is not finished.
     pub(in crate::manager) ours: BTreeMap<ClaimId, CommittedClaim>,
     /// Claims of peers that this node has agreed to sign, by issuer and id.
@@ -29,13 +30,13 @@ pub(in crate::manager) struct Claims {
     /// local chain that the policy has allowed.
     pub(in crate::manager) answered: BTreeSet<NodeId>,
     /// Exchanges that peers have started.
-    pub(in crate::manager) incoming: BTreeMap<StreamId, IncomingExchange>,
+    pub(in crate::manager) incoming: IncomingTable,
     /// Network claims that peers request signatures of.
-    pub(in crate::manager) network: BTreeMap<StreamId, NetworkClaim>,
+    pub(in crate::manager) network: Counted<StreamId, NetworkClaim>,
     /// Requests of local exchanges, by stream.
     pub(in crate::manager) streams: BTreeMap<StreamId, RequestId>,
     /// Pending approvals.
-    pub(in crate::manager) approvals: BTreeMap<ApprovalId, PendingApproval>,
+    pub(in crate::manager) approvals: Counted<ApprovalId, PendingApproval>,
     /// Node of the last turn.
     pub(in crate::manager) last_turn: Option<NodeId>,
 }
@@ -84,11 +85,17 @@ pub(in crate::manager) struct PendingApproval {
     pub(in crate::manager) source: Source,
 }
 
+impl Charged for PendingApproval {
+    fn source(&self) -> &Source {
+        &self.source
+    }
+}
+
 impl Claims {
     /// Restores the state from the stored rows.
     pub(in crate::manager) fn new(snapshot: &mut Snapshot) -> Self {
         let mut claims = Self {
-            allowed: snapshot.allowed.drain(..).collect(),
+            allowed: AllowList::new(snapshot.allowed.drain(..)),
             answered: core::mem::take(&mut snapshot.answered),
             ..Self::default()
         };

@@ -2,7 +2,7 @@
 
 use crate::claims::ClaimStep;
 use crate::claims::exchange::Responder;
-use crate::shares::Source;
+use crate::shares::{Charged, Source};
 use crate::types::id::{ApprovalId, ConnectionId, NodeId};
 use crate::types::time::Instant;
 
@@ -68,8 +68,10 @@ impl IncomingExchange {
     pub(in crate::manager) fn node(&self) -> NodeId {
         self.node
     }
+}
 
-    pub(in crate::manager) fn source(&self) -> &Source {
+impl Charged for IncomingExchange {
+    fn source(&self) -> &Source {
         &self.source
     }
 }

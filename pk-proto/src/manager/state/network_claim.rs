@@ -1,7 +1,7 @@
 //! State of a network claim whose signature a peer requests.
 
 use crate::claims::SinglySigned;
-use crate::shares::Source;
+use crate::shares::{Charged, Source};
 use crate::types::id::{ApprovalId, NodeId};
 
 /// A network claim whose signature a peer requests.
@@ -16,8 +16,8 @@ pub(in crate::manager) struct NetworkClaim {
     pub(in crate::manager) signer: Option<NodeId>,
 }
 
-impl NetworkClaim {
-    pub(in crate::manager) fn source(&self) -> &Source {
+impl Charged for NetworkClaim {
+    fn source(&self) -> &Source {
         &self.source
     }
 }
