@@ -29,8 +29,6 @@ const GUESS: u32 = 2;
 const SILENT: u32 = 2;
 /// Implausible responses that are counted at most.
 const LIES: u32 = 10;
-/// The window is sparse if it reaches farther than this multiple of the local neighborhood.
-const SPARSE: u64 = 2;
 /// Least number of closest nodes whose density says something.
 const DENSE: usize = 16;
 
@@ -242,7 +240,8 @@ impl Walk {
             }
             let silent = has_room && self.for_silent < for_silent;
             if silent || paced && self.for_doubt < doubt {
-                let turn = !silent && self.for_doubt % 2 == 1;
+                // The nearest are those that liars report.
+                let turn = !silent && self.for_doubt > 0;
                 match self.beyond(turn, &way) {
                     Ok(Some(distance)) if silent => {
                         self.for_silent += 1;
@@ -415,8 +414,10 @@ impl Walk {
             Goal::Closest => config.doubt_closest,
         };
         let reach = window.reach.map(|distance| leading(&distance));
-        let sparse =
-            wide && reach.zip(self.neighborhood).is_some_and(|(reach, own)| reach / SPARSE > own);
+        let is_sparse = |(reach, own): (u64, u64)| {
+            u128::from(reach) * 100 > u128::from(own) * u128::from(config.sparse)
+        };
+        let sparse = wide && reach.zip(self.neighborhood).is_some_and(is_sparse);
         certain
             + config.doubt_lie * self.lies.min(LIES)
             + if sparse { config.doubt_sparse } else { 0 }

@@ -60,6 +60,7 @@ impl Draw {
         self.of(&mut c.search.plausible, 0, 1000);
         self.of(&mut c.search.doubt_find, 0, 100);
         self.of(&mut c.search.doubt_sparse, 0, 100);
+        self.of(&mut c.search.sparse, 100, 1000);
         self.of(&mut c.search.doubt_pace, 1, 64);
         self.of(&mut c.search.doubt_limit, 0, 1000);
         self.of(&mut c.request_deadline, 10 * SECOND, DAY);
