@@ -12,12 +12,13 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use crate::api::output::Output;
-use crate::api::snapshot::{StoreMeta, contact_row, meta_row, refresh_row};
+use crate::api::snapshot::{StoreMeta, contact_row, lost_row, meta_row, refresh_row};
 use crate::graph::NodeGraph;
 use crate::machine::cx::Cx;
 use crate::machine::effects::{EffectOwner, PersistOwner};
 use crate::machine::timer::Timer;
 use crate::store::table::{NodeGraphSpace, StoreOp, Table, WriteFailure};
+use crate::types::contact::NodeContact;
 use crate::types::id::{BucketIndex, NodeId, RequestId};
 use crate::types::time::UnixMillis;
 
@@ -32,6 +33,8 @@ struct Changes {
     meta: bool,
     nodes: BTreeSet<NodeId>,
     buckets: BTreeSet<BucketIndex>,
+    /// Contacts that were lost, or are no longer.
+    lost: BTreeSet<NodeId>,
 }
 
 impl Changes {
@@ -40,13 +43,14 @@ impl Changes {
     }
 
     fn len(&self) -> usize {
-        usize::from(self.meta) + self.nodes.len() + self.buckets.len()
+        usize::from(self.meta) + self.nodes.len() + self.buckets.len() + self.lost.len()
     }
 
     fn merge(&mut self, other: Self) {
         self.meta |= other.meta;
         self.nodes.extend(other.nodes);
         self.buckets.extend(other.buckets);
+        self.lost.extend(other.lost);
     }
 }
 
@@ -128,6 +132,12 @@ impl GraphWriter {
         self.arm(cx);
     }
 
+    /// A contact was lost, or is no longer.
+    pub(crate) fn lost_changed(&mut self, cx: &mut Cx, node: NodeId) {
+        self.changes.lost.insert(node);
+        self.arm(cx);
+    }
+
     /// A transaction has written the whole graph to the other space, which is active from now on.
     /// Later changes are still to be written.
     pub(crate) fn space_switched(&mut self, cx: &mut Cx) {
@@ -204,6 +214,7 @@ impl GraphWriter {
         graph: &NodeGraph,
         unproven: &BTreeSet<NodeId>,
         refreshed: &BTreeMap<BucketIndex, UnixMillis>,
+        lost: impl Fn(&NodeId) -> Option<(UnixMillis, NodeContact)>,
     ) {
         let wanted = !self.changes.is_empty()
             || !self.flushing.is_empty()
@@ -231,6 +242,15 @@ impl GraphWriter {
             if let Some(at) = refreshed.get(bucket) {
                 ops.push(refresh_row(*bucket, *at));
             }
+        }
+        for node in &changes.lost {
+            ops.push(match lost(node) {
+                Some((since, contact)) => lost_row(node, since, &contact),
+                None => StoreOp::Delete {
+                    table: Table::Lost,
+                    key: Bytes::copy_from_slice(node.as_bytes()),
+                },
+            });
         }
         let id = cx.effects.begin(EffectOwner::Persist(PersistOwner::Graph));
         let durable = self.stopping || !self.flushing.is_empty();
@@ -324,7 +344,6 @@ mod tests {
     use crate::types::address::ContactMode;
     use crate::types::address::NodeContactAddressData;
     use crate::types::address::Scopes;
-    use crate::types::contact::NodeContact;
     use crate::types::time::Instant;
 
     fn row(op: StoreOp) -> (Table, Bytes, Bytes) {
@@ -382,7 +401,7 @@ mod tests {
 
     /// Starts a write. Returns the number of operations, and whether it is durable.
     fn write(store: &mut GraphWriter, cx: &mut Cx, graph: &NodeGraph) -> Option<(usize, bool)> {
-        store.write(cx, graph, &BTreeSet::new(), &BTreeMap::new());
+        store.write(cx, graph, &BTreeSet::new(), &BTreeMap::new(), |_| None);
         match cx.poll_output()? {
             Output::Persist { ops, durable, .. } => Some((ops.len(), durable)),
             other => panic!("{other:?}"),

@@ -203,11 +203,11 @@ fn other_files_and_other_versions_are_refused() {
         assert_eq!(replay(bytes), Err(ReplayError::NotARecording));
     }
     let (_, mut recording) = busy(8, false);
-    for version in [0, 1, 2, 3, 4, 5, 255] {
+    for version in [0, 1, 2, 3, 4, 5, 6, 255] {
         recording[4] = version;
         let error = replay(&recording).unwrap_err();
         assert_eq!(error, ReplayError::Version(version));
-        let text = format!("the recording has format {version}; this program supports format 6");
+        let text = format!("the recording has format {version}; this program supports format 7");
         assert_eq!(error.to_string(), text);
     }
 }

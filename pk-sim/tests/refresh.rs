@@ -427,12 +427,16 @@ fn dialed(cluster: &mut Cluster, node: HostId, time: Duration) -> Vec<Instant> {
     times
 }
 
-/// Nodes that retry and do not refresh.
+/// Nodes that retry, and neither refresh nor check contacts.
 fn retrying(nodes: usize) -> Cluster {
     let mut cluster = Cluster::quiet()
         .nodes(nodes)
         .seed(6)
-        .config(|config| config.retry_delay = 45 * SECOND)
+        .config(|config| {
+            config.retry_delay = 45 * SECOND;
+            config.upkeep.check_first = 24 * HOUR;
+            config.upkeep.check_most = 24 * HOUR;
+        })
         .start();
     cluster.join_all();
     cluster

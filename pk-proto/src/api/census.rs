@@ -99,6 +99,10 @@ census! {
         unproven,
         /// Nodes that wait for room in a full bucket.
         pending,
+        /// Contacts that do not respond.
+        failing,
+        /// Contacts that have left because they did not respond.
+        lost,
         /// Buckets that were collected, or of which a contact was probed, at least once.
         collected,
         /// Seen signalling requests, stored so that none works twice.

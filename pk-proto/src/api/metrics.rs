@@ -25,6 +25,10 @@ metrics! {
     // -- current numbers
     /// Contacts in the graph.
     nodes,
+    /// Contacts that do not respond; they leave if this continues.
+    nodes_failing,
+    /// Contacts that have left because they did not respond, and are still dialed sometimes.
+    nodes_lost,
     /// Nodes that wait for room in a full bucket.
     nodes_pending,
     /// Accepted connections.

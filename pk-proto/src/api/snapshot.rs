@@ -34,6 +34,9 @@ pub struct Snapshot {
     pub contacts: Vec<(NodeId, NodeContact)>,
     /// Time of the last refresh of each bucket.
     pub refreshed: Vec<(BucketIndex, UnixMillis)>,
+    /// Contacts that have left the graph because they did not respond, and when. Those over
+    /// `Config::upkeep.lost_limit` are dropped.
+    pub lost: Vec<(NodeId, UnixMillis, NodeContact)>,
     /// Head of the local chain; `None` if it is empty.
     pub chain: Option<ChainHead>,
     /// Unfinished claim exchanges.
@@ -46,7 +49,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Tables whose rows make a snapshot; a driver loads them completely before the start.
-    pub const TABLES: [Table; 8] = [
+    pub const TABLES: [Table; 9] = [
         Table::Meta,
         Table::Contacts(NodeGraphSpace::A),
         Table::Contacts(NodeGraphSpace::B),
@@ -55,6 +58,7 @@ impl Snapshot {
         Table::Exchanges,
         Table::AllowList,
         Table::Answered,
+        Table::Lost,
     ];
 
     /// Parses a snapshot from the rows of [`TABLES`](Self::TABLES), in any order.
@@ -73,12 +77,12 @@ impl Snapshot {
                 Table::Meta if key == META_KEY => snapshot.meta = Some(decode(table, &value)?),
                 Table::Meta => return Err(SnapshotError::Corrupt(table)),
                 Table::Contacts(space) => {
-                    let node = <[u8; 32]>::try_from(&key[..])
-                        .map_err(|_| SnapshotError::Corrupt(table))?;
-                    contacts
-                        .entry(space)
-                        .or_default()
-                        .push((NodeId::from_bytes(node), decode(table, &value)?));
+                    let row = (node_key(table, &key)?, decode(table, &value)?);
+                    contacts.entry(space).or_default().push(row);
+                }
+                Table::Lost => {
+                    let (since, contact) = decode(table, &value)?;
+                    snapshot.lost.push((node_key(table, &key)?, since, contact));
                 }
                 Table::Refresh => match *key {
                     [bucket] => {
@@ -109,6 +113,18 @@ impl Snapshot {
             self.contacts.iter().map(|(node, contact)| contact_row(space, node, contact));
         core::iter::once(meta_row(&StoreMeta { owner, space })).chain(contacts).collect()
     }
+}
+
+/// Parses the key of a row about a node.
+fn node_key(table: Table, key: &[u8]) -> Result<NodeId, SnapshotError> {
+    let bytes = <[u8; 32]>::try_from(key).map_err(|_| SnapshotError::Corrupt(table))?;
+    Ok(NodeId::from_bytes(bytes))
+}
+
+/// Returns the row of a lost contact.
+pub(crate) fn lost_row(node: &NodeId, since: UnixMillis, contact: &NodeContact) -> StoreOp {
+    let key = Bytes::copy_from_slice(node.as_bytes());
+    StoreOp::Put { table: Table::Lost, key, value: encode(&(since, contact)) }
 }
 
 /// Returns the owner row.

@@ -57,6 +57,17 @@ impl Connections {
         }
     }
 
+    /// Returns the nodes that a request dials with others, and for how long.
+    pub(crate) fn dialed_by(&self, cx: &Cx, waiter: RequestId) -> Vec<(NodeId, Duration)> {
+        let races = self.races.of(waiter).into_iter();
+        let open = races.filter_map(|id| {
+            let race = self.races.get(id)?;
+            let open = self.races.open_to(&race.node) == Some(id);
+            open.then(|| (race.node, cx.now.since(race.begun)))
+        });
+        open.collect()
+    }
+
     fn leave_race(&mut self, cx: &mut Cx, waiter: RequestId, id: RaceId) {
         if let Some(race) = self.races.leave(id, waiter) {
             set_deadline(cx, id, race);
@@ -253,7 +264,8 @@ impl Connections {
                 None => self.cancel_dial(cx, conn),
             }
         }
-        self.race_ended(race.node, race.waiters.ids().collect(), result);
+        let took = cx.now.since(race.begun);
+        self.race_ended(race.node, took, race.waiters.ids().collect(), result);
     }
 
     /// Cancels a dial. Its slot is free when the driver reports its end.
@@ -274,11 +286,12 @@ impl Connections {
     fn race_ended(
         &mut self,
         node: NodeId,
+        took: Duration,
         waiters: BTreeSet<RequestId>,
         result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
     ) {
         if !waiters.is_empty() {
-            self.events.push_back(ConnectEvent::RaceEnded { node, waiters, result });
+            self.events.push_back(ConnectEvent::RaceEnded { node, took, waiters, result });
         }
     }
 
@@ -383,14 +396,14 @@ impl Connections {
             return self.end_race(cx, id, Err(failures), Losers::End);
         }
         let late = race.waiters.late(cx.now);
-        let node = race.node;
+        let (node, took) = (race.node, cx.now.since(race.begun));
         for waiter in &late {
             self.races.leave(id, *waiter);
         }
         if let Some(race) = self.races.get_mut(id) {
             set_deadline(cx, id, race);
         }
-        self.race_ended(node, late, Err(failures));
+        self.race_ended(node, took, late, Err(failures));
     }
 
     pub(crate) fn race_next(&mut self, cx: &mut Cx, id: RaceId) {

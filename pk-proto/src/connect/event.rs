@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::api::transport::{DialFailure, DisconnectReason, Side};
 use crate::types::address::NodeAddress;
@@ -38,6 +39,8 @@ pub(crate) enum ConnectEvent {
     /// A race ended, with a connection or with failures.
     RaceEnded {
         node: NodeId,
+        /// Time since the start of the race.
+        took: Duration,
         waiters: BTreeSet<RequestId>,
         result: Result<ConnectionId, Vec<(NodeAddress, DialFailure)>>,
     },

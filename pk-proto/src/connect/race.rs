@@ -22,6 +22,7 @@ const FAILURES: usize = 128;
 pub(super) struct Race {
     /// Target.
     pub(super) node: NodeId,
+    pub(super) begun: Instant,
     /// Waiters with their deadlines; a race without waiters is cancelled.
     pub(super) waiters: Waiters,
     /// Whether the embedder waits for it, or did.
@@ -140,6 +141,7 @@ impl Race {
     pub(super) fn new(node: NodeId, now: Instant, limit: usize) -> Self {
         Self {
             node,
+            begun: now,
             waiters: Waiters::default(),
             foreground: false,
             next_at: now,

@@ -5,6 +5,7 @@ use core::cmp::Ordering;
 
 use crate::types::contact::NodeContact;
 use crate::types::id::{BucketIndex, NodeId};
+use crate::types::time::Instant;
 
 /// Minimum capacity of an allocated bucket, in nodes.
 const LEAST_CAPACITY: usize = 4;
@@ -22,12 +23,19 @@ pub(crate) struct Bucket {
     /// Ascending. `contacts` has the same order.
     ids: Vec<NodeId>,
     contacts: Vec<NodeContact>,
+    /// When each contact was last seen alive; [`UNCHECKED`] if it is not to be checked.
+    seen: Vec<Instant>,
+    /// The least of `seen`.
+    oldest: Instant,
 }
+
+/// Later than every time: a contact that the order of checks leaves out.
+pub(crate) const UNCHECKED: Instant = Instant::FAR_FUTURE;
 
 impl Bucket {
     /// Returns an empty bucket, without an allocation.
     pub(crate) const fn new(index: BucketIndex) -> Self {
-        Self { index, ids: Vec::new(), contacts: Vec::new() }
+        Self { index, ids: Vec::new(), contacts: Vec::new(), seen: Vec::new(), oldest: UNCHECKED }
     }
 
     pub(crate) fn index(&self) -> BucketIndex {
@@ -69,6 +77,39 @@ impl Bucket {
         let place = place.min(self.len());
         self.ids.insert(place, node);
         self.contacts.insert(place, contact);
+        self.seen.insert(place, Instant::ORIGIN);
+        self.oldest = Instant::ORIGIN;
+    }
+
+    /// Returns when a contact was last seen alive, [`Instant::ORIGIN`] if it was not since the start
+    /// of the node.
+    pub(crate) fn seen(&self, node: &NodeId) -> Option<Instant> {
+        self.seen.get(self.find(node).ok()?).copied()
+    }
+
+    /// Sets when a contact was last seen alive.
+    pub(crate) fn set_seen(&mut self, node: &NodeId, at: Instant) {
+        if let Some(seen) = self.find(node).ok().and_then(|place| self.seen.get_mut(place)) {
+            *seen = at;
+            self.update_oldest();
+        }
+    }
+
+    /// Returns the least of the times at which contacts were seen.
+    pub(crate) fn oldest(&self) -> Instant {
+        self.oldest
+    }
+
+    /// Returns the contact that was seen least recently.
+    pub(crate) fn least_recently_seen(&self) -> Option<NodeId> {
+        let seen = self.ids.iter().zip(&self.contacts).zip(&self.seen);
+        let oldest = seen.filter(|(_, at)| **at == self.oldest && **at != UNCHECKED);
+        let oldest = oldest.min_by_key(|((id, contact), _)| (contact.connected_time(), **id));
+        oldest.map(|((id, _), _)| *id)
+    }
+
+    fn update_oldest(&mut self) {
+        self.oldest = self.seen.iter().min().copied().unwrap_or(UNCHECKED);
     }
 
     /// Returns the contacts, ordered by id. Their addresses must not be changed.
@@ -79,6 +120,8 @@ impl Bucket {
     pub(crate) fn unset(&mut self, node: &NodeId) -> Option<NodeContact> {
         let at = self.find(node).ok()?;
         self.ids.remove(at);
+        self.seen.remove(at);
+        self.update_oldest();
         Some(self.contacts.remove(at))
     }
 
@@ -152,6 +195,7 @@ impl Bucket {
             let more = (len * 3 / 2).max(LEAST_CAPACITY).min(limit.saturating_sub(len)).max(1);
             self.ids.reserve_exact(more);
             self.contacts.reserve_exact(more);
+            self.seen.reserve_exact(more);
         }
     }
 }
@@ -212,6 +256,7 @@ mod tests {
             add(&mut bucket, id(255, low), 20);
             capacities.push(bucket.ids.capacity());
             assert_eq!(bucket.ids.capacity(), bucket.contacts.capacity());
+            assert_eq!(bucket.ids.capacity(), bucket.seen.capacity());
         }
         capacities.dedup();
         assert_eq!(capacities, [4, 10, 20]);

@@ -5,14 +5,14 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, UNCHECKED};
 use super::bucket_set::BucketSet;
 use super::diversity::{Diversity, DiversityLimits};
 use super::outcome::{SetNodeOutcome, SetNodeRejection};
 use crate::types::address::{NodeAddress, NodeContactAddressData};
 use crate::types::contact::NodeContact;
 use crate::types::id::{BucketIndex, NodeId};
-use crate::types::time::UnixMillis;
+use crate::types::time::{Instant, UnixMillis};
 
 /// Order of the contacts of a bucket. Ties are broken by node id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -290,6 +290,36 @@ impl NodeGraph {
             }
         }
         closest
+    }
+
+    /// Returns when a contact was last seen alive, [`Instant::ORIGIN`] if it was not since the start
+    /// of the node.
+    pub(crate) fn seen(&self, node: &NodeId) -> Option<Instant> {
+        self.existing(self.own.bucket_index(node)?)?.seen(node)
+    }
+
+    /// Sets when a contact was last seen alive.
+    pub(crate) fn set_seen(&mut self, node: &NodeId, at: Instant) {
+        let index = self.own.bucket_index(node).filter(|index| self.occupied.contains(*index));
+        let Some(index) = index else { return };
+        if let Some(bucket) = self.buckets.get_mut(self.occupied.count_above(index)) {
+            bucket.set_seen(node, at);
+        }
+    }
+
+    /// Takes a contact out of the order of checks, until it is seen again.
+    pub(crate) fn leave_unchecked(&mut self, node: &NodeId) {
+        self.set_seen(node, UNCHECKED);
+    }
+
+    /// Returns the contact that was seen least recently, in one bucket or in all. Looks through the
+    /// contacts of one bucket.
+    pub(crate) fn least_recently_seen(&self, index: Option<BucketIndex>) -> Option<NodeId> {
+        let bucket = match index {
+            Some(index) => self.existing(index),
+            None => self.buckets.iter().min_by_key(|bucket| bucket.oldest()),
+        };
+        bucket?.least_recently_seen()
     }
 
     /// A bucket exists only while it has contacts.

@@ -35,6 +35,8 @@ pub(crate) enum RngStream {
     Signals,
     /// Delays of retried exchanges.
     Claims,
+    /// Times and choices of the upkeep of the graph.
+    Upkeep,
 }
 
 /// Signature verifications per call into the machine, so that none takes longer than a few
@@ -42,7 +44,7 @@ pub(crate) enum RngStream {
 const SIGNATURE_BUDGET: usize = 64;
 
 /// Number of random streams.
-const RNG_STREAMS: u8 = 4;
+const RNG_STREAMS: u8 = 5;
 
 /// Context of one call into the machine.
 #[derive(Debug)]
@@ -170,12 +172,13 @@ impl Cx {
     }
 
     pub(crate) fn random_u64(&mut self, part: RngStream) -> u64 {
-        let [calls, refresh, signals, claims] = &mut self.rngs;
+        let [calls, refresh, signals, claims, upkeep] = &mut self.rngs;
         match part {
             RngStream::Calls => calls.next_u64(),
             RngStream::Refresh => refresh.next_u64(),
             RngStream::Signals => signals.next_u64(),
             RngStream::Claims => claims.next_u64(),
+            RngStream::Upkeep => upkeep.next_u64(),
         }
     }
 

@@ -221,6 +221,9 @@ fn timer_row(timer: &Timer) -> Row {
         | Timer::Approval(_)
         | Timer::ClaimTurn
         | Timer::Punch(_)
+        | Timer::Check
+        | Timer::Recheck
+        | Timer::Lost
         | Timer::Retry => Row::RUNNING,
     }
 }

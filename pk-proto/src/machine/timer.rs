@@ -46,6 +46,12 @@ pub(crate) enum Timer {
     Punch(SocketAddr),
     /// Without a connection to the farther half of all ids, dial contacts there.
     Retry,
+    /// The contact that was seen least recently is checked.
+    Check,
+    /// A contact that did not respond is dialed again.
+    Recheck,
+    /// A contact that has left because it did not respond is dialed.
+    Lost,
     /// Changes of the graph are written.
     Store,
     /// The outcome of a transaction is checked again.
@@ -73,5 +79,5 @@ macro_rules! kinds {
 
 kinds! {
     Stop Request RaceDeadline RaceNext Hello Idle Stream Stall Verify Collect Refresh ClaimRetry
-    ClaimTurn ClaimResume Approval Punch Retry Store Silent Evidence
+    ClaimTurn ClaimResume Approval Punch Retry Check Recheck Lost Store Silent Evidence
 }

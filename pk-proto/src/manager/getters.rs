@@ -75,6 +75,8 @@ impl NodeManager {
     pub fn metrics(&self) -> Metrics {
         let mut metrics = self.cx.metrics;
         metrics.nodes = self.nodes.graph.len() as u64;
+        metrics.nodes_failing = self.upkeep.failing.len() as u64;
+        metrics.nodes_lost = self.upkeep.lost.len() as u64;
         metrics.nodes_pending = self.nodes.pending.len() as u64;
         metrics.requests_open = self.requests.by_embedder() as u64;
         metrics.timers = self.cx.timers.len() as u64;
@@ -99,6 +101,8 @@ impl NodeManager {
             nodes: self.nodes.graph.len(),
             unproven: self.nodes.unproven.len(),
             pending: self.nodes.pending.len(),
+            failing: self.upkeep.failing.len(),
+            lost: self.upkeep.lost.len(),
             collected: self.nodes.collections.len(),
             timers: self.cx.timers.kinds(),
             ..Census::default()

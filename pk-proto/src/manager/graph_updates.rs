@@ -114,6 +114,7 @@ impl NodeManager {
     /// Emits that a node was removed from the graph, and schedules the write.
     pub(super) fn left_graph(&mut self, node: &NodeId) {
         self.nodes.unproven.remove(node);
+        self.upkeep.failing.remove(node);
         self.graph_writer.changed(&mut self.cx, *node);
         self.cx.event(Event::NodeRemoved { node: *node });
     }
@@ -125,6 +126,7 @@ impl NodeManager {
             &self.nodes.graph,
             &self.nodes.unproven,
             &self.nodes.refreshed,
+            |node| self.upkeep.lost.get(node).map(|lost| (lost.since, lost.contact.clone())),
         );
     }
 

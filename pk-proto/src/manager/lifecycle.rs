@@ -161,6 +161,7 @@ impl NodeManager {
         if let RequestStage::Find(Search { lookup, .. }) = &open.stage {
             // Before its connections: nothing is sent on one that closes.
             self.cancel_calls(lookup);
+            self.watch_dials(id);
         }
         self.connections.leave(&mut self.cx, id);
         let result = self.claim_outcome(open.recipient, &open.stage, result);

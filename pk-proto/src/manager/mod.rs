@@ -66,6 +66,7 @@ use crate::rpc::table::Rpc;
 use crate::shares::Shares;
 use crate::types::id::{ConnectionId, LeaseId, NodeId};
 use crate::types::time::{Instant, UnixMillis};
+use crate::upkeep::lost::LostContact;
 
 /// A. Start, stop, and calls that complete at once. Requests are in the block of `requests`.
 impl NodeManager {
@@ -104,6 +105,11 @@ impl NodeManager {
             per_table: config.graph_prefix_limit,
         };
         let claims = Claims::new(&mut snapshot);
+        let mut upkeep = Upkeep::default();
+        let lost = core::mem::take(&mut snapshot.lost).into_iter();
+        for (node, since, contact) in lost.filter(|(node, ..)| !own.chain.contains(node)) {
+            upkeep.lost.add(&config.upkeep, node, LostContact { contact, since }, 0);
+        }
         let mut graph = NodeGraph::new(own.leaf, config.bucket_limit, config.address_limit)
             .with_diversity(diversity);
         for (node, contact) in
@@ -114,7 +120,7 @@ impl NodeManager {
         Ok(Self {
             cx: Cx::new(config, own.chain, seed, now, unix),
             nodes: KnownNodes::new(graph, snapshot.refreshed.into_iter().collect()),
-            upkeep: Upkeep::default(),
+            upkeep,
             graph_writer: GraphWriter::new(snapshot.meta.as_ref()),
             writes: Writes::default(),
             forks: ForkWatch::default(),
@@ -371,6 +377,9 @@ impl NodeManager {
                 Timer::Collect(bucket) => self.collect_due(bucket),
                 Timer::Refresh(bucket) => self.refresh_due(bucket),
                 Timer::Retry => self.retry_due(),
+                Timer::Check => self.check_due(),
+                Timer::Recheck => self.recheck_due(),
+                Timer::Lost => self.lost_due(),
                 Timer::Punch(addr) => self.punch_next(addr),
                 Timer::ClaimRetry(id) => self.claim_retry(id),
                 Timer::ClaimResume(claim) => self.resume(claim),
@@ -425,6 +434,7 @@ impl NodeManager {
                 self.punched(&chain);
                 self.proven(node, address.clone(), data);
                 chain.iter().skip(1).for_each(|former| self.refill(former));
+                self.node_responds(node);
                 self.keep_far();
                 if self.nodes.graph.contains(&node) {
                     for (address, data) in former {
@@ -459,11 +469,15 @@ impl NodeManager {
                 }
                 self.rpc.connection_closed(&mut self.cx, conn, &why);
                 if accepted {
+                    self.connection_over(node, &why);
                     self.cx.event(Event::ConnectionClosed { conn, node, why });
                     self.keep_far();
                 }
             }
-            ConnectEvent::RaceEnded { node, waiters, result } => {
+            ConnectEvent::RaceEnded { node, took, waiters, result } => {
+                if let Err(failures) = &result {
+                    self.race_failed(node, took, failures);
+                }
                 for id in waiters {
                     self.race_ended(id, node, result.clone());
                 }
@@ -485,6 +499,9 @@ impl NodeManager {
             }
             RpcEvent::Request { stream, conn, request: question } => {
                 self.connections.touch(&mut self.cx, conn);
+                if let Some(peer) = self.connections.node(conn) {
+                    self.received_from(peer);
+                }
                 self.serve(conn, stream, &question);
             }
             RpcEvent::Withdrawn { stream } => self.network_withdrawn(stream),

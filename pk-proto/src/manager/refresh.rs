@@ -65,6 +65,7 @@ impl NodeManager {
         if !self.cx.config.retry_delay.is_zero() {
             self.cx.timers.set(Timer::Retry, self.cx.now + self.cx.config.retry_delay);
         }
+        self.start_checks();
         if !self.nodes.graph.is_empty() {
             self.search_for_self(Recipient::None);
         }

@@ -131,6 +131,9 @@ impl NodeManager {
         nodes.sort_by_key(|(node, contact)| (core::cmp::Reverse(contact.connected_time()), *node));
         for (node, contact) in nodes {
             graph.restore(node, contact);
+            if let Some(at) = self.nodes.graph.seen(&node) {
+                graph.set_seen(&node, at);
+            }
         }
         graph
     }
@@ -258,6 +261,7 @@ impl NodeManager {
         for (node, _) in before.iter() {
             if !self.nodes.graph.contains(&node) {
                 self.nodes.unproven.remove(&node);
+                self.upkeep.failing.remove(&node);
                 self.graph_writer.changed(&mut self.cx, node);
                 self.cx.event(Event::NodeRemoved { node });
             }

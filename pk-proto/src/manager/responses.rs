@@ -88,17 +88,17 @@ impl NodeManager {
         self.rpc.call(&mut self.cx, conn, id, RpcRequest::Ping { nonce }, deadline);
     }
 
-    /// A call has ended: a peer that has answered it may want room in its bucket. A ping is no
-    /// question.
+    /// A call has ended: a peer that has answered it is alive, and may want room in its bucket. A
+    /// ping is no question.
     pub(super) fn question_answered(
         &mut self,
         conn: ConnectionId,
         result: &Result<CompletedCall, Failure>,
     ) {
         let Ok(CompletedCall { answer, .. }) = result else { return };
-        if !matches!(answer, RpcResponse::Pong { .. } | RpcResponse::Refused(_))
-            && let Some(node) = self.connections.node(conn)
-        {
+        let Some(node) = self.connections.node(conn) else { return };
+        self.received_from(node);
+        if !matches!(answer, RpcResponse::Pong { .. } | RpcResponse::Refused(_)) {
             self.wants_room(&node);
         }
     }

@@ -106,7 +106,17 @@ impl NodeManager {
             }
             // Enough to begin with if many of them are dead, however few nodes are searched for.
             let first = count.max(self.cx.config.bucket_limit);
-            for (node, contact) in self.nodes.graph.closest(&target, 2 * first) {
+            // Contacts that do not respond are candidates only if there are few others.
+            let mut responding = 0;
+            let closest = self.nodes.graph.closest(&target, 2 * first);
+            let (failing, others): (Vec<_>, Vec<_>) = closest
+                .into_iter()
+                .partition(|(node, _)| *node != target && self.upkeep.failing.contains(node));
+            for (node, contact) in others {
+                lookup.offer(node, Some(contact));
+                responding += 1;
+            }
+            for (node, contact) in failing.into_iter().filter(|_| responding < first) {
                 lookup.offer(node, Some(contact));
             }
             for node in self.connections.closest(&target, first) {
@@ -236,10 +246,16 @@ impl NodeManager {
             return;
         }
         let teller = self.connections.address(conn).map(|(address, _)| address);
-        let Self { cx, requests, .. } = self;
+        let Self { cx, requests, upkeep, .. } = self;
         let Some(Search { lookup, .. }) = requests.stage_mut(id) else { return };
         match result {
-            Ok(CompletedCall { answer: RpcResponse::Closest(closest), .. }) => {
+            Ok(CompletedCall { answer: RpcResponse::Closest(mut closest), .. }) => {
+                // A peer may report a contact that this node knows not to respond.
+                let responds = |node: &NodeId| {
+                    node == lookup.target()
+                        || !upkeep.failing.contains(node) && !upkeep.lost.contains(node)
+                };
+                closest.known.retain(|(node, _)| responds(node));
                 lookup.answered(cx, stream, closest, teller.as_ref());
             }
             Err(Failure::ConnectionLost(_)) => lookup.not_answered(cx, stream, Unanswered::Lost),
@@ -347,6 +363,7 @@ impl NodeManager {
         end: FindEnd,
     ) -> FindOutcome {
         self.cancel_calls(&lookup);
+        self.watch_dials(id);
         self.connections.leave(&mut self.cx, id);
         if let Some(browse) = lookup.browse() {
             self.end_browse(browse);

@@ -47,8 +47,8 @@ impl NodeManager {
         self.rpc.answer(&mut self.cx, stream, answer);
     }
 
-    /// Returns the nodes closest to a target that may be sent to `asker`: proved nodes with their
-    /// global addresses, without `asker` itself.
+    /// Returns the nodes closest to a target that may be sent to `asker`: proved nodes that respond,
+    /// with their global addresses, without `asker` itself.
     fn closest_for(
         &self,
         asker: Option<&NodeId>,
@@ -60,7 +60,11 @@ impl NodeManager {
         if query.known {
             // Some of the closest nodes are not sent. More candidates than the limit are read, so
             // that the list is full nevertheless.
-            let proven = |node: &NodeId| told(node) && !self.nodes.unproven.contains(node);
+            let proven = |node: &NodeId| {
+                told(node)
+                    && !self.nodes.unproven.contains(node)
+                    && !self.upkeep.failing.contains(node)
+            };
             closest.known = self
                 .nodes
                 .graph

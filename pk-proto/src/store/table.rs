@@ -44,6 +44,8 @@ pub enum Table {
     Answered,
     /// Links between nodes; loaded on demand.
     Gestalt,
+    /// Contacts that have left the graph because they did not respond. Part of the snapshot.
+    Lost,
 }
 
 /// One of the two copies of the stored graph: a renewal writes one while the other stays complete.

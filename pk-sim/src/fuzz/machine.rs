@@ -90,6 +90,11 @@ fn crowd(config: &mut Config) {
     config.exchange_limit = config.exchange_limit.min(3);
     config.exchanges_per_peer = config.exchanges_per_peer.min(2);
     config.mdns = true;
+    // One failure is enough for a contact to leave, and it is dialed soon afterwards.
+    config.upkeep.failures = 1;
+    config.upkeep.alone = Duration::ZERO;
+    config.upkeep.away = Duration::from_secs(86_400);
+    config.upkeep.lost_delay = Duration::from_secs(60);
 }
 
 /// A script, and what it plays on.

@@ -384,5 +384,6 @@ fn definition(table: Table) -> Rows {
         Table::Claims => "claims",
         Table::Answered => "answered",
         Table::Gestalt => "gestalt",
+        Table::Lost => "lost",
     })
 }

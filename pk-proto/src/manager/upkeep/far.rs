@@ -75,7 +75,10 @@ impl NodeManager {
                 Direction::Descending,
             );
             let nodes = contacts.into_iter().map(|(node, _)| node);
-            nodes.filter(|node| self.connections.primary(node).is_none()).collect::<Vec<_>>()
+            let nodes = nodes.filter(|node| self.connections.primary(node).is_none());
+            // While this node is away, failing contacts are as good as others.
+            let away = self.upkeep.presence.is_away();
+            nodes.filter(|node| away || !self.upkeep.failing.contains(node)).collect::<Vec<_>>()
         };
         let farthest = self.farthest_bucket();
         let connected = self.connections.has_connection_in(&self.cx, farthest);
@@ -83,7 +86,7 @@ impl NodeManager {
     }
 
     /// Returns the bucket of the farthest contact; that of the farther half if the graph is empty.
-    fn farthest_bucket(&self) -> BucketIndex {
+    pub(super) fn farthest_bucket(&self) -> BucketIndex {
         self.nodes.graph.buckets().last().map_or(HALF, |(bucket, _)| bucket)
     }
 

@@ -1,7 +1,9 @@
 //! Upkeep of the node graph in the background (docs/DESIGN.md, Upkeep of the graph). The decisions
 //! are those of `crate::upkeep`.
 
+mod checks;
 mod far;
+mod lost;
 mod newcomers;
 
 use super::lifecycle::{OnRaceEnded, RaceResult, Reactions};
@@ -12,6 +14,7 @@ use crate::api::error::Failure;
 use crate::api::transport::DialFailure;
 use crate::machine::dial::DialTarget;
 use crate::types::address::NodeAddress;
+use crate::types::contact::NodeContact;
 use crate::types::id::{NodeId, RequestId};
 
 impl Reactions for Errand {
@@ -28,12 +31,22 @@ impl NodeManager {
     /// Dials a contact in the background. Returns whether the dial was started; it is not if the
     /// node is no contact, or has a connection.
     fn dial_contact(&mut self, node: NodeId, errand: Errand) -> bool {
-        if self.connections.primary(&node).is_some() {
+        let contact = self.nodes.graph.get(&node).cloned();
+        let Some(contact) = contact.filter(|_| self.connections.primary(&node).is_none()) else {
             return false;
-        }
+        };
+        self.dial_known(node, &contact, errand);
+        true
+    }
+
+    /// Dials a node in the background.
+    fn dial_known(&mut self, node: NodeId, contact: &NodeContact, errand: Errand) {
         let timeout = self.cx.config.connect_timeout;
-        let Some(contact) = self.nodes.graph.get(&node) else { return false };
-        let dial_target = DialTarget::known(node, contact, timeout);
+        let mut dial_target = DialTarget::known(node, contact, timeout);
+        if errand == Errand::Recheck {
+            // The contact may be behind a NAT.
+            dial_target.relays = self.likely_relays(&node);
+        }
         let id = self.cx.ids.request();
         // The race ends at its own deadline, which is earlier.
         let deadline = self.cx.now + timeout * 2;
@@ -41,7 +54,6 @@ impl NodeManager {
         let stage = RequestStage::Upkeep(errand);
         self.begin(id, OpenRequest { recipient: Recipient::None, deadline, stage });
         self.connections.dial(&mut self.cx, id, dial_target);
-        true
     }
 
     /// Handles the end of a dial in the background.
@@ -49,11 +61,23 @@ impl NodeManager {
         self.end(id, Err(Failure::Cancelled));
         match errand {
             Errand::Far => self.far_dialed(node, result.is_ok()),
-            Errand::Newcomer => {
+            Errand::Check if result.is_ok() => {
+                self.upkeep.pace.found_alive(&self.cx.config.upkeep);
+            }
+            // Without records the one probe decides.
+            Errand::Newcomer if self.cx.config.retry_delay.is_zero() => {
                 if result.as_ref().err().is_some_and(|failures| is_silent(failures)) {
-                    self.probed_dead(&node);
+                    self.contact_leaves(&node);
                 }
             }
+            Errand::Check | Errand::Newcomer | Errand::Lost => {}
+            Errand::Recheck => {
+                let again = self.cx.now + self.cx.config.upkeep.first_retry;
+                self.upkeep.failing.postpone(&node, again);
+                self.arm_recheck();
+            }
+            Errand::Watch => self.upkeep.watched = self.upkeep.watched.saturating_sub(1),
+            Errand::Witness => self.upkeep.calls_witness = false,
         }
     }
 }

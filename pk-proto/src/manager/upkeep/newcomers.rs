@@ -1,15 +1,12 @@
 //! Newcomers to full buckets. A node without room starts no garbage collection round: it waits as a
 //! replacement for a contact that leaves. Only if it has asked something or answered, the least recently
-//! connected contact of its bucket is probed, that one alone, and only after a long silence. A
+//! seen contact of its bucket is probed, that one alone, and only after a long silence. A
 //! probe asks nothing, so that it makes this node no newcomer elsewhere.
-
-use core::time::Duration;
 
 use super::super::node::NodeManager;
 use super::super::state::upkeep::Errand;
-use crate::graph::{Direction, NodeOrder};
 use crate::machine::phase::Phase;
-use crate::types::id::{BucketIndex, NodeId};
+use crate::types::id::NodeId;
 
 impl NodeManager {
     /// A question between this node and a peer was answered. If the peer waits for room in its
@@ -30,25 +27,6 @@ impl NodeManager {
             }
             self.dial_contact(oldest, Errand::Newcomer);
         }
-    }
-
-    /// Returns the least recently connected contact of a bucket without a connection, if its last
-    /// one is older than `UpkeepConfig::fresh`.
-    fn stale_contact(&self, bucket: BucketIndex) -> Option<NodeId> {
-        let contacts =
-            self.nodes.graph.bucket_sorted(bucket, NodeOrder::ConnectedTime, Direction::Ascending);
-        let mut contacts = contacts.into_iter();
-        let (node, contact) =
-            contacts.find(|(node, _)| self.connections.primary(node).is_none())?;
-        let silent = self.cx.unix().0.saturating_sub(contact.connected_time().0);
-        (Duration::from_millis(silent) >= self.cx.config.upkeep.fresh).then_some(node)
-    }
-
-    /// The contact that was probed for a newcomer did not answer: the newcomer takes its place.
-    pub(super) fn probed_dead(&mut self, node: &NodeId) {
-        self.cx.metrics.nodes_dead += 1;
-        self.remove_from_graph(node);
-        self.refill(node);
     }
 
     /// Admits nodes that wait for room in the bucket of a node that has left.
