@@ -4,6 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::api::error::ConnectionErrorReason;
 use crate::api::transport::{DialFailure, DisconnectReason, Side};
 use crate::types::address::NodeAddress;
 use crate::types::id::{ConnectionId, LeaseId, NodeId, RaceId, RequestId};
@@ -22,8 +23,9 @@ pub(crate) enum ConnectEvent {
     Suspected { conn: ConnectionId, node: NodeId },
     /// Something was received on a suspected connection.
     Heard { conn: ConnectionId, node: NodeId },
-    /// The driver was asked to close it: nothing more may be sent on it. `Closed` follows.
-    Closing { conn: ConnectionId },
+    /// Ask the driver to close it, after its streams have ended here: the driver must not receive
+    /// outputs for a stream of a closed connection. `Closed` follows.
+    Closing { conn: ConnectionId, reason: ConnectionErrorReason },
     /// A connection ended; `accepted` if `Opened` was reported.
     Closed {
         conn: ConnectionId,

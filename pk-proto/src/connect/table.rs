@@ -2,7 +2,7 @@
 //! changes only here, in [`Connections::change`].
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use core::net::SocketAddr;
 use core::time::Duration;
 
@@ -14,7 +14,6 @@ use super::event::ConnectEvent;
 use super::place::Room;
 use super::races::Races;
 use crate::api::census::Census;
-use crate::api::error::ConnectionErrorReason;
 use crate::api::output::Output;
 use crate::machine::cx::Cx;
 use crate::machine::timer::Timer;
@@ -102,7 +101,7 @@ impl Connections {
             (None, Change::Refuse { connection, reason }) => {
                 node = Some(connection.node);
                 self.by_id.join(conn, &connection.chain);
-                self.ask_to_close(cx, conn, reason);
+                self.events.push_back(ConnectEvent::Closing { conn, reason });
                 Some(State::Closing { connection, was_accepted: false })
             }
             (Some(State::Greeting { connection, place, .. }), Change::Accept) => {
@@ -132,7 +131,7 @@ impl Connections {
                 Change::Close(reason),
             ) => {
                 self.leave_tables(cx, conn, &before);
-                self.ask_to_close(cx, conn, reason);
+                self.events.push_back(ConnectEvent::Closing { conn, reason });
                 let was_accepted = before.is_accepted();
                 before
                     .into_connection()
@@ -202,12 +201,6 @@ impl Connections {
         for timer in [Timer::Hello(conn), Timer::Idle(conn), Timer::Silent(conn)] {
             cx.timers.cancel(timer);
         }
-    }
-
-    fn ask_to_close(&mut self, cx: &mut Cx, conn: ConnectionId, reason: ConnectionErrorReason) {
-        let code = reason.code() as u64;
-        cx.output(Output::CloseConnection { conn, code, reason: reason.to_string() });
-        self.events.push_back(ConnectEvent::Closing { conn });
     }
 
     // -- what changes without the state
@@ -384,7 +377,7 @@ impl Connections {
 /// The reason of a change, if changes are logged.
 #[cfg(feature = "tracing")]
 fn logged(change: &Change<'_>) -> Option<String> {
-    tracing::enabled!(tracing::Level::DEBUG).then(|| change.to_string())
+    tracing::enabled!(tracing::Level::DEBUG).then(|| alloc::format!("{change}"))
 }
 
 #[cfg(not(feature = "tracing"))]

@@ -31,7 +31,7 @@ mod upkeep;
 mod validate;
 mod writes;
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 pub use self::node::NodeManager;
@@ -460,8 +460,11 @@ impl NodeManager {
             }
             ConnectEvent::Crowded { race } => self.make_room_for_dial(race),
             ConnectEvent::Signal { race, node, relay } => self.signal(race, node, relay),
-            ConnectEvent::Closing { conn } => {
+            ConnectEvent::Closing { conn, reason } => {
                 self.rpc.connection_closed(&mut self.cx, conn, &DisconnectReason::Local);
+                let code = reason.code() as u64;
+                let reason = reason.to_string();
+                self.cx.output(Output::CloseConnection { conn, code, reason });
             }
             ConnectEvent::Closed { conn, node, accepted, why, leases } => {
                 for lease in leases {
