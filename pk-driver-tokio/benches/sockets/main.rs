@@ -1,6 +1,7 @@
 //! CPU of two nodes over loopback beside bare quinn doing the same work, in one run, and the memory
 //! and CPU of idle connections: `cargo bench -p pk-driver-tokio --bench sockets`. With the argument
-//! `cpu` or `idle`, only one of both.
+//! `cpu` or `idle`, only one of both; with a further argument, such as `cpu closest`, only the rows
+//! whose name contains it.
 //!
 //! Each row alternates between both in rounds; the figures are medians of the CPU of the whole
 //! process, which contains both ends. Bare quinn uses the same certificates, windows and runtime.
@@ -29,26 +30,28 @@ const MIB: usize = 1024 * 1024;
 /// Median CPU of an operation, in microseconds.
 struct Cpu(f64);
 
-/// Runs `work` of both sides in turns, and returns the median CPU of one operation of each.
-macro_rules! beside {
-    ($count:expr, $ours:expr, $bare:expr) => {{
-        let (mut ours, mut bare) = (Vec::new(), Vec::new());
-        for round in 0..=ROUNDS {
-            for (side, times) in [(0, &mut ours), (1, &mut bare)] {
-                let before = cpu();
-                if side == 0 {
-                    $ours.await
-                } else {
-                    $bare.await
-                };
-                // The first round warms up.
-                if round > 0 {
-                    times.push((cpu() - before).as_secs_f64() * 1e6 / $count as f64);
+/// Runs the work of both sides in turns, and prints the median CPU of one operation of each.
+macro_rules! row {
+    ($only:expr, $name:expr, $goal:expr, $count:expr, $ours:expr, $bare:expr) => {
+        if $name.contains($only) {
+            let (mut ours, mut bare) = (Vec::new(), Vec::new());
+            for round in 0..=ROUNDS {
+                for (side, times) in [(0, &mut ours), (1, &mut bare)] {
+                    let before = cpu();
+                    if side == 0 {
+                        $ours.await
+                    } else {
+                        $bare.await
+                    };
+                    // The first round warms up.
+                    if round > 0 {
+                        times.push((cpu() - before).as_secs_f64() * 1e6 / $count as f64);
+                    }
                 }
             }
+            print_row($name, $goal, &median(ours), &median(bare));
         }
-        (median(ours), median(bare))
-    }};
+    };
 }
 
 fn median(mut values: Vec<f64>) -> Cpu {
@@ -56,31 +59,24 @@ fn median(mut values: Vec<f64>) -> Cpu {
     Cpu(values[values.len() / 2])
 }
 
-fn row(name: &str, goal: &str, (ours, bare): (Cpu, Cpu)) {
+fn print_row(name: &str, goal: &str, ours: &Cpu, bare: &Cpu) {
     println!("| {name} | {:.1} | {:.1} | **{:.2}x** | {goal} |", ours.0, bare.0, ours.0 / bare.0);
 }
 
-async fn rows() {
+async fn rows(only: &str) {
     let nodes = Nodes::start().await;
     let quic = Quic::start().await;
     println!("| CPU of both ends, us | nodes | bare quinn | ratio | goal |\n|---|---|---|---|---|");
-    row("ping, one at a time", "<= 1.2x", beside!(2000, nodes.pings(2000), quic.echoes(2000, 32)));
-    row(
-        "ping, 32 at once",
-        "<= 1.2x",
-        beside!(6400, nodes.parallel(32, 200), quic.parallel(32, 200)),
-    );
-    row(
-        "ask for the closest, 20 contacts",
-        "<= 1.3x",
-        beside!(1000, nodes.closest(1000), quic.echoes(1000, CLOSEST)),
-    );
-    row("connect and ping", "<= 1.1x", beside!(100, nodes.connects(100), quic.connects(100)));
-    row(
-        "one stream of 1 GiB, per MiB",
-        "<= 1.2x",
-        beside!(1024, nodes.bulk(1024 * MIB), quic.bulk(1024 * MIB)),
-    );
+    let name = "ping, one at a time";
+    row!(only, name, "<= 1.2x", 2000, nodes.pings(2000), quic.echoes(2000, 32));
+    let name = "ping, 32 at once";
+    row!(only, name, "<= 1.2x", 6400, nodes.parallel(32, 200), quic.parallel(32, 200));
+    let name = "ask for the closest, 20 contacts";
+    row!(only, name, "<= 1.3x", 1000, nodes.closest(1000), quic.echoes(1000, CLOSEST));
+    let name = "connect and ping";
+    row!(only, name, "<= 1.1x", 100, nodes.connects(100), quic.connects(100));
+    let name = "one stream of 1 GiB, per MiB";
+    row!(only, name, "<= 1.2x", 1024, nodes.bulk(1024 * MIB), quic.bulk(1024 * MIB));
     nodes.stop().await;
 }
 
@@ -95,7 +91,7 @@ fn main() {
     }
     let only = |part| arguments.first().is_some_and(|first| first == part);
     if !only("idle") {
-        runtime.block_on(rows());
+        runtime.block_on(rows(arguments.get(1).map_or("", |row| row)));
     }
     if only("cpu") {
         return;

@@ -349,8 +349,9 @@ impl Transport {
         }
     }
 
-    /// Returns the next event.
+    /// Returns the next event. Must be called until there is none.
     pub fn poll_event(&mut self) -> Option<TransportEvent> {
+        self.settle();
         let event = queue::take(&mut self.cx.events)?;
         if let TransportEvent::Input(
             Input::Disconnected { conn, .. } | Input::DialFailed { conn, .. },

@@ -18,7 +18,9 @@ use crate::stream::{Read, Remains, Stream};
 use crate::tls::{SERVER_NAME, TlsVerdict};
 
 impl Transport {
-    /// Executes an output of the core that is for the network. Returns any other one.
+    /// Executes an output of the core that is for the network. Returns any other one. The streams
+    /// that it concerns are served by the next [`poll_event`](Self::poll_event), once for all
+    /// outputs before it.
     pub fn execute(&mut self, now: Instant, output: Output) -> Option<Output> {
         self.cx.advance(now);
         match output {
@@ -45,6 +47,8 @@ impl Transport {
                 it.with_stream(cx, stream, |stream, quic| stream.stop(quic, code));
             }),
             Output::DetachStream { conn, stream, node, protocol, opener, unread } => {
+                // What the core has sent on the stream is no progress of its next holder.
+                self.settle();
                 let opened = Opened { conn, stream, node, protocol, opener, network: None };
                 if self.cx.streams.contains_key(&stream) {
                     self.with_stream(stream, |it, cx| it.detach(cx, opened, unread));
@@ -69,7 +73,6 @@ impl Transport {
             }
             other => return Some(other),
         }
-        self.settle();
         None
     }
 
