@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use pk_driver::{MdnsInterfaces, NodeConfig};
 use pk_proto::claims::ClaimPolicy;
-use pk_proto::{NodeId, SeedNode};
+use pk_proto::{NetworkId, NodeId, SeedNode};
 use tracing_subscriber::filter::Targets;
 
 use crate::output;
@@ -254,6 +254,8 @@ pub(crate) struct RunArgs {
     pub(crate) record: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) mdns: MdnsArgs,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     /// Policy for claims that other nodes ask this node to sign.
     #[arg(long, value_enum, value_name = "POLICY", default_value_t)]
     claims: ClaimsArg,
@@ -381,6 +383,8 @@ pub(crate) struct OneShotArgs {
     pub(crate) seed_nodes: Vec<SeedNode>,
     #[command(flatten)]
     pub(crate) mdns: MdnsArgs,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     /// Time limit of the command, in seconds, 1 to 86400.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
@@ -389,6 +393,26 @@ pub(crate) struct OneShotArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) runtime: RuntimeArg,
+}
+
+/// Options for the network of the node.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkArgs {
+    /// Network of this node, such as mainnet.example.org: nodes of other networks are refused.
+    /// (default: none)
+    #[arg(long, value_name = "NAME")]
+    network: Option<NetworkId>,
+    /// Also refuse nodes that name no network, such as those of Polykey 1.x.
+    #[arg(long, requires = "network")]
+    network_required: bool,
+}
+
+impl NetworkArgs {
+    /// Applies the options to the configuration of a node.
+    pub(crate) fn apply(&self, config: &mut NodeConfig) {
+        config.core.network = self.network.clone();
+        config.core.network_required = self.network_required;
+    }
 }
 
 /// Options for mDNS.

@@ -245,6 +245,7 @@ fn dial_name(why: &DialFailure) -> &'static str {
         DialFailure::Resolve(_) => "Resolve",
         DialFailure::Transport(_) => "Transport",
         DialFailure::LeadsTo(_) => "LeadsTo",
+        DialFailure::OtherNetwork(_) => "OtherNetwork",
         _ => "DialFailure",
     }
 }

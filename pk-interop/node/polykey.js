@@ -15,6 +15,7 @@ const readline = require('node:readline');
 
 const { default: Logger, LogLevel, StreamHandler } = require('@matrixai/logger');
 const { DB } = require('@matrixai/db');
+const { DuplexHandler } = require('@matrixai/rpc');
 const polykey = (path) => require('polykey/dist/' + path);
 const { default: ACL } = polykey('acl/ACL');
 const { default: CertManager } = polykey('keys/CertManager');
@@ -97,8 +98,23 @@ async function patiently(work) {
   }
 }
 
+// The method of later versions that authenticates a connection (docs/WIRE.md section 14), which this version lacks. Each
+// step is a message that this node sends, or 'read': it waits for one of the caller and reports it.
+class Authenticate extends DuplexHandler {
+  handle = async function* (input) {
+    for (const step of settings.authentication) {
+      if (step !== 'read') {
+        yield step;
+        continue;
+      }
+      const { value } = await input.next();
+      say({ event: 'authentication', message: value });
+    }
+  };
+}
+
 async function start() {
-  const { dir, host, port, seed, allowAll, connections = {}, manager = {} } = settings;
+  const { dir, host, port, seed, allowAll, authentication, connections = {}, manager = {} } = settings;
   fs.mkdirSync(dir, { recursive: true });
   const handler = new StreamHandler(undefined, process.stderr);
   const logger = new Logger('polykey', LogLevel[settings.log ?? 'WARN'], [handler]);
@@ -151,13 +167,16 @@ async function start() {
   await ncm.start({
     host,
     port,
-    agentService: serverManifest({
-      db, sigchain, nodeGraph, acl, nodeManager, keyRing, logger,
-      nodeConnectionManager: ncm,
-      // What lies above the node layer, as little of it as is needed to be called.
-      notificationsManager: { receiveNotification: async (_, notification) => void notifications.push(notification) },
-      vaultManager: { handleScanVaults: async function* () {} },
-    }),
+    agentService: {
+      ...serverManifest({
+        db, sigchain, nodeGraph, acl, nodeManager, keyRing, logger,
+        nodeConnectionManager: ncm,
+        // What lies above the node layer, as little of it as is needed to be called.
+        notificationsManager: { receiveNotification: async (_, notification) => void notifications.push(notification) },
+        vaultManager: { handleScanVaults: async function* () {} },
+      }),
+      ...(authentication == null ? {} : { nodesAuthenticateConnection: new Authenticate({}) }),
+    },
   });
   await nodeManager.start();
   await taskManager.startProcessing();
@@ -215,6 +234,19 @@ async function start() {
       await writer.close();
       const bytes = Buffer.concat(await all(readable));
       return { result: meta.result, bytes: bytes.toString() };
+    }),
+    // Authenticates the connection to `via` by these steps, as the handler above. Returns what was read.
+    authenticate: ({ via, steps }) => with_(via, async (rpc) => {
+      const { readable, writable } = await rpc.duplexStreamCaller('nodesAuthenticateConnection');
+      const [reader, writer] = [readable.getReader(), writable.getWriter()];
+      const read = [];
+      for (const step of steps) {
+        if (step === 'read') read.push((await reader.read()).value ?? null);
+        else await writer.write(step);
+      }
+      await reader.cancel().catch(() => {});
+      await writer.close().catch(() => {});
+      return read;
     }),
     // As many calls as are wanted, a few at a time.
     repeat: async ({ nodeId, via, times, width }) => {

@@ -35,6 +35,10 @@ pub struct Settings {
     pub seed: Option<[u8; 32]>,
     /// Whether every connected node may claim it. Default `false`.
     pub allow_all: bool,
+    /// Steps by which it answers the authentication of a connection, as Polykey after 1.15 does
+    /// (docs/WIRE.md section 14): `"read"` waits for a message of the caller, an object is sent.
+    /// Default: none; it does not know the method.
+    pub authentication: Option<Value>,
     /// Options of its NodeConnectionManager, by name, for example `connectionKeepAliveTimeoutTime`.
     pub connections: Value,
     /// Options of its NodeManager, by name.
@@ -48,6 +52,7 @@ impl Default for Settings {
             port: 0,
             seed: None,
             allow_all: false,
+            authentication: None,
             connections: json!({}),
             manager: json!({}),
         }
@@ -159,12 +164,13 @@ impl Polykey {
     pub async fn start(&self, settings: Settings) -> Result<Peer, PeerError> {
         let n = NODES.fetch_add(1, Ordering::Relaxed);
         let dir = self.dir.join("state").join(format!("{}-{n}", std::process::id()));
-        let Settings { host, port, seed, allow_all, connections, manager } = settings;
+        let Settings { host, port, seed, allow_all, authentication, connections, manager } =
+            settings;
         let seed =
             seed.map(|seed| seed.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         let settings = json!({
             "dir": dir, "host": host, "port": port, "seed": seed, "allowAll": allow_all,
-            "connections": connections, "manager": manager,
+            "authentication": authentication, "connections": connections, "manager": manager,
         });
         let start = |error: io::Error| PeerError::Start(error.to_string());
         let mut node = Command::new("node");

@@ -164,9 +164,10 @@ pub use api::{
 #[doc(no_inline)]
 pub use types::{
     ApprovalId, BucketIndex, ConnectionId, ContactMode, Distance, EffectId, Host, Hostname,
-    Instant, LeaseId, Network, NodeAddress, NodeAddressScope, NodeContact, NodeContactAddressData,
-    NodeId, NodeIdEncoded, ParseAddressError, ParseNodeIdError, ParseSeedNodeError, Refusal,
-    RequestId, Scopes, SeedNode, Signature, SignatureFault, StreamId, UnixMillis, verify,
+    Instant, LeaseId, Network, NetworkId, NetworkIdError, NodeAddress, NodeAddressScope,
+    NodeContact, NodeContactAddressData, NodeId, NodeIdEncoded, ParseAddressError,
+    ParseNodeIdError, ParseSeedNodeError, Refusal, RequestId, Scopes, SeedNode, Signature,
+    SignatureFault, StreamId, UnixMillis, verify,
 };
 
 // The store.

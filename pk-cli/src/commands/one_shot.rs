@@ -53,6 +53,7 @@ pub(crate) async fn with_node<R: Runtime + Unpin>(
     let signal = signal::stop_signal()?;
     let mut config = node::open(&args.dir)?;
     args.mdns.apply(&mut config);
+    args.network.apply(&mut config);
     let start = async { Ok(Node::start_on(runtime, config).await?) };
     let node = unless(signal.clone(), start).await?;
     let result = unless(signal, work(&node, limit)).await;

@@ -74,6 +74,10 @@ fn invalid_usage_exits_with_2_and_names_the_error() {
         ("run --stdio --mdns-interface lo", "--mdns"),
         ("run --stdio --mdns --mdns-groups x", "such as 224.0.0.250, or `none`"),
         ("find ID --dir d --mdns-groups=none", "--mdns"),
+        // The network.
+        ("run --stdio --network-required", "--network <NAME>"),
+        ("find ID --dir d --network-required", "--network <NAME>"),
+        ("run --stdio --network=", "must not be empty"),
         // Numbers.
         ("demo --nodes 1", "1 is not in 2..=256"),
         ("demo --nodes 257", "257 is not in 2..=256"),

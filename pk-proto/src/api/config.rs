@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::search_config::SearchConfig;
 use super::upkeep_config::UpkeepConfig;
 use crate::claims::{ClaimPolicy, DigestAlgorithm};
+use crate::types::network_id::NetworkId;
 
 /// Settings of a [`NodeManager`](crate::NodeManager). Start from [`Config::default`];
 /// `NodeManager::new` validates them.
@@ -82,6 +83,14 @@ pub struct Config {
     pub request_limit: usize,
 
     // -- connections
+    /// Network that this node belongs to: nodes of another one are refused, and leave the graph
+    /// (docs/DESIGN.md, Network isolation). Default `None`: a node without a network accepts every
+    /// node that accepts it.
+    pub network: Option<NetworkId>,
+    /// Whether nodes that name no network are refused, too: those without one, and those whose
+    /// version does not know networks, such as Polykey 1.15.1. Default `false`; `true` requires
+    /// `network`.
+    pub network_required: bool,
     /// Time from the start of a dial race to an accepted connection (connectionConnectTimeoutTime).
     /// Default 15 s, range 1 ms–1 h.
     pub connect_timeout: Duration,
@@ -225,6 +234,8 @@ impl Default for Config {
             search: SearchConfig::default(),
             request_deadline: Duration::from_secs(60),
             request_limit: 1024,
+            network: None,
+            network_required: false,
             connect_timeout: Duration::from_secs(15),
             dial_delay: Duration::from_millis(250),
             dial_address_limit: 10,
@@ -342,6 +353,9 @@ impl Config {
         }
         time("request_deadline", self.request_deadline, MS, DAY)?;
         count("request_limit", self.request_limit, 1, 1_000_000)?;
+        if self.network_required && self.network.is_none() {
+            return Err(ConfigError::NoNetwork);
+        }
         time("connect_timeout", self.connect_timeout, MS, HOUR)?;
         time("dial_delay", self.dial_delay, MS, MINUTE)?;
         count("dial_address_limit", self.dial_address_limit, 1, 64)?;
@@ -411,6 +425,9 @@ pub enum ConfigError {
     /// `claim_digest` is an algorithm that is only supported for verification.
     #[error("claim_digest is {0:?}; it must be Blake3 or Blake2b256")]
     Digest(DigestAlgorithm),
+    /// `network_required` without a `network`.
+    #[error("network_required is true, but network is not set")]
+    NoNetwork,
     /// A duration.
     #[error("{name} is {value:?}; it must be {min:?} to {max:?}")]
     Time {
@@ -444,6 +461,10 @@ mod tests {
             alloc::format!("{error}"),
             "find_candidate_limit is 19; it must be at least bucket_limit, which is 20"
         );
+        config = Config { network_required: true, ..Config::default() };
+        assert_eq!(config.validate(), Err(ConfigError::NoNetwork));
+        config.network = "mainnet".parse().ok();
+        assert_eq!(config.validate(), Ok(()));
     }
 
     #[test]

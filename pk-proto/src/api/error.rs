@@ -304,6 +304,8 @@ pub mod code {
     pub const CONNECTION_LIMIT: u64 = 17;
     /// Connection: both ends are the same node.
     pub const CONNECTION_SELF: u64 = 18;
+    /// Connection: the nodes belong to different networks.
+    pub const CONNECTION_NETWORK: u64 = 19;
 }
 
 /// Code with which a connection is closed (specification: ConnectionErrorCode). Peers may send
@@ -320,6 +322,8 @@ pub enum ConnectionErrorCode {
     Limit = code::CONNECTION_LIMIT,
     /// Both ends are the same node.
     SameNode = code::CONNECTION_SELF,
+    /// The nodes belong to different networks.
+    Network = code::CONNECTION_NETWORK,
 }
 
 /// Reason for closing a connection, which is sent to its peer (specification:
@@ -372,6 +376,12 @@ pub enum ConnectionErrorReason {
     /// The peer repeats requests that are refused.
     #[error("too many refused requests")]
     TooManyRefused,
+    /// The peer belongs to another network.
+    #[error("the nodes belong to different networks")]
+    OtherNetwork,
+    /// The peer names no network, and this node requires its own.
+    #[error("this node accepts only nodes of its network")]
+    NoNetwork,
 }
 
 impl ConnectionErrorReason {
@@ -384,6 +394,7 @@ impl ConnectionErrorReason {
             Self::TooMany | Self::TooManyOfNetwork => ConnectionErrorCode::Limit,
             Self::SameNode => ConnectionErrorCode::SameNode,
             Self::NoHello | Self::Fault | Self::TooManyRefused => ConnectionErrorCode::Fault,
+            Self::OtherNetwork | Self::NoNetwork => ConnectionErrorCode::Network,
         }
     }
 }

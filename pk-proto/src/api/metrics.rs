@@ -118,6 +118,11 @@ metrics! {
     shares_refused,
     /// Connections closed because both ends are this node.
     connections_to_self,
+    /// Connections closed because the peer belongs to another network, or names none and this node
+    /// requires its own.
+    connections_of_other_networks,
+    /// Requests of peers that were denied before the peer has named its network.
+    requests_denied,
     /// Peers that did not send a Hello in time.
     hello_timeouts,
     /// Streams refused because of `streams_per_connection` or `application_streams`.

@@ -105,6 +105,10 @@ pub enum DialFailure {
         #[cfg_attr(feature = "arbitrary", arbitrary(with = crate::types::generators::sockets))]
         Vec<SocketAddr>,
     ),
+    /// The node belongs to another network, or one of the two requires its network and the other
+    /// names none; found by either end.
+    #[error("network: {0}")]
+    OtherNetwork(String),
     /// The address was not tried: a race tries at most `Config::dial_address_limit` addresses.
     #[error("not tried: more addresses than dial_address_limit")]
     NotTried,

@@ -13,7 +13,7 @@ use super::event::ConnectEvent;
 use super::race::{Dialing, Losers, Race, after_signal};
 use super::suspicion::CUT_OFF_DIALS;
 use super::table::Connections;
-use crate::api::error::ConnectionErrorReason;
+use crate::api::error::{ConnectionErrorReason, code};
 use crate::api::output::Output;
 use crate::api::transport::{DialFailure, Side};
 use crate::machine::cx::Cx;
@@ -380,6 +380,10 @@ impl Connections {
             return;
         };
         let race = *race;
+        let why = match why {
+            DialFailure::Rejected { code, reason } => rejected(code, reason),
+            why => why,
+        };
         self.change(cx, conn, Change::DialFailed(&why));
         match race {
             Some(race) => self.dial_lost(cx, race, conn, why),
@@ -431,5 +435,14 @@ fn set_next(cx: &mut Cx, id: RaceId, race: &Race) {
         cx.timers.set(Timer::RaceNext(id), race.next_at.max(cx.now));
     } else {
         cx.timers.cancel(Timer::RaceNext(id));
+    }
+}
+
+/// Returns the failure of a dial whose connection the peer closed with an application code before
+/// it accepted it.
+pub(super) fn rejected(code: u64, reason: String) -> DialFailure {
+    match code {
+        code::CONNECTION_NETWORK => DialFailure::OtherNetwork(reason),
+        code => DialFailure::Rejected { code, reason },
     }
 }

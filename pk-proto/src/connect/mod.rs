@@ -54,6 +54,7 @@ use core::net::SocketAddr;
 
 use self::change::Change;
 use self::connection::{Connection, State};
+use self::dialing::rejected;
 use self::event::ConnectEvent;
 pub(crate) use self::place::{Candidate, Worth};
 use self::race::Losers;
@@ -206,9 +207,7 @@ impl Connections {
             state.is_accepted() || matches!(state, State::Closing { was_accepted: true, .. });
         if let Some(race) = self.change(cx, conn, Change::Disconnect(&why)) {
             let failure = match &why {
-                DisconnectReason::Peer { code, reason } => {
-                    DialFailure::Rejected { code: *code, reason: reason.clone() }
-                }
+                DisconnectReason::Peer { code, reason } => rejected(*code, reason.clone()),
                 DisconnectReason::Local => DialFailure::Cancelled,
                 DisconnectReason::TimedOut => DialFailure::TimedOut,
                 other => DialFailure::Transport(alloc::format!("{other}")),
@@ -269,6 +268,10 @@ impl Connections {
 
     pub(crate) fn hello_overdue(&mut self, cx: &mut Cx, conn: ConnectionId) {
         cx.metrics.hello_timeouts += 1;
+        if self.dialect(conn) == Some(Dialect::Polykey) {
+            // It has no Hello: what is missing is the network (`rpc/network.rs`).
+            return self.close(cx, conn, ConnectionErrorReason::NoNetwork);
+        }
         if let Some(race) = self.take_race(conn) {
             self.dial_lost(cx, race, conn, DialFailure::TimedOut);
         }
@@ -299,6 +302,9 @@ impl Connections {
         if let Some(race) = race {
             let why = match reason {
                 ConnectionErrorReason::NotNeeded => DialFailure::Cancelled,
+                ConnectionErrorReason::OtherNetwork | ConnectionErrorReason::NoNetwork => {
+                    DialFailure::OtherNetwork(reason.to_string())
+                }
                 reason => DialFailure::Transport(reason.to_string()),
             };
             self.dial_lost(cx, race, conn, why);

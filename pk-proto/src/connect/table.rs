@@ -395,6 +395,7 @@ fn log(_: ConnectionId, _: &str, _: &str, _: &str) {}
 
 #[cfg(test)]
 mod tests {
+    use crate::api::error::ConnectionErrorReason;
     use alloc::vec::Vec;
 
     use super::*;

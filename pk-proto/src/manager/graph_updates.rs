@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::node::NodeManager;
-use crate::api::error::Failure;
+use crate::api::error::{ConnectionErrorReason, Failure};
 use crate::api::event::Event;
 use crate::api::reply::Reply;
 use crate::graph::outcome::{SetNodeOutcome, SetNodeRejection};
@@ -11,7 +11,7 @@ use crate::machine::effects::PersistOwner;
 use crate::machine::phase::Phase;
 use crate::store::table::WriteFailure;
 use crate::types::address::{NodeAddress, NodeContactAddressData};
-use crate::types::id::NodeId;
+use crate::types::id::{ConnectionId, NodeId};
 
 impl NodeManager {
     /// Adds a node to the graph or updates it, and emits the event. A connection time later than
@@ -100,6 +100,23 @@ impl NodeManager {
             self.remove_from_graph(former);
         }
         known
+    }
+
+    /// The peer of a connection does not belong to the local network: closes the connection. The
+    /// node leaves the graph, under every id that it has proved.
+    pub(super) fn refuse_network(&mut self, conn: ConnectionId, reason: ConnectionErrorReason) {
+        self.cx.metrics.connections_of_other_networks += 1;
+        let chain = self.connections.chain(conn);
+        self.connections.close(&mut self.cx, conn, reason);
+        chain.iter().for_each(|node| self.leave_network(node));
+    }
+
+    /// A node belongs to another network: it is no contact, and does not wait to be one.
+    pub(super) fn leave_network(&mut self, node: &NodeId) {
+        if let Some(bucket) = self.cx.own().bucket_index(node) {
+            self.nodes.pending.remove(bucket, node);
+        }
+        self.remove_from_graph(node);
     }
 
     /// Removes a node from the graph and emits the event. Returns whether it was in the graph.

@@ -44,7 +44,9 @@ use self::state::stage::is_writing;
 use self::state::upkeep::Upkeep;
 use self::state::writes::Writes;
 use crate::api::config::Config;
-use crate::api::error::{ConnectionErrorReason, Failure, PeerFault, RequestError, StartError};
+use crate::api::error::{
+    ConnectionErrorReason, Failure, PeerFault, RequestError, StartError, code,
+};
 use crate::api::event::Event;
 use crate::api::info::ConnectionInfo;
 use crate::api::input::Input;
@@ -471,6 +473,9 @@ impl NodeManager {
                     self.cx.event(Event::LeaseLost { lease, node });
                 }
                 self.rpc.connection_closed(&mut self.cx, conn, &why);
+                if matches!(why, DisconnectReason::Peer { code: code::CONNECTION_NETWORK, .. }) {
+                    self.leave_network(&node);
+                }
                 if accepted {
                     self.connection_over(node, &why);
                     self.cx.event(Event::ConnectionClosed { conn, node, why });
@@ -491,6 +496,7 @@ impl NodeManager {
     fn on_rpc(&mut self, event: RpcEvent) {
         match event {
             RpcEvent::Hello { conn } => self.connections.accepted(&mut self.cx, conn),
+            RpcEvent::OtherNetwork { conn, reason } => self.refuse_network(conn, reason),
             RpcEvent::CallEnded { request, conn, stream, result } => {
                 self.connections.touch(&mut self.cx, conn);
                 self.question_answered(conn, &result);

@@ -187,7 +187,7 @@ impl NodeManager {
         for id in waiters {
             let Self { cx, rpc, requests, .. } = self;
             if let Some(Entry { deadline, payload: Search { lookup, .. }, .. }) = requests.entry(id)
-                && rpc.may_ask_early(conn)
+                && rpc.may_ask_early(cx, conn)
                 && !lookup.is_for(&node)
                 && lookup.is_unasked(&node)
             {

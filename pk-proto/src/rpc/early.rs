@@ -7,7 +7,7 @@
 //! knows that stream, does not read the others.
 
 use super::sets::StreamSet;
-use super::table::{PerConnection, Purpose, Rpc};
+use super::table::{Greeting, PerConnection, Purpose, Rpc};
 use crate::machine::cx::Cx;
 use crate::machine::timer::Timer;
 use crate::types::id::{ConnectionId, StreamId};
@@ -18,12 +18,17 @@ const EARLY_REQUESTS: usize = 8;
 impl Rpc {
     /// Returns whether a request can be sent before the peer's Hello. Only requests that need no
     /// feature of the peer can.
-    pub(crate) fn may_ask_early(&self, conn: ConnectionId) -> bool {
-        self.connections.get(&conn).is_some_and(|connection| {
-            let ours = connection.streams.len() - connection.streams.theirs();
-            // The control stream is one of them.
-            !connection.hello && connection.control.is_some() && ours <= EARLY_REQUESTS
-        })
+    pub(crate) fn may_ask_early(&self, cx: &Cx, conn: ConnectionId) -> bool {
+        // The acceptor serves nothing before it has received the network, which follows its Hello.
+        let has_network = cx.config.network.is_some();
+        !has_network
+            && self.connections.get(&conn).is_some_and(|connection| {
+                let ours = connection.streams.len() - connection.streams.theirs();
+                // The control stream is one of them.
+                connection.greeting == Greeting::Hello
+                    && connection.control.is_some()
+                    && ours <= EARLY_REQUESTS
+            })
     }
 
     /// The peer sent its Hello: the requests that were held are served, and the streams that were
@@ -48,12 +53,12 @@ impl Rpc {
 impl PerConnection {
     /// Returns whether a stream must wait for the Hello without being read.
     pub(super) fn is_early(&self, id: StreamId) -> bool {
-        !self.hello && self.control.is_some_and(|control| control != id)
+        self.greeting != Greeting::Complete && self.control.is_some_and(|control| control != id)
     }
 
     /// Returns whether an acceptor that has not received the Hello has as many streams as a dialer
     /// may open before it: the control stream, and those of its early requests.
     pub(super) fn takes_no_more(&self, theirs: usize) -> bool {
-        !self.hello && self.control.is_none() && theirs > EARLY_REQUESTS
+        self.greeting != Greeting::Complete && self.control.is_none() && theirs > EARLY_REQUESTS
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::api::error::{Failure, PeerFault};
+use crate::api::error::{ConnectionErrorReason, Failure, PeerFault};
 use crate::types::id::{ConnectionId, NodeId, RequestId, StreamId};
 use crate::wire::message::{RpcRequest, RpcResponse};
 
@@ -22,8 +22,12 @@ pub(crate) enum ExchangeStep {
 /// Events of streams, for the manager.
 #[derive(Debug)]
 pub(crate) enum RpcEvent {
-    /// The peer accepted the connection: its Hello arrived, or its dialect has none.
+    /// The peer accepted the connection: its Hello arrived, or its dialect has none; and its network
+    /// is not refused.
     Hello { conn: ConnectionId },
+    /// The peer belongs to another network, or names none although it must: the connection must be
+    /// closed.
+    OtherNetwork { conn: ConnectionId, reason: ConnectionErrorReason },
     /// A local call ended.
     CallEnded {
         request: RequestId,

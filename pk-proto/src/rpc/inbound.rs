@@ -15,7 +15,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::event::{ExchangeStep, RpcEvent};
-use super::table::{PerConnection, Purpose, RecvHalf, Rpc, Stream};
+use super::table::{Authentication, Greeting, PerConnection, Purpose, RecvHalf, Rpc, Stream};
 use crate::api::error::{Failure, PeerFault, code};
 use crate::api::output::Output;
 use crate::api::transport::Opener;
@@ -26,7 +26,7 @@ use crate::wire::codec::{self, Decoder};
 use crate::wire::dialect::Dialect;
 use crate::wire::message::{RpcRequest, RpcResponse};
 use crate::wire::native::hello::Hello;
-use crate::wire::parsed_message::{ParsedMessage, StreamFormat};
+use crate::wire::parsed_message::{NetworkMessage, ParsedMessage, StreamFormat};
 
 /// Version of the native dialect that this node supports, the only one so far.
 const VERSION: u16 = 1;
@@ -61,7 +61,10 @@ impl Rpc {
         let dialect = connection.dialect;
         // Until the Hello, its timeout applies: this may be the stream that carries it, or one that
         // waits for it.
-        let wait = if connection.hello { Duration::ZERO } else { cx.config.hello_timeout };
+        let wait = match connection.greeting {
+            Greeting::Complete => Duration::ZERO,
+            Greeting::Hello | Greeting::Network => cx.config.hello_timeout,
+        };
         self.streams.insert(
             id,
             Stream::new(cx, conn, dialect, Purpose::First, StreamFormat::first(dialect)),
@@ -105,6 +108,9 @@ impl Rpc {
                 self.end_if_over(cx, id);
             }
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
+            Purpose::Authentication(Authentication::Accept) if code == code::UNSUPPORTED => {
+                self.authentication_refused(cx, id, true);
+            }
             _ => self.give_up(cx, id, code::NONE, Failure::aborted(code)),
         }
     }
@@ -163,26 +169,54 @@ impl Rpc {
         let conn = stream.conn;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         match (&stream.purpose, parsed) {
-            (Purpose::Control, ParsedMessage::Hello(hello)) if !connection.hello => {
-                connection.hello = true;
+            (Purpose::Control, ParsedMessage::Hello(hello))
+                if connection.greeting == Greeting::Hello =>
+            {
                 self.greet(cx, id, conn, &hello);
             }
-            (Purpose::First, ParsedMessage::Hello(hello)) if !connection.hello => {
-                connection.hello = true;
+            (
+                Purpose::Control,
+                ParsedMessage::Network { message: NetworkMessage::Member(Some(network)), .. },
+            ) if connection.greeting == Greeting::Network => {
+                self.network_named(cx, conn, &network);
+            }
+            (Purpose::First, ParsedMessage::Hello(hello))
+                if connection.greeting == Greeting::Hello =>
+            {
                 connection.control = Some(id);
                 stream.purpose = Purpose::Control;
                 cx.timers.cancel(Timer::Stream(id));
-                if let Some(bytes) = codec::hello(our_hello()) {
+                if let Some(bytes) = codec::hello(our_hello(cx)) {
                     self.send(cx, id, bytes, false);
                 }
                 self.greet(cx, id, conn, &hello);
             }
-            (Purpose::First, request @ ParsedMessage::Request { .. }) if !connection.hello => {
+            (Purpose::First, ParsedMessage::Network { message, format })
+                if connection.dialect == Dialect::Polykey =>
+            {
+                self.authentication_begun(cx, id, &message, format);
+            }
+            (Purpose::Authentication(step), ParsedMessage::Network { message, .. }) => {
+                let step = *step;
+                self.authentication_continued(cx, id, step, &message);
+            }
+            (Purpose::Authentication(_), ParsedMessage::Failure(_)) => {
+                self.authentication_refused(cx, id, false);
+            }
+            (Purpose::First, _)
+                if connection.dialect == Dialect::Polykey
+                    && connection.greeting != Greeting::Complete =>
+            {
+                self.deny(cx, id);
+            }
+            (Purpose::First, request @ ParsedMessage::Request { .. })
+                if connection.greeting != Greeting::Complete =>
+            {
                 cx.metrics.early_requests += 1;
                 stream.parked = true;
                 self.held.insert(id, request);
             }
-            (Purpose::First, _) if !connection.hello => {
+            (Purpose::First, _) if connection.greeting != Greeting::Complete => {
                 cx.metrics.early_refused += 1;
                 self.fail(cx, id, PeerFault::TooEarly);
             }
@@ -281,8 +315,7 @@ impl Rpc {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.features = hello.features;
         }
-        self.events.push_back(RpcEvent::Hello { conn });
-        self.feed_early(cx, conn);
+        self.name_network(cx, conn, id);
     }
 
     /// A request of the peer is complete.
@@ -457,7 +490,9 @@ fn set_patience(cx: &mut Cx, id: StreamId, timeout: Option<Duration>) {
 }
 
 /// Returns the first local message on every connection.
-pub(super) fn our_hello() -> Hello {
+pub(super) fn our_hello(cx: &Cx) -> Hello {
     let agent = concat!("pk/", env!("CARGO_PKG_VERSION")).into();
-    Hello { version_min: VERSION, version_max: VERSION, features: FEATURES, agent }
+    let network = if cx.config.network.is_some() { Hello::NETWORK } else { 0 };
+    let features = FEATURES | network;
+    Hello { version_min: VERSION, version_max: VERSION, features, agent }
 }

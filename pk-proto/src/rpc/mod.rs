@@ -12,6 +12,7 @@ mod exchange;
 mod fault_meter;
 mod faults;
 mod inbound;
+mod network;
 mod outbound;
 mod pages;
 mod paging;
@@ -26,7 +27,7 @@ use self::event::RpcEvent;
 use self::fault_meter::FaultMeter;
 use self::inbound::our_hello;
 use self::sets::{StreamQueue, StreamSet};
-use self::table::{PerConnection, Purpose, Rpc, Stream};
+use self::table::{Greeting, PerConnection, Purpose, Rpc, Stream};
 use crate::api::census::Census;
 use crate::api::error::{Failure, PeerFault, code};
 use crate::api::output::Output;
@@ -63,16 +64,16 @@ impl Rpc {
             detached: StreamSet::default(),
             received: 0,
             starved: StreamQueue::default(),
-            // Polykey 1.x has no Hello: the handshake is sufficient.
-            hello: dialect == Dialect::Polykey,
+            greeting: Greeting::Hello,
             features: 0,
             faults: FaultMeter::default(),
         };
         self.connections.insert(conn, connection);
         if dialect == Dialect::Polykey {
-            self.events.push_back(RpcEvent::Hello { conn });
+            // Polykey 1.x has no Hello: the handshake is sufficient.
+            self.authenticate(cx, conn, side);
         } else if side == Side::Dialer {
-            let hello = codec::hello(our_hello());
+            let hello = codec::hello(our_hello(cx));
             let control = hello
                 .and_then(|hello| self.open(cx, conn, |_| Purpose::Control, None, hello, false));
             if let Some(connection) = self.connections.get_mut(&conn) {
@@ -189,7 +190,7 @@ impl Rpc {
                 cx.metrics.call_timeouts += 1;
                 self.give_up(cx, id, code::TIMED_OUT, Failure::DeadlineExceeded);
             }
-            Purpose::First => {
+            Purpose::First | Purpose::Authentication(_) => {
                 cx.metrics.stream_timeouts += 1;
                 self.abort(cx, id, code::TIMED_OUT);
                 self.fault(cx, conn, PeerFault::Truncated);
@@ -260,6 +261,7 @@ impl Rpc {
             | Purpose::Control
             | Purpose::First
             | Purpose::Open { .. }
+            | Purpose::Authentication(_)
             | Purpose::Paging { .. } => {}
         }
     }
@@ -334,6 +336,7 @@ impl Rpc {
                 self.events.push_back(RpcEvent::Exchange { stream: id, conn: stream.conn, step });
             }
             Purpose::Responding => self.events.push_back(RpcEvent::Withdrawn { stream: id }),
+            Purpose::Authentication(_) => self.authentication_lost(stream.conn, &failure),
             Purpose::Control
             | Purpose::First
             | Purpose::Responded

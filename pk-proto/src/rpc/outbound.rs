@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::table::{Fin, Purpose, Rpc, SendHalf, Stream};
+use super::table::{Authentication, Fin, Purpose, Rpc, SendHalf, Stream};
 use crate::api::error::{Failure, PeerFault, code};
 use crate::api::output::Output;
 use crate::machine::cx::Cx;
@@ -135,7 +135,13 @@ impl Rpc {
             Purpose::Responded => self.end_if_over(cx, id),
             Purpose::Paging { .. } => self.next_page(cx, id),
             Purpose::Control => self.fail(cx, id, PeerFault::Unexpected),
-            Purpose::First | Purpose::Open { .. } | Purpose::Exchange { .. } => {
+            Purpose::Authentication(Authentication::Accept) if code == code::UNSUPPORTED => {
+                self.authentication_refused(cx, id, true);
+            }
+            Purpose::Authentication(_)
+            | Purpose::First
+            | Purpose::Open { .. }
+            | Purpose::Exchange { .. } => {
                 self.give_up(cx, id, code::NONE, Failure::aborted(code));
             }
         }

@@ -52,10 +52,34 @@ pub(super) struct PerConnection {
     pub(super) received: u64,
     /// Streams that wait for credit, in order.
     pub(super) starved: StreamQueue,
-    pub(super) hello: bool,
+    pub(super) greeting: Greeting,
     /// Extensions that the peer supports.
     pub(super) features: u64,
     pub(super) faults: FaultMeter,
+}
+
+/// What a connection still needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// The Hello of the peer.
+    Hello,
+    /// The network of the peer.
+    Network,
+    /// Nothing: it is accepted.
+    Complete,
+}
+
+/// What the local node waits for in an authentication on `quic`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Authentication {
+    /// Local call: that the peer accepts the local network.
+    Accept,
+    /// Local call: the network of the peer, which was sent the local one.
+    Network,
+    /// Local call: that the peer ends it.
+    End,
+    /// Call of the peer: that it accepts the local network.
+    Responding,
 }
 
 #[derive(Debug)]
@@ -88,7 +112,7 @@ impl Stream {
 /// Purpose of a stream.
 #[derive(Debug)]
 pub(super) enum Purpose {
-    /// Hellos, in both directions; open as long as the connection.
+    /// Hellos and networks, in both directions; open as long as the connection.
     Control,
     /// Local: waits for the answer to a call, or a part of it.
     Call { call: StreamId },
@@ -104,6 +128,8 @@ pub(super) enum Purpose {
     Paging { after: ClaimId },
     /// An exchange, local if `ours`.
     Exchange { ours: bool },
+    /// The authentication of the connection on `quic`, in which this is waited for.
+    Authentication(Authentication),
     /// Local: everything is received except the end of the peer's direction.
     Ended,
 }

@@ -8,6 +8,7 @@ pub(crate) mod generators;
 pub(crate) mod id;
 pub(crate) mod nearest;
 pub(crate) mod network;
+pub(crate) mod network_id;
 pub(crate) mod queue;
 pub(crate) mod refusal;
 pub(crate) mod seed_node;
@@ -25,6 +26,7 @@ pub use self::id::{
     ParseNodeIdError, RequestId, StreamId,
 };
 pub use self::network::Network;
+pub use self::network_id::{NetworkId, NetworkIdError};
 pub use self::refusal::Refusal;
 pub use self::seed_node::{ParseSeedNodeError, SeedNode};
 pub use self::signature::{Signature, SignatureFault, verify};

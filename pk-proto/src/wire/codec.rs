@@ -15,10 +15,11 @@ use super::frame::{FrameDecoder, FrameFault};
 use super::message::{RpcRequest, RpcResponse};
 use super::native::hello::Hello;
 use super::native::{Message, V1};
-use super::parsed_message::{ParsedMessage, StreamFormat};
-use super::polykey::{MAX_FIRST_OBJECT, MAX_OBJECT, ObjectDecoder};
+use super::parsed_message::{NetworkMessage, ParsedMessage, StreamFormat};
+use super::polykey::{AuthenticationError, MAX_FIRST_OBJECT, MAX_OBJECT, ObjectDecoder};
 use super::{native, polykey};
 use crate::types::id::NodeId;
+use crate::types::network_id::NetworkId;
 use crate::types::time::UnixMillis;
 
 /// Splits the bytes of a stream into messages.
@@ -103,6 +104,9 @@ fn read_native(frame: &[u8]) -> Result<ParsedMessage, WireFault> {
             ParsedMessage::Exchange { token, format, timeout: wait(deadline_ms) }
         }
         V1::Token { token } => ParsedMessage::Token(token),
+        V1::Network { network } => {
+            ParsedMessage::Network { message: NetworkMessage::Member(Some(network)), format }
+        }
         V1::Answer(answer) => ParsedMessage::Response(answer),
         V1::Open { protocol } => ParsedMessage::Open { protocol, header: Bytes::new() },
         V1::Accepted => ParsedMessage::Accepted,
@@ -235,6 +239,39 @@ pub(crate) fn accepted(dialect: Dialect) -> Bytes {
 /// Encodes the first message on a connection of `pk/1`.
 pub(crate) fn hello(hello: Hello) -> Option<Bytes> {
     native_bytes(V1::Hello(hello))
+}
+
+/// Encodes the message with the local network, on `pk/1`.
+pub(crate) fn network(network: NetworkId) -> Option<Bytes> {
+    native_bytes(V1::Network { network })
+}
+
+/// Encodes the first message of the authentication of a caller, on `quic`, and returns the format
+/// of the rest.
+pub(crate) fn authenticate(network: &NetworkId, timeout: Duration) -> (Bytes, StreamFormat) {
+    let (bytes, format) = polykey::authenticate(network, timeout);
+    (bytes, StreamFormat::Polykey(format))
+}
+
+/// Encodes a further message of an authentication, of either side. `None` on `pk/1`.
+pub(crate) fn authentication(format: StreamFormat, message: &NetworkMessage) -> Option<Bytes> {
+    match format {
+        StreamFormat::Native => None,
+        StreamFormat::Polykey(format) => Some(polykey::authentication(format, message)),
+    }
+}
+
+/// Encodes the error that ends an authentication, or a request before it; `None` on `pk/1`, where
+/// only the connection has a reason.
+pub(crate) fn network_refused(
+    format: StreamFormat,
+    why: AuthenticationError,
+    now: UnixMillis,
+) -> Option<Bytes> {
+    match format {
+        StreamFormat::Native => None,
+        StreamFormat::Polykey(_) => Some(polykey::write_authentication_error(why, now)),
+    }
 }
 
 fn native_bytes(message: V1) -> Option<Bytes> {

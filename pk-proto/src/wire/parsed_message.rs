@@ -10,6 +10,7 @@ use super::fault::RemoteFailure;
 use super::message::{RpcRequest, RpcResponse};
 use super::native::hello::Hello;
 use super::polykey::format;
+use crate::types::network_id::NetworkId;
 
 /// Format of a stream, which also determines how a request on it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,8 @@ impl StreamFormat {
 pub(crate) enum ParsedMessage {
     /// The first message of a connection.
     Hello(Hello),
+    /// A message about the network of the peer.
+    Network { message: NetworkMessage, format: StreamFormat },
     /// A request of the peer, with the time that it waits.
     Request { request: RpcRequest, format: StreamFormat, timeout: Option<Duration> },
     /// The first token of an exchange that the peer starts.
@@ -67,4 +70,16 @@ pub(crate) enum ParsedMessage {
     Open { protocol: String, header: Bytes },
     /// The peer accepts an application stream.
     Accepted,
+}
+
+/// A message by which nodes name their networks to each other: on `pk/1` the only one, on `quic`
+/// one of the authentication (docs/WIRE.md section 14).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NetworkMessage {
+    /// The network of the sender, if it belongs to one.
+    Member(Option<NetworkId>),
+    /// The sender accepts the network of the other.
+    Accepted,
+    /// Parameters that are none of these.
+    Invalid,
 }

@@ -18,6 +18,7 @@ mod abuse;
 mod claims;
 mod find;
 mod idle;
+mod isolation;
 mod mdns;
 mod meet;
 mod methods;

@@ -24,4 +24,7 @@ impl Hello {
     /// Extension: signals that involve a node of Polykey 1.x, with
     /// [`SignalTerms::Plain`](crate::SignalTerms::Plain).
     pub const PLAIN_SIGNALS: u64 = 4;
+    /// The node belongs to a network: if the peer does, too, both send
+    /// [`V1::Network`](super::V1::Network) after their Hellos.
+    pub const NETWORK: u64 = 8;
 }

@@ -27,6 +27,7 @@ use crate::claims::{ClaimId, MAX_TOKEN_LEN};
 use crate::types::address::{Host, Hostname, NodeAddress, NodeContactAddressData, Scopes};
 use crate::types::contact::NodeContact;
 use crate::types::id::NodeId;
+use crate::types::network_id::NetworkId;
 use crate::types::signature::Signature;
 use crate::types::time::UnixMillis;
 
@@ -87,6 +88,12 @@ pub enum V1 {
         /// A claim; at most [`MAX_TOKEN`] bytes.
         token: Bytes,
     },
+    /// The second message of each side on the control stream, if both belong to a network
+    /// ([`Hello::NETWORK`]).
+    Network {
+        /// Network of the sender.
+        network: NetworkId,
+    },
 }
 
 /// Encodes a frame, with its header.
@@ -123,6 +130,7 @@ fn expected_size(message: &Message) -> usize {
         V1::Exchange { token, .. } => token.len() + 16,
         V1::Hello(hello) => hello.agent.len() + 32,
         V1::Open { protocol } => protocol.len() + 16,
+        V1::Network { network } => network.as_str().len() + 16,
         V1::Call { request: RpcRequest::Signal(_) | RpcRequest::Punch(_), .. } => 256,
         V1::Call { .. } => 64,
         V1::Answer(_) | V1::Accepted => 40,
@@ -334,6 +342,9 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
             V1::Exchange { deadline_ms, token: read_token(&token)? }
         }
         wire::V1::Token { token } => V1::Token { token: read_token(&token)? },
+        wire::V1::Network { name } => {
+            V1::Network { network: name.parse().map_err(|_| FrameFault::Malformed)? }
+        }
     }))
 }
 
@@ -474,6 +485,7 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
             wire::V1::Exchange { deadline_ms: *deadline_ms, token: write_token(token)? }
         }
         V1::Token { token } => wire::V1::Token { token: write_token(token)? },
+        V1::Network { network } => wire::V1::Network { name: network.as_str() },
     }))
 }
 

@@ -205,6 +205,7 @@ fn golden() -> Vec<(Message, &'static str)> {
             "0000001600059875117b227061796c6f6164223a22653330227d",
         ),
         (v1(V1::Token { token: Bytes::from_static(b"{}") }), "000000050006027b7d"),
+        (v1(V1::Network { network: "net".parse().unwrap() }), "000000060007036e6574"),
         (call(RpcRequest::Claims { after: None, max_bytes: 49_152 }), "00000009000198750400808003"),
         (
             call(RpcRequest::Claims { after: Some(ClaimId::from_bytes([0x66; 16])), max_bytes: 0 }),

@@ -10,10 +10,11 @@ pub(crate) enum Method {
     ClaimsGet,
     CrossSign,
     NetworkSign,
+    Authenticate,
 }
 
 impl Method {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::ClosestLocal,
         Self::ClosestActive,
         Self::SignalInitial,
@@ -21,6 +22,7 @@ impl Method {
         Self::ClaimsGet,
         Self::CrossSign,
         Self::NetworkSign,
+        Self::Authenticate,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Method {
             Self::ClaimsGet => "nodesClaimsGet",
             Self::CrossSign => "nodesCrossSignClaim",
             Self::NetworkSign => "nodesClaimNetworkSign",
+            Self::Authenticate => "nodesAuthenticateConnection",
         }
     }
 

@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 
 use super::ObjectFault;
 use super::address::{address, host_text, parse_address, write_address};
+use super::authentication::read_authentication;
 use super::classes::{failure, write_invalid, write_refusal};
 use super::format::{Method, PREFIX, PolykeyFormat};
 use super::message::{
@@ -36,7 +37,7 @@ use crate::wire::message::{
 };
 use crate::wire::native::{MAX_PER_NODE, MAX_SHARED_ID, fit};
 use crate::wire::parsed_message;
-use crate::wire::parsed_message::ParsedMessage;
+use crate::wire::parsed_message::{NetworkMessage, ParsedMessage};
 
 /// Maximum number of results of one call that are read.
 pub(crate) const PARTS_LIMIT: u32 = 256;
@@ -58,6 +59,9 @@ pub(crate) fn read(object: &Bytes, format: PolykeyFormat) -> Result<ParsedMessag
                 Method::CrossSign if request.method == method.name() => read_token(request.params)
                     .map(ParsedMessage::Token)
                     .map_err(|_| ObjectFault::NotAMessage),
+                Method::Authenticate if request.method == method.name() => {
+                    read_network(request.params, format)
+                }
                 _ => Err(ObjectFault::NotAMessage),
             }
         }
@@ -83,6 +87,10 @@ fn read_first(object: &Bytes) -> Result<ParsedMessage, ObjectFault> {
                 Ok(token) => ParsedMessage::Exchange { token, format, timeout },
                 Err(why) => ParsedMessage::Invalid { why, format },
             });
+        }
+        Method::Authenticate => {
+            let message = read_authentication(params).unwrap_or(NetworkMessage::Invalid);
+            return Ok(ParsedMessage::Network { message, format });
         }
         Method::ClaimsGet => read_claims(params),
         Method::NetworkSign => read_token(params).map(RpcRequest::SignClaim),
@@ -221,6 +229,12 @@ fn read_token(params: &str) -> Result<Bytes, &'static str> {
     Ok(Bytes::copy_from_slice(raw.signed_token_encoded.get().as_bytes()))
 }
 
+fn read_network(params: &str, format: PolykeyFormat) -> Result<ParsedMessage, ObjectFault> {
+    let message = read_authentication(params).ok_or(ObjectFault::NotAMessage)?;
+    let format = parsed_message::StreamFormat::Polykey(format);
+    Ok(ParsedMessage::Network { message, format })
+}
+
 /// The reference ignores this parameter and sends its whole chain. This node sends the claims after
 /// the given one, if it is a claim id.
 fn read_claims(params: &str) -> Result<RpcRequest, &'static str> {
@@ -262,6 +276,7 @@ fn read_result(result: &str, format: PolykeyFormat) -> Result<ParsedMessage, Obj
             let token = read_token(result).map_err(|_| ObjectFault::NotAMessage)?;
             ParsedMessage::Response(RpcResponse::SignedClaim(token))
         }
+        Some(Method::Authenticate) => read_network(result, format)?,
         Some(Method::CrossSign) => {
             ParsedMessage::Token(read_token(result).map_err(|_| ObjectFault::NotAMessage)?)
         }

@@ -9,6 +9,7 @@
 //! and returns what follows them.
 
 pub(super) mod address;
+mod authentication;
 mod classes;
 pub(super) mod format;
 mod message;
@@ -18,6 +19,9 @@ mod requests;
 mod unserved;
 
 pub(crate) use self::address::write_address;
+pub(crate) use self::authentication::{
+    AuthenticationError, authenticate, authentication, write_authentication_error,
+};
 pub use self::format::PREFIX;
 pub use self::message::{
     RemoteError, Request, Response, parse_request, parse_response, write_error, write_further,
