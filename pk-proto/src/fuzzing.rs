@@ -152,7 +152,7 @@ impl<'a> Arbitrary<'a> for Claim {
 impl<'a> Arbitrary<'a> for Config {
     /// Settings that [`validate`](Self::validate) accepts: the defaults, of which up to eight are
     /// changed, most of them to an end of their range. A new field is covered automatically, unless
-    /// its type is an enum.
+    /// its type is an enum or a text.
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let mut config = Self::default();
         for _ in 0..u.arbitrary::<u8>()? % CHANGES {
@@ -160,6 +160,11 @@ impl<'a> Arbitrary<'a> for Config {
                 0..=31 => config.claim_policy = u.arbitrary::<ClaimPolicy>()?,
                 32..=47 => config.address_policy = u.arbitrary::<AddressPolicy>()?,
                 48..=63 => config.claim_digest = u.arbitrary::<DigestAlgorithm>()?,
+                64..=71 => {
+                    let name = u.choose(&["", "a", "b"])?;
+                    config.network = name.parse().ok();
+                    config.network_required = config.network.is_some() && u.arbitrary()?;
+                }
                 _ => config = changed(config, u)?,
             }
             if config.validate().is_err() {

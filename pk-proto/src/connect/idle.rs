@@ -48,15 +48,15 @@ impl Connections {
         self.kept == Some(conn)
     }
 
-    /// Keeps one live connection with a node of a bucket open, until it ends. Nothing changes if one
-    /// is kept already, or there is none.
+    /// Keeps one live connection with a node of a bucket open, as long as it is the primary one with
+    /// its node. Nothing changes if one is kept already, or there is none.
     pub(crate) fn keep_one_in(&mut self, cx: &mut Cx, bucket: BucketIndex) {
         let own = cx.own();
         let is_in = |conn: &ConnectionId| {
             let node = self.connection(*conn).map(|connection| connection.node);
             node.is_some_and(|node| own.bucket_index(&node) == Some(bucket))
         };
-        if self.kept.as_ref().is_some_and(is_in) {
+        if self.kept.is_some_and(|kept| is_in(&kept) && self.is_primary(kept)) {
             return;
         }
         let next = self.by_id().one_in(&own, bucket).and_then(|node| self.live(&node));

@@ -22,6 +22,8 @@ async fn unused_connection_is_closed_and_one_in_use_is_kept<R: Rt>(runtime: R) {
     let soon_idle = |config: &mut NodeConfig| {
         config.core.connection_idle_timeout = IDLE;
         config.core.connection_idle_scale = Duration::ZERO;
+        // Otherwise the connection stays, as the only one to the farthest contacts.
+        config.core.retry_delay = Duration::ZERO;
     };
     let (a, b) =
         (start_with(&runtime, 1, soon_idle).await, start_with(&runtime, 2, soon_idle).await);

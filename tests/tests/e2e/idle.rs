@@ -43,6 +43,8 @@ async fn idle_node_wakes_only_for_due_timers<R: Rt>(runtime: R) {
         often(config);
         config.core.connection_idle_timeout = Duration::from_secs(1);
         config.core.connection_idle_scale = Duration::ZERO;
+        // No ping that keeps a connection open.
+        config.core.retry_delay = Duration::ZERO;
     })
     .await;
     let idle = start_with(&Watched::new(runtime.clone()), 5, often).await;

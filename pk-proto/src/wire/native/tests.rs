@@ -280,7 +280,7 @@ fn new_kind_is_unknown_and_not_malformed() {
         (&[1][..], Unknown),
         (&[0xff, 0xff, 0xff, 0xff, 0x0f], Unknown),
         (&[1, 2, 3], Unknown),
-        (&[0, 7], Unknown),
+        (&[0, 8], Unknown),
         (&[0, 0x7f, 9, 9], Unknown),
         (&[0, 1, 0, 8], Unknown),
         (&[0, 1, 0x98, 0x75, 0x80, 0x01, 1], Unknown),
