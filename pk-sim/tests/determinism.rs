@@ -207,7 +207,7 @@ fn other_files_and_other_versions_are_refused() {
         recording[4] = version;
         let error = replay(&recording).unwrap_err();
         assert_eq!(error, ReplayError::Version(version));
-        let text = format!("the recording has format {version}; this program supports format 7");
+        let text = format!("the recording has format {version}; this program supports format 8");
         assert_eq!(error.to_string(), text);
     }
 }

@@ -68,8 +68,8 @@ fn files_that_are_not_recordings_are_refused() {
     for (name, bytes, expected) in [
         ("other", &b"something else"[..], "this is not a recording of a node"),
         ("newer", b"PKTR\x63", "the recording has format 99"),
-        ("older", b"PKTR\x05", "the recording has format 5"),
-        ("empty", b"PKTR\x06", "record 0 is damaged"),
+        ("older", b"PKTR\x07", "the recording has format 7"),
+        ("empty", b"PKTR\x08", "record 0 is damaged"),
     ] {
         let file = dir.path().join(name);
         fs::write(&file, bytes).unwrap();

@@ -12,7 +12,7 @@ use crate::types::time::Instant;
 pub(crate) const MAGIC: &[u8; 4] = b"PKTR";
 
 /// The format that this version writes, and the only one it reads.
-pub(crate) const VERSION: u8 = 7;
+pub(crate) const VERSION: u8 = 8;
 
 /// Maximum size of a call: an input contains at most what credit allows.
 pub(crate) const MAX_RECORD: usize = 64 * 1024 * 1024;
