@@ -48,7 +48,7 @@ impl NodeManager {
     }
 
     /// Returns the nodes closest to a target that may be sent to `asker`: proved nodes that respond,
-    /// with their global addresses, without `asker` itself.
+    /// and the target even if it does not, with their global addresses, without `asker` itself.
     fn closest_for(
         &self,
         asker: Option<&NodeId>,
@@ -63,7 +63,8 @@ impl NodeManager {
             let proven = |node: &NodeId| {
                 told(node)
                     && !self.nodes.unproven.contains(node)
-                    && !self.upkeep.failing.contains(node)
+                    // Only a node that searches for it finds out that it responds again.
+                    && (node == target || !self.upkeep.failing.contains(node))
             };
             closest.known = self
                 .nodes
