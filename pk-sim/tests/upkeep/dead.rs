@@ -23,20 +23,24 @@ fn dead_nodes_leave_every_graph_after_few_dials() {
 }
 
 #[test]
-fn failing_contact_is_not_reported_to_peers() {
+fn failing_contact_is_reported_only_to_peers_that_search_for_it() {
     let mut cluster = settled(12, |_| {});
-    let (dead, target) = (11, cluster.id(11));
+    let (dead, id) = (11, cluster.id(11));
     cluster.kill(dead);
     let failing =
         cluster.drive_until(|cluster| cluster.node(0).metrics().nodes_failing > 0, 4 * HOUR);
     assert!(failing && knows(&cluster, 0, dead), "it is failing and still a contact");
     let query = ClosestNodesQuery { known: true, connected: false };
-    let request = Request::QueryClosestNodes { via: cluster.id(0), target, query, options: NO };
-    match cluster.ask(1, request) {
-        Ok(Reply::QueryClosestNodes(closest)) => {
-            assert!(!closest.known.iter().any(|(node, _)| *node == target), "{closest:?}");
+    for (target, reported) in [(cluster.id(5), false), (cluster.id(1), false), (id, true)] {
+        let via = cluster.id(0);
+        let request = Request::QueryClosestNodes { via, target, query, options: NO };
+        match cluster.ask(1, request) {
+            Ok(Reply::QueryClosestNodes(closest)) => {
+                let known = closest.known.iter().any(|(node, _)| *node == id);
+                assert_eq!(known, reported, "{target}: {closest:?}");
+            }
+            other => panic!("{other:?}"),
         }
-        other => panic!("{other:?}"),
     }
     cluster.stop_all();
 }
