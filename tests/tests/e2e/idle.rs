@@ -24,6 +24,10 @@ async fn idle_node_wakes_only_for_due_timers<R: Rt>(runtime: R) {
     let often = |config: &mut NodeConfig| {
         config.driver.transport.keep_alive = Duration::from_secs(1);
         config.driver.transport.idle_timeout = Duration::from_secs(5);
+        // No upkeep of the graph: its first timers are due after 30 s.
+        config.core.retry_delay = Duration::ZERO;
+        config.core.upkeep.check_first = Duration::from_secs(3600);
+        config.core.upkeep.check_most = Duration::from_secs(3600);
     };
     let mut nodes = Vec::new();
     for seed in 1..=3 {
@@ -43,8 +47,6 @@ async fn idle_node_wakes_only_for_due_timers<R: Rt>(runtime: R) {
         often(config);
         config.core.connection_idle_timeout = Duration::from_secs(1);
         config.core.connection_idle_scale = Duration::ZERO;
-        // No ping that keeps a connection open.
-        config.core.retry_delay = Duration::ZERO;
     })
     .await;
     let idle = start_with(&Watched::new(runtime.clone()), 5, often).await;
