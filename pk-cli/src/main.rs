@@ -5,6 +5,7 @@ mod commands;
 mod demo;
 mod error;
 mod node;
+mod node_args;
 mod output;
 mod process;
 mod run;

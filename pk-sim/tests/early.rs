@@ -8,9 +8,9 @@ use bytes::Bytes;
 use common::*;
 use pk_proto::native::{self, Message, V1};
 use pk_proto::{
-    ClosestNodes, ConnectionId, ContactMode, Dialect, DisconnectReason, Event, FindNodeOptions,
-    FrameDecoder, Input, NodeContactAddressData, NodeId, Output, PeerFault, Reply, Request,
-    RequestId, RpcRequest, RpcResponse, Scopes, SetNodeOptions, Side, StreamId, UnixMillis,
+    ClosestNodes, ConnectionId, ContactMode, Dialect, DisconnectReason, FindNodeOptions, Input,
+    NodeContactAddressData, NodeId, Output, PeerFault, Reply, Request, RequestId, RpcRequest,
+    RpcResponse, Scopes, SetNodeOptions, Side, StreamId, UnixMillis,
 };
 use pk_sim::{Cluster, Link};
 
@@ -24,31 +24,13 @@ fn closest() -> Bytes {
     message(V1::Answer(RpcResponse::Closest(ClosestNodes::default())))
 }
 
-fn faults(outputs: &[Output]) -> Vec<PeerFault> {
-    let fault = |output: &Output| match output {
-        Output::Event(Event::PeerMisbehaved { fault, .. }) => Some(fault.clone()),
-        _ => None,
-    };
-    outputs.iter().filter_map(fault).collect()
-}
-
 /// What was sent on each stream of a connection, message by message.
 fn sent_on(outputs: &[Output], conn: ConnectionId) -> Vec<(StreamId, Vec<V1>)> {
     let opened = outputs.iter().filter_map(|output| match output {
         Output::OpenStream { conn: on, stream } if *on == conn => Some(*stream),
         _ => None,
     });
-    let messages = |stream: StreamId| {
-        let mut decoder = FrameDecoder::new();
-        decoder.push(sent(outputs, stream).0.into());
-        let mut messages = Vec::new();
-        while let Some(frame) = decoder.next().unwrap() {
-            let Message::V1(message) = native::decode(&frame).unwrap() else { panic!() };
-            messages.push(message);
-        }
-        (stream, messages)
-    };
-    opened.map(messages).collect()
+    opened.map(|stream| (stream, messages(outputs, stream))).collect()
 }
 
 fn is_question(messages: &[V1]) -> bool {

@@ -11,8 +11,8 @@ use common::*;
 use pk_proto::native::{self, Hello, Message, V1};
 use pk_proto::polykey::{Response, parse_response, write_further, write_request};
 use pk_proto::{
-    Config, ConnectionId, DialFailure, Dialect, Event, Failure, FrameDecoder, Input, NodeAddress,
-    Output, PeerFault, Request, RequestId, RpcRequest, Side, StreamId, code,
+    Config, ConnectionId, DialFailure, Dialect, Event, Failure, Input, NodeAddress, Output,
+    PeerFault, Request, RequestId, RpcRequest, Side, StreamId, code,
 };
 use pk_sim::{Cluster, Key};
 
@@ -140,17 +140,6 @@ fn network(name: &str) -> Bytes {
     frame(V1::Network { network: name.parse().unwrap() })
 }
 
-fn messages(outputs: &[Output], stream: StreamId) -> Vec<V1> {
-    let mut decoder = FrameDecoder::new();
-    decoder.push(sent(outputs, stream).0.into());
-    let mut messages = Vec::new();
-    while let Some(frame) = decoder.next().unwrap() {
-        let Message::V1(message) = native::decode(&frame).unwrap() else { panic!() };
-        messages.push(message);
-    }
-    messages
-}
-
 /// The code with which a connection was closed.
 fn closed(outputs: &[Output], of: ConnectionId) -> Option<u64> {
     outputs.iter().find_map(|output| match output {
@@ -230,14 +219,6 @@ fn network_without_a_reason_or_twice_is_a_fault() {
         }
         assert_eq!(faults(&bare.take()), [PeerFault::Unexpected], "{membership:?}");
     }
-}
-
-fn faults(outputs: &[Output]) -> Vec<PeerFault> {
-    let fault = |output: &Output| match output {
-        Output::Event(Event::PeerMisbehaved { fault, .. }) => Some(fault.clone()),
-        _ => None,
-    };
-    outputs.iter().filter_map(fault).collect()
 }
 
 // -- `quic`, message by message

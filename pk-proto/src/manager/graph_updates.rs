@@ -111,12 +111,17 @@ impl NodeManager {
         chain.iter().for_each(|node| self.leave_network(node));
     }
 
-    /// A node belongs to another network: it is no contact, and does not wait to be one.
+    /// A node belongs to another network: it is no contact, does not wait to be one, and is not
+    /// remembered as a lost one.
     pub(super) fn leave_network(&mut self, node: &NodeId) {
         if let Some(bucket) = self.cx.own().bucket_index(node) {
             self.nodes.pending.remove(bucket, node);
         }
         self.remove_from_graph(node);
+        self.refill(node);
+        if self.upkeep.lost.remove(node) {
+            self.graph_writer.lost_changed(&mut self.cx, *node);
+        }
     }
 
     /// Removes a node from the graph and emits the event. Returns whether it was in the graph.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use pk_proto::native::{self, Hello, Message, V1};
 use pk_proto::{
-    Config, Connected, ConnectionId, Dialect, Event, Failure, Input, Instant, NodeId, NodeManager,
-    Output, Reply, Request, RequestId, Side, Snapshot, StreamId, UnixMillis,
+    Config, Connected, ConnectionId, Dialect, Event, Failure, FrameDecoder, Input, Instant, NodeId,
+    NodeManager, Output, PeerFault, Reply, Request, RequestId, Side, Snapshot, StreamId,
+    UnixMillis,
 };
 use pk_sim::{Key, genesis};
 
@@ -244,4 +245,25 @@ pub fn sent(outputs: &[Output], of: StreamId) -> (Vec<u8>, bool) {
         }
     }
     sent
+}
+
+/// The messages that the node has sent on a stream of `pk/1`.
+pub fn messages(outputs: &[Output], stream: StreamId) -> Vec<V1> {
+    let mut decoder = FrameDecoder::new();
+    decoder.push(sent(outputs, stream).0.into());
+    let mut messages = Vec::new();
+    while let Some(frame) = decoder.next().unwrap() {
+        let Message::V1(message) = native::decode(&frame).unwrap() else { panic!() };
+        messages.push(message);
+    }
+    messages
+}
+
+/// The faults of peers that the node has reported.
+pub fn faults(outputs: &[Output]) -> Vec<PeerFault> {
+    let fault = |output: &Output| match output {
+        Output::Event(Event::PeerMisbehaved { fault, .. }) => Some(fault.clone()),
+        _ => None,
+    };
+    outputs.iter().filter_map(fault).collect()
 }

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use bare::{Bare, hello, sent};
+pub use bare::{Bare, faults, hello, messages, sent};
 pub use links::*;
 pub use peer::{Peer, Reaction, contacts, frame};
 use pk_proto::{

@@ -202,21 +202,7 @@ impl NodeManager {
 
     /// Handles the timer of checks: dials the contact that was seen least recently.
     pub(in crate::manager) fn check_due(&mut self) {
-        let now = self.cx.now;
-        let mut next = None;
-        for _ in 0..SKIPPED {
-            next = self.nodes.graph.least_recently_seen(None);
-            // A contact with a connection is seen now.
-            match next {
-                Some(node) if self.connections.primary(&node).is_some() => {
-                    self.nodes.graph.set_seen(&node, now);
-                    next = None;
-                }
-                _ => break,
-            }
-        }
-        let silent = self.cx.config.upkeep.silent;
-        match next.filter(|node| self.silence_of(node) >= silent) {
+        match self.silent_contact(None, self.cx.config.upkeep.silent) {
             Some(node) => drop(self.dial_contact(node, Errand::Check)),
             None => self.upkeep.pace.found_alive(&self.cx.config.upkeep),
         }
@@ -293,19 +279,21 @@ impl NodeManager {
         }
     }
 
-    /// Returns the contact of a bucket that was seen least recently, if that is long ago.
-    pub(super) fn stale_contact(&mut self, bucket: BucketIndex) -> Option<NodeId> {
-        let mut oldest = None;
+    /// Returns the contact of a bucket, or of the graph, that was seen least recently, if it was
+    /// silent for `silence`.
+    pub(super) fn silent_contact(
+        &mut self,
+        bucket: Option<BucketIndex>,
+        silence: Duration,
+    ) -> Option<NodeId> {
         for _ in 0..SKIPPED {
-            oldest = self.nodes.graph.least_recently_seen(Some(bucket));
-            match oldest {
-                Some(node) if self.connections.primary(&node).is_some() => {
-                    self.nodes.graph.set_seen(&node, self.cx.now);
-                    oldest = None;
-                }
-                _ => break,
+            let oldest = self.nodes.graph.least_recently_seen(bucket)?;
+            if self.connections.primary(&oldest).is_none() {
+                return Some(oldest).filter(|node| self.silence_of(node) >= silence);
             }
+            // A contact with a connection is seen now.
+            self.nodes.graph.set_seen(&oldest, self.cx.now);
         }
-        oldest.filter(|node| self.silence_of(node) >= self.cx.config.upkeep.fresh)
+        None
     }
 }

@@ -90,6 +90,8 @@ fn is_silent(failures: &[(NodeAddress, DialFailure)]) -> bool {
             DialFailure::TimedOut | DialFailure::TimedOutAfterSignal | DialFailure::Transport(_)
         )
     };
-    let answered = |why: &DialFailure| matches!(why, DialFailure::Rejected { .. });
+    let answered = |why: &DialFailure| {
+        matches!(why, DialFailure::Rejected { .. } | DialFailure::OtherNetwork(_))
+    };
     failures.iter().any(|(_, why)| silent(why)) && !failures.iter().any(|(_, why)| answered(why))
 }

@@ -21,7 +21,8 @@ impl NodeManager {
         if rounds.active || rounds.probed.is_some_and(|at| now.since(at) < interval) {
             return;
         }
-        if let Some(oldest) = self.stale_contact(bucket) {
+        let fresh = self.cx.config.upkeep.fresh;
+        if let Some(oldest) = self.silent_contact(Some(bucket), fresh) {
             if let Some(rounds) = self.nodes.collections.get_mut(&bucket) {
                 rounds.probed = Some(now);
             }
