@@ -241,6 +241,7 @@ fn dial_name(why: &DialFailure) -> &'static str {
         DialFailure::Rejected { .. } => "Rejected",
         DialFailure::Certificate(_) => "Certificate",
         DialFailure::TimedOutAfterSignal => "TimedOutAfterSignal",
+        DialFailure::Relay(_) => "Relay",
         DialFailure::Signal(_) => "Signal",
         DialFailure::Resolve(_) => "Resolve",
         DialFailure::Transport(_) => "Transport",

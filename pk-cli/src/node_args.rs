@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::Args;
 use pk_driver::{MdnsInterfaces, NodeConfig};
-use pk_proto::NetworkId;
+use pk_proto::{NetworkId, RelayPolicy};
 
 /// Options for the network of the node.
 #[derive(Debug, Args)]
@@ -23,6 +23,35 @@ impl NetworkArgs {
     pub(crate) fn apply(&self, config: &mut NodeConfig) {
         config.core.network = self.network.clone();
         config.core.network_required = self.network_required;
+    }
+}
+
+/// Options for relaying.
+#[derive(Debug, Args)]
+pub(crate) struct RelayArgs {
+    /// Nodes that may connect through this node if they cannot reach each other: none, its contacts
+    /// and the nodes on its allow-list, or all.
+    #[arg(long, value_name = "NODES", value_enum, default_value_t)]
+    relay: Relaying,
+}
+
+/// The nodes for which a node relays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Relaying {
+    Off,
+    #[default]
+    Known,
+    All,
+}
+
+impl RelayArgs {
+    /// Applies the options to the configuration of a node.
+    pub(crate) fn apply(&self, config: &mut NodeConfig) {
+        config.core.relay.policy = match self.relay {
+            Relaying::Off => RelayPolicy::Off,
+            Relaying::Known => RelayPolicy::Known,
+            Relaying::All => RelayPolicy::All,
+        };
     }
 }
 

@@ -14,6 +14,7 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use serde_json::{Map, Value};
 
 use crate::api::config::{AddressPolicy, Config, ConfigError};
+use crate::api::relay_config::RelayPolicy;
 use crate::claims::{Claim, ClaimContent, ClaimId, ClaimLinkNode, ClaimPolicy, DigestAlgorithm};
 use crate::types::address::{Host, Hostname, NodeAddress};
 use crate::types::generators::{duration, ip, link_local, port};
@@ -165,6 +166,7 @@ impl<'a> Arbitrary<'a> for Config {
                     config.network = name.parse().ok();
                     config.network_required = config.network.is_some() && u.arbitrary()?;
                 }
+                72..=79 => config.relay.policy = u.arbitrary::<RelayPolicy>()?,
                 _ => config = changed(config, u)?,
             }
             if config.validate().is_err() {

@@ -121,6 +121,7 @@ mod machine;
 mod connect;
 mod graph_writer;
 mod lookup;
+mod relay;
 mod rpc;
 mod signalling;
 mod upkeep;
@@ -136,7 +137,7 @@ pub use replay::{Replay, ReplayError, ReplayStep};
 
 // Inputs and outputs.
 #[doc(no_inline)]
-pub use api::{Connected, Event, Identity, Input, Opener, Output, Side};
+pub use api::{CircuitLimits, Connected, Event, Identity, Input, Opener, Output, Side};
 
 // Requests and their results.
 #[doc(no_inline)]
@@ -150,7 +151,8 @@ pub use api::{
 #[doc(no_inline)]
 pub use api::{
     AddressPolicy, Census, Config, ConfigError, ConnectionInfo, ExchangeInfo, Metrics,
-    NodeBucketMeta, RecordedCall, SearchConfig, Snapshot, StartParams, StoreMeta, UpkeepConfig,
+    NodeBucketMeta, RecordedCall, RelayConfig, RelayPolicy, SearchConfig, Snapshot, StartParams,
+    StoreMeta, UpkeepConfig,
 };
 
 // Errors.
@@ -167,7 +169,7 @@ pub use types::{
     Instant, LeaseId, Network, NetworkId, NetworkIdError, NodeAddress, NodeAddressScope,
     NodeContact, NodeContactAddressData, NodeId, NodeIdEncoded, ParseAddressError,
     ParseNodeIdError, ParseSeedNodeError, Refusal, RequestId, Scopes, SeedNode, Signature,
-    SignatureFault, StreamId, UnixMillis, verify,
+    SignatureFault, StreamId, UnixMillis, is_relayed_address, verify,
 };
 
 // The store.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant as StdInstant};
 
+use bytes::Bytes;
 use pk_proto::cert::CertificateFault;
 use pk_proto::{ConnectionId, DisconnectReason, Input, Instant, Network, StreamId, UnixMillis};
 
@@ -41,6 +42,10 @@ pub(crate) struct Cx {
     /// Number of them that were handed over.
     pub(crate) application_streams: usize,
     pub(crate) remains: Unread,
+    /// Datagrams that have arrived on streams.
+    pub(crate) carried: VecDeque<(StreamId, Bytes)>,
+    /// Streams that carry datagrams and have ended, and whether their connection has.
+    pub(crate) carriers_over: VecDeque<(StreamId, bool)>,
     next_stream: u64,
     next_connection: u64,
     /// Time of the last warning about the validity of a peer's certificate.
@@ -82,6 +87,8 @@ impl Cx {
             streams: BTreeMap::new(),
             application_streams: 0,
             remains: Unread::default(),
+            carried: VecDeque::new(),
+            carriers_over: VecDeque::new(),
             next_stream: 1,
             next_connection: 1,
             warned_about_time: None,

@@ -6,7 +6,9 @@
 #![warn(missing_docs)]
 
 mod admission;
+mod carrier;
 mod cids;
+mod circuits;
 mod clock;
 pub mod config;
 mod connection;

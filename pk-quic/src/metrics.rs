@@ -17,6 +17,10 @@ pub struct TransportMetrics {
     pub streams: u64,
     /// Application streams.
     pub application_streams: u64,
+    /// Relayed paths of this node.
+    pub paths: u64,
+    /// Circuits that are forwarded.
+    pub circuits: u64,
 
     // -- totals
     /// Incoming handshakes that were started.
@@ -55,4 +59,16 @@ pub struct TransportMetrics {
     /// Datagrams that were not sent to an address that is not validated yet, of a dialer that has
     /// moved.
     pub unvalidated_withheld: u64,
+    /// Datagrams that were forwarded.
+    pub datagrams_forwarded: u64,
+    /// Datagrams that were not forwarded because of the rate of their owner or of all circuits.
+    pub datagrams_over_rate: u64,
+    /// Datagrams that were dropped because too many waited for their stream.
+    pub datagrams_not_carried: u64,
+    /// Datagrams to a relayed path that has ended.
+    pub datagrams_without_path: u64,
+    /// Circuits that have ended because they were idle.
+    pub circuits_idle: u64,
+    /// Relayed connections that were probed for a direct path.
+    pub paths_probed: u64,
 }

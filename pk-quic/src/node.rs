@@ -252,6 +252,14 @@ impl Node {
         self.settle();
     }
 
+    /// Informs the core of the addresses of this machine in its networks, which only nodes in the
+    /// same network learn. Call it when they are known, and after a change.
+    pub fn set_local_addresses(&mut self, now: Instant, ips: Vec<IpAddr>) {
+        self.advance(now);
+        self.input(Input::LocalAddresses { ips });
+        self.settle();
+    }
+
     /// The socket is bound to another address from now on, from which connections continue. The core
     /// is informed.
     pub fn rebound(&mut self, now: Instant, bound: SocketAddr) {
@@ -483,6 +491,10 @@ impl Node {
             | Output::StopStream { .. }
             | Output::ReadCredit { .. }
             | Output::DetachStream { .. }
+            | Output::AttachCircuit { .. }
+            | Output::JoinCircuit { .. }
+            | Output::CloseCircuit { .. }
+            | Output::ProbePath { .. }
             | Output::Punch { .. } => return,
         };
         self.polls.push_back(Poll::Effect(effect));

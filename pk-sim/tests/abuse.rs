@@ -405,7 +405,8 @@ fn local_addresses_are_not_sent_to_peers() {
     cluster.call(0, |node, now| node.disconnect(home, now));
     cluster.drive(SECOND);
     assert_eq!(reported_addresses(&mut cluster, 2, home), BTreeSet::new(), "while it is not");
-    let strategies = Some(pk_proto::Strategies { direct: true, signal: false, mdns: false });
+    let strategies =
+        Some(pk_proto::Strategies { direct: true, signal: false, mdns: false, relay: false });
     let outcome = find_with(
         &mut cluster,
         0,

@@ -156,6 +156,7 @@ fn connected(conn: u64, side: Side) -> Input {
 fn inputs() -> Vec<Input> {
     let mut inputs = vec![
         Input::Listening { addrs: vec!["192.0.2.2:1315".parse().unwrap()] },
+        Input::LocalAddresses { ips: vec!["10.0.0.7".parse().unwrap()] },
         Input::WallClock(UnixMillis(START.0 + 3_600_000)),
         connected(101, Side::Acceptor),
         connected(0, Side::Dialer),
@@ -172,6 +173,7 @@ fn inputs() -> Vec<Input> {
             Input::StreamStopped { stream, code: 0 },
             Input::OpenFailed { stream },
             Input::StreamClosed { stream },
+            Input::CircuitClosed { stream, bytes: 1 },
             Input::Signed { id, result: Err("no".into()) },
             Input::Persisted { id, result: Ok(()) },
             Input::Loaded { id, result: Ok((Vec::new(), false)) },
@@ -219,6 +221,9 @@ fn starts_work(output: &Output) -> bool {
         Output::Dial { .. }
             | Output::OpenStream { .. }
             | Output::DetachStream { .. }
+            | Output::AttachCircuit { .. }
+            | Output::JoinCircuit { .. }
+            | Output::ProbePath { .. }
             | Output::Sign { .. }
             | Output::Load { .. }
             | Output::Resolve { .. }

@@ -98,7 +98,12 @@ fn constant(message: V1) -> V1 {
         SignalRequest { terms, signature: Signature([0; 64]), ..request }
     };
     match message {
-        V1::Hello(hello) => V1::Hello(Hello { agent: String::new(), ..hello }),
+        V1::Hello(hello) => {
+            // Without the extensions that are newer than the recording.
+            let features =
+                hello.features & (Hello::EXCHANGE | Hello::CLAIMS | Hello::PLAIN_SIGNALS);
+            V1::Hello(Hello { agent: String::new(), features, ..hello })
+        }
         V1::Call { request: question, .. } => {
             let question = match question {
                 RpcRequest::Ping { .. } => RpcRequest::Ping { nonce: 0 },
@@ -256,7 +261,10 @@ impl CurrentNode {
                     self.settle();
                     Request::ConnectThrough { target: relayed, relay: peer, options }
                 }
-                RpcRequest::Punch(_) => return None,
+                RpcRequest::Punch(_)
+                | RpcRequest::Relay { .. }
+                | RpcRequest::Circuit { .. }
+                | RpcRequest::Candidates(_) => return None,
             },
             V1::Exchange { .. } => Request::ClaimNode { target, options },
             V1::Open { protocol } => {

@@ -25,7 +25,7 @@ const SYMMETRIC: NatConfig = NatConfig::new(Dependence::AddressAndPort, Dependen
 
 /// A public relay, and two nodes that are connected only to it, each behind the given NAT.
 fn around_a_relay(seed: u64, source: Option<NatConfig>, target: Option<NatConfig>) -> Cluster {
-    let mut cluster = Cluster::builder().nodes(3).seed(seed).build();
+    let mut cluster = Cluster::builder().nodes(3).seed(seed).config(no_relaying).build();
     for (node, nat) in [(SOURCE, source), (TARGET, target)] {
         if let Some(config) = nat {
             let nat = cluster.add_nat(config);
@@ -39,6 +39,11 @@ fn around_a_relay(seed: u64, source: Option<NatConfig>, target: Option<NatConfig
     }
     cluster.drive(SECOND);
     cluster
+}
+
+/// `tests/relay.rs` has relayed connections.
+fn no_relaying(config: &mut pk_proto::Config) {
+    config.relay.paths = 0;
 }
 
 /// The end of the contact with a node in a search.
@@ -195,7 +200,7 @@ fn target_that_dials_back_before_the_relay_answers_counts_as_signalled() {
         _ => Reaction::Silence,
     });
     relay.connect(&mut cluster, 0);
-    let strategies = Strategies { direct: false, signal: true, mdns: false };
+    let strategies = Strategies { direct: false, signal: true, mdns: false, relay: false };
     let find = FindNodeOptions { strategies: Some(strategies), ..FindNodeOptions::default() };
     let request = cluster.request(0, Request::FindNode { target, find });
     for _ in 0..100 {
@@ -373,7 +378,7 @@ fn search_asks_a_relay_once() {
 fn search_without_the_strategy_asks_no_relay() {
     for (direct, signal) in [(true, false), (false, true)] {
         let mut cluster = around_a_relay(1, Some(CONE), Some(CONE));
-        let strategies = Some(pk_proto::Strategies { direct, signal, mdns: false });
+        let strategies = Some(pk_proto::Strategies { direct, signal, mdns: false, relay: false });
         let target = cluster.id(TARGET);
         let outcome = find_with(
             &mut cluster,

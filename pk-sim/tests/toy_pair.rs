@@ -49,5 +49,16 @@ fn walks_contain_every_input_and_output() {
     spoken.add(&claim::walk(1).0);
     spoken.add(&renewal::walk(1).0);
     // `tests/suspected.rs` tests the inputs about silent connections.
-    assert_eq!(spoken.missing(), ["Input::Suspected", "Input::Heard"], "{spoken:?}");
+    let missing = [
+        // `tests/relay.rs` tests relaying.
+        "Output::AttachCircuit",
+        "Output::JoinCircuit",
+        "Output::CloseCircuit",
+        "Output::ProbePath",
+        "Input::LocalAddresses",
+        "Input::Suspected",
+        "Input::Heard",
+        "Input::CircuitClosed",
+    ];
+    assert_eq!(spoken.missing(), missing, "{spoken:?}");
 }

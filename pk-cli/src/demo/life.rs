@@ -28,7 +28,7 @@ pub(super) async fn signal<R: Runtime + Unpin>(
         node.connect(relay.node, relay.address.clone(), RequestOptions::default()).await?;
     }
     // Allow only this strategy.
-    let strategies = Strategies { direct: false, signal: true, mdns: false };
+    let strategies = Strategies { direct: false, signal: true, mdns: false, relay: false };
     let find = FindNodeOptions { strategies: Some(strategies), ..FindNodeOptions::default() };
     let outcome = a.find_node(b.own_id(), find).await?;
     match &outcome.found {

@@ -93,6 +93,7 @@ pub(crate) fn connection(info: &ConnectionInfo) -> Value {
         "connectionId": connection_id(&info.shared_id),
         "primary": info.primary,
         "suspected": info.suspected,
+        "mode": mode(info.data.mode),
         "address": { "host": info.address.host.to_string(), "port": info.address.port },
         "usageCount": u8::from(info.idle_in.is_none()),
     });

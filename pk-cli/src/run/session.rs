@@ -39,6 +39,7 @@ pub(crate) async fn start<R: Runtime + Unpin>(
     config.core.claim_policy = args.claim_policy();
     args.mdns.apply(&mut config);
     args.network.apply(&mut config);
+    args.relay.apply(&mut config);
     let (node, events) = Node::start_with_events(runtime.clone(), config).await?;
     if let Err(error) = allow_all(&node, &args.allow).await {
         node.shutdown().await;

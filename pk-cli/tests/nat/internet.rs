@@ -54,6 +54,25 @@ impl Internet {
         format!("10.77.0.{}", at + 1)
     }
 
+    /// Drops UDP between two public hosts, in both directions.
+    pub(crate) fn block(&self, a: &str, b: &str) {
+        for (host, other) in [(a, b), (b, a)] {
+            let other = self.address(other);
+            let rules = format!(
+                "table ip block {{\n\
+                 chain in {{\n  type filter hook input priority 0;\n  ip saddr {other} udp dport 1-65535 drop\n }}\n}}\n"
+            );
+            nft(&self.namespace(host), &rules);
+        }
+    }
+
+    /// Ends what [`block`](Self::block) has blocked.
+    pub(crate) fn unblock(&self, a: &str, b: &str) {
+        for host in [a, b] {
+            nft(&self.namespace(host), "delete table ip block\n");
+        }
+    }
+
     /// Adds a host behind the NAT of `other`, in the same local network.
     pub(crate) fn add_behind(&mut self, host: &str, other: &str) {
         let at = self.hosts.iter().position(|(known, _)| known == other).unwrap();
@@ -119,15 +138,19 @@ impl Internet {
              chain out {{\n  type filter hook forward priority 0;\n  iifname wan ct state new drop\n }}\n\
              chain own {{\n  type filter hook input priority 0;\n  iifname wan ct state new drop\n }}\n}}\n"
         );
-        let namespace = format!("{}n{host}", self.prefix);
-        let mut nft = Command::new("ip")
-            .args(["netns", "exec", &namespace, "nft", "-f", "-"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-        assert!(nft.wait().unwrap().success(), "nft refuses:\n{rules}");
+        nft(&format!("{}n{host}", self.prefix), &rules);
     }
+}
+
+/// Applies rules of nftables in a namespace.
+fn nft(namespace: &str, rules: &str) {
+    let mut nft = Command::new("ip")
+        .args(["netns", "exec", namespace, "nft", "-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    assert!(nft.wait().unwrap().success(), "nft refuses:\n{rules}");
 }
 
 impl Drop for Internet {

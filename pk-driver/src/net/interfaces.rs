@@ -73,6 +73,7 @@ impl Interfaces {
             }
             Err(error) => warn_unwatched(&error),
         }
+        interfaces.tell(cx, bound.ip());
         interfaces
     }
 
@@ -133,10 +134,12 @@ impl Interfaces {
                     socket.rebind(bound);
                     self.inform(cx);
                     cx.metrics.rebinds += 1;
-                    Some(cx.node.with(|node| {
+                    let bound = cx.node.with(|node| {
                         node.rebound(cx.now, addr);
                         node.transport().bound()
-                    }))
+                    });
+                    self.tell(cx, bound.ip());
+                    Some(bound)
                 }
                 Err(error) => {
                     tracing::warn!(%error, %ip, "the address of the socket is gone, and the one that replaces it cannot be used yet");
@@ -150,7 +153,21 @@ impl Interfaces {
     fn inform(&self, cx: &mut Cx) {
         cx.metrics.address_changes += 1;
         let own: Vec<_> = self.known.keys().copied().collect();
-        cx.node.with(|node| node.local_changed(cx.now, &own));
+        let bound = cx.node.with(|node| {
+            node.local_changed(cx.now, &own);
+            node.transport().bound()
+        });
+        self.tell(cx, bound.ip());
+    }
+
+    /// Informs the core of the addresses at which its socket can be reached in local networks.
+    fn tell(&self, cx: &Cx, bound: IpAddr) {
+        let reached = |ip: &IpAddr| bound.is_unspecified() || *ip == bound;
+        let ips = self.known.keys().copied().filter(|ip| !ip.is_loopback() && reached(ip));
+        let ips: Vec<_> = ips.collect();
+        if !ips.is_empty() {
+            cx.node.with(|node| node.set_local_addresses(cx.now, ips));
+        }
     }
 }
 

@@ -79,6 +79,10 @@ census! {
         signals,
         /// Addresses that are being punched.
         punches,
+        /// Circuits that this node forwards, or opens.
+        circuits,
+        /// Relayed paths that this node is an end of, or opens.
+        relayed_paths,
         /// Buckets with a garbage collection round.
         collections,
         /// Requests that wait for a garbage collection round.
@@ -109,6 +113,8 @@ census! {
         nonces,
         /// Nodes and networks with a limited rate of signals.
         rates,
+        /// Nodes for which this node has forwarded datagrams within a day.
+        relayed_volumes,
         /// Application protocols that are accepted.
         protocols,
         /// Nodes on the allow-list.

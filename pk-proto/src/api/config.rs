@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::relay_config::RelayConfig;
 use super::search_config::SearchConfig;
 use super::upkeep_config::UpkeepConfig;
 use crate::claims::{ClaimPolicy, DigestAlgorithm};
@@ -55,6 +56,8 @@ pub struct Config {
     pub retry_delay: Duration,
     /// How the node keeps its graph correct in the background.
     pub upkeep: UpkeepConfig,
+    /// Relaying for other nodes, and by them.
+    pub relay: RelayConfig,
     /// Maximum delay until a change of the graph is written. Default 1 s, range 0–1 h.
     pub store_delay: Duration,
 
@@ -225,6 +228,7 @@ impl Default for Config {
             refresh_jitter: 500,
             retry_delay: Duration::from_secs(45),
             upkeep: UpkeepConfig::default(),
+            relay: RelayConfig::default(),
             store_delay: Duration::from_secs(1),
             find_concurrency: 64,
             find_limit: 256,
@@ -333,6 +337,15 @@ impl Config {
         }
         for (name, value, min, max) in self.upkeep.counts() {
             count(name, value, min, max)?;
+        }
+        for (name, value, min, max) in self.relay.times() {
+            time(name, value, min, max)?;
+        }
+        for (name, value, min, max) in self.relay.counts() {
+            count(name, value, min, max)?;
+        }
+        for (name, value, min, max) in self.relay.sizes() {
+            bytes(name, value, min, max)?;
         }
         time("store_delay", self.store_delay, Duration::ZERO, HOUR)?;
         count("find_concurrency", self.find_concurrency, 1, 256)?;

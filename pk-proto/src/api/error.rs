@@ -379,6 +379,9 @@ pub enum ConnectionErrorReason {
     /// The peer belongs to another network.
     #[error("the nodes belong to different networks")]
     OtherNetwork,
+    /// The relay through which it runs has ended the circuit.
+    #[error("the relay has ended the circuit")]
+    RelayLost,
     /// The peer names no network, and this node requires its own.
     #[error("this node accepts only nodes of its network")]
     NoNetwork,
@@ -388,9 +391,12 @@ impl ConnectionErrorReason {
     /// Returns the code of the reason.
     pub const fn code(self) -> ConnectionErrorCode {
         match self {
-            Self::NotNeeded | Self::Stopping | Self::Idle | Self::Renewed | Self::Evicted => {
-                ConnectionErrorCode::None
-            }
+            Self::NotNeeded
+            | Self::Stopping
+            | Self::Idle
+            | Self::Renewed
+            | Self::Evicted
+            | Self::RelayLost => ConnectionErrorCode::None,
             Self::TooMany | Self::TooManyOfNetwork => ConnectionErrorCode::Limit,
             Self::SameNode => ConnectionErrorCode::SameNode,
             Self::NoHello | Self::Fault | Self::TooManyRefused => ConnectionErrorCode::Fault,

@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,13 @@ pub enum Input {
         #[serde(with = "crate::types::sockets::many")]
         #[cfg_attr(feature = "arbitrary", arbitrary(with = crate::types::generators::sockets))]
         addrs: Vec<SocketAddr>,
+    },
+    /// Addresses of this machine in its networks, without that of the loopback. Sent when they are
+    /// known, and after a change. Only nodes that a relay sees in the same network learn them.
+    LocalAddresses {
+        /// Addresses; at most 64 are used.
+        #[cfg_attr(feature = "arbitrary", arbitrary(with = crate::types::generators::ips))]
+        ips: Vec<IpAddr>,
     },
     /// Present time of the wall clock. Sent after it was set or has drifted.
     WallClock(UnixMillis),
@@ -121,6 +128,15 @@ pub enum Input {
     StreamClosed {
         /// Stream.
         stream: StreamId,
+    },
+
+    /// A stream of a circuit that this node forwards ended, and with it the circuit.
+    CircuitClosed {
+        /// Stream of the node that has requested the circuit.
+        stream: StreamId,
+        /// Bytes that the circuit has carried, in both directions together.
+        #[cfg_attr(feature = "arbitrary", arbitrary(with = crate::types::generators::number))]
+        bytes: u64,
     },
 
     // -- completions of effects

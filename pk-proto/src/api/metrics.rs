@@ -35,6 +35,10 @@ metrics! {
     connections,
     /// Dials and handshakes in progress, and connections that wait for a Hello.
     connections_pending,
+    /// Circuits that this node forwards.
+    circuits,
+    /// Relayed paths that this node is an end of.
+    relayed_paths,
     /// Streams of the core.
     streams,
     /// Bytes that peers have sent and the core holds, or that credit was granted for.
@@ -83,6 +87,16 @@ metrics! {
     signals_relayed,
     /// Addresses punched on request of other nodes.
     punches,
+    /// Relays that were asked for a circuit.
+    circuits_requested,
+    /// Circuits that were opened for other nodes.
+    circuits_opened,
+    /// Bytes that the ended circuits have carried.
+    circuit_bytes,
+    /// Connections that were accepted over a relay.
+    connections_relayed,
+    /// Relayed connections that have become direct.
+    connections_upgraded,
     /// Claims that were appended to the local chain.
     claims,
     /// Claims of peers and claims about networks that were signed.
@@ -162,6 +176,8 @@ metrics! {
     signals_refused,
     /// Addresses that were not punched.
     punches_refused,
+    /// Circuits that were not opened: requests of other nodes, and offers of relays.
+    circuits_refused,
     /// Claims that were not signed because of the policy, a limit, or their content.
     signatures_refused,
     /// Claims that became stale before they were appended; they are retried.

@@ -45,6 +45,7 @@ pub(crate) mod input;
 pub(crate) mod metrics;
 pub(crate) mod output;
 pub(crate) mod recorded_call;
+pub(crate) mod relay_config;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod search;
@@ -63,8 +64,9 @@ pub use self::event::Event;
 pub use self::info::{ConnectionInfo, ExchangeInfo, NodeBucketMeta};
 pub use self::input::Input;
 pub use self::metrics::Metrics;
-pub use self::output::Output;
+pub use self::output::{CircuitLimits, Output};
 pub use self::recorded_call::{RecordedCall, StartParams};
+pub use self::relay_config::{RelayConfig, RelayPolicy};
 pub use self::reply::{ChainData, ClaimsFound, Pong, Reply, Synced};
 pub use self::request::{
     ClaimsQuery, FindNodeOptions, GestaltQuery, Request, RequestOptions, SetNodeOptions, Strategies,

@@ -4,6 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,21 @@ use crate::store::table::{StoreOp, StoreRange};
 use crate::types::address::Hostname;
 use crate::types::id::{ConnectionId, EffectId, NodeId, StreamId};
 use crate::types::time::Instant;
+
+/// What a circuit may carry, in both directions together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CircuitLimits {
+    /// Node that has requested the circuit.
+    pub owner: NodeId,
+    /// Bytes per second of all circuits of the owner; datagrams beyond it are dropped.
+    pub owner_rate: u64,
+    /// Bytes per second of all circuits.
+    pub rate: u64,
+    /// Bytes after which the circuit ends.
+    pub volume: u64,
+    /// Time without a datagram after which it ends.
+    pub idle_timeout: Duration,
+}
 
 /// What the driver must do next. Exhaustive on purpose: an ignored output is a bug.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +120,44 @@ pub enum Output {
         opener: Opener,
         /// Bytes that the core has read and not used.
         unread: Bytes,
+    },
+
+    // -- relayed paths
+    /// Use a stream as a path of datagrams to another node: the address is that of its other end
+    /// from now on, in `Dial` and `Connected`. `StreamClosed` follows when the stream has ended, unless
+    /// its connection has ended before.
+    AttachCircuit {
+        /// Stream, on which both ends have sent everything that belongs to the core.
+        stream: StreamId,
+        /// Address of the path ([`is_relayed_address`](crate::is_relayed_address)).
+        #[serde(with = "crate::types::sockets::one")]
+        addr: SocketAddr,
+    },
+    /// Forward the datagrams of two streams to each other. `CircuitClosed` follows when one of them,
+    /// or its connection, has ended; the driver then ends the other.
+    JoinCircuit {
+        /// Stream of the node that has requested the circuit.
+        stream: StreamId,
+        /// Stream of the other end.
+        other: StreamId,
+        /// What the circuit may carry.
+        limits: CircuitLimits,
+    },
+    /// End a stream that was handed over to carry datagrams, and is a path or nothing yet.
+    /// `StreamClosed` follows, unless its connection has ended before.
+    CloseCircuit {
+        /// Stream.
+        stream: StreamId,
+    },
+    /// Try to move a connection that this node has dialed through a relay to a direct path: send it
+    /// one datagram from here to an address of its peer. `RemoteAddressChanged` follows if both ends
+    /// reach each other.
+    ProbePath {
+        /// Connection.
+        conn: ConnectionId,
+        /// Address of its peer.
+        #[serde(with = "crate::types::sockets::one")]
+        addr: SocketAddr,
     },
 
     // -- effects with a completion

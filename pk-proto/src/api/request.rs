@@ -72,11 +72,14 @@ pub struct Strategies {
     pub signal: bool,
     /// Query the local network, if `Config::mdns` is on.
     pub mdns: bool,
+    /// Connect through a node that is connected with the target and relays, if `signal` has not
+    /// succeeded within `relay.delay`.
+    pub relay: bool,
 }
 
 impl Default for Strategies {
     fn default() -> Self {
-        Self { direct: true, signal: true, mdns: true }
+        Self { direct: true, signal: true, mdns: true, relay: true }
     }
 }
 

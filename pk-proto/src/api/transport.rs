@@ -92,6 +92,9 @@ pub enum DialFailure {
     /// A relay did not signal.
     #[error("the relay did not signal: {0}")]
     Signal(String),
+    /// There is no connection through a relay, whose address this is.
+    #[error("by relay: {0}")]
+    Relay(String),
     /// The host name could not be resolved, or has no address.
     #[error("failed to resolve the host name: {0}")]
     Resolve(String),

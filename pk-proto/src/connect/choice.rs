@@ -1,7 +1,7 @@
 //! Choice of the primary connection with a node: the only place that orders connections.
 //!
-//! Among several connections with a node, those that are not suspected come first, and of these the
-//! one with the smallest shared id. Both ends have the same shared ids, so that they choose the
+//! Among several connections with a node, those that are not suspected come first, of these those
+//! that are not relayed, and of these the one with the smallest shared id. Both ends have the same shared ids, so that they choose the
 //! same connection as soon as they suspect the same ones: a connection that is dead for one end
 //! ends for the other; on a slow one both ends receive packets again, because an answer to one end
 //! is a packet that the other has received. Until then the ends may use different connections, and
@@ -26,13 +26,19 @@ pub(super) struct ByNode {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     suspected: bool,
+    relayed: bool,
     shared_id: Bytes,
     conn: ConnectionId,
 }
 
 impl Rank {
     fn of(conn: ConnectionId, connection: &Connection) -> Self {
-        Self { suspected: connection.suspected, shared_id: connection.shared_id.clone(), conn }
+        Self {
+            suspected: connection.suspected,
+            relayed: connection.is_relayed(),
+            shared_id: connection.shared_id.clone(),
+            conn,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::place::Place;
 use crate::api::transport::Side;
 use crate::machine::dial::AddressOrigin;
-use crate::types::address::{NodeAddress, NodeContactAddressData};
+use crate::types::address::{ContactMode, NodeAddress, NodeContactAddressData};
 use crate::types::id::{LeaseId, NodeId, RaceId};
 use crate::types::network::Network;
 use crate::types::time::{Instant, UnixMillis};
@@ -141,9 +141,17 @@ pub(super) struct Connection {
     pub(super) leases: BTreeSet<LeaseId>,
     /// Time of its last use.
     pub(super) used_at: Instant,
+    /// Duration of the last call that was answered on it, in milliseconds; the maximum if it is
+    /// unknown.
+    pub(super) round_trip: u16,
 }
 
 impl Connection {
+    /// Returns whether a relay forwards its datagrams.
+    pub(super) fn is_relayed(&self) -> bool {
+        self.origin.mode == ContactMode::Relay
+    }
+
     pub(super) fn data(&self) -> NodeContactAddressData {
         NodeContactAddressData {
             mode: self.origin.mode,

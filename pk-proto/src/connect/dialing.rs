@@ -10,7 +10,7 @@ use core::time::Duration;
 use super::change::Change;
 use super::connection::State;
 use super::event::ConnectEvent;
-use super::race::{Dialing, Losers, Race, after_signal};
+use super::race::{Dialing, Losers, Race};
 use super::suspicion::CUT_OFF_DIALS;
 use super::table::Connections;
 use crate::api::error::{ConnectionErrorReason, code};
@@ -90,6 +90,13 @@ impl Connections {
         let joined = self.races.join(id, waiter, cx.now + dial_target.timeout);
         let Some((race, fresh)) = joined else { return };
         for relay in dial_target.relays {
+            if dial_target.relayed
+                && cx.config.relay.paths > 0
+                && race.forwarders.len() < MAX_RELAYS
+                && !race.forwarders.contains(&relay)
+            {
+                race.forwarders.push(relay);
+            }
             if race.relays.len() < MAX_RELAYS && !race.relays.contains(&relay) {
                 race.relays.push_back(relay);
             }
@@ -148,6 +155,9 @@ impl Connections {
             race.signalling += 1;
             // A silent relay does not delay the next one for long.
             race.next_at = cx.now + cx.config.signal_delay;
+            if !race.forwarders.is_empty() {
+                cx.timers.set_earlier(Timer::RaceRelay(id), cx.now + cx.config.relay.delay);
+            }
             self.events.push_back(ConnectEvent::Signal { race: id, node: race.node, relay });
         }
         let Some(race) = self.races.get_mut(id) else { return };
@@ -189,9 +199,9 @@ impl Connections {
     /// last.
     pub(super) fn fail_waiting(&mut self, id: RaceId, why: &ConnectionErrorReason) {
         let Some(race) = self.races.get_mut(id) else { return };
-        while let Some((addr, _)) = race.next() {
-            race.failures
-                .push((NodeAddress::from_socket(addr), DialFailure::Transport(why.to_string())));
+        while let Some((addr, origin)) = race.next() {
+            let failure = race.failure(addr, origin, DialFailure::Transport(why.to_string()));
+            race.failures.push(failure);
         }
     }
 
@@ -224,12 +234,68 @@ impl Connections {
                 if race.signalling == 0 && !race.has_address() {
                     race.next_at = cx.now;
                 }
+                if race.signalling == 0 && race.relays.is_empty() && !race.forwarders.is_empty() {
+                    // Nothing is punched that could succeed first.
+                    cx.timers.set_earlier(Timer::RaceRelay(id), cx.now);
+                }
             }
         }
         if race.is_lost() {
             self.dial_next(cx, id);
         } else {
             set_next(cx, id, race);
+        }
+    }
+
+    /// Asks the nearest node that may relay, and sets the timer for the next one.
+    pub(crate) fn race_relay(&mut self, cx: &mut Cx, id: RaceId) {
+        let Some(race) = self.races.get(id) else { return };
+        let round_trip = |relay: &NodeId| {
+            let conn = self.by_node().live(relay)?;
+            Some(self.connection(conn)?.round_trip)
+        };
+        let nearest = race
+            .forwarders
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, relay)| {
+                round_trip(relay).map_or((true, u16::MAX), |took| (false, took))
+            })
+            .map(|(at, _)| at);
+        let Some(race) = self.races.get_mut(id) else { return };
+        let Some(at) = nearest else { return };
+        let relay = race.forwarders.remove(at);
+        race.opening += 1;
+        if !race.forwarders.is_empty() {
+            cx.timers.set(Timer::RaceRelay(id), cx.now + cx.config.relay.delay);
+        }
+        self.events.push_back(ConnectEvent::Relay { race: id, node: race.node, relay });
+    }
+
+    /// Handles the answer of a node that was asked to relay: the address of the path through it, or
+    /// a failure; with the address of the node itself.
+    pub(crate) fn relayed(
+        &mut self,
+        cx: &mut Cx,
+        id: RaceId,
+        relay: NodeAddress,
+        result: Result<SocketAddr, DialFailure>,
+    ) {
+        let Some(race) = self.races.get_mut(id) else { return };
+        race.opening = race.opening.saturating_sub(1);
+        match result {
+            Ok(addr) => {
+                race.add_path(addr, relay);
+                self.dial_next(cx, id);
+            }
+            Err(why) => {
+                race.failures.push((relay, why));
+                if !race.forwarders.is_empty() {
+                    cx.timers.set(Timer::RaceRelay(id), cx.now);
+                } else if race.is_lost() {
+                    self.dial_next(cx, id);
+                }
+            }
         }
     }
 
@@ -244,6 +310,7 @@ impl Connections {
         let Some(race) = self.races.remove(id) else { return };
         cx.timers.cancel(Timer::RaceDeadline(id));
         cx.timers.cancel(Timer::RaceNext(id));
+        cx.timers.cancel(Timer::RaceRelay(id));
         if !race.resolving.is_empty() {
             cx.effects.forget_race(id);
         }
@@ -330,7 +397,8 @@ impl Connections {
             if why == DialFailure::TimedOut && deadline <= cx.now && cx.now < race.last_deadline() {
                 race.put_back((addr, origin));
             } else {
-                race.failures.push((NodeAddress::from_socket(addr), after_signal(origin, why)));
+                let failure = race.failure(addr, origin, why);
+                race.failures.push(failure);
             }
             self.dial_next(cx, id);
         }

@@ -38,6 +38,8 @@ pub(crate) enum ConnectEvent {
     Crowded { race: RaceId },
     /// A race requests this relay to signal; [`Connections::signalled`] must be called.
     Signal { race: RaceId, node: NodeId, relay: NodeId },
+    /// A race requests this node to relay; [`Connections::relayed`] must be called.
+    Relay { race: RaceId, node: NodeId, relay: NodeId },
     /// A race ended, with a connection or with failures.
     RaceEnded {
         node: NodeId,

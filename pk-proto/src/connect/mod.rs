@@ -74,8 +74,15 @@ use crate::wire::dialect::Dialect;
 impl Connections {
     // -- inputs
 
-    /// A handshake completed. `incoming` is the origin of the peer of an incoming connection.
-    pub(crate) fn connected(&mut self, cx: &mut Cx, connected: Connected, incoming: AddressOrigin) {
+    /// A handshake completed. `incoming` is the origin of the peer of an incoming connection,
+    /// `named` the address of the peer that a relay has named, if the path is relayed.
+    pub(crate) fn connected(
+        &mut self,
+        cx: &mut Cx,
+        connected: Connected,
+        incoming: AddressOrigin,
+        named: Option<NodeAddress>,
+    ) {
         let conn = connected.conn;
         let mut race = match (connected.side, self.state(conn)) {
             // The dial ends first: its slot counts as room for its connection.
@@ -116,14 +123,19 @@ impl Connections {
             chain,
             side: connected.side,
             dialect: connected.dialect,
-            address: NodeAddress::from_socket(connected.remote),
+            address: named.unwrap_or_else(|| NodeAddress::from_socket(connected.remote)),
             network,
             since: cx.unix(),
             shared_id: connected.shared_id,
-            origin: origin.unwrap_or(if signalled { AddressOrigin::SIGNALLED } else { incoming }),
+            origin: origin.unwrap_or(match incoming {
+                AddressOrigin::RELAYED => AddressOrigin::RELAYED,
+                _ if signalled => AddressOrigin::SIGNALLED,
+                incoming => incoming,
+            }),
             suspected: false,
             leases: BTreeSet::new(),
             used_at: cx.now,
+            round_trip: u16::MAX,
         };
         // Both ends may dial at the same time. Where one connection has to go for the other, the
         // race of the one continues with the other: both connect to the same node.
@@ -250,6 +262,7 @@ impl Connections {
         cx: &mut Cx,
         conn: ConnectionId,
         addr: SocketAddr,
+        path: (NodeAddress, AddressOrigin),
     ) {
         let state = self.state(conn);
         let Some((state, connection)) = state.and_then(|state| Some((state, state.connection()?)))
@@ -261,7 +274,7 @@ impl Connections {
             let node = connection.node;
             self.events.push_back(ConnectEvent::Moved { conn, node });
         }
-        self.set_address(conn, addr, cx.now);
+        self.set_address(conn, addr, path, cx.now);
     }
 
     // -- timers
@@ -449,6 +462,26 @@ impl Connections {
     /// Returns whether there is an accepted connection with a node of this bucket.
     pub(crate) fn has_connection_in(&self, cx: &Cx, bucket: BucketIndex) -> bool {
         self.by_id().one_in(&cx.own(), bucket).is_some()
+    }
+
+    /// Returns whether a relay forwards the datagrams of a connection.
+    pub(crate) fn is_relayed(&self, conn: ConnectionId) -> bool {
+        self.connection(conn).is_some_and(Connection::is_relayed)
+    }
+
+    /// Returns how a connection came about.
+    pub(crate) fn origin(&self, conn: ConnectionId) -> Option<AddressOrigin> {
+        self.connection(conn).map(|connection| connection.origin)
+    }
+
+    /// Returns the side of this node in the handshake of a connection.
+    pub(crate) fn side(&self, conn: ConnectionId) -> Option<Side> {
+        self.connection(conn).map(|connection| connection.side)
+    }
+
+    /// Returns the connection with a node that is neither suspected nor relayed, if there is one.
+    pub(crate) fn direct(&self, node: &NodeId) -> Option<ConnectionId> {
+        self.live(node).filter(|conn| !self.is_relayed(*conn))
     }
 
     /// Returns the peer of a connection, by its newest id.

@@ -3,6 +3,7 @@
 
 use alloc::collections::btree_map::Entry;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -38,6 +39,12 @@ pub(super) struct Race {
     pub(super) failures: Vec<(NodeAddress, DialFailure)>,
     /// Nodes that can signal, asked when the addresses are used up.
     pub(super) relays: VecDeque<NodeId>,
+    /// Nodes that may relay and were not asked to.
+    pub(super) forwarders: Vec<NodeId>,
+    /// Number of nodes that were asked to relay and have not answered.
+    pub(super) opening: usize,
+    /// Addresses of the relays behind the addresses of relayed paths.
+    relayed: BTreeMap<SocketAddr, NodeAddress>,
     /// Number of relays that were asked and have not answered.
     pub(super) signalling: usize,
     /// Whether a relay has informed the node of our address.
@@ -150,6 +157,9 @@ impl Race {
             next_name: 0,
             failures: Vec::new(),
             relays: VecDeque::new(),
+            forwarders: Vec::new(),
+            opening: 0,
+            relayed: BTreeMap::new(),
             signalling: 0,
             signalled: false,
             waiting: VecDeque::new(),
@@ -268,6 +278,26 @@ impl Race {
         true
     }
 
+    /// A relayed path exists, through a node at this address: its address is next.
+    pub(super) fn add_path(&mut self, addr: SocketAddr, relay: NodeAddress) {
+        self.relayed.insert(addr, relay);
+        self.waiting.push_front((addr, AddressOrigin::RELAYED));
+    }
+
+    /// Returns an address and a failure as they are reported: those of a relayed path are those of
+    /// its relay.
+    pub(super) fn failure(
+        &self,
+        addr: SocketAddr,
+        origin: AddressOrigin,
+        why: DialFailure,
+    ) -> (NodeAddress, DialFailure) {
+        match self.relayed.get(&addr) {
+            Some(relay) => (relay.clone(), DialFailure::Relay(why.to_string())),
+            None => (NodeAddress::from_socket(addr), after_signal(origin, why)),
+        }
+    }
+
     /// Returns whether addresses wait to be dialed, or relays to be asked.
     pub(super) fn has_next(&self) -> bool {
         !self.waiting.is_empty() || !self.relays.is_empty()
@@ -282,9 +312,7 @@ impl Race {
     pub(super) fn failures(&self, why: &DialFailure) -> Vec<(NodeAddress, DialFailure)> {
         let dialing = self.dialing.values().map(|dial| (dial.addr, dial.origin));
         let sockets = dialing.chain(self.waiting.iter().copied());
-        let open = sockets.map(|(socket, origin)| {
-            (NodeAddress::from_socket(socket), after_signal(origin, why.clone()))
-        });
+        let open = sockets.map(|(socket, origin)| self.failure(socket, origin, why.clone()));
         let names = self.resolving.values().map(|(address, _)| (address.clone(), why.clone()));
         self.failures.iter().cloned().chain(open).chain(names).collect()
     }
@@ -298,13 +326,15 @@ impl Race {
     pub(super) fn is_lost(&self) -> bool {
         !self.has_next()
             && self.signalling == 0
+            && self.opening == 0
+            && self.forwarders.is_empty()
             && self.dialing.is_empty()
             && self.resolving.is_empty()
     }
 }
 
 /// Converts the timeout of a signalled dial: then both NATs are too strict.
-pub(super) fn after_signal(origin: AddressOrigin, why: DialFailure) -> DialFailure {
+fn after_signal(origin: AddressOrigin, why: DialFailure) -> DialFailure {
     match why {
         DialFailure::TimedOut if origin == AddressOrigin::SIGNALLED => {
             DialFailure::TimedOutAfterSignal

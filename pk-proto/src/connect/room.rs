@@ -199,6 +199,7 @@ mod tests {
     use super::*;
     use crate::api::config::Config;
     use crate::machine::dial::AddressOrigin;
+    use crate::types::address::NodeAddress;
     use crate::types::time::Instant;
     use crate::types::time::UnixMillis;
     use crate::wire::dialect::Dialect;
@@ -261,11 +262,13 @@ mod tests {
             matched_id: None,
             local: "192.0.2.2:1".parse().unwrap(),
         };
-        connections.connected(&mut cx, connected, AddressOrigin::DIRECT);
+        connections.connected(&mut cx, connected, AddressOrigin::DIRECT, None);
         connections.accepted(&mut cx, conn);
         connections.retire(&mut cx, |_| true);
         assert_eq!((connections.room().total(), connections.room().of_node(&node)), (1, 0));
-        connections.remote_address_changed(&mut cx, conn, "198.51.100.1:1".parse().unwrap());
+        let moved: core::net::SocketAddr = "198.51.100.1:1".parse().unwrap();
+        let path = (NodeAddress::from_socket(moved), AddressOrigin::DIRECT);
+        connections.remote_address_changed(&mut cx, conn, moved, path);
         assert_eq!((connections.room().total(), connections.room().of_node(&node)), (1, 0));
         connections.close(&mut cx, conn, ConnectionErrorReason::Idle);
         assert_eq!((connections.room().total(), connections.room().of_node(&node)), (0, 0));

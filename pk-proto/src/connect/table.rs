@@ -16,6 +16,7 @@ use super::races::Races;
 use crate::api::census::Census;
 use crate::api::output::Output;
 use crate::machine::cx::Cx;
+use crate::machine::dial::AddressOrigin;
 use crate::machine::timer::Timer;
 use crate::types::address::NodeAddress;
 use crate::types::id::{ConnectionId, LeaseId, RaceId};
@@ -263,17 +264,36 @@ impl Connections {
     }
 
     /// The peer of a connection has another address, and its place counts for the network of that.
-    pub(super) fn set_address(&mut self, conn: ConnectionId, addr: SocketAddr, now: Instant) {
-        let Some((connection, place)) = self.states.get_mut(&conn).and_then(State::parts_mut)
-        else {
-            return;
-        };
+    /// `path` is the address and the origin that the connection has from now on.
+    pub(super) fn set_address(
+        &mut self,
+        conn: ConnectionId,
+        addr: SocketAddr,
+        path: (NodeAddress, AddressOrigin),
+        now: Instant,
+    ) {
+        let Some(state) = self.states.get_mut(&conn) else { return };
+        let live = matches!(state, State::Live { .. });
+        let Some((connection, place)) = state.parts_mut() else { return };
         let former = connection.network;
-        connection.address = NodeAddress::from_socket(addr);
+        if live {
+            self.by_node.remove(conn, connection);
+        }
+        (connection.address, connection.origin) = path;
+        if live {
+            self.by_node.insert(conn, connection);
+        }
         connection.network = Network::of(addr.ip());
         if let Some(place) = place {
             self.room.give_back(place, former);
             *place = self.room.take(conn, connection.network, connection.side, now);
+        }
+    }
+
+    /// Notes how long a call on a connection took.
+    pub(crate) fn note_round_trip(&mut self, conn: ConnectionId, took: Duration) {
+        if let Some(connection) = self.states.get_mut(&conn).and_then(State::connection_mut) {
+            connection.round_trip = u16::try_from(took.as_millis()).unwrap_or(u16::MAX);
         }
     }
 
@@ -438,6 +458,7 @@ mod tests {
             suspected: false,
             leases: BTreeSet::new(),
             used_at: Instant::ORIGIN,
+            round_trip: u16::MAX,
         }
     }
 

@@ -469,6 +469,8 @@ impl Lookup {
                     relays.filter(|relay| primary(relay).is_some()).copied().collect();
             }
         }
+        // Only the target is worth the traffic of others.
+        dial_target.relayed = self.strategies.relay && node == self.target;
         Next::Dial(dial_target)
     }
 

@@ -2,7 +2,7 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -43,6 +43,9 @@ pub(crate) enum RngStream {
 /// milliseconds (docs/DESIGN.md, Signature budget).
 const SIGNATURE_BUDGET: usize = 64;
 
+/// Local addresses that are used.
+const LOCAL_IPS: usize = 64;
+
 /// Number of random streams.
 const RNG_STREAMS: u8 = 5;
 
@@ -64,6 +67,10 @@ pub(crate) struct Cx {
     own: Vec<NodeId>,
     /// Address classes of the local listeners.
     listening: Vec<Reach>,
+    /// Port of the local listener.
+    port: u16,
+    /// Addresses of this machine in private networks.
+    private: Vec<IpAddr>,
     outputs: VecDeque<Output>,
     /// Number of outputs that the driver has taken.
     taken: u64,
@@ -98,6 +105,8 @@ impl Cx {
             checks: SIGNATURE_BUDGET,
             own,
             listening: Vec::new(),
+            port: 0,
+            private: Vec::new(),
             outputs: VecDeque::new(),
             taken: 0,
             detaching: BTreeMap::new(),
@@ -194,8 +203,33 @@ impl Cx {
     /// Sets the local listeners. An unspecified address does not determine the networks of the
     /// host.
     pub(crate) fn set_listening(&mut self, addrs: &[SocketAddr]) {
+        self.port = addrs.first().map_or(0, SocketAddr::port);
         let bound = addrs.iter().filter(|addr| !addr.ip().is_unspecified());
         self.listening = bound.map(|addr| Reach::of(addr.ip())).collect();
+    }
+
+    /// Sets the addresses of this machine.
+    pub(crate) fn set_local(&mut self, ips: &[IpAddr]) {
+        let private =
+            ips.iter().map(IpAddr::to_canonical).filter(|ip| Reach::of(*ip) == Reach::Private);
+        self.private = private.take(LOCAL_IPS).collect();
+    }
+
+    /// Returns the addresses of the local listener in private networks.
+    pub(crate) fn private_addresses(&self) -> impl Iterator<Item = NodeAddress> {
+        let sockets = self.private.iter().map(|ip| SocketAddr::new(*ip, self.port));
+        sockets.filter(|addr| addr.port() != 0).map(NodeAddress::from_socket)
+    }
+
+    /// Returns whether an address that a node of the same local network has named for itself may be
+    /// dialed: it is in a private network, this machine is in one of the same family, and it is not
+    /// that of the local listener.
+    pub(crate) fn accepts_candidate(&self, address: &NodeAddress) -> bool {
+        let Host::Ip(ip) = address.host else { return false };
+        Reach::of(ip) == Reach::Private
+            && is_unicast(address)
+            && self.private.iter().any(|own| own.is_ipv4() == ip.is_ipv4())
+            && !(self.private.contains(&ip) && self.port == address.port)
     }
 
     /// Returns whether an address reported by a peer is accepted (docs/DESIGN.md, Address policy):

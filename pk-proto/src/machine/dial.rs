@@ -16,6 +16,8 @@ pub(crate) struct DialTarget {
     /// Connected nodes that may signal; asked one after the other when the addresses are used up.
     pub(crate) relays: Vec<NodeId>,
     pub(crate) timeout: Duration,
+    /// Whether one of them may also relay.
+    pub(crate) relayed: bool,
     /// Whether the embedder waits for it. Background dials leave a place for it.
     pub(crate) foreground: bool,
 }
@@ -29,7 +31,7 @@ impl DialTarget {
         timeout: Duration,
     ) -> Self {
         let addresses = addresses.into_iter().map(|address| (address, origin)).collect();
-        Self { node, addresses, relays: Vec::new(), timeout, foreground: false }
+        Self { node, addresses, relays: Vec::new(), relayed: false, timeout, foreground: false }
     }
 
     /// Returns a target with the addresses of a contact.
@@ -38,7 +40,7 @@ impl DialTarget {
             .iter()
             .map(|(address, data)| (address.clone(), AddressOrigin::known(data)))
             .collect();
-        Self { node, addresses, relays: Vec::new(), timeout, foreground: false }
+        Self { node, addresses, relays: Vec::new(), relayed: false, timeout, foreground: false }
     }
 
     /// Marks that the embedder waits for it.
@@ -61,9 +63,17 @@ impl AddressOrigin {
     pub(crate) const SIGNALLED: Self = Self { mode: ContactMode::Signal, scopes: Scopes::GLOBAL };
     /// From the local network.
     pub(crate) const LOCAL: Self = Self { mode: ContactMode::Direct, scopes: Scopes::LOCAL };
+    /// A relayed path.
+    pub(crate) const RELAYED: Self = Self { mode: ContactMode::Relay, scopes: Scopes::NONE };
 
-    /// From a contact: dialed, with its original scopes. An address of the local network stays one.
+    /// From a contact: dialed, with its original scopes. An address of the local network stays one;
+    /// one that a relay has named is proved by the dial.
     pub(crate) fn known(data: &NodeContactAddressData) -> Self {
-        Self { mode: ContactMode::Direct, scopes: data.scopes }
+        match data.mode {
+            ContactMode::Relay => Self::DIRECT,
+            ContactMode::Direct | ContactMode::Signal => {
+                Self { mode: ContactMode::Direct, scopes: data.scopes }
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use crate::api::census::Census;
 use crate::claims::ClaimId;
 use crate::shares::Source;
-use crate::types::id::{EffectId, NodeId, RaceId, RequestId, StreamId};
+use crate::types::id::{ConnectionId, EffectId, NodeId, RaceId, RequestId, StreamId};
 use crate::wire::message::SignalTerms;
 
 /// Who receives the completion of an effect, by the output that started the effect.
@@ -29,15 +29,24 @@ pub(crate) enum EffectOwner {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SignOwner {
     Claim(ClaimSigner),
-    /// A race, as the source of a signal.
+    /// This node, as the source of a signal.
     SignalRequest {
-        race: RaceId,
+        purpose: SignalPurpose,
         relay: NodeId,
         target: NodeId,
         terms: SignalTerms,
     },
     /// A signal that this node relays, by the stream of its source.
     SignalForward(StreamId),
+}
+
+/// What a signal is requested for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SignalPurpose {
+    /// A race.
+    Dial(RaceId),
+    /// A relayed connection, which may become direct.
+    Upgrade(ConnectionId),
 }
 
 /// Which claim is signed.

@@ -173,7 +173,7 @@ fn request_row(request: &Request) -> Row {
 
 fn input_row(input: &Input) -> Row {
     match input {
-        Input::Listening { .. } => Row::BEFORE_STOP,
+        Input::Listening { .. } | Input::LocalAddresses { .. } => Row::BEFORE_STOP,
         Input::WallClock(_) => Row::LIFE,
         // A connection that arrives too early or too late is closed, so that its end must be
         // handled as well.
@@ -190,6 +190,7 @@ fn input_row(input: &Input) -> Row {
         | Input::StreamReset { .. }
         | Input::StreamStopped { .. }
         | Input::OpenFailed { .. }
+        | Input::CircuitClosed { .. }
         | Input::StreamClosed { .. } => Row::SINCE_READY,
         Input::Signed { .. }
         | Input::Persisted { .. }
@@ -208,6 +209,9 @@ fn timer_row(timer: &Timer) -> Row {
         Timer::Request(_)
         | Timer::RaceDeadline(_)
         | Timer::RaceNext(_)
+        | Timer::RaceRelay(_)
+        | Timer::Path(_)
+        | Timer::Upgrade(_)
         | Timer::Hello(_)
         | Timer::Idle(_)
         | Timer::Silent(_)
@@ -234,6 +238,9 @@ fn output_row(output: &Output) -> Row {
         Output::Dial { .. }
         | Output::OpenStream { .. }
         | Output::DetachStream { .. }
+        | Output::AttachCircuit { .. }
+        | Output::JoinCircuit { .. }
+        | Output::ProbePath { .. }
         | Output::Sign { .. }
         | Output::Resolve { .. }
         | Output::Browse { .. }
@@ -241,6 +248,7 @@ fn output_row(output: &Output) -> Row {
         | Output::Advertise { port: Some(_), .. } => Row::RUNNING,
         // Ends or completes something that was started.
         Output::CancelDial { .. }
+        | Output::CloseCircuit { .. }
         | Output::SendStream { .. }
         | Output::ResetStream { .. }
         | Output::StopStream { .. }

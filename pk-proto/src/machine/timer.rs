@@ -18,6 +18,12 @@ pub(crate) enum Timer {
     RaceDeadline(RaceId),
     /// The next address of a dial race may start (RFC 8305 section 5).
     RaceNext(RaceId),
+    /// A dial race asks a node to relay.
+    RaceRelay(RaceId),
+    /// A relayed path has no connection, or no longer.
+    Path(StreamId),
+    /// A relayed connection may become a direct one.
+    Upgrade(ConnectionId),
     /// The peer has not sent its Hello.
     Hello(ConnectionId),
     /// An unused connection is closed.
@@ -78,6 +84,6 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Stop Request RaceDeadline RaceNext Hello Idle Stream Stall Verify Collect Refresh ClaimRetry
+    Stop Request RaceDeadline RaceNext RaceRelay Path Upgrade Hello Idle Stream Stall Verify Collect Refresh ClaimRetry
     ClaimTurn ClaimResume Approval Punch Retry Check Recheck Lost Store Silent Evidence
 }

@@ -51,6 +51,13 @@ impl TimerQueue {
         self.by_time.insert((at, timer));
     }
 
+    /// Sets a timer, unless it is due earlier already.
+    pub(crate) fn set_earlier(&mut self, timer: Timer, at: Instant) {
+        if self.get(timer).is_none_or(|due| due > at) {
+            self.set(timer, at);
+        }
+    }
+
     pub(crate) fn cancel(&mut self, timer: Timer) {
         if let Some(at) = self.by_timer.remove(&timer) {
             self.by_time.remove(&(at, timer));

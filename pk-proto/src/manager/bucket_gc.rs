@@ -24,6 +24,7 @@ use crate::machine::dial::DialTarget;
 use crate::machine::timer::Timer;
 use crate::types::address::{NodeAddress, NodeContactAddressData};
 use crate::types::id::{BucketIndex, NodeId, RequestId};
+use crate::types::sockets::is_relayed_address;
 use crate::types::time::Instant;
 
 impl Reactions for Collect {
@@ -41,6 +42,10 @@ impl NodeManager {
         address: NodeAddress,
         data: NodeContactAddressData,
     ) {
+        if address.socket().is_some_and(|addr| is_relayed_address(&addr)) {
+            // Its relay has named no address.
+            return;
+        }
         let outcome = self.set_in_graph(node, address.clone(), data);
         if outcome == SetNodeOutcome::Rejected(SetNodeRejection::BucketFull) {
             self.add_pending(PendingNode { node, address, data, proven: true });

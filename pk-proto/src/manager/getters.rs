@@ -83,6 +83,7 @@ impl NodeManager {
         metrics.unwritten = self.graph_writer.unwritten() as u64;
         self.connections.measure(&mut metrics);
         self.rpc.measure(&mut metrics);
+        self.relay.measure(&mut metrics);
         self.measure_claims(&mut metrics);
         metrics
     }
@@ -111,6 +112,7 @@ impl NodeManager {
         self.connections.count_tables(&mut census);
         self.rpc.count_tables(&mut census);
         self.signalling.count_tables(&mut census);
+        self.relay.count_tables(&mut census);
         self.count_claim_tables(&mut census);
         census
     }

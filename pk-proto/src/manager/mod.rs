@@ -6,6 +6,7 @@
 //! each other.
 
 mod bucket_gc;
+mod candidates;
 mod chain_data;
 mod claims;
 mod effects;
@@ -16,6 +17,7 @@ mod lifecycle;
 mod mdns;
 pub(crate) mod node;
 mod refresh;
+mod relay;
 mod renewal;
 mod requests;
 mod responses;
@@ -60,10 +62,12 @@ use crate::connect::table::Connections;
 use crate::graph::{DiversityLimits, NodeGraph};
 use crate::graph_writer::GraphWriter;
 use crate::machine::cx::Cx;
+use crate::machine::effects::SignalPurpose;
 use crate::machine::phase::{Entry, Phase};
 use crate::machine::record::Recorder;
 use crate::machine::timer::Timer;
-use crate::rpc::event::RpcEvent;
+use crate::relay::Relay;
+use crate::rpc::event::{CompletedCall, RpcEvent};
 use crate::rpc::table::Rpc;
 use crate::shares::Shares;
 use crate::types::id::{ConnectionId, LeaseId, NodeId};
@@ -128,6 +132,7 @@ impl NodeManager {
             forks: ForkWatch::default(),
             claims,
             signalling: Signalling::default(),
+            relay: Relay::default(),
             served: Shares::default(),
             advertised: None,
             connections: Connections::default(),
@@ -317,21 +322,22 @@ impl NodeManager {
                     self.start_refreshing();
                 }
             }
+            Input::LocalAddresses { ips } => cx.set_local(&ips),
             Input::WallClock(unix) => {
                 cx.set_unix(unix);
                 self.limit_times();
             }
 
             Input::Connected(connected) => {
-                let incoming = self.incoming(&connected);
+                let relayed = self.relayed_path(&connected);
+                let (incoming, named) =
+                    relayed.unwrap_or_else(|| (self.incoming(&connected), None));
                 self.make_room_for(&connected);
-                self.connections.connected(&mut self.cx, connected, incoming);
+                self.connections.connected(&mut self.cx, connected, incoming, named);
             }
             Input::DialFailed { conn, why } => connections.dial_failed(cx, conn, why),
             Input::Disconnected { conn, why } => connections.disconnected(cx, conn, why),
-            Input::RemoteAddressChanged { conn, addr } => {
-                connections.remote_address_changed(cx, conn, addr);
-            }
+            Input::RemoteAddressChanged { conn, addr } => self.address_changed(conn, addr),
             Input::Suspected { conn } => connections.suspect(cx, conn),
             Input::Heard { conn } => connections.heard(cx, conn),
 
@@ -342,10 +348,14 @@ impl NodeManager {
             Input::StreamStopped { stream, code } => rpc.stream_stopped(cx, stream, code),
             Input::OpenFailed { stream } => rpc.open_failed(cx, stream),
             Input::StreamClosed { stream } => {
-                if let Some(conn) = rpc.stream_closed(cx, stream) {
-                    connections.touch(cx, conn);
+                if !self.path_ended(stream) {
+                    let Self { cx, connections, rpc, .. } = self;
+                    if let Some(conn) = rpc.stream_closed(cx, stream) {
+                        connections.touch(cx, conn);
+                    }
                 }
             }
+            Input::CircuitClosed { stream, bytes } => self.circuit_closed(stream, bytes),
 
             completion @ (Input::Resolved { id, .. }
             | Input::Persisted { id, .. }
@@ -370,6 +380,9 @@ impl NodeManager {
                 Timer::Request(id) => self.request_deadline(id),
                 Timer::RaceDeadline(id) => connections.race_deadline(cx, id),
                 Timer::RaceNext(id) => connections.race_next(cx, id),
+                Timer::RaceRelay(id) => connections.race_relay(cx, id),
+                Timer::Path(stream) => self.path_due(stream),
+                Timer::Upgrade(conn) => self.upgrade_due(conn),
                 Timer::Hello(conn) => connections.hello_overdue(cx, conn),
                 Timer::Idle(conn) => self.idle(conn),
                 Timer::Silent(conn) => connections.silent(cx, conn, rpc.has_application(conn)),
@@ -433,7 +446,14 @@ impl NodeManager {
                 }
                 let chain = self.connections.chain(conn);
                 let former = self.leave_former(&chain);
-                self.punched(&chain);
+                if self.connections.is_relayed(conn) {
+                    self.cx.metrics.connections_relayed += 1;
+                    self.watch_path(conn);
+                    self.offer_candidates(conn);
+                } else {
+                    self.punched(&chain);
+                    self.move_relayed(&node, &address);
+                }
                 self.proven(node, address.clone(), data);
                 chain.iter().skip(1).for_each(|former| self.refill(former));
                 self.node_responds(node);
@@ -461,8 +481,12 @@ impl NodeManager {
                 }
             }
             ConnectEvent::Crowded { race } => self.make_room_for_dial(race),
-            ConnectEvent::Signal { race, node, relay } => self.signal(race, node, relay),
+            ConnectEvent::Signal { race, node, relay } => {
+                self.signal(SignalPurpose::Dial(race), node, relay);
+            }
+            ConnectEvent::Relay { race, node, relay } => self.request_circuit(race, node, relay),
             ConnectEvent::Closing { conn, reason } => {
+                self.carrier_lost(conn);
                 self.rpc.connection_closed(&mut self.cx, conn, &DisconnectReason::Local);
                 let code = reason.code() as u64;
                 let reason = reason.to_string();
@@ -472,7 +496,9 @@ impl NodeManager {
                 for lease in leases {
                     self.cx.event(Event::LeaseLost { lease, node });
                 }
+                self.carrier_lost(conn);
                 self.rpc.connection_closed(&mut self.cx, conn, &why);
+                self.leave_path(conn);
                 if matches!(why, DisconnectReason::Peer { code: code::CONNECTION_NETWORK, .. }) {
                     self.leave_network(&node);
                 }
@@ -499,9 +525,14 @@ impl NodeManager {
             RpcEvent::OtherNetwork { conn, reason } => self.refuse_network(conn, reason),
             RpcEvent::CallEnded { request, conn, stream, result } => {
                 self.connections.touch(&mut self.cx, conn);
+                if let Ok(CompletedCall { rtt, .. }) = &result {
+                    self.connections.note_round_trip(conn, *rtt);
+                }
                 self.question_answered(conn, &result);
                 if self.requests.get(request).is_some() {
                     self.call_ended(request, conn, stream, result);
+                } else if self.relay.near.remove(&request) {
+                    self.candidates_answered(conn, &result);
                 } else {
                     self.signal_answered(stream, &result);
                 }
@@ -513,7 +544,11 @@ impl NodeManager {
                 }
                 self.serve(conn, stream, &question);
             }
-            RpcEvent::Withdrawn { stream } => self.network_withdrawn(stream),
+            RpcEvent::Withdrawn { stream } => {
+                self.network_withdrawn(stream);
+                self.circuit_withdrawn(stream);
+            }
+            RpcEvent::Circuit { request, result } => self.circuit_answered(request, result),
             RpcEvent::Exchange { stream, conn, step } => {
                 self.connections.touch(&mut self.cx, conn);
                 self.exchange(stream, conn, step);
@@ -572,6 +607,7 @@ impl NodeManager {
                 let failure = if writing { self.undecided(id) } else { Failure::Stopped };
                 self.end(id, Err(failure));
             }
+            self.relay.clear();
             self.cx.event(Event::Stopped);
             self.cx.set_phase(Phase::Stopped);
         }

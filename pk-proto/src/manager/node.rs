@@ -11,6 +11,7 @@ use crate::connect::table::Connections;
 use crate::graph_writer::GraphWriter;
 use crate::machine::cx::Cx;
 use crate::machine::record::Recorder;
+use crate::relay::Relay;
 use crate::rpc::table::Rpc;
 use crate::shares::Shares;
 
@@ -26,6 +27,7 @@ pub struct NodeManager {
     pub(super) forks: ForkWatch,
     pub(super) claims: Claims,
     pub(super) signalling: Signalling,
+    pub(super) relay: Relay,
     /// Reads of the store for peers, and what each read is charged to.
     pub(super) served: Shares,
     /// Port that is advertised on the local network; `None` if the node does not advertise.

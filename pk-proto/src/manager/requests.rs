@@ -89,6 +89,7 @@ impl NodeManager {
             Request::ConnectThrough { target, relay, options } => {
                 let dial_target = DialTarget {
                     relays: alloc::vec![relay],
+                    relayed: true,
                     ..DialTarget::at(target, [], AddressOrigin::SIGNALLED, timeout)
                 };
                 match self.connections.live(&target) {

@@ -26,6 +26,11 @@ impl NodeManager {
                 return self.serve_claims(conn, stream, *after, *max_bytes);
             }
             RpcRequest::SignClaim(token) => return self.network_asked(stream, conn, token),
+            RpcRequest::Relay { target } => return self.serve_relay(conn, stream, target),
+            RpcRequest::Circuit { source, address, same_network } => {
+                return self.serve_circuit(conn, stream, *source, address.clone(), *same_network);
+            }
+            RpcRequest::Candidates(_) => self.serve_candidates(conn),
             RpcRequest::Signal(request) => self.relay(conn, stream, request),
             RpcRequest::Punch(punch) => self.punch(conn, punch),
             RpcRequest::Ping { nonce } => RpcResponse::Pong { nonce: *nonce },

@@ -10,20 +10,19 @@ use bytes::Bytes;
 
 use super::node::NodeManager;
 use super::state::signalling::{Forward, RelayCall};
-use super::state::stage::{OnDialed, OpenRequest, Recipient, RequestStage};
 use crate::api::error::Failure;
 use crate::api::output::Output;
 use crate::api::transport::{Connected, DialFailure};
 use crate::machine::cx::RngStream;
-use crate::machine::dial::{AddressOrigin, DialTarget};
-use crate::machine::effects::{EffectOwner, SignOwner};
+use crate::machine::dial::AddressOrigin;
+use crate::machine::effects::{EffectOwner, SignOwner, SignalPurpose};
 use crate::machine::timer::Timer;
 use crate::rpc::event::CompletedCall;
 use crate::shares::Limits;
 use crate::signalling::freshness::{CLOCK_MEMORY, CLOCK_TOLERANCE, VALIDITY};
 use crate::types::address::{Host, NodeAddress};
 use crate::types::contact::NodeContact;
-use crate::types::id::{ConnectionId, NodeId, RaceId, StreamId};
+use crate::types::id::{ConnectionId, NodeId, StreamId};
 use crate::types::refusal::Refusal;
 use crate::types::signature::{Signature, verify};
 use crate::types::time::{UnixMillis, WallClock, millis};
@@ -43,15 +42,15 @@ const MAX_HOLD: Duration = Duration::from_millis(200);
 impl NodeManager {
     // -- source
 
-    /// Starts to request a signal for a race from a relay.
-    pub(super) fn signal(&mut self, race: RaceId, target: NodeId, relay: NodeId) {
+    /// Starts to request a signal from a relay.
+    pub(super) fn signal(&mut self, purpose: SignalPurpose, target: NodeId, relay: NodeId) {
         let plain =
             self.connections.primary(&relay).and_then(|conn| self.connections.dialect(conn));
         let terms = match plain {
             Some(Dialect::Polykey) => SignalTerms::Plain,
             Some(Dialect::Native) | None => self.terms_once(),
         };
-        self.signal_on(race, target, relay, terms);
+        self.signal_on(purpose, target, relay, terms);
     }
 
     /// Returns new terms with an expiry and a nonce.
@@ -82,27 +81,37 @@ impl NodeManager {
     }
 
     /// Starts to sign a signal request, unless too many are being signed.
-    fn signal_on(&mut self, race: RaceId, target: NodeId, relay: NodeId, terms: SignalTerms) {
+    fn signal_on(
+        &mut self,
+        purpose: SignalPurpose,
+        target: NodeId,
+        relay: NodeId,
+        terms: SignalTerms,
+    ) {
         let is_signal = |owner: &EffectOwner| {
             matches!(owner, EffectOwner::Sign(SignOwner::SignalRequest { .. }))
         };
         if self.cx.effects.owners().filter(is_signal).count() >= SIGNING_LIMIT {
             return self.not_signalled(
-                race,
+                purpose,
                 relay,
                 "too many signal requests are waiting for a signature",
             );
         }
         let own = self.cx.own();
         let bytes = Bytes::from(request_bytes(&own, &target, &terms));
-        let owner = SignOwner::SignalRequest { race, relay, target, terms };
+        let owner = SignOwner::SignalRequest { purpose, relay, target, terms };
         let id = self.cx.effects.begin(EffectOwner::Sign(owner));
         self.cx.output(Output::Sign { id, key: own, bytes });
     }
 
-    /// Sends a signed request to the relay, if the race still exists.
-    fn ask_relay(&mut self, race: RaceId, relay: NodeId, request: SignalRequest) {
-        if !self.connections.is_racing(race) {
+    /// Sends a signed request to the relay, if it still has a purpose.
+    fn ask_relay(&mut self, purpose: SignalPurpose, relay: NodeId, request: SignalRequest) {
+        let is_needed = match purpose {
+            SignalPurpose::Dial(race) => self.connections.is_racing(race),
+            SignalPurpose::Upgrade(conn) => self.connections.is_relayed(conn),
+        };
+        if !is_needed {
             return;
         }
         let Some((conn, (address, _))) = self
@@ -110,7 +119,7 @@ impl NodeManager {
             .primary(&relay)
             .and_then(|conn| Some((conn, self.connections.address(conn)?)))
         else {
-            return self.not_signalled(race, relay, "the connection to the relay was lost");
+            return self.not_signalled(purpose, relay, "the connection to the relay was lost");
         };
         let id = self.cx.ids.request();
         let deadline = self.cx.now + self.cx.config.call_timeout;
@@ -120,9 +129,9 @@ impl NodeManager {
                 self.cx.metrics.signals_sent += 1;
                 self.signalling
                     .relay_calls
-                    .insert(stream, RelayCall { race, relay, relay_at: address, target, terms });
+                    .insert(stream, RelayCall { purpose, relay, relay_at: address, target, terms });
             }
-            None => self.not_signalled(race, relay, "the connection to the relay was lost"),
+            None => self.not_signalled(purpose, relay, "the connection to the relay was lost"),
         }
     }
 
@@ -138,13 +147,13 @@ impl NodeManager {
             return;
         }
         let Some(asked) = self.signalling.relay_calls.remove(&stream) else { return };
-        let RelayCall { race, relay: node, relay_at: relay, target, terms } = asked;
+        let RelayCall { purpose, relay: node, relay_at: relay, target, terms } = asked;
         // The target uses the reference protocol, which has no terms. The request is repeated
         // without terms; the target limits its rate of punches instead.
         if let Ok(CompletedCall { answer: RpcResponse::Refused(Refusal::Terms), .. }) = result
             && terms != SignalTerms::Plain
         {
-            self.signal_on(race, target, node, SignalTerms::Plain);
+            self.signal_on(purpose, target, node, SignalTerms::Plain);
             return;
         }
         let expired = matches!(
@@ -153,7 +162,7 @@ impl NodeManager {
         );
         if expired && terms != SignalTerms::Plain && self.follow_wall_clock() {
             let terms = self.terms_once();
-            self.signal_on(race, target, node, terms);
+            self.signal_on(purpose, target, node, terms);
             return;
         }
         let unix = self.cx.unix();
@@ -179,11 +188,20 @@ impl NodeManager {
             Ok(_) => no(&"the relay sent an unexpected response"),
             Err(failure) => no(failure),
         };
-        self.connections.signalled(&mut self.cx, race, result, hold);
+        match (purpose, result) {
+            (SignalPurpose::Dial(race), result) => {
+                self.connections.signalled(&mut self.cx, race, result, hold);
+            }
+            (SignalPurpose::Upgrade(conn), Ok(address)) => {
+                self.upgrade_signalled(conn, &address, hold);
+            }
+            (SignalPurpose::Upgrade(_), Err(_)) => {}
+        }
     }
 
     /// Reports to a race that its signal request could not be sent.
-    fn not_signalled(&mut self, race: RaceId, relay: NodeId, why: &str) {
+    fn not_signalled(&mut self, purpose: SignalPurpose, relay: NodeId, why: &str) {
+        let SignalPurpose::Dial(race) = purpose else { return };
         let address = self.nodes.graph.get(&relay).and_then(|contact| contact.iter().next());
         let address = address.map_or_else(
             || NodeAddress {
@@ -200,11 +218,11 @@ impl NodeManager {
     pub(super) fn signed(&mut self, owner: SignOwner, result: Result<Signature, String>) {
         match owner {
             SignOwner::Claim(signer) => self.claim_signed(signer, result),
-            SignOwner::SignalRequest { race, relay, target, terms } => match result {
+            SignOwner::SignalRequest { purpose, relay, target, terms } => match result {
                 Ok(signature) => {
-                    self.ask_relay(race, relay, SignalRequest { target, terms, signature });
+                    self.ask_relay(purpose, relay, SignalRequest { target, terms, signature });
                 }
-                Err(why) => self.not_signalled(race, relay, &why),
+                Err(why) => self.not_signalled(purpose, relay, &why),
             },
             SignOwner::SignalForward(stream) => self.forward_signed(stream, result.ok()),
         }
@@ -335,13 +353,15 @@ impl NodeManager {
         // Only requests with a valid signature of the source count for its rate.
         self.signalling.targeted.allow_target(self.cx.now, source, &from, share)?;
         self.signalling.targeted.fresh(self.cx.now, unix, (source, None), request, &from, share)?;
-        if self.connections.live(source).is_some() {
+        if self.connections.direct(source).is_some() {
             return Ok(());
         }
         if self.signalling.punches.begin(addr, *source, &from, share)? {
             self.cx.metrics.punches += 1;
             self.punch_next(addr);
-            self.dial_back(*source, address.clone());
+            // If this node is behind a symmetric NAT, which assigns another port per peer, the dial of
+            // the source fails and only this one can succeed.
+            self.dial_quietly(*source, alloc::vec![address.clone()], AddressOrigin::SIGNALLED);
         }
         Ok(())
     }
@@ -359,26 +379,17 @@ impl NodeManager {
         }
     }
 
-    /// Dials the source, as the target. If the target is behind a symmetric NAT, which assigns
-    /// another port per peer, the source's dial fails and only this one can succeed.
-    fn dial_back(&mut self, source: NodeId, address: NodeAddress) {
-        let id = self.cx.ids.request();
-        let timeout = self.cx.config.connect_timeout;
-        let stage = RequestStage::Dial(OnDialed::Connect);
-        self.begin(
-            id,
-            OpenRequest { recipient: Recipient::None, deadline: self.cx.now + timeout, stage },
-        );
-        let dial_target = DialTarget::at(source, [address], AddressOrigin::SIGNALLED, timeout);
-        self.connections.dial_only(&mut self.cx, id, dial_target);
-    }
-
     /// Returns the origin of the peer of an incoming connection. It is signalled if a punch for the
     /// peer is in progress. It is local if its address is valid on one link only, or is known only
     /// from the local network.
     pub(super) fn incoming(&self, connected: &Connected) -> AddressOrigin {
         if self.signalling.punches.is_for(&connected.chain) {
             return AddressOrigin::SIGNALLED;
+        }
+        let primary = self.connections.primary(&connected.leaf);
+        if let Some(relayed) = primary.filter(|conn| self.connections.is_relayed(*conn)) {
+            // The node dials because the relayed connection is to become direct.
+            return self.direct_origin(relayed, connected.remote);
         }
         let remote = NodeAddress::from_socket(connected.remote);
         if matches!(remote.host, Host::Zoned(..)) {

@@ -44,6 +44,9 @@ pub(crate) enum RpcEvent {
     Exchange { stream: StreamId, conn: ConnectionId, step: ExchangeStep },
     /// A stream of an application was accepted by the peer and handed over, or failed.
     Opened { request: RequestId, result: Result<StreamId, Failure> },
+    /// The peer has accepted a circuit that this node has requested or offered, with its answer, or
+    /// there is none. The stream is handed over.
+    Circuit { request: RequestId, result: Result<(StreamId, RpcResponse), Failure> },
     /// A peer violated the protocol. The stream is already gone; `fatal` if the connection must be
     /// closed.
     Fault { conn: ConnectionId, node: NodeId, fault: PeerFault, fatal: bool },

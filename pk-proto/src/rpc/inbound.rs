@@ -31,7 +31,7 @@ use crate::wire::parsed_message::{NetworkMessage, ParsedMessage, StreamFormat};
 /// Version of the native dialect that this node supports, the only one so far.
 const VERSION: u16 = 1;
 /// Extensions that this node supports.
-const FEATURES: u64 = Hello::EXCHANGE | Hello::CLAIMS | Hello::PLAIN_SIGNALS;
+const FEATURES: u64 = Hello::EXCHANGE | Hello::CLAIMS | Hello::PLAIN_SIGNALS | Hello::RELAY;
 
 impl Rpc {
     // -- inputs
@@ -300,6 +300,16 @@ impl Rpc {
             (Purpose::Exchange { ours: true }, ParsedMessage::Failure(failure)) => {
                 self.give_up(cx, id, code::NONE, failure.into());
             }
+            (
+                Purpose::Circuit { request },
+                ParsedMessage::Response(answer @ RpcResponse::Circuit { .. }),
+            ) => {
+                let request = *request;
+                self.circuit_answered(cx, id, request, answer);
+            }
+            (Purpose::Circuit { .. }, ParsedMessage::Response(RpcResponse::Refused(refusal))) => {
+                self.give_up(cx, id, code::NONE, Failure::Refused(refusal));
+            }
             (Purpose::Open { request, protocol }, ParsedMessage::Accepted) => {
                 let (request, protocol) = (*request, protocol.clone());
                 self.opened(cx, id, request, protocol);
@@ -328,9 +338,14 @@ impl Rpc {
     ) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let conn = stream.conn;
-        stream.purpose = Purpose::Responding;
         set_patience(cx, id, timeout);
-        self.stop_reading(cx, id);
+        if question.opens_circuit() {
+            // What follows belongs to the circuit.
+            stream.purpose = Purpose::CircuitRequested;
+        } else {
+            stream.purpose = Purpose::Responding;
+            self.stop_reading(cx, id);
+        }
         self.events.push_back(RpcEvent::Request { stream: id, conn, request: question });
     }
 

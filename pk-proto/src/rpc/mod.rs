@@ -6,6 +6,7 @@
 //! use a dialect only through [`codec`].
 
 mod calls;
+mod circuits;
 mod early;
 pub(crate) mod event;
 mod exchange;
@@ -186,7 +187,10 @@ impl Rpc {
                 self.events.push_back(RpcEvent::Exchange { stream: id, conn, step });
                 self.answer_last(cx, id, RpcResponse::Refused(Refusal::Busy));
             }
-            Purpose::Call { .. } | Purpose::Open { .. } | Purpose::Exchange { .. } => {
+            Purpose::Call { .. }
+            | Purpose::Open { .. }
+            | Purpose::Circuit { .. }
+            | Purpose::Exchange { .. } => {
                 cx.metrics.call_timeouts += 1;
                 self.give_up(cx, id, code::TIMED_OUT, Failure::DeadlineExceeded);
             }
@@ -194,6 +198,10 @@ impl Rpc {
                 cx.metrics.stream_timeouts += 1;
                 self.abort(cx, id, code::TIMED_OUT);
                 self.fault(cx, conn, PeerFault::Truncated);
+            }
+            Purpose::CircuitRequested => {
+                cx.metrics.answers_late += 1;
+                self.give_up(cx, id, code::TIMED_OUT, Failure::DeadlineExceeded);
             }
             Purpose::Responding => {
                 cx.metrics.answers_late += 1;
@@ -261,6 +269,8 @@ impl Rpc {
             | Purpose::Control
             | Purpose::First
             | Purpose::Open { .. }
+            | Purpose::Circuit { .. }
+            | Purpose::CircuitRequested
             | Purpose::Authentication(_)
             | Purpose::Paging { .. } => {}
         }
@@ -335,7 +345,12 @@ impl Rpc {
                 let step = ExchangeStep::Failed(failure);
                 self.events.push_back(RpcEvent::Exchange { stream: id, conn: stream.conn, step });
             }
-            Purpose::Responding => self.events.push_back(RpcEvent::Withdrawn { stream: id }),
+            Purpose::Circuit { request } => {
+                self.events.push_back(RpcEvent::Circuit { request, result: Err(failure) });
+            }
+            Purpose::Responding | Purpose::CircuitRequested => {
+                self.events.push_back(RpcEvent::Withdrawn { stream: id });
+            }
             Purpose::Authentication(_) => self.authentication_lost(stream.conn, &failure),
             Purpose::Control
             | Purpose::First

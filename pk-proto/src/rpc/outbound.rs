@@ -22,7 +22,7 @@ impl Rpc {
     /// Answers a call of a peer. Has no effect if the peer no longer waits.
     pub(crate) fn answer(&mut self, cx: &mut Cx, stream: StreamId, answer: RpcResponse) {
         let Some(open) = self.streams.get_mut(&stream) else { return };
-        if !matches!(open.purpose, Purpose::Responding) {
+        if !matches!(open.purpose, Purpose::Responding | Purpose::CircuitRequested) {
             return;
         }
         cx.metrics.answers += 1;
@@ -141,6 +141,8 @@ impl Rpc {
             Purpose::Authentication(_)
             | Purpose::First
             | Purpose::Open { .. }
+            | Purpose::Circuit { .. }
+            | Purpose::CircuitRequested
             | Purpose::Exchange { .. } => {
                 self.give_up(cx, id, code::NONE, Failure::aborted(code));
             }

@@ -118,6 +118,10 @@ pub(super) enum Purpose {
     Call { call: StreamId },
     /// Local: waits for the peer to accept a protocol.
     Open { request: RequestId, protocol: String },
+    /// Local: waits for the peer to accept a circuit.
+    Circuit { request: RequestId },
+    /// Incoming: waits for this node to accept a circuit.
+    CircuitRequested,
     /// Incoming: the first message is not complete yet.
     First,
     /// Incoming: waits for our answer.
@@ -144,7 +148,14 @@ impl Stream {
 impl Purpose {
     /// Returns whether another message may arrive.
     pub(super) fn reads(&self) -> bool {
-        !matches!(self, Self::Responding | Self::Responded | Self::Paging { .. } | Self::Ended)
+        !matches!(
+            self,
+            Self::Responding
+                | Self::Responded
+                | Self::Paging { .. }
+                | Self::Ended
+                | Self::CircuitRequested
+        )
     }
 }
 

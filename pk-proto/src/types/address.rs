@@ -346,7 +346,7 @@ pub enum ContactMode {
     Direct,
     /// A dial after a relay had asked both ends to punch.
     Signal,
-    /// Forwarding by a relay. Part of the wire format, but never used.
+    /// Forwarding by a relay.
     Relay,
 }
 
@@ -367,6 +367,8 @@ impl Scopes {
     pub const GLOBAL: Self = Self { local: false, global: true };
     /// Learned by mDNS.
     pub const LOCAL: Self = Self { local: true, global: false };
+    /// Learned from a relay, and not proved by a connection. Never sent to peers.
+    pub const NONE: Self = Self { local: false, global: false };
 
     /// Returns the union of both sets.
     pub const fn union(self, other: Self) -> Self {

@@ -50,6 +50,11 @@ pub(crate) fn rows(
     })
 }
 
+/// Addresses of a machine.
+pub(crate) fn ips(u: &mut Unstructured<'_>) -> Result<Vec<IpAddr>> {
+    list(u, |u| Ok(socket(u)?.ip()))
+}
+
 /// A duration at an end of some range, including zero and the maximum.
 pub(crate) fn duration(u: &mut Unstructured<'_>) -> Result<Duration> {
     const DAY: Duration = Duration::from_secs(86_400);

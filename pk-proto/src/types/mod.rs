@@ -30,4 +30,5 @@ pub use self::network_id::{NetworkId, NetworkIdError};
 pub use self::refusal::Refusal;
 pub use self::seed_node::{ParseSeedNodeError, SeedNode};
 pub use self::signature::{Signature, SignatureFault, verify};
+pub use self::sockets::is_relayed_address;
 pub use self::time::{Instant, UnixMillis};

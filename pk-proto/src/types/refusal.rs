@@ -46,4 +46,7 @@ pub enum Refusal {
     /// The relay's signature is invalid.
     #[error("invalid signature of the relay")]
     RelaySignature,
+    /// The relay has forwarded as much for this node, or for all nodes, as it does in a day.
+    #[error("the relay has forwarded as much as it does in a day")]
+    Volume,
 }

@@ -3,7 +3,7 @@
 //! serde's form of an IPv6 socket address has no scope id in binary formats, so that a link-local
 //! address would be replayed as another one.
 
-use core::net::{IpAddr, SocketAddr, SocketAddrV6};
+use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,26 @@ pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     }
 }
 
+/// First two groups of the addresses of relayed paths, in the range of unique local addresses (RFC
+/// 4193): no interface has one, and no peer can name one.
+const RELAYED: [u16; 2] = [0xfd70, 0x006b];
+
+/// Returns the address of a relayed path. Paths over one connection have one `carrier`, and thus one
+/// network (a /48).
+pub(crate) fn relayed_address(carrier: u64, number: u64) -> SocketAddr {
+    let [a, b] = RELAYED;
+    let part = |shift: u32| (number >> shift) as u16;
+    let carrier = carrier as u16;
+    let ip = Ipv6Addr::new(a, b, carrier, 0, part(48), part(32), part(16), part(0));
+    SocketAddr::new(IpAddr::V6(ip), 1)
+}
+
+/// Returns whether an address is that of a relayed path: it exists only between the core and the
+/// transport of one node.
+pub fn is_relayed_address(addr: &SocketAddr) -> bool {
+    matches!(addr.ip(), IpAddr::V6(ip) if ip.segments().starts_with(&RELAYED))
+}
+
 /// Returns why an address cannot be dialed; `None` if it can.
 pub(crate) fn undialable(addr: &SocketAddr) -> Option<&'static str> {
     let canonical = canonical(*addr);
@@ -25,6 +45,9 @@ pub(crate) fn undialable(addr: &SocketAddr) -> Option<&'static str> {
     let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
     match canonical {
         _ if canonical.port() == 0 => Some("the port is 0"),
+        _ if is_relayed_address(&canonical) => {
+            Some("the address is that of a relayed path of another node")
+        }
         _ if ip.is_unspecified() || ip.is_multicast() || broadcast => {
             Some("no host can have this address")
         }
@@ -184,6 +207,7 @@ mod tests {
             "[::ffff:255.255.255.255]:1",
             "10.0.0.1:0",
             "[fe80::1]:1",
+            "[fd70:6b:1::1]:1",
         ] {
             assert!(undialable(&text.parse().unwrap()).is_some(), "{text}");
         }

@@ -42,6 +42,33 @@ pub enum RpcRequest {
     },
     /// Requests a signature of a claim about a network: the JSON text of its token.
     SignClaim(Bytes),
+    /// To a relay: requests a circuit to `target`, another node that is connected to it. After the
+    /// answer `Circuit` the stream carries datagrams (docs/WIRE.md section 23).
+    Relay {
+        /// Other end of the circuit.
+        target: NodeId,
+    },
+    /// From a relay: offers a circuit to the node that has requested it. After the answer `Circuit`
+    /// the stream carries datagrams.
+    Circuit {
+        /// Other end of the circuit.
+        source: NodeId,
+        /// Its address, as seen by the relay; `None` if it is not a public one.
+        address: Option<NodeAddress>,
+        /// Whether the relay sees both ends at one IP address: they may be in one local network.
+        same_network: bool,
+    },
+    /// On a relayed connection between nodes that may be in one local network: the addresses of the
+    /// sender there, at most [`MAX_PER_NODE`](crate::wire::native::MAX_PER_NODE). Requests those of
+    /// the peer.
+    Candidates(Vec<NodeAddress>),
+}
+
+impl RpcRequest {
+    /// Returns whether the stream of the request becomes a circuit when it is accepted.
+    pub(crate) const fn opens_circuit(&self) -> bool {
+        matches!(self, Self::Relay { .. } | Self::Circuit { .. })
+    }
 }
 
 /// Request to a relay to signal.
@@ -108,6 +135,16 @@ pub enum RpcResponse {
     Refused(Refusal),
     /// To `SignClaim`: the token with the signature.
     SignedClaim(Bytes),
+    /// To `Relay` and `Circuit`: datagrams follow.
+    Circuit {
+        /// To `Relay`: address of the target, as seen by the relay; `None` if it is not a public
+        /// one.
+        address: Option<NodeAddress>,
+        /// To `Relay`: whether the relay sees both ends at one IP address.
+        same_network: bool,
+    },
+    /// To `Candidates`: the addresses of the sender in its local network.
+    Candidates(Vec<NodeAddress>),
 }
 
 /// Claims of a chain, in order.

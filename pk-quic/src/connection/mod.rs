@@ -1,5 +1,6 @@
 //! One connection, from its first packet until QUIC has forgotten it.
 
+mod carriers;
 mod paths;
 mod streams;
 
@@ -17,6 +18,7 @@ use quinn_proto::{
     StreamId as QuicStream,
 };
 
+use crate::carrier::Carrier;
 use crate::cids::shared_id;
 use crate::cx::Cx;
 use crate::event::TransportEvent;
@@ -47,6 +49,8 @@ pub(crate) struct Connection {
     ids: Option<(Cid, Cid)>,
     streams: BTreeMap<StreamId, Stream>,
     by_quic: BTreeMap<QuicStream, StreamId>,
+    /// Streams that carry datagrams of other connections.
+    carriers: BTreeMap<StreamId, Carrier>,
     /// Local streams that are not open yet: the peer limits how many may be.
     waiting: VecDeque<StreamId>,
     /// Streams with something to send or to read.
@@ -56,6 +60,8 @@ pub(crate) struct Connection {
     /// Reads and writes of the embedder.
     uses: u64,
     followed: Option<Followed>,
+    /// Where the next datagram goes instead, to find a direct path.
+    probe: Option<SocketAddr>,
     /// Of an acceptor: where the dialer is since it has moved.
     unvalidated: Option<Unvalidated>,
 }
@@ -138,6 +144,8 @@ impl Connection {
             ids: None,
             streams: BTreeMap::new(),
             by_quic: BTreeMap::new(),
+            carriers: BTreeMap::new(),
+            probe: None,
             waiting: VecDeque::new(),
             dirty: BTreeSet::new(),
             reserve: Reserve::new(&cx.settings),
@@ -286,6 +294,8 @@ impl Connection {
                 {
                     stream.stopped(&mut self.quic, id, error_code.into_inner(), &mut cx.events);
                     self.forget_if_over(cx, id);
+                } else {
+                    self.dirty.extend(self.by_quic.get(&id).copied());
                 }
             }
             Event::Stream(StreamEvent::Finished { id }) => {
@@ -499,6 +509,7 @@ impl Connection {
                 stream.pump_recv(&mut self.quic, id, &mut cx.events);
             }
         }
+        self.end_carriers(cx);
         self.by_quic.clear();
         self.waiting.clear();
         self.dirty.clear();

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use pk_proto::{Input, Side};
+use pk_proto::{Input, Side, is_relayed_address};
 use quinn_proto::{ConnectionEvent, Transmit};
 
 use super::{Connection, Stage};
@@ -149,6 +149,16 @@ impl Connection {
         }
     }
 
+    /// Executes the effect `ProbePath`: the peer migrates if the next datagram arrives from here,
+    /// and is followed if its own arrive.
+    pub(crate) fn probe(&mut self, cx: &mut Cx, addr: SocketAddr) {
+        if cx.settings.migration && self.is_live() && self.side == Side::Dialer {
+            cx.metrics.paths_probed += 1;
+            self.probe = Some(addr);
+            self.quic.ping();
+        }
+    }
+
     /// Writes datagrams to an empty buffer.
     pub(crate) fn poll_transmit(
         &mut self,
@@ -179,6 +189,12 @@ impl Connection {
                     continue;
                 }
                 transmit.destination = followed.real();
+            }
+            if transmit.segment_size.is_none()
+                && is_relayed_address(&transmit.destination)
+                && let Some(direct) = self.probe.take()
+            {
+                transmit.destination = direct;
             }
             return Some(transmit);
         }

@@ -68,8 +68,16 @@ impl Connection {
         let mut moved = false;
         let patience = self.patience(cx);
         let dirty = std::mem::take(&mut self.dirty);
+        let window = self.window(cx);
+        if !self.carriers.is_empty() {
+            self.quic.set_send_window(window);
+        }
         for applications in [false, true] {
             for id in &dirty {
+                if applications && self.carriers.contains_key(id) {
+                    moved |= self.pump_carrier(cx, *id);
+                    continue;
+                }
                 let Some(stream) = self.streams.get_mut(id) else { continue };
                 if stream.is_application() != applications {
                     continue;
@@ -78,7 +86,7 @@ impl Connection {
                     self.liveness.before_send(cx.now, &self.quic.stats());
                     self.quic.set_send_window(cx.settings.send_window.into());
                     let sent = stream.pump_send(&mut self.quic, *id, &mut cx.events);
-                    self.quic.set_send_window(application_window(&cx.settings));
+                    self.quic.set_send_window(window);
                     if sent > 0 || !stream.sends() {
                         moved = true;
                         self.liveness.sent_on(cx.now, patience);
@@ -200,7 +208,7 @@ impl Connection {
         id: StreamId,
         bytes: &[u8],
     ) -> Result<usize, StreamError> {
-        self.quic.set_send_window(application_window(&cx.settings));
+        self.set_window(cx);
         let stream = self.streams.get_mut(&id).ok_or(StreamError::Ended)?;
         let written = stream.write(&mut self.quic, bytes);
         self.used(cx);
@@ -214,9 +222,4 @@ impl Connection {
         let quic = &self.quic;
         self.liveness.look_if_used(cx.now, || quic.stats(), patience, self.uses);
     }
-}
-
-/// Returns the send window of a connection without the part that belongs to the node protocol.
-fn application_window(settings: &TransportSettings) -> u64 {
-    u64::from(settings.send_window).saturating_sub(TransportSettings::SEND_RESERVE)
 }

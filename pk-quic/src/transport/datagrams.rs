@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use pk_proto::Network;
+use pk_proto::{Network, is_relayed_address};
 use quinn_proto::{DatagramEvent, EcnCodepoint, Incoming};
 
 use super::{Datagram, Transmit, Transport, UNSENT};
@@ -155,6 +155,9 @@ impl Transport {
         };
         let mut server = self.server.clone();
         server.crypto = tls;
+        if is_relayed_address(&incoming.remote_address()) {
+            server.transport_config(Arc::clone(&self.relayed));
+        }
         let mut buf = Vec::new();
         match self.endpoint.accept(incoming, self.cx.at, &mut buf, Some(Arc::new(server))) {
             Ok(accepted) => {

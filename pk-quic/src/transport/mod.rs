@@ -2,6 +2,7 @@
 
 mod datagrams;
 mod outputs;
+mod relay;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -9,10 +10,11 @@ use std::sync::Arc;
 use std::time::Instant as StdInstant;
 
 use pk_host::{KeyPair, TransportSecret};
-use pk_proto::{ConnectionId, Identity, Input, Instant, StreamId, UnixMillis};
+use pk_proto::{ConnectionId, Identity, Input, Instant, StreamId, UnixMillis, is_relayed_address};
 use quinn_proto::{Endpoint, ServerConfig, TransportConfig};
 
 use crate::cids::Generator;
+use crate::circuits::Circuits;
 use crate::clock::{Origin, WallClock};
 use crate::config;
 use crate::connection::Connection;
@@ -101,6 +103,8 @@ pub struct Transport {
     tls_random: Option<TlsRandom>,
     server: ServerConfig,
     transport: Arc<TransportConfig>,
+    /// For connections over relayed paths.
+    relayed: Arc<TransportConfig>,
     connections: BTreeMap<usize, Box<Connection>>,
     by_id: BTreeMap<ConnectionId, usize>,
     /// Connections whose events are to be processed.
@@ -112,6 +116,7 @@ pub struct Transport {
     /// Datagrams that belong to no connection: at most [`UNSENT`].
     answers: VecDeque<(Transmit, Vec<u8>)>,
     reset_limit: ResetLimit,
+    circuits: Circuits,
     /// Own addresses, if known: packets are not sent from others.
     own: Option<BTreeSet<IpAddr>>,
     is_closed: bool,
@@ -160,6 +165,7 @@ impl Transport {
         let tls = Tls::new(identity, key, &settings.dialects, Arc::new(wall.clone()));
         let tls = tls_random.map_or(tls.clone(), |random| tls.with_random(random));
         let transport = config::transport(&settings);
+        let relayed = config::transport(&TransportSettings { segments: 1, ..settings.clone() });
         // The endpoint requires a TLS configuration, but every handshake is accepted with its own.
         let (server_tls, _) = tls.server().map_err(TransportError::Tls)?;
         let tokens = config::token_key(&secret.token_key());
@@ -185,6 +191,7 @@ impl Transport {
             tls_random,
             server,
             transport,
+            relayed,
             connections: BTreeMap::new(),
             by_id: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -193,6 +200,7 @@ impl Transport {
             due: BTreeSet::new(),
             answers: VecDeque::new(),
             reset_limit: ResetLimit::default(),
+            circuits: Circuits::default(),
             own: None,
             is_closed: false,
         })
@@ -223,7 +231,12 @@ impl Transport {
     ) -> Option<Transmit> {
         self.cx.advance(now);
         buf.clear();
-        if let Some((transmit, bytes)) = self.answers.pop_front() {
+        while let Some((transmit, bytes)) = self.answers.pop_front() {
+            if is_relayed_address(&transmit.to) {
+                self.send_on_path(transmit.to, &bytes, None);
+                self.settle();
+                continue;
+            }
             buf.extend_from_slice(&bytes);
             return Some(transmit);
         }
@@ -233,6 +246,12 @@ impl Transport {
                 && let Some(transmit) = connection.poll_transmit(&mut self.cx, max, buf)
             {
                 let is_first = connection.sent_first();
+                if is_relayed_address(&transmit.destination) {
+                    let bytes = buf.get(..transmit.size).unwrap_or_default().to_vec();
+                    self.send_on_path(transmit.destination, &bytes, transmit.segment_size);
+                    self.settle();
+                    continue;
+                }
                 return Some(Transmit { is_first, ..self.outgoing(&transmit) });
             }
             self.sending.remove(&handle);
@@ -250,6 +269,9 @@ impl Transport {
             connection.service(&mut self.cx, &mut self.endpoint);
         }
         self.arm(handle);
+        if !(self.cx.carried.is_empty() && self.cx.carriers_over.is_empty()) {
+            self.settle();
+        }
     }
 
     // -- time
@@ -257,7 +279,8 @@ impl Transport {
     /// Returns the time at which [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         debug_assert!(self.touched.is_empty(), "a connection was not processed");
-        self.due.first().map(|(at, _)| *at)
+        let connection = self.due.first().map(|(at, _)| *at);
+        [connection, self.circuits.due()].into_iter().flatten().min()
     }
 
     /// Handles everything that is due.
@@ -273,6 +296,7 @@ impl Transport {
                 self.touched.insert(handle);
             }
         }
+        self.end_idle_circuits();
         self.settle();
     }
 
@@ -314,12 +338,17 @@ impl Transport {
 
     /// Processes the events of touched connections.
     fn settle(&mut self) {
-        while let Some(handle) = self.touched.pop_first() {
-            if let Some(connection) = self.connections.get_mut(&handle) {
-                connection.service(&mut self.cx, &mut self.endpoint);
-                self.sending.insert(handle);
+        loop {
+            while let Some(handle) = self.touched.pop_first() {
+                if let Some(connection) = self.connections.get_mut(&handle) {
+                    connection.service(&mut self.cx, &mut self.endpoint);
+                    self.sending.insert(handle);
+                }
+                self.arm(handle);
             }
-            self.arm(handle);
+            if !self.relay() {
+                break;
+            }
         }
     }
 
@@ -426,7 +455,10 @@ impl Transport {
         let core = self.cx.streams.len().saturating_sub(applications);
         let (all, dials) = (self.connections.len() as u64, self.cx.dialing.len() as u64);
         let open = dials + self.cx.metrics.handshakes_pending + self.cx.metrics.connections;
+        let (paths, circuits) = self.circuits.count();
         TransportMetrics {
+            paths: paths as u64,
+            circuits: circuits as u64,
             dials_pending: dials,
             connections_closing: all.saturating_sub(open),
             streams: core as u64,

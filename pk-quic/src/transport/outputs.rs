@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pk_proto::{
     ConnectionId, DialFailure, DisconnectReason, Input, Instant, NodeId, Opener, Output, StreamId,
+    is_relayed_address,
 };
 use quinn_proto::ConnectionHandle;
 
@@ -56,6 +57,15 @@ impl Transport {
                     self.ended_before(opened, unread);
                 }
             }
+            Output::AttachCircuit { stream, addr } => self.attach_circuit(stream, addr),
+            Output::JoinCircuit { stream, other, limits } => {
+                self.join_circuit(stream, other, limits);
+            }
+            Output::CloseCircuit { stream } => self.close_circuit(stream),
+            Output::ProbePath { conn, addr } if self.can_send_to(addr) => {
+                self.with(conn, |it, cx| it.probe(cx, addr));
+            }
+            Output::ProbePath { .. } => {}
             Output::Punch { addr, .. } if !self.can_send_to(addr) => {
                 self.cx.metrics.punches_dropped += 1;
             }
@@ -103,7 +113,9 @@ impl Transport {
         expect: Vec<NodeId>,
     ) -> Result<((ConnectionHandle, quinn_proto::Connection), TlsVerdict), String> {
         let bound = self.cx.bound;
-        if !self.can_send_to(addr) {
+        if is_relayed_address(&addr) {
+            self.circuits.path(&addr).ok_or("the relay has ended the circuit")?;
+        } else if !self.can_send_to(addr) {
             return Err(format!(
                 "this node listens on {bound} and therefore cannot dial IPv6 addresses"
             ));
@@ -112,7 +124,8 @@ impl Transport {
             return Err("the node is stopping".to_owned());
         }
         let (tls, verdict) = self.tls.client(expect)?;
-        let mut client = config::client(&self.transport, tls);
+        let transport = if is_relayed_address(&addr) { &self.relayed } else { &self.transport };
+        let mut client = config::client(transport, tls);
         if let Some(random) = self.tls_random {
             client.initial_dst_cid_provider(Arc::new(move || random.connection_id()));
         }

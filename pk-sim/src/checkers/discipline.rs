@@ -16,6 +16,8 @@ pub(super) struct Discipline {
     connections: BTreeMap<ConnectionId, Connection>,
     streams: BTreeMap<StreamId, Stream>,
     detached: BTreeMap<StreamId, ConnectionId>,
+    /// Circuits that were joined: the other stream of each.
+    joined: BTreeMap<StreamId, StreamId>,
     /// Streams that ended by a close, whose connection's end was not reported yet.
     closing_streams: BTreeMap<ConnectionId, u64>,
     effects: BTreeMap<EffectId, Effect>,
@@ -155,6 +157,16 @@ impl Discipline {
                 self.detached.insert(*stream, *conn);
                 Ok(())
             }
+            Output::AttachCircuit { stream, .. } => self.hand_over(*stream, output),
+            Output::JoinCircuit { stream, other, .. } => {
+                self.hand_over(*stream, output)?;
+                self.hand_over(*other, output)?;
+                self.joined.insert(*stream, *other);
+                Ok(())
+            }
+            Output::CloseCircuit { stream } if self.detached.contains_key(stream) => Ok(()),
+            Output::CloseCircuit { stream } => self.hand_over(*stream, output),
+            Output::ProbePath { conn, .. } => self.expect_live(*conn, output),
             Output::Sign { id, .. } => self.new_effect(*id, Effect::Sign),
             Output::Persist { id, .. } => self.new_effect(*id, Effect::Persist),
             Output::Load { id, .. } => self.new_effect(*id, Effect::Load),
@@ -293,6 +305,13 @@ impl Discipline {
                 let known = self.detached.remove(stream).is_some();
                 ensure(known, || format!("(simulator) {input:?}, which was not handed over"))?;
             }
+            Input::CircuitClosed { stream, .. } => {
+                let other = self.joined.remove(stream);
+                ensure(other.is_some(), || format!("(simulator) {input:?}, which was not joined"))?;
+                for stream in [Some(*stream), other].into_iter().flatten() {
+                    self.detached.remove(&stream);
+                }
+            }
             Input::Signed { id, .. } => self.answer(*id, input, |effect| effect == Effect::Sign)?,
             Input::Persisted { id, .. } => {
                 self.answer(*id, input, |effect| effect == Effect::Persist)?;
@@ -346,6 +365,17 @@ impl Discipline {
         self.streams
             .get_mut(&stream)
             .ok_or_else(|| violation(format!("stream {stream} is unknown or over: {output:?}")))
+    }
+
+    /// A stream of the machine is handed over, with everything sent.
+    fn hand_over(&mut self, stream: StreamId, output: &Output) -> Checked {
+        let of = *self.stream(stream, output)?;
+        ensure(!of.ended && !of.aborted && !of.read, || {
+            format!("stream {stream} has ended: {output:?}")
+        })?;
+        self.streams.remove(&stream);
+        self.detached.insert(stream, of.conn);
+        Ok(())
     }
 
     fn new_stream(&mut self, conn: ConnectionId, stream: StreamId) -> Checked {

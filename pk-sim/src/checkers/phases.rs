@@ -34,6 +34,9 @@ fn starts_something(output: &Output) -> bool {
         Output::Dial { .. }
             | Output::OpenStream { .. }
             | Output::DetachStream { .. }
+            | Output::AttachCircuit { .. }
+            | Output::JoinCircuit { .. }
+            | Output::ProbePath { .. }
             | Output::Sign { .. }
             | Output::Resolve { .. }
             | Output::Browse { .. }

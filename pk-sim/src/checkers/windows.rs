@@ -87,7 +87,14 @@ impl Windows {
                     stream.unconfirmed = 0;
                 }
             }
-            Output::DetachStream { stream, .. } => self.forget(*stream),
+            Output::DetachStream { stream, .. } | Output::AttachCircuit { stream, .. } => {
+                self.forget(*stream);
+            }
+            Output::CloseCircuit { stream } => self.forget(*stream),
+            Output::JoinCircuit { stream, other, .. } => {
+                self.forget(*stream);
+                self.forget(*other);
+            }
             _ => {}
         }
         Ok(())

@@ -115,6 +115,8 @@ pub(super) struct Driver {
     pub(super) trusted: bool,
     pub(super) conns: BTreeMap<ConnectionId, Conn>,
     pub(super) streams: BTreeMap<StreamId, Stream>,
+    /// Circuits: the other stream of each.
+    pub(super) circuits: BTreeMap<StreamId, StreamId>,
     pub(super) effects: Vec<Effect>,
     pub(super) store: Store,
     /// Delivered completions, which a driver that breaks the contract delivers again.
@@ -153,6 +155,7 @@ impl Driver {
             trusted,
             conns: BTreeMap::new(),
             streams: BTreeMap::new(),
+            circuits: BTreeMap::new(),
             effects: Vec::new(),
             store,
             answered: Vec::new(),
@@ -212,6 +215,20 @@ impl Driver {
         }
         self.node.handle_input(input, self.now);
         self.drain();
+        self.end_circuits();
+    }
+
+    /// Reports the circuits one of whose streams has ended.
+    fn end_circuits(&mut self) {
+        let is_open = |streams: &BTreeMap<StreamId, Stream>, circuit: (&StreamId, &StreamId)| {
+            streams.contains_key(circuit.0) && streams.contains_key(circuit.1)
+        };
+        let over = self.circuits.iter().find(|circuit| !is_open(&self.streams, *circuit));
+        let Some((stream, other)) = over.map(|(stream, other)| (*stream, *other)) else { return };
+        self.circuits.remove(&stream);
+        self.streams.remove(&stream);
+        self.streams.remove(&other);
+        self.input(Input::CircuitClosed { stream, bytes: 1000 });
     }
 
     /// Delivers a completion, and stores it.
@@ -358,6 +375,19 @@ impl Driver {
                     of.detached = true;
                 }
             }
+            Output::AttachCircuit { stream, .. } | Output::CloseCircuit { stream } => {
+                if let Some(of) = self.streams.get_mut(&stream) {
+                    of.detached = true;
+                }
+            }
+            Output::JoinCircuit { stream, other, .. } => {
+                for stream in [stream, other] {
+                    if let Some(of) = self.streams.get_mut(&stream) {
+                        of.detached = true;
+                    }
+                }
+                self.circuits.insert(stream, other);
+            }
             Output::Sign { id, key, bytes } => self.effects.push(Effect::Sign { id, key, bytes }),
             Output::Persist { id, ops, durable } => {
                 self.store.push(Job::Persist { id, ops, durable });
@@ -370,6 +400,7 @@ impl Driver {
             Output::ReplaceIdentity { id, .. } => self.effects.push(Effect::ReplaceIdentity { id }),
             Output::Event(event) => self.event(&event),
             Output::CancelDial { .. }
+            | Output::ProbePath { .. }
             | Output::CancelBrowse { .. }
             | Output::Punch { .. }
             | Output::Advertise { .. } => {}

@@ -183,11 +183,19 @@ impl Play<'_> {
             return;
         };
         let options = self.script.raw().filter(|_| self.script.below(4) == 0).unwrap_or_default();
-        self.driver.request(&match self.script.below(6) {
+        self.driver.request(&match self.script.below(7) {
             0 | 1 => Request::ClaimNode { target, options },
             2 => Request::RequestChainData { target, since: None, limit: None, options },
             3 => Request::OpenStream { target, protocol: "chat/1".into(), options },
             4 => Request::AcquireConnection { target, options },
+            5 => {
+                let relay = target;
+                Request::ConnectThrough {
+                    target: Cast::get().id(self.script.byte()),
+                    relay,
+                    options,
+                }
+            }
             _ => Request::PingNode { target, options },
         });
     }

@@ -38,7 +38,7 @@ pub(super) type SentBytes = (Vec<u8>, bool);
 pub(super) fn hello(script: &mut Script<'_>) -> Vec<u8> {
     let features = match script.byte() {
         byte @ 0..=7 => byte.into(),
-        _ => Hello::EXCHANGE | Hello::CLAIMS | Hello::PLAIN_SIGNALS,
+        _ => Hello::EXCHANGE | Hello::CLAIMS | Hello::PLAIN_SIGNALS | Hello::RELAY,
     };
     let hello = Hello {
         version_min: 1,
@@ -110,7 +110,8 @@ fn exchange(dialect: Dialect, deadline_ms: u32, token: Bytes) -> Vec<u8> {
 fn asked(dialect: Dialect, deadline_ms: u32, question: RpcRequest) -> Vec<SentBytes> {
     match dialect {
         Dialect::Native => {
-            vec![(frame(&Message::V1(V1::Call { deadline_ms, request: question })), true)]
+            let circuit = opens_circuit(&question);
+            vec![(frame(&Message::V1(V1::Call { deadline_ms, request: question })), !circuit)]
         }
         Dialect::Polykey => {
             let objects = polykey::encode_rpc_request(
@@ -120,6 +121,11 @@ fn asked(dialect: Dialect, deadline_ms: u32, question: RpcRequest) -> Vec<SentBy
             objects.into_iter().map(|object| (object.into(), true)).collect()
         }
     }
+}
+
+/// Returns whether a stream remains open after its request and its answer.
+fn opens_circuit(question: &RpcRequest) -> bool {
+    matches!(question, RpcRequest::Relay { .. } | RpcRequest::Circuit { .. })
 }
 
 /// Returns what an honest peer answers to the data of the machine on a stream. `None` if nothing
@@ -155,7 +161,9 @@ fn answer_native(
         V1::Hello(_) => stream.is_ours().then(|| (hello(script), false)),
         V1::Call { request: question, .. } => {
             let answer = answer_to(script, &question, peer);
-            Some((frame(&Message::V1(V1::Answer(answer))), true))
+            // Sometimes the peer ends a circuit at once.
+            let is_over = !opens_circuit(&question) || script.byte() >= 224;
+            Some((frame(&Message::V1(V1::Answer(answer))), is_over))
         }
         V1::Open { .. } => say(V1::Accepted),
         V1::Exchange { .. } if script.byte() >= 224 => {
@@ -254,6 +262,12 @@ fn answer_to(script: &mut Script<'_>, question: &RpcRequest, peer: NodeId) -> Rp
         RpcRequest::Punch(_) => RpcResponse::Punching,
         RpcRequest::Claims { after, .. } => RpcResponse::Claims(chain(script, peer, *after)),
         RpcRequest::SignClaim(token) => RpcResponse::SignedClaim(signed(token, peer)),
+        RpcRequest::Relay { .. } | RpcRequest::Circuit { .. } => {
+            let same_network = script.byte().is_multiple_of(2);
+            let address = (!script.byte().is_multiple_of(4)).then(|| address(script));
+            RpcResponse::Circuit { address, same_network }
+        }
+        RpcRequest::Candidates(_) => RpcResponse::Candidates(vec![address(script)]),
     }
 }
 
@@ -265,7 +279,7 @@ fn question(
 ) -> RpcRequest {
     let cast = Cast::get();
     let target = cast.id(script.byte());
-    match script.below(7) {
+    match script.below(10) {
         0 => RpcRequest::Ping { nonce: script.byte().into() },
         1 => {
             let query =
@@ -291,7 +305,14 @@ fn question(
             max_bytes: 1 << 16,
         },
         5 => RpcRequest::SignClaim(network_claim(script, driver, peer)),
-        _ => RpcRequest::SignClaim(Bytes::copy_from_slice(script.bytes())),
+        6 => RpcRequest::SignClaim(Bytes::copy_from_slice(script.bytes())),
+        7 => RpcRequest::Relay { target },
+        8 => {
+            let same_network = script.below(2) > 0;
+            let address = (script.below(4) > 0).then(|| address(script));
+            RpcRequest::Circuit { source: target, address, same_network }
+        }
+        _ => RpcRequest::Candidates(vec![address(script)]),
     }
 }
 

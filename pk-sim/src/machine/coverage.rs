@@ -81,12 +81,13 @@ macro_rules! names {
 
 names! { OUTPUTS, output_name, Output:
     Dial CancelDial CloseConnection OpenStream SendStream ResetStream StopStream ReadCredit DetachStream
+    AttachCircuit JoinCircuit CloseCircuit ProbePath
     Sign Persist Load Resolve Browse CancelBrowse ReplaceIdentity Punch Advertise Event
 }
 
 names! { INPUTS, input_name, Input:
-    Listening WallClock Connected DialFailed Disconnected Suspected Heard RemoteAddressChanged
-    StreamOpened StreamData StreamWritten StreamReset StreamStopped OpenFailed StreamClosed
+    Listening LocalAddresses WallClock Connected DialFailed Disconnected Suspected Heard RemoteAddressChanged
+    StreamOpened StreamData StreamWritten StreamReset StreamStopped OpenFailed StreamClosed CircuitClosed
     Signed Persisted Loaded Resolved Discovered IdentityReplaced, else "Input::(new)"
 }
 

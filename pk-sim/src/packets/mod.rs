@@ -359,6 +359,12 @@ impl PacketWorld {
         }
     }
 
+    /// Cuts one direction, and opens the other.
+    pub fn set_one_way(&mut self, from: HostId, to: HostId) {
+        self.network.heal_pair(from, to);
+        self.network.cut(to, from);
+    }
+
     /// Starts to observe the datagrams that are sent.
     pub fn observe(&mut self) {
         self.observed = Some(Vec::new());

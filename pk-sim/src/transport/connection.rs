@@ -44,6 +44,26 @@ impl EndState {
     }
 }
 
+/// What a stream carries at one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// A path with this address.
+    Path(SocketAddr),
+    /// What the other stream of a circuit receives.
+    Circuit(StreamId),
+}
+
+/// The way of a relayed connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Relayed {
+    /// Relay.
+    pub(crate) by: HostId,
+    /// Stream of each end.
+    pub(crate) streams: [StreamId; 2],
+    /// Whether the circuit exists.
+    pub(crate) is_open: bool,
+}
+
 /// One end of a connection.
 #[derive(Debug)]
 pub(crate) struct End {
@@ -124,6 +144,8 @@ pub(crate) struct Connection {
     pub(crate) began: Instant,
     /// Its packets pass a NAT, so that each has to find its way.
     pub(crate) translated: bool,
+    /// Its packets are forwarded by a relay.
+    pub(crate) relayed: Option<Relayed>,
     /// Host that the dialed address belonged to.
     pub(crate) first_peer: HostId,
     /// Whether a first packet has reached the acceptor.
@@ -141,6 +163,17 @@ impl Connection {
     /// The hosts that it is listed for.
     pub(crate) fn hosts(&self) -> [HostId; 3] {
         [self.ends[DIALER].host, self.ends[1].host, self.first_peer]
+    }
+
+    /// Returns whether packets of an end reach its peer, if both are alive.
+    pub(crate) fn passes(&self, wire: &Wire, from: EndIndex) -> bool {
+        let [here, there] = [self.ends[from].host, self.ends[1 - from].host];
+        match self.relayed {
+            None => wire.passes(here, there),
+            Some(Relayed { by, is_open, .. }) => {
+                is_open && wire.passes(here, by) && wire.passes(by, there)
+            }
+        }
     }
 
     /// Adds the keep-alives that both ends have sent; those of a translated connection are sent as
@@ -174,9 +207,16 @@ impl Connection {
             return self
                 .transmit(wire, Arrival { serial: self.serial, to, packet, tries: 0, path: None });
         }
-        let link = wire.network.link(self.ends[from].host, self.ends[to].host);
         let wait = self.wait(wire, &packet);
-        let delay = link.reliable(&mut wire.rngs.links, wait);
+        let [here, there] = [self.ends[from].host, self.ends[to].host];
+        let delay = match self.relayed {
+            None => wire.network.link(here, there).reliable(&mut wire.rngs.links, wait),
+            Some(Relayed { by, .. }) => {
+                wire.sends(by, &packet, false);
+                let legs = [wire.network.link(here, by), wire.network.link(by, there)];
+                legs.map(|link| link.reliable(&mut wire.rngs.links, wait)).iter().sum()
+            }
+        };
         let arrival = Arrival { serial: self.serial, to, packet, tries: 0, path: None };
         wire.schedule(wire.now + delay, Happening::Arrive(arrival));
     }
@@ -259,7 +299,7 @@ impl Connection {
         }
         let there = &wire.hosts[peer.host];
         let forgotten = peer.state == EndState::Gone;
-        let unheard = !there.alive || there.frozen || wire.network.is_cut(peer.host, end.host);
+        let unheard = !there.alive || there.frozen || !self.passes(wire, 1 - side);
         if !forgotten && !unheard {
             self.ends[side].deaf = None;
             return;

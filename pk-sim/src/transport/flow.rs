@@ -136,6 +136,15 @@ impl Transport {
         }
         let Some(stream) = self.stream(serial, key) else { return };
         let (incoming, outgoing) = (1 - side, side);
+        let id = stream.ids[side];
+        let ends = matches!(frame, Frame::Reset(_) | Frame::Stop(_));
+        if ends && let Some(id) = id {
+            let host = self.connections.get(&serial).map(|it| it.ends[side].host);
+            if let Some(host) = host.filter(|host| self.carriers.contains_key(&(*host, id))) {
+                self.carrier_over(wire, host, id, true);
+            }
+        }
+        let Some(stream) = self.stream(serial, key) else { return };
         match frame {
             Frame::Piece(piece) => {
                 stream.halves[incoming].arrive(piece);

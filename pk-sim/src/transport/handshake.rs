@@ -10,6 +10,7 @@ use bytes::Bytes;
 use pk_proto::cert::Verified;
 use pk_proto::{
     Connected, ConnectionId, DialFailure, Dialect, DisconnectReason, Input, Instant, NodeId,
+    is_relayed_address,
 };
 
 use super::Transport;
@@ -46,6 +47,9 @@ impl Transport {
             wire.deliver(host, Input::DialFailed { conn, why });
             return;
         }
+        if is_relayed_address(&addr) {
+            return self.dial_path(wire, host, (conn, addr), expect, deadline, serial);
+        }
         let translated = wire.network.passes_nat(host, addr);
         let source = Network::source(&here.addrs, addr).filter(|_| translated);
         let route = wire.network.route(&here.addrs, addr).filter(|_| !translated);
@@ -66,6 +70,7 @@ impl Transport {
             began: wire.now,
             first_peer: peer,
             translated,
+            relayed: None,
             bound: false,
             finished: false,
             proven: None,
@@ -80,6 +85,49 @@ impl Transport {
         wire.schedule(deadline, Happening::DialDeadline { serial });
         self.connections.insert(serial, Box::new(connection));
         self.of_host.extend([(host, serial), (peer, serial)]);
+        self.by_number.insert((host, conn), (serial, DIALER));
+    }
+
+    /// Dials the node at the other end of a relayed path.
+    fn dial_path(
+        &mut self,
+        wire: &mut Wire,
+        host: HostId,
+        (conn, addr): (ConnectionId, SocketAddr),
+        expect: BTreeSet<NodeId>,
+        deadline: Instant,
+        serial: u64,
+    ) {
+        let Some((peer, seen, way)) = self.way(host, addr) else {
+            let why = DialFailure::Transport("the relay has ended the circuit".to_owned());
+            wire.deliver(host, Input::DialFailed { conn, why });
+            return;
+        };
+        let here = &wire.hosts[host];
+        let mut dialer = End::new(host, here.life, EndState::Handshaking, addr, addr);
+        dialer.number = Some(conn);
+        dialer.identity = here.identity.clone();
+        let acceptor = End::new(peer, wire.hosts[peer].life, EndState::Absent, seen, seen);
+        let connection = Connection {
+            serial,
+            ends: [dialer, acceptor],
+            expect,
+            dialect: Dialect::Native,
+            shared_id: Bytes::new(),
+            began: wire.now,
+            first_peer: peer,
+            translated: false,
+            relayed: Some(way),
+            bound: true,
+            finished: false,
+            proven: None,
+            streams: std::collections::BTreeMap::new(),
+        };
+        connection.send(wire, DIALER, Packet::Handshake(Box::new(Handshake::Initial)));
+        wire.schedule(deadline, Happening::DialDeadline { serial });
+        self.connections.insert(serial, Box::new(connection));
+        self.of_host.extend([(host, serial), (peer, serial), (way.by, serial)]);
+        self.relayed.insert(serial);
         self.by_number.insert((host, conn), (serial, DIALER));
     }
 

@@ -5,6 +5,7 @@
 //! Each takes the time of its link, a loss makes it late, a partition holds it back until it is
 //! healed or the connection is over.
 
+mod circuit;
 mod connection;
 pub(crate) mod flow;
 mod half;
@@ -21,7 +22,7 @@ use crate::host::id::HostId;
 use crate::wire::packet::{ACCEPTOR, Arrival, DIALER, EndIndex, Packet, StreamKey};
 use crate::wire::traffic::Traffic;
 use crate::wire::{Happening, Wire};
-use connection::{Connection, EndState};
+use connection::{Carries, Connection, EndState};
 
 /// Every connection of the world.
 #[derive(Debug, Default)]
@@ -38,6 +39,13 @@ pub(crate) struct Transport {
     pub(crate) apps: Vec<AppStream>,
     /// What applications want done, in order.
     wanted: VecDeque<(u64, EndIndex, StreamKey, AppAction)>,
+    /// What streams carry, and the streams of paths by their addresses.
+    carriers: BTreeMap<(HostId, StreamId), Carries>,
+    paths: BTreeMap<(HostId, SocketAddr), StreamId>,
+    /// Streams of the nodes that have requested circuits.
+    owners: BTreeSet<(HostId, StreamId)>,
+    /// Relayed connections.
+    relayed: BTreeSet<u64>,
     performing: bool,
     serial: u64,
     pub(crate) counters: TransportCounters,
@@ -70,6 +78,12 @@ pub struct TransportCounters {
     pub punches_sent: u64,
     /// Punch datagrams that arrived.
     pub punches_arrived: u64,
+    /// Circuits that relays have opened.
+    pub circuits: u64,
+    /// Relayed connections that were probed for a direct path.
+    pub paths_probed: u64,
+    /// Relayed connections that have become direct.
+    pub upgrades: u64,
 }
 
 impl Transport {
@@ -97,6 +111,7 @@ impl Transport {
 
     /// The process of a host disappears without a close.
     pub(crate) fn crash(&mut self, wire: &mut Wire, host: HostId) {
+        self.forget_carriers(wire, host);
         for (serial, side) in self.numbers_of(host) {
             self.end(wire, serial, side, None);
         }
@@ -152,7 +167,7 @@ impl Transport {
                 }
                 found
             }
-            None => wire.passes(connection.ends[1 - to].host, connection.ends[to].host),
+            None => connection.passes(wire, 1 - to),
         };
         self.acknowledge(wire, &arrival, arrives);
         if arrives {
@@ -254,10 +269,9 @@ impl Transport {
     /// Handles a stateless reset: the peer has no state of the connection.
     pub(crate) fn forgotten(&mut self, wire: &mut Wire, serial: u64, side: EndIndex) {
         let Some(connection) = self.connections.get(&serial) else { return };
-        let (host, peer) = (connection.ends[side].host, connection.ends[1 - side].host);
         if connection.ends[side].state == EndState::Open
-            && wire.passes(host, peer)
-            && wire.passes(peer, host)
+            && connection.passes(wire, side)
+            && connection.passes(wire, 1 - side)
         {
             self.lost(wire, serial, side, DisconnectReason::Reset);
         }
@@ -341,9 +355,11 @@ impl Transport {
             self.by_number.remove(&(end.host, conn));
         }
         let host = end.host;
+        let mut ended = Vec::new();
         for stream in connection.streams.values() {
             if let Some(id) = stream.ids[side] {
                 self.by_stream.remove(&(host, id));
+                ended.push(id);
             }
             if let Some(app) = stream.apps[side] {
                 self.apps[app].lose();
@@ -353,6 +369,9 @@ impl Transport {
             connection.send(wire, side, Packet::Close { why });
         }
         connection.listen(wire, 1 - side);
+        for stream in ended {
+            self.carrier_over(wire, host, stream, false);
+        }
         self.sweep_one(wire, serial);
     }
 
@@ -370,6 +389,7 @@ impl Transport {
             return;
         }
         let Some(connection) = self.connections.remove(&serial) else { return };
+        self.relayed.remove(&serial);
         let mut traffic = std::mem::take(&mut wire.traffic);
         connection.count_keep_alives(wire, &mut traffic);
         wire.traffic = traffic;

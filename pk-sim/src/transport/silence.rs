@@ -32,7 +32,7 @@ impl Transport {
         let latency = wire.network.link(sender.host, receiver.host).latency;
         let there = &wire.hosts[receiver.host];
         let remembers = there.life == receiver.life || there.transport.keeps_secret;
-        let answers = arrived && !wire.network.is_cut(receiver.host, sender.host);
+        let answers = arrived && connection.passes(wire, to);
         if answers && !receiver.state.is_over() {
             if sender.unanswered.is_some() {
                 wire.schedule(wire.now + latency, Happening::Heard { serial, side: from });

@@ -46,6 +46,14 @@ pub(crate) fn perform(wire: &mut Wire, transport: &mut Transport, host: HostId, 
                 unread,
             );
         }
+        Output::AttachCircuit { stream, addr } => {
+            transport.attach_circuit(wire, host, stream, addr);
+        }
+        Output::JoinCircuit { stream, other, limits: _ } => {
+            transport.join_circuit(wire, host, stream, other);
+        }
+        Output::CloseCircuit { stream } => transport.close_circuit(wire, host, stream),
+        Output::ProbePath { conn, addr } => transport.probe_path(wire, host, conn, addr),
         Output::Sign { id, key, bytes } => {
             let place = &mut wire.hosts[host];
             let result = place

@@ -181,6 +181,10 @@ impl<M: Machine> World<M> {
         let addrs = host.addrs.clone();
         self.journal.add(id, now, Entry::Started);
         self.checkers.started(id, host.caps.clone(), &host.store);
+        if self.wire.network.is_behind_nat(id) {
+            let ips = addrs.iter().map(SocketAddr::ip).collect();
+            self.wire.deliver(id, Input::LocalAddresses { ips });
+        }
         self.wire.deliver(id, Input::Listening { addrs });
         self.transport.requeue_host(&mut self.wire, id);
         self.drain(id);

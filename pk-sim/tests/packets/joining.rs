@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pk_proto::RelayPolicy;
 use pk_quic::TransportSettings;
 use pk_sim::{Dependence, Link, NatConfig, PacketWorld, PathLimits};
 
@@ -51,7 +52,10 @@ fn nodes_behind_nats_find_each_other_where_that_is_possible() {
     let kinds = [(Nothing, Nothing), (Nothing, AddressAndPort), (AddressAndPort, AddressAndPort)];
     let (mut possible, mut impossible) = (0, 0);
     for (seed, (a, b)) in kinds.iter().flat_map(|a| kinds.iter().map(move |b| (a, b))).enumerate() {
-        let mut world = PacketWorld::with_hosts(100 + seed as u64, 1);
+        // `relay.rs` has relayed connections.
+        let mut world = PacketWorld::with_hosts_of(100 + seed as u64, 1, |host| {
+            host.config.relay.policy = RelayPolicy::Off;
+        });
         for (mapping, filtering) in [a, b] {
             let nat = world.add_nat(NatConfig::new(*mapping, *filtering));
             let id = world.add_behind(nat, TransportSettings::default());

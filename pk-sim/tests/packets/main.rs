@@ -11,6 +11,7 @@ mod follow;
 mod handshakes;
 mod joining;
 mod limits;
+mod relay;
 mod scenarios;
 
 use scenarios::Row;

@@ -37,7 +37,7 @@ async fn dual_stack_polykey_node<R: Rt>(runtime: &R, polykey: &Polykey) -> Peer 
 
 /// The local node connects to `peer` by signalling through its relay.
 async fn find_by_signalling<R: Rt>(runtime: &R, ours: &Node<R>, peer: &Peer) {
-    let only = Strategies { direct: false, signal: true, mdns: false };
+    let only = Strategies { direct: false, signal: true, mdns: false, relay: false };
     let find = FindNodeOptions { strategies: Some(only), ..FindNodeOptions::default() };
     let found =
         within(runtime, PATIENCE, "we search", ours.find_node(peer.node_id(), find)).await.unwrap();

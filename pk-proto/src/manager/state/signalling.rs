@@ -3,11 +3,12 @@
 use alloc::collections::BTreeMap;
 
 use crate::api::census::Census;
+use crate::machine::effects::SignalPurpose;
 use crate::shares::{Shares, Source};
 use crate::signalling::guard::SignalGuard;
 use crate::signalling::punches::Punches;
 use crate::types::address::NodeAddress;
-use crate::types::id::{ConnectionId, NodeId, RaceId, StreamId};
+use crate::types::id::{ConnectionId, NodeId, StreamId};
 use crate::types::time::{Instant, WallClock};
 use crate::wire::message::{SignalRequest, SignalTerms};
 
@@ -52,7 +53,7 @@ impl Signalling {
 /// A call to a relay.
 #[derive(Debug)]
 pub(in crate::manager) struct RelayCall {
-    pub(in crate::manager) race: RaceId,
+    pub(in crate::manager) purpose: SignalPurpose,
     pub(in crate::manager) relay: NodeId,
     /// Address of the relay.
     pub(in crate::manager) relay_at: NodeAddress,

@@ -272,6 +272,7 @@ impl NodeManager {
                 node,
                 addresses: Vec::new(),
                 relays: Vec::new(),
+                relayed: false,
                 timeout,
                 foreground: false,
             };

@@ -27,4 +27,7 @@ impl Hello {
     /// The node belongs to a network: if the peer does, too, both send
     /// [`V1::Network`](super::V1::Network) after their Hellos.
     pub const NETWORK: u64 = 8;
+    /// Extension: the requests `Relay`, `Circuit` and `Candidates`. A node with it may still refuse
+    /// to relay.
+    pub const RELAY: u64 = 16;
 }

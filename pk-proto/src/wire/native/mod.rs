@@ -9,6 +9,7 @@ mod wire;
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use bytes::Bytes;
@@ -131,7 +132,11 @@ fn expected_size(message: &Message) -> usize {
         V1::Hello(hello) => hello.agent.len() + 32,
         V1::Open { protocol } => protocol.len() + 16,
         V1::Network { network } => network.as_str().len() + 16,
-        V1::Call { request: RpcRequest::Signal(_) | RpcRequest::Punch(_), .. } => 256,
+        V1::Call {
+            request: RpcRequest::Signal(_) | RpcRequest::Punch(_) | RpcRequest::Candidates(_),
+            ..
+        }
+        | V1::Answer(RpcResponse::Candidates(_)) => 256,
         V1::Call { .. } => 64,
         V1::Answer(_) | V1::Accepted => 40,
     }
@@ -162,6 +167,9 @@ pub(crate) fn needed_for(question: &RpcRequest) -> u64 {
         RpcRequest::Punch(punch) => punch.request.terms,
         RpcRequest::Claims { .. } => return Hello::CLAIMS,
         RpcRequest::SignClaim(_) => return Hello::EXCHANGE,
+        RpcRequest::Relay { .. } | RpcRequest::Circuit { .. } | RpcRequest::Candidates(_) => {
+            return Hello::RELAY;
+        }
         RpcRequest::Ping { .. } | RpcRequest::Closest { .. } => return 0,
     };
     if terms == SignalTerms::Plain { Hello::PLAIN_SIGNALS } else { 0 }
@@ -305,6 +313,14 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
                 wire::RpcRequest::Claims { after, max_bytes } => {
                     RpcRequest::Claims { after: after.map(ClaimId::from_bytes), max_bytes }
                 }
+                wire::RpcRequest::Relay { target } => RpcRequest::Relay { target },
+                wire::RpcRequest::Circuit { source, address, same_network } => {
+                    let address = address.as_ref().map(read_address).transpose()?;
+                    RpcRequest::Circuit { source, address, same_network }
+                }
+                wire::RpcRequest::Candidates { addresses } => {
+                    RpcRequest::Candidates(read_addresses(&addresses)?)
+                }
             };
             V1::Call { deadline_ms, request: question }
         }
@@ -333,6 +349,13 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
             let claims = claims.0.into_iter().map(read).collect::<Result<_, _>>()?;
             V1::Answer(RpcResponse::Claims(ClaimsPage { claims, more }))
         }
+        wire::V1::Answer(wire::RpcResponse::Circuit { address, same_network }) => {
+            let address = address.as_ref().map(read_address).transpose()?;
+            V1::Answer(RpcResponse::Circuit { address, same_network })
+        }
+        wire::V1::Answer(wire::RpcResponse::Candidates { addresses }) => {
+            V1::Answer(RpcResponse::Candidates(read_addresses(&addresses)?))
+        }
         wire::V1::Open { protocol } => {
             allow(is_protocol_name(protocol))?;
             V1::Open { protocol: protocol.into() }
@@ -351,6 +374,12 @@ fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
 fn read_token(token: &wire::Octets<'_>) -> Result<Bytes, FrameFault> {
     allow(token.0.len() <= MAX_TOKEN)?;
     Ok(Bytes::copy_from_slice(token.0))
+}
+
+fn read_addresses(
+    addresses: &wire::List<wire::Address<'_>, MAX_PER_NODE>,
+) -> Result<Vec<NodeAddress>, FrameFault> {
+    addresses.0.iter().map(read_address).collect()
 }
 
 fn read_signal(signal: &wire::Signal<'_>) -> Result<SignalRequest, FrameFault> {
@@ -446,6 +475,17 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
                     after: after.map(|id| *id.as_bytes()),
                     max_bytes: *max_bytes,
                 },
+                RpcRequest::Relay { target } => wire::RpcRequest::Relay { target: *target },
+                RpcRequest::Circuit { source, address, same_network } => {
+                    wire::RpcRequest::Circuit {
+                        source: *source,
+                        address: address.as_ref().map(write_address).transpose()?,
+                        same_network: *same_network,
+                    }
+                }
+                RpcRequest::Candidates(addresses) => {
+                    wire::RpcRequest::Candidates { addresses: list(addresses, write_address)? }
+                }
             };
             wire::V1::Call { deadline_ms: *deadline_ms, question }
         }
@@ -467,6 +507,17 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
         }
         V1::Answer(RpcResponse::Refused(refusal)) => {
             wire::V1::Answer(wire::RpcResponse::Refused(wire::refusals::write(*refusal)))
+        }
+        V1::Answer(RpcResponse::Circuit { address, same_network }) => {
+            wire::V1::Answer(wire::RpcResponse::Circuit {
+                address: address.as_ref().map(write_address).transpose()?,
+                same_network: *same_network,
+            })
+        }
+        V1::Answer(RpcResponse::Candidates(addresses)) => {
+            wire::V1::Answer(wire::RpcResponse::Candidates {
+                addresses: list(addresses, write_address)?,
+            })
         }
         V1::Answer(RpcResponse::Claims(ClaimsPage { claims, more })) => {
             wire::V1::Answer(wire::RpcResponse::Claims {

@@ -282,9 +282,9 @@ fn new_kind_is_unknown_and_not_malformed() {
         (&[1, 2, 3], Unknown),
         (&[0, 8], Unknown),
         (&[0, 0x7f, 9, 9], Unknown),
-        (&[0, 1, 0, 8], Unknown),
+        (&[0, 1, 0, 11], Unknown),
         (&[0, 1, 0x98, 0x75, 0x80, 0x01, 1], Unknown),
-        (&[0, 2, 7], Unknown),
+        (&[0, 2, 9], Unknown),
         (&[0, 2, 0xff, 0xff, 0xff, 0xff, 0x0f], Unknown),
         // not the only encoding of the tag, or over 32 bits
         (&[0x81, 0x00], Malformed),

@@ -23,8 +23,8 @@ pub(crate) mod kinds {
     pub(crate) const V1: u32 = 8;
     pub(crate) const V1_CALL: u32 = 1;
     pub(crate) const V1_ANSWER: u32 = 2;
-    pub(crate) const QUESTIONS: u32 = 8;
-    pub(crate) const ANSWERS: u32 = 7;
+    pub(crate) const QUESTIONS: u32 = 11;
+    pub(crate) const ANSWERS: u32 = 9;
 }
 
 /// Nodes in one list of a response.
@@ -110,6 +110,19 @@ pub(crate) enum RpcRequest<'a> {
         signature: Octets<'a>,
         relay_signature: Octets<'a>,
     },
+    Relay {
+        target: NodeId,
+    },
+    Circuit {
+        source: NodeId,
+        #[serde(borrow)]
+        address: Option<Address<'a>>,
+        same_network: bool,
+    },
+    Candidates {
+        #[serde(borrow)]
+        addresses: List<Address<'a>, PER_NODE>,
+    },
 }
 
 /// The signature has 64 bytes.
@@ -146,13 +159,22 @@ pub(crate) enum RpcResponse<'a> {
     SignedClaim {
         token: Octets<'a>,
     },
+    Circuit {
+        #[serde(borrow)]
+        address: Option<Address<'a>>,
+        same_network: bool,
+    },
+    Candidates {
+        #[serde(borrow)]
+        addresses: List<Address<'a>, PER_NODE>,
+    },
 }
 
 /// Numbers of refusals. New ones may be appended.
 pub(crate) mod refusals {
     use crate::types::refusal::Refusal;
 
-    const ALL: [Refusal; 13] = [
+    const ALL: [Refusal; 14] = [
         Refusal::NotConnected,
         Refusal::RateLimited,
         Refusal::Signature,
@@ -166,6 +188,7 @@ pub(crate) mod refusals {
         Refusal::Claim,
         Refusal::Terms,
         Refusal::RelaySignature,
+        Refusal::Volume,
     ];
 
     pub(crate) fn read(number: u8) -> Option<Refusal> {

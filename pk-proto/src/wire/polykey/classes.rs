@@ -56,7 +56,7 @@ fn class_of(refusal: Refusal, method: Option<Method>) -> Class {
     match refusal {
         Refusal::NotConnected => NOT_FOUND,
         // Can be retried.
-        Refusal::RateLimited | Refusal::Busy | Refusal::Stale => RATE,
+        Refusal::RateLimited | Refusal::Busy | Refusal::Stale | Refusal::Volume => RATE,
         // A relay that refuses the signature of its caller uses the class of a target that refuses
         // the signature of the relay (docs/WIRE.md section 8).
         Refusal::Signature if method == Some(Method::SignalInitial) => RELAY_SIGNATURE,
@@ -91,9 +91,10 @@ pub(crate) fn write(class: Class, message: &str, now: UnixMillis) -> Bytes {
 
 /// Refusals that share their class with others: a node of this project distinguishes them by the
 /// message.
-const SHARED: [(Class, Refusal); 6] = [
+const SHARED: [(Class, Refusal); 7] = [
     (RATE, Refusal::Busy),
     (RATE, Refusal::Stale),
+    (RATE, Refusal::Volume),
     (REQUEST_SIGNATURE, Refusal::NotTarget),
     (REQUEST_SIGNATURE, Refusal::Terms),
     (VALIDATION, Refusal::Address),

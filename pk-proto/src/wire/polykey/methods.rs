@@ -414,6 +414,10 @@ pub(crate) fn encode_call(
             let method = Method::SignalFinal;
             (None, Vec::from([call(method, ours(method), &punch_params(punch))]))
         }
+        // The reference does not relay.
+        RpcRequest::Relay { .. } | RpcRequest::Circuit { .. } | RpcRequest::Candidates(_) => {
+            (None, Vec::new())
+        }
     }
 }
 
@@ -446,7 +450,10 @@ pub(crate) fn answer(format: PolykeyFormat, answer: RpcResponse, now: UnixMillis
         RpcResponse::Claims(page) => write_claims(&page).into(),
         RpcResponse::SignedClaim(token) => write_result(&token_params(&text(&token))),
         RpcResponse::Signalled { address } => write_result(&write_address(&address)),
-        RpcResponse::Punching | RpcResponse::Pong { .. } => write_result("{}"),
+        RpcResponse::Punching
+        | RpcResponse::Pong { .. }
+        | RpcResponse::Circuit { .. }
+        | RpcResponse::Candidates(_) => write_result("{}"),
     }
 }
 

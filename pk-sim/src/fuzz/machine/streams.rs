@@ -145,7 +145,16 @@ impl Play<'_> {
     pub(super) fn close_app(&mut self, stream: StreamId) {
         if self.driver.streams.get(&stream).is_some_and(|of| of.detached) {
             self.driver.streams.remove(&stream);
-            self.driver.input(Input::StreamClosed { stream });
+            let circuit = self.driver.circuits.iter().find(|(a, b)| [**a, **b].contains(&stream));
+            match circuit.map(|(stream, other)| (*stream, *other)) {
+                Some((stream, other)) => {
+                    self.driver.circuits.remove(&stream);
+                    self.driver.streams.remove(&stream);
+                    self.driver.streams.remove(&other);
+                    self.driver.input(Input::CircuitClosed { stream, bytes: 1000 });
+                }
+                None => self.driver.input(Input::StreamClosed { stream }),
+            }
         }
     }
 
