@@ -16,6 +16,7 @@ fn main() {
         scenarios::mtu::rows,
         scenarios::streams::rows,
         scenarios::throughput::rows,
+        scenarios::relay::rows,
         scenarios::memory::rows,
     ] {
         scenarios::print(&rows());

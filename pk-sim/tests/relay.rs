@@ -389,3 +389,28 @@ fn local_addresses_are_sent_only_over_a_relayed_connection_to_a_node_of_the_same
     assert_eq!(answer, Some(RpcResponse::Refused(Refusal::Denied)));
     assert!(cluster.dials(RELAY).is_empty());
 }
+
+#[test]
+fn circuit_does_not_lead_into_another_network() {
+    let mut cluster = Cluster::builder()
+        .nodes(3)
+        .seed(13)
+        .config_of(SOURCE, |config| config.network = "alpha".parse().ok())
+        .config_of(TARGET, |config| config.network = "beta".parse().ok())
+        .build();
+    separate(&mut cluster);
+    (0..3).for_each(|node| cluster.start_node(node));
+    cluster.drive(Duration::ZERO);
+    for node in [SOURCE, TARGET] {
+        cluster.connect(node, RELAY).unwrap();
+    }
+    cluster.drive(SECOND);
+    let target = cluster.id(TARGET);
+    let outcome = find(&mut cluster, SOURCE, target);
+    assert_eq!(outcome.found, None);
+    let reasons = relay_failures(&outcome, target);
+    assert!(reasons.iter().any(|why| why.contains("different networks")), "{reasons:?}");
+    cluster.drive(30 * SECOND);
+    assert_eq!(cluster.node(RELAY).metrics().circuits, 0);
+    assert_eq!(cluster.node(SOURCE).contact(target), None);
+}

@@ -140,3 +140,24 @@ fn blocked_path_that_opens_later_replaces_the_relay_on_the_same_connection() {
         agent.quit();
     }
 }
+
+#[test]
+fn nodes_behind_one_nat_without_hairpinning_or_mdns_connect_over_the_local_network() {
+    let Some(mut internet) = Internet::new("rl", &[("a", Nat::Symmetric)]) else { return };
+    internet.add_behind("b", "a");
+    let relay = node(&internet, "relay", None);
+    let mut a = node(&internet, "a", Some(&relay));
+    let mut b = node(&internet, "b", Some(&relay));
+    let begun = Instant::now();
+    assert_ne!(a.ask(&format!("findNode {}", b.id)), json!(null));
+    assert!(begun.elapsed() < FOUND, "{:?}", begun.elapsed());
+    until(Duration::from_secs(10), "a connection over the local network", || {
+        [modes(&mut a, &b), modes(&mut b, &a)].iter().flatten().all(|mode| mode == "direct")
+    });
+    let local = primary(&mut a, &b).unwrap();
+    assert!(local["address"]["host"].as_str().unwrap().starts_with("10.100.0."), "{local}");
+    assert_eq!(a.ask(&format!("stream {} at home", b.id)), "at home");
+    for agent in [a, b, relay] {
+        agent.quit();
+    }
+}

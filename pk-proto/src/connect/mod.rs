@@ -128,7 +128,7 @@ impl Connections {
             since: cx.unix(),
             shared_id: connected.shared_id,
             origin: origin.unwrap_or(match incoming {
-                AddressOrigin::RELAYED => AddressOrigin::RELAYED,
+                AddressOrigin::RELAYED | AddressOrigin::LOCAL => incoming,
                 _ if signalled => AddressOrigin::SIGNALLED,
                 incoming => incoming,
             }),

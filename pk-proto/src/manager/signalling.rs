@@ -383,13 +383,13 @@ impl NodeManager {
     /// peer is in progress. It is local if its address is valid on one link only, or is known only
     /// from the local network.
     pub(super) fn incoming(&self, connected: &Connected) -> AddressOrigin {
-        if self.signalling.punches.is_for(&connected.chain) {
-            return AddressOrigin::SIGNALLED;
-        }
         let primary = self.connections.primary(&connected.leaf);
         if let Some(relayed) = primary.filter(|conn| self.connections.is_relayed(*conn)) {
             // The node dials because the relayed connection is to become direct.
             return self.direct_origin(relayed, connected.remote);
+        }
+        if self.signalling.punches.is_for(&connected.chain) {
+            return AddressOrigin::SIGNALLED;
         }
         let remote = NodeAddress::from_socket(connected.remote);
         if matches!(remote.host, Host::Zoned(..)) {

@@ -54,6 +54,11 @@ fn one_stream_carries_ten_mebibytes_a_second() {
 }
 
 #[test]
+fn relayed_connections_are_fast_and_cost_their_relay_little() {
+    assert_goals(&scenarios::relay::rows());
+}
+
+#[test]
 fn hostile_sender_fills_no_more_memory_than_documented() {
     assert_goals(&scenarios::memory::rows());
 }

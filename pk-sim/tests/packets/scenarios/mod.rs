@@ -5,6 +5,7 @@ pub mod memory;
 pub mod migration;
 pub mod mtu;
 pub mod network;
+pub mod relay;
 pub mod restart;
 pub mod streams;
 pub mod throughput;
