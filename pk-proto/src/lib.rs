@@ -182,6 +182,7 @@ pub use store::{
 #[doc(no_inline)]
 pub use graph::{
     Direction, DiversityLimits, NodeGraph, NodeOrder, SetNodeOutcome, SetNodeRejection,
+    is_global_unicast,
 };
 
 // Messages between nodes.

@@ -270,6 +270,14 @@ impl Node {
         self.settle();
     }
 
+    /// A router passes packets on to the socket that it receives at this address, or no longer does.
+    /// The core is informed, which sends the address to peers.
+    pub fn set_external(&mut self, now: Instant, addr: Option<SocketAddr>) {
+        self.advance(now);
+        self.input(Input::External { addr });
+        self.settle();
+    }
+
     /// The system cannot send to an address: dials to it fail whose first datagram was not sent.
     pub fn unreachable(&mut self, now: Instant, to: SocketAddr, why: &str) {
         self.advance(now);

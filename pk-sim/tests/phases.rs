@@ -158,6 +158,7 @@ fn inputs() -> Vec<Input> {
         Input::Listening { addrs: vec!["192.0.2.2:1315".parse().unwrap()] },
         Input::LocalAddresses { ips: vec!["10.0.0.7".parse().unwrap()] },
         Input::WallClock(UnixMillis(START.0 + 3_600_000)),
+        Input::External { addr: Some("203.0.113.7:1314".parse().unwrap()) },
         connected(101, Side::Acceptor),
         connected(0, Side::Dialer),
     ];

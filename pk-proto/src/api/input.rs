@@ -189,6 +189,16 @@ pub enum Input {
         /// `Err` if the previous identity is still presented.
         result: Result<(), String>,
     },
+
+    // -- the endpoint, later additions
+    /// A router passes packets on to the endpoint that it receives at this address, or no longer
+    /// does. Peers on `pk/1` are sent the address.
+    External {
+        /// External address, globally routable. `None`: there is none any longer.
+        #[serde(with = "crate::types::sockets::maybe")]
+        #[cfg_attr(feature = "arbitrary", arbitrary(with = crate::types::generators::maybe_socket))]
+        addr: Option<SocketAddr>,
+    },
 }
 
 impl Input {
@@ -204,7 +214,9 @@ impl Input {
             Self::Connected(Connected { remote, local, .. }) => {
                 [remote, local].into_iter().for_each(normalize);
             }
-            Self::RemoteAddressChanged { addr, .. } => normalize(addr),
+            Self::RemoteAddressChanged { addr, .. } | Self::External { addr: Some(addr) } => {
+                normalize(addr);
+            }
             _ => {}
         }
         self

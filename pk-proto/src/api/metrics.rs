@@ -162,6 +162,11 @@ metrics! {
     /// Nodes and addresses reported by peers that cannot be used: the local id, no port, not
     /// unicast, over a limit.
     told_unusable,
+    /// External addresses of peers that were stored in their contacts.
+    externals_stored,
+    /// External addresses of peers that were not stored: not at the host from which the peer is
+    /// connected, not usable, over a limit.
+    externals_refused,
     /// Responses of peers to searches whose nodes cannot be the random contacts of a bucket.
     told_implausible,
     /// Nodes whose bucket was full.

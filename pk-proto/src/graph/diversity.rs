@@ -114,7 +114,7 @@ impl Diversity {
 
 /// Returns whether an address is unicast and globally routable (IANA's special-purpose registries,
 /// RFC 6890).
-pub(crate) fn is_global_unicast(ip: IpAddr) -> bool {
+pub fn is_global_unicast(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => is_global_v4(ip),
         IpAddr::V6(ip) => is_global_v6(ip),

@@ -7,7 +7,7 @@ pub(crate) mod outcome;
 mod pending;
 mod table;
 
-pub use self::diversity::DiversityLimits;
+pub use self::diversity::{DiversityLimits, is_global_unicast};
 pub use self::outcome::{SetNodeOutcome, SetNodeRejection};
 pub(crate) use self::pending::{PendingNode, PendingNodes};
 pub use self::table::{Direction, NodeGraph, NodeOrder};

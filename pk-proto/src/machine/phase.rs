@@ -173,7 +173,9 @@ fn request_row(request: &Request) -> Row {
 
 fn input_row(input: &Input) -> Row {
     match input {
-        Input::Listening { .. } | Input::LocalAddresses { .. } => Row::BEFORE_STOP,
+        Input::Listening { .. } | Input::LocalAddresses { .. } | Input::External { .. } => {
+            Row::BEFORE_STOP
+        }
         Input::WallClock(_) => Row::LIFE,
         // A connection that arrives too early or too late is closed, so that its end must be
         // handled as well.

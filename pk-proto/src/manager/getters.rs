@@ -11,7 +11,7 @@ use crate::api::metrics::Metrics;
 use crate::graph::{Direction, NodeGraph, NodeOrder};
 use crate::machine::phase::Phase;
 use crate::types::contact::NodeContact;
-use crate::types::id::{BucketIndex, NodeId};
+use crate::types::id::{BucketIndex, ConnectionId, NodeId};
 use crate::types::time::UnixMillis;
 
 /// D. Getters.
@@ -126,5 +126,21 @@ impl NodeManager {
     /// follows it.
     pub fn is_stopped(&self) -> bool {
         self.cx.phase() == Phase::Stopped
+    }
+}
+
+impl NodeManager {
+    /// Returns the state of an accepted connection.
+    pub(super) fn connection_info(&self, conn: ConnectionId) -> Option<ConnectionInfo> {
+        let mut info = self.connections.info(&self.cx, conn)?;
+        self.note_use(&mut info);
+        Some(info)
+    }
+
+    /// Removes the idle time of a connection that has open streams.
+    fn note_use(&self, info: &mut ConnectionInfo) {
+        if self.rpc.in_use(info.conn) {
+            info.idle_in = None;
+        }
     }
 }

@@ -102,6 +102,21 @@ impl NodeManager {
         known
     }
 
+    /// A peer has sent its external address, which is stored as the address of its connection is. It
+    /// must be at the same host, so that no node can let others dial a third one.
+    pub(super) fn store_external(&mut self, conn: ConnectionId, address: NodeAddress) {
+        let observed = self.connections.node(conn).zip(self.connections.address(conn));
+        let Some((node, (observed, data))) = observed else { return };
+        let is_its_own =
+            address.host == observed.host && self.cx.accepts_address(&address, Some(&observed));
+        if is_its_own && self.nodes.graph.contains(&node) {
+            self.cx.metrics.externals_stored += 1;
+            self.set_in_graph(node, address, data);
+        } else {
+            self.cx.metrics.externals_refused += 1;
+        }
+    }
+
     /// The peer of a connection does not belong to the local network: closes the connection. The
     /// node leaves the graph, under every id that it has proved.
     pub(super) fn refuse_network(&mut self, conn: ConnectionId, reason: ConnectionErrorReason) {

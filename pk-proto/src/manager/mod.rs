@@ -50,7 +50,6 @@ use crate::api::error::{
     ConnectionErrorReason, Failure, PeerFault, RequestError, StartError, code,
 };
 use crate::api::event::Event;
-use crate::api::info::ConnectionInfo;
 use crate::api::input::Input;
 use crate::api::output::Output;
 use crate::api::recorded_call::{RecordedCall, StartParams};
@@ -328,6 +327,7 @@ impl NodeManager {
                 self.limit_times();
             }
 
+            Input::External { addr } => rpc.set_external(cx, addr),
             Input::Connected(connected) => {
                 let relayed = self.relayed_path(&connected);
                 let (incoming, named) =
@@ -523,6 +523,7 @@ impl NodeManager {
         match event {
             RpcEvent::Hello { conn } => self.connections.accepted(&mut self.cx, conn),
             RpcEvent::OtherNetwork { conn, reason } => self.refuse_network(conn, reason),
+            RpcEvent::External { conn, address } => self.store_external(conn, address),
             RpcEvent::CallEnded { request, conn, stream, result } => {
                 self.connections.touch(&mut self.cx, conn);
                 if let Ok(CompletedCall { rtt, .. }) = &result {
@@ -579,20 +580,6 @@ impl NodeManager {
             self.connections.touch(&mut self.cx, conn);
         } else {
             self.connections.close_idle(&mut self.cx, conn);
-        }
-    }
-
-    /// Returns the state of an accepted connection.
-    fn connection_info(&self, conn: ConnectionId) -> Option<ConnectionInfo> {
-        let mut info = self.connections.info(&self.cx, conn)?;
-        self.note_use(&mut info);
-        Some(info)
-    }
-
-    /// Removes the idle time of a connection that has open streams.
-    fn note_use(&self, info: &mut ConnectionInfo) {
-        if self.rpc.in_use(info.conn) {
-            info.idle_in = None;
         }
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::api::error::{ConnectionErrorReason, Failure, PeerFault};
+use crate::types::address::NodeAddress;
 use crate::types::id::{ConnectionId, NodeId, RequestId, StreamId};
 use crate::wire::message::{RpcRequest, RpcResponse};
 
@@ -28,6 +29,8 @@ pub(crate) enum RpcEvent {
     /// The peer belongs to another network, or names none although it must: the connection must be
     /// closed.
     OtherNetwork { conn: ConnectionId, reason: ConnectionErrorReason },
+    /// The peer has sent its external address.
+    External { conn: ConnectionId, address: NodeAddress },
     /// A local call ended.
     CallEnded {
         request: RequestId,

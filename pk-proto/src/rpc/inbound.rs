@@ -31,7 +31,8 @@ use crate::wire::parsed_message::{NetworkMessage, ParsedMessage, StreamFormat};
 /// Version of the native dialect that this node supports, the only one so far.
 const VERSION: u16 = 1;
 /// Extensions that this node supports.
-const FEATURES: u64 = Hello::EXCHANGE | Hello::CLAIMS | Hello::PLAIN_SIGNALS | Hello::RELAY;
+const FEATURES: u64 =
+    Hello::EXCHANGE | Hello::CLAIMS | Hello::PLAIN_SIGNALS | Hello::RELAY | Hello::EXTERNAL;
 
 impl Rpc {
     // -- inputs
@@ -179,6 +180,11 @@ impl Rpc {
                 ParsedMessage::Network { message: NetworkMessage::Member(Some(network)), .. },
             ) if connection.greeting == Greeting::Network => {
                 self.network_named(cx, conn, &network);
+            }
+            (Purpose::Control, ParsedMessage::External(address))
+                if connection.greeting == Greeting::Complete =>
+            {
+                self.external_named(cx, conn, address);
             }
             (Purpose::First, ParsedMessage::Hello(hello))
                 if connection.greeting == Greeting::Hello =>

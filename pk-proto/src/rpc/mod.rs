@@ -10,6 +10,7 @@ mod circuits;
 mod early;
 pub(crate) mod event;
 mod exchange;
+mod external;
 mod fault_meter;
 mod faults;
 mod inbound;
@@ -67,6 +68,7 @@ impl Rpc {
             starved: StreamQueue::default(),
             greeting: Greeting::Hello,
             features: 0,
+            externals: 0,
             faults: FaultMeter::default(),
         };
         self.connections.insert(conn, connection);

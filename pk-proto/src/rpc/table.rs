@@ -12,6 +12,7 @@ use super::sets::{StreamQueue, StreamSet};
 use crate::api::error::Failure;
 use crate::claims::ClaimId;
 use crate::machine::cx::Cx;
+use crate::types::address::NodeAddress;
 use crate::types::id::{ConnectionId, NodeId, RequestId, StreamId};
 use crate::types::time::Instant;
 use crate::wire::codec::Decoder;
@@ -55,6 +56,8 @@ pub(super) struct PerConnection {
     pub(super) greeting: Greeting,
     /// Extensions that the peer supports.
     pub(super) features: u64,
+    /// External addresses that the peer has sent.
+    pub(super) externals: u8,
     pub(super) faults: FaultMeter,
 }
 
@@ -178,6 +181,8 @@ pub(crate) struct Rpc {
     /// Sum of the unconfirmed and queued bytes of all streams.
     pub(super) unsent: u64,
     pub(super) protocols: BTreeSet<String>,
+    /// External address of the local node.
+    pub(super) external: Option<NodeAddress>,
     pub(super) events: VecDeque<RpcEvent>,
 }
 

@@ -124,6 +124,10 @@ pub(crate) fn socket(u: &mut Unstructured<'_>) -> Result<SocketAddr> {
     })
 }
 
+pub(crate) fn maybe_socket(u: &mut Unstructured<'_>) -> Result<Option<SocketAddr>> {
+    Ok(if u.ratio(3, 4)? { Some(socket(u)?) } else { None })
+}
+
 pub(crate) fn sockets(u: &mut Unstructured<'_>) -> Result<Vec<SocketAddr>> {
     list(u, socket)
 }

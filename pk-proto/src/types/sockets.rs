@@ -116,6 +116,28 @@ pub(crate) mod one {
     }
 }
 
+/// For `#[serde(with)]` on an address that may be missing.
+pub(crate) mod maybe {
+    use core::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::types::sockets::Whole;
+
+    pub(crate) fn serialize<S: Serializer>(
+        addr: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        addr.map(Whole::from).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        Ok(Option::<Whole>::deserialize(deserializer)?.map(SocketAddr::from))
+    }
+}
+
 /// For `#[serde(with)]` on a list of addresses.
 pub(crate) mod many {
     use alloc::vec::Vec;

@@ -18,6 +18,7 @@ use super::native::{Message, V1};
 use super::parsed_message::{NetworkMessage, ParsedMessage, StreamFormat};
 use super::polykey::{AuthenticationError, MAX_FIRST_OBJECT, MAX_OBJECT, ObjectDecoder};
 use super::{native, polykey};
+use crate::types::address::NodeAddress;
 use crate::types::id::NodeId;
 use crate::types::network_id::NetworkId;
 use crate::types::time::UnixMillis;
@@ -107,6 +108,7 @@ fn read_native(frame: &[u8]) -> Result<ParsedMessage, WireFault> {
         V1::Network { network } => {
             ParsedMessage::Network { message: NetworkMessage::Member(Some(network)), format }
         }
+        V1::External { address } => ParsedMessage::External(address),
         V1::Answer(answer) => ParsedMessage::Response(answer),
         V1::Open { protocol } => ParsedMessage::Open { protocol, header: Bytes::new() },
         V1::Accepted => ParsedMessage::Accepted,
@@ -244,6 +246,11 @@ pub(crate) fn hello(hello: Hello) -> Option<Bytes> {
 /// Encodes the message with the local network, on `pk/1`.
 pub(crate) fn network(network: NetworkId) -> Option<Bytes> {
     native_bytes(V1::Network { network })
+}
+
+/// Encodes the message with the external address of the local node, on `pk/1`.
+pub(crate) fn external(address: NodeAddress) -> Option<Bytes> {
+    native_bytes(V1::External { address })
 }
 
 /// Encodes the first message of the authentication of a caller, on `quic`, and returns the format

@@ -10,6 +10,7 @@ use super::fault::RemoteFailure;
 use super::message::{RpcRequest, RpcResponse};
 use super::native::hello::Hello;
 use super::polykey::format;
+use crate::types::address::NodeAddress;
 use crate::types::network_id::NetworkId;
 
 /// Format of a stream, which also determines how a request on it is answered.
@@ -52,6 +53,8 @@ pub(crate) enum ParsedMessage {
     Hello(Hello),
     /// A message about the network of the peer.
     Network { message: NetworkMessage, format: StreamFormat },
+    /// The external address of the peer.
+    External(NodeAddress),
     /// A request of the peer, with the time that it waits.
     Request { request: RpcRequest, format: StreamFormat, timeout: Option<Duration> },
     /// The first token of an exchange that the peer starts.

@@ -395,6 +395,9 @@ impl Play<'_> {
                     self.driver.input(Input::RemoteAddressChanged { conn, addr });
                 }
             }
+            1 if inputs[1] >= 192 => self.driver.input(Input::External {
+                addr: (inputs[1] > 192).then(|| ([20, 0, 0, 1], inputs[1].into()).into()),
+            }),
             1 => self.driver.input(Input::Listening {
                 addrs: vec![([20, 0, 0, 1 + inputs[1] % 2], 1314).into()],
             }),

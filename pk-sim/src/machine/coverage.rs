@@ -88,7 +88,7 @@ names! { OUTPUTS, output_name, Output:
 names! { INPUTS, input_name, Input:
     Listening LocalAddresses WallClock Connected DialFailed Disconnected Suspected Heard RemoteAddressChanged
     StreamOpened StreamData StreamWritten StreamReset StreamStopped OpenFailed StreamClosed CircuitClosed
-    Signed Persisted Loaded Resolved Discovered IdentityReplaced, else "Input::(new)"
+    Signed Persisted Loaded Resolved Discovered IdentityReplaced External, else "Input::(new)"
 }
 
 names! { REQUESTS, request_name, Request:

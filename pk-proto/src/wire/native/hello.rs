@@ -30,4 +30,6 @@ impl Hello {
     /// Extension: the requests `Relay`, `Circuit` and `Candidates`. A node with it may still refuse
     /// to relay.
     pub const RELAY: u64 = 16;
+    /// Extension: [`V1::External`](super::V1::External).
+    pub const EXTERNAL: u64 = 32;
 }

@@ -4,6 +4,7 @@
 //! reader distinguishes a message of an unknown kind ([`FrameFault::Unknown`]: the stream is
 //! refused, the connection stays) from an invalid one ([`FrameFault::Malformed`]).
 
+mod external;
 pub(crate) mod hello;
 mod wire;
 
@@ -95,6 +96,12 @@ pub enum V1 {
         /// Network of the sender.
         network: NetworkId,
     },
+    /// A further message on the control stream, only to a node with [`Hello::EXTERNAL`]: a router
+    /// passes packets for this address on to the sender.
+    External {
+        /// External address: an IP address without a zone, and a port.
+        address: NodeAddress,
+    },
 }
 
 /// Encodes a frame, with its header.
@@ -104,6 +111,9 @@ pub enum V1 {
 /// meaningless elsewhere or for this node only. [`fit`] makes every [`ClosestNodes`] valid.
 /// `TooLong` above [`MAX_FRAME`].
 pub fn encode(message: &Message) -> Result<Bytes, FrameFault> {
+    if let Message::V1(V1::External { address }) = message {
+        return external::encode(address);
+    }
     let expected = expected_size(message);
     let message = write(message)?;
     build_frame(expected, |frame| {
@@ -138,7 +148,7 @@ fn expected_size(message: &Message) -> usize {
         }
         | V1::Answer(RpcResponse::Candidates(_)) => 256,
         V1::Call { .. } => 64,
-        V1::Answer(_) | V1::Accepted => 40,
+        V1::Answer(_) | V1::Accepted | V1::External { .. } => 40,
     }
 }
 
@@ -152,6 +162,9 @@ fn expected_size(message: &Message) -> usize {
 pub fn decode(frame: &[u8]) -> Result<Message, FrameFault> {
     if frame.len() > MAX_FRAME {
         return Err(FrameFault::TooLong(u32::try_from(frame.len()).unwrap_or(u32::MAX)));
+    }
+    if let Some(message) = external::decode(frame) {
+        return message;
     }
     check_kinds(frame)?;
     let (message, rest) = postcard::take_from_bytes(frame).map_err(|_| FrameFault::Malformed)?;
@@ -537,6 +550,8 @@ fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> {
         }
         V1::Token { token } => wire::V1::Token { token: write_token(token)? },
         V1::Network { network } => wire::V1::Network { name: network.as_str() },
+        // It has an encoding of its own.
+        V1::External { .. } => return Err(FrameFault::Malformed),
     }))
 }
 

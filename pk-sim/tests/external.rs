@@ -1,0 +1,157 @@
+//! External addresses: a node whose router passes packets on to it sends the address to its peers,
+//! which store it as an address of that node.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::*;
+use pk_proto::native::{self, Hello, Message, V1};
+use pk_proto::{
+    ClosestNodesQuery, ConnectionId, Event, Input, NodeAddress, NodeContact, NodeId, Output,
+    PeerFault, Reply, Request, Side, StreamId,
+};
+use pk_sim::Cluster;
+
+fn socket(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn external(address: &str) -> V1 {
+    V1::External { address: NodeAddress::from_socket(socket(address)) }
+}
+
+fn frame(message: V1) -> Bytes {
+    native::encode(&Message::V1(message)).unwrap()
+}
+
+fn hello_with(features: u64) -> Bytes {
+    frame(V1::Hello(Hello { version_min: 1, version_max: 1, features, agent: "test".into() }))
+}
+
+/// A peer has dialed from this address and sent Hello. Returns the connection, its control stream,
+/// and what the node has sent there.
+fn accept(bare: &mut Bare, remote: &str, features: u64) -> (ConnectionId, StreamId, Vec<V1>) {
+    let conn = ConnectionId(bare.next_id());
+    bare.connected(conn, Side::Acceptor, Bare::peer(1), socket(remote), 9);
+    let control = bare.opened(conn);
+    bare.feed(control, &hello_with(features), false);
+    let outputs = bare.take();
+    let opened = |it: &Output| matches!(it, Output::Event(Event::ConnectionOpened { .. }));
+    assert!(outputs.iter().any(opened));
+    (conn, control, messages(&outputs, control))
+}
+
+/// The addresses in the contact of a node, the newest first.
+fn stored(bare: &Bare, node: NodeId) -> Vec<String> {
+    let contact = bare.node.contact(node).into_iter();
+    contact.flat_map(NodeContact::iter).map(|(address, _)| address.to_string()).collect()
+}
+
+#[test]
+fn external_address_is_sent_after_the_hello_and_when_it_changes_to_peers_that_understand_it() {
+    let mut bare = Bare::new(|_| {});
+    bare.input(Input::External { addr: Some(socket("203.0.113.7:1")) });
+    let (_, control, sent) = accept(&mut bare, "198.51.100.1:1314", Hello::EXTERNAL);
+    assert!(
+        matches!(sent[0], V1::Hello(Hello { features, .. }) if features & Hello::EXTERNAL != 0)
+    );
+    assert_eq!(sent[1..], [external("203.0.113.7:1")]);
+
+    let mut change = |addr: Option<&str>| {
+        bare.input(Input::External { addr: addr.map(socket) });
+        let outputs = bare.take();
+        messages(&outputs, control)
+    };
+    assert_eq!(change(Some("203.0.113.7:1")), [], "the same");
+    assert_eq!(change(Some("203.0.113.7:2")), [external("203.0.113.7:2")]);
+    assert_eq!(change(None), []);
+    assert_eq!(change(Some("0.0.0.0:2")), [], "no host can have it");
+
+    // A node of an earlier version.
+    let mut bare = Bare::new(|_| {});
+    bare.input(Input::External { addr: Some(socket("203.0.113.7:1")) });
+    let (_, control, sent) = accept(&mut bare, "198.51.100.1:1314", Hello::CLAIMS);
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    bare.input(Input::External { addr: Some(socket("203.0.113.7:2")) });
+    assert_eq!(messages(&bare.take(), control), []);
+}
+
+#[test]
+fn external_address_is_stored_if_it_is_at_the_host_from_which_the_peer_is_connected() {
+    let peer = Bare::peer(1);
+    for (remote, named, is_stored) in [
+        ("20.0.0.1:9", "20.0.0.1:1314", true),
+        ("20.0.0.1:9", "20.0.0.2:1314", false),
+        ("20.0.0.1:9", "[2600::1]:1314", false),
+        ("20.0.0.1:9", "10.0.0.1:1314", false),
+        ("10.0.0.1:9", "20.0.0.1:1314", false),
+        // Which is of the class from which it is connected.
+        ("10.0.0.1:9", "10.0.0.1:1314", true),
+    ] {
+        let mut bare = Bare::new(|_| {});
+        let (_, control, _) = accept(&mut bare, remote, Hello::EXTERNAL);
+        bare.feed(control, &frame(external(named)), false);
+        let expected = if is_stored { vec![named, remote] } else { vec![remote] };
+        let expected: Vec<_> =
+            expected.iter().map(|it| NodeAddress::from_socket(socket(it)).to_string()).collect();
+        assert_eq!(stored(&bare, peer), expected, "{remote} names {named}");
+        let metrics = bare.node.metrics();
+        let counted = (metrics.externals_stored, metrics.externals_refused);
+        assert_eq!(counted, (u64::from(is_stored), u64::from(!is_stored)));
+        assert_eq!(faults(&bare.take()), []);
+    }
+}
+
+#[test]
+fn peer_can_name_a_bounded_number_of_addresses() {
+    let mut bare = Bare::new(|_| {});
+    let (_, control, _) = accept(&mut bare, "20.0.0.1:9", Hello::EXTERNAL);
+    for port in 1..=100 {
+        bare.feed(control, &frame(external(&format!("20.0.0.1:{port}"))), false);
+    }
+    let metrics = bare.node.metrics();
+    assert_eq!((metrics.externals_stored, metrics.externals_refused), (8, 92));
+    assert_eq!(stored(&bare, Bare::peer(1)).len(), 5, "the limit of a contact");
+    assert_eq!(bare.node.metrics().connections, 1);
+}
+
+#[test]
+fn external_address_before_the_hello_or_on_another_stream_is_a_fault() {
+    let mut bare = Bare::new(|_| {});
+    let conn = ConnectionId(bare.next_id());
+    bare.connected(conn, Side::Acceptor, Bare::peer(1), socket("20.0.0.1:9"), 9);
+    let control = bare.opened(conn);
+    bare.feed(control, &frame(external("20.0.0.1:1")), false);
+    assert_eq!(faults(&bare.take()), [PeerFault::TooEarly]);
+
+    let mut bare = Bare::new(|_| {});
+    let (conn, ..) = accept(&mut bare, "20.0.0.1:9", Hello::EXTERNAL);
+    let stream = bare.opened(conn);
+    bare.feed(stream, &frame(external("20.0.0.1:1")), false);
+    assert_eq!(faults(&bare.take()), [PeerFault::Unexpected]);
+    assert_eq!(bare.node.metrics().externals_stored, 0);
+}
+
+#[test]
+fn address_reaches_a_third_node_through_a_peer_that_was_connected() {
+    let mut cluster = Cluster::quiet().nodes(3).seed(11).start();
+    let mapped = SocketAddr::new(cluster.address(0).socket().unwrap().ip(), 4444);
+    for (from, to) in [(0, 1), (2, 1)] {
+        add_contact(&mut cluster, from, to);
+        cluster.connect(from, to).unwrap();
+    }
+    cluster.call(0, |node, now| node.handle_input(Input::External { addr: Some(mapped) }, now));
+    cluster.drive(Duration::from_secs(1));
+    let (via, target) = (cluster.id(1), cluster.id(0));
+    let query = ClosestNodesQuery { known: true, connected: false };
+    let request = Request::QueryClosestNodes { via, target, query, options: NO };
+    let Ok(Reply::QueryClosestNodes(closest)) = cluster.ask(2, request) else { panic!() };
+    let known = closest.known.iter().find(|(node, _)| *node == target);
+    let addresses: Vec<_> = known.iter().flat_map(|(_, it)| it.iter()).map(|(it, _)| it).collect();
+    assert_eq!(addresses, [&NodeAddress::from_socket(mapped), &cluster.address(0)]);
+    cluster.stop_all();
+}
