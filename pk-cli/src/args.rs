@@ -12,7 +12,7 @@ use pk_proto::claims::ClaimPolicy;
 use pk_proto::{NodeId, SeedNode};
 use tracing_subscriber::filter::Targets;
 
-use crate::node_args::{MdnsArgs, NetworkArgs, RelayArgs};
+use crate::node_args::{MdnsArgs, NetworkArgs, PortMappingArgs, RelayArgs};
 use crate::output;
 use crate::sim_args::SimArgs;
 
@@ -258,6 +258,8 @@ pub(crate) struct RunArgs {
     pub(crate) network: NetworkArgs,
     #[command(flatten)]
     pub(crate) relay: RelayArgs,
+    #[command(flatten)]
+    pub(crate) port_mapping: PortMappingArgs,
     /// Policy for claims that other nodes ask this node to sign.
     #[arg(long, value_enum, value_name = "POLICY", default_value_t)]
     claims: ClaimsArg,

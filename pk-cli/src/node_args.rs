@@ -1,6 +1,7 @@
 //! Options of a node, which all commands that run one have in common.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::Args;
 use pk_driver::{MdnsInterfaces, NodeConfig};
@@ -52,6 +53,30 @@ impl RelayArgs {
             Relaying::Known => RelayPolicy::Known,
             Relaying::All => RelayPolicy::All,
         };
+    }
+}
+
+/// Options for the port mapping.
+#[derive(Debug, Args)]
+pub(crate) struct PortMappingArgs {
+    /// Ask the router to pass packets on to this node (PCP, NAT-PMP or UPnP-IGD), so that nodes
+    /// outside of the local network can connect to it. The mapping is withdrawn when the node stops.
+    #[arg(long)]
+    port_mapping: bool,
+    /// Lifetime of the mapping to request, in seconds, 8 to 86400. It is renewed at half of the
+    /// lifetime that the router grants. (default: 7200)
+    #[arg(long, value_name = "SECONDS", requires = "port_mapping", value_parser = clap::value_parser!(u64).range(8..=86_400))]
+    port_mapping_lifetime: Option<u64>,
+}
+
+impl PortMappingArgs {
+    /// Applies the options to the configuration of a node.
+    pub(crate) fn apply(&self, config: &mut NodeConfig) {
+        let settings = &mut config.driver.port_mapping;
+        settings.enabled = self.port_mapping;
+        if let Some(seconds) = self.port_mapping_lifetime {
+            settings.lifetime = Duration::from_secs(seconds);
+        }
     }
 }
 

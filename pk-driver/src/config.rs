@@ -31,6 +31,10 @@ pub struct DriverConfig {
     /// Settings of mDNS.
     pub mdns: MdnsConfig,
 
+    // -- port mapping
+    /// Settings of the port mapping.
+    pub port_mapping: PortMappingConfig,
+
     // -- storage
     /// Delay until a non-durable write is made durable. Default 5 s, range 0–1 h.
     pub sync_delay: Duration,
@@ -125,6 +129,25 @@ pub enum MdnsInterfaces {
     Named(Vec<String>),
 }
 
+/// Settings of the port mapping: whether the router of the local network is asked to pass packets on
+/// to the node (docs/DESIGN.md, Port mapping).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PortMappingConfig {
+    /// Whether the port of the node is mapped, by PCP, NAT-PMP or UPnP-IGD. Default `false`: nothing
+    /// is sent to the router.
+    pub enabled: bool,
+    /// Lifetime that is requested; the router may grant another one. The mapping is renewed at half
+    /// of what it grants. Default 2 h, range 8 s–24 h.
+    pub lifetime: Duration,
+}
+
+impl Default for PortMappingConfig {
+    fn default() -> Self {
+        Self { enabled: false, lifetime: Duration::from_secs(2 * 60 * 60) }
+    }
+}
+
 impl Default for DriverConfig {
     fn default() -> Self {
         Self {
@@ -133,6 +156,7 @@ impl Default for DriverConfig {
             event_limit: 1024,
             accept_limit: 64,
             mdns: MdnsConfig::default(),
+            port_mapping: PortMappingConfig::default(),
             sync_delay: Duration::from_secs(5),
             certificate_lifetime: Duration::from_secs(DEFAULT_LIFETIME_SECONDS),
             resolve_timeout: Duration::from_secs(5),
@@ -172,6 +196,7 @@ impl DriverConfig {
         let standard = self.mdns.standard_port.map_or(1, usize::from);
         count("mdns.standard_port", standard, 1, 65_535)?;
         self.mdns.check_groups()?;
+        time("port_mapping.lifetime", self.port_mapping.lifetime, 8 * SECOND, 24 * 60 * MINUTE)?;
         time("sync_delay", self.sync_delay, Duration::ZERO, 60 * MINUTE)?;
         time(
             "certificate_lifetime",
@@ -259,6 +284,9 @@ mod tests {
         }
         let mut config = DriverConfig::default();
         config.mdns.standard_port = Some(0);
+        assert!(config.validate().is_err());
+        let mut config = DriverConfig::default();
+        config.port_mapping.lifetime = Duration::from_secs(7);
         assert!(config.validate().is_err());
     }
 }

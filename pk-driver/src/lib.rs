@@ -14,13 +14,14 @@ mod mdns;
 mod metrics;
 mod net;
 mod node;
+mod port_mapping;
 mod pump;
 mod stream;
 mod system;
 #[cfg(test)]
 mod tests;
 
-pub use config::{DriverConfig, DriverConfigError, MdnsConfig, MdnsInterfaces};
+pub use config::{DriverConfig, DriverConfigError, MdnsConfig, MdnsInterfaces, PortMappingConfig};
 pub use error::{NodeError, StartError};
 pub use metrics::DriverMetrics;
 pub use node::Node;
@@ -40,6 +41,8 @@ pub use pk_host::{
 pub use pk_host::{RedbStore, StoreOpenError};
 pub use pk_proto;
 pub use pk_quic::{SettingsError, StreamError, TransportSettings};
+pub use port_mapping::failure::PortMappingFailure;
+pub use port_mapping::lease::{PortMapping, PortMappingEvent, PortMappingProtocol};
 pub use pump::recording::Record;
 pub use quinn;
 pub use stream::Stream;

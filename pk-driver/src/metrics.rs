@@ -104,6 +104,22 @@ metrics! {
     address_changes,
     /// Moves of the socket to another address, because its own was gone.
     rebinds,
+    /// Mappings of the port by the router, each time to another external address.
+    port_mappings,
+    /// Renewals of a port mapping.
+    port_mapping_renewals,
+    /// Attempts to renew a port mapping that failed.
+    port_mapping_renewals_failed,
+    /// Restarts of the router that had lost the port mapping.
+    port_mapping_restarts,
+    /// Port mappings that ended, or belong to a network that the node has left.
+    port_mappings_lost,
+    /// Port mappings that were withdrawn at the stop of the node.
+    port_mappings_withdrawn,
+    /// Rounds in which no protocol mapped the port.
+    port_mapping_failures,
+    /// Refusals of the router to map, renew or withdraw.
+    port_mapping_refusals,
     /// Incoming streams that were refused because their acceptor was full or dropped.
     accepts_refused,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{join4, select};
-use pk_driver::{EventOrLag, Events, Node, NodeError, Runtime};
+use pk_driver::{EventOrLag, Events, Node, NodeError, PortMapping, PortMappingEvent, Runtime};
 use pk_proto::{Event, Failure, Side, Synced};
 
 use crate::args::RunArgs;
@@ -137,8 +137,58 @@ async fn tell_events(mut events: Events) {
             EventOrLag::Event(Event::StoreClosed { why }) => {
                 output::notice(format_args!("! the store is closed: {why}"));
             }
+            EventOrLag::PortMapping(event) => tell_port_mapping(&event),
             EventOrLag::Event(_) => {}
             EventOrLag::Lagged(missed) => output::notice(format_args!("… {missed} events lost")),
         }
+    }
+}
+
+fn tell_port_mapping(event: &PortMappingEvent) {
+    match event {
+        PortMappingEvent::Mapped(PortMapping { protocol, external, lifetime, is_global }) => {
+            let lifetime = human(*lifetime);
+            output::notice(format_args!("⇄ reachable at {external} ({protocol}, for {lifetime})"));
+            if !is_global {
+                output::notice(
+                    "  this address is not public: the router is itself behind a NAT; nodes outside of its network cannot use it",
+                );
+            }
+        }
+        PortMappingEvent::Renewed { mapping, restarted: true } => {
+            output::notice(format_args!(
+                "⇄ the router has restarted; reachable at {} again",
+                mapping.external
+            ));
+        }
+        PortMappingEvent::RenewalFailed { mapping, why } => {
+            output::notice(format_args!(
+                "! the port mapping {} was not renewed: {why}",
+                mapping.external
+            ));
+        }
+        PortMappingEvent::Lost(mapping) => {
+            output::notice(format_args!("! no longer reachable at {}", mapping.external));
+        }
+        PortMappingEvent::Failed { causes, retry_in } => {
+            let retry_in = human(*retry_in);
+            output::notice(format_args!(
+                "! the router has not mapped the port; retry in {retry_in}"
+            ));
+            for (protocol, why) in causes {
+                output::notice(format_args!("  {protocol}: {why}"));
+            }
+        }
+        PortMappingEvent::Withdrawn(mapping) => {
+            output::notice(format_args!("⇄ the port mapping {} is withdrawn", mapping.external));
+        }
+        PortMappingEvent::WithdrawalFailed { mapping, why } => {
+            output::notice(format_args!(
+                "! the port mapping {} was not withdrawn, and ends by itself: {why}",
+                mapping.external
+            ));
+        }
+        // A renewal is regular.
+        _ => {}
     }
 }

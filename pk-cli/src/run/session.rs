@@ -40,6 +40,7 @@ pub(crate) async fn start<R: Runtime + Unpin>(
     args.mdns.apply(&mut config);
     args.network.apply(&mut config);
     args.relay.apply(&mut config);
+    args.port_mapping.apply(&mut config);
     let (node, events) = Node::start_with_events(runtime.clone(), config).await?;
     if let Err(error) = allow_all(&node, &args.allow).await {
         node.shutdown().await;

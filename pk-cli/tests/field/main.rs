@@ -5,6 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails as a test does")]
 
 mod clocks;
+#[cfg(target_os = "linux")]
+#[path = "../nat/gateway.rs"]
+mod gateway;
 #[path = "../nat/internet.rs"]
 #[allow(dead_code, reason = "shared with the tests behind NATs")]
 mod internet;
@@ -12,6 +15,8 @@ mod lan;
 #[path = "../nat/lan.rs"]
 mod lan_kit;
 mod names;
+#[cfg(target_os = "linux")]
+mod port_mapping;
 #[path = "../cli/process.rs"]
 #[allow(dead_code, reason = "shared with the other tests of the program")]
 mod process;

@@ -21,6 +21,8 @@ pub(crate) enum Nat {
 #[derive(Debug)]
 pub(crate) struct Internet {
     prefix: String,
+    /// The first three numbers of the public addresses.
+    public: &'static str,
     hosts: Vec<(String, Nat)>,
     /// Hosts that share the NAT of another one.
     behind: Vec<String>,
@@ -30,6 +32,15 @@ impl Internet {
     /// Builds an internet with these hosts and a public one named `relay`. Returns `None`, with a
     /// message, if that is not possible.
     pub(crate) fn new(name: &str, hosts: &[(&str, Nat)]) -> Option<Self> {
+        Self::with_addresses(name, "10.77.0", hosts)
+    }
+
+    /// Like [`new`](Self::new), with other public addresses: these three numbers and one more.
+    pub(crate) fn with_addresses(
+        name: &str,
+        public: &'static str,
+        hosts: &[(&str, Nat)],
+    ) -> Option<Self> {
         if missing_here(name) {
             return None;
         }
@@ -38,7 +49,7 @@ impl Internet {
         hosts.push(("relay".to_owned(), Nat::None));
         remove_orphans();
         let prefix = prefix(name);
-        let internet = Self { prefix, hosts, behind: Vec::new() };
+        let internet = Self { prefix, public, hosts, behind: Vec::new() };
         internet.build();
         Some(internet)
     }
@@ -51,7 +62,26 @@ impl Internet {
     /// The address of a host as the internet sees it.
     pub(crate) fn address(&self, host: &str) -> String {
         let at = self.hosts.iter().position(|(known, _)| known == host).unwrap();
-        format!("10.77.0.{}", at + 1)
+        format!("{}.{}", self.public, at + 1)
+    }
+
+    /// The namespace of the NAT in front of a host.
+    pub(crate) fn router(&self, host: &str) -> String {
+        format!("{}n{host}", self.prefix)
+    }
+
+    /// Lets the NAT of a host pass on what arrives at a UDP port.
+    pub(crate) fn forward(&self, host: &str, port: u16) {
+        let at = self.hosts.iter().position(|(known, _)| known == host).unwrap();
+        let to = format!("10.10{at}.0.2:{port}");
+        let router = self.router(host);
+        for rule in [
+            "add chain ip nat pre { type nat hook prerouting priority -100; }".to_owned(),
+            format!("add rule ip nat pre iifname wan udp dport {port} dnat to {to}"),
+            format!("insert rule ip filter out iifname wan udp dport {port} accept"),
+        ] {
+            run(&["ip", "netns", "exec", &router, "nft", &rule]);
+        }
     }
 
     /// Drops UDP between two public hosts, in both directions.
@@ -105,7 +135,7 @@ impl Internet {
                 Nat::None => inside.clone(),
                 _ => format!("{}n{host}", self.prefix),
             };
-            let public = format!("10.77.0.{}/24", at + 1);
+            let public = format!("{}.{}/24", self.public, at + 1);
             if *nat != Nat::None {
                 let net = format!("10.10{at}.0");
                 run(&["ip", "netns", "add", &outside]);

@@ -5,8 +5,13 @@
 //! CI (`CI=true`), where all are required.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails as a test does")]
 
+#[cfg(target_os = "linux")]
+#[allow(dead_code, reason = "shared with the tests of port mapping")]
+mod gateway;
 #[allow(dead_code, reason = "shared with the other tests in namespaces")]
 mod internet;
+#[cfg(target_os = "linux")]
+mod mapped;
 #[path = "../cli/process.rs"]
 #[allow(dead_code, reason = "shared with the other tests of the program")]
 mod process;

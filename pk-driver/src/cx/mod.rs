@@ -64,6 +64,8 @@ pub(crate) enum WakeSource {
     Clock,
     /// The addresses of this machine may have changed.
     Interfaces,
+    /// A task of the port mapping has ended, or something of it is due.
+    PortMapping,
     /// The recording is to be written.
     Recording,
 }

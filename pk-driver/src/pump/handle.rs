@@ -2,40 +2,41 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pk_proto::{Event, NodeManager};
+use pk_proto::NodeManager;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::cx::Cx;
 use crate::error::NodeError;
 use crate::pump::command::{Command, SharedStatus};
+use crate::pump::event::NodeEvent;
 use crate::pump::handle_registry::HandleRegistry;
 use crate::system::tasks::TaskWatch;
 
 /// Where listeners for events come from. Does not keep the pump running.
 #[derive(Debug, Clone)]
 pub(crate) struct EventSource {
-    sender: broadcast::WeakSender<Event>,
+    sender: broadcast::WeakSender<NodeEvent>,
     /// The listener that was created before the first event, until it is taken at the start: an
     /// unused listener keeps events in memory.
-    first: Arc<Mutex<Option<broadcast::Receiver<Event>>>>,
+    first: Arc<Mutex<Option<broadcast::Receiver<NodeEvent>>>>,
 }
 
 impl EventSource {
     pub(crate) fn new(
-        sender: broadcast::WeakSender<Event>,
-        first: broadcast::Receiver<Event>,
+        sender: broadcast::WeakSender<NodeEvent>,
+        first: broadcast::Receiver<NodeEvent>,
     ) -> Self {
         Self { sender, first: Arc::new(Mutex::new(Some(first))) }
     }
 
     /// Returns a listener for the events from now on, or `None` if the pump has ended.
-    pub(crate) fn subscribe(&self) -> Option<broadcast::Receiver<Event>> {
+    pub(crate) fn subscribe(&self) -> Option<broadcast::Receiver<NodeEvent>> {
         self.sender.upgrade().map(|sender| sender.subscribe())
     }
 
     /// Returns the listener that was created before the first event; `None` if it was returned
     /// before.
-    pub(crate) fn take_first(&self) -> Option<broadcast::Receiver<Event>> {
+    pub(crate) fn take_first(&self) -> Option<broadcast::Receiver<NodeEvent>> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -15,6 +15,8 @@ use tokio::sync::{broadcast, oneshot};
 
 use crate::cx::{Cx, WakeSource};
 use crate::error::NodeError;
+use crate::port_mapping::lease::PortMappingEvent;
+use crate::pump::event::NodeEvent;
 use crate::stream::Stream;
 use crate::stream::accept::{AcceptQueue, NoPlace};
 use crate::system::runtime::BoxFuture;
@@ -54,7 +56,7 @@ pub(crate) struct HandleRegistry {
     acceptors: HashMap<String, Acceptor>,
     acceptor_names: HashMap<u64, String>,
     next_acceptor: u64,
-    events: broadcast::Sender<Event>,
+    events: broadcast::Sender<NodeEvent>,
     /// The caller that waits for the node to be ready.
     starter: Option<oneshot::Sender<()>>,
 }
@@ -88,7 +90,7 @@ struct Acceptor {
 }
 
 impl HandleRegistry {
-    pub(crate) fn new(events: broadcast::Sender<Event>, starter: oneshot::Sender<()>) -> Self {
+    pub(crate) fn new(events: broadcast::Sender<NodeEvent>, starter: oneshot::Sender<()>) -> Self {
         Self {
             requests: HashMap::new(),
             awaiting_stream: HashMap::new(),
@@ -183,9 +185,15 @@ impl HandleRegistry {
                     _ => {}
                 }
                 // Fails if there is no listener.
-                let _ = self.events.send(event);
+                let _ = self.events.send(NodeEvent::Core(event));
             }
         }
+    }
+
+    /// Sends an event of the port mapping.
+    pub(crate) fn port_mapping(&self, event: PortMappingEvent) {
+        // Fails if there is no listener.
+        let _ = self.events.send(NodeEvent::PortMapping(event));
     }
 
     fn done(&mut self, cx: &Cx, id: RequestId, result: Result<Reply, Failure>) {

@@ -12,6 +12,7 @@
 //! 5. if the budget is used up, wake itself; otherwise sleep.
 
 pub(crate) mod command;
+pub(crate) mod event;
 pub(crate) mod handle;
 pub(crate) mod handle_registry;
 pub(crate) mod recording;
@@ -34,6 +35,7 @@ use crate::job::StoreJob;
 use crate::mdns::Mdns;
 use crate::net::interfaces::Interfaces;
 use crate::net::socket::Socket;
+use crate::port_mapping::PortMapper;
 use crate::pump::command::{CertificateCheck, Command, SharedStatus};
 use crate::pump::handle_registry::HandleRegistry;
 use crate::pump::recording::{INTERVAL, Recording};
@@ -64,6 +66,7 @@ pub(crate) struct Parts<R> {
     pub(crate) store: StoreBackend,
     pub(crate) resolver: Resolver<R>,
     pub(crate) mdns: Mdns,
+    pub(crate) port_mapper: PortMapper,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) tasks: Tasks,
     pub(crate) status: Arc<SharedStatus>,
@@ -94,6 +97,8 @@ enum Phase {
     Running,
     /// The core has stopped; connections are being closed.
     Draining,
+    /// They are closed; the port mapping is being withdrawn.
+    Withdrawing,
     Over,
 }
 
@@ -152,7 +157,8 @@ impl<R: Runtime> Pump<R> {
 
     /// Serves one source.
     fn serve(&mut self, key: WakeSource) {
-        let Parts { cx, socket, interfaces, registry, store, resolver, mdns, .. } = &mut self.parts;
+        let Parts { cx, socket, interfaces, registry, store, resolver, mdns, port_mapper, .. } =
+            &mut self.parts;
         match key {
             WakeSource::Socket => {
                 if let Err(error) = socket.receive(cx) {
@@ -168,6 +174,7 @@ impl<R: Runtime> Pump<R> {
             WakeSource::Mdns => mdns.poll(cx),
             WakeSource::MdnsGroup => mdns.poll_group(cx),
             WakeSource::Interfaces => interfaces.poll(cx),
+            WakeSource::PortMapping => port_mapper.poll(cx),
             WakeSource::Commands => self.commands(),
             // What follows is done after every source.
             WakeSource::Streams | WakeSource::Writable => {}
@@ -201,7 +208,10 @@ impl<R: Runtime> Pump<R> {
     /// what it has to send, until there is nothing.
     fn settle(&mut self) {
         loop {
-            let Parts { cx, store, socket, .. } = &mut self.parts;
+            let Parts { cx, registry, store, socket, port_mapper, .. } = &mut self.parts;
+            while let Some(event) = port_mapper.poll_event(cx) {
+                registry.port_mapping(event);
+            }
             while let Some(answer) = cx.answers.pop_front() {
                 cx.node.with(|node| node.answer(cx.now, answer));
             }
@@ -279,13 +289,14 @@ impl<R: Runtime> Pump<R> {
             cx.deadlines.set(now, WakeSource::Certificate);
         }
         while let Some(key) = self.parts.cx.deadlines.pop_due(now) {
-            let Parts { cx, resolver, mdns, .. } = &mut self.parts;
+            let Parts { cx, resolver, mdns, port_mapper, .. } = &mut self.parts;
             match key {
                 WakeSource::Resolve(id) => resolver.timed_out(cx, id),
                 WakeSource::Browse(id) => mdns.end_browse(cx, id),
                 WakeSource::Mdns => mdns.resume(cx),
                 WakeSource::MdnsGroup => mdns.poll_group(cx),
-                WakeSource::Drained => self.phase = Phase::Over,
+                WakeSource::Drained => self.phase = Phase::Withdrawing,
+                WakeSource::PortMapping => port_mapper.timed_out(cx),
                 WakeSource::Certificate => self.look_after_certificate(),
                 WakeSource::Recording => self.record(),
                 WakeSource::Interfaces => self.look_at_addresses(),
@@ -305,6 +316,9 @@ impl<R: Runtime> Pump<R> {
             self.settle();
         }
         if matches!(self.phase, Phase::Draining) && self.parts.cx.node.with(|node| node.is_over()) {
+            self.phase = Phase::Withdrawing;
+        }
+        if matches!(self.phase, Phase::Withdrawing) && self.parts.port_mapper.is_over() {
             self.phase = Phase::Over;
         }
     }
@@ -318,12 +332,14 @@ impl<R: Runtime> Pump<R> {
     }
 
     fn look_at_addresses(&mut self) {
-        let Parts { cx, socket, interfaces, mdns, tasks, status, .. } = &mut self.parts;
+        let Parts { cx, socket, interfaces, mdns, port_mapper, tasks, status, .. } =
+            &mut self.parts;
         if let Some(addr) = interfaces.look(cx, socket, tasks) {
             mdns.rebound(cx, addr);
             status.read().addrs = vec![addr];
         }
         mdns.addresses_changed(cx);
+        port_mapper.addresses_changed(cx, socket.addr());
     }
 
     /// Writes what was recorded since the last call.
@@ -380,8 +396,9 @@ impl<R: Runtime> Pump<R> {
     // -- shutdown
 
     fn drain(&mut self) {
-        let Parts { cx, mdns, tasks, .. } = &mut self.parts;
+        let Parts { cx, mdns, port_mapper, tasks, .. } = &mut self.parts;
         mdns.close(cx, tasks);
+        port_mapper.stop(cx);
         cx.deadlines.set(cx.now + cx.config.drain_timeout, WakeSource::Drained);
         self.phase = Phase::Draining;
     }

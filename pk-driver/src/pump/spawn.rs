@@ -13,6 +13,7 @@ use crate::error::StartError;
 use crate::mdns::Mdns;
 use crate::net::interfaces::Interfaces;
 use crate::net::socket::{Bound, Socket};
+use crate::port_mapping::PortMapper;
 use crate::pump::command::{CertificateCheck, SharedStatus};
 use crate::pump::handle::{EventSource, Handle, WeakHandle};
 use crate::pump::handle_registry::HandleRegistry;
@@ -65,7 +66,7 @@ pub(crate) fn spawn_pump<R: Runtime>(
     let (starter, ready) = oneshot::channel();
     let sources = ReadyQueue::new();
     let node = SharedNode::new(node, clock.clone(), sources.waker(WakeSource::Streams));
-    let cx = Cx::new(driver, node, sources, now);
+    let mut cx = Cx::new(driver, node, sources, now);
     let recording = match record {
         Some(Record::File { path, limit }) => match Recording::begin(&path, limit, &tasks) {
             Ok(recording) => Some(recording),
@@ -78,6 +79,7 @@ pub(crate) fn spawn_pump<R: Runtime>(
     let status = SharedStatus::new(own_id, addr);
     let source = EventSource::new(events.downgrade(), first);
     let handle = Handle::new(commands, source, Arc::clone(&status), tasks.watch());
+    let port_mapper = PortMapper::new(&mut cx, addr);
     let pump = Pump::new(Parts {
         interfaces: Interfaces::new(&cx, &runtime, bound.addr()),
         socket: Socket::new(&cx, bound),
@@ -87,6 +89,7 @@ pub(crate) fn spawn_pump<R: Runtime>(
         store,
         resolver: Resolver::new(runtime),
         mdns: Mdns::new(addr, tasks.clone()),
+        port_mapper,
         commands: todo,
         tasks: tasks.clone(),
         status,

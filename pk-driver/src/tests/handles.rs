@@ -14,6 +14,7 @@ use crate::config::DriverConfig;
 use crate::cx::ready::ReadyQueue;
 use crate::cx::{Cx, WakeSource};
 use crate::error::NodeError;
+use crate::pump::event::NodeEvent;
 use crate::pump::handle_registry::{HandleRegistry, Response};
 use crate::stream::accept::AcceptQueue;
 use crate::stream::shared::SharedNode;
@@ -25,7 +26,7 @@ struct Rig {
     cx: Cx,
     clock: Clock,
     registry: HandleRegistry,
-    events: broadcast::Receiver<Event>,
+    events: broadcast::Receiver<NodeEvent>,
     peer: pk_quic::Node,
     /// Events that the test delivers itself.
     held: Vec<Event>,
@@ -176,7 +177,9 @@ fn lease_is_released_when_dropped_and_reports_its_loss() {
     rig.run();
     assert_eq!(lease.try_recv(), Ok(()));
     let mut events = std::iter::from_fn(|| rig.events.try_recv().ok());
-    assert!(events.any(|event| matches!(event, Event::LeaseLost { node, .. } if node == target)));
+    assert!(events.any(
+        |event| matches!(event, NodeEvent::Core(Event::LeaseLost { node, .. }) if node == target)
+    ));
 }
 
 #[test]
@@ -218,7 +221,7 @@ fn answer_reaches_only_its_caller() {
     assert!(matches!(answer, Err(NodeError::Failure(Failure::DeadlineExceeded))));
     let node = rig.target();
     rig.registry.event(&rig.cx, Event::NodeAdded { node });
-    assert_eq!(rig.events.try_recv(), Ok(Event::NodeAdded { node }));
+    assert_eq!(rig.events.try_recv(), Ok(NodeEvent::Core(Event::NodeAdded { node })));
     assert!(rig.events.try_recv().is_err());
 }
 

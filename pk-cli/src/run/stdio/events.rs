@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::lines::Printer;
+use super::port_mapping;
 use crate::commands::chain;
 use crate::error::CliError;
 use crate::output::format::{ms, why_closed};
@@ -192,6 +193,7 @@ pub(super) async fn print(mut events: Events, printer: &Printer) {
             EventOrLag::Event(Event::StoreClosed { why }) => {
                 printer.print(&Closed { event: "storeClosed", reason: why }).await;
             }
+            EventOrLag::PortMapping(event) => port_mapping::print(printer, &event).await,
             EventOrLag::Event(_) => {}
             EventOrLag::Lagged(missed) => printer.print(&Lagged { event: "lagged", missed }).await,
         }
