@@ -30,8 +30,10 @@ pub(crate) type Body = fn(&[u8]) -> bool;
 
 /// Targets that drive whole machines, whose bodies and replays are elsewhere: `machine` and `pair`
 /// in `pk_sim::fuzz` and `pk-sim/tests/fuzz.rs`, `embedder` in `examples/fuzz-embedder`,
-/// `datagrams` and `relay` in `fuzz/` and `pk-quic/tests/fuzz.rs`.
-pub(crate) const MACHINES: &[&str] = &["datagrams", "embedder", "machine", "mdns", "pair", "relay"];
+/// `datagrams` and `relay` in `fuzz/` and `pk-quic/tests/fuzz.rs`, `gateway` in `fuzz/` and
+/// `pk-portmap/tests/fuzz.rs`.
+pub(crate) const MACHINES: &[&str] =
+    &["datagrams", "embedder", "gateway", "machine", "mdns", "pair", "relay"];
 
 /// All other targets by name, which is also the name of their corpus.
 pub(crate) const TARGETS: &[(&str, Body)] = &[

@@ -26,6 +26,7 @@ use crate::metrics::DriverMetrics;
 use crate::node::config::NodeConfig;
 use crate::node::events::Events;
 use crate::node::renewal::IdentityManager;
+use crate::port_mapping::lease::PortMapping;
 use crate::pump::command::CertificateCheck;
 use crate::pump::handle::Handle;
 use crate::pump::handle_registry::Response;
@@ -172,6 +173,12 @@ impl<R> Node<R> {
     /// of the machine.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.handle.status.read().addrs.clone()
+    }
+
+    /// Returns the mapping of the port by the router, if there is one
+    /// ([`PortMappingConfig`](crate::PortMappingConfig)).
+    pub fn port_mapping(&self) -> Option<PortMapping> {
+        self.handle.status.read().port_mapping
     }
 
     /// Returns the counters of the driver, as of its last turn. Also works after the shutdown.

@@ -1,5 +1,7 @@
 //! Why a port was not mapped.
 
+use pk_portmap::Fault;
+
 /// Why a protocol did not map the port, or did not renew or withdraw a mapping.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -36,6 +38,17 @@ pub enum PortMappingFailure {
     /// The system failed.
     #[error("{0}")]
     System(String),
+}
+
+impl From<Fault> for PortMappingFailure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Silent => Self::Silent,
+            Fault::Version { version } => Self::Version { version },
+            Fault::Refused { code, reason } => Self::Refused { code, reason: reason.to_owned() },
+            Fault::Malformed(why) => Self::Malformed(why),
+        }
+    }
 }
 
 impl PortMappingFailure {

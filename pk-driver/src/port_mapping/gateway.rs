@@ -3,8 +3,9 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 
+use pk_portmap::PORT;
+
 use super::failure::PortMappingFailure;
-use super::messages::PORT;
 
 /// The routes of Linux. Other systems have no such file; there only UPnP-IGD is used, which finds
 /// the gateway by multicast.

@@ -4,12 +4,12 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
+use pk_portmap::NONCE;
 use pk_proto::is_global_unicast;
 
 use super::failure::PortMappingFailure;
 use super::gateway::Place;
 use super::igd::Device;
-use super::messages::NONCE;
 
 /// A protocol that maps ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,19 +1,17 @@
 //! Port mapping: asks the router of the local network to pass packets on to this node.
 //!
 //! - [`machine`]: what is done when, without IO;
-//! - [`worker`]: does it, on a thread per task, with [`messages`] and [`exchange`] (PCP, NAT-PMP)
-//!   and `igd` (UPnP-IGD, igd-next).
+//! - [`worker`]: does it, on a thread per task, with pk-portmap (PCP, NAT-PMP) and `igd` (UPnP-IGD,
+//!   igd-next).
 //!
 //! docs/DESIGN.md, Port mapping.
 
-mod exchange;
 pub(crate) mod failure;
 mod gateway;
 #[cfg_attr(not(feature = "igd"), path = "no_igd.rs")]
 mod igd;
 pub(crate) mod lease;
 mod machine;
-mod messages;
 mod worker;
 
 use std::fmt;
@@ -115,6 +113,11 @@ impl PortMapper {
     /// Withdraws the mapping. The stop of the node waits for it, a second at most.
     pub(crate) fn stop(&mut self, cx: &mut Cx) {
         self.update(cx, Machine::stop);
+    }
+
+    /// Returns the mapping that exists.
+    pub(crate) fn mapping(&self) -> Option<PortMapping> {
+        self.machine.as_ref()?.mapping()
     }
 
     /// Returns whether nothing is left to be withdrawn.

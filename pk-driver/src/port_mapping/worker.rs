@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::exchange::{Exchange, HURRIED, PATIENT, Step};
+use pk_portmap::{Exchange, Granted, HURRIED, NONCE, PATIENT, Request, Step};
+
 use super::failure::PortMappingFailure;
 use super::gateway::{self, Place};
 use super::igd;
 use super::lease::{Key, Lease, PortMappingProtocol};
 use super::machine::{Outcome, Task};
-use super::messages::{Granted, NONCE, Request};
 
 /// Longest datagram of PCP (RFC 6887 section 7), and one byte more.
 const DATAGRAM: usize = 1101;
@@ -146,7 +146,7 @@ impl Work {
             }
             match exchange.poll(begun.elapsed()) {
                 Step::Send => drop(socket.send(&datagram).map_err(failed)?),
-                Step::Over(why) => return Err(why),
+                Step::Over(fault) => return Err(fault.into()),
                 Step::Wait(time) => {
                     // A timeout of zero would be none.
                     let time = time.max(Duration::from_millis(1));
@@ -155,7 +155,7 @@ impl Work {
                         Ok(length) => {
                             let bytes = buffer.get(..length).unwrap_or_default();
                             if let Some(result) = exchange.receive(bytes) {
-                                return result;
+                                return Ok(result?);
                             }
                         }
                         Err(error) if is_timeout(&error) => {}

@@ -8,6 +8,7 @@ use pk_proto::NodeId;
 
 use crate::cx::Cx;
 use crate::metrics::DriverMetrics;
+use crate::port_mapping::lease::PortMapping;
 use crate::pump::handle_registry::HandleRegistry;
 
 /// A call of the embedder. It runs on the pump's task and must not block.
@@ -22,6 +23,7 @@ pub(crate) struct NodeStatus {
     pub(crate) own_id: NodeId,
     pub(crate) addrs: Vec<SocketAddr>,
     pub(crate) metrics: DriverMetrics,
+    pub(crate) port_mapping: Option<PortMapping>,
 }
 
 impl SharedStatus {
@@ -30,6 +32,7 @@ impl SharedStatus {
             own_id,
             addrs: vec![addr],
             metrics: DriverMetrics::default(),
+            port_mapping: None,
         })))
     }
 

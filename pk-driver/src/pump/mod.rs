@@ -354,7 +354,7 @@ impl<R: Runtime> Pump<R> {
     }
 
     fn publish(&mut self) {
-        let Parts { cx, status, .. } = &mut self.parts;
+        let Parts { cx, status, port_mapper, .. } = &mut self.parts;
         let own_id = cx.node.with(|node| {
             cx.metrics.signatures = node.signatures();
             cx.metrics.add_transport(&node.transport().metrics());
@@ -363,6 +363,7 @@ impl<R: Runtime> Pump<R> {
         let mut view = status.read();
         view.own_id = own_id;
         view.metrics = cx.metrics;
+        view.port_mapping = port_mapper.mapping();
     }
 
     /// Sets the timer to the earliest deadline, or clears it.

@@ -1,17 +1,14 @@
 //! The bytes of NAT-PMP (RFC 6886) and of the opcode MAP of PCP (RFC 6887), for UDP over IPv4.
-//!
-//! No library without an async runtime has both. Only these messages are needed, all of them of a
-//! fixed length.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::time::Duration;
 
-use super::failure::PortMappingFailure;
+use super::fault::Fault;
 
 /// UDP port of a gateway (RFC 6886 section 3, RFC 6887 section 19).
-pub(super) const PORT: u16 = 5351;
+pub const PORT: u16 = 5351;
 /// Length of the nonce of a PCP mapping (RFC 6887 section 11.1).
-pub(super) const NONCE: usize = 12;
+pub const NONCE: usize = 12;
 
 const NAT_PMP: u8 = 0;
 const PCP: u8 = 2;
@@ -28,38 +25,49 @@ const NAT_PMP_MAP: usize = 16;
 /// Number of the error about another version, in both protocols.
 const UNSUPPORTED_VERSION: u16 = 1;
 
-/// A request. A lifetime of zero withdraws the mapping.
+/// A request. A lifetime of zero seconds withdraws the mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Request {
+pub enum Request {
     /// NAT-PMP: the external address of the gateway.
     Address,
     /// NAT-PMP: a mapping.
-    Map { internal: u16, suggested: u16, seconds: u32 },
+    Map {
+        /// Port of the node.
+        internal: u16,
+        /// External port that is preferred.
+        suggested: u16,
+        /// Requested lifetime.
+        seconds: u32,
+    },
     /// PCP: a mapping.
     PcpMap {
+        /// Random number that identifies the mapping to the gateway.
         nonce: [u8; NONCE],
+        /// Address and port of the node; the request must be sent from this address.
         client: SocketAddrV4,
+        /// External address that is preferred. `None`: any with the port of the node.
         suggested: Option<SocketAddrV4>,
+        /// Requested lifetime.
         seconds: u32,
     },
 }
 
 /// A response that grants its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Granted {
+pub struct Granted {
     /// Seconds since the gateway has lost its mappings, by its own clock.
-    pub(super) epoch: u32,
+    pub epoch: u32,
     /// External address; of NAT-PMP only in the response to `Address`.
-    pub(super) ip: Option<Ipv4Addr>,
-    /// External port of a mapping.
-    pub(super) port: u16,
-    /// Lifetime of a mapping.
-    pub(super) lifetime: Duration,
+    pub ip: Option<Ipv4Addr>,
+    /// External port of a mapping, not 0.
+    pub port: u16,
+    /// Lifetime of a mapping, not zero.
+    pub lifetime: Duration,
 }
 
 impl Request {
     /// Returns the datagram.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Address => vec![NAT_PMP, OP_ADDRESS],
             Self::Map { internal, suggested, seconds } => {
@@ -87,8 +95,12 @@ impl Request {
         }
     }
 
-    /// Reads a response. `Ok(None)` if it belongs to another request.
-    pub(super) fn read(&self, bytes: &[u8]) -> Result<Option<Granted>, PortMappingFailure> {
+    /// Reads a response. Returns `Ok(None)` if it belongs to another request.
+    ///
+    /// # Errors
+    ///
+    /// Every [`Fault`] except `Silent`.
+    pub fn read(&self, bytes: &[u8]) -> Result<Option<Granted>, Fault> {
         match self {
             Self::Address | Self::Map { .. } => self.read_nat_pmp(bytes),
             Self::PcpMap { nonce, client, seconds, .. } => {
@@ -97,7 +109,12 @@ impl Request {
         }
     }
 
-    fn read_nat_pmp(&self, bytes: &[u8]) -> Result<Option<Granted>, PortMappingFailure> {
+    /// Returns whether this withdraws a mapping.
+    pub fn withdraws(&self) -> bool {
+        matches!(self, Self::Map { seconds: 0, .. } | Self::PcpMap { seconds: 0, .. })
+    }
+
+    fn read_nat_pmp(&self, bytes: &[u8]) -> Result<Option<Granted>, Fault> {
         let op = match self {
             Self::Address => OP_ADDRESS,
             _ => OP_MAP,
@@ -109,21 +126,21 @@ impl Request {
             u32::from_be_bytes(number(bytes, 4)?),
         );
         if version != NAT_PMP {
-            return Err(PortMappingFailure::Version { version });
+            return Err(Fault::Version { version });
         }
         if got & RESPONSE == 0 {
-            return Err(PortMappingFailure::Malformed("not a response"));
+            return Err(Fault::Malformed("not a response"));
         }
         // An answer of the gateway to the other request, which was repeated.
         if got != op | RESPONSE {
             return match got & !RESPONSE {
                 OP_ADDRESS | OP_MAP => Ok(None),
-                _ => Err(PortMappingFailure::Malformed("unknown opcode")),
+                _ => Err(Fault::Malformed("unknown opcode")),
             };
         }
         match result {
             0 => {}
-            UNSUPPORTED_VERSION => return Err(PortMappingFailure::Version { version }),
+            UNSUPPORTED_VERSION => return Err(Fault::Version { version }),
             code => return Err(refused(code, NAT_PMP_REASONS)),
         }
         let Self::Map { internal, seconds, .. } = self else {
@@ -146,27 +163,27 @@ fn read_pcp(
     nonce: &[u8; NONCE],
     internal: u16,
     withdraws: bool,
-) -> Result<Option<Granted>, PortMappingFailure> {
+) -> Result<Option<Granted>, Fault> {
     let [version, op, _, result] = number::<4>(bytes, 0)?;
     // A gateway with NAT-PMP only answers in its own version (RFC 6887 appendix A).
     if version != PCP {
-        return Err(PortMappingFailure::Version { version });
+        return Err(Fault::Version { version });
     }
     if op & RESPONSE == 0 {
-        return Err(PortMappingFailure::Malformed("not a response"));
+        return Err(Fault::Malformed("not a response"));
     }
     if op != OP_MAP | RESPONSE {
-        return Err(PortMappingFailure::Malformed("unknown opcode"));
+        return Err(Fault::Malformed("unknown opcode"));
     }
     if bytes.len() < PCP_HEADER || !bytes.len().is_multiple_of(4) {
-        return Err(PortMappingFailure::Malformed("wrong length"));
+        return Err(Fault::Malformed("wrong length"));
     }
     if u16::from(result) == UNSUPPORTED_VERSION {
-        return Err(PortMappingFailure::Version { version });
+        return Err(Fault::Version { version });
     }
     if bytes.len() < PCP_MAP {
         return Err(match result {
-            0 => PortMappingFailure::Malformed("wrong length"),
+            0 => Fault::Malformed("wrong length"),
             code => refused(code.into(), PCP_REASONS),
         });
     }
@@ -184,9 +201,7 @@ fn read_pcp(
     let port = u16::from_be_bytes(number(bytes, 42)?);
     let ip = Ipv6Addr::from(number::<16>(bytes, 44)?).to_ipv4_mapped();
     match ip {
-        None if !withdraws => {
-            Err(PortMappingFailure::Malformed("the external address is not IPv4"))
-        }
+        None if !withdraws => Err(Fault::Malformed("the external address is not IPv4")),
         ip => granted(epoch, ip, port, lifetime, withdraws),
     }
 }
@@ -197,9 +212,9 @@ fn granted(
     port: u16,
     seconds: u32,
     withdraws: bool,
-) -> Result<Option<Granted>, PortMappingFailure> {
+) -> Result<Option<Granted>, Fault> {
     if !withdraws && (port == 0 || seconds == 0) {
-        return Err(PortMappingFailure::Malformed("a mapping without port or lifetime"));
+        return Err(Fault::Malformed("a mapping without port or lifetime"));
     }
     let lifetime = Duration::from_secs(seconds.into());
     Ok(Some(Granted { epoch, ip, port, lifetime }))
@@ -227,24 +242,24 @@ const PCP_REASONS: &[&str] = &[
     "excessive remote peers",
 ];
 
-fn refused(code: u16, reasons: &[&'static str]) -> PortMappingFailure {
+fn refused(code: u16, reasons: &[&'static str]) -> Fault {
     let reason = reasons.get(usize::from(code)).copied().unwrap_or("unknown error");
-    PortMappingFailure::Refused { code, reason: reason.to_owned() }
+    Fault::Refused { code, reason }
 }
 
-fn exact(bytes: &[u8], length: usize) -> Result<(), PortMappingFailure> {
+fn exact(bytes: &[u8], length: usize) -> Result<(), Fault> {
     match bytes.len() == length {
         true => Ok(()),
-        false => Err(PortMappingFailure::Malformed("wrong length")),
+        false => Err(Fault::Malformed("wrong length")),
     }
 }
 
 /// Returns the `N` bytes at `at`.
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], PortMappingFailure> {
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Fault> {
     bytes
         .get(at..at + N)
         .and_then(|bytes| bytes.try_into().ok())
-        .ok_or(PortMappingFailure::Malformed("truncated"))
+        .ok_or(Fault::Malformed("truncated"))
 }
 
 #[cfg(test)]
@@ -278,7 +293,7 @@ mod tests {
         request: Request,
         change: impl FnOnce(&mut Vec<u8>),
         good: &[u8],
-    ) -> Result<Option<Granted>, PortMappingFailure> {
+    ) -> Result<Option<Granted>, Fault> {
         let mut bytes = good.to_vec();
         change(&mut bytes);
         request.read(&bytes)
@@ -315,7 +330,7 @@ mod tests {
         assert_eq!(MAP.read(&map), Ok(Some(granted)));
         assert_eq!(MAP.read(&address), Ok(None), "the answer to the other request");
         assert_eq!(of(MAP, |b| b[8] = 9, &map), Ok(None), "another internal port");
-        let malformed = |why| Err(PortMappingFailure::Malformed(why));
+        let malformed = |why| Err(Fault::Malformed(why));
         assert_eq!(of(MAP, |b| b.truncate(15), &map), malformed("wrong length"));
         assert_eq!(of(MAP, |b| b.push(0), &map), malformed("wrong length"));
         assert_eq!(of(MAP, |b| b.truncate(7), &map), malformed("truncated"));
@@ -324,11 +339,9 @@ mod tests {
         let without = malformed("a mapping without port or lifetime");
         assert_eq!(of(MAP, |b| b[10..12].fill(0), &map), without);
         assert_eq!(of(MAP, |b| b[12..].fill(0), &map), without);
-        assert_eq!(of(MAP, |b| b[0] = 2, &map), Err(PortMappingFailure::Version { version: 2 }));
-        assert_eq!(of(MAP, |b| b[3] = 1, &map), Err(PortMappingFailure::Version { version: 0 }));
-        let refused = |code, reason: &str| {
-            Err(PortMappingFailure::Refused { code, reason: reason.to_owned() })
-        };
+        assert_eq!(of(MAP, |b| b[0] = 2, &map), Err(Fault::Version { version: 2 }));
+        assert_eq!(of(MAP, |b| b[3] = 1, &map), Err(Fault::Version { version: 0 }));
+        let refused = |code, reason| Err(Fault::Refused { code, reason });
         assert_eq!(of(MAP, |b| b[3] = 2, &map), refused(2, "not authorized"));
         assert_eq!(of(MAP, |b| b[2] = 9, &map), refused(0x900, "unknown error"));
         let end = Request::Map { internal: 0x1234, suggested: 0, seconds: 0 };
@@ -350,7 +363,7 @@ mod tests {
         for at in [24, 35, 36, 40, 41] {
             assert_eq!(of(PCP_REQUEST, |b| b[at] ^= 1, &good), Ok(None), "not ours: byte {at}");
         }
-        let malformed = |why| Err(PortMappingFailure::Malformed(why));
+        let malformed = |why| Err(Fault::Malformed(why));
         assert_eq!(of(PCP_REQUEST, |b| b.truncate(3), &good), malformed("truncated"));
         assert_eq!(of(PCP_REQUEST, |b| b.truncate(20), &good), malformed("wrong length"));
         assert_eq!(of(PCP_REQUEST, |b| b.truncate(56), &good), malformed("wrong length"));
@@ -362,10 +375,10 @@ mod tests {
         assert_eq!(of(PCP_REQUEST, |b| b[42..44].fill(0), &good), without);
         let foreign = malformed("the external address is not IPv4");
         assert_eq!(of(PCP_REQUEST, |b| b[54] = 0, &good), foreign);
-        let version = |version| Err(PortMappingFailure::Version { version });
+        let version = |version| Err(Fault::Version { version });
         assert_eq!(PCP_REQUEST.read(&hex("00 81 0001 0000002a")), version(0));
         assert_eq!(of(PCP_REQUEST, |b| b[3] = 1, &good), version(2));
-        let refused = Err(PortMappingFailure::Refused { code: 8, reason: "no resources".into() });
+        let refused = Err(Fault::Refused { code: 8, reason: "no resources" });
         assert_eq!(of(PCP_REQUEST, |b| b[3] = 8, &good), refused);
         let short = |b: &mut Vec<u8>| {
             b[3] = 8;

@@ -2,46 +2,48 @@
 
 use std::time::Duration;
 
-use super::failure::PortMappingFailure;
+use super::fault::Fault;
 use super::messages::{Granted, Request};
 
 /// Waits for an answer after each copy of a request, in milliseconds. RFC 6886 section 3.1 doubles
 /// them up to 64 s; a gateway in the same network that has not answered in 2 s does not answer.
-pub(super) const PATIENT: &[u64] = &[250, 500, 1000];
+pub const PATIENT: &[u64] = &[250, 500, 1000];
 /// The same for a withdrawal, for which the stop of the node waits.
-pub(super) const HURRIED: &[u64] = &[100, 200, 400];
+pub const HURRIED: &[u64] = &[100, 200, 400];
 
 /// Datagrams of the gateway that are read for one request.
 const DATAGRAMS: usize = 32;
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// Send the request, then ask again.
     Send,
     /// Wait this long for a datagram, then ask again.
     Wait(Duration),
     /// The exchange has failed.
-    Over(PortMappingFailure),
+    Over(Fault),
 }
 
 /// An exchange. The time is that since its start.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub struct Exchange {
     request: Request,
     waits: std::slice::Iter<'static, u64>,
     until: Duration,
     received: usize,
     /// What was wrong with the last datagram that was not an answer.
-    fault: Option<PortMappingFailure>,
+    fault: Option<Fault>,
 }
 
 impl Exchange {
-    pub(super) fn new(request: Request, waits: &'static [u64]) -> Self {
+    /// Creates an exchange with these waits, in milliseconds.
+    pub fn new(request: Request, waits: &'static [u64]) -> Self {
         Self { request, waits: waits.iter(), until: Duration::ZERO, received: 0, fault: None }
     }
 
-    pub(super) fn poll(&mut self, elapsed: Duration) -> Step {
+    /// Returns what is to be done at this time.
+    pub fn poll(&mut self, elapsed: Duration) -> Step {
         if elapsed < self.until {
             return Step::Wait(self.until - elapsed);
         }
@@ -50,21 +52,21 @@ impl Exchange {
                 self.until = elapsed + Duration::from_millis(*wait);
                 Step::Send
             }
-            None => Step::Over(self.fault.take().unwrap_or(PortMappingFailure::Silent)),
+            None => Step::Over(self.fault.take().unwrap_or(Fault::Silent)),
         }
     }
 
     /// Handles a datagram of the gateway. Returns the end of the exchange. An invalid datagram does
     /// not end it, because the answer may follow.
-    pub(super) fn receive(&mut self, bytes: &[u8]) -> Option<Result<Granted, PortMappingFailure>> {
+    pub fn receive(&mut self, bytes: &[u8]) -> Option<Result<Granted, Fault>> {
         self.received += 1;
         if self.received > DATAGRAMS {
-            return Some(Err(PortMappingFailure::Malformed("too many datagrams")));
+            return Some(Err(Fault::Malformed("too many datagrams")));
         }
         match self.request.read(bytes) {
             Ok(Some(granted)) => Some(Ok(granted)),
             Ok(None) => None,
-            Err(fault @ PortMappingFailure::Malformed(_)) => {
+            Err(fault @ Fault::Malformed(_)) => {
                 self.fault = Some(fault);
                 None
             }
@@ -91,7 +93,7 @@ mod tests {
             }
         };
         assert_eq!(sent, [Duration::ZERO, 250 * MS, 750 * MS]);
-        assert_eq!((elapsed, why), (1750 * MS, PortMappingFailure::Silent));
+        assert_eq!((elapsed, why), (1750 * MS, Fault::Silent));
     }
 
     #[test]
@@ -101,7 +103,7 @@ mod tests {
         assert_eq!(exchange.receive(&[0]), None);
         assert_eq!(exchange.poll(100 * MS), Step::Send);
         assert_eq!(exchange.poll(300 * MS), Step::Send);
-        let truncated = PortMappingFailure::Malformed("truncated");
+        let truncated = Fault::Malformed("truncated");
         assert_eq!(exchange.poll(700 * MS), Step::Over(truncated));
         let answer = [0, 128, 0, 0, 0, 0, 0, 42, 203, 0, 113, 7];
         assert!(matches!(exchange.receive(&answer), Some(Ok(_))));
@@ -113,7 +115,7 @@ mod tests {
         for _ in 0..DATAGRAMS {
             assert_eq!(exchange.receive(&[]), None);
         }
-        let flooded = PortMappingFailure::Malformed("too many datagrams");
+        let flooded = Fault::Malformed("too many datagrams");
         assert_eq!(exchange.receive(&[]), Some(Err(flooded)));
     }
 }
