@@ -155,3 +155,27 @@ fn address_reaches_a_third_node_through_a_peer_that_was_connected() {
     assert_eq!(addresses, [&NodeAddress::from_socket(mapped), &cluster.address(0)]);
     cluster.stop_all();
 }
+
+/// The relay names the address of the peer, so that it could name that of a third host.
+#[test]
+fn external_address_is_ignored_over_a_relayed_connection() {
+    let mut cluster = Cluster::builder().nodes(3).seed(1).build();
+    cluster.cut(1, 2);
+    cluster.cut(2, 1);
+    (0..3).for_each(|node| cluster.start_node(node));
+    cluster.drive(Duration::ZERO);
+    for node in [1, 2] {
+        cluster.connect(node, 0).unwrap();
+    }
+    cluster.drive(Duration::from_secs(1));
+    let target = cluster.id(2);
+    assert!(find(&mut cluster, 1, target).found.is_some());
+    let mapped = SocketAddr::new(cluster.address(2).socket().unwrap().ip(), 4444);
+    cluster.call(2, |node, now| node.handle_input(Input::External { addr: Some(mapped) }, now));
+    cluster.drive(Duration::from_secs(1));
+    let counted = |node: usize| {
+        let metrics = cluster.node(node).metrics();
+        (metrics.externals_stored, metrics.externals_refused)
+    };
+    assert_eq!((counted(0), counted(1)), ((1, 0), (0, 1)));
+}

@@ -25,8 +25,7 @@ fn wait_until_known(agent: &mut Agent, host: &str) {
     }
 }
 
-/// Without the mapping these two cannot connect
-/// (`search_between_symmetric_nats_fails_with_the_reason`).
+/// Without the mapping these two connect by relay only.
 #[test]
 fn node_behind_a_symmetric_nat_is_found_at_its_mapped_address() {
     let hosts = [("a", Nat::Symmetric), ("b", Nat::Symmetric)];

@@ -103,12 +103,14 @@ impl NodeManager {
     }
 
     /// A peer has sent its external address, which is stored as the address of its connection is. It
-    /// must be at the same host, so that no node can let others dial a third one.
+    /// must be at the same host, so that no node can let others dial a third one. Of a relayed
+    /// connection only the relay says where its peer is.
     pub(super) fn store_external(&mut self, conn: ConnectionId, address: NodeAddress) {
         let observed = self.connections.node(conn).zip(self.connections.address(conn));
         let Some((node, (observed, data))) = observed else { return };
-        let is_its_own =
-            address.host == observed.host && self.cx.accepts_address(&address, Some(&observed));
+        let is_its_own = !self.connections.is_relayed(conn)
+            && address.host == observed.host
+            && self.cx.accepts_address(&address, Some(&observed));
         if is_its_own && self.nodes.graph.contains(&node) {
             self.cx.metrics.externals_stored += 1;
             self.set_in_graph(node, address, data);
