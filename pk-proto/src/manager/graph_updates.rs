@@ -6,6 +6,7 @@ use super::node::NodeManager;
 use crate::api::error::{ConnectionErrorReason, Failure};
 use crate::api::event::Event;
 use crate::api::reply::Reply;
+use crate::api::transport::Side;
 use crate::graph::outcome::{SetNodeOutcome, SetNodeRejection};
 use crate::machine::effects::PersistOwner;
 use crate::machine::phase::Phase;
@@ -14,6 +15,38 @@ use crate::types::address::{NodeAddress, NodeContactAddressData};
 use crate::types::id::{ConnectionId, NodeId};
 
 impl NodeManager {
+    /// Both ends have accepted a connection: the node is a contact from now on, and everything that
+    /// waits for it continues.
+    pub(super) fn connection_opened(&mut self, conn: ConnectionId, node: NodeId, side: Side) {
+        let Some((address, data)) = self.connections.address(conn) else { return };
+        if self.nodes.unproven.remove(&node) {
+            self.graph_writer.changed(&mut self.cx, node);
+        }
+        let chain = self.connections.chain(conn);
+        let former = self.leave_former(&chain);
+        if self.connections.is_relayed(conn) {
+            self.cx.metrics.connections_relayed += 1;
+            self.watch_path(conn);
+            self.offer_candidates(conn);
+        } else {
+            self.punched(&chain);
+            self.move_relayed(&node, &address);
+        }
+        self.proven(node, address.clone(), data);
+        chain.iter().skip(1).for_each(|former| self.refill(former));
+        self.node_responds(node);
+        self.keep_far();
+        if self.nodes.graph.contains(&node) {
+            for (address, data) in former {
+                self.set_in_graph(node, address, data);
+            }
+        }
+        self.cx.event(Event::ConnectionOpened { conn, node, side, address });
+        self.offer_to_searches(node, &chain);
+        self.repeat_suspected(node);
+        self.resume_with(&chain);
+    }
+
     /// Adds a node to the graph or updates it, and emits the event. A connection time later than
     /// the local clock is replaced by the current time.
     pub(super) fn set_in_graph(

@@ -439,35 +439,7 @@ impl NodeManager {
                 self.rpc.connection_opened(&mut self.cx, conn, node, side, dialect);
                 self.ask_early(conn);
             }
-            ConnectEvent::Opened { conn, node, side } => {
-                let Some((address, data)) = self.connections.address(conn) else { return };
-                if self.nodes.unproven.remove(&node) {
-                    self.graph_writer.changed(&mut self.cx, node);
-                }
-                let chain = self.connections.chain(conn);
-                let former = self.leave_former(&chain);
-                if self.connections.is_relayed(conn) {
-                    self.cx.metrics.connections_relayed += 1;
-                    self.watch_path(conn);
-                    self.offer_candidates(conn);
-                } else {
-                    self.punched(&chain);
-                    self.move_relayed(&node, &address);
-                }
-                self.proven(node, address.clone(), data);
-                chain.iter().skip(1).for_each(|former| self.refill(former));
-                self.node_responds(node);
-                self.keep_far();
-                if self.nodes.graph.contains(&node) {
-                    for (address, data) in former {
-                        self.set_in_graph(node, address, data);
-                    }
-                }
-                self.cx.event(Event::ConnectionOpened { conn, node, side, address });
-                self.offer_to_searches(node, &chain);
-                self.repeat_suspected(node);
-                self.resume_with(&chain);
-            }
+            ConnectEvent::Opened { conn, node, side } => self.connection_opened(conn, node, side),
             ConnectEvent::Suspected { conn, node } => self.repeat_waiting(conn, node),
             ConnectEvent::Heard { conn, node } => {
                 let chain = self.connections.chain(conn);

@@ -23,7 +23,8 @@ async fn behind_firewall<R: Rt>(
     seed: u8,
 ) -> (Node<Firewalled<R>>, Firewalled<R>) {
     let wall = Firewalled::new(runtime.clone());
-    let node = start_with(&wall, seed, |_| {}).await;
+    // Without relayed connections, which `pk-cli/tests/nat` has.
+    let node = start_with(&wall, seed, |config| config.core.relay.paths = 0).await;
     let connected = node.connect(relay.own_id(), address(relay), RequestOptions::default());
     soon(runtime, "connect to the relay", connected).await.unwrap();
     until(runtime, "the relay's end of it", async || {

@@ -1,4 +1,5 @@
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use alloc::{format, vec};
 
@@ -6,8 +7,14 @@ use data_encoding::HEXLOWER;
 
 use super::*;
 use crate::claims::ClaimId;
-use crate::types::address::ContactMode;
+use crate::types::address::{ContactMode, NodeContactAddressData, Scopes};
+use crate::types::contact::NodeContact;
+use crate::types::id::NodeId;
 use crate::types::refusal::Refusal;
+use crate::types::signature::Signature;
+use crate::types::time::UnixMillis;
+use crate::wire::closest::{ActiveConnection, ActiveNode, ClosestNodesQuery};
+use crate::wire::message::{ClaimsPage, PunchRequest, SignalRequest};
 
 fn id(byte: u8) -> NodeId {
     NodeId::from_bytes([byte; 32])
@@ -206,6 +213,34 @@ fn golden() -> Vec<(Message, &'static str)> {
         ),
         (v1(V1::Token { token: Bytes::from_static(b"{}") }), "000000050006027b7d"),
         (v1(V1::Network { network: "net".parse().unwrap() }), "000000060007036e6574"),
+        (v1(V1::External { address: address("198.51.100.7:1314") }), "00000009000800c6336407a20a"),
+        (
+            v1(V1::External { address: address("[2001:db8::1]:80") }),
+            "0000001400080120010db800000000000000000000000150",
+        ),
+        (
+            call(RpcRequest::Relay { target: NodeId::from_bytes([1; 32]) }),
+            "0000002500019875080101010101010101010101010101010101010101010101010101010101010101",
+        ),
+        (
+            call(RpcRequest::Circuit {
+                source: NodeId::from_bytes([1; 32]),
+                address: Some(address("198.51.100.7:1314")),
+                same_network: true,
+            }),
+            concat!(
+                "0000002e0001987509",
+                "0101010101010101010101010101010101010101010101010101010101010101",
+                "0100c6336407a20a01",
+            ),
+        ),
+        (
+            call(RpcRequest::Candidates(vec![address("10.0.0.7:1314")])),
+            "0000000d000198750a01000a000007a20a",
+        ),
+        (answer(RpcResponse::Circuit { address: None, same_network: false }), "000000050002070000"),
+        (answer(RpcResponse::Candidates(Vec::new())), "0000000400020800"),
+        (answer(RpcResponse::Refused(Refusal::Volume)), "000000040002040d"),
         (call(RpcRequest::Claims { after: None, max_bytes: 49_152 }), "00000009000198750400808003"),
         (
             call(RpcRequest::Claims { after: Some(ClaimId::from_bytes([0x66; 16])), max_bytes: 0 }),
@@ -280,7 +315,7 @@ fn new_kind_is_unknown_and_not_malformed() {
         (&[1][..], Unknown),
         (&[0xff, 0xff, 0xff, 0xff, 0x0f], Unknown),
         (&[1, 2, 3], Unknown),
-        (&[0, 8], Unknown),
+        (&[0, 9], Unknown),
         (&[0, 0x7f, 9, 9], Unknown),
         (&[0, 1, 0, 11], Unknown),
         (&[0, 1, 0x98, 0x75, 0x80, 0x01, 1], Unknown),

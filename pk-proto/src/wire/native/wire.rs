@@ -20,7 +20,7 @@ use crate::types::id::NodeId;
 /// Number of variants at each level at which a new one makes a message unknown and not malformed.
 pub(crate) mod kinds {
     pub(crate) const VERSIONS: u32 = 1;
-    pub(crate) const V1: u32 = 8;
+    pub(crate) const V1: u32 = 9;
     pub(crate) const V1_CALL: u32 = 1;
     pub(crate) const V1_ANSWER: u32 = 2;
     pub(crate) const QUESTIONS: u32 = 11;
@@ -68,6 +68,10 @@ pub(crate) enum V1<'a> {
     },
     Network {
         name: &'a str,
+    },
+    External {
+        #[serde(borrow)]
+        address: Address<'a>,
     },
 }
 
