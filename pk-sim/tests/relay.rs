@@ -355,29 +355,46 @@ fn requester_that_leaves_or_a_target_that_is_silent_leaves_no_circuit() {
     assert_eq!((metrics[0].circuits, metrics[1].relayed_paths), (0, 0));
 }
 
+/// Two nodes behind one NAT find each other; then they stay connected for a minute.
+fn behind_one_nat(config: NatConfig) -> Cluster {
+    let mut cluster = Cluster::builder().nodes(3).seed(11).build();
+    let nat = cluster.add_nat(config);
+    for node in [SOURCE, TARGET] {
+        cluster.put_behind(node, nat);
+    }
+    (0..3).for_each(|node| cluster.start_node(node));
+    cluster.drive(Duration::ZERO);
+    for node in [SOURCE, TARGET] {
+        cluster.connect(node, RELAY).unwrap();
+    }
+    cluster.drive(SECOND);
+    let target = cluster.id(TARGET);
+    let outcome = find(&mut cluster, SOURCE, target);
+    assert!(outcome.found.is_some() && outcome.stats.elapsed < 5 * SECOND, "{outcome:?}");
+    cluster.drive(45 * SECOND);
+    cluster
+}
+
 #[test]
 fn nodes_behind_one_nat_without_hairpinning_find_each_other_over_the_local_network() {
-    for config in NatConfig::all().into_iter().filter(|config| !config.hairpinning) {
-        let mut cluster = Cluster::builder().nodes(3).seed(11).build();
-        let nat = cluster.add_nat(config);
-        for node in [SOURCE, TARGET] {
-            cluster.put_behind(node, nat);
-        }
-        (0..3).for_each(|node| cluster.start_node(node));
-        cluster.drive(Duration::ZERO);
-        for node in [SOURCE, TARGET] {
-            cluster.connect(node, RELAY).unwrap();
-        }
-        cluster.drive(SECOND);
-        let target = cluster.id(TARGET);
-        let outcome = find(&mut cluster, SOURCE, target);
-        assert!(outcome.found.is_some() && outcome.stats.elapsed < 5 * SECOND, "{outcome:?}");
-        cluster.drive(5 * SECOND);
+    for config in NatConfig::all() {
+        assert!(!config.hairpinning);
+        let cluster = behind_one_nat(config);
         assert_eq!(modes(&cluster), [Some(ContactMode::Direct); 2], "{config:?}");
+        let target = cluster.id(TARGET);
         let connections = cluster.node(SOURCE).connections();
         let local = connections.iter().find(|info| info.node == target && info.primary).unwrap();
         assert_eq!(local.address, cluster.address(TARGET));
         assert_eq!(local.data.scopes, Scopes::LOCAL, "its address is sent to no node");
+    }
+}
+
+#[test]
+fn nodes_behind_one_nat_with_hairpinning_are_connected_without_a_relay() {
+    for config in NatConfig::all() {
+        let cluster = behind_one_nat(NatConfig { hairpinning: true, ..config });
+        let is_direct = modes(&cluster).map(|mode| mode.is_some_and(|it| it != ContactMode::Relay));
+        assert_eq!(is_direct, [true; 2], "{config:?}");
     }
 }
 

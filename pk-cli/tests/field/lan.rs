@@ -163,7 +163,10 @@ fn refused_multicast_membership_is_logged() {
 fn two_nodes_behind_one_nat_are_advised_to_use_mdns() {
     let Some(mut internet) = Internet::new("one", &[("a", Nat::PortPreserving)]) else { return };
     internet.add_behind("b", "a");
-    let relay = Agent::start_in(&internet.namespace("relay"), &["--listen", "0.0.0.0:4433"]);
+    let relay = Agent::start_in(
+        &internet.namespace("relay"),
+        &["--listen", "0.0.0.0:4433", "--relay", "off"],
+    );
     let seed = format!("pk://{}@{}:4433", relay.id, internet.address("relay"));
     let mut b = Agent::start_in(
         &internet.namespace("b"),

@@ -92,6 +92,9 @@ impl NodeManager {
     /// A node has a direct connection: those that this node has dialed to it by relay are moved to
     /// its address, with their streams.
     pub(super) fn move_relayed(&mut self, node: &NodeId, address: &NodeAddress) {
+        if self.relay.paths.len() == 0 {
+            return;
+        }
         let Some(addr) = address.socket() else { return };
         let relayed: Vec<_> = self
             .connections

@@ -111,3 +111,30 @@ fn loss_on_both_legs_is_survived_and_delays_little() {
         world.stop_all();
     }
 }
+
+#[test]
+fn relayed_connection_survives_the_restart_of_the_nats_of_both_ends() {
+    let mut world = PacketWorld::new(9);
+    world.add(TransportSettings::default());
+    let nats = [SOURCE, TARGET].map(|_| world.add_nat(SYMMETRIC));
+    for nat in nats {
+        world.add_behind(nat, TransportSettings::default());
+    }
+    for node in [SOURCE, TARGET] {
+        world.connect(node, RELAY);
+    }
+    world.find(SOURCE, TARGET).unwrap();
+    let stream = world.open(SOURCE, TARGET);
+    world.write(SOURCE, stream, 10_000_000);
+    world.pass(SECOND);
+    for nat in nats {
+        world.network_mut().reboot_nat(nat);
+        world.pass(2 * SECOND);
+    }
+    assert!(world.until(60 * SECOND, |world| world.host(TARGET).total_received() == 10_000_000));
+    assert_eq!(modes(&world), [Some(ContactMode::Relay); 2]);
+    for (from, to) in [(SOURCE, TARGET), (TARGET, SOURCE)] {
+        assert!(world.ask(from, to).unwrap() <= 250 * MS);
+    }
+    world.stop_all();
+}
