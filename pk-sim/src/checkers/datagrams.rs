@@ -16,6 +16,10 @@ impl Checkers {
         match output {
             Output::Dial { addr, .. } => amplification.dialed(*addr),
             Output::Punch { addr, bytes } => amplification.punched(*addr, bytes.len()),
+            // One datagram, which may be full.
+            Output::ProbePath { addr, .. } => {
+                amplification.punched(*addr, TransportSettings::MAX_DATAGRAM);
+            }
             _ => {}
         }
     }
