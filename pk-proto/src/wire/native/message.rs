@@ -51,7 +51,7 @@ pub enum V1 {
     Answer(RpcResponse),
     /// The first message of an application stream.
     Open {
-        /// Its protocol (see [`is_protocol_name`]).
+        /// Its protocol (see [`is_protocol_name`](crate::wire::message::is_protocol_name)).
         protocol: String,
     },
     /// The response to `Open`: all that follows, in both directions, belongs to the application.
