@@ -464,9 +464,10 @@ impl Connections {
         self.by_id().one_in(&cx.own(), bucket).is_some()
     }
 
-    /// Returns whether a relay forwards the datagrams of a connection.
+    /// Returns whether a relay forwards the datagrams of a connection that is not being closed.
     pub(crate) fn is_relayed(&self, conn: ConnectionId) -> bool {
-        self.connection(conn).is_some_and(Connection::is_relayed)
+        let state = self.state(conn).filter(|state| !matches!(state, State::Closing { .. }));
+        state.and_then(State::connection).is_some_and(Connection::is_relayed)
     }
 
     /// Returns how a connection came about.
