@@ -23,15 +23,20 @@ const SECOND_RELAY: HostId = 3;
 fn apart(seed: u64, relays: usize, change: impl FnOnce(&mut Config)) -> Cluster {
     let mut cluster = Cluster::builder().nodes(2 + relays).seed(seed).config(change).build();
     separate(&mut cluster);
-    (0..2 + relays).for_each(|node| cluster.start_node(node));
+    start(&mut cluster, &[RELAY, SECOND_RELAY][..relays]);
+    cluster
+}
+
+/// Starts the nodes, and connects source and target to the relays.
+fn start(cluster: &mut Cluster, relays: &[HostId]) {
+    (0..2 + relays.len()).for_each(|node| cluster.start_node(node));
     cluster.drive(Duration::ZERO);
-    for relay in [RELAY, SECOND_RELAY].into_iter().take(relays) {
+    for relay in relays {
         for node in [SOURCE, TARGET] {
-            cluster.connect(node, relay).unwrap();
+            cluster.connect(node, *relay).unwrap();
         }
     }
     cluster.drive(SECOND);
-    cluster
 }
 
 fn separate(cluster: &mut Cluster) {
@@ -84,12 +89,7 @@ fn nodes_behind_any_nats_connect_directly_where_that_is_possible_and_otherwise_b
                     cluster.put_behind(node, nat);
                 }
             }
-            (0..3).for_each(|node| cluster.start_node(node));
-            cluster.drive(Duration::ZERO);
-            for node in [SOURCE, TARGET] {
-                cluster.connect(node, RELAY).unwrap();
-            }
-            cluster.drive(SECOND);
+            start(&mut cluster, &[RELAY]);
             let possible = cluster.network().direct_path_possible(SOURCE, TARGET);
             let id = cluster.id(TARGET);
             let outcome = find(&mut cluster, SOURCE, id);
@@ -362,12 +362,7 @@ fn behind_one_nat(config: NatConfig) -> Cluster {
     for node in [SOURCE, TARGET] {
         cluster.put_behind(node, nat);
     }
-    (0..3).for_each(|node| cluster.start_node(node));
-    cluster.drive(Duration::ZERO);
-    for node in [SOURCE, TARGET] {
-        cluster.connect(node, RELAY).unwrap();
-    }
-    cluster.drive(SECOND);
+    start(&mut cluster, &[RELAY]);
     let target = cluster.id(TARGET);
     let outcome = find(&mut cluster, SOURCE, target);
     assert!(outcome.found.is_some() && outcome.stats.elapsed < 5 * SECOND, "{outcome:?}");
@@ -416,12 +411,7 @@ fn circuit_does_not_lead_into_another_network() {
         .config_of(TARGET, |config| config.network = "beta".parse().ok())
         .build();
     separate(&mut cluster);
-    (0..3).for_each(|node| cluster.start_node(node));
-    cluster.drive(Duration::ZERO);
-    for node in [SOURCE, TARGET] {
-        cluster.connect(node, RELAY).unwrap();
-    }
-    cluster.drive(SECOND);
+    start(&mut cluster, &[RELAY]);
     let target = cluster.id(TARGET);
     let outcome = find(&mut cluster, SOURCE, target);
     assert_eq!(outcome.found, None);

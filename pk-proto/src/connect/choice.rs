@@ -1,11 +1,11 @@
 //! Choice of the primary connection with a node: the only place that orders connections.
 //!
 //! Among several connections with a node, those that are not suspected come first, of these those
-//! that are not relayed, and of these the one with the smallest shared id. Both ends have the same shared ids, so that they choose the
-//! same connection as soon as they suspect the same ones: a connection that is dead for one end
-//! ends for the other; on a slow one both ends receive packets again, because an answer to one end
-//! is a packet that the other has received. Until then the ends may use different connections, and
-//! both serve what arrives on either.
+//! that are not relayed, and of these the one with the smallest shared id. Both ends have the same
+//! shared ids, so that they choose the same connection as soon as they suspect the same ones: a
+//! connection that is dead for one end ends for the other; on a slow one both ends receive packets
+//! again, because an answer to one end is a packet that the other has received. Until then the ends
+//! may use different connections, and both serve what arrives on either.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 

@@ -125,12 +125,8 @@ impl Connections {
                 cx.timers.set(Timer::Idle(conn), cx.now + RETIREMENT);
                 Some(before)
             }
-            (
-                Some(
-                    before @ (State::Greeting { .. } | State::Live { .. } | State::Retired { .. }),
-                ),
-                Change::Close(reason),
-            ) => {
+            // Greeting, live or retired.
+            (Some(before), Change::Close(reason)) if before.place().is_some() => {
                 self.leave_tables(cx, conn, &before);
                 self.events.push_back(ConnectEvent::Closing { conn, reason });
                 let was_accepted = before.is_accepted();
@@ -138,15 +134,8 @@ impl Connections {
                     .into_connection()
                     .map(|connection| State::Closing { connection, was_accepted })
             }
-            (
-                Some(
-                    before @ (State::Greeting { .. }
-                    | State::Live { .. }
-                    | State::Retired { .. }
-                    | State::Closing { .. }),
-                ),
-                Change::Disconnect(_),
-            ) => {
+            // All but dialing.
+            (Some(before), Change::Disconnect(_)) if before.connection().is_some() => {
                 self.leave_tables(cx, conn, &before);
                 if let Some(connection) = before.connection() {
                     self.by_id.leave(conn, &connection.chain);
@@ -221,16 +210,20 @@ impl Connections {
         }
     }
 
-    /// Marks a connection as suspected or not, and puts it at its new place among those of its
-    /// node.
+    /// Marks a connection as suspected or not.
     pub(super) fn mark_suspected(&mut self, conn: ConnectionId, suspected: bool) {
+        self.reorder(conn, |connection| connection.suspected = suspected);
+    }
+
+    /// Changes what a connection is ordered by among those of its node.
+    fn reorder(&mut self, conn: ConnectionId, change: impl FnOnce(&mut Connection)) {
         let Some(state) = self.states.get_mut(&conn) else { return };
         let live = matches!(state, State::Live { .. });
         let Some(connection) = state.connection_mut() else { return };
         if live {
             self.by_node.remove(conn, connection);
         }
-        connection.suspected = suspected;
+        change(connection);
         if live {
             self.by_node.insert(conn, connection);
         }
@@ -272,17 +265,10 @@ impl Connections {
         path: (NodeAddress, AddressOrigin),
         now: Instant,
     ) {
-        let Some(state) = self.states.get_mut(&conn) else { return };
-        let live = matches!(state, State::Live { .. });
-        let Some((connection, place)) = state.parts_mut() else { return };
+        self.reorder(conn, |connection| (connection.address, connection.origin) = path);
+        let parts = self.states.get_mut(&conn).and_then(State::parts_mut);
+        let Some((connection, place)) = parts else { return };
         let former = connection.network;
-        if live {
-            self.by_node.remove(conn, connection);
-        }
-        (connection.address, connection.origin) = path;
-        if live {
-            self.by_node.insert(conn, connection);
-        }
         connection.network = Network::of(addr.ip());
         if let Some(place) = place {
             self.room.give_back(place, former);

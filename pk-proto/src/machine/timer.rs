@@ -84,6 +84,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Stop Request RaceDeadline RaceNext RaceRelay Path Upgrade Hello Idle Stream Stall Verify Collect Refresh ClaimRetry
-    ClaimTurn ClaimResume Approval Punch Retry Check Recheck Lost Store Silent Evidence
+    Stop Request RaceDeadline RaceNext RaceRelay Path Upgrade Hello Idle Stream Stall Verify
+    Collect Refresh ClaimRetry ClaimTurn ClaimResume Approval Punch Retry Check Recheck Lost Store
+    Silent Evidence
 }

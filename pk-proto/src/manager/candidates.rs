@@ -4,14 +4,12 @@
 use alloc::vec::Vec;
 
 use super::node::NodeManager;
-use super::state::stage::{OnDialed, OpenRequest, Recipient, RequestStage};
 use crate::api::error::Failure;
-use crate::api::output::Output;
 use crate::api::transport::Side;
-use crate::machine::dial::{AddressOrigin, DialTarget};
+use crate::machine::dial::AddressOrigin;
 use crate::rpc::event::CompletedCall;
 use crate::types::address::NodeAddress;
-use crate::types::id::{ConnectionId, NodeId};
+use crate::types::id::ConnectionId;
 use crate::types::refusal::Refusal;
 use crate::wire::message::{RpcRequest, RpcResponse};
 use crate::wire::native::MAX_PER_NODE;
@@ -68,44 +66,6 @@ impl NodeManager {
         let accepted: Vec<_> = accepted.cloned().collect();
         if !accepted.is_empty() {
             self.dial_quietly(node, accepted, AddressOrigin::LOCAL);
-        }
-    }
-
-    /// Dials a node without a request, independently of other dials to it.
-    pub(super) fn dial_quietly(
-        &mut self,
-        node: NodeId,
-        addresses: Vec<NodeAddress>,
-        origin: AddressOrigin,
-    ) {
-        let id = self.cx.ids.request();
-        let timeout = self.cx.config.connect_timeout;
-        let stage = RequestStage::Dial(OnDialed::Connect);
-        self.begin(
-            id,
-            OpenRequest { recipient: Recipient::None, deadline: self.cx.now + timeout, stage },
-        );
-        let dial_target = DialTarget::at(node, addresses, origin, timeout);
-        self.connections.dial_only(&mut self.cx, id, dial_target);
-    }
-
-    /// A node has a direct connection: those that this node has dialed to it by relay are moved to
-    /// its address, with their streams.
-    pub(super) fn move_relayed(&mut self, node: &NodeId, address: &NodeAddress) {
-        if self.relay.paths.len() == 0 {
-            return;
-        }
-        let Some(addr) = address.socket() else { return };
-        let relayed: Vec<_> = self
-            .connections
-            .connections_with(node)
-            .filter(|conn| {
-                self.connections.is_relayed(*conn)
-                    && self.connections.side(*conn) == Some(Side::Dialer)
-            })
-            .collect();
-        for conn in relayed {
-            self.cx.output(Output::ProbePath { conn, addr });
         }
     }
 }

@@ -127,9 +127,9 @@ impl NodeManager {
     pub fn is_stopped(&self) -> bool {
         self.cx.phase() == Phase::Stopped
     }
-}
 
-impl NodeManager {
+    // -- for the modules of the manager
+
     /// Returns the state of an accepted connection.
     pub(super) fn connection_info(&self, conn: ConnectionId) -> Option<ConnectionInfo> {
         let mut info = self.connections.info(&self.cx, conn)?;

@@ -348,11 +348,8 @@ impl NodeManager {
             Input::StreamStopped { stream, code } => rpc.stream_stopped(cx, stream, code),
             Input::OpenFailed { stream } => rpc.open_failed(cx, stream),
             Input::StreamClosed { stream } => {
-                if !self.path_ended(stream) {
-                    let Self { cx, connections, rpc, .. } = self;
-                    if let Some(conn) = rpc.stream_closed(cx, stream) {
-                        connections.touch(cx, conn);
-                    }
+                if !self.path_ended(stream) && !self.left_stream(stream) {
+                    self.cx.metrics.late_inputs += 1;
                 }
             }
             Input::CircuitClosed { stream, bytes } => self.circuit_closed(stream, bytes),

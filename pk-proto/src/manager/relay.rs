@@ -1,6 +1,7 @@
 //! Relaying, in its three roles: source, relay, target (docs/DESIGN.md, Relaying; docs/WIRE.md
 //! section 23).
 
+use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::machine::effects::SignalPurpose;
 use crate::machine::timer::Timer;
 use crate::relay::Asked;
 use crate::relay::circuits::{Accepted, Seen};
-use crate::types::address::{NodeAddress, Reach};
+use crate::shares::Source;
+use crate::types::address::{Host, NodeAddress, Reach};
 use crate::types::id::{ConnectionId, NodeId, RaceId, RequestId, StreamId};
 use crate::types::refusal::Refusal;
 use crate::types::sockets::is_relayed_address;
@@ -30,8 +32,9 @@ impl NodeManager {
 
     /// Requests a circuit for a race from a relay.
     pub(super) fn request_circuit(&mut self, race: RaceId, target: NodeId, relay: NodeId) {
-        let carrier = self.direct_carrier(&relay);
-        let Some((carrier, address)) = carrier else {
+        let carrier = self.connections.direct(&relay);
+        let address = carrier.and_then(|conn| Some(self.connections.address(conn)?.0));
+        let Some((carrier, address)) = carrier.zip(address) else {
             let why = DialFailure::Relay("no direct connection to the relay".into());
             let nowhere = NodeAddress::from_socket(SocketAddr::from(([0, 0, 0, 0], 0)));
             return self.connections.relayed(&mut self.cx, race, nowhere, Err(why));
@@ -52,12 +55,6 @@ impl NodeManager {
     fn circuit_failed(&mut self, race: RaceId, relay: NodeAddress, why: &Failure) {
         let why = DialFailure::Relay(alloc::format!("{why}"));
         self.connections.relayed(&mut self.cx, race, relay, Err(why));
-    }
-
-    /// Returns a connection with a node that can carry a circuit, and its address.
-    fn direct_carrier(&self, node: &NodeId) -> Option<(ConnectionId, NodeAddress)> {
-        let conn = self.connections.direct(node)?;
-        Some((conn, self.connections.address(conn)?.0))
     }
 
     /// Handles the answer to a request for a circuit, or to an offer of one.
@@ -82,6 +79,7 @@ impl NodeManager {
             }
             Ok((stream, _)) => {
                 self.cx.output(Output::CloseCircuit { stream });
+                // A race that is over has no use for the reason.
                 let why = DialFailure::Relay("too many relayed paths".into());
                 self.connections.relayed(&mut self.cx, race, relay, Err(why));
             }
@@ -170,10 +168,7 @@ impl NodeManager {
     }
 
     /// Returns the public address of the peer of a connection, if it has one, and its host.
-    fn seen_at(
-        &self,
-        conn: ConnectionId,
-    ) -> Option<(Option<NodeAddress>, crate::types::address::Host)> {
+    fn seen_at(&self, conn: ConnectionId) -> Option<(Option<NodeAddress>, Host)> {
         let (address, data) = self.connections.address(conn)?;
         let host = address.host.clone();
         // Addresses of the local network are not sent to any node.
@@ -235,13 +230,11 @@ impl NodeManager {
         }
     }
 
-    /// A stream that was handed over to the transport has ended.
-    fn left_stream(&mut self, stream: StreamId) {
-        if self.rpc.connection_of(stream).is_some()
-            && let Some(conn) = self.rpc.stream_closed(&mut self.cx, stream)
-        {
-            self.connections.touch(&mut self.cx, conn);
-        }
+    /// A stream that was handed over has ended. Returns whether it was known.
+    pub(super) fn left_stream(&mut self, stream: StreamId) -> bool {
+        let Some(conn) = self.rpc.stream_closed(stream) else { return false };
+        self.connections.touch(&mut self.cx, conn);
+        true
     }
 
     // -- target
@@ -276,7 +269,7 @@ impl NodeManager {
         &mut self,
         conn: ConnectionId,
         source: &NodeId,
-    ) -> Result<(crate::shares::Source, NodeAddress), Refusal> {
+    ) -> Result<(Source, NodeAddress), Refusal> {
         let relay = self.connections.source(conn).ok_or(Refusal::NotConnected)?;
         let (relay_at, _) = self.connections.address(conn).ok_or(Refusal::NotConnected)?;
         if self.connections.is_relayed(conn) {
@@ -304,8 +297,8 @@ impl NodeManager {
         let path = path.map(|(stream, path)| (stream, path.peer, path.named.clone()));
         let Some((stream, peer, named)) = path else { return Some((AddressOrigin::RELAYED, None)) };
         self.relay.paths.used(stream, connected.conn);
-        // A relay may connect itself, or another node, where it has named this one; what it said of
-        // the address is about this one.
+        // A relay may have forwarded the path to itself or to another node. The address that it has
+        // named is the one of the node that was asked for, and of no other.
         let named = named.filter(|_| connected.chain.contains(&peer) || connected.leaf == peer);
         Some((AddressOrigin::RELAYED, named))
     }
@@ -399,6 +392,26 @@ impl NodeManager {
     }
 
     // -- from relayed to direct
+
+    /// A node has a direct connection: those that this node has dialed to it by relay are moved to
+    /// its address, with their streams.
+    pub(super) fn move_relayed(&mut self, node: &NodeId, address: &NodeAddress) {
+        if self.relay.paths.len() == 0 {
+            return;
+        }
+        let Some(addr) = address.socket() else { return };
+        let relayed: Vec<_> = self
+            .connections
+            .connections_with(node)
+            .filter(|conn| {
+                self.connections.is_relayed(*conn)
+                    && self.connections.side(*conn) == Some(Side::Dialer)
+            })
+            .collect();
+        for conn in relayed {
+            self.cx.output(Output::ProbePath { conn, addr });
+        }
+    }
 
     /// A relayed connection was accepted, or is relayed again: its dialer tries to make it direct.
     pub(super) fn watch_path(&mut self, conn: ConnectionId) {

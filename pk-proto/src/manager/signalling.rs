@@ -3,6 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
@@ -10,11 +11,12 @@ use bytes::Bytes;
 
 use super::node::NodeManager;
 use super::state::signalling::{Forward, RelayCall};
+use super::state::stage::{OnDialed, OpenRequest, Recipient, RequestStage};
 use crate::api::error::Failure;
 use crate::api::output::Output;
 use crate::api::transport::{Connected, DialFailure};
 use crate::machine::cx::RngStream;
-use crate::machine::dial::AddressOrigin;
+use crate::machine::dial::{AddressOrigin, DialTarget};
 use crate::machine::effects::{EffectOwner, SignOwner, SignalPurpose};
 use crate::machine::timer::Timer;
 use crate::rpc::event::CompletedCall;
@@ -364,6 +366,24 @@ impl NodeManager {
             self.dial_quietly(*source, alloc::vec![address.clone()], AddressOrigin::SIGNALLED);
         }
         Ok(())
+    }
+
+    /// Dials a node without a request, independently of other dials to it.
+    pub(super) fn dial_quietly(
+        &mut self,
+        node: NodeId,
+        addresses: Vec<NodeAddress>,
+        origin: AddressOrigin,
+    ) {
+        let id = self.cx.ids.request();
+        let timeout = self.cx.config.connect_timeout;
+        let stage = RequestStage::Dial(OnDialed::Connect);
+        self.begin(
+            id,
+            OpenRequest { recipient: Recipient::None, deadline: self.cx.now + timeout, stage },
+        );
+        let dial_target = DialTarget::at(node, addresses, origin, timeout);
+        self.connections.dial_only(&mut self.cx, id, dial_target);
     }
 
     /// Sends one datagram of a punch, and sets the timer of the next one.

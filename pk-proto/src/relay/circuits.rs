@@ -40,7 +40,7 @@ enum State {
         request: RequestId,
         /// Stream to it.
         stream: StreamId,
-        /// What its owner is seen of the other end.
+        /// What this node has seen of the other end, for its owner.
         seen: Seen,
     },
     /// It carries datagrams.
@@ -50,7 +50,7 @@ enum State {
     },
 }
 
-/// What a relay tells an end about the other one.
+/// What a relay has seen of one end of a circuit; it tells the other end.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     /// Its address; `None` if it is not a public one.
@@ -64,7 +64,7 @@ pub(crate) struct Seen {
 pub(crate) struct Accepted {
     /// Stream to its other end.
     pub(crate) other: StreamId,
-    /// What the owner is seen.
+    /// What this node has seen of the other end, for the owner.
     pub(crate) seen: Seen,
     /// What the circuit may carry.
     pub(crate) limits: CircuitLimits,

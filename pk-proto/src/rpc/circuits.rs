@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::event::RpcEvent;
 use super::table::{Purpose, Rpc};
 use crate::api::error::{Failure, PeerFault};
+use crate::api::transport::DisconnectReason;
 use crate::machine::cx::Cx;
 use crate::machine::timer::Timer;
 use crate::types::id::{ConnectionId, RequestId, StreamId};
@@ -30,7 +31,7 @@ impl Rpc {
         question: RpcRequest,
         deadline: Instant,
     ) -> Result<StreamId, Failure> {
-        let lost = Failure::ConnectionLost(crate::api::transport::DisconnectReason::Local);
+        let lost = Failure::ConnectionLost(DisconnectReason::Local);
         let Some(connection) = self.connections.get(&conn) else { return Err(lost) };
         let (dialect, features) = (connection.dialect, connection.features);
         let encoded = codec::encode_call(dialect, features, question, deadline.since(cx.now));
@@ -70,12 +71,16 @@ impl Rpc {
         let waits = self.streams.get(&id).is_some_and(|stream| {
             matches!(stream.purpose, Purpose::CircuitRequested) && !stream.recv.is_over()
         });
-        if waits && let Ok(bytes) = codec::answer(StreamFormat::Native, answer, cx.unix()) {
-            cx.metrics.answers += 1;
-            self.send(cx, id, bytes, false);
-            self.hand_over(cx, id);
+        if !waits {
+            return false;
         }
-        waits
+        let Ok(bytes) = codec::answer(StreamFormat::Native, answer, cx.unix()) else {
+            return false;
+        };
+        cx.metrics.answers += 1;
+        self.send(cx, id, bytes, false);
+        self.hand_over(cx, id);
+        true
     }
 
     /// Takes a stream out of the table; the transport has it from now on.
@@ -92,10 +97,5 @@ impl Rpc {
     pub(crate) fn detached_on(&self, conn: ConnectionId) -> Vec<StreamId> {
         let connection = self.connections.get(&conn);
         connection.map(|connection| connection.detached.iter().collect()).unwrap_or_default()
-    }
-
-    /// Returns the connection of a stream that was handed over.
-    pub(crate) fn connection_of(&self, id: StreamId) -> Option<ConnectionId> {
-        self.detached.get(&id).copied()
     }
 }

@@ -163,12 +163,9 @@ impl Rpc {
         }
     }
 
-    /// A stream of an application ended. Returns its connection.
-    pub(crate) fn stream_closed(&mut self, cx: &mut Cx, id: StreamId) -> Option<ConnectionId> {
-        let Some(conn) = self.detached.remove(&id) else {
-            cx.metrics.late_inputs += 1;
-            return None;
-        };
+    /// A stream that was handed over has ended. Returns its connection.
+    pub(crate) fn stream_closed(&mut self, id: StreamId) -> Option<ConnectionId> {
+        let conn = self.detached.remove(&id)?;
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.detached.remove(id);
         }

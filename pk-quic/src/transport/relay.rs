@@ -13,10 +13,14 @@ impl Transport {
         if self.carry(stream) {
             self.circuits.attach(stream, addr);
         } else if self.cx.streams.contains_key(&stream) {
-            // A direction of it has ended.
-            self.with_stream(stream, |it, cx| it.drop_stream(cx, stream));
-            self.cx.input(Input::StreamClosed { stream });
+            self.drop_ended(stream);
         }
+    }
+
+    /// Drops a stream of which a direction has ended, so that it cannot carry datagrams.
+    fn drop_ended(&mut self, stream: StreamId) {
+        self.with_stream(stream, |it, cx| it.drop_stream(cx, stream));
+        self.cx.input(Input::StreamClosed { stream });
     }
 
     /// Executes the effect `JoinCircuit`.
@@ -42,8 +46,7 @@ impl Transport {
     pub(super) fn close_circuit(&mut self, stream: StreamId) {
         // The core may have decided before the stream became a path.
         if !self.carry(stream) && self.cx.streams.contains_key(&stream) {
-            self.with_stream(stream, |it, cx| it.drop_stream(cx, stream));
-            self.cx.input(Input::StreamClosed { stream });
+            self.drop_ended(stream);
         }
         self.end_circuit(stream, false, code::NONE);
     }

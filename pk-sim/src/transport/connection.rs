@@ -160,6 +160,30 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// A direct connection whose dialer has sent nothing yet.
+    pub(crate) fn new(
+        serial: u64,
+        ends: [End; 2],
+        expect: BTreeSet<NodeId>,
+        now: Instant,
+    ) -> Connection {
+        Connection {
+            serial,
+            first_peer: ends[1 - DIALER].host,
+            ends,
+            expect,
+            dialect: Dialect::Native,
+            shared_id: Bytes::new(),
+            began: now,
+            translated: false,
+            relayed: None,
+            bound: false,
+            finished: false,
+            proven: None,
+            streams: BTreeMap::new(),
+        }
+    }
+
     /// The hosts that it is listed for.
     pub(crate) fn hosts(&self) -> [HostId; 3] {
         [self.ends[DIALER].host, self.ends[1].host, self.first_peer]

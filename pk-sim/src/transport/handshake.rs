@@ -61,21 +61,8 @@ impl Transport {
         // used.
         let peer = route.map_or(host, |route| route.to);
         let acceptor = End::new(peer, wire.hosts[peer].life, EndState::Absent, addr, local);
-        let connection = Connection {
-            serial,
-            ends: [dialer, acceptor],
-            expect,
-            dialect: Dialect::Native,
-            shared_id: Bytes::new(),
-            began: wire.now,
-            first_peer: peer,
-            translated,
-            relayed: None,
-            bound: false,
-            finished: false,
-            proven: None,
-            streams: std::collections::BTreeMap::new(),
-        };
+        let mut connection = Connection::new(serial, [dialer, acceptor], expect, wire.now);
+        connection.translated = translated;
         let initial = Packet::Handshake(Box::new(Handshake::Initial));
         if route.is_some() || source.is_some() {
             connection.send(wire, DIALER, initial);
@@ -108,21 +95,9 @@ impl Transport {
         dialer.number = Some(conn);
         dialer.identity = here.identity.clone();
         let acceptor = End::new(peer, wire.hosts[peer].life, EndState::Absent, seen, seen);
-        let connection = Connection {
-            serial,
-            ends: [dialer, acceptor],
-            expect,
-            dialect: Dialect::Native,
-            shared_id: Bytes::new(),
-            began: wire.now,
-            first_peer: peer,
-            translated: false,
-            relayed: Some(way),
-            bound: true,
-            finished: false,
-            proven: None,
-            streams: std::collections::BTreeMap::new(),
-        };
+        let mut connection = Connection::new(serial, [dialer, acceptor], expect, wire.now);
+        connection.relayed = Some(way);
+        connection.bound = true;
         connection.send(wire, DIALER, Packet::Handshake(Box::new(Handshake::Initial)));
         wire.schedule(deadline, Happening::DialDeadline { serial });
         self.connections.insert(serial, Box::new(connection));
