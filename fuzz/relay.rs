@@ -1,7 +1,7 @@
-//! Body of the fuzz target `relay`: a relay, a node that is connected to it, and a peer that a script
-//! controls. The peer requests circuits, accepts and refuses those that are offered to it, sends
-//! frames, other bytes and whole datagrams of QUIC on them, and ends them. Included by the target and
-//! by `pk-quic/tests/fuzz.rs`, which replays the corpus.
+//! Body of the fuzz target `relay`: a relay, a node that is connected to it, and a peer that a
+//! script controls. The peer requests circuits, accepts and refuses those that are offered to it,
+//! sends frames, other bytes and whole datagrams of QUIC on them, and ends them. Included by the
+//! target and by `pk-quic/tests/fuzz.rs`, which replays the corpus.
 //!
 //! After every call a node must become quiet, its next timeout must lie ahead, and the relay stays
 //! within its limits. At the end both nodes stop.

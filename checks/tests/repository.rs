@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use pk_checks::imports::ImportGraph;
 use pk_checks::layers::{self, Layers};
 use pk_checks::source::{Crate, members, texts};
-use pk_checks::{names, references, tests_named, words};
+use pk_checks::{columns, names, references, tests_named, words};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -78,6 +78,15 @@ fn documents_and_sources_use_plain_words() {
         }
     }
     assert_none(&violations);
+}
+
+#[test]
+fn text_is_wrapped() {
+    let texts = texts(&root()).unwrap();
+    let prose = texts.iter().filter(|(file, _)| {
+        file.extension().is_some_and(|extension| extension == "md" || extension == "rs")
+    });
+    assert_none(&prose.flat_map(|(file, text)| columns::check(file, text)).collect::<Vec<_>>());
 }
 
 #[test]

@@ -272,12 +272,12 @@ pub(crate) struct RunArgs {
     /// Read commands from stdin and write JSON lines to stdout, until `quit` or the end of stdin.
     ///
     /// Commands: connect ID HOST PORT, disconnect ID, findNode ID, findClosest ID (NUMBER), ping
-    /// ID, closest ID (VIA), active ID (VIA), graph, connections, setnode ID HOST PORT (global|local) (block) (force),
-    /// unsetnode ID, signal ID RELAY, mdns ID, renew, cert, stream ID TEXT, allow ID, disallow ID,
-    /// allowed, claim ID, answer NUMBER sign|refuse, chain ID, claimsGet ID, sigchain, gestalt
-    /// (ID), sign ID, quit. A command with the prefix `#tag ` runs concurrently with others, and
-    /// its answer contains the tag. Without --dir or --seed the node has a
-    /// temporary key.
+    /// ID, closest ID (VIA), active ID (VIA), graph, connections, setnode ID HOST PORT
+    /// (global|local) (block) (force), unsetnode ID, signal ID RELAY, mdns ID, renew, cert, stream
+    /// ID TEXT, allow ID, disallow ID, allowed, claim ID, answer NUMBER sign|refuse, chain ID,
+    /// claimsGet ID, sigchain, gestalt (ID), sign ID, quit. A command with the prefix `#tag ` runs
+    /// concurrently with others, and its answer contains the tag. Without --dir or --seed the node
+    /// has a temporary key.
     #[arg(long)]
     pub(crate) stdio: bool,
     /// Private key as 64 hex digits, instead of --dir. For tests: other users of this machine can

@@ -60,7 +60,8 @@ impl RelayArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PortMappingArgs {
     /// Ask the router to pass packets on to this node (PCP, NAT-PMP or UPnP-IGD), so that nodes
-    /// outside of the local network can connect to it. The mapping is withdrawn when the node stops.
+    /// outside of the local network can connect to it. The mapping is withdrawn when the node
+    /// stops.
     #[arg(long)]
     port_mapping: bool,
     /// Lifetime of the mapping to request, in seconds, 8 to 86400. It is renewed at half of the

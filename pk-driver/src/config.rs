@@ -129,13 +129,13 @@ pub enum MdnsInterfaces {
     Named(Vec<String>),
 }
 
-/// Settings of the port mapping: whether the router of the local network is asked to pass packets on
-/// to the node (docs/DESIGN.md, Port mapping).
+/// Settings of the port mapping: whether the router of the local network is asked to pass packets
+/// on to the node (docs/DESIGN.md, Port mapping).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PortMappingConfig {
-    /// Whether the port of the node is mapped, by PCP, NAT-PMP or UPnP-IGD. Default `false`: nothing
-    /// is sent to the router.
+    /// Whether the port of the node is mapped, by PCP, NAT-PMP or UPnP-IGD. Default `false`:
+    /// nothing is sent to the router.
     pub enabled: bool,
     /// Lifetime that is requested; the router may grant another one. The mapping is renewed at half
     /// of what it grants. Default 2 h, range 8 s–24 h.

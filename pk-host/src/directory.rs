@@ -55,9 +55,9 @@ impl Directory {
         Self::open_with(dir.as_ref(), &|keys, owner| Ok(keys.load_for(owner, unix())?))
     }
 
-    /// Like [`open`](Self::open), for a node whose root key a signer holds: the key in `DIR/keys` is
-    /// the hot key. If its certificate is due and the signer does not sign, a certificate that is
-    /// still valid is used, and a warning is logged.
+    /// Like [`open`](Self::open), for a node whose root key a signer holds: the key in `DIR/keys`
+    /// is the hot key. If its certificate is due and the signer does not sign, a certificate that
+    /// is still valid is used, and a warning is logged.
     ///
     /// Waits for the signer, at most three times [`RootKey::timeout`]. The certificate is valid for
     /// 365 days. A program that runs longer than two thirds of that calls
@@ -66,8 +66,9 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// [`DirectoryError`]; [`IdentityError::Signer`] in [`DirectoryError::Keys`] if there is no valid
-    /// certificate and the signer does not sign. Nothing is stored then, except a new hot key.
+    /// [`DirectoryError`]; [`IdentityError::Signer`] in [`DirectoryError::Keys`] if there is no
+    /// valid certificate and the signer does not sign. Nothing is stored then, except a new hot
+    /// key.
     pub fn open_with_signer(dir: impl AsRef<Path>, root: &RootKey) -> Result<Self, DirectoryError> {
         root.validate().map_err(IdentityError::from).map_err(KeyStoreError::from)?;
         Self::open_with(dir.as_ref(), &|keys, owner| {

@@ -2,8 +2,8 @@
 //! directory with a lock, and clocks.
 //!
 //! Everything here is synchronous and independent of QUIC, so that a driver of any kind uses it:
-//! [`KeyStore`] keeps the keys and certificates of a node, [`Store`] its tables, [`Clock`] reads the
-//! time that [`pk_proto::NodeManager`] expects.
+//! [`KeyStore`] keeps the keys and certificates of a node, [`Store`] its tables, [`Clock`] reads
+//! the time that [`pk_proto::NodeManager`] expects.
 #![warn(missing_docs)]
 
 #[cfg(feature = "redb")]

@@ -69,7 +69,8 @@ struct Lifetime {
 impl Lifetime {
     fn new(now: Instant, ttl: u32) -> Self {
         let ttl = ttl.min(MAX_TTL);
-        // A goodbye takes a second, in which another sender can contradict it (RFC 6762 section 10.1).
+        // A goodbye takes a second, in which another sender can contradict it (RFC 6762 section
+        // 10.1).
         let until = now + SECOND * ttl.max(1);
         Self { received: now, ttl, until, refreshes: 0 }
     }

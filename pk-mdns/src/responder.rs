@@ -348,8 +348,8 @@ fn asks_for_records(question: &Question, full: &str, instance: &str, addrs: &[Ip
         && addrs.iter().any(|addr| question.kind.wants(&Data::Addr(*addr)))
 }
 
-/// Returns whether a probe of another machine takes precedence over one of ours (RFC 6762 section 8.2). The
-/// greater record wins; equal ones are the same machine or make no difference.
+/// Returns whether a probe of another machine takes precedence over one of ours (RFC 6762 section
+/// 8.2). The greater record wins; equal ones are the same machine or make no difference.
 fn loses(query: &Message, full: &str, instance: &str, port: u16) -> bool {
     let host = Names::host(instance);
     let ours = (port, host.as_str());

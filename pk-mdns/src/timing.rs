@@ -11,7 +11,8 @@ pub(crate) const PROBE_GAP: Duration = Duration::from_millis(250);
 pub(crate) const PROBES: u8 = 3;
 /// Number of announcements (RFC 6762 section 8.3).
 pub(crate) const ANNOUNCEMENTS: u8 = 2;
-/// Time between announcements, and the minimum time between two multicasts of a record (RFC 6762 section 6).
+/// Time between announcements, and the minimum time between two multicasts of a record (RFC 6762
+/// section 6).
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 /// Longest delay before an instance in conflict is probed again.
 pub(crate) const MAX_CONFLICT_DELAY: Duration = Duration::from_secs(60);
@@ -22,7 +23,8 @@ pub(crate) const MAX_QUERY_GAP: Duration = Duration::from_secs(3600);
 /// Lifetime of records with host names, and of others, in seconds (RFC 6762 section 10).
 pub(crate) const HOST_TTL: u32 = 120;
 pub(crate) const OTHER_TTL: u32 = 4500;
-/// Maximum lifetime of a record for a resolver that is no multicast one (RFC 6762 section 6.7), in seconds.
+/// Maximum lifetime of a record for a resolver that is no multicast one (RFC 6762 section 6.7), in
+/// seconds.
 pub(crate) const LEGACY_TTL: u32 = 10;
 /// Maximum lifetime that is believed, in seconds.
 pub(crate) const MAX_TTL: u32 = 24 * 3600;
@@ -41,8 +43,8 @@ impl Delays {
         Duration::from_millis(least + u64::from(self.0.next_u32()) % span)
     }
 
-    /// Before a first query (RFC 6762 section 5.2) and before a response that others may give as well
-    /// (RFC 6762 section 6).
+    /// Before a first query (RFC 6762 section 5.2) and before a response that others may give as
+    /// well (RFC 6762 section 6).
     pub(crate) fn shared(&mut self) -> Duration {
         self.between(20, 120)
     }

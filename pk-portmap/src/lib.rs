@@ -1,5 +1,5 @@
-//! PCP (RFC 6887) and NAT-PMP (RFC 6886), without IO: the messages that map a UDP port over IPv4, and
-//! their repetition.
+//! PCP (RFC 6887) and NAT-PMP (RFC 6886), without IO: the messages that map a UDP port over IPv4,
+//! and their repetition.
 //!
 //! ```
 //! use std::time::Duration;

@@ -2,9 +2,9 @@
 //! `cargo bench -p pk-proto --bench instructions` prints a row and its count per line, and fails
 //! without valgrind. `.ci/instructions` compares them with the recorded ones.
 //!
-//! The program runs itself under callgrind, which writes the instructions since the last boundary at
-//! each boundary. Every row has one before and one behind its work. With the argument `planted` each
-//! operation of a node is repeated more often than its row says.
+//! The program runs itself under callgrind, which writes the instructions since the last boundary
+//! at each boundary. Every row has one before and one behind its work. With the argument `planted`
+//! each operation of a node is repeated more often than its row says.
 
 #![allow(missing_docs, reason = "a program that measures")]
 #![allow(

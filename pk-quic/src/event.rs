@@ -15,8 +15,8 @@ pub enum TransportEvent {
     Readable(StreamId),
     /// An application stream accepts bytes, or was stopped, after a write that was cut short.
     Writable(StreamId),
-    /// The finished direction of an application stream has ended: the peer acknowledged all data and
-    /// the end, or stopped reading before that.
+    /// The finished direction of an application stream has ended: the peer acknowledged all data
+    /// and the end, or stopped reading before that.
     Delivered {
         /// Stream.
         stream: StreamId,

@@ -103,8 +103,8 @@ impl Followed {
         self.round_trip
     }
 
-    /// An authentic packet arrived from the address, with an acknowledgement or not. Returns whether
-    /// it validates the address.
+    /// An authentic packet arrived from the address, with an acknowledgement or not. Returns
+    /// whether it validates the address.
     pub(crate) fn heard(&mut self, len: usize, acknowledges: bool, now: Instant) -> bool {
         self.received = self.received.saturating_add(len as u64);
         let late = now.since(self.since) >= self.round_trip + ACK_DELAY;

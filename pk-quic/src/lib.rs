@@ -1,8 +1,8 @@
 //! QUIC of the Polykey node layer as a state machine without IO, over quinn-proto.
 //!
-//! [`Transport`] is the machine below [`pk_proto::NodeManager`], in its vocabulary; [`Node`] is both
-//! in one value. Neither reads a clock, opens a socket or starts a thread: an embedder of any kind
-//! passes datagrams and the time.
+//! [`Transport`] is the machine below [`pk_proto::NodeManager`], in its vocabulary; [`Node`] is
+//! both in one value. Neither reads a clock, opens a socket or starts a thread: an embedder of any
+//! kind passes datagrams and the time.
 #![warn(missing_docs)]
 
 mod admission;

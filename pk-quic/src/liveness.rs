@@ -1,9 +1,9 @@
 //! Which connections are silent: something was sent, and nothing is received.
 //!
-//! quinn-proto does not report what is unacknowledged. But every authentic packet has a frame, and what
-//! is not acknowledged is probed (RFC 9002 section 6.2), at intervals that double. So a peer is
-//! silent if frames that it must acknowledge leave, and none comes in, for a few round trips. The
-//! probe of a peer that supports it is an IMMEDIATE_ACK frame, and a PING otherwise.
+//! quinn-proto does not report what is unacknowledged. But every authentic packet has a frame, and
+//! what is not acknowledged is probed (RFC 9002 section 6.2), at intervals that double. So a peer
+//! is silent if frames that it must acknowledge leave, and none comes in, for a few round trips.
+//! The probe of a peer that supports it is an IMMEDIATE_ACK frame, and a PING otherwise.
 //!
 //! A connection is looked at only while it is used: a send begins the looks. They become rarer as
 //! the probes do, and end when nothing has left for a while but keep-alives and probes, and no call

@@ -53,8 +53,8 @@ pub struct TransportMetrics {
     pub followed: u64,
     /// Peers that did not answer at the address to which they were followed.
     pub follow_failed: u64,
-    /// Datagrams that were not sent to an address that is not validated yet, of an acceptor that has
-    /// moved.
+    /// Datagrams that were not sent to an address that is not validated yet, of an acceptor that
+    /// has moved.
     pub follow_withheld: u64,
     /// Datagrams that were not sent to an address that is not validated yet, of a dialer that has
     /// moved.

@@ -105,8 +105,8 @@ pub enum Poll {
     Readable(StreamId),
     /// An application stream accepts bytes again, or was stopped.
     Writable(StreamId),
-    /// The finished direction of an application stream has ended: the peer acknowledged all data and
-    /// the end, or stopped reading before that.
+    /// The finished direction of an application stream has ended: the peer acknowledged all data
+    /// and the end, or stopped reading before that.
     Delivered {
         /// Stream.
         stream: StreamId,
@@ -260,8 +260,8 @@ impl Node {
         self.settle();
     }
 
-    /// The socket is bound to another address from now on, from which connections continue. The core
-    /// is informed.
+    /// The socket is bound to another address from now on, from which connections continue. The
+    /// core is informed.
     pub fn rebound(&mut self, now: Instant, bound: SocketAddr) {
         self.advance(now);
         self.transport.rebound(self.now, bound);
@@ -270,8 +270,8 @@ impl Node {
         self.settle();
     }
 
-    /// A router passes packets on to the socket that it receives at this address, or no longer does.
-    /// The core is informed, which sends the address to peers.
+    /// A router passes packets on to the socket that it receives at this address, or no longer
+    /// does. The core is informed, which sends the address to peers.
     pub fn set_external(&mut self, now: Instant, addr: Option<SocketAddr>) {
         self.advance(now);
         self.input(Input::External { addr });
@@ -405,8 +405,8 @@ impl Node {
         &self.transport
     }
 
-    /// Takes the inputs and outputs of the core since the last call, in order. Empty unless the node
-    /// is [`simulated`](Self::simulated).
+    /// Takes the inputs and outputs of the core since the last call, in order. Empty unless the
+    /// node is [`simulated`](Self::simulated).
     pub fn take_crossings(&mut self) -> Vec<Crossing> {
         self.crossings.as_mut().map(std::mem::take).unwrap_or_default()
     }

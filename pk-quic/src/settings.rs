@@ -80,17 +80,17 @@ impl TransportSettings {
     /// of it.
     pub const MAX_DATAGRAM: usize = 1472;
 
-    /// Maximum memory of one open stream without its data, in bytes. QUIC keeps datagrams of at most
-    /// 32 KiB in memory because of fragments in them.
+    /// Maximum memory of one open stream without its data, in bytes. QUIC keeps datagrams of at
+    /// most 32 KiB in memory because of fragments in them.
     pub const STREAM_MEMORY: u64 = 36 * 1024;
 
     /// Maximum memory of one connection without its streams, in bytes.
     pub const CONNECTION_MEMORY: u64 = 128 * 1024;
 
-    /// Returns the maximum memory of one connection, in bytes: two and a half times `receive_window`
-    /// and `application_memory` for received data that is not read, `send_window` for sent data that
-    /// is not acknowledged, [`STREAM_MEMORY`](Self::STREAM_MEMORY) per stream that the peer may have
-    /// open, and [`CONNECTION_MEMORY`](Self::CONNECTION_MEMORY).
+    /// Returns the maximum memory of one connection, in bytes: two and a half times
+    /// `receive_window` and `application_memory` for received data that is not read, `send_window`
+    /// for sent data that is not acknowledged, [`STREAM_MEMORY`](Self::STREAM_MEMORY) per stream
+    /// that the peer may have open, and [`CONNECTION_MEMORY`](Self::CONNECTION_MEMORY).
     ///
     /// The windows count data. Data is kept in the datagrams in which it arrived until QUIC has
     /// allocated 2.5 times its length; then QUIC copies it. A peer that fills its datagrams reaches

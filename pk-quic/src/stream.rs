@@ -200,8 +200,9 @@ impl Stream {
         self.application = Some(application);
     }
 
-    /// Takes the stream of QUIC, and what the core has sent on it and QUIC has not accepted, so that
-    /// the stream can carry datagrams. `None` if a direction has ended or the stream is not open.
+    /// Takes the stream of QUIC, and what the core has sent on it and QUIC has not accepted, so
+    /// that the stream can carry datagrams. `None` if a direction has ended or the stream is not
+    /// open.
     pub(crate) fn take_carrier(&mut self) -> Option<(QuicStream, VecDeque<Bytes>)> {
         let is_open = self.send_end.is_none()
             && self.recv_end.is_none()

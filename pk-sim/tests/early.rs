@@ -1,5 +1,5 @@
-//! Requests directly after the Hello of the dialer: a search saves a round trip per new contact, and
-//! an acceptor holds a few until it has received the Hello.
+//! Requests directly after the Hello of the dialer: a search saves a round trip per new contact,
+//! and an acceptor holds a few until it has received the Hello.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;

@@ -1,5 +1,5 @@
-//! The simulator as a measuring instrument: light mode, warm starts, costs, and nodes that are added
-//! later.
+//! The simulator as a measuring instrument: light mode, warm starts, costs, and nodes that are
+//! added later.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;

@@ -1,5 +1,5 @@
-//! Relayed connections in virtual time: requests, refusals, limits, loss, and the change to a direct
-//! path (docs/DESIGN.md, Relaying).
+//! Relayed connections in virtual time: requests, refusals, limits, loss, and the change to a
+//! direct path (docs/DESIGN.md, Relaying).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;

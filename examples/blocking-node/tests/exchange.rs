@@ -1,5 +1,5 @@
-//! Two processes find each other and exchange 10 MB over loopback. This is a test of `blocking-node`
-//! and of `event-loop`.
+//! Two processes find each other and exchange 10 MB over loopback. This is a test of
+//! `blocking-node` and of `event-loop`.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot continue has failed")]
 
 use std::io::{BufRead, BufReader};

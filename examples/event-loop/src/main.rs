@@ -100,8 +100,8 @@ impl EventLoop {
         }
     }
 
-    /// Returns how long the loop may wait: not at all if there is work, else until the next timeout,
-    /// and at most a second, so that changes of the wall clock are noticed.
+    /// Returns how long the loop may wait: not at all if there is work, else until the next
+    /// timeout, and at most a second, so that changes of the wall clock are noticed.
     fn wait(&self, is_idle: bool) -> Duration {
         if self.readable || !is_idle && self.unsent.is_none() {
             return Duration::ZERO;

@@ -9,8 +9,8 @@
 //! libfuzzer_sys::fuzz_target!(|script: fuzz_embedder::Script| { fuzz_embedder::run(script); });
 //! ```
 //!
-//! `fuzz/fuzz_targets/embedder.rs` of this repository contains that line; `cargo fuzz run -O -s none
-//! embedder` runs it. To fuzz your own driver, replace [`Driver`].
+//! `fuzz/fuzz_targets/embedder.rs` of this repository contains that line; `cargo fuzz run -O -s
+//! none embedder` runs it. To fuzz your own driver, replace [`Driver`].
 //!
 //! Notes:
 //!

@@ -1,5 +1,5 @@
-//! Common parts of `find`, `closest`, `ping`, `claim`, `chain` and `buckets`: the node in DIR joins, does one
-//! thing and shuts down.
+//! Common parts of `find`, `closest`, `ping`, `claim`, `chain` and `buckets`: the node in DIR
+//! joins, does one thing and shuts down.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
 //! The groups of RFC 6762, `224.0.0.251` and `ff02::fb`, with mdns-sd.
 //!
-//! mdns-sd runs its own thread and supports only these groups; the port can be changed. There is one
-//! browse of the service at a time, while the core searches for any node: mdns-sd has room for one
-//! listener. It drops a listener that falls behind and only ends its channel; then the browse is
-//! started again.
+//! mdns-sd runs its own thread and supports only these groups; the port can be changed. There is
+//! one browse of the service at a time, while the core searches for any node: mdns-sd has room for
+//! one listener. It drops a listener that falls behind and only ends its channel; then the browse
+//! is started again.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -32,9 +32,9 @@ pub struct NodeConfig {
     /// Certificates that it presents; the newest belongs to `key`. With a `signer` it may be empty.
     pub identity: Identity,
     /// Root key, which certifies `key` as the hot key of the node; see [`Signer`](crate::Signer).
-    /// The node waits for a signature at its start only if `identity` has no valid certificate. When
-    /// a certificate is due while the node runs, a signer that does not sign is asked again after 1
-    /// s, then after twice the previous delay, up to 10 min
+    /// The node waits for a signature at its start only if `identity` has no valid certificate.
+    /// When a certificate is due while the node runs, a signer that does not sign is asked again
+    /// after 1 s, then after twice the previous delay, up to 10 min
     /// ([`Node::certificate_failure`](crate::Node::certificate_failure)). Default: none; then the
     /// key certifies itself.
     pub signer: Option<RootKey>,
@@ -102,8 +102,8 @@ impl NodeConfig {
         Self::with_store(KeyStore::new(dir), store)
     }
 
-    /// Like [`open`](Self::open), for a node whose root key a signer holds: the key in `DIR/keys` is
-    /// its hot key. Does not wait for the signer, as [`Node::start`](crate::Node::start) does if
+    /// Like [`open`](Self::open), for a node whose root key a signer holds: the key in `DIR/keys`
+    /// is its hot key. Does not wait for the signer, as [`Node::start`](crate::Node::start) does if
     /// there is no valid certificate.
     ///
     /// # Errors

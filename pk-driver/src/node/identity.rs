@@ -14,15 +14,15 @@ impl<R> Node<R> {
         self.identity_manager.identity()
     }
 
-    /// Returns why the latest attempts to reissue the certificate failed. `None` if the certificate is
-    /// not due or was reissued.
+    /// Returns why the latest attempts to reissue the certificate failed. `None` if the certificate
+    /// is not due or was reissued.
     pub fn certificate_failure(&self) -> Option<CertificateFailure> {
         self.identity_manager.failure()
     }
 
-    /// Renews the key; with a [`signer`](crate::NodeConfig::signer), the hot key. The node stays reachable under its former id, because its certificates lead
-    /// from the new key to the old ones. Connections close within 30 s; the nearest nodes are
-    /// dialed again.
+    /// Renews the key; with a [`signer`](crate::NodeConfig::signer), the hot key. The node stays
+    /// reachable under its former id, because its certificates lead from the new key to the old
+    /// ones. Connections close within 30 s; the nearest nodes are dialed again.
     ///
     /// With a [`KeyStore`](crate::KeyStore) in [`NodeConfig::keys`](crate::NodeConfig::keys) the
     /// new key is written there first, and once this returns the next start uses it, also after a

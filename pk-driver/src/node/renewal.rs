@@ -112,8 +112,8 @@ impl IdentityManager {
             Some(_) => {
                 let (manager, keys) = (Arc::clone(self), self.keys.clone());
                 let identity = wait("pk-signer", move || manager.issue()).await??.identity;
-                // A step of its own: if the caller is gone, nothing is stored, because the directory
-                // may have another user then.
+                // A step of its own: if the caller is gone, nothing is stored, because the
+                // directory may have another user then.
                 if let Some(keys) = keys {
                     let saved = identity.clone();
                     wait("pk-keys", move || keys.save_identity(&saved)).await??;

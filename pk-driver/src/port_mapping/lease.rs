@@ -79,8 +79,8 @@ pub enum PortMappingEvent {
     },
     /// The node stops, and the gateway has removed the mapping.
     Withdrawn(PortMapping),
-    /// The node stops, and the gateway has not confirmed that it has removed the mapping, which ends
-    /// after its lifetime.
+    /// The node stops, and the gateway has not confirmed that it has removed the mapping, which
+    /// ends after its lifetime.
     WithdrawalFailed {
         /// Mapping.
         mapping: PortMapping,

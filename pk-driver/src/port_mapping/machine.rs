@@ -1,5 +1,5 @@
-//! When a port is mapped, renewed and withdrawn, and by which protocol. No IO: tasks and events come
-//! out, outcomes and the time go in.
+//! When a port is mapped, renewed and withdrawn, and by which protocol. No IO: tasks and events
+//! come out, outcomes and the time go in.
 //!
 //! | state | ends with |
 //! |---|---|
@@ -153,8 +153,8 @@ impl Machine {
         }
     }
 
-    /// The node stops: the mapping is withdrawn. One that is being requested is withdrawn when it is
-    /// granted within a second.
+    /// The node stops: the mapping is withdrawn. One that is being requested is withdrawn when it
+    /// is granted within a second.
     pub(super) fn stop(&mut self, now: Instant) {
         self.stopping = true;
         match mem::replace(&mut self.state, State::Over) {

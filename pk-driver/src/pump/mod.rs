@@ -204,8 +204,8 @@ impl<R: Runtime> Pump<R> {
         self.commands_waker.wake_by_ref();
     }
 
-    /// Delivers all completions to the state machine, executes everything that it reports, and sends
-    /// what it has to send, until there is nothing.
+    /// Delivers all completions to the state machine, executes everything that it reports, and
+    /// sends what it has to send, until there is nothing.
     fn settle(&mut self) {
         loop {
             let Parts { cx, registry, store, socket, port_mapper, .. } = &mut self.parts;

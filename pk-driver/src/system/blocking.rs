@@ -1,4 +1,5 @@
-//! Work that blocks on the disk or a router. Each piece of work runs on a new thread, because it is rare.
+//! Work that blocks on the disk or a router. Each piece of work runs on a new thread, because it is
+//! rare.
 
 use std::io;
 use std::thread;

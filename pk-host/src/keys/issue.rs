@@ -85,8 +85,8 @@ pub fn certified_is_due(
     Ok(false)
 }
 
-/// Checks that the chain has room for another hot key: its certificate, and later one that it issues
-/// to itself.
+/// Checks that the chain has room for another hot key: its certificate, and later one that it
+/// issues to itself.
 ///
 /// # Errors
 ///

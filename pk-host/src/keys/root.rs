@@ -17,8 +17,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct RootKey {
     /// Holder of the key.
     pub signer: Arc<dyn Signer>,
-    /// Time limit of one signature. Issuing a certificate takes one signature, and three if the root
-    /// certificate is issued as well. Default 10 s, range 10 ms–10 min.
+    /// Time limit of one signature. Issuing a certificate takes one signature, and three if the
+    /// root certificate is issued as well. Default 10 s, range 10 ms–10 min.
     pub timeout: Duration,
     /// Validity of the root certificate, in whole seconds; it is reissued together with a
     /// certificate of the hot key if two thirds of its validity are over, and when it has expired.

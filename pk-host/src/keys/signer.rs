@@ -15,7 +15,8 @@ use crate::keys::pair::KeyPair;
 /// (an agent, a hardware module, a service) and that may be slow, fail or never answer.
 ///
 /// A node with a [`RootKey`](crate::RootKey) has two keys. The **root key** belongs to its signer.
-/// The **hot key** is a local [`KeyPair`]; TLS needs a key that signs at once. Which key signs what:
+/// The **hot key** is a local [`KeyPair`]; TLS needs a key that signs at once. Which key signs
+/// what:
 ///
 /// | what | signed by | because |
 /// |---|---|---|
@@ -30,24 +31,24 @@ use crate::keys::pair::KeyPair;
 /// find and verify it like under any other.
 ///
 /// - *Hot key stolen:* the thief is the node under the id of the hot key, without end: a key proves
-///   its own id. As an acceptor it proves the id of the root key until the certificate that the root
-///   key issued expires; as a dialer without end, because peers check only the validity of a dialer's
-///   newest certificate. Create a new directory with the same signer: the node gets another id and
-///   keeps that of its root key.
+///   its own id. As an acceptor it proves the id of the root key until the certificate that the
+///   root key issued expires; as a dialer without end, because peers check only the validity of a
+///   dialer's newest certificate. Create a new directory with the same signer: the node gets
+///   another id and keeps that of its root key.
 /// - *Hot key lost:* the same remedy. Its sigchain ends; no other key can continue it.
 /// - *Root key stolen:* the thief can create nodes that prove the id of the root key. It cannot act
 ///   under the id of the hot key, nor sign claims of it.
 /// - *Root key lost, or the signer unavailable:* the node runs until the certificate of its hot key
 ///   expires, and after that does not start with its signer. Without the signer its directory opens
-///   as that of an ordinary node, whose hot key certifies itself. It is no longer found under the id
-///   of the root key once the certificates that the root key issued have expired.
+///   as that of an ordinary node, whose hot key certifies itself. It is no longer found under the
+///   id of the root key once the certificates that the root key issued have expired.
 pub trait Signer: Send + Sync {
     /// Returns the node id of the key. It is always the same.
     fn node_id(&self) -> NodeId;
 
     /// Starts to sign a message (Ed25519, RFC 8032, without prehash), and returns at once. The
-    /// signature or an error follows through the [`SignatureSender`]. Signatures are verified before
-    /// they are used. The caller may drop the result before it is complete.
+    /// signature or an error follows through the [`SignatureSender`]. Signatures are verified
+    /// before they are used. The caller may drop the result before it is complete.
     fn sign(&self, message: &[u8]) -> PendingSignature;
 }
 

@@ -222,8 +222,8 @@ impl Fed {
         self.outputs.clear();
     }
 
-    /// Searches for nodes that no contact knows, all at the same time: each asks connected contacts,
-    /// which report no nodes.
+    /// Searches for nodes that no contact knows, all at the same time: each asks connected
+    /// contacts, which report no nodes.
     pub fn searches(&mut self, count: usize) {
         self.now += 10;
         for target in ids(count, 9) {

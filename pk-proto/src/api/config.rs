@@ -52,7 +52,8 @@ pub struct Config {
     pub refresh_jitter: u32,
     /// Interval at which a node without a connection to the farther half of all ids dials contacts
     /// there (retryConnectionsDelayTime). With a positive value it also keeps one such connection
-    /// open, checks its contacts, and removes those that do not respond. Default 45 s, range 0–24 h; 0 disables.
+    /// open, checks its contacts, and removes those that do not respond. Default 45 s, range 0–24
+    /// h; 0 disables.
     pub retry_delay: Duration,
     /// How the node keeps its graph correct in the background.
     pub upkeep: UpkeepConfig,

@@ -143,7 +143,8 @@ metrics! {
     streams_refused,
     /// Requests of peers that arrived before their Hello and were held until it.
     early_requests,
-    /// Streams of peers refused before their Hello: too many, or with another message than a request.
+    /// Streams of peers refused before their Hello: too many, or with another message than a
+    /// request.
     early_refused,
     /// Incoming streams that timed out before a complete message.
     stream_timeouts,

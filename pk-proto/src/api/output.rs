@@ -124,8 +124,8 @@ pub enum Output {
 
     // -- relayed paths
     /// Use a stream as a path of datagrams to another node: the address is that of its other end
-    /// from now on, in `Dial` and `Connected`. `StreamClosed` follows when the stream has ended, unless
-    /// its connection has ended before.
+    /// from now on, in `Dial` and `Connected`. `StreamClosed` follows when the stream has ended,
+    /// unless its connection has ended before.
     AttachCircuit {
         /// Stream, on which both ends have sent everything that belongs to the core.
         stream: StreamId,
@@ -133,8 +133,8 @@ pub enum Output {
         #[serde(with = "crate::types::sockets::one")]
         addr: SocketAddr,
     },
-    /// Forward the datagrams of two streams to each other. `CircuitClosed` follows when one of them,
-    /// or its connection, has ended; the driver then ends the other.
+    /// Forward the datagrams of two streams to each other. `CircuitClosed` follows when one of
+    /// them, or its connection, has ended; the driver then ends the other.
     JoinCircuit {
         /// Stream of the node that has requested the circuit.
         stream: StreamId,
@@ -150,8 +150,8 @@ pub enum Output {
         stream: StreamId,
     },
     /// Try to move a connection that this node has dialed through a relay to a direct path: send it
-    /// one datagram from here to an address of its peer. `RemoteAddressChanged` follows if both ends
-    /// reach each other.
+    /// one datagram from here to an address of its peer. `RemoteAddressChanged` follows if both
+    /// ends reach each other.
     ProbePath {
         /// Connection.
         conn: ConnectionId,

@@ -32,8 +32,8 @@ pub struct RequestOptions {
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct FindNodeOptions {
     /// Contacts in progress that were dialed, silent ones included, and contacts that are waited
-    /// for. If it is reached, a silent contact ends so that another starts. Without it the search chooses, up
-    /// to `Config::find_concurrency`. Range 1–256.
+    /// for. If it is reached, a silent contact ends so that another starts. Without it the search
+    /// chooses, up to `Config::find_concurrency`. Range 1–256.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = crate::types::generators::some_count))]
     pub concurrency: Option<usize>,
     /// Strategies to use. Default all.

@@ -4,8 +4,8 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How a search chooses its contacts, in [`Config::search`](crate::Config::search). The defaults are
-/// the result of measurements; the reason of each value is what changes without it.
+/// How a search chooses its contacts, in [`Config::search`](crate::Config::search). The defaults
+/// are the result of measurements; the reason of each value is what changes without it.
 ///
 /// Times are in percent of the median time to an answer, so that the same values fit networks of
 /// all speeds. That median is measured separately for contacts that were connected before and for
@@ -28,17 +28,17 @@ pub struct SearchConfig {
     /// dead, and costs nothing where none is. Default 12, range 0–64; 0 disables.
     pub warm: u32,
     /// Silence after which one more contact starts. At 140 % the slowest twentieth of the searches
-    /// among dead contacts takes 5 ms longer, at 130 % healthy searches cost more. Default 135, range
-    /// 100–1000, percent of the median.
+    /// among dead contacts takes 5 ms longer, at 130 % healthy searches cost more. Default 135,
+    /// range 100–1000, percent of the median.
     pub hedge: u32,
     /// Silence after which two more contacts start, and the silent one gives up its place among the
     /// closest. At 200 % an eighth of the slow contacts gives up in error; 300 % costs 200 ms among
     /// dead contacts. Default 220, range 100–2000, percent of the median.
     pub stall: u32,
     /// Time for which silent contacts of the closest nodes are waited for at the end of a search if
-    /// there are several; twice that if there is one. The unit is the time of the slowest tenth of the
-    /// others, divided by 1.9. At 600 a search among dead contacts takes 60 ms longer and misses 2 of
-    /// 10,000 nodes less. Default 530, range 100–10000, percent.
+    /// there are several; twice that if there is one. The unit is the time of the slowest tenth of
+    /// the others, divided by 1.9. At 600 a search among dead contacts takes 60 ms longer and
+    /// misses 2 of 10,000 nodes less. Default 530, range 100–10000, percent.
     pub patience: u32,
     /// Answers in a row without a nearer node after which all the closest are asked at once.
     /// Default 2, range 1–64.
@@ -68,9 +68,10 @@ pub struct SearchConfig {
     /// agree. At 40 a search for an id that no node has costs one request more. Default 30, range
     /// 0–100; 0 disables.
     pub doubt_sparse: u32,
-    /// How far apart the closest nodes lie when they are sparse, beside the neighborhood of the local
-    /// node. At 200 % a search among 50 % of liars that know the defence finds 4 of 100 closest nodes
-    /// less, at 150 % a healthy one costs a request more. Default 165, range 100–1000, percent.
+    /// How far apart the closest nodes lie when they are sparse, beside the neighborhood of the
+    /// local node. At 200 % a search among 50 % of liars that know the defence finds 4 of 100
+    /// closest nodes less, at 150 % a healthy one costs a request more. Default 165, range
+    /// 100–1000, percent.
     pub sparse: u32,
     /// Contacts beyond the closest that are waited for concurrently: each choice uses the answers
     /// of earlier ones. Default 10, range 1–64.

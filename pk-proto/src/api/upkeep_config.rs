@@ -34,9 +34,9 @@ pub struct UpkeepConfig {
     pub check_most: Duration,
     /// Silence of a contact from which on it is checked. Default 1 min, range 0–30 days.
     pub silent: Duration,
-    /// Time from the first failure of a contact to the next attempt; it doubles with each, with 25 %
-    /// jitter. With 1 min 11 % of the contacts are dead where it should be 9.6 %. Default 30 s, range
-    /// 1 s–1 day.
+    /// Time from the first failure of a contact to the next attempt; it doubles with each, with 25
+    /// % jitter. With 1 min 11 % of the contacts are dead where it should be 9.6 %. Default 30 s,
+    /// range 1 s–1 day.
     pub first_retry: Duration,
     /// Longest time between two attempts. Default 6 h, range 1 s–30 days.
     pub retry_most: Duration,

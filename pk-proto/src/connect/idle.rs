@@ -1,4 +1,5 @@
-//! When unused connections close, leases, which hold them, and the one connection that is kept open.
+//! When unused connections close, leases, which hold them, and the one connection that is kept
+//! open.
 
 use core::time::Duration;
 
@@ -48,8 +49,8 @@ impl Connections {
         self.kept == Some(conn)
     }
 
-    /// Keeps one live connection with a node of a bucket open, as long as it is the primary one with
-    /// its node. Nothing changes if one is kept already, or there is none.
+    /// Keeps one live connection with a node of a bucket open, as long as it is the primary one
+    /// with its node. Nothing changes if one is kept already, or there is none.
     pub(crate) fn keep_one_in(&mut self, cx: &mut Cx, bucket: BucketIndex) {
         let own = cx.own();
         let is_in = |conn: &ConnectionId| {

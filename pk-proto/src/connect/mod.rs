@@ -490,8 +490,8 @@ impl Connections {
         self.connection(conn).map(|connection| connection.node)
     }
 
-    /// Returns the node of the race that waits for the peer to accept a connection, and the requests
-    /// that wait for the race.
+    /// Returns the node of the race that waits for the peer to accept a connection, and the
+    /// requests that wait for the race.
     pub(crate) fn awaited_by(&self, conn: ConnectionId) -> Option<(NodeId, Vec<RequestId>)> {
         let race = self.races.get(self.state(conn)?.race()?)?;
         Some((race.node, race.waiters.ids().collect()))

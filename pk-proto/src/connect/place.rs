@@ -116,7 +116,8 @@ impl Room {
         self.nodes.get(node).copied().unwrap_or_default()
     }
 
-    /// Returns the size and the network that follow in descending order; the first one after `None`.
+    /// Returns the size and the network that follow in descending order; the first one after
+    /// `None`.
     pub(super) fn largest_below(&self, last: Option<(usize, Network)>) -> Option<(usize, Network)> {
         match last {
             Some(last) => self.sizes.range(..last).next_back().copied(),

@@ -91,8 +91,8 @@ impl Connections {
 
     /// Evicts the unused incoming connection of a node with the oldest use. A node that was
     /// restarted connects again beside connections of its former processes, which are dead and not
-    /// noticed before something is sent on them. Suspected ones without a lease are replaced first (`replace_suspected`). Returns
-    /// whether there was one.
+    /// noticed before something is sent on them. Suspected ones without a lease are replaced first
+    /// (`replace_suspected`). Returns whether there was one.
     fn evict_of_node(
         &mut self,
         cx: &mut Cx,

@@ -81,8 +81,8 @@ impl Bucket {
         self.oldest = Instant::ORIGIN;
     }
 
-    /// Returns when a contact was last seen alive, [`Instant::ORIGIN`] if it was not since the start
-    /// of the node.
+    /// Returns when a contact was last seen alive, [`Instant::ORIGIN`] if it was not since the
+    /// start of the node.
     pub(crate) fn seen(&self, node: &NodeId) -> Option<Instant> {
         self.seen.get(self.find(node).ok()?).copied()
     }

@@ -292,8 +292,8 @@ impl NodeGraph {
         closest
     }
 
-    /// Returns when a contact was last seen alive, [`Instant::ORIGIN`] if it was not since the start
-    /// of the node.
+    /// Returns when a contact was last seen alive, [`Instant::ORIGIN`] if it was not since the
+    /// start of the node.
     pub(crate) fn seen(&self, node: &NodeId) -> Option<Instant> {
         self.existing(self.own.bucket_index(node)?)?.seen(node)
     }

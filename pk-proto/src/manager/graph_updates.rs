@@ -135,8 +135,8 @@ impl NodeManager {
         known
     }
 
-    /// A peer has sent its external address, which is stored as the address of its connection is. It
-    /// must be at the same host, so that no node can let others dial a third one. Of a relayed
+    /// A peer has sent its external address, which is stored as the address of its connection is.
+    /// It must be at the same host, so that no node can let others dial a third one. Of a relayed
     /// connection only the relay says where its peer is.
     pub(super) fn store_external(&mut self, conn: ConnectionId, address: NodeAddress) {
         let observed = self.connections.node(conn).zip(self.connections.address(conn));

@@ -5,8 +5,9 @@
 //! in the whole network. Timers have random jitter, and at most [`AT_ONCE`] refreshes run at a
 //! time, so that a start or a wake-up from sleep causes no burst of searches.
 //!
-//! A join and a request refresh a bucket with a search for all of its closest nodes. A timer does so
-//! with a search for one node: that one shows whether the bucket has news, for a tenth of the cost.
+//! A join and a request refresh a bucket with a search for all of its closest nodes. A timer does
+//! so with a search for one node: that one shows whether the bucket has news, for a tenth of the
+//! cost.
 
 use core::time::Duration;
 
@@ -24,8 +25,8 @@ use crate::types::time::Instant;
 const AT_ONCE: usize = 2;
 /// Delay of a refresh that is due while [`AT_ONCE`] others run.
 const BUSY_DELAY: Duration = Duration::from_secs(5);
-/// Connection attempts of a periodic refresh. With three, refreshes are half of the dials of an idle
-/// node, and find no more.
+/// Connection attempts of a periodic refresh. With three, refreshes are half of the dials of an
+/// idle node, and find no more.
 const NARROW: usize = 1;
 /// Interval between the refreshes of two buckets after a join.
 const JOIN_STEP: Duration = Duration::from_secs(1);

@@ -22,7 +22,8 @@ use crate::types::refusal::Refusal;
 use crate::types::sockets::is_relayed_address;
 use crate::wire::message::{RpcRequest, RpcResponse};
 
-/// Time for which a path exists after its connection has become direct: packets on their way arrive.
+/// Time for which a path exists after its connection has become direct: packets on their way
+/// arrive.
 const PATH_GRACE: Duration = Duration::from_secs(10);
 /// Part of `relay.upgrade_interval` after which the first attempt is made.
 const FIRST_UPGRADE: u32 = 4;
@@ -303,8 +304,8 @@ impl NodeManager {
         Some((AddressOrigin::RELAYED, named))
     }
 
-    /// The stream of a path has ended, and a connection over it is lost. Returns whether there was a
-    /// path.
+    /// The stream of a path has ended, and a connection over it is lost. Returns whether there was
+    /// a path.
     pub(super) fn path_ended(&mut self, stream: StreamId) -> bool {
         let Some(path) = self.relay.paths.remove(stream) else { return false };
         self.cx.timers.cancel(Timer::Path(stream));

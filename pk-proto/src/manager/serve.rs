@@ -52,8 +52,9 @@ impl NodeManager {
         self.rpc.answer(&mut self.cx, stream, answer);
     }
 
-    /// Returns the nodes closest to a target that may be sent to `asker`: proved nodes that respond,
-    /// and the target even if it does not, with their global addresses, without `asker` itself.
+    /// Returns the nodes closest to a target that may be sent to `asker`: proved nodes that
+    /// respond, and the target even if it does not, with their global addresses, without `asker`
+    /// itself.
     fn closest_for(
         &self,
         asker: Option<&NodeId>,

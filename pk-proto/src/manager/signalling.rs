@@ -361,8 +361,8 @@ impl NodeManager {
         if self.signalling.punches.begin(addr, *source, &from, share)? {
             self.cx.metrics.punches += 1;
             self.punch_next(addr);
-            // If this node is behind a symmetric NAT, which assigns another port per peer, the dial of
-            // the source fails and only this one can succeed.
+            // If this node is behind a symmetric NAT, which assigns another port per peer, the dial
+            // of the source fails and only this one can succeed.
             self.dial_quietly(*source, alloc::vec![address.clone()], AddressOrigin::SIGNALLED);
         }
         Ok(())

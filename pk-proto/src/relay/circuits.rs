@@ -111,7 +111,8 @@ impl Circuits {
         self.circuits.insert(stream, Circuit { owner, volume, state });
     }
 
-    /// The other end has answered. Returns the stream of the circuit; `None` if it has ended before.
+    /// The other end has answered. Returns the stream of the circuit; `None` if it has ended
+    /// before.
     pub(crate) fn answered(&mut self, request: RequestId) -> Option<StreamId> {
         self.offers.remove(&request)
     }

@@ -40,8 +40,9 @@ impl Volume {
 }
 
 impl Volumes {
-    /// Reserves half of what is left for a node, so that several circuits of it together never carry
-    /// more than the limits. `None` if that is less than `least`, or too many nodes have a volume.
+    /// Reserves half of what is left for a node, so that several circuits of it together never
+    /// carry more than the limits. `None` if that is less than `least`, or too many nodes have a
+    /// volume.
     pub(super) fn reserve(
         &mut self,
         node: &NodeId,

@@ -60,8 +60,8 @@ impl Rpc {
         self.events.push_back(RpcEvent::Circuit { request, result: Ok((id, answer)) });
     }
 
-    /// Accepts a request of a peer for a circuit: sends the answer and hands the stream over. Returns
-    /// whether the peer still waits.
+    /// Accepts a request of a peer for a circuit: sends the answer and hands the stream over.
+    /// Returns whether the peer still waits.
     pub(crate) fn accept_circuit(
         &mut self,
         cx: &mut Cx,

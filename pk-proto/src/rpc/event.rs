@@ -23,8 +23,8 @@ pub(crate) enum ExchangeStep {
 /// Events of streams, for the manager.
 #[derive(Debug)]
 pub(crate) enum RpcEvent {
-    /// The peer accepted the connection: its Hello arrived, or its dialect has none; and its network
-    /// is not refused.
+    /// The peer accepted the connection: its Hello arrived, or its dialect has none; and its
+    /// network is not refused.
     Hello { conn: ConnectionId },
     /// The peer belongs to another network, or names none although it must: the connection must be
     /// closed.

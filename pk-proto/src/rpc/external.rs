@@ -1,5 +1,5 @@
-//! External addresses: where routers pass packets on to a node (docs/DESIGN.md, Port mapping). A node
-//! sends its own to each peer that has accepted the connection, on the control stream.
+//! External addresses: where routers pass packets on to a node (docs/DESIGN.md, Port mapping). A
+//! node sends its own to each peer that has accepted the connection, on the control stream.
 
 use core::net::SocketAddr;
 

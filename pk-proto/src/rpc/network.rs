@@ -1,5 +1,5 @@
-//! Networks: what a connection needs after the Hellos before it is accepted, if this node belongs to
-//! a network (docs/DESIGN.md, Network isolation).
+//! Networks: what a connection needs after the Hellos before it is accepted, if this node belongs
+//! to a network (docs/DESIGN.md, Network isolation).
 //!
 //! On `pk/1` both sides send their network on the control stream, if both belong to one. On `quic`
 //! the dialer authenticates the connection with a call of several messages (docs/WIRE.md section

@@ -137,8 +137,8 @@ impl<'de> Deserialize<'de> for NodeId {
     }
 }
 
-/// Implements the order of bytes, which is that of big-endian words. Ids mostly differ in their first
-/// word, and trees of them compare a lot.
+/// Implements the order of bytes, which is that of big-endian words. Ids mostly differ in their
+/// first word, and trees of them compare a lot.
 macro_rules! ordered_by_words {
     ($($type:ty)*) => {$(
         impl Ord for $type {

@@ -104,8 +104,8 @@ mod tests {
         }
     }
 
-    /// The number of look-ups does not grow with the map, so that it is a test of growth that counts
-    /// and needs no clock.
+    /// The number of look-ups does not grow with the map, so that it is a test of growth that
+    /// counts and needs no clock.
     #[test]
     fn fifty_times_as_many_ids_cost_hardly_more_look_ups() {
         let random = |seed: u64| {

@@ -22,8 +22,8 @@ pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
 /// 4193): no interface has one, and no peer can name one.
 const RELAYED: [u16; 2] = [0xfd70, 0x006b];
 
-/// Returns the address of a relayed path. Paths over one connection have one `carrier`, and thus one
-/// network (a /48).
+/// Returns the address of a relayed path. Paths over one connection have one `carrier`, and thus
+/// one network (a /48).
 pub(crate) fn relayed_address(carrier: u64, number: u64) -> SocketAddr {
     let [a, b] = RELAYED;
     let part = |shift: u32| (number >> shift) as u16;

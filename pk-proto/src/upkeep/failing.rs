@@ -1,7 +1,7 @@
 //! The record of each contact that does not respond: its failures, and when it is dialed again.
 //!
-//! Failures count only if they are spaced, so that one burst of dials is one failure. A contact that
-//! responds has no record.
+//! Failures count only if they are spaced, so that one burst of dials is one failure. A contact
+//! that responds has no record.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::time::Duration;

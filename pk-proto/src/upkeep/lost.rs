@@ -2,7 +2,8 @@
 //! the network was split, its halves find each other again through them.
 //!
 //! A lost contact is none: it is not reported to peers and no candidate of a search. Its addresses
-//! are those that connections have proved, so that no peer can place an address of another host here.
+//! are those that connections have proved, so that no peer can place an address of another host
+//! here.
 
 use alloc::collections::BTreeMap;
 use core::time::Duration;

@@ -1,4 +1,5 @@
-//! Whether this node is away: cut off from the network. Then the silence of a contact proves nothing.
+//! Whether this node is away: cut off from the network. Then the silence of a contact proves
+//! nothing.
 //!
 //! A node that keeps a far connection receives something every half minute. If it has received
 //! nothing for longer, it is away. One other node is no proof of the opposite: an attacker on the

@@ -87,8 +87,8 @@ impl Connection {
         self.quic.set_send_window(self.window(cx));
     }
 
-    /// Returns the send window for everything but the node protocol. While datagrams are carried, it
-    /// follows the congestion window: what QUIC accepts beyond that only waits, and delays every
+    /// Returns the send window for everything but the node protocol. While datagrams are carried,
+    /// it follows the congestion window: what QUIC accepts beyond that only waits, and delays every
     /// datagram behind it.
     pub(super) fn window(&self, cx: &Cx) -> u64 {
         let window =

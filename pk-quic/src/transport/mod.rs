@@ -209,8 +209,8 @@ impl Transport {
     // -- the network
 
     /// Handles one datagram. One that is longer than
-    /// [`MAX_DATAGRAM`](TransportSettings::MAX_DATAGRAM) is dropped, because its data would keep all
-    /// of it in memory.
+    /// [`MAX_DATAGRAM`](TransportSettings::MAX_DATAGRAM) is dropped, because its data would keep
+    /// all of it in memory.
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
         self.cx.advance(now);
         if datagram.bytes.len() > TransportSettings::MAX_DATAGRAM {

@@ -82,8 +82,8 @@ impl Transport {
         closed
     }
 
-    /// Passes on the datagrams that have arrived on streams, and ends what has ended. Returns whether
-    /// there was anything.
+    /// Passes on the datagrams that have arrived on streams, and ends what has ended. Returns
+    /// whether there was anything.
     pub(super) fn relay(&mut self) -> bool {
         let mut moved = false;
         while let Some((stream, datagram)) = self.cx.carried.pop_front() {

@@ -2,8 +2,8 @@
 //! (RFC 9000 section 8.1).
 //!
 //! quinn-proto sends whole datagrams: while less than that was sent, one more may leave, of each
-//! connection. The rule here is the same. Where pk-quic counts by itself (its `follow.rs`), the limit
-//! is exact, which a test shows with [`Amplification::exchanged`].
+//! connection. The rule here is the same. Where pk-quic counts by itself (its `follow.rs`), the
+//! limit is exact, which a test shows with [`Amplification::exchanged`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -25,8 +25,8 @@ fn message(payload: &(dyn Any + Send)) -> String {
         .unwrap_or_default()
 }
 
-/// Checks that one of the scripts fails, with this text, or one of those that " or " separates, in the
-/// first line of the message.
+/// Checks that one of the scripts fails, with this text, or one of those that " or " separates, in
+/// the first line of the message.
 fn assert_caught(expected: &str, scripts: u64, mut run: impl FnMut(&[u8])) {
     for seed in 0..scripts {
         let Err(payload) = catch_unwind(AssertUnwindSafe(|| run(&noise(seed)))) else { continue };

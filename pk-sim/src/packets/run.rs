@@ -193,8 +193,8 @@ impl PacketWorld {
         }
     }
 
-    /// Returns how many connections of a host may lead to another one, or to an address that no host
-    /// has: those that its core knows, and a handshake.
+    /// Returns how many connections of a host may lead to another one, or to an address that no
+    /// host has: those that its core knows, and a handshake.
     fn connections(&self, id: HostId, to: Option<HostId>) -> u64 {
         let Some(node) = &self.hosts[id].node else { return 1 };
         let peer = to.map(|to| self.hosts[to].id());

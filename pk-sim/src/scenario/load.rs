@@ -25,8 +25,8 @@ impl fmt::Display for ScenarioError {
 impl std::error::Error for ScenarioError {}
 
 impl Scenario {
-    /// Reads a scenario. `file` is its name in errors, and without directories and extension that of the
-    /// scenario.
+    /// Reads a scenario. `file` is its name in errors, and without directories and extension that
+    /// of the scenario.
     ///
     /// # Errors
     /// The first fault of the text.

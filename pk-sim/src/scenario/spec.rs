@@ -96,8 +96,8 @@ pub struct LinkSpec {
     pub jitter_ms: u64,
     /// Lost packets, in per mille. Default 0, range 0–900.
     pub loss_per_mille: u16,
-    /// Side of a square on which the hosts are placed at random; their distance, in milliseconds, is
-    /// added to the latency. Default 0, range 0–10,000.
+    /// Side of a square on which the hosts are placed at random; their distance, in milliseconds,
+    /// is added to the latency. Default 0, range 0–10,000.
     pub spread_ms: u64,
 }
 

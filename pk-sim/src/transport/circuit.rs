@@ -157,8 +157,8 @@ impl Transport {
         Some((connection.ends[1 - side].host, id))
     }
 
-    /// Returns the way from a host to the node at the other end of a path: its host, the address that
-    /// it sees, and the way.
+    /// Returns the way from a host to the node at the other end of a path: its host, the address
+    /// that it sees, and the way.
     pub(super) fn way(
         &self,
         host: HostId,

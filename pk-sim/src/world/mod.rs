@@ -78,7 +78,8 @@ pub struct Completed {
     pub at: Instant,
     /// Host of the machine.
     pub host: HostId,
-    /// Number of the life of the host in which the request was started; it increases with each kill.
+    /// Number of the life of the host in which the request was started; it increases with each
+    /// kill.
     pub life: u32,
     /// Request.
     pub request: RequestId,

@@ -1,5 +1,5 @@
-//! Relayed paths over virtual datagrams: the connection inside, its change to a direct path, the loss
-//! of its relay, and what many circuits cost.
+//! Relayed paths over virtual datagrams: the connection inside, its change to a direct path, the
+//! loss of its relay, and what many circuits cost.
 
 use std::time::Duration;
 

@@ -101,7 +101,8 @@ impl<R: Rt> Victim<R> {
         self.child.ask(&self.runtime, "metrics").await
     }
 
-    /// Waits until it has no connections, also in QUIC, and no tasks for them. Returns its counters then.
+    /// Waits until it has no connections, also in QUIC, and no tasks for them. Returns its counters
+    /// then.
     async fn wait_until_idle(&mut self) -> Value {
         let runtime = self.runtime.clone();
         seen_within(&runtime, DROPPED, "a victim that rests", async || {

@@ -4,9 +4,9 @@
 //! In addition to the reference there are the commands `mdns`, `stream`, `disallow`, `allowed` and
 //! `answer`, the words `block` and `force` and an outcome for `setnode`, an argument for `gestalt`,
 //! and the events `joined`, `joinFailed`, `identityRenewed`, `connectionClosed`, `peerMisbehaved`,
-//! `claimAdded`, `claimAsked`, `claimInDoubt`, `claimSettled`, `lagged`, `portMapped` and the others
-//! of the port mapping. Unlike in the reference, what `sign` has signed enters the local chain, and
-//! `chain` and `claimsGet` return only verified claims.
+//! `claimAdded`, `claimAsked`, `claimInDoubt`, `claimSettled`, `lagged`, `portMapped` and the
+//! others of the port mapping. Unlike in the reference, what `sign` has signed enters the local
+//! chain, and `chain` and `claimsGet` return only verified claims.
 
 mod claims;
 mod command;

@@ -1,6 +1,6 @@
 //! Newcomers to full buckets. A node without room starts no garbage collection round: it waits as a
-//! replacement for a contact that leaves. Only if it has asked something or answered, the least recently
-//! seen contact of its bucket is probed, that one alone, and only after a long silence. A
+//! replacement for a contact that leaves. Only if it has asked something or answered, the least
+//! recently seen contact of its bucket is probed, that one alone, and only after a long silence. A
 //! probe asks nothing, so that it makes this node no newcomer elsewhere.
 
 use super::super::node::NodeManager;

@@ -215,8 +215,8 @@ impl Runner<'_> {
         self.at(back, Step::Return);
     }
 
-    /// All nodes have the network again. What was lost is counted now, and again at the end, or when
-    /// others go away.
+    /// All nodes have the network again. What was lost is counted now, and again at the end, or
+    /// when others go away.
     fn come_back(&mut self) {
         self.lost_at_return = self.lost();
         self.cluster.heal();
