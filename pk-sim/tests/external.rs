@@ -212,7 +212,7 @@ impl Named {
     }
 
     /// The addresses of node 0 that node 1 sends to node 2.
-    fn told(&mut self) -> Vec<NodeAddress> {
+    fn reported(&mut self) -> Vec<NodeAddress> {
         let (via, target) = (self.cluster.id(1), self.cluster.id(0));
         let query = ClosestNodesQuery { known: true, connected: false };
         let request = Request::QueryClosestNodes { via, target, query, options: NO };
@@ -238,9 +238,9 @@ fn address_reaches_a_third_node_through_a_peer_that_was_connected_until_it_has_e
     let mut named = Named { cluster };
     let (own, mapped) = (named.cluster.address(0), named.mapped(0));
     named.change(0, Some(mapped));
-    assert_eq!(named.told(), [NodeAddress::from_socket(mapped), own.clone()]);
+    assert_eq!(named.reported(), [NodeAddress::from_socket(mapped), own.clone()]);
     named.change(0, None);
-    assert_eq!(named.told(), [own]);
+    assert_eq!(named.reported(), [own]);
     named.cluster.stop_all();
 }
 

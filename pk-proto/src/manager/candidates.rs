@@ -69,7 +69,8 @@ impl NodeManager {
         }
     }
 
-    /// Dials addresses of the peer of a relayed connection in the local network, once for each path.
+    /// Dials addresses of the peer of a relayed connection in the local network, once for each
+    /// path.
     ///
     /// Only the relay says that both are in one network: each address counts as a signal of the
     /// relay, which can make this node dial as many as by signalling.
