@@ -102,6 +102,10 @@ pub(super) struct Walk {
     times: Times,
     /// Additional contacts until the first answer.
     warm: u32,
+    /// Contacts among the nearest while the search is narrow.
+    near: u32,
+    /// Silence after which one more contact starts, in percent of the median.
+    hedge: u32,
     /// Distance of the local node to the farthest of its own neighbors; `None` if unknown.
     neighborhood: Option<u64>,
     /// Answers in a row without a nearer node.
@@ -149,13 +153,16 @@ impl Walk {
         k: usize,
         candidates: Candidates,
     ) -> Self {
+        let silent = experience.silent_permille();
         Self {
             target,
             goal,
             k,
             candidates,
             times: Times::new(experience, config.round_trip),
-            warm: config.warm * experience.silent_permille() / 1000,
+            warm: config.warm * silent / 1000,
+            near: config.near + (config.near_silent * silent + 500) / 1000,
+            hedge: config.hedge + config.hedge_silent * silent / 1000,
             neighborhood: None,
             quiet: 0,
             lies: 0,
@@ -180,9 +187,9 @@ impl Walk {
         cap: u32,
         way: impl Fn(&Candidate) -> Way,
     ) -> Step {
-        let Self { candidates, times, .. } = self;
+        let Self { candidates, times, hedge, .. } = self;
         candidates.grow_old(now, |reach, age| match age {
-            Age::Fresh => times.median(reach, config.hedge),
+            Age::Fresh => times.median(reach, *hedge),
             Age::Old | Age::Gone => times.median(reach, config.stall),
         });
         if let Some(step) = self.contact_target(&way) {
@@ -206,7 +213,7 @@ impl Walk {
             (u32::MAX, u32::try_from(self.k).unwrap_or(u32::MAX) + for_silent)
         } else {
             let warm = if self.times.any { 0 } else { self.warm };
-            (config.near + hedges + warm, config.narrow + hedges)
+            (self.near + hedges + warm, config.narrow + hedges)
         };
         // Before anything has ever answered, silence proves nothing: the times are a guess.
         let total = if self.times.is_guess() { total.min(GUESS * config.narrow) } else { total };
@@ -465,7 +472,6 @@ impl Walk {
     /// A contact starts; `step` is its place in the trace.
     pub(super) fn begin(
         &mut self,
-        config: &SearchConfig,
         now: Instant,
         (node, reach): (&NodeId, Reach),
         (edge, extra): (Option<u32>, bool),
@@ -479,7 +485,7 @@ impl Walk {
             self.edges.push((edge, distance));
         }
         self.candidates.tellers.contacted(teller);
-        let due = now + self.times.median(reach, config.hedge);
+        let due = now + self.times.median(reach, self.hedge);
         let contact =
             Contact { step, since: now, reach, extra, age: Age::Fresh, due, stage: Stage::Dialing };
         self.candidates.set(distance, State::Running(contact));
@@ -487,18 +493,12 @@ impl Walk {
 
     /// A contact is connected after a dial, and is being asked; `early`: before it has accepted the
     /// connection.
-    pub(super) fn connected(
-        &mut self,
-        config: &SearchConfig,
-        now: Instant,
-        node: &NodeId,
-        early: bool,
-    ) {
-        let Self { candidates, times, .. } = self;
+    pub(super) fn connected(&mut self, now: Instant, node: &NodeId, early: bool) {
+        let Self { candidates, times, hedge, .. } = self;
         let Some(contact) = candidates.get(node).and_then(Candidate::contact) else { return };
         if contact.reach == Reach::Dialed && times.connected_after(now.since(contact.since), early)
         {
-            candidates.rejuvenate(|reach, _| times.median(reach, config.hedge));
+            candidates.rejuvenate(|reach, _| times.median(reach, *hedge));
         }
     }
 
@@ -524,9 +524,9 @@ impl Walk {
         let candidate = self.candidates.get_mut(node)?;
         candidate.answered_at.get_or_insert(address);
         let contact = self.candidates.set(self.target.distance(node), State::Answered)?;
-        let Self { candidates, times, .. } = self;
+        let Self { candidates, times, hedge, .. } = self;
         if times.add(contact.reach, now.since(contact.since)) {
-            candidates.rejuvenate(|reach, _| times.median(reach, config.hedge));
+            candidates.rejuvenate(|reach, _| times.median(reach, *hedge));
         }
         let mut news = Vec::new();
         let mut lied = false;
