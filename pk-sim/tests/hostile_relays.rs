@@ -1,5 +1,5 @@
 //! The scenario `relays` at few nodes, under all checkers: relays that misbehave keep no nodes
-//! apart. `PK_SEEDS=100 cargo test --release -p pk-sim --test hostile_relays` tries more seeds.
+//! apart. `PK_SEEDS=100 cargo test -p pk-sim --test hostile_relays` tries more seeds.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use pk_sim::scenario::{Options, Scenario, run};
