@@ -1,7 +1,7 @@
 //! CPU of two nodes over loopback beside bare quinn doing the same work, in one run, and the memory
 //! and CPU of idle connections: `cargo bench -p pk-driver-tokio --bench sockets`. With the argument
 //! `cpu` or `idle`, only one of both; with a further argument, such as `cpu closest`, only the rows
-//! whose name contains it.
+//! whose name contains it. With the argument `relay`, only what a relay costs and carries.
 //!
 //! Each row alternates between both in rounds; the figures are medians of the CPU of the whole
 //! process, which contains both ends. Bare quinn uses the same certificates, windows and runtime.
@@ -17,6 +17,7 @@ mod idle;
 mod node;
 mod process;
 mod quic;
+mod relay;
 
 use node::Nodes;
 use process::cpu;
@@ -89,7 +90,13 @@ fn main() {
     {
         return runtime.block_on(idle::peers(rest));
     }
+    if arguments.first().is_some_and(|kind| kind == "relay-process") {
+        return runtime.block_on(relay::process());
+    }
     let only = |part| arguments.first().is_some_and(|first| first == part);
+    if only("relay") {
+        return runtime.block_on(relay::measure());
+    }
     if !only("idle") {
         runtime.block_on(rows(arguments.get(1).map_or("", |row| row)));
     }

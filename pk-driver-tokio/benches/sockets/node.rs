@@ -10,12 +10,18 @@ const CONTACTS: u8 = 20;
 
 /// Starts a node on loopback with room for many connections.
 pub(crate) async fn start(seed: u64) -> Node {
+    start_with(seed, |_| {}).await
+}
+
+/// Like [`start`], with other settings.
+pub(crate) async fn start_with(seed: u64, change: impl FnOnce(&mut NodeConfig)) -> Node {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut config = NodeConfig::ephemeral(KeyPair::from_seed(&bytes)).unwrap();
     config.listen = "127.0.0.1:0".parse().unwrap();
     config.core.connection_limit = 16_384;
     config.core.connection_idle_timeout = std::time::Duration::from_secs(3600);
+    change(&mut config);
     Node::start(config).await.unwrap()
 }
 
@@ -87,23 +93,7 @@ impl Nodes {
     }
 
     pub(crate) async fn bulk(&self, bytes: usize) {
-        let mut acceptor = self.b.accept_streams("bulk/1").await.unwrap();
-        let reader = tokio::spawn(async move {
-            let mut stream = acceptor.accept().await.unwrap();
-            let mut all = 0;
-            while let Some(chunk) = stream.read_chunk(1 << 20).await.unwrap() {
-                all += chunk.len();
-            }
-            all
-        });
-        let mut stream =
-            self.a.open_stream(self.id, "bulk/1", RequestOptions::default()).await.unwrap();
-        let chunk = vec![7; 64 * 1024];
-        for _ in 0..bytes / chunk.len() {
-            stream.write_all(&chunk).await.unwrap();
-        }
-        stream.finish().unwrap();
-        assert_eq!(reader.await.unwrap(), bytes);
+        bulk(&self.a, &self.b, bytes).await;
     }
 
     pub(crate) async fn stop(self) {
@@ -111,4 +101,25 @@ impl Nodes {
             node.shutdown().await;
         }
     }
+}
+
+/// One node sends a stream to another one with which it is connected, which reads it.
+pub(crate) async fn bulk(from: &Node, to: &Node, bytes: usize) {
+    let mut acceptor = to.accept_streams("bulk/1").await.unwrap();
+    let reader = tokio::spawn(async move {
+        let mut stream = acceptor.accept().await.unwrap();
+        let mut all = 0;
+        while let Some(chunk) = stream.read_chunk(1 << 20).await.unwrap() {
+            all += chunk.len();
+        }
+        all
+    });
+    let options = RequestOptions::default();
+    let mut stream = from.open_stream(to.own_id(), "bulk/1", options).await.unwrap();
+    let chunk = vec![7; 64 * 1024];
+    for _ in 0..bytes / chunk.len() {
+        stream.write_all(&chunk).await.unwrap();
+    }
+    stream.finish().unwrap();
+    assert_eq!(reader.await.unwrap(), bytes);
 }
