@@ -1,6 +1,7 @@
 //! When unused connections close, leases, which hold them, and the one connection that is kept
 //! open.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::connection::{Connection, State};
@@ -46,7 +47,24 @@ impl Connections {
 
     /// Returns whether a connection is kept open although nothing uses it.
     pub(crate) fn is_kept(&self, conn: ConnectionId) -> bool {
-        self.kept == Some(conn)
+        self.kept == Some(conn) || self.kept_near.contains(&conn)
+    }
+
+    /// Keeps the live connections with these nodes open, too, and no others.
+    pub(crate) fn keep_near<'a>(
+        &mut self,
+        cx: &mut Cx,
+        nodes: impl IntoIterator<Item = &'a NodeId>,
+    ) {
+        let next = nodes.into_iter().filter_map(|node| self.live(node)).collect();
+        let before = core::mem::replace(&mut self.kept_near, next);
+        let changed: Vec<_> = before.symmetric_difference(&self.kept_near).copied().collect();
+        changed.into_iter().for_each(|conn| self.arm(cx, conn));
+    }
+
+    /// Returns the number of connections that `keep_near` keeps open.
+    pub(crate) fn kept_near(&self) -> usize {
+        self.kept_near.len()
     }
 
     /// Keeps one live connection with a node of a bucket open, as long as it is the primary one

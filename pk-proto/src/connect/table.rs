@@ -48,6 +48,8 @@ pub(crate) struct Connections {
     pub(super) invalidated_through: Option<ConnectionId>,
     /// The connection that is kept open although nothing uses it; it is live.
     pub(super) kept: Option<ConnectionId>,
+    /// Others, of a node behind a NAT.
+    pub(super) kept_near: BTreeSet<ConnectionId>,
     pub(super) races: Races,
     pub(super) events: VecDeque<ConnectEvent>,
 }
@@ -117,6 +119,7 @@ impl Connections {
                 self.by_node.remove(conn, &connection);
                 self.room.leave_node(&connection.node);
                 self.kept = self.kept.filter(|kept| *kept != conn);
+                self.kept_near.remove(&conn);
                 cx.timers.cancel(Timer::Silent(conn));
                 cx.timers.set(Timer::Idle(conn), cx.now + RETIREMENT);
                 Some(State::Retired { connection, place })
@@ -178,6 +181,7 @@ impl Connections {
         if let State::Live { connection, .. } = state {
             self.by_node.remove(conn, connection);
             self.kept = self.kept.filter(|kept| *kept != conn);
+            self.kept_near.remove(&conn);
         }
         if let Some(connection) = state.connection().filter(|_| state.is_accepted()) {
             self.by_id.end(&connection.node);
