@@ -16,11 +16,10 @@ use pk_host::{HostState, KeyPair, MemoryStore, TransportSecret, create_identity}
 use pk_proto::{Identity, Instant, Request, RequestOptions, Snapshot, UnixMillis};
 use pk_quic::{Datagram, Effect, Node, NodeSetup, Poll, Read};
 
+use crate::ending::{self, MOST};
+
 const UNIX: UnixMillis = UnixMillis::from_secs(1_800_000_000);
 const PROTOCOL: &str = "fuzz/1";
-
-/// Calls and datagrams after which a node must be quiet.
-const MOST: usize = 20_000;
 
 /// One step of a script: an operation and its two arguments.
 type Step = [u8; 3];
@@ -197,25 +196,28 @@ impl World {
         assert!(self.wire.len() < 10_000);
         self.seen.truncate(256);
     }
+}
 
-    /// The network is good again, and both nodes stop.
-    fn end(mut self) {
-        for n in 0..2 {
-            self.work = 0;
-            self.nodes[n].0.stop(self.now);
-            self.drain(n);
-        }
-        for _ in 0..MOST {
-            self.work = 0;
-            if let Some((from, to, bytes)) = self.wire.pop_front() {
-                self.deliver(from, to, &bytes);
-            } else if self.nodes.iter().all(|(node, _)| node.is_over()) {
-                return;
-            } else {
-                self.pass(Duration::from_secs(60));
-            }
-        }
-        panic!("the nodes do not end: {:?}", self.now);
+impl ending::World for World {
+    fn stop(&mut self, n: usize) {
+        self.work = 0;
+        self.nodes[n].0.stop(self.now);
+        self.drain(n);
+    }
+
+    fn deliver_first(&mut self) -> bool {
+        self.work = 0;
+        let Some((from, to, bytes)) = self.wire.pop_front() else { return false };
+        self.deliver(from, to, &bytes);
+        true
+    }
+
+    fn is_over(&self) -> bool {
+        self.nodes.iter().all(|(node, _)| node.is_over())
+    }
+
+    fn pass(&mut self, most: Duration) {
+        World::pass(self, most);
     }
 }
 
@@ -225,6 +227,6 @@ pub(crate) fn datagrams(data: &[u8]) -> bool {
     let (steps, _) = data.as_chunks::<3>();
     steps.iter().take(400).for_each(|step| world.step(*step));
     let exchanged = !world.seen.is_empty();
-    world.end();
+    ending::end(world);
     exchanged
 }

@@ -25,13 +25,18 @@ use pk_quic::{
     TransportSetup,
 };
 
-const UNIX: UnixMillis = UnixMillis::from_secs(1_800_000_000);
+use crate::ending::{self, MOST};
 
-/// Calls and datagrams after which a node must be quiet.
-const MOST: usize = 20_000;
+const UNIX: UnixMillis = UnixMillis::from_secs(1_800_000_000);
 
 /// Circuits of the relay.
 const CIRCUITS: usize = 8;
+/// Steps of a script.
+const STEPS: usize = 128;
+/// Dials of the peer in a script, and requests of the node. A handshake takes as long as a hundred
+/// other steps; what a few do, many do as well.
+const DIALS: usize = 6;
+const REQUESTS: usize = 12;
 
 const RELAY: usize = 0;
 const NODE: usize = 1;
@@ -47,6 +52,9 @@ struct World {
     /// Datagrams on their way: source, destination, bytes.
     wire: VecDeque<(usize, usize, Vec<u8>)>,
     work: usize,
+    /// Dials and requests that the script has left.
+    dials: usize,
+    requests: usize,
 }
 
 /// The peer: a transport, and what it has open.
@@ -94,6 +102,13 @@ fn node(n: usize) -> (Node, MemoryStore) {
     relay.volume_per_node = 2 * 1024 * 1024;
     relay.idle_timeout = Duration::from_secs(5);
     (Node::new(setup).unwrap(), MemoryStore::new())
+}
+
+/// Takes one of those that are left. Returns whether there was one.
+fn take(left: &mut usize) -> bool {
+    let taken = *left > 0;
+    *left -= usize::from(taken);
+    taken
 }
 
 fn frame(message: V1) -> Bytes {
@@ -204,7 +219,9 @@ impl World {
     fn new() -> Self {
         let nodes = [RELAY, NODE].map(node);
         let (wire, peer) = (VecDeque::new(), Peer::new());
-        let mut world = Self { now: Instant::ORIGIN, nodes, peer, wire, work: 0 };
+        let now = Instant::ORIGIN;
+        let (dials, requests) = (DIALS, REQUESTS);
+        let mut world = Self { now, nodes, peer, wire, work: 0, dials, requests };
         let (target, options) = (id(RELAY), RequestOptions::default());
         let connect = Request::Connect { target, address: address(RELAY).into(), options };
         [RELAY, NODE].into_iter().for_each(|n| world.drain(n));
@@ -322,14 +339,14 @@ impl World {
                 output.map(|output| self.peer.transport.execute(now, output));
             }
             9 => self.pass(Duration::from_millis(1 << (b % 16))),
-            10 => {
+            10 if take(&mut self.requests) => {
                 let (target, relay, options) = (id(PEER), id(RELAY), RequestOptions::default());
                 let request = Request::ConnectThrough { target, relay, options };
                 let _ = self.nodes[NODE].0.request(now, request);
                 self.drain(NODE);
             }
             11 => self.peer.accepts = !self.peer.accepts,
-            12 => self.peer.dial(now),
+            12 if take(&mut self.dials) => self.peer.dial(now),
             13 => {
                 if let Some(conn) = self.peer.conn {
                     let (code, reason) = (0, String::new());
@@ -346,7 +363,7 @@ impl World {
                 }
             }
             // The peer uses a circuit as a path: it dials the node.
-            _ => {
+            15 if take(&mut self.dials) => {
                 let number = u16::try_from(b).unwrap_or_default();
                 let ip = std::net::Ipv6Addr::new(0xfd70, 0x6b, 1, 0, 0, 0, 0, number);
                 let addr = SocketAddr::from((ip, 1));
@@ -359,29 +376,33 @@ impl World {
                     self.peer.transport.execute(now, dial);
                 }
             }
+            _ => {}
         }
         self.drain(PEER);
         assert!(self.wire.len() < 10_000);
     }
+}
 
-    /// The network is good again, and both nodes stop.
-    fn end(mut self) {
-        for n in [RELAY, NODE] {
-            self.work = 0;
-            self.nodes[n].0.stop(self.now);
-            self.drain(n);
-        }
-        for _ in 0..MOST {
-            self.work = 0;
-            if let Some((from, to, bytes)) = self.wire.pop_front() {
-                self.deliver(from, to, &bytes);
-            } else if self.nodes.iter().all(|(node, _)| node.is_over()) {
-                return;
-            } else {
-                self.pass(Duration::from_secs(60));
-            }
-        }
-        panic!("the nodes do not end: {:?}", self.now);
+impl ending::World for World {
+    fn stop(&mut self, n: usize) {
+        self.work = 0;
+        self.nodes[n].0.stop(self.now);
+        self.drain(n);
+    }
+
+    fn deliver_first(&mut self) -> bool {
+        self.work = 0;
+        let Some((from, to, bytes)) = self.wire.pop_front() else { return false };
+        self.deliver(from, to, &bytes);
+        true
+    }
+
+    fn is_over(&self) -> bool {
+        self.nodes.iter().all(|(node, _)| node.is_over())
+    }
+
+    fn pass(&mut self, most: Duration) {
+        World::pass(self, most);
     }
 }
 
@@ -389,8 +410,8 @@ impl World {
 pub(crate) fn relay(data: &[u8]) -> bool {
     let mut world = World::new();
     let (steps, _) = data.as_chunks::<3>();
-    steps.iter().take(300).for_each(|step| world.step(*step));
+    steps.iter().take(STEPS).for_each(|step| world.step(*step));
     let opened = world.nodes[RELAY].0.manager().metrics().circuits_opened > 0;
-    world.end();
+    ending::end(world);
     opened
 }

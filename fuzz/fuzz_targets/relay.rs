@@ -2,6 +2,8 @@
 
 #[path = "../relay.rs"]
 mod body;
+#[path = "../ending.rs"]
+mod ending;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     body::relay(data);

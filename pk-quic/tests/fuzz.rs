@@ -3,6 +3,8 @@
 
 #[path = "../../fuzz/datagrams.rs"]
 mod body;
+#[path = "../../fuzz/ending.rs"]
+mod ending;
 #[path = "../../fuzz/relay.rs"]
 mod relay;
 
@@ -44,7 +46,7 @@ fn random_scripts_of_a_hostile_peer_pass() {
     for script in 0..60u32 {
         let mut random =
             blake3::Hasher::new().update(b"relay").update(&script.to_le_bytes()).finalize_xof();
-        let mut data = vec![0; 3 * (20 + script as usize * 4)];
+        let mut data = vec![0; 3 * (5 + script as usize * 2)];
         random.fill(&mut data);
         // Every script begins with a circuit to the node.
         let begin = [4, 0, 0, 0, 0, 31, 0, 0, 31];

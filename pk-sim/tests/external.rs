@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::relays::{RELAY, SOURCE, TARGET, separate, start_around};
 use common::*;
 use pk_proto::native::{self, Hello, Message, V1};
 use pk_proto::{
@@ -21,8 +22,10 @@ fn socket(text: &str) -> SocketAddr {
 }
 
 fn external(address: &str) -> V1 {
-    V1::External { address: NodeAddress::from_socket(socket(address)) }
+    V1::External { address: Some(NodeAddress::from_socket(socket(address))) }
 }
+
+const WITHDRAWN: V1 = V1::External { address: None };
 
 fn frame(message: V1) -> Bytes {
     native::encode(&Message::V1(message)).unwrap()
@@ -68,8 +71,10 @@ fn external_address_is_sent_after_the_hello_and_when_it_changes_to_peers_that_un
     };
     assert_eq!(change(Some("203.0.113.7:1")), [], "the same");
     assert_eq!(change(Some("203.0.113.7:2")), [external("203.0.113.7:2")]);
-    assert_eq!(change(None), []);
+    assert_eq!(change(None), [WITHDRAWN]);
     assert_eq!(change(Some("0.0.0.0:2")), [], "no host can have it");
+    let (_, _, sent) = accept(&mut bare, "198.51.100.2:1314", Hello::EXTERNAL);
+    assert_eq!(sent.len(), 1, "there is nothing to withdraw: {sent:?}");
 
     // A node of an earlier version.
     let mut bare = Bare::new(|_| {});
@@ -115,8 +120,62 @@ fn peer_can_name_a_bounded_number_of_addresses() {
     }
     let metrics = bare.node.metrics();
     assert_eq!((metrics.externals_stored, metrics.externals_refused), (8, 92));
-    assert_eq!(stored(&bare, Bare::peer(1)).len(), 5, "the limit of a contact");
+    assert_eq!(metrics.externals_withdrawn, 8, "each takes the place of the one before");
+    assert_eq!(stored(&bare, Bare::peer(1)), ["20.0.0.1:9"], "the last one was refused");
     assert_eq!(bare.node.metrics().connections, 1);
+}
+
+#[test]
+fn external_address_that_has_ended_is_no_address_of_the_contact_any_longer() {
+    let peer = Bare::peer(1);
+    let after = |named: &[V1]| {
+        let mut bare = Bare::new(|_| {});
+        let (_, control, _) = accept(&mut bare, "20.0.0.1:9", Hello::EXTERNAL);
+        for message in named {
+            bare.feed(control, &frame(message.clone()), false);
+        }
+        assert_eq!(faults(&bare.take()), []);
+        (stored(&bare, peer), bare.node.metrics().externals_withdrawn)
+    };
+    let (first, second) = (external("20.0.0.1:1"), external("20.0.0.1:2"));
+    let seen = || vec!["20.0.0.1:9".to_owned()];
+    assert_eq!(after(&[first.clone(), WITHDRAWN]), (seen(), 1));
+    assert_eq!(after(&[first.clone(), WITHDRAWN, WITHDRAWN]), (seen(), 1));
+    assert_eq!(after(&[WITHDRAWN]), (seen(), 0));
+    assert_eq!(after(&[external("20.0.0.2:1"), WITHDRAWN]), (seen(), 0));
+    let second_only = vec!["20.0.0.1:2".to_owned(), "20.0.0.1:9".to_owned()];
+    assert_eq!(after(&[first.clone(), second]), (second_only, 1), "another one replaces it");
+    let both = vec!["20.0.0.1:1".to_owned(), "20.0.0.1:9".to_owned()];
+    assert_eq!(after(&[first.clone(), first]), (both, 0), "the same");
+    // From there the peer is connected.
+    assert_eq!(after(&[external("20.0.0.1:9"), WITHDRAWN]), (seen(), 0));
+}
+
+#[test]
+fn external_address_is_withdrawn_when_no_connection_of_the_peer_shows_it() {
+    let mut bare = Bare::new(|_| {});
+    let named = frame(external("20.0.0.1:1"));
+    let both = ["20.0.0.1:9", "20.0.0.1:10"].map(|remote| {
+        let (_, control, _) = accept(&mut bare, remote, Hello::EXTERNAL);
+        bare.feed(control, &named, false);
+        control
+    });
+    bare.feed(both[0], &frame(WITHDRAWN), false);
+    assert!(stored(&bare, Bare::peer(1)).contains(&"20.0.0.1:1".to_owned()));
+    bare.feed(both[1], &frame(WITHDRAWN), false);
+    assert!(!stored(&bare, Bare::peer(1)).contains(&"20.0.0.1:1".to_owned()));
+}
+
+/// A node that moves learns its new external address before its connections follow, or after.
+#[test]
+fn external_address_is_stored_when_the_peer_is_connected_from_its_host() {
+    let mut bare = Bare::new(|_| {});
+    let (conn, control, _) = accept(&mut bare, "20.0.0.1:9", Hello::EXTERNAL);
+    bare.feed(control, &frame(external("20.0.0.2:1")), false);
+    assert_eq!(stored(&bare, Bare::peer(1)), ["20.0.0.1:9"]);
+    bare.input(Input::RemoteAddressChanged { conn, addr: socket("20.0.0.2:9") });
+    let known = stored(&bare, Bare::peer(1));
+    assert_eq!(known, ["20.0.0.2:1", "20.0.0.2:9", "20.0.0.1:9"]);
 }
 
 #[test]
@@ -136,46 +195,75 @@ fn external_address_before_the_hello_or_on_another_stream_is_a_fault() {
     assert_eq!(bare.node.metrics().externals_stored, 0);
 }
 
+/// A network of three nodes: what the first has as its external address, and what a third node
+/// learns of it through the second.
+struct Named {
+    cluster: Cluster,
+}
+
+impl Named {
+    fn change(&mut self, of: usize, addr: Option<SocketAddr>) {
+        self.cluster.call(of, |node, now| node.handle_input(Input::External { addr }, now));
+        self.cluster.drive(Duration::from_secs(1));
+    }
+
+    fn mapped(&self, node: usize) -> SocketAddr {
+        SocketAddr::new(self.cluster.address(node).socket().unwrap().ip(), 4444)
+    }
+
+    /// The addresses of node 0 that node 1 sends to node 2.
+    fn reported(&mut self) -> Vec<NodeAddress> {
+        let (via, target) = (self.cluster.id(1), self.cluster.id(0));
+        let query = ClosestNodesQuery { known: true, connected: false };
+        let request = Request::QueryClosestNodes { via, target, query, options: NO };
+        let Ok(Reply::QueryClosestNodes(closest)) = self.cluster.ask(2, request) else { panic!() };
+        let known = closest.known.iter().find(|(node, _)| *node == target);
+        known.iter().flat_map(|(_, it)| it.iter()).map(|(it, _)| it.clone()).collect()
+    }
+
+    /// The external addresses that a node has stored, and those that it has refused.
+    fn counted(&self, node: usize) -> (u64, u64) {
+        let metrics = self.cluster.node(node).metrics();
+        (metrics.externals_stored, metrics.externals_refused)
+    }
+}
+
 #[test]
-fn address_reaches_a_third_node_through_a_peer_that_was_connected() {
+fn address_reaches_a_third_node_through_a_peer_that_was_connected_until_it_has_ended() {
     let mut cluster = Cluster::quiet().nodes(3).seed(11).start();
-    let mapped = SocketAddr::new(cluster.address(0).socket().unwrap().ip(), 4444);
     for (from, to) in [(0, 1), (2, 1)] {
         add_contact(&mut cluster, from, to);
         cluster.connect(from, to).unwrap();
     }
-    cluster.call(0, |node, now| node.handle_input(Input::External { addr: Some(mapped) }, now));
-    cluster.drive(Duration::from_secs(1));
-    let (via, target) = (cluster.id(1), cluster.id(0));
-    let query = ClosestNodesQuery { known: true, connected: false };
-    let request = Request::QueryClosestNodes { via, target, query, options: NO };
-    let Ok(Reply::QueryClosestNodes(closest)) = cluster.ask(2, request) else { panic!() };
-    let known = closest.known.iter().find(|(node, _)| *node == target);
-    let addresses: Vec<_> = known.iter().flat_map(|(_, it)| it.iter()).map(|(it, _)| it).collect();
-    assert_eq!(addresses, [&NodeAddress::from_socket(mapped), &cluster.address(0)]);
-    cluster.stop_all();
+    let mut named = Named { cluster };
+    let (own, mapped) = (named.cluster.address(0), named.mapped(0));
+    named.change(0, Some(mapped));
+    assert_eq!(named.reported(), [NodeAddress::from_socket(mapped), own.clone()]);
+    named.change(0, None);
+    assert_eq!(named.reported(), [own]);
+    named.cluster.stop_all();
 }
 
 /// The relay names the address of the peer, so that it could name that of a third host.
 #[test]
-fn external_address_is_ignored_over_a_relayed_connection() {
+fn external_address_over_a_relayed_connection_is_stored_when_the_connection_is_direct() {
     let mut cluster = Cluster::builder().nodes(3).seed(1).build();
-    cluster.cut(1, 2);
-    cluster.cut(2, 1);
-    (0..3).for_each(|node| cluster.start_node(node));
-    cluster.drive(Duration::ZERO);
-    for node in [1, 2] {
-        cluster.connect(node, 0).unwrap();
-    }
-    cluster.drive(Duration::from_secs(1));
-    let target = cluster.id(2);
-    assert!(find(&mut cluster, 1, target).found.is_some());
-    let mapped = SocketAddr::new(cluster.address(2).socket().unwrap().ip(), 4444);
-    cluster.call(2, |node, now| node.handle_input(Input::External { addr: Some(mapped) }, now));
-    cluster.drive(Duration::from_secs(1));
-    let counted = |node: usize| {
-        let metrics = cluster.node(node).metrics();
-        (metrics.externals_stored, metrics.externals_refused)
+    separate(&mut cluster);
+    start_around(&mut cluster, &[RELAY]);
+    let target = cluster.id(TARGET);
+    assert!(find(&mut cluster, SOURCE, target).found.is_some());
+    let mut named = Named { cluster };
+    let mapped = named.mapped(TARGET);
+    named.change(TARGET, Some(mapped));
+    assert_eq!((named.counted(RELAY), named.counted(SOURCE)), ((1, 0), (0, 1)));
+    let knows = |named: &Named| {
+        let contact = named.cluster.node(SOURCE).contact(target).unwrap();
+        contact.iter().any(|(address, _)| *address == NodeAddress::from_socket(mapped))
     };
-    assert_eq!((counted(0), counted(1)), ((1, 0), (0, 1)));
+    assert!(!knows(&named));
+    named.cluster.heal();
+    named.cluster.drive(Duration::from_secs(30));
+    assert_eq!(named.cluster.node(SOURCE).metrics().connections_upgraded, 1);
+    assert!(knows(&named));
+    assert_eq!(named.counted(SOURCE), (1, 1));
 }

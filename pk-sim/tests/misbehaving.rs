@@ -5,8 +5,9 @@ mod common;
 
 use std::collections::BTreeSet;
 
+use common::relays::{SOURCE, TARGET, separate, start_around};
 use common::*;
-use pk_proto::{ClosestNodesQuery, Failure, NodeId, Reply, Request, RequestOptions};
+use pk_proto::{ClosestNodesQuery, ContactMode, Failure, NodeId, Reply, Request, RequestOptions};
 use pk_sim::{Cluster, HostId, Misbehavior, Warm};
 
 const NODES: usize = 12;
@@ -133,4 +134,70 @@ fn forged_claims_are_served_and_offered_and_never_accepted() {
     assert!(cluster.misbehavior(liar).lies > 0 && cluster.misbehavior(liar).requests == 6);
     assert_eq!(cluster.node(3).metrics().claims_signed, 0);
     cluster.stop_all();
+}
+
+/// Two nodes that cannot reach each other, connected with a relay; one connects to the other
+/// through it. The number of the relay, and the result.
+fn through(behavior: Misbehavior) -> (Cluster, HostId, Result<Reply, Failure>) {
+    let mut cluster = Cluster::quiet().nodes(3).seed(5).build();
+    let relay = cluster.add_misbehaving(behavior);
+    separate(&mut cluster);
+    start_around(&mut cluster, &[relay]);
+    let (target, relay_id) = (cluster.id(TARGET), cluster.id_of_host(relay));
+    let options = by(20 * SECOND);
+    let request = Request::ConnectThrough { target, relay: relay_id, options };
+    let result = cluster.ask(SOURCE, request);
+    cluster.drive(SECOND);
+    (cluster, relay, result)
+}
+
+#[test]
+fn relay_that_drops_accepts_circuits_over_which_nothing_arrives() {
+    let (mut cluster, relay, result) = through(Misbehavior::DroppingRelay);
+    assert!(matches!(result, Err(Failure::Dial(_))), "{result:?}");
+    assert_eq!(cluster.misbehavior(relay).lies, 1);
+    assert_eq!(cluster.node(SOURCE).metrics().circuits_requested, 1);
+    assert_eq!(cluster.node(TARGET).metrics().relayed_paths, 0);
+    cluster.drive(60 * SECOND);
+    assert_eq!(cluster.node(SOURCE).metrics().relayed_paths, 0, "the path is abandoned");
+}
+
+#[test]
+fn relay_that_stalls_answers_no_request_of_a_circuit() {
+    let (cluster, relay, result) = through(Misbehavior::StallingRelay);
+    assert!(matches!(result, Err(Failure::Dial(_))), "{result:?}");
+    assert_eq!(cluster.misbehavior(relay).ignored, 2, "a signal and a circuit");
+    assert_eq!(cluster.node(SOURCE).metrics().relayed_paths, 0);
+}
+
+#[test]
+fn relay_that_names_wrong_addresses_keeps_no_nodes_apart() {
+    let (mut cluster, relay, result) = through(Misbehavior::MisnamingRelay);
+    let Ok(Reply::Connect(info)) = result else { panic!("{result:?}") };
+    assert_eq!(info.data.mode, ContactMode::Relay);
+    assert_ne!(info.address, cluster.address(TARGET));
+    assert_eq!(cluster.misbehavior(relay).lies, 2);
+    // The nodes have tried the wrong addresses.
+    cluster.drive(30 * SECOND);
+    let target = cluster.id(TARGET);
+    let mode = |cluster: &Cluster| {
+        let connections = cluster.node(SOURCE).connections();
+        connections.iter().find(|info| info.node == target).map(|info| info.data.mode)
+    };
+    assert_eq!(mode(&cluster), Some(ContactMode::Relay));
+}
+
+#[test]
+fn relay_that_floods_fills_only_its_share_of_the_paths() {
+    let (mut cluster, relay) = among(Misbehavior::FloodingRelay);
+    let victim = (cluster.id(3), cluster.host(3).addrs()[0]);
+    cluster.instruct(relay, |peer, now| peer.dial_in_turn(vec![victim], now, 100 * SECOND));
+    cluster.drive(2 * SECOND);
+    assert_eq!(cluster.misbehavior(relay).requests, 100);
+    let metrics = cluster.node(3).metrics();
+    assert_eq!(metrics.relayed_paths, 16, "a quarter of 64");
+    assert!(metrics.circuits <= 16 && metrics.circuits_refused > 0, "{metrics:?}");
+    cluster.drive(90 * SECOND);
+    let metrics = cluster.node(3).metrics();
+    assert_eq!((metrics.relayed_paths, metrics.circuits), (0, 0));
 }

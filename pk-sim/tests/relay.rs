@@ -4,8 +4,7 @@
 
 mod common;
 
-use std::time::Duration;
-
+use common::relays::{RELAY, SOURCE, TARGET, behind_nats, separate, start_around};
 use common::{NO, Peer, SECOND, assert_consistent, find};
 use pk_proto::native::{self, Hello, Message, V1};
 use pk_proto::{
@@ -14,34 +13,14 @@ use pk_proto::{
 };
 use pk_sim::{App, Cluster, HostId, NatConfig};
 
-const RELAY: HostId = 0;
-const SOURCE: HostId = 1;
-const TARGET: HostId = 2;
 const SECOND_RELAY: HostId = 3;
 
 /// Public relays, and two nodes that are connected to them and cannot reach each other.
 fn apart(seed: u64, relays: usize, change: impl FnOnce(&mut Config)) -> Cluster {
     let mut cluster = Cluster::builder().nodes(2 + relays).seed(seed).config(change).build();
     separate(&mut cluster);
-    start(&mut cluster, &[RELAY, SECOND_RELAY][..relays]);
+    start_around(&mut cluster, &[RELAY, SECOND_RELAY][..relays]);
     cluster
-}
-
-/// Starts the nodes, and connects source and target to the relays.
-fn start(cluster: &mut Cluster, relays: &[HostId]) {
-    (0..2 + relays.len()).for_each(|node| cluster.start_node(node));
-    cluster.drive(Duration::ZERO);
-    for relay in relays {
-        for node in [SOURCE, TARGET] {
-            cluster.connect(node, *relay).unwrap();
-        }
-    }
-    cluster.drive(SECOND);
-}
-
-fn separate(cluster: &mut Cluster) {
-    cluster.cut(SOURCE, TARGET);
-    cluster.cut(TARGET, SOURCE);
 }
 
 /// The mode of the primary connection of a node with another one.
@@ -82,14 +61,7 @@ fn nodes_behind_any_nats_connect_directly_where_that_is_possible_and_otherwise_b
     let (mut direct, mut relayed) = (0, 0);
     for source in &sides {
         for target in &sides {
-            let mut cluster = Cluster::builder().nodes(3).seed(7).build();
-            for (node, nat) in [(SOURCE, source), (TARGET, target)] {
-                if let Some(config) = nat {
-                    let nat = cluster.add_nat(*config);
-                    cluster.put_behind(node, nat);
-                }
-            }
-            start(&mut cluster, &[RELAY]);
+            let mut cluster = behind_nats(7, [*source, *target], |_| {});
             let possible = cluster.network().direct_path_possible(SOURCE, TARGET);
             let id = cluster.id(TARGET);
             let outcome = find(&mut cluster, SOURCE, id);
@@ -362,7 +334,7 @@ fn behind_one_nat(config: NatConfig) -> Cluster {
     for node in [SOURCE, TARGET] {
         cluster.put_behind(node, nat);
     }
-    start(&mut cluster, &[RELAY]);
+    start_around(&mut cluster, &[RELAY]);
     let target = cluster.id(TARGET);
     let outcome = find(&mut cluster, SOURCE, target);
     assert!(outcome.found.is_some() && outcome.stats.elapsed < 5 * SECOND, "{outcome:?}");
@@ -411,7 +383,7 @@ fn circuit_does_not_lead_into_another_network() {
         .config_of(TARGET, |config| config.network = "beta".parse().ok())
         .build();
     separate(&mut cluster);
-    start(&mut cluster, &[RELAY]);
+    start_around(&mut cluster, &[RELAY]);
     let target = cluster.id(TARGET);
     let outcome = find(&mut cluster, SOURCE, target);
     assert_eq!(outcome.found, None);

@@ -6,6 +6,7 @@ mod common;
 
 use std::time::Duration;
 
+use common::relays::{RELAY, SOURCE, TARGET, behind_nats};
 use common::signals::{in_seconds, punch, request};
 use common::{Peer, Reaction, SECOND, assert_consistent, find, find_with, ms};
 use pk_proto::{
@@ -16,29 +17,12 @@ use pk_proto::{
 };
 use pk_sim::{Cluster, Dependence, HostId, Key, NatConfig};
 
-const RELAY: HostId = 0;
-const SOURCE: HostId = 1;
-const TARGET: HostId = 2;
-
 const CONE: NatConfig = NatConfig::new(Dependence::Nothing, Dependence::AddressAndPort);
 const SYMMETRIC: NatConfig = NatConfig::new(Dependence::AddressAndPort, Dependence::AddressAndPort);
 
 /// A public relay, and two nodes that are connected only to it, each behind the given NAT.
 fn around_a_relay(seed: u64, source: Option<NatConfig>, target: Option<NatConfig>) -> Cluster {
-    let mut cluster = Cluster::builder().nodes(3).seed(seed).config(no_relaying).build();
-    for (node, nat) in [(SOURCE, source), (TARGET, target)] {
-        if let Some(config) = nat {
-            let nat = cluster.add_nat(config);
-            cluster.put_behind(node, nat);
-        }
-    }
-    (0..3).for_each(|node| cluster.start_node(node));
-    cluster.drive(Duration::ZERO);
-    for node in [SOURCE, TARGET] {
-        cluster.connect(node, RELAY).unwrap();
-    }
-    cluster.drive(SECOND);
-    cluster
+    behind_nats(seed, [source, target], no_relaying)
 }
 
 /// `tests/relay.rs` has relayed connections.

@@ -19,7 +19,7 @@ pub(crate) enum Manner {
     Silent,
     /// In PCP: as a router that has only NAT-PMP.
     OtherVersion,
-    /// These bytes; of UPnP-IGD a description of 3 MB.
+    /// These bytes, of UPnP-IGD as the description; without bytes a description of 3 MB.
     Garbage(Vec<u8>),
     /// From another address of the same network.
     Elsewhere,
@@ -301,8 +301,9 @@ fn read_request(stream: &mut TcpStream) -> Option<String> {
 const SERVICE: &str = "urn:schemas-upnp-org:service:WANIPConnection:1";
 
 fn description(plan: &Plan) -> String {
-    let padding = match plan.igd {
-        Manner::Garbage(_) => "<a>x</a>".repeat(400_000),
+    let padding = match &plan.igd {
+        Manner::Garbage(bytes) if bytes.is_empty() => "<a>x</a>".repeat(400_000),
+        Manner::Garbage(bytes) => return String::from_utf8_lossy(bytes).into_owned(),
         _ => String::new(),
     };
     format!(

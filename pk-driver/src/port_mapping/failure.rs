@@ -12,7 +12,7 @@ pub enum PortMappingFailure {
     /// The system has no IPv4 default route with a gateway.
     #[error("the system has no IPv4 gateway")]
     NoGateway,
-    /// The gateway did not answer in time, or a search found none with a valid description.
+    /// The gateway did not answer in time.
     #[error("no gateway answers")]
     Silent,
     /// The gateway has reported that its port 5351 is closed: it does not support the protocol.

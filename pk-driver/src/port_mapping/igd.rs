@@ -2,8 +2,8 @@
 //! most 1 MiB of each answer.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::time::{Duration, Instant};
 
 use igd_next::{
     AddAnyPortError, AddPortError, Gateway, GatewayIpVersion, GetExternalIpError,
@@ -18,6 +18,11 @@ use super::gateway::{Place, SSDP};
 const SEARCH: Duration = Duration::from_secs(3);
 /// Time for the answer to the search.
 const ANSWER: Duration = Duration::from_secs(1);
+/// A search for gateways, as igd-next sends it.
+const M_SEARCH: &str = "M-SEARCH * HTTP/1.1\r\nHost:239.255.255.250:1900\r\n\
+    ST:urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\nMan:\"ssdp:discover\"\r\nMX:1\r\n\r\n";
+/// Longest part of an answer to it that is read.
+const HEADER: usize = 1500;
 /// Name of the mapping in the pages of the gateway.
 const DESCRIPTION: &str = "pk";
 /// Longest text of the gateway that is reported.
@@ -38,7 +43,11 @@ pub(super) fn map(
     options.timeout = Some(SEARCH);
     options.single_search_timeout = Some(ANSWER);
     options.gateway_ip_version = GatewayIpVersion::V4;
-    let gateway = search_gateway(options).map_err(searched)?;
+    let gateway = search_gateway(options).map_err(|error| match searched(error) {
+        // igd-next does not report an answer whose description it cannot use.
+        PortMappingFailure::Silent if answers(place) => DESCRIPTION_INVALID,
+        failure => failure,
+    })?;
     if place.gateway.is_some_and(|known| gateway.addr.ip() != IpAddr::V4(known)) {
         return Err(PortMappingFailure::Malformed("another host than the gateway has answered"));
     }
@@ -51,6 +60,28 @@ pub(super) fn map(
     };
     let external = SocketAddrV4::new(external_ip(&gateway)?, port);
     Ok((Device(Box::new(gateway)), external))
+}
+
+/// Returns whether the gateway answers a search.
+fn answers(place: &Place) -> bool {
+    let begun = Instant::now();
+    let Ok(socket) = UdpSocket::bind(SocketAddrV4::new(*place.local.ip(), 0)) else { return false };
+    if socket.send_to(M_SEARCH.as_bytes(), SSDP).is_err() {
+        return false;
+    }
+    let mut buffer = [0; HEADER];
+    loop {
+        let left = ANSWER.saturating_sub(begun.elapsed());
+        if left.is_zero() || socket.set_read_timeout(Some(left)).is_err() {
+            return false;
+        }
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let is_gateway = place.gateway.is_none_or(|known| from.ip() == IpAddr::V4(known));
+        let answer = buffer.get(..length).unwrap_or_default();
+        if is_gateway && answer.starts_with(b"HTTP/1.1 200 ") {
+            return true;
+        }
+    }
 }
 
 /// Extends a mapping. Returns the present external address.
@@ -97,11 +128,15 @@ fn external_ip(gateway: &Gateway) -> Result<Ipv4Addr, PortMappingFailure> {
     }
 }
 
+/// A gateway answers the search, but has no description that can be used, or none in time.
+const DESCRIPTION_INVALID: PortMappingFailure =
+    PortMappingFailure::Malformed("not the description of a gateway");
+
 fn searched(error: SearchError) -> PortMappingFailure {
     match error {
         SearchError::NoResponseWithinTimeout => PortMappingFailure::Silent,
         SearchError::IoError(error) => PortMappingFailure::System(error.to_string()),
-        _ => PortMappingFailure::Malformed("not the description of a gateway"),
+        _ => DESCRIPTION_INVALID,
     }
 }
 

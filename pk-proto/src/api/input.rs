@@ -192,7 +192,7 @@ pub enum Input {
 
     // -- the endpoint, later additions
     /// A router passes packets on to the endpoint that it receives at this address, or no longer
-    /// does. Peers on `pk/1` are sent the address.
+    /// does. Peers on `pk/1` are sent the address, or that there is none any longer.
     External {
         /// External address, globally routable. `None`: there is none any longer.
         #[serde(with = "crate::types::sockets::maybe")]

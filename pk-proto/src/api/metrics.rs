@@ -165,6 +165,9 @@ metrics! {
     told_unusable,
     /// External addresses of peers that were stored in their contacts.
     externals_stored,
+    /// External addresses of peers that the peers have withdrawn, and that were removed from their
+    /// contacts.
+    externals_withdrawn,
     /// External addresses of peers that were not stored: not at the host from which the peer is
     /// connected, not usable, over a limit.
     externals_refused,

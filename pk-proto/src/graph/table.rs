@@ -189,6 +189,23 @@ impl NodeGraph {
         SetNodeOutcome::Updated
     }
 
+    /// Removes an address of a contact that has others. Returns whether it was removed.
+    pub(crate) fn unset_address(&mut self, node: &NodeId, address: &NodeAddress) -> bool {
+        let Some(index) = self.own.bucket_index(node).filter(|it| self.occupied.contains(*it))
+        else {
+            return false;
+        };
+        let bucket = self.buckets.get_mut(self.occupied.count_above(index));
+        let contact = bucket.and_then(|bucket| bucket.contact_mut(bucket.find(node).ok()?));
+        let Some(contact) = contact.filter(|it| it.len() > 1 && it.contains(address)) else {
+            return false;
+        };
+        self.diversity.remove(index, contact);
+        contact.remove(address);
+        self.diversity.add(index, contact);
+        true
+    }
+
     /// Adds a contact with all its addresses, from another or an earlier graph, if there is room.
     /// The order of the addresses is kept.
     pub(crate) fn restore(&mut self, node: NodeId, contact: &NodeContact) {
@@ -339,6 +356,32 @@ impl NodeGraph {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn address_is_removed_from_a_contact_that_has_others_and_does_not_count_any_longer() {
+        let (node, limits) = (NodeId::from_bytes([1; 32]), (1, 1));
+        let limits = DiversityLimits { per_bucket: limits.0, per_table: limits.1 };
+        let mut graph = NodeGraph::new(NodeId::from_bytes([0; 32]), 20, 5).with_diversity(limits);
+        let data = NodeContactAddressData {
+            mode: crate::types::address::ContactMode::Direct,
+            connected_time: UnixMillis(1),
+            scopes: crate::types::address::Scopes::GLOBAL,
+        };
+        let [first, second]: [NodeAddress; 2] =
+            ["20.0.0.1:1", "30.0.0.1:1"].map(|text| text.parse().unwrap());
+        for address in [&first, &second] {
+            graph.set(node, address.clone(), data);
+        }
+        let other = NodeId::from_bytes([2; 32]);
+        assert!(!graph.unset_address(&other, &first));
+        let full = SetNodeOutcome::Rejected(SetNodeRejection::Diversity);
+        assert_eq!(graph.set(other, first.clone(), data), full);
+        assert!(graph.unset_address(&node, &first));
+        assert!(!graph.unset_address(&node, &first));
+        assert!(!graph.unset_address(&node, &second), "the last one");
+        assert_eq!(graph.get(&node), Some(&NodeContact::new(second, data)));
+        assert_eq!(graph.set(other, first, data), SetNodeOutcome::Added);
+    }
 
     #[test]
     fn empty_graph_has_no_heap_memory() {

@@ -32,7 +32,7 @@ impl Lookup {
         self.stats.calls += 1;
         self.calls.insert(stream, node);
         let early = matches!(stage, Stage::Early(..));
-        self.walk.connected(&cx.config.search, cx.now, &node, early);
+        self.walk.connected(cx.now, &node, early);
         self.walk.candidates.advance(&node, stage);
     }
 

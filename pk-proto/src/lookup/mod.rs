@@ -480,7 +480,7 @@ impl Lookup {
     fn begin(&mut self, cx: &Cx, node: NodeId, reach: Reach, how: (Option<u32>, bool)) {
         let Some(candidate) = self.walk.candidates.get(&node) else { return };
         let reported_by = candidate.reported_by;
-        self.walk.begin(&cx.config.search, cx.now, (&node, reach), how, self.trace.len());
+        self.walk.begin(cx.now, (&node, reach), how, self.trace.len());
         self.trace.push(FindStep {
             node,
             reported_by,

@@ -94,7 +94,7 @@ impl World {
                         Reach::Dialed
                     };
                     let how = (edge, extra);
-                    self.walk.begin(&self.config, self.now, (&node, reach), how, 0);
+                    self.walk.begin(self.now, (&node, reach), how, 0);
                     self.asked.push((node, self.walk.query(&node), self.now));
                     if !self.dead.contains(&node) {
                         self.answers.insert((self.now + 100 * MS, node));

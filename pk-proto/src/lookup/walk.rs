@@ -105,6 +105,10 @@ pub(super) struct Walk {
     pub(super) own: bool,
     /// Additional contacts until the first answer.
     warm: u32,
+    /// Contacts among the nearest while the search is narrow.
+    near: u32,
+    /// Silence after which one more contact starts, in percent of the median.
+    hedge: u32,
     /// Distance of the local node to the farthest of its own neighbors; `None` if unknown.
     neighborhood: Option<u64>,
     /// Answers in a row without a nearer node.
@@ -152,6 +156,7 @@ impl Walk {
         k: usize,
         candidates: Candidates,
     ) -> Self {
+        let silent = experience.silent_permille();
         Self {
             target,
             goal,
@@ -159,7 +164,9 @@ impl Walk {
             candidates,
             times: Times::new(experience, config.round_trip),
             own: false,
-            warm: config.warm * experience.silent_permille() / 1000,
+            warm: config.warm * silent / 1000,
+            near: config.near + (config.near_silent * silent + 500) / 1000,
+            hedge: config.hedge + config.hedge_silent * silent / 1000,
             neighborhood: None,
             quiet: 0,
             lies: 0,
@@ -184,10 +191,10 @@ impl Walk {
         cap: u32,
         way: impl Fn(&Candidate) -> Way,
     ) -> Step {
-        let Self { candidates, times, .. } = self;
-        let stall = if self.own { config.hedge } else { config.stall };
+        let Self { candidates, times, hedge, .. } = self;
+        let stall = if self.own { *hedge } else { config.stall };
         candidates.grow_old(now, |reach, age| match age {
-            Age::Fresh => times.median(reach, config.hedge),
+            Age::Fresh => times.median(reach, *hedge),
             Age::Old | Age::Gone => times.median(reach, stall),
         });
         if let Some(step) = self.contact_target(&way) {
@@ -206,13 +213,12 @@ impl Walk {
             || self.quiet >= config.wide_after
             || complete && window.since.iter().all(Option::is_none);
         let hedges = running.old + 3 * running.gone;
-        let after_first = window.silent.saturating_sub(SILENT - 1);
-        let for_silent = config.per_silent * after_first;
+        let for_silent = config.per_silent * window.silent.saturating_sub(SILENT - 1);
         let (near, total) = if wide {
             (u32::MAX, u32::try_from(self.k).unwrap_or(u32::MAX) + for_silent)
         } else {
             let warm = if self.times.any { 0 } else { self.warm };
-            (config.near + hedges + warm, config.narrow + hedges)
+            (self.near + hedges + warm, config.narrow + hedges)
         };
         // Before anything has ever answered, silence proves nothing: the times are a guess.
         let total = if self.times.is_guess() { total.min(GUESS * config.narrow) } else { total };
@@ -450,10 +456,8 @@ impl Walk {
     /// Returns how long the silent contacts of the window are waited for.
     fn patience(&self, config: &SearchConfig, now: Instant, window: &Window) -> Patience {
         let [connected, dialed] = window.since;
-        let (silent, percent) = match self.own {
-            true => (window.silent.max(SILENT), config.patience * 9 / 20),
-            false => (window.silent, config.patience),
-        };
+        let silent = if self.own { window.silent.max(SILENT) } else { window.silent };
+        let percent = if self.own { config.patience * 9 / 20 } else { config.patience };
         let of = |since: Option<Instant>, reach| match since {
             None => Patience::Over,
             Some(since) => match self.times.patience(reach, silent, percent) {
@@ -475,7 +479,6 @@ impl Walk {
     /// A contact starts; `step` is its place in the trace.
     pub(super) fn begin(
         &mut self,
-        config: &SearchConfig,
         now: Instant,
         (node, reach): (&NodeId, Reach),
         (edge, extra): (Option<u32>, bool),
@@ -489,7 +492,7 @@ impl Walk {
             self.edges.push((edge, distance));
         }
         self.candidates.tellers.contacted(teller);
-        let due = now + self.times.median(reach, config.hedge);
+        let due = now + self.times.median(reach, self.hedge);
         let contact =
             Contact { step, since: now, reach, extra, age: Age::Fresh, due, stage: Stage::Dialing };
         self.candidates.set(distance, State::Running(contact));
@@ -497,18 +500,12 @@ impl Walk {
 
     /// A contact is connected after a dial, and is being asked; `early`: before it has accepted the
     /// connection.
-    pub(super) fn connected(
-        &mut self,
-        config: &SearchConfig,
-        now: Instant,
-        node: &NodeId,
-        early: bool,
-    ) {
-        let Self { candidates, times, .. } = self;
+    pub(super) fn connected(&mut self, now: Instant, node: &NodeId, early: bool) {
+        let Self { candidates, times, hedge, .. } = self;
         let Some(contact) = candidates.get(node).and_then(Candidate::contact) else { return };
         if contact.reach == Reach::Dialed && times.connected_after(now.since(contact.since), early)
         {
-            candidates.rejuvenate(|reach, _| times.median(reach, config.hedge));
+            candidates.rejuvenate(|reach, _| times.median(reach, *hedge));
         }
     }
 
@@ -534,9 +531,9 @@ impl Walk {
         let candidate = self.candidates.get_mut(node)?;
         candidate.answered_at.get_or_insert(address);
         let contact = self.candidates.set(self.target.distance(node), State::Answered)?;
-        let Self { candidates, times, .. } = self;
+        let Self { candidates, times, hedge, .. } = self;
         if times.add(contact.reach, now.since(contact.since)) {
-            candidates.rejuvenate(|reach, _| times.median(reach, config.hedge));
+            candidates.rejuvenate(|reach, _| times.median(reach, *hedge));
         }
         let mut news = Vec::new();
         let mut lied = false;

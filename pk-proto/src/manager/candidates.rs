@@ -41,31 +41,53 @@ impl NodeManager {
             && self.relay.paths.of(conn).is_some_and(|(_, path)| path.same_network)
     }
 
-    /// Responds to the addresses of a peer with the local ones, as the acceptor of the connection.
-    /// Only the dialer dials, so that there are not two connections.
-    pub(super) fn serve_candidates(&self, conn: ConnectionId) -> RpcResponse {
-        match self.may_be_near(conn) {
-            true => RpcResponse::Candidates(self.own_candidates()),
-            false => RpcResponse::Refused(Refusal::Denied),
+    /// Responds to the addresses of a peer with the local ones, and dials those of the peer, as the
+    /// acceptor of the connection.
+    pub(super) fn serve_candidates(
+        &mut self,
+        conn: ConnectionId,
+        addresses: &[NodeAddress],
+    ) -> RpcResponse {
+        let accepts = self.connections.side(conn) == Some(Side::Acceptor);
+        if !accepts || !self.may_be_near(conn) {
+            return RpcResponse::Refused(Refusal::Denied);
         }
+        self.dial_candidates(conn, addresses);
+        RpcResponse::Candidates(self.own_candidates())
     }
 
-    /// Dials the addresses that the peer of a relayed connection has in the local network.
+    /// Handles the addresses that the peer of a relayed connection has in the local network.
     pub(super) fn candidates_answered(
         &mut self,
         conn: ConnectionId,
         result: &Result<CompletedCall, Failure>,
     ) {
-        let Ok(CompletedCall { answer: RpcResponse::Candidates(addresses), .. }) = result else {
+        if let Ok(CompletedCall { answer: RpcResponse::Candidates(addresses), .. }) = result
+            && self.may_be_near(conn)
+        {
+            self.dial_candidates(conn, addresses);
+        }
+    }
+
+    /// Dials addresses of the peer of a relayed connection in the local network, once for each
+    /// path.
+    ///
+    /// Only the relay says that both are in one network: each address counts as a signal of the
+    /// relay, which can make this node dial as many as by signalling.
+    fn dial_candidates(&mut self, conn: ConnectionId, addresses: &[NodeAddress]) {
+        let Some(node) = self.connections.node(conn) else { return };
+        let Some(carrier) = self.relay.paths.take_candidates(conn) else { return };
+        let Some(relay) = self.connections.source(carrier) else { return };
+        if self.connections.direct(&node).is_some() {
             return;
-        };
-        let Some(node) = self.connections.node(conn).filter(|_| self.may_be_near(conn)) else {
-            return;
-        };
+        }
+        let (now, share) = (self.cx.now, self.cx.config.network_share);
         let accepted = addresses.iter().filter(|address| self.cx.accepts_candidate(address));
-        let accepted: Vec<_> = accepted.cloned().collect();
-        if !accepted.is_empty() {
-            self.dial_quietly(node, accepted, AddressOrigin::LOCAL);
+        let signals = &mut self.signalling.targeted;
+        let allowed = accepted.take_while(|_| signals.allow_source(now, &relay, share).is_ok());
+        let allowed: Vec<_> = allowed.cloned().collect();
+        if !allowed.is_empty() {
+            self.dial_quietly(node, allowed, AddressOrigin::LOCAL);
         }
     }
 }

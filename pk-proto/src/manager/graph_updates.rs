@@ -137,20 +137,49 @@ impl NodeManager {
         known
     }
 
-    /// A peer has sent its external address, which is stored as the address of its connection is.
-    /// It must be at the same host, so that no node can let others dial a third one. Of a relayed
-    /// connection only the relay says where its peer is.
-    pub(super) fn store_external(&mut self, conn: ConnectionId, address: NodeAddress) {
+    /// A peer has sent another external address than `former`, or that it has none any longer.
+    pub(super) fn external_changed(&mut self, conn: ConnectionId, former: Option<NodeAddress>) {
+        let named = self.rpc.external_of(conn);
+        let withdrawn = former.filter(|former| named != Some(former));
+        let is_named = named.is_some();
+        if let Some(former) = withdrawn {
+            self.withdraw_external(conn, &former);
+        }
+        if is_named && !self.store_external(conn) {
+            self.cx.metrics.externals_refused += 1;
+        }
+    }
+
+    /// Stores the external address that a peer has sent on a connection as the address of the
+    /// connection is stored. It must be at the same host, so that no node can let others dial a
+    /// third one. Of a relayed connection only the relay says where its peer is. Returns whether it
+    /// is stored.
+    pub(super) fn store_external(&mut self, conn: ConnectionId) -> bool {
+        let Some(address) = self.rpc.external_of(conn).cloned() else { return false };
         let observed = self.connections.node(conn).zip(self.connections.address(conn));
-        let Some((node, (observed, data))) = observed else { return };
+        let Some((node, (observed, data))) = observed else { return false };
         let is_its_own = !self.connections.is_relayed(conn)
             && address.host == observed.host
             && self.cx.accepts_address(&address, Some(&observed));
-        if is_its_own && self.nodes.graph.contains(&node) {
+        let is_stored = is_its_own && self.nodes.graph.contains(&node);
+        if is_stored {
             self.cx.metrics.externals_stored += 1;
             self.set_in_graph(node, address, data);
-        } else {
-            self.cx.metrics.externals_refused += 1;
+        }
+        is_stored
+    }
+
+    /// A peer has withdrawn an external address: it is no address of the contact any longer, unless
+    /// a connection with the peer shows otherwise. The last address of a contact stays.
+    fn withdraw_external(&mut self, conn: ConnectionId, former: &NodeAddress) {
+        let Some(node) = self.connections.node(conn) else { return };
+        let is_shown = self.connections.connections_with(&node).any(|conn| {
+            let at = self.connections.address(conn);
+            at.is_some_and(|(at, _)| at == *former) || self.rpc.external_of(conn) == Some(former)
+        });
+        if !is_shown && self.nodes.graph.unset_address(&node, former) {
+            self.cx.metrics.externals_withdrawn += 1;
+            self.graph_writer.changed(&mut self.cx, node);
         }
     }
 

@@ -447,6 +447,7 @@ impl NodeManager {
             ConnectEvent::Moved { conn, node } => {
                 if let Some((address, data)) = self.connections.address(conn) {
                     self.proven(node, address, data);
+                    self.store_external(conn);
                 }
             }
             ConnectEvent::Crowded { race } => self.make_room_for_dial(race),
@@ -492,7 +493,7 @@ impl NodeManager {
         match event {
             RpcEvent::Hello { conn } => self.connections.accepted(&mut self.cx, conn),
             RpcEvent::OtherNetwork { conn, reason } => self.refuse_network(conn, reason),
-            RpcEvent::External { conn, address } => self.store_external(conn, address),
+            RpcEvent::External { conn, former } => self.external_changed(conn, former),
             RpcEvent::CallEnded { request, conn, stream, result } => {
                 self.connections.touch(&mut self.cx, conn);
                 if let Ok(CompletedCall { rtt, .. }) = &result {

@@ -28,6 +28,13 @@ const PATH_GRACE: Duration = Duration::from_secs(10);
 /// Part of `relay.upgrade_interval` after which the first attempt is made.
 const FIRST_UPGRADE: u32 = 4;
 
+/// Where a relay sees the peer of a connection.
+struct SeenAt {
+    /// Its address, if it is a public one.
+    public: Option<NodeAddress>,
+    host: Host,
+}
+
 impl NodeManager {
     // -- source
 
@@ -68,24 +75,33 @@ impl NodeManager {
             return self.offer_answered(request, &result);
         };
         let Asked { race, carrier, relay, target } = asked;
-        match result {
-            Ok((stream, RpcResponse::Circuit { address, same_network }))
-                if self.connections.is_racing(race)
-                    && self.relay.paths.len() < self.cx.config.relay.paths =>
-            {
+        let (stream, answer) = match result {
+            Ok(opened) => opened,
+            Err(why) => return self.circuit_failed(race, relay, &why),
+        };
+        if !self.connections.is_racing(race) {
+            return self.cx.output(Output::CloseCircuit { stream });
+        }
+        let result = match answer {
+            RpcResponse::Circuit { address, same_network } if self.has_room_for_path() => {
                 let seen = self.accepted_seen(address, same_network, &relay);
                 let addr = self.relay.paths.add(stream, carrier, target, seen, None);
                 self.attach(stream, addr);
-                self.connections.relayed(&mut self.cx, race, relay, Ok(addr));
+                Ok(addr)
             }
-            Ok((stream, _)) => {
+            answer => {
                 self.cx.output(Output::CloseCircuit { stream });
-                // A race that is over has no use for the reason.
-                let why = DialFailure::Relay("too many relayed paths".into());
-                self.connections.relayed(&mut self.cx, race, relay, Err(why));
+                Err(DialFailure::Relay(match answer {
+                    RpcResponse::Circuit { .. } => "too many relayed paths".into(),
+                    _ => "the relay sent an unexpected response".into(),
+                }))
             }
-            Err(why) => self.circuit_failed(race, relay, &why),
-        }
+        };
+        self.connections.relayed(&mut self.cx, race, relay, result);
+    }
+
+    fn has_room_for_path(&self) -> bool {
+        self.relay.paths.len() < self.cx.config.relay.paths
     }
 
     /// Returns what a relay has seen, without an address that the policy does not accept.
@@ -141,15 +157,15 @@ impl NodeManager {
         let (Some(seen), Some(seen_target)) = (seen, seen_target) else {
             return Err(Refusal::NotConnected);
         };
-        let same_network = seen.1 == seen_target.1;
+        let same_network = seen.host == seen_target.host;
         let (relay, share) = (&self.cx.config.relay, self.cx.config.network_share);
         let volume = self.relay.circuits.admit(relay, share, &owner, self.cx.now)?;
         let request = self.cx.ids.request();
         let deadline = self.cx.now + self.cx.config.call_timeout;
-        let offer = RpcRequest::Circuit { source, address: seen.0, same_network };
+        let offer = RpcRequest::Circuit { source, address: seen.public, same_network };
         match self.rpc.open_circuit(&mut self.cx, other, request, offer, deadline) {
             Ok(offered) => {
-                let seen = Seen { address: seen_target.0, same_network };
+                let seen = Seen { address: seen_target.public, same_network };
                 let circuit = (owner, volume);
                 self.relay.circuits.offered(stream, circuit, (request, offered), seen);
                 Ok(())
@@ -168,12 +184,13 @@ impl NodeManager {
         chain.iter().any(|id| self.nodes.graph.contains(id) || allowed.contains(id))
     }
 
-    /// Returns the public address of the peer of a connection, if it has one, and its host.
-    fn seen_at(&self, conn: ConnectionId) -> Option<(Option<NodeAddress>, Host)> {
+    /// Returns where the peer of a connection is.
+    fn seen_at(&self, conn: ConnectionId) -> Option<SeenAt> {
         let (address, data) = self.connections.address(conn)?;
         let host = address.host.clone();
         // Addresses of the local network are not sent to any node.
-        Some((Some(address).filter(|it| data.scopes.global && !it.is_zoned()), host))
+        let public = Some(address).filter(|it| data.scopes.global && !it.is_zoned());
+        Some(SeenAt { public, host })
     }
 
     /// Handles the answer of the other end of a circuit.

@@ -30,7 +30,7 @@ impl NodeManager {
             RpcRequest::Circuit { source, address, same_network } => {
                 return self.serve_circuit(conn, stream, *source, address.clone(), *same_network);
             }
-            RpcRequest::Candidates(_) => self.serve_candidates(conn),
+            RpcRequest::Candidates(addresses) => self.serve_candidates(conn, addresses),
             RpcRequest::Signal(request) => self.relay(conn, stream, request),
             RpcRequest::Punch(punch) => self.punch(conn, punch),
             RpcRequest::Ping { nonce } => RpcResponse::Pong { nonce: *nonce },

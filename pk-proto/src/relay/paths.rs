@@ -35,6 +35,8 @@ pub(crate) struct Path {
     pub(crate) named: Option<NodeAddress>,
     /// Whether the relay sees both ends at one IP address.
     pub(crate) same_network: bool,
+    /// Whether addresses of the peer in the local network were taken.
+    near: bool,
     /// Address of the path.
     pub(crate) addr: SocketAddr,
     /// Connection that uses the path.
@@ -76,6 +78,7 @@ impl Paths {
             carrier,
             named,
             same_network,
+            near: false,
             addr,
             conn: None,
             closing: false,
@@ -120,6 +123,13 @@ impl Paths {
             path.conn = Some(conn);
             self.by_conn.insert(conn, stream);
         }
+    }
+
+    /// Addresses in the local network are taken from the peer of a connection, once for its path.
+    /// Returns the connection with the relay.
+    pub(crate) fn take_candidates(&mut self, conn: ConnectionId) -> Option<ConnectionId> {
+        let path = self.paths.get_mut(self.by_conn.get(&conn)?)?;
+        (!core::mem::replace(&mut path.near, true)).then_some(path.carrier)
     }
 
     /// Marks a path that the transport is asked to end. Returns `false` if it was asked before.

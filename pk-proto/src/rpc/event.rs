@@ -29,8 +29,9 @@ pub(crate) enum RpcEvent {
     /// The peer belongs to another network, or names none although it must: the connection must be
     /// closed.
     OtherNetwork { conn: ConnectionId, reason: ConnectionErrorReason },
-    /// The peer has sent its external address.
-    External { conn: ConnectionId, address: NodeAddress },
+    /// The peer has sent its external address, or that it has none any longer; `former` is the one
+    /// that it has sent before.
+    External { conn: ConnectionId, former: Option<NodeAddress> },
     /// A local call ended.
     CallEnded {
         request: RequestId,

@@ -33,26 +33,40 @@ impl Rpc {
         }
     }
 
-    /// Sends the external address of the local node, if there is one and the peer understands it.
+    /// Sends the external address of the local node, or that there is none, if the peer understands
+    /// it.
     pub(super) fn name_external(&mut self, cx: &mut Cx, conn: ConnectionId) {
         let Some(connection) = self.connections.get(&conn) else { return };
         let (features, control) = (connection.features, connection.control);
         if features & Hello::EXTERNAL != 0
             && let Some(control) = control
-            && let Some(bytes) = self.external.clone().and_then(codec::external)
+            && let Some(bytes) = codec::external(self.external.clone())
         {
             self.send(cx, control, bytes, false);
         }
     }
 
-    /// The peer has sent its external address.
-    pub(super) fn external_named(&mut self, cx: &mut Cx, conn: ConnectionId, address: NodeAddress) {
+    /// The peer has sent its external address, or that it has none any longer. An address beyond
+    /// the limit only withdraws the one before.
+    pub(super) fn external_named(
+        &mut self,
+        cx: &mut Cx,
+        conn: ConnectionId,
+        address: Option<NodeAddress>,
+    ) {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
-        connection.externals = connection.externals.saturating_add(1);
-        if connection.externals > EXTERNALS {
-            cx.metrics.externals_refused += 1;
-        } else {
-            self.events.push_back(RpcEvent::External { conn, address });
-        }
+        connection.externals = connection.externals.saturating_add(u8::from(address.is_some()));
+        let taken = address.filter(|_| {
+            let is_taken = connection.externals <= EXTERNALS;
+            cx.metrics.externals_refused += u64::from(!is_taken);
+            is_taken
+        });
+        let former = core::mem::replace(&mut connection.external, taken);
+        self.events.push_back(RpcEvent::External { conn, former });
+    }
+
+    /// Returns the external address that the peer of a connection has sent.
+    pub(crate) fn external_of(&self, conn: ConnectionId) -> Option<&NodeAddress> {
+        self.connections.get(&conn)?.external.as_ref()
     }
 }

@@ -69,6 +69,7 @@ impl Rpc {
             greeting: Greeting::Hello,
             features: 0,
             externals: 0,
+            external: None,
             faults: FaultMeter::default(),
         };
         self.connections.insert(conn, connection);

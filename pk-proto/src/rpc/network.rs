@@ -70,7 +70,9 @@ impl Rpc {
         if connection.greeting != Greeting::Complete {
             connection.greeting = Greeting::Complete;
             self.events.push_back(RpcEvent::Hello { conn });
-            self.name_external(cx, conn);
+            if self.external.is_some() {
+                self.name_external(cx, conn);
+            }
             self.feed_early(cx, conn);
         }
     }

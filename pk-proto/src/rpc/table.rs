@@ -56,8 +56,10 @@ pub(super) struct PerConnection {
     pub(super) greeting: Greeting,
     /// Extensions that the peer supports.
     pub(super) features: u64,
-    /// External addresses that the peer has sent.
+    /// Number of external addresses that the peer has sent.
     pub(super) externals: u8,
+    /// The latest one; `None` if the peer has withdrawn it.
+    pub(super) external: Option<NodeAddress>,
     pub(super) faults: FaultMeter,
 }
 

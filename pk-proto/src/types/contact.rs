@@ -87,6 +87,11 @@ impl NodeContact {
         self.0.iter().any(|(known, _)| known == address)
     }
 
+    /// Removes an address, if it is there.
+    pub(crate) fn remove(&mut self, address: &NodeAddress) {
+        self.0.retain(|(known, _)| known != address);
+    }
+
     /// Returns the times of the addresses, the newest first.
     pub(crate) fn times(&self) -> impl Iterator<Item = UnixMillis> {
         self.0.iter().map(|(_, data)| data.connected_time)

@@ -68,10 +68,11 @@ impl Reaches {
         self.started = now;
     }
 
-    /// Returns whether this node is probably behind a NAT: for long no contact has reached it by a
-    /// dial that no relay had announced.
+    /// Returns whether this node is probably behind a NAT: others are, and for long no contact has
+    /// reached it by a dial that no relay had announced.
     pub(crate) fn is_behind_nat(&self, now: Instant) -> bool {
-        now.since(self.started) >= SETTLED
+        self.hidden > 0
+            && now.since(self.started) >= SETTLED
             && self.exposed.iter().any(|at| at.is_none_or(|at| now.since(at) >= UNEXPOSED))
     }
 
@@ -271,6 +272,8 @@ mod tests {
     fn node_that_no_contact_can_dial_is_behind_a_nat() {
         let mut reaches = Reaches::default();
         reaches.start(at(100));
+        assert!(!reaches.is_behind_nat(at(1300)), "no other node is");
+        reaches.set(NodeId::from_bytes([2; 32]), Reach::Hidden(at(100)));
         assert!(!reaches.is_behind_nat(at(1299)) && reaches.is_behind_nat(at(1300)));
         reaches.connected(NODE, ACCEPTED, NEW, None, at(1300));
         reaches.connected(NODE, ACCEPTED, KNOWN, Some(at(1300)), at(1500));

@@ -249,7 +249,7 @@ pub(crate) fn network(network: NetworkId) -> Option<Bytes> {
 }
 
 /// Encodes the message with the external address of the local node, on `pk/1`.
-pub(crate) fn external(address: NodeAddress) -> Option<Bytes> {
+pub(crate) fn external(address: Option<NodeAddress>) -> Option<Bytes> {
     native_bytes(V1::External { address })
 }
 

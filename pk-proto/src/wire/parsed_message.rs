@@ -53,8 +53,8 @@ pub(crate) enum ParsedMessage {
     Hello(Hello),
     /// A message about the network of the peer.
     Network { message: NetworkMessage, format: StreamFormat },
-    /// The external address of the peer.
-    External(NodeAddress),
+    /// The external address of the peer; `None` if it has none any longer.
+    External(Option<NodeAddress>),
     /// A request of the peer, with the time that it waits.
     Request { request: RpcRequest, format: StreamFormat, timeout: Option<Duration> },
     /// The first token of an exchange that the peer starts.

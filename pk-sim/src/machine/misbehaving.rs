@@ -1,5 +1,7 @@
 //! A library of peers that misbehave: real handshakes and a real Hello, then lies.
 
+mod relays;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -49,6 +51,25 @@ pub enum Misbehavior {
     Asking,
     /// Asks the nodes that it dials nothing.
     Mute,
+    /// Reports the true closest nodes and that it is connected with the target. Accepts circuits,
+    /// and forwards nothing. (A relay that changes datagrams is the same for QUIC.)
+    DroppingRelay,
+    /// The same, but answers no request to signal or to relay.
+    StallingRelay,
+    /// The same, but signals and forwards; it says of both ends that they are in one network, at
+    /// addresses where no node is.
+    MisnamingRelay,
+    /// Requests circuits from the nodes that it dials, and offers them circuits of nodes that do
+    /// not exist, as many as it can. Accepts no circuit.
+    FloodingRelay,
+}
+
+impl Misbehavior {
+    /// Returns whether it says that it relays.
+    pub(super) fn is_relay(self) -> bool {
+        use Misbehavior::{DroppingRelay, FloodingRelay, MisnamingRelay, StallingRelay};
+        matches!(self, DroppingRelay | StallingRelay | MisnamingRelay | FloodingRelay)
+    }
 }
 
 /// What peers that misbehave know, all together.
@@ -92,6 +113,10 @@ pub struct MisbehavingPeer {
     /// Control streams of own connections, whose Hello is waited for before many requests.
     floods: BTreeSet<StreamId>,
     dialed: BTreeMap<ConnectionId, NodeId>,
+    /// Nodes that it is connected with.
+    peers: BTreeMap<ConnectionId, NodeId>,
+    /// Circuits that it has offered, with the streams of the nodes that have requested them.
+    offers: BTreeMap<StreamId, StreamId>,
     counters: MisbehaviorCounters,
     outputs: VecDeque<Output>,
     die: RngStream,
@@ -113,6 +138,8 @@ impl MisbehavingPeer {
             reading: BTreeMap::new(),
             floods: BTreeSet::new(),
             dialed: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            offers: BTreeMap::new(),
             counters: MisbehaviorCounters::default(),
             outputs: VecDeque::new(),
             die: RngStream::new(seed, 9),
@@ -140,6 +167,13 @@ impl MisbehavingPeer {
     /// Returns what it has done.
     pub fn counters(&self) -> MisbehaviorCounters {
         self.counters
+    }
+
+    fn hello(&self) -> Bytes {
+        let relays = if self.behavior.is_relay() { Hello::RELAY } else { 0 };
+        let features = Hello::EXCHANGE | Hello::CLAIMS | relays;
+        let hello = Hello { version_min: 1, version_max: 1, features, agent: "pk".into() };
+        frame(V1::Hello(hello))
     }
 
     fn next_id(&mut self) -> u64 {
@@ -174,11 +208,11 @@ impl MisbehavingPeer {
 
     /// Its dial succeeded.
     fn connected(&mut self, conn: ConnectionId, peer: NodeId, now: Instant) {
-        let control = self.open(conn, hello(), false);
+        let control = self.open(conn, self.hello(), false);
         match self.behavior {
             Misbehavior::Mute | Misbehavior::Silent => {}
             // More than a node accepts before its Hello.
-            Misbehavior::Flooding => {
+            Misbehavior::Flooding | Misbehavior::FloodingRelay => {
                 self.reading.insert(control, (conn, FrameDecoder::new()));
                 self.floods.insert(control);
             }
@@ -211,16 +245,20 @@ impl MisbehavingPeer {
         for frame in frames {
             match native::decode(&frame) {
                 Ok(Message::V1(V1::Hello(_))) if self.floods.remove(&stream) => {
-                    self.ask(conn, FLOOD);
+                    match self.behavior {
+                        Misbehavior::FloodingRelay => self.flood_with_circuits(conn),
+                        _ => self.ask(conn, FLOOD),
+                    }
                 }
                 Ok(Message::V1(V1::Hello(_))) => {
                     self.outputs.push_back(Output::SendStream {
                         stream,
-                        bytes: hello(),
+                        bytes: self.hello(),
                         fin: false,
                     });
                 }
                 Ok(Message::V1(V1::Call { request, .. })) => self.asked(stream, &request, now),
+                Ok(Message::V1(V1::Answer(answer))) => self.offer_answered(stream, answer),
                 Ok(Message::V1(V1::Exchange { .. })) => {
                     self.counters.asked += 1;
                     self.counters.lies += 1;
@@ -234,6 +272,9 @@ impl MisbehavingPeer {
 
     fn asked(&mut self, stream: StreamId, request: &RpcRequest, now: Instant) {
         self.counters.asked += 1;
+        if self.behavior.is_relay() && self.relay_asked(stream, request) {
+            return;
+        }
         let (bytes, delay) = match self.behavior {
             Misbehavior::Silent => {
                 self.counters.ignored += 1;
@@ -274,8 +315,11 @@ impl MisbehavingPeer {
                 };
                 let known =
                     nodes.into_iter().map(|(node, addr)| (node, contact(addr, unix))).collect();
-                let closest = ClosestNodes { known, connected: Vec::new() };
-                RpcResponse::Closest(native::fit(closest))
+                let connected = match self.behavior.is_relay() {
+                    true => vec![self.connected_with(target)],
+                    false => Vec::new(),
+                };
+                RpcResponse::Closest(native::fit(ClosestNodes { known, connected }))
             }
             RpcRequest::Claims { .. } if self.behavior == Misbehavior::ForgingClaims => {
                 let id =
@@ -321,8 +365,11 @@ impl MisbehavingPeer {
 impl Machine for MisbehavingPeer {
     fn handle_input(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Connected(connected) if connected.side == Side::Dialer => {
-                self.connected(connected.conn, connected.leaf, now);
+            Input::Connected(connected) => {
+                self.peers.insert(connected.conn, connected.leaf);
+                if connected.side == Side::Dialer {
+                    self.connected(connected.conn, connected.leaf, now);
+                }
             }
             Input::StreamOpened { conn, stream } => {
                 self.reading.insert(stream, (conn, FrameDecoder::new()));
@@ -340,6 +387,7 @@ impl Machine for MisbehavingPeer {
             }
             Input::Disconnected { conn, .. } => {
                 self.dialed.remove(&conn);
+                self.peers.remove(&conn);
                 self.reading.retain(|_, (of, _)| *of != conn);
                 self.floods.retain(|stream| self.reading.contains_key(stream));
                 self.late.retain(|_, (of, ..)| *of != conn);
@@ -375,16 +423,6 @@ impl Machine for MisbehavingPeer {
 /// Returns the wall clock of a host without skew.
 fn unix(now: Instant) -> UnixMillis {
     UnixMillis(crate::host::EPOCH + now.as_micros() / 1000)
-}
-
-fn hello() -> Bytes {
-    let hello = Hello {
-        version_min: 1,
-        version_max: 1,
-        features: Hello::EXCHANGE | Hello::CLAIMS,
-        agent: "pk".into(),
-    };
-    frame(V1::Hello(hello))
 }
 
 fn call(request: RpcRequest) -> Bytes {

@@ -41,7 +41,7 @@ const MACHINE_WHOLE: (bool, bool) = (true, true);
 
 /// All figures, in the order of the result.
 #[rustfmt::skip]
-pub const FIGURES: [Figure; 45] = [
+pub const FIGURES: [Figure; 46] = [
     figure("virtual_s", "s", REAL, (0.05, 5.0), "duration of the run in virtual time, the joins of the start included"),
     figure("cpu_s", "s", MACHINE, (0.0, 0.0), "CPU time of the run"),
     figure("rss_bytes", "bytes", MACHINE_WHOLE, (0.0, 0.0), "resident memory of the process at the end"),
@@ -79,6 +79,7 @@ pub const FIGURES: [Figure; 45] = [
     figure("claims_rate", "", REAL, (0.0, 0.01), "share of them that both nodes committed"),
     figure("chains_verified", "", REAL, (0.0, 0.01), "share of the chains of honest nodes that were read and verified"),
     figure("forged_accepted", "", WHOLE, (0.0, 0.0), "forged claims that were accepted"),
+    figure("relayed", "", WHOLE, (0.1, 5.0), "relayed connections of running nodes, at both ends"),
     figure("lies", "", WHOLE, (0.2, 50.0), "responses of misbehaving peers that were lies, or none"),
     figure("contacts_mean", "", REAL, (0.05, 2.0), "contacts of a node at the end"),
     figure("connections_mean", "", REAL, (0.1, 1.0), "connections of a node at the end"),

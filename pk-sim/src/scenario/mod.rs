@@ -59,6 +59,7 @@ built_in!(
     "nat",
     "partition",
     "partition-restart",
+    "relays",
     "warm",
 );
 

@@ -166,7 +166,10 @@ impl Transport {
     ) -> Option<(HostId, SocketAddr, Relayed)> {
         let ours = *self.paths.get(&(host, addr))?;
         let (by, there) = self.other_end(host, ours)?;
-        let Carries::Circuit(onward) = *self.carriers.get(&(by, there))? else { return None };
+        let Some(Carries::Circuit(onward)) = self.carriers.get(&(by, there)).copied() else {
+            // A relay that has accepted and forwards nothing.
+            return Some((by, addr, Relayed { by, streams: [ours, there], is_open: false }));
+        };
         let (peer, theirs) = self.other_end(by, onward)?;
         let Carries::Path(seen) = *self.carriers.get(&(peer, theirs))? else { return None };
         Some((peer, seen, Relayed { by, streams: [ours, theirs], is_open: true }))

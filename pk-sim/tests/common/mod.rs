@@ -13,6 +13,7 @@ mod bare;
 pub mod chains;
 mod links;
 mod peer;
+pub mod relays;
 pub mod signals;
 
 use std::collections::BTreeSet;

@@ -52,7 +52,9 @@ impl Draw {
         self.of(&mut c.search.near, 1, 64);
         self.of(&mut c.search.narrow, 1, 64);
         self.of(&mut c.search.warm, 0, 64);
+        self.of(&mut c.search.near_silent, 0, 16);
         self.of(&mut c.search.hedge, 100, 1000);
+        self.of(&mut c.search.hedge_silent, 0, 1000);
         self.of(&mut c.search.stall, 100, 2000);
         self.of(&mut c.search.wide_after, 1, 64);
         self.of(&mut c.search.per_silent, 0, 16);

@@ -90,8 +90,11 @@ async fn idle_node_wakes_only_for_due_timers<R: Rt>(runtime: R) {
         // Events that could wake a node occurred: on each of two connections a keep-alive a second
         // in one direction at least, and an answer to it. A machine that is late sends fewer.
         assert!(packets >= 2 * 2 * 10, "{packets} packets");
-        // One turn for each received packet, and one for each that a timer of QUIC sent.
-        assert!(turns <= packets + 2, "{turns} turns for {packets} packets");
+        // One turn for each received packet, and one for each that a timer of QUIC sent. A packet
+        // that arrives while a turn reads the socket is read by that turn, and its notification
+        // then finds nothing: on a busy machine one packet in thirty. A node that wakes once a
+        // second has a quarter more turns.
+        assert!(turns <= packets + packets / 10 + 2, "{turns} turns for {packets} packets");
     }
     let ticks = ticking.metrics().await.unwrap().timeouts - ticks_before;
     let turns = turns_after - turns_before;

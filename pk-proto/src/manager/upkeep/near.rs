@@ -15,7 +15,9 @@ const NEAR: usize = 3;
 impl NodeManager {
     /// Keeps connections to [`NEAR`] of the nearest contacts open if this node is behind a NAT.
     pub(super) fn keep_near(&mut self) {
-        if !self.upkeep.reaches.is_behind_nat(self.cx.now) {
+        // A search in a small network asks all nodes.
+        let small = self.nodes.graph.len() <= self.cx.config.bucket_limit;
+        if small || !self.upkeep.reaches.is_behind_nat(self.cx.now) {
             return self.connections.keep_near(&mut self.cx, []);
         }
         if self.connections.kept_near() >= NEAR || self.upkeep.dials_near {

@@ -76,10 +76,11 @@ pub enum V1 {
         network: NetworkId,
     },
     /// A further message on the control stream, only to a node with [`Hello::EXTERNAL`]: a router
-    /// passes packets for this address on to the sender.
+    /// passes packets for this address on to the sender, and none for that of the message before.
     External {
-        /// External address: an IP address without a zone, and a port.
-        address: NodeAddress,
+        /// External address: an IP address without a zone, and a port. `None`: there is none any
+        /// longer.
+        address: Option<NodeAddress>,
     },
 }
 

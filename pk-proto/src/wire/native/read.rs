@@ -121,8 +121,8 @@ pub(super) fn read(message: wire::Message<'_>) -> Result<Message, FrameFault> {
             V1::Open { protocol: protocol.into() }
         }
         wire::V1::External { address } => {
-            let address = read_address(&address)?;
-            allow(!matches!(address.host, Host::Name(_)))?;
+            let address = address.as_ref().map(read_address).transpose()?;
+            allow(address.as_ref().is_none_or(|it| !matches!(it.host, Host::Name(_))))?;
             V1::External { address }
         }
         wire::V1::Accepted => V1::Accepted,

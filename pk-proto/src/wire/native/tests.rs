@@ -213,11 +213,15 @@ fn golden() -> Vec<(Message, &'static str)> {
         ),
         (v1(V1::Token { token: Bytes::from_static(b"{}") }), "000000050006027b7d"),
         (v1(V1::Network { network: "net".parse().unwrap() }), "000000060007036e6574"),
-        (v1(V1::External { address: address("198.51.100.7:1314") }), "00000009000800c6336407a20a"),
         (
-            v1(V1::External { address: address("[2001:db8::1]:80") }),
-            "0000001400080120010db800000000000000000000000150",
+            v1(V1::External { address: Some(address("198.51.100.7:1314")) }),
+            "0000000a00080100c6336407a20a",
         ),
+        (
+            v1(V1::External { address: Some(address("[2001:db8::1]:80")) }),
+            "000000150008010120010db800000000000000000000000150",
+        ),
+        (v1(V1::External { address: None }), "00000003000800"),
         (
             call(RpcRequest::Relay { target: NodeId::from_bytes([1; 32]) }),
             "0000002500019875080101010101010101010101010101010101010101010101010101010101010101",

@@ -71,7 +71,7 @@ pub(crate) enum V1<'a> {
     },
     External {
         #[serde(borrow)]
-        address: Address<'a>,
+        address: Option<Address<'a>>,
     },
 }
 

@@ -115,8 +115,8 @@ pub(super) fn write(message: &Message) -> Result<wire::Message<'_>, FrameFault> 
         V1::Token { token } => wire::V1::Token { token: write_token(token)? },
         V1::Network { network } => wire::V1::Network { name: network.as_str() },
         V1::External { address } => {
-            allow(!matches!(address.host, Host::Name(_)))?;
-            wire::V1::External { address: write_address(address)? }
+            allow(address.as_ref().is_none_or(|it| !matches!(it.host, Host::Name(_))))?;
+            wire::V1::External { address: address.as_ref().map(write_address).transpose()? }
         }
     }))
 }

@@ -174,13 +174,17 @@ impl Runner<'_> {
         }
         let running = self.running.len().max(1) as f64;
         let metrics = self.running.iter().filter_map(|host| self.cluster.machine(*host));
-        let (mut contacts, mut connections) = (0, 0);
+        let (mut contacts, mut connections, mut relayed) = (0, 0, 0);
         for metrics in metrics.map(pk_proto::NodeManager::metrics) {
             contacts += metrics.nodes;
             connections += metrics.connections;
+            relayed += metrics.connections_relayed;
         }
         figures.insert("contacts_mean", contacts as f64 / running);
         figures.insert("connections_mean", connections as f64 / running);
+        if self.scenario.nat.is_some() {
+            figures.insert("relayed", relayed as f64);
+        }
         if self.has(Action::Kill) {
             let gone: Vec<_> =
                 self.gone.iter().map(|host| self.cluster.id_of_host(*host)).collect();
