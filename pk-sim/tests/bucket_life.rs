@@ -460,6 +460,47 @@ fn contact_that_answers_the_probe_of_a_newcomer_stays() {
     full.cluster.stop_all();
 }
 
+#[test]
+fn asking_node_that_is_near_takes_the_place_of_the_farthest_contact_of_its_bucket() {
+    let near = |seed: u64| {
+        let own = Key::numbered(seed, 0).id();
+        let distance = |node: &HostId| own.distance(&Key::numbered(seed, *node as u64).id());
+        let mut near: Vec<HostId> = (1..24)
+            .filter(|node| distance(node).bucket_index() == Some(BucketIndex(254)))
+            .collect();
+        near.sort_by_key(distance);
+        near
+    };
+    let seed = (0..).find(|seed| near(*seed).len() >= 9).unwrap();
+    let near = near(seed);
+    let cluster = Cluster::quiet()
+        .nodes(24)
+        .seed(seed)
+        .config_of(0, |config| config.bucket_limit = ROOM)
+        .start();
+    let mut full = Full { cluster, members: near[6..9].to_vec(), others: near[..6].to_vec() };
+    for member in full.members.clone() {
+        connect(&mut full.cluster, 0, member);
+        full.cluster.drive(SECOND);
+    }
+    full.disconnect();
+    for next in (2..6).rev() {
+        connect(&mut full.cluster, near[next], 0);
+        full.cluster.drive(SECOND);
+        leave(&mut full, near[next]);
+        assert!(!full.has(near[next]), "it has only connected");
+        ask_and_leave(&mut full, near[next]);
+        assert!(full.has_all(&near[next..next + ROOM]), "{next}");
+    }
+    ask_and_leave(&mut full, near[8]);
+    ask_and_leave(&mut full, near[1]);
+    assert!(full.has_all(&near[2..2 + ROOM]), "one is farther, and four have already left");
+    full.cluster.drive(std::time::Duration::from_secs(6 * 3600));
+    ask_and_leave(&mut full, near[1]);
+    assert!(full.has_all(&near[1..=ROOM]));
+    full.cluster.stop_all();
+}
+
 // -- one node
 
 #[test]

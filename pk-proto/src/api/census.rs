@@ -107,6 +107,10 @@ census! {
         failing,
         /// Contacts that have left because they did not respond.
         lost,
+        /// Contacts of which it is known whether they respond to dials.
+        reaches,
+        /// Nodes that have left the graph because they never responded to a dial.
+        silent,
         /// Buckets that were collected, or of which a contact was probed, at least once.
         collected,
         /// Seen signalling requests, stored so that none works twice.

@@ -1,6 +1,8 @@
 //! When unused connections close, leases, which hold them, and the one connection that is kept
 //! open.
 
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::connection::{Connection, State};
@@ -10,6 +12,23 @@ use crate::machine::cx::Cx;
 use crate::machine::timer::Timer;
 use crate::types::id::{BucketIndex, ConnectionId, LeaseId, NodeId};
 use crate::types::time::Instant;
+
+/// Connections that are kept open although nothing uses them.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// One with a node of the farther half.
+    far: Option<ConnectionId>,
+    /// Those with near nodes, of a node behind a NAT.
+    near: BTreeSet<ConnectionId>,
+}
+
+impl Kept {
+    /// A connection is not live any longer.
+    pub(super) fn remove(&mut self, conn: ConnectionId) {
+        self.far = self.far.filter(|far| *far != conn);
+        self.near.remove(&conn);
+    }
+}
 
 impl Connections {
     /// A connection was used: its idle time starts again.
@@ -46,7 +65,24 @@ impl Connections {
 
     /// Returns whether a connection is kept open although nothing uses it.
     pub(crate) fn is_kept(&self, conn: ConnectionId) -> bool {
-        self.kept == Some(conn)
+        self.kept.far == Some(conn) || self.kept.near.contains(&conn)
+    }
+
+    /// Keeps the live connections with these nodes open, too, and no others.
+    pub(crate) fn keep_near<'a>(
+        &mut self,
+        cx: &mut Cx,
+        nodes: impl IntoIterator<Item = &'a NodeId>,
+    ) {
+        let next = nodes.into_iter().filter_map(|node| self.live(node)).collect();
+        let before = core::mem::replace(&mut self.kept.near, next);
+        let changed: Vec<_> = before.symmetric_difference(&self.kept.near).copied().collect();
+        changed.into_iter().for_each(|conn| self.arm(cx, conn));
+    }
+
+    /// Returns the number of connections that `keep_near` keeps open.
+    pub(crate) fn kept_near(&self) -> usize {
+        self.kept.near.len()
     }
 
     /// Keeps one live connection with a node of a bucket open, as long as it is the primary one
@@ -57,12 +93,12 @@ impl Connections {
             let node = self.connection(*conn).map(|connection| connection.node);
             node.is_some_and(|node| own.bucket_index(&node) == Some(bucket))
         };
-        if self.kept.is_some_and(|kept| is_in(&kept) && self.is_primary(kept)) {
+        if self.kept.far.is_some_and(|kept| is_in(&kept) && self.is_primary(kept)) {
             return;
         }
         let next = self.by_id().one_in(&own, bucket).and_then(|node| self.live(&node));
         if let Some(next) = next {
-            let before = self.kept.replace(next);
+            let before = self.kept.far.replace(next);
             before.into_iter().chain([next]).for_each(|conn| self.arm(cx, conn));
         }
     }

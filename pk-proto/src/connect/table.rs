@@ -46,8 +46,8 @@ pub(crate) struct Connections {
     /// Dials with ids up to this one presented a previous identity, or started before `stop`: if
     /// they are cancelled and complete their handshake, they are closed at once.
     pub(super) invalidated_through: Option<ConnectionId>,
-    /// The connection that is kept open although nothing uses it; it is live.
-    pub(super) kept: Option<ConnectionId>,
+    /// The connections that are kept open although nothing uses them; they are live.
+    pub(super) kept: super::idle::Kept,
     pub(super) races: Races,
     pub(super) events: VecDeque<ConnectEvent>,
 }
@@ -116,7 +116,7 @@ impl Connections {
             (Some(State::Live { connection, place }), Change::Retire) => {
                 self.by_node.remove(conn, &connection);
                 self.room.leave_node(&connection.node);
-                self.kept = self.kept.filter(|kept| *kept != conn);
+                self.kept.remove(conn);
                 cx.timers.cancel(Timer::Silent(conn));
                 cx.timers.set(Timer::Idle(conn), cx.now + RETIREMENT);
                 Some(State::Retired { connection, place })
@@ -177,7 +177,7 @@ impl Connections {
     fn leave_tables(&mut self, cx: &mut Cx, conn: ConnectionId, state: &State) {
         if let State::Live { connection, .. } = state {
             self.by_node.remove(conn, connection);
-            self.kept = self.kept.filter(|kept| *kept != conn);
+            self.kept.remove(conn);
         }
         if let Some(connection) = state.connection().filter(|_| state.is_accepted()) {
             self.by_id.end(&connection.node);

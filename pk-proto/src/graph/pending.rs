@@ -71,14 +71,15 @@ impl PendingNodes {
         pending
     }
 
-    /// Removes a node.
-    pub(crate) fn remove(&mut self, index: BucketIndex, node: &NodeId) {
-        if let Some(bucket) = self.buckets.get_mut(&index) {
-            bucket.retain(|known| known.node != *node);
-            if bucket.is_empty() {
-                self.buckets.remove(&index);
-            }
+    /// Removes and returns a node.
+    pub(crate) fn remove(&mut self, index: BucketIndex, node: &NodeId) -> Option<PendingNode> {
+        let bucket = self.buckets.get_mut(&index)?;
+        let place = bucket.iter().position(|known| known.node == *node)?;
+        let pending = bucket.remove(place);
+        if bucket.is_empty() {
+            self.buckets.remove(&index);
         }
+        Some(pending)
     }
 
     /// Returns whether a node is pending for a bucket.

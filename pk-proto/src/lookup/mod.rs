@@ -94,6 +94,9 @@ impl Lookup {
             cx.config.find_candidate_limit.max(count),
             cx.config.dial_address_limit,
         );
+        let mut walk =
+            Walk::new(&cx.config.search, &cx.experience, (target, goal), count, candidates);
+        walk.own = cx.is_own(&target);
         Self {
             id,
             target,
@@ -104,7 +107,7 @@ impl Lookup {
             limit: u32::try_from(find.limit.unwrap_or(cx.config.find_limit)).unwrap_or(u32::MAX),
             connect_timeout: find.options.connect_timeout.unwrap_or(cx.config.connect_timeout),
             strategies: find.strategies.unwrap_or_default(),
-            walk: Walk::new(&cx.config.search, &cx.experience, (target, goal), count, candidates),
+            walk,
             moved: BTreeSet::new(),
             reported_address_limit: cx.config.dial_address_limit.div_ceil(2),
             calls: BTreeMap::new(),

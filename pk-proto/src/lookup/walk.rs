@@ -100,6 +100,9 @@ pub(super) struct Walk {
     k: usize,
     pub(super) candidates: Candidates,
     times: Times,
+    /// Whether the local node searches for its own id. It contacts all the closest at once, because
+    /// it needs a connection with each, and a silent one becomes a contact if it responds later.
+    pub(super) own: bool,
     /// Additional contacts until the first answer.
     warm: u32,
     /// Contacts among the nearest while the search is narrow.
@@ -160,6 +163,7 @@ impl Walk {
             k,
             candidates,
             times: Times::new(experience, config.round_trip),
+            own: false,
             warm: config.warm * silent / 1000,
             near: config.near + (config.near_silent * silent + 500) / 1000,
             hedge: config.hedge + config.hedge_silent * silent / 1000,
@@ -188,9 +192,10 @@ impl Walk {
         way: impl Fn(&Candidate) -> Way,
     ) -> Step {
         let Self { candidates, times, hedge, .. } = self;
+        let stall = if self.own { *hedge } else { config.stall };
         candidates.grow_old(now, |reach, age| match age {
             Age::Fresh => times.median(reach, *hedge),
-            Age::Old | Age::Gone => times.median(reach, config.stall),
+            Age::Old | Age::Gone => times.median(reach, stall),
         });
         if let Some(step) = self.contact_target(&way) {
             return step;
@@ -204,11 +209,11 @@ impl Walk {
         };
         let running = self.candidates.running();
         let complete = window.next.is_none() && !window.blocked;
-        let wide =
-            self.quiet >= config.wide_after || complete && window.since.iter().all(Option::is_none);
+        let wide = self.own
+            || self.quiet >= config.wide_after
+            || complete && window.since.iter().all(Option::is_none);
         let hedges = running.old + 3 * running.gone;
-        let after_first = window.silent.saturating_sub(SILENT - 1);
-        let for_silent = config.per_silent * after_first;
+        let for_silent = config.per_silent * window.silent.saturating_sub(SILENT - 1);
         let (near, total) = if wide {
             (u32::MAX, u32::try_from(self.k).unwrap_or(u32::MAX) + for_silent)
         } else {
@@ -451,9 +456,11 @@ impl Walk {
     /// Returns how long the silent contacts of the window are waited for.
     fn patience(&self, config: &SearchConfig, now: Instant, window: &Window) -> Patience {
         let [connected, dialed] = window.since;
+        let silent = if self.own { window.silent.max(SILENT) } else { window.silent };
+        let percent = if self.own { config.patience * 9 / 20 } else { config.patience };
         let of = |since: Option<Instant>, reach| match since {
             None => Patience::Over,
-            Some(since) => match self.times.patience(reach, window.silent, config.patience) {
+            Some(since) => match self.times.patience(reach, silent, percent) {
                 None => Patience::UntilItFails,
                 Some(patience) if now < since + patience => Patience::Until(since + patience),
                 Some(_) => Patience::Over,

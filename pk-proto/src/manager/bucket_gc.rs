@@ -154,7 +154,7 @@ impl NodeManager {
     }
 
     /// Adds a node to the pending list of its bucket, and returns the bucket.
-    fn add_pending(&mut self, pending: PendingNode) -> Option<BucketIndex> {
+    pub(super) fn add_pending(&mut self, pending: PendingNode) -> Option<BucketIndex> {
         let bucket = self.cx.own().bucket_index(&pending.node)?;
         if self.nodes.pending.add(bucket, pending, self.cx.config.pending_limit).is_some() {
             self.cx.metrics.pending_dropped += 1;
@@ -238,6 +238,9 @@ impl NodeManager {
             && let Some(pending) = self.nodes.pending.pop(bucket)
         {
             let outcome = self.set_in_graph(pending.node, pending.address, pending.data);
+            if outcome == SetNodeOutcome::Added && pending.proven {
+                self.admitted(pending.node);
+            }
             if outcome == SetNodeOutcome::Added
                 && !pending.proven
                 && self.connections.primary(&pending.node).is_none()

@@ -92,6 +92,7 @@ impl NodeManager {
     /// and diagnosis.
     pub fn census(&self) -> Census {
         let rounds = self.nodes.collections.values();
+        let (reaches, silent) = self.upkeep.reaches.len();
         let mut census = Census {
             requests: self.requests.len(),
             runnable_searches: self.requests.runnable_searches(),
@@ -104,6 +105,8 @@ impl NodeManager {
             pending: self.nodes.pending.len(),
             failing: self.upkeep.failing.len(),
             lost: self.upkeep.lost.len(),
+            reaches,
+            silent,
             collected: self.nodes.collections.len(),
             timers: self.cx.timers.kinds(),
             ..Census::default()

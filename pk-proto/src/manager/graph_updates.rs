@@ -11,7 +11,7 @@ use crate::graph::outcome::{SetNodeOutcome, SetNodeRejection};
 use crate::machine::effects::PersistOwner;
 use crate::machine::phase::Phase;
 use crate::store::table::WriteFailure;
-use crate::types::address::{NodeAddress, NodeContactAddressData};
+use crate::types::address::{ContactMode, NodeAddress, NodeContactAddressData};
 use crate::types::id::{ConnectionId, NodeId};
 
 impl NodeManager {
@@ -32,9 +32,11 @@ impl NodeManager {
             self.punched(&chain);
             self.move_relayed(&node, &address);
         }
+        let new = !self.nodes.graph.contains(&node);
         self.proven(node, address.clone(), data);
         chain.iter().skip(1).for_each(|former| self.refill(former));
-        self.node_responds(node);
+        let how = (data.mode == ContactMode::Direct).then_some(side);
+        self.node_responds(node, how, new);
         self.keep_far();
         if self.nodes.graph.contains(&node) {
             for (address, data) in former {
@@ -216,6 +218,7 @@ impl NodeManager {
     pub(super) fn left_graph(&mut self, node: &NodeId) {
         self.nodes.unproven.remove(node);
         self.upkeep.failing.remove(node);
+        self.upkeep.reaches.remove(node);
         self.graph_writer.changed(&mut self.cx, *node);
         self.cx.event(Event::NodeRemoved { node: *node });
     }

@@ -262,6 +262,7 @@ impl NodeManager {
             if !self.nodes.graph.contains(&node) {
                 self.nodes.unproven.remove(&node);
                 self.upkeep.failing.remove(&node);
+                self.upkeep.reaches.remove(&node);
                 self.graph_writer.changed(&mut self.cx, node);
                 self.cx.event(Event::NodeRemoved { node });
             }

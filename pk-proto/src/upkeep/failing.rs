@@ -12,6 +12,14 @@ use crate::types::time::Instant;
 
 /// Maximum number of doublings of the interval between attempts.
 const DOUBLINGS: u32 = 16;
+/// Least time for which a contact fails before it leaves, unless many leave: a node that is away
+/// for 20 minutes loses no place. Where nodes live for a day, a fiftieth of the contacts is dead
+/// because of it.
+const AWAY: Duration = Duration::from_secs(25 * 60);
+/// Contacts that have left within [`RECENT`] where nodes die all the time. There the first spaced
+/// failures are enough: otherwise a sixth of the contacts is dead if nodes live for two hours.
+const LEAVING: usize = 3;
+const RECENT: Duration = Duration::from_secs(60 * 60);
 
 /// A contact that does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +32,17 @@ struct Failure {
     next: Instant,
     /// Whether an attempt is in progress.
     dialing: bool,
+}
+
+/// How a contact that fails is treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// It leaves after the first spaced failures.
+    Hasty,
+    /// It stays for [`AWAY`], unless many leave.
+    Patient,
+    /// It stays for [`AWAY`], and is dialed rarely, because its silence is no news.
+    Rare,
 }
 
 /// What follows from the failure of a contact.
@@ -45,9 +64,16 @@ pub(crate) struct Failing {
     records: BTreeMap<NodeId, Failure>,
     /// Those without an attempt in progress, by the time of the next one.
     due: BTreeSet<(Instant, NodeId)>,
+    /// When the last contacts have left, the latest first; the start counts as that.
+    left: [Option<Instant>; LEAVING],
 }
 
 impl Failing {
+    /// The node starts. It does not know yet how many contacts leave, so that it is not patient.
+    pub(crate) fn start(&mut self, now: Instant) {
+        self.left = [Some(now); LEAVING];
+    }
+
     /// Returns whether a contact is failing.
     pub(crate) fn contains(&self, node: &NodeId) -> bool {
         self.records.contains_key(node)
@@ -71,8 +97,11 @@ impl Failing {
         now: Instant,
         jitter: u32,
         node: NodeId,
-        proven: bool,
+        (proven, manner): (bool, Manner),
     ) -> Verdict {
+        let leaving = self.left.iter().all(|at| at.is_some_and(|at| now.since(at) < RECENT));
+        let is_hasty = manner == Manner::Hasty || manner == Manner::Patient && leaving;
+        let patience = if is_hasty { Duration::ZERO } else { AWAY };
         let known = self.records.get(&node).copied();
         if let Some(record) = known {
             self.due.remove(&(record.next, node));
@@ -88,15 +117,21 @@ impl Failing {
         let verdict = match record.failures {
             1 if config.failures > 1 => Verdict::Fails,
             failures if failures < config.failures => Verdict::StillFails,
+            _ if now.since(record.since) < patience => Verdict::StillFails,
             // Without a second witness for so long, this node is probably alone.
             _ if proven || now.since(record.since) >= config.alone => {
                 self.records.remove(&node);
+                self.left.rotate_right(1);
+                if let Some(latest) = self.left.first_mut() {
+                    *latest = Some(now);
+                }
                 return Verdict::Leaves;
             }
             _ => Verdict::Unproven,
         };
         let doublings = record.failures.saturating_sub(1).min(DOUBLINGS);
         let interval = config.first_retry.saturating_mul(1 << doublings).min(config.retry_most);
+        let interval = if manner == Manner::Rare { AWAY / 2 } else { interval };
         record.next = now + interval * jitter / 1000;
         self.due.insert((record.next, node));
         self.records.insert(node, record);
@@ -160,7 +195,7 @@ mod tests {
     }
 
     fn fail(failing: &mut Failing, seconds: u64, proven: bool) -> Verdict {
-        failing.failed(&UpkeepConfig::default(), at(seconds), 1000, NODE, proven)
+        failing.failed(&UpkeepConfig::default(), at(seconds), 1000, NODE, (proven, Manner::Hasty))
     }
 
     #[test]
@@ -176,6 +211,43 @@ mod tests {
         assert_eq!(fail(&mut failing, 89, true), Verdict::StillFails);
         assert_eq!(fail(&mut failing, 90, true), Verdict::Leaves);
         assert_eq!((failing.len(), failing.next_due()), (0, None));
+    }
+
+    #[test]
+    fn contact_stays_for_a_while_unless_many_leave() {
+        let config = UpkeepConfig::default();
+        let mut failing = Failing::default();
+        failing.start(at(0));
+        let mut leaves = |number: u8, from: u64| {
+            let mut next = from;
+            loop {
+                let node = NodeId::from_bytes([number; 32]);
+                if failing.failed(&config, at(next), 1000, node, (true, Manner::Patient))
+                    == Verdict::Leaves
+                {
+                    break next - from;
+                }
+                next = failing.records.get(&node).unwrap().next.as_micros() / 1_000_000;
+            }
+        };
+        assert_eq!(leaves(9, 0), 90, "the node has just started");
+        for number in 0..3 {
+            assert_eq!(leaves(number, 4000), 1890, "longer than 25 min");
+        }
+        assert_eq!(leaves(3, 6000), 90, "three have left within an hour");
+        assert_eq!(leaves(4, 6000 + 3600 + 1890), 1890);
+    }
+
+    #[test]
+    fn contact_whose_silence_is_no_news_is_dialed_three_times() {
+        let config = UpkeepConfig::default();
+        let mut failing = Failing::default();
+        let mut fails =
+            |seconds| failing.failed(&config, at(seconds), 1000, NODE, (true, Manner::Rare));
+        assert_eq!(fails(0), Verdict::Fails);
+        assert_eq!(fails(749), Verdict::StillFails, "too early");
+        assert_eq!(fails(750), Verdict::StillFails);
+        assert_eq!(fails(1500), Verdict::Leaves);
     }
 
     #[test]
@@ -209,7 +281,7 @@ mod tests {
     fn attempt_in_progress_is_not_due_again_until_it_has_ended() {
         let mut failing = Failing::default();
         fail(&mut failing, 0, true);
-        failing.failed(&UpkeepConfig::default(), at(1), 1000, OTHER, true);
+        failing.failed(&UpkeepConfig::default(), at(1), 1000, OTHER, (true, Manner::Hasty));
         assert_eq!(failing.take_due(at(29)), None);
         assert_eq!(failing.take_due(at(31)), Some(NODE));
         assert_eq!(failing.take_due(at(31)), Some(OTHER));
@@ -219,7 +291,7 @@ mod tests {
         failing.postpone(&NODE, at(50));
         assert_eq!(failing.next_due(), Some(at(40)), "only once");
         assert_eq!(
-            failing.failed(&UpkeepConfig::default(), at(46), 1000, OTHER, true),
+            failing.failed(&UpkeepConfig::default(), at(46), 1000, OTHER, (true, Manner::Hasty)),
             Verdict::StillFails
         );
         assert_eq!(failing.take_due(at(40)), Some(NODE));
@@ -230,7 +302,7 @@ mod tests {
     fn attempts_missed_while_away_are_spread() {
         let mut failing = Failing::default();
         fail(&mut failing, 0, true);
-        failing.failed(&UpkeepConfig::default(), at(1), 1000, OTHER, true);
+        failing.failed(&UpkeepConfig::default(), at(1), 1000, OTHER, (true, Manner::Hasty));
         failing.postpone_all(at(100), Duration::from_secs(1));
         assert_eq!(failing.take_due(at(100)), Some(NODE));
         assert_eq!(failing.next_due(), Some(at(101)));

@@ -13,6 +13,12 @@ use crate::types::contact::NodeContact;
 use crate::types::id::NodeId;
 use crate::types::time::UnixMillis;
 
+/// Lost contacts that are dialed soon after one is back. In a network with NATs one contact comes
+/// back now and then; to dial all the others each time would be a third of the dials.
+const FEW: usize = 4;
+/// Time within which two that are back are a sign that the network was split.
+const TOGETHER: Duration = Duration::from_secs(60);
+
 /// A contact that has left the graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LostContact {
@@ -27,6 +33,19 @@ pub(crate) struct Lost {
     nodes: BTreeMap<NodeId, LostContact>,
     /// Lost contacts that are dialed soon, because others that were lost are back.
     recovering: usize,
+    /// When the first one was back, until another one is.
+    first: Option<UnixMillis>,
+}
+
+/// What the return of a lost contact says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing.
+    One,
+    /// The network may have been split: some of the others are dialed soon.
+    First,
+    /// The network was split: all the others are dialed soon.
+    Split,
 }
 
 impl Lost {
@@ -51,21 +70,35 @@ impl Lost {
         dropped
     }
 
-    /// A node responds. Returns whether it was lost for so long that others may be back with it:
-    /// then they are dialed soon.
+    /// A node responds. If it was lost for long, others may be back with it: first a few are dialed
+    /// soon, and if one of them is, all of them.
     pub(crate) fn found(
         &mut self,
         config: &UpkeepConfig,
         node: &NodeId,
         now: UnixMillis,
-    ) -> Option<bool> {
+    ) -> Option<Found> {
         let lost = self.nodes.remove(node)?;
-        let gone = Duration::from_millis(now.0.saturating_sub(lost.since.0));
-        let begins = gone >= config.recover_after && self.recovering == 0 && !self.nodes.is_empty();
-        if begins {
-            self.recovering = 2 * self.nodes.len();
+        let since = |at: UnixMillis| Duration::from_millis(now.0.saturating_sub(at.0));
+        if since(lost.since) < config.recover_after || self.nodes.is_empty() {
+            return Some(Found::One);
         }
-        Some(begins)
+        if self.first.is_some_and(|at| since(at) < TOGETHER) {
+            self.first = None;
+            self.recovering = 2 * self.nodes.len();
+            return Some(Found::Split);
+        }
+        if self.recovering > 0 {
+            return Some(Found::One);
+        }
+        self.first = Some(now);
+        self.recovering = FEW;
+        Some(Found::First)
+    }
+
+    /// Returns whether all are dialed soon.
+    pub(crate) fn recovers(&self) -> bool {
+        self.recovering > 0 && self.first.is_none()
     }
 
     /// Removes a node. Returns whether it was lost.
@@ -160,17 +193,33 @@ mod tests {
     fn contact_that_was_lost_for_long_brings_back_the_others_once() {
         let config = UpkeepConfig::default();
         let mut lost = Lost::default();
-        for number in 0..5 {
+        for number in 0..6 {
             add(&mut lost, number, 0, 0);
         }
         let early = UnixMillis(config.recover_after.as_millis() as u64 - 1);
-        assert_eq!(lost.found(&config, &node(0), early), Some(false));
+        assert_eq!(lost.found(&config, &node(0), early), Some(Found::One));
         let late = UnixMillis(early.0 + 1);
-        assert_eq!(lost.found(&config, &node(1), late), Some(true));
-        assert_eq!(lost.found(&config, &node(2), late), Some(false), "it has started");
-        assert_eq!(lost.found(&config, &node(2), late), None);
+        assert_eq!(lost.found(&config, &node(1), late), Some(Found::First));
+        assert_eq!(lost.found(&config, &node(2), late), Some(Found::Split));
+        assert_eq!(lost.found(&config, &node(3), late), Some(Found::One), "it has started");
+        assert_eq!(lost.found(&config, &node(3), late), None);
         let soon = (0..10).filter(|random| lost.next(*random).is_some_and(|(.., soon)| soon));
         assert_eq!(soon.count(), 5, "each of three is dialed twice, on average");
+    }
+
+    #[test]
+    fn one_contact_that_is_back_brings_only_a_few_dials() {
+        let config = UpkeepConfig::default();
+        let mut lost = Lost::default();
+        for number in 0..20 {
+            add(&mut lost, number, 0, 0);
+        }
+        for (number, hour) in (0..3).zip(1..) {
+            let now = UnixMillis(hour * 3_600_000);
+            assert_eq!(lost.found(&config, &node(number), now), Some(Found::First));
+            let soon = (0..10).filter(|random| lost.next(*random).is_some_and(|(.., soon)| soon));
+            assert_eq!(soon.count(), FEW - 1);
+        }
     }
 
     #[test]

@@ -6,3 +6,4 @@ pub(crate) mod far;
 pub(crate) mod lost;
 pub(crate) mod pace;
 pub(crate) mod presence;
+pub(crate) mod reach;

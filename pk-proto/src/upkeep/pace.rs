@@ -21,6 +21,11 @@ impl Pace {
         self.interval.unwrap_or(config.check_first).clamp(config.check_least, most)
     }
 
+    /// Returns the time in which each of so many contacts is checked.
+    pub(crate) fn cycle(&self, config: &UpkeepConfig, contacts: usize) -> Duration {
+        self.interval(config).saturating_mul(u32::try_from(contacts).unwrap_or(u32::MAX))
+    }
+
     /// A contact has failed that was not failing.
     pub(crate) fn found_dead(&mut self, config: &UpkeepConfig) {
         self.interval = Some(self.interval(config) / 4);

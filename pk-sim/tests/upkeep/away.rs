@@ -19,6 +19,21 @@ fn node_that_was_cut_off_loses_no_contact() {
     }
 }
 
+/// The others cannot know that it is alive.
+#[test]
+fn node_that_is_away_for_20_minutes_stays_a_contact_of_the_others_in_a_calm_network() {
+    let mut cluster = settled(15, |_| {});
+    cluster.drive(2 * HOUR);
+    let others: Vec<_> = (1..15).collect();
+    cluster.partition(&[&[0], &others]);
+    cluster.drive(20 * MINUTE);
+    assert!((1..15).all(|node| knows(&cluster, node, 0)));
+    assert!((1..15).any(|node| cluster.node(node).metrics().nodes_failing == 1));
+    cluster.drive(3 * HOUR);
+    assert!(!(1..15).all(|node| knows(&cluster, node, 0)), "but not for hours");
+    cluster.stop_all();
+}
+
 #[test]
 fn network_whose_nodes_are_all_cut_off_is_unchanged_afterwards() {
     let mut cluster = settled(15, |_| {});

@@ -11,14 +11,18 @@ fn dead_nodes_leave_every_graph_after_few_dials() {
     let before: Vec<_> = (0..7).map(|node| dials(&cluster, node)).collect();
     (7..10).for_each(|node| cluster.kill(node));
     cluster.drive(24 * HOUR);
+    let mut remembered = 0;
     for (node, before) in before.into_iter().enumerate() {
         assert!((7..10).all(|dead| !knows(&cluster, node, dead)), "{node}");
         assert!((0..7).filter(|other| *other != node).all(|other| knows(&cluster, node, other)));
         let metrics = cluster.node(node).metrics();
-        assert_eq!((metrics.nodes_dead, metrics.nodes_lost, metrics.nodes_failing), (3, 3, 0));
+        assert_eq!((metrics.nodes_dead, metrics.nodes_failing), (3, 0));
+        remembered += metrics.nodes_lost;
         let total = dials(&cluster, node) - before;
         assert!(total < 10 * 24 + 150, "{total} dials of node {node} in a day");
     }
+    // By those that had reached them by a dial.
+    assert!((3..=21).contains(&remembered), "{remembered}");
     cluster.stop_all();
 }
 

@@ -8,6 +8,7 @@ mod common;
 mod away;
 mod dead;
 mod lost;
+mod nat;
 
 use std::time::Duration;
 

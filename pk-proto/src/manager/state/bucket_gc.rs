@@ -18,6 +18,9 @@ pub(in crate::manager) struct Rounds {
     pub(in crate::manager) begun: Option<Instant>,
     /// When a contact was last probed because a pending node wants its place.
     pub(in crate::manager) probed: Option<Instant>,
+    /// Contacts that have left for a nearer node, and when the last one that counts has.
+    pub(in crate::manager) displaced: u32,
+    pub(in crate::manager) displaced_at: Instant,
 }
 
 impl Rounds {

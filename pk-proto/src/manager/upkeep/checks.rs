@@ -7,7 +7,7 @@ use super::super::node::NodeManager;
 use super::super::state::stage::{OpenRequest, Recipient, RequestStage};
 use super::super::state::upkeep::Errand;
 use super::is_silent;
-use crate::api::transport::{DialFailure, DisconnectReason};
+use crate::api::transport::{DialFailure, DisconnectReason, Side};
 use crate::machine::cx::RngStream;
 use crate::machine::dial::DialTarget;
 use crate::machine::phase::Phase;
@@ -16,13 +16,16 @@ use crate::types::address::NodeAddress;
 use crate::types::contact::NodeContact;
 use crate::types::id::{BucketIndex, NodeId, RequestId};
 use crate::types::time::Instant;
-use crate::upkeep::failing::Verdict;
+use crate::upkeep::failing::{Manner, Verdict};
 use crate::upkeep::presence::Witnesses;
+use crate::upkeep::reach::MOST_GRACE;
 
 /// Contacts with a connection that one check skips at most.
 const SKIPPED: usize = 16;
 /// Failing contacts that are dialed at one time at most; the next follow after [`TURN`].
 const AT_ONCE: usize = 4;
+/// A contact that fails is probably away, unless this part of the contacts fails.
+const MANY: usize = 5;
 /// Interval between groups of failing contacts.
 const TURN: Duration = Duration::from_secs(1);
 /// Dials of one search that continue after its end.
@@ -43,6 +46,8 @@ impl NodeManager {
     /// Starts the checks after the start of the node.
     pub(in crate::manager) fn start_checks(&mut self) {
         if self.keeps_records() {
+            self.upkeep.failing.start(self.cx.now);
+            self.upkeep.reaches.start(self.cx.now);
             self.arm_check();
             self.arm_lost();
         }
@@ -65,10 +70,15 @@ impl NodeManager {
         }
     }
 
-    /// A connection with a node was accepted.
-    pub(in crate::manager) fn node_responds(&mut self, node: NodeId) {
-        self.upkeep.failing.remove(&node);
-        self.nodes.graph.set_seen(&node, self.cx.now);
+    /// A connection with a node was accepted. `how`: which end has dialed, `None` if a relay had
+    /// announced it; `new`: the node was no contact before.
+    pub(in crate::manager) fn node_responds(&mut self, node: NodeId, how: Option<Side>, new: bool) {
+        let failed = self.upkeep.failing.remove(&node);
+        if self.nodes.graph.contains(&node) {
+            let seen = self.nodes.graph.seen(&node).filter(|at| *at != Instant::ORIGIN);
+            self.upkeep.reaches.connected(node, how, (new, failed), seen, self.cx.now);
+        }
+        self.is_seen(&node);
         self.received_from(node);
         self.lost_responds(node);
     }
@@ -81,8 +91,27 @@ impl NodeManager {
         if matches!(why, DisconnectReason::TimedOut) {
             self.contact_failed(node);
         } else {
-            self.nodes.graph.set_seen(&node, self.cx.now);
+            self.is_seen(&node);
         }
+    }
+
+    /// A node that has waited for room is a contact from now on.
+    pub(in crate::manager) fn admitted(&mut self, node: NodeId) {
+        self.upkeep.reaches.admitted(node, self.cx.now);
+        if self.upkeep.reaches.is_hidden(&node) {
+            self.is_seen(&node);
+        }
+    }
+
+    /// A contact is alive. A hidden one is not checked before it has had the time to connect by
+    /// itself.
+    fn is_seen(&mut self, node: &NodeId) {
+        let grace = match self.upkeep.reaches.is_hidden(node) {
+            true => self.upkeep.pace.cycle(&self.cx.config.upkeep, self.nodes.graph.len()),
+            false => Duration::ZERO,
+        };
+        let grace = grace.min(MOST_GRACE);
+        self.nodes.graph.set_seen(node, self.cx.now + grace);
     }
 
     /// Returns for how long a contact was not seen.
@@ -121,7 +150,12 @@ impl NodeManager {
 
     /// A contact did not respond.
     fn contact_failed(&mut self, node: NodeId) {
+        let hidden = self.upkeep.reaches.is_hidden(&node);
         if !self.keeps_records() || !self.nodes.graph.contains(&node) {
+            return;
+        }
+        let is_live = || self.nodes.graph.seen(&node).is_some_and(|at| at > self.cx.now);
+        if hidden && !self.upkeep.failing.contains(&node) && is_live() {
             return;
         }
         let (now, jitter) = (self.cx.now, self.upkeep_jitter());
@@ -139,9 +173,17 @@ impl NodeManager {
             Witnesses::Two => true,
         };
         let config = &self.cx.config.upkeep;
-        match upkeep.failing.failed(config, now, jitter, node, proven) {
+        // If many fail at once they are not away one by one.
+        let manner = match upkeep.failing.len() * MANY < self.nodes.graph.len() {
+            _ if upkeep.reaches.is_expected(&node) => Manner::Rare,
+            true => Manner::Patient,
+            false => Manner::Hasty,
+        };
+        match upkeep.failing.failed(config, now, jitter, node, (proven, manner)) {
             Verdict::Fails => {
-                upkeep.pace.found_dead(config);
+                if manner != Manner::Rare {
+                    upkeep.pace.found_dead(config);
+                }
                 self.nodes.graph.leave_unchecked(&node);
                 self.arm_check_earlier();
             }
@@ -156,7 +198,12 @@ impl NodeManager {
     pub(super) fn contact_leaves(&mut self, node: &NodeId) {
         self.cx.metrics.nodes_dead += 1;
         let contact = self.nodes.graph.get(node).cloned();
-        let proven = !self.nodes.unproven.contains(node);
+        // One that was never reached by a dial connects by itself if it is back.
+        let reaches = &self.upkeep.reaches;
+        let proven = !self.nodes.unproven.contains(node)
+            && reaches.was_reached(node)
+            && !reaches.is_expected(node);
+        self.upkeep.reaches.leaves(node);
         self.remove_from_graph(node);
         if let Some(contact) = contact.filter(|_| proven && self.keeps_records()) {
             self.remember_lost(*node, contact);
@@ -174,6 +221,7 @@ impl NodeManager {
         let others = contacts.filter(|(node, _)| {
             node != suspect
                 && !self.upkeep.failing.contains(node)
+                && !self.upkeep.reaches.is_hidden(node)
                 && self.connections.primary(node).is_none()
         });
         let witness = others.map(|(node, _)| node).max_by_key(|node| self.nodes.graph.seen(node));
@@ -215,7 +263,7 @@ impl NodeManager {
             let Some(node) = self.upkeep.failing.take_due(self.cx.now) else { break };
             if !self.dial_contact(node, Errand::Recheck) {
                 self.upkeep.failing.remove(&node);
-                self.nodes.graph.set_seen(&node, self.cx.now);
+                self.is_seen(&node);
             }
         }
         self.arm_recheck();
@@ -254,6 +302,7 @@ impl NodeManager {
                 *time >= SILENT_DIAL
                     && self.nodes.graph.contains(node)
                     && !self.upkeep.failing.contains(node)
+                    && !self.upkeep.reaches.is_hidden(node)
             })
             .take(WATCHED_OF_SEARCH)
             .collect();
@@ -293,7 +342,7 @@ impl NodeManager {
                 return Some(oldest).filter(|node| self.silence_of(node) >= silence);
             }
             // A contact with a connection is seen now.
-            self.nodes.graph.set_seen(&oldest, self.cx.now);
+            self.is_seen(&oldest);
         }
         None
     }

@@ -25,6 +25,7 @@ impl NodeManager {
         self.cx.timers.set(Timer::Retry, self.cx.now + self.cx.config.retry_delay);
         self.upkeep.far.begin_interval();
         self.far_next();
+        self.keep_near();
     }
 
     /// Does the next step for a connection to the farther half, if there is none.
@@ -78,7 +79,11 @@ impl NodeManager {
             let nodes = nodes.filter(|node| self.connections.primary(node).is_none());
             // While this node is away, failing contacts are as good as others.
             let away = self.upkeep.presence.is_away();
-            nodes.filter(|node| away || !self.upkeep.failing.contains(node)).collect::<Vec<_>>()
+            let nodes = nodes.filter(|node| away || !self.upkeep.failing.contains(node));
+            let (hidden, mut others): (Vec<_>, Vec<_>) =
+                nodes.partition(|node| self.upkeep.reaches.is_hidden(node));
+            others.extend(hidden);
+            others
         };
         let farthest = self.farthest_bucket();
         let connected = self.connections.has_connection_in(&self.cx, farthest);

@@ -10,7 +10,7 @@ use crate::machine::cx::RngStream;
 use crate::machine::timer::Timer;
 use crate::types::contact::NodeContact;
 use crate::types::id::NodeId;
-use crate::upkeep::lost::LostContact;
+use crate::upkeep::lost::{Found, LostContact};
 
 /// Interval of dials to lost contacts while others are coming back.
 const RECOVERY: Duration = Duration::from_secs(1);
@@ -41,12 +41,15 @@ impl NodeManager {
     /// contacts are dialed soon.
     pub(super) fn lost_responds(&mut self, node: NodeId) {
         let unix = self.cx.unix();
-        let Some(recovers) = self.upkeep.lost.found(&self.cx.config.upkeep, &node, unix) else {
+        let Some(found) = self.upkeep.lost.found(&self.cx.config.upkeep, &node, unix) else {
             return;
         };
         self.graph_writer.lost_changed(&mut self.cx, node);
-        if recovers && self.keeps_records() {
-            self.cx.timers.set(Timer::Lost, self.cx.now + RECOVERY);
+        if found == Found::One || !self.keeps_records() {
+            return;
+        }
+        self.cx.timers.set(Timer::Lost, self.cx.now + RECOVERY);
+        if found == Found::Split {
             self.search_for_self(Recipient::None);
         }
     }
@@ -60,10 +63,14 @@ impl NodeManager {
         // While this node is away, only its far connection is dialed for.
         if !self.upkeep.presence.is_away() {
             let random = self.cx.random_u64(RngStream::Upkeep);
+            let recovers = self.upkeep.lost.recovers();
             if let Some((node, lost, soon)) = self.upkeep.lost.next(random) {
                 let contact = lost.contact.clone();
                 if soon {
                     self.cx.timers.set(Timer::Lost, self.cx.now + RECOVERY);
+                } else if recovers {
+                    // The parts of the network know each other now.
+                    self.search_for_self(Recipient::None);
                 }
                 if self.nodes.graph.contains(&node) || self.cx.is_own(&node) {
                     self.upkeep.lost.remove(&node);

@@ -4,6 +4,7 @@
 mod checks;
 mod far;
 mod lost;
+mod near;
 mod newcomers;
 
 use super::lifecycle::{OnRaceEnded, RaceResult, Reactions};
@@ -61,6 +62,7 @@ impl NodeManager {
         self.end(id, Err(Failure::Cancelled));
         match errand {
             Errand::Far => self.far_dialed(node, result.is_ok()),
+            Errand::Near => self.near_dialed(result.is_ok()),
             Errand::Check if result.is_ok() => {
                 self.upkeep.pace.found_alive(&self.cx.config.upkeep);
             }
