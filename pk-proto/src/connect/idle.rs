@@ -1,7 +1,5 @@
-//! When unused connections close, leases, which hold them, and the one connection that is kept
-//! open.
+//! When unused connections close, leases, which hold them, and the connections that are kept open.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -12,23 +10,6 @@ use crate::machine::cx::Cx;
 use crate::machine::timer::Timer;
 use crate::types::id::{BucketIndex, ConnectionId, LeaseId, NodeId};
 use crate::types::time::Instant;
-
-/// Connections that are kept open although nothing uses them.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    /// One with a node of the farther half.
-    far: Option<ConnectionId>,
-    /// Those with near nodes, of a node behind a NAT.
-    near: BTreeSet<ConnectionId>,
-}
-
-impl Kept {
-    /// A connection is not live any longer.
-    pub(super) fn remove(&mut self, conn: ConnectionId) {
-        self.far = self.far.filter(|far| *far != conn);
-        self.near.remove(&conn);
-    }
-}
 
 impl Connections {
     /// A connection was used: its idle time starts again.
@@ -65,7 +46,7 @@ impl Connections {
 
     /// Returns whether a connection is kept open although nothing uses it.
     pub(crate) fn is_kept(&self, conn: ConnectionId) -> bool {
-        self.kept.far == Some(conn) || self.kept.near.contains(&conn)
+        self.kept.contains(conn)
     }
 
     /// Keeps the live connections with these nodes open, too, and no others.

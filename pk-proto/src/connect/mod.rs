@@ -39,6 +39,7 @@ pub(crate) mod connection;
 mod dialing;
 pub(crate) mod event;
 mod idle;
+mod kept;
 pub(crate) mod place;
 mod race;
 mod races;

@@ -11,6 +11,7 @@ use super::change::Change;
 use super::choice::ByNode;
 use super::connection::{Connection, RETIREMENT, State};
 use super::event::ConnectEvent;
+use super::kept::Kept;
 use super::place::Room;
 use super::races::Races;
 use crate::api::census::Census;
@@ -46,8 +47,8 @@ pub(crate) struct Connections {
     /// Dials with ids up to this one presented a previous identity, or started before `stop`: if
     /// they are cancelled and complete their handshake, they are closed at once.
     pub(super) invalidated_through: Option<ConnectionId>,
-    /// The connections that are kept open although nothing uses them; they are live.
-    pub(super) kept: super::idle::Kept,
+    /// The connections that are kept open although nothing uses them.
+    pub(super) kept: Kept,
     pub(super) races: Races,
     pub(super) events: VecDeque<ConnectEvent>,
 }

@@ -13,8 +13,8 @@ use crate::types::contact::NodeContact;
 use crate::types::id::NodeId;
 use crate::types::time::UnixMillis;
 
-/// Lost contacts that are dialed soon after one is back. In a network with NATs one contact comes
-/// back now and then; to dial all the others each time would be a third of the dials.
+/// Lost contacts that are dialed soon after one is back. In a network with NATs a contact comes
+/// back sometimes; to dial all the others each time would be a third of the dials.
 const FEW: usize = 4;
 /// Time within which two that are back are a sign that the network was split.
 const TOGETHER: Duration = Duration::from_secs(60);

@@ -5,8 +5,8 @@
 //! connected by itself. Such a contact is *hidden*. It counts as live for the time in which a node
 //! checks all of its contacts, since it checks this one too, and is dialed only after that.
 //!
-//! The NAT of a node that was connected a moment ago still admits packets, so that only a dial after
-//! [`NAT_MEMORY`] proves that no NAT is in the way.
+//! The NAT of a node that was connected a moment ago still admits packets, so that only a dial
+//! after [`NAT_MEMORY`] proves that no NAT is in the way.
 
 use alloc::collections::BTreeMap;
 use core::time::Duration;
@@ -52,8 +52,8 @@ pub(crate) struct Reaches {
     hidden: usize,
     /// Start of the node.
     started: Instant,
-    /// When contacts whose connections no NAT could remember last connected to this node. One proves
-    /// nothing: this node may have dialed it in vain, which opens a NAT as well.
+    /// When contacts whose connections no NAT could remember last connected to this node. One
+    /// proves nothing: a dial of this node that failed opens a NAT as well.
     exposed: [Option<Instant>; 3],
     /// Nodes that have left because they did not respond, and never did, by the number of their
     /// place in `order`.
@@ -148,8 +148,8 @@ impl Reaches {
         matches!(self.contacts.get(node), Some(Reach::Dialed))
     }
 
-    /// Returns whether the silence of a contact is no news: it is hidden, or not known to respond to
-    /// dials, where many are hidden.
+    /// Returns whether the silence of a contact is no news: it is hidden, or not known to respond
+    /// to dials, where many are hidden.
     pub(crate) fn is_expected(&self, node: &NodeId) -> bool {
         match self.contacts.get(node) {
             Some(Reach::Hidden(_)) => true,

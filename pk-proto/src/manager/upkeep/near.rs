@@ -1,6 +1,6 @@
 //! The connections to near contacts that a node behind a NAT keeps open.
 //!
-//! Nobody can dial such a node. Those that search for it ask the nodes nearest to it, of which one
+//! No node can dial such a node. Those that search for it ask the nodes nearest to it, of which one
 //! has to be connected to it, to signal.
 
 use alloc::vec::Vec;

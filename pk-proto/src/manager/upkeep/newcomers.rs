@@ -12,11 +12,11 @@ use crate::graph::outcome::SetNodeOutcome;
 use crate::machine::phase::Phase;
 use crate::types::id::{BucketIndex, NodeId};
 
-/// The farther half of all ids. Half of all nodes are in it, so that a node there is no neighbor even
-/// if it is one of the nearest contacts.
+/// The farther half of all ids. Half of all nodes are in it, so that a node there is no neighbor
+/// even if it is one of the nearest contacts.
 const HALF: BucketIndex = BucketIndex(255);
-/// Contacts of a bucket that leave for nearer nodes, without a probe, before it is full of those: an
-/// attacker whose ids are near displaces a fifth of one bucket. In a calm network two nodes in
+/// Contacts of a bucket that leave for nearer nodes, without a probe, before it is full of those:
+/// an attacker whose ids are near displaces a fifth of one bucket. In a calm network two nodes in
 /// twenty-five have one such contact too many.
 const DISPLACED: u32 = 4;
 /// Time after which one more may.
@@ -55,8 +55,8 @@ impl NodeManager {
         farthest.is_some_and(|(farthest, _)| own.distance(node) < own.distance(&farthest))
     }
 
-    /// A node that waits would be among the nearest contacts: it takes the place of the farthest one
-    /// of its bucket, which is not, and which waits instead of it. Returns whether it did.
+    /// A node that waits would be among the nearest contacts: it takes the place of the farthest
+    /// one of its bucket, which is not, and which waits instead of it. Returns whether it did.
     fn displace_for(&mut self, bucket: BucketIndex, node: &NodeId) -> bool {
         let (now, own) = (self.cx.now, self.cx.own());
         let rounds = self.nodes.collections.entry(bucket).or_default();
