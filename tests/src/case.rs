@@ -95,7 +95,8 @@ macro_rules! cases {
 
 /// Runs a case in a slot.
 pub fn run<R: Rt, F: Future<Output = ()>>(name: &str, case: impl FnOnce(R) -> F + Send + 'static) {
-    run_within(LIMIT, name, case);
+    let _slot = slot();
+    run_unslotted(name, case);
 }
 
 /// Runs a case alone, among those of this process that are run so, and abandons it after `limit`.
@@ -107,16 +108,6 @@ pub fn run_alone<R: Rt, F: Future<Output = ()>>(
     static ALONE: Mutex<()> = Mutex::new(());
     // A failed case must not prevent the next one from running.
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    run_for(limit, name, case);
-}
-
-/// Runs a case in a slot, and abandons it after `limit`.
-pub fn run_within<R: Rt, F: Future<Output = ()>>(
-    limit: Duration,
-    name: &str,
-    case: impl FnOnce(R) -> F + Send + 'static,
-) {
-    let _slot = slot();
     run_for(limit, name, case);
 }
 

@@ -1,6 +1,7 @@
 //! External addresses: where routers pass packets on to a node (docs/DESIGN.md, Port mapping). A
 //! node sends its own to each peer that has accepted the connection, on the control stream.
 
+use alloc::boxed::Box;
 use core::net::SocketAddr;
 
 use super::event::RpcEvent;
@@ -61,12 +62,13 @@ impl Rpc {
             cx.metrics.externals_refused += u64::from(!is_taken);
             is_taken
         });
-        let former = core::mem::replace(&mut connection.external, taken);
+        let former = core::mem::replace(&mut connection.external, taken.map(Box::new));
+        let former = former.map(|former| *former);
         self.events.push_back(RpcEvent::External { conn, former });
     }
 
     /// Returns the external address that the peer of a connection has sent.
     pub(crate) fn external_of(&self, conn: ConnectionId) -> Option<&NodeAddress> {
-        self.connections.get(&conn)?.external.as_ref()
+        self.connections.get(&conn)?.external.as_deref()
     }
 }

@@ -1,5 +1,6 @@
 //! The table of streams and calls.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 
@@ -59,7 +60,7 @@ pub(super) struct PerConnection {
     /// Number of external addresses that the peer has sent.
     pub(super) externals: u8,
     /// The latest one; `None` if the peer has withdrawn it.
-    pub(super) external: Option<NodeAddress>,
+    pub(super) external: Option<Box<NodeAddress>>,
     pub(super) faults: FaultMeter,
 }
 

@@ -40,14 +40,16 @@ enum Reach {
     Reached,
     /// It has only connected by itself.
     Accepted,
-    /// It does not respond to dials, but was connected at this time.
-    Hidden(Instant),
+    /// It does not respond to dials, but was connected at this time, in seconds.
+    Hidden(u32),
 }
 
 /// What is known of the contacts.
 #[derive(Debug, Default)]
 pub(crate) struct Reaches {
-    contacts: BTreeMap<NodeId, Reach>,
+    /// By the first bytes of their ids, which saves memory: to find another id with the same ones
+    /// takes 2^64 keys, and gains nothing.
+    contacts: BTreeMap<[u8; 8], Reach>,
     /// Number of hidden ones.
     hidden: usize,
     /// Start of the node.
@@ -90,9 +92,9 @@ impl Reaches {
         if new {
             self.admitted(node, now);
         }
-        let known = self.contacts.get(&node).copied();
+        let known = self.contacts.get(&key(&node)).copied();
         let seen = match known {
-            Some(Reach::Hidden(at)) => Some(at),
+            Some(Reach::Hidden(at)) => Some(Instant::from_micros(u64::from(at) * MICROS)),
             _ => seen,
         };
         let dialed = how == Some(Side::Dialer);
@@ -106,9 +108,11 @@ impl Reaches {
         let forgotten = !new && seen.is_none_or(|at| now.since(at) >= NAT_MEMORY);
         let reach = match known {
             _ if dialed && forgotten => Reach::Dialed,
-            Some(Reach::Hidden(_)) => Reach::Hidden(now),
+            Some(Reach::Hidden(_)) => Reach::Hidden(seconds(now)),
             Some(Reach::Accepted) if dialed => Reach::Reached,
-            Some(Reach::Accepted | Reach::Reached) if failed && !dialed => Reach::Hidden(now),
+            Some(Reach::Accepted | Reach::Reached) if failed && !dialed => {
+                Reach::Hidden(seconds(now))
+            }
             Some(reach) => reach,
             None => return,
         };
@@ -118,7 +122,7 @@ impl Reaches {
     fn set(&mut self, node: NodeId, reach: Reach) {
         self.remove(&node);
         self.hidden += usize::from(matches!(reach, Reach::Hidden(_)));
-        self.contacts.insert(node, reach);
+        self.contacts.insert(key(&node), reach);
     }
 
     /// A node that has connected, now or earlier, is a contact from now on.
@@ -126,7 +130,7 @@ impl Reaches {
         let reach = match self.silent.remove(&node) {
             Some(place) => {
                 self.order.remove(&place);
-                Reach::Hidden(now)
+                Reach::Hidden(seconds(now))
             }
             None => Reach::Accepted,
         };
@@ -135,23 +139,23 @@ impl Reaches {
 
     /// Returns whether a contact does not respond to dials although it is alive.
     pub(crate) fn is_hidden(&self, node: &NodeId) -> bool {
-        matches!(self.contacts.get(node), Some(Reach::Hidden(_)))
+        matches!(self.contacts.get(&key(node)), Some(Reach::Hidden(_)))
     }
 
     /// Returns whether a contact may have responded to a dial.
     pub(crate) fn was_reached(&self, node: &NodeId) -> bool {
-        !matches!(self.contacts.get(node), Some(Reach::Hidden(_) | Reach::Accepted))
+        !matches!(self.contacts.get(&key(node)), Some(Reach::Hidden(_) | Reach::Accepted))
     }
 
     /// Returns whether a contact has responded to a dial that no NAT could have admitted.
     pub(crate) fn is_dialed(&self, node: &NodeId) -> bool {
-        matches!(self.contacts.get(node), Some(Reach::Dialed))
+        matches!(self.contacts.get(&key(node)), Some(Reach::Dialed))
     }
 
     /// Returns whether the silence of a contact is no news: it is hidden, or not known to respond
     /// to dials, where many are hidden.
     pub(crate) fn is_expected(&self, node: &NodeId) -> bool {
-        match self.contacts.get(node) {
+        match self.contacts.get(&key(node)) {
             Some(Reach::Hidden(_)) => true,
             Some(Reach::Accepted | Reach::Reached) => self.hidden * MANY >= self.contacts.len(),
             Some(Reach::Dialed) | None => false,
@@ -160,7 +164,7 @@ impl Reaches {
 
     /// A contact leaves because it does not respond. If it never did, it is hidden if it returns.
     pub(crate) fn leaves(&mut self, node: &NodeId) {
-        if !matches!(self.contacts.get(node), Some(reach) if *reach != Reach::Dialed) {
+        if !matches!(self.contacts.get(&key(node)), Some(reach) if *reach != Reach::Dialed) {
             return;
         }
         self.next += 1;
@@ -177,7 +181,7 @@ impl Reaches {
 
     /// A node is no contact any longer.
     pub(crate) fn remove(&mut self, node: &NodeId) {
-        let before = self.contacts.remove(node);
+        let before = self.contacts.remove(&key(node));
         self.hidden -= usize::from(matches!(before, Some(Reach::Hidden(_))));
     }
 
@@ -185,6 +189,18 @@ impl Reaches {
     pub(crate) fn len(&self) -> (usize, usize) {
         (self.contacts.len(), self.silent.len())
     }
+}
+
+/// Returns the first bytes of an id.
+fn key(node: &NodeId) -> [u8; 8] {
+    node.as_bytes().first_chunk().copied().unwrap_or_default()
+}
+
+/// Microseconds of a second.
+const MICROS: u64 = 1_000_000;
+
+fn seconds(at: Instant) -> u32 {
+    u32::try_from(at.as_micros() / MICROS).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -273,7 +289,7 @@ mod tests {
         let mut reaches = Reaches::default();
         reaches.start(at(100));
         assert!(!reaches.is_behind_nat(at(1300)), "no other node is");
-        reaches.set(NodeId::from_bytes([2; 32]), Reach::Hidden(at(100)));
+        reaches.set(NodeId::from_bytes([2; 32]), Reach::Hidden(100));
         assert!(!reaches.is_behind_nat(at(1299)) && reaches.is_behind_nat(at(1300)));
         reaches.connected(NODE, ACCEPTED, NEW, None, at(1300));
         reaches.connected(NODE, ACCEPTED, KNOWN, Some(at(1300)), at(1500));

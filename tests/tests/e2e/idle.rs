@@ -96,14 +96,18 @@ async fn idle_node_wakes_only_for_due_timers<R: Rt>(runtime: R) {
         // second has a quarter more turns.
         assert!(turns <= packets + packets / 10 + 2, "{turns} turns for {packets} packets");
     }
-    let ticks = ticking.metrics().await.unwrap().timeouts - ticks_before;
+    let metrics = ticking.metrics().await.unwrap();
+    let ticks = metrics.timeouts - ticks_before;
     let turns = turns_after - turns_before;
-    println!("{}: {turns} turns for {ticks} timers", R::NAME);
-    assert!((10..=21).contains(&ticks), "{ticks} timers, one a second");
+    // More than one only if the machine was so busy that the first one seemed to be dead.
+    let connections = metrics.dials + idle.metrics().await.unwrap().dials;
+    println!("{}: {turns} turns for {ticks} timers, {connections} connections", R::NAME);
+    assert!((1..=2).contains(&connections), "{connections} connections");
+    assert!((10..=21 * connections).contains(&ticks), "{ticks} timers, one a second for each");
     // One turn for each timer, for each keep-alive and its acknowledgement in each direction, and
     // for each acknowledgement that a timer sent. One more for the first read of the counters,
     // which returned before its turn was counted.
-    let keep_alives = IDLE.as_secs() * 2;
+    let keep_alives = IDLE.as_secs() * 2 * connections;
     assert!(turns <= ticks + 3 * keep_alives + 1, "{turns} turns for {ticks} timers");
     drop((ours, theirs));
     for node in nodes.iter().map(|(node, _)| node).chain([&ticking, &idle]) {

@@ -9,7 +9,7 @@ use pk_driver::{Node, Runtime};
 use pk_interop::{Peer, PeerError, Polykey, RemoteError, Settings, for_tests};
 use pk_proto::{ConnectionInfo, NodeId, RequestOptions};
 use pk_tests::Rt;
-use pk_tests::case::run_within;
+use pk_tests::case::run_alone;
 use pk_tests::node::{connections_with, socket};
 use pk_tests::wait::{soon, until, within};
 use serde_json::{Value, json};
@@ -20,7 +20,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 /// Limit for operations of the reference: it starts slowly, and its failing dials take 15 s.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Declares tests as `pk_tests::cases` does, of cases that take the reference too.
+/// Declares tests as `pk_tests::cases` does, of cases that take the reference too and run one at a
+/// time.
 macro_rules! cases {
     ($($name:ident),+ $(,)?) => {
         $(mod $name {
@@ -59,7 +60,7 @@ pub(crate) fn run<R: Rt, F: Future<Output = ()> + 'static>(
 ) {
     if let Some(polykey) = polykey() {
         let polykey = polykey.clone();
-        run_within(limit, name, move |runtime| case(runtime, polykey));
+        run_alone(limit, name, move |runtime| case(runtime, polykey));
     }
 }
 
