@@ -81,7 +81,8 @@ fn idle_node_uses_little_memory() {
         quiet(&mut bare);
     });
     println!("100 connections, their nodes in the graph: {} bytes each", connected / 100);
-    // Of these 30 say how a contact can be reached, and 16 whether the peer has an external address.
+    // Of these 30 say how a contact can be reached, and 16 whether the peer has an external
+    // address.
     assert!(connected <= 100 * 3136, "{connected}");
 
     // After their close only the graph is left, and queues with room for a few outputs.
