@@ -457,6 +457,7 @@ impl Walk {
     fn patience(&self, config: &SearchConfig, now: Instant, window: &Window) -> Patience {
         let [connected, dialed] = window.since;
         let silent = if self.own { window.silent.max(SILENT) } else { window.silent };
+        // 1.25 times the slowest tenth: a contact that is later than that is reached all the same.
         let percent = if self.own { config.patience * 9 / 20 } else { config.patience };
         let of = |since: Option<Instant>, reach| match since {
             None => Patience::Over,

@@ -17,7 +17,7 @@ use crate::types::id::{BucketIndex, NodeId};
 use crate::upkeep::far::FarStep;
 
 /// The farther half of all ids.
-const HALF: BucketIndex = BucketIndex(255);
+pub(super) const HALF: BucketIndex = BucketIndex(255);
 
 impl NodeManager {
     /// Handles the retry timer.

@@ -7,14 +7,12 @@ use core::time::Duration;
 
 use super::super::node::NodeManager;
 use super::super::state::upkeep::Errand;
+use super::far::HALF;
 use crate::graph::PendingNode;
 use crate::graph::outcome::SetNodeOutcome;
 use crate::machine::phase::Phase;
 use crate::types::id::{BucketIndex, NodeId};
 
-/// The farther half of all ids. Half of all nodes are in it, so that a node there is no neighbor
-/// even if it is one of the nearest contacts.
-const HALF: BucketIndex = BucketIndex(255);
 /// Contacts of a bucket that leave for nearer nodes, without a probe, before it is full of those:
 /// an attacker whose ids are near displaces a fifth of one bucket. In a calm network two nodes in
 /// twenty-five have one such contact too many.
@@ -30,6 +28,8 @@ impl NodeManager {
         if self.cx.phase() != Phase::Running || !self.nodes.pending.contains(bucket, node) {
             return;
         }
+        // Half of all nodes are in the farther half: one of them is no neighbor, even if it is one
+        // of the nearest contacts.
         if bucket != HALF && self.is_neighbor(node) && self.displace_for(bucket, node) {
             return;
         }
