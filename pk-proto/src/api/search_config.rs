@@ -36,7 +36,7 @@ pub struct SearchConfig {
     /// range 100–1000, percent of the median.
     pub hedge: u32,
     /// Added to `hedge` if no earlier contact of the node has answered; less in proportion to the
-    /// share that has not: more contacts are in progress then, which makes up for it. Default 200,
+    /// share that has not: more contacts are in progress then, which makes up for it. Default 250,
     /// range 0–1000, percent of the median.
     pub hedge_silent: u32,
     /// Silence after which two more contacts start, and the silent one gives up its place among the
@@ -97,7 +97,7 @@ impl Default for SearchConfig {
             warm: 12,
             near_silent: 4,
             hedge: 135,
-            hedge_silent: 200,
+            hedge_silent: 250,
             stall: 220,
             patience: 530,
             wide_after: 2,
