@@ -56,8 +56,9 @@ pub struct SearchConfig {
     pub per_silent: u32,
     /// Answers that a search wants from the other side of the edge of the closest nodes when two of
     /// them are silent: all near nodes report the same nodes, which do not include the live ones
-    /// beyond the silent ones. Without it a search misses one node in a hundred when 30 % are dead.
-    /// Default 5, range 0–16; 0 disables.
+    /// beyond the silent ones. Not more than `per_silent` for each silent one except the first.
+    /// Without it a search misses one node in a hundred when 30 % are dead. Default 6, range 0–16;
+    /// 0 disables.
     pub edge: u32,
     /// How much deeper than random contacts of a bucket the nodes of a response may lie, in bits
     /// and in addition to twice their number, before the response counts as implausible. Its nodes
@@ -102,7 +103,7 @@ impl Default for SearchConfig {
             patience: 530,
             wide_after: 2,
             per_silent: 2,
-            edge: 5,
+            edge: 6,
             plausible: 20,
             doubt_closest: 2,
             doubt_find: 20,

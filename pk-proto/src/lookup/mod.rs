@@ -13,6 +13,7 @@ mod tellers;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod window;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -21,7 +22,8 @@ use core::time::Duration;
 pub(crate) use self::call_result::{Accepted, Unanswered};
 use self::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, Stage, State};
 pub(crate) use self::walk::Goal;
-use self::walk::{Cost, Step, Walk, Way};
+use self::walk::{Step, Walk};
+use self::window::{Cost, Way};
 use crate::api::request::{FindNodeOptions, RequestOptions, Strategies};
 use crate::api::search::{FindEnd, FindOutcome, FindStats, FindStep, FindStepEnd};
 use crate::api::transport::DialFailure;

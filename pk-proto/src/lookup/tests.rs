@@ -6,7 +6,8 @@ use core::time::Duration;
 
 use super::candidates::{Candidate, Candidates, Contact, Report, State};
 use super::evidence::shared_bits;
-use super::walk::{Cost, Goal, Step, Walk, Way};
+use super::walk::{Goal, Step, Walk};
+use super::window::{Cost, Way};
 use crate::api::search_config::SearchConfig;
 use crate::machine::dial::AddressOrigin;
 use crate::machine::experience::{Experience, Reach};

@@ -16,17 +16,16 @@ use alloc::vec::Vec;
 
 use super::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, Stage, State};
 use super::evidence::{Times, is_implausible, shared_bits};
+use super::window::{Cost, SILENT, Way, Window};
 use crate::api::search_config::SearchConfig;
 use crate::machine::experience::{Experience, Reach};
 use crate::types::address::NodeAddress;
-use crate::types::id::{BucketIndex, Distance, NodeId};
+use crate::types::id::{Distance, NodeId};
 use crate::types::time::Instant;
 
 /// Contacts before the first answer that the node has ever received, in multiples of the setting
 /// for narrow searches.
 const GUESS: u32 = 2;
-/// Silent contacts of the window from which on there is something to do beyond it.
-const SILENT: u32 = 2;
 /// Implausible responses that are counted at most.
 const LIES: u32 = 10;
 /// Least number of closest nodes whose density says something.
@@ -39,29 +38,6 @@ pub(crate) enum Goal {
     Node,
     /// The nodes closest to the target.
     Closest,
-}
-
-/// Cost of contacting a candidate, the least first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Cost {
-    /// A call on a live connection.
-    Connected,
-    /// A connected node is connected to it and can signal.
-    Signalled,
-    /// A dial of stored or reported addresses.
-    Dialed,
-}
-
-/// Whether a candidate can be contacted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    Now(Cost),
-    /// The limit of dials in progress is reached.
-    Later,
-    /// The limit of attempts is reached.
-    Limited,
-    /// There is no connection, no address and no relay.
-    Nowhere,
 }
 
 /// The next step of a search.
@@ -123,31 +99,6 @@ pub(super) struct Walk {
     edges: Vec<(u32, Distance)>,
 }
 
-/// What a look at the window shows.
-#[derive(Debug, Default)]
-struct Window {
-    /// Candidates that occupy a place.
-    places: usize,
-    /// Contacts that gave up their place.
-    silent: u32,
-    /// The farthest place.
-    last: Option<Distance>,
-    /// The `k`-th candidate, silent or not.
-    reach: Option<Distance>,
-    /// The next candidate of the window, its order and the contacts nearer than it that are waited
-    /// for.
-    next: Option<((BucketIndex, Cost), Distance, u32)>,
-    /// Whether a candidate waits for the end of a dial.
-    blocked: bool,
-    limited: bool,
-    /// A candidate that cannot be reached.
-    unreachable: Option<Distance>,
-    /// Contacts that are waited for.
-    fresh: u32,
-    /// Starts of the last contacts that have not answered, by their kind.
-    since: [Option<Instant>; 2],
-}
-
 impl Walk {
     pub(super) fn new(
         config: &SearchConfig,
@@ -201,7 +152,7 @@ impl Walk {
             return step;
         }
         let window = loop {
-            let window = self.look(&way);
+            let window = Window::look(&self.candidates, (self.goal == Goal::Node, self.k), &way);
             match window.unreachable {
                 Some(distance) => drop(self.candidates.set(distance, State::Failed)),
                 None => break window,
@@ -213,7 +164,7 @@ impl Walk {
             || self.quiet >= config.wide_after
             || complete && window.since.iter().all(Option::is_none);
         let hedges = running.old + 3 * running.gone;
-        let for_silent = config.per_silent * window.silent.saturating_sub(SILENT - 1);
+        let for_silent = window.for_silent(config);
         let (near, total) = if wide {
             (u32::MAX, u32::try_from(self.k).unwrap_or(u32::MAX) + for_silent)
         } else {
@@ -312,76 +263,6 @@ impl Walk {
         target.is_some_and(|target| target.contact().is_some())
     }
 
-    /// Looks at the window.
-    fn look(&self, way: &impl Fn(&Candidate) -> Way) -> Window {
-        let mut window = Window::default();
-        let mut told = 0;
-        for (distance, candidate) in self.candidates.vouched() {
-            let is_target = *distance == Distance::ZERO && self.goal == Goal::Node;
-            if is_target {
-                window.limited |=
-                    matches!(candidate.state(), State::New) && way(candidate) == Way::Limited;
-                continue;
-            }
-            told += 1;
-            if told == self.k {
-                window.reach = Some(*distance);
-            }
-            match candidate.state() {
-                State::New => self.look_at_new(&mut window, *distance, candidate, way),
-                State::Answered => {}
-                _ if candidate.has_answered() => {}
-                State::Running(contact) => {
-                    let [connected, dialed] = &mut window.since;
-                    let since = if contact.reach == Reach::Connected { connected } else { dialed };
-                    *since = (*since).max(Some(contact.since));
-                    window.fresh += u32::from(contact.age == Age::Fresh);
-                    if contact.age == Age::Gone {
-                        window.silent += 1;
-                        continue;
-                    }
-                }
-                State::Failed | State::Mute => {
-                    window.silent += 1;
-                    continue;
-                }
-            }
-            window.places += 1;
-            window.last = Some(*distance);
-            if window.places == self.k || window.unreachable.is_some() {
-                break;
-            }
-        }
-        window
-    }
-
-    /// Of candidates in one bucket of the target, the one with the least cost is next.
-    fn look_at_new(
-        &self,
-        window: &mut Window,
-        distance: Distance,
-        candidate: &Candidate,
-        way: &impl Fn(&Candidate) -> Way,
-    ) {
-        let class = distance.bucket_index().unwrap_or(BucketIndex(0));
-        if let Some(((best, cost), ..)) = window.next
-            && (class > best || cost == Cost::Connected)
-        {
-            return;
-        }
-        match way(candidate) {
-            Way::Now(cost) => {
-                let nearer = window.next.map_or(window.fresh, |(_, _, nearer)| nearer);
-                if window.next.is_none_or(|(best, ..)| (class, cost) < best) {
-                    window.next = Some(((class, cost), distance, nearer));
-                }
-            }
-            Way::Later => window.blocked = true,
-            Way::Limited => window.limited = true,
-            Way::Nowhere => window.unreachable = Some(distance),
-        }
-    }
-
     /// Returns the bit to invert if the other side of the edge of the window is to be asked for.
     fn edge(&self, config: &SearchConfig, window: &Window) -> Option<u32> {
         let bit = shared_bits(&window.last?);
@@ -399,7 +280,9 @@ impl Walk {
                     }
             })
         });
-        (asked.count() < config.edge as usize).then_some(bit)
+        // Where no node is dead, two contacts are often late.
+        let wanted = config.edge.min(window.for_silent(config));
+        (asked.count() < wanted as usize).then_some(bit)
     }
 
     /// Returns the farthest contact of the window that answered, is still connected, and was not

@@ -81,7 +81,7 @@ async fn idle_node_wakes_only_for_due_timers<R: Rt>(runtime: R) {
     let ticking_after = ticking.metrics().await.unwrap();
     assert_eq!(timeouts().await, core_before, "no timer of the core is due");
 
-    // Waits for other cases, during which the nodes go on: no counter is read after it.
+    // Waits for other cases, during which the nodes continue: no counter is read after it.
     let _work = slot();
     for ((before, seen_before), (after, seen_after)) in before.iter().zip(&after) {
         assert_eq!(after.connections, 2);
