@@ -55,6 +55,7 @@ built_in!(
     "liars50",
     "mass-restart",
     "migrate",
+    "mixed",
     "mute",
     "nat",
     "partition",
