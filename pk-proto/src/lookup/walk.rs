@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 
 use super::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, Stage, State};
 use super::evidence::{Times, is_implausible, shared_bits};
+use super::way::{Cost, Way};
 use crate::api::search_config::SearchConfig;
 use crate::machine::experience::{Experience, Reach};
 use crate::types::address::NodeAddress;
@@ -39,29 +40,6 @@ pub(crate) enum Goal {
     Node,
     /// The nodes closest to the target.
     Closest,
-}
-
-/// Cost of contacting a candidate, the least first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Cost {
-    /// A call on a live connection.
-    Connected,
-    /// A connected node is connected to it and can signal.
-    Signalled,
-    /// A dial of stored or reported addresses.
-    Dialed,
-}
-
-/// Whether a candidate can be contacted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    Now(Cost),
-    /// The limit of dials in progress is reached.
-    Later,
-    /// The limit of attempts is reached.
-    Limited,
-    /// There is no connection, no address and no relay.
-    Nowhere,
 }
 
 /// The next step of a search.
@@ -103,6 +81,8 @@ pub(super) struct Walk {
     /// Whether the local node searches for its own id. It contacts all the closest at once, because
     /// it needs a connection with each, and a silent one becomes a contact if it responds later.
     pub(super) own: bool,
+    /// Whether the target may be alive and silent, so that nothing waits for its answer.
+    pub(super) target_is_silent: bool,
     /// Additional contacts until the first answer.
     warm: u32,
     /// Contacts among the nearest while the search is narrow.
@@ -164,6 +144,7 @@ impl Walk {
             candidates,
             times: Times::new(experience, config.round_trip),
             own: false,
+            target_is_silent: false,
             warm: config.warm * silent / 1000,
             near: config.near + (config.near_silent * silent + 500) / 1000,
             hedge: config.hedge + config.hedge_silent * silent / 1000,
@@ -291,7 +272,7 @@ impl Walk {
     }
 
     /// The target is contacted before all others, and nothing else starts while its answer is
-    /// expected.
+    /// expected soon.
     fn contact_target(&mut self, way: &impl Fn(&Candidate) -> Way) -> Option<Step> {
         let candidate = self.candidates.at(&Distance::ZERO).filter(|_| self.goal == Goal::Node)?;
         match candidate.state() {
@@ -300,7 +281,7 @@ impl Walk {
                 Way::Later => Some(Step::TooManyDials),
                 Way::Limited | Way::Nowhere => None,
             },
-            State::Running(Contact { age: Age::Fresh, .. }) => {
+            State::Running(Contact { age: Age::Fresh, .. }) if !self.target_is_silent => {
                 Some(Step::Wait(self.candidates.next_due()))
             }
             _ => None,

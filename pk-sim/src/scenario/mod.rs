@@ -60,6 +60,7 @@ built_in!(
     "partition",
     "partition-restart",
     "relays",
+    "relays-honest",
     "warm",
 );
 
