@@ -30,8 +30,8 @@ impl NetworkArgs {
 /// Options for relaying.
 #[derive(Debug, Args)]
 pub(crate) struct RelayArgs {
-    /// Nodes that may connect through this node if they cannot reach each other: none, its contacts
-    /// and the nodes on its allow-list, or all.
+    /// Nodes that may connect through this node if they cannot reach each other: none; pairs with
+    /// one of its contacts or of the nodes on its allow-list; or all.
     #[arg(long, value_name = "NODES", value_enum, default_value_t)]
     relay: Relaying,
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum RelayPolicy {
     /// None.
     Off,
-    /// The contacts of its graph and the nodes on its allow-list.
+    /// The contacts of its graph and the nodes on its allow-list, at either end of a circuit.
     #[default]
     Known,
     /// Every connected node.

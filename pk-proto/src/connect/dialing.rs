@@ -1,7 +1,7 @@
 //! Dial races, from the request for a connection to `RaceEnded`.
 
 use alloc::borrow::ToOwned;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -17,14 +17,18 @@ use crate::api::error::{ConnectionErrorReason, code};
 use crate::api::output::Output;
 use crate::api::transport::{DialFailure, Side};
 use crate::machine::cx::Cx;
-use crate::machine::dial::DialTarget;
+use crate::machine::dial::{AddressOrigin, DialTarget};
 use crate::machine::effects::EffectOwner;
 use crate::machine::timer::Timer;
 use crate::types::address::NodeAddress;
 use crate::types::id::{ConnectionId, NodeId, RaceId, RequestId};
 
-/// Maximum number of relays that one race asks.
-const MAX_RELAYS: usize = 3;
+/// Maximum number of nodes that wait to be asked to signal for one race.
+const SIGNALS: usize = 3;
+/// Dials by relay have one of so many places to themselves. Dials to nodes behind NATs are silent
+/// until their deadline, and a search has many of them, while the node at the other end of a
+/// circuit has just accepted it.
+const RELAYED_PART: usize = 8;
 
 impl Connections {
     /// Dials a node, or joins a running race. Ends with `RaceEnded`, unless `leave` is called
@@ -90,14 +94,11 @@ impl Connections {
         let joined = self.races.join(id, waiter, cx.now + dial_target.timeout);
         let Some((race, fresh)) = joined else { return };
         for relay in dial_target.relays {
-            if dial_target.relayed
-                && cx.config.relay.paths > 0
-                && race.forwarders.len() < MAX_RELAYS
-                && !race.forwarders.contains(&relay)
-            {
-                race.forwarders.push(relay);
+            let relays = dial_target.relayed && cx.config.relay.paths > 0;
+            if relays && race.forwarders.add(relay) && race.forwarders.has_asked() {
+                cx.timers.set_earlier(Timer::RaceRelay(id), cx.now + cx.config.relay.delay);
             }
-            if race.relays.len() < MAX_RELAYS && !race.relays.contains(&relay) {
+            if race.relays.len() < SIGNALS && !race.relays.contains(&relay) {
                 race.relays.push_back(relay);
             }
         }
@@ -115,50 +116,42 @@ impl Connections {
         }
     }
 
-    /// Starts the next dial of a race, or asks a relay if there is no address left, and sets the
+    /// Starts the next dial of a race, or asks a relay to signal if its turn has come, and sets the
     /// timer for the next step; ends the race if nothing is left.
     fn dial_next(&mut self, cx: &mut Cx, id: RaceId) {
         let live = self.room().total();
-        let cut_off = self.is_cut_off(cx);
         let Some(race) = self.races.get_mut(id) else { return };
-        if let Some((addr, origin)) = race.next() {
+        let next = if race.asks_first(cx.now) { None } else { race.next() };
+        if let Some((addr, origin)) = next {
             if live >= cx.config.connection_limit {
                 // Only the manager knows which connection could make room.
                 race.put_back((addr, origin));
                 return self.events.push_back(ConnectEvent::Crowded { race: id });
             }
             let (node, foreground) = (race.node, race.foreground);
-            let room = cx.config.dial_limit.min(cx.config.connection_limit - live);
-            let room = if foreground { room } else { background_room(room) };
-            // While the local node seems to be cut off, dials to nodes that it knows to be silent
-            // fail; a few are enough to notice that the network is back.
-            let suspected = cut_off && self.by_node().best(&node).is_some();
-            let room = if suspected { room.min(CUT_OFF_DIALS) } else { room };
-            let is_full = self.dial_count() >= room;
+            let is_full = self.dial_count() >= self.dial_room(cx, id, origin);
             self.races.set_delayed(id, is_full);
             let Some(race) = self.races.get_mut(id) else { return };
             race.next_at = cx.now + cx.config.dial_delay;
             if is_full {
                 race.put_back((addr, origin));
                 cx.metrics.dials_delayed += 1;
+                if race.may_ask(cx.now) {
+                    self.ask_to_signal(cx, id);
+                }
                 if foreground {
                     self.make_room(cx);
                 }
                 let Some(race) = self.races.get_mut(id) else { return };
                 return set_next(cx, id, race);
             }
+            race.tried = race.tried.saturating_add(1);
             let (conn, deadline) = (cx.ids.connection(), race.last_deadline());
             race.dialing.insert(conn, Dialing { addr, origin, deadline });
             cx.metrics.dials += 1;
             self.change(cx, conn, Change::Dial { race: id, expect: node, addr, deadline });
-        } else if let Some(relay) = race.relays.pop_front() {
-            race.signalling += 1;
-            // A silent relay does not delay the next one for long.
-            race.next_at = cx.now + cx.config.signal_delay;
-            if !race.forwarders.is_empty() {
-                cx.timers.set_earlier(Timer::RaceRelay(id), cx.now + cx.config.relay.delay);
-            }
-            self.events.push_back(ConnectEvent::Signal { race: id, node: race.node, relay });
+        } else {
+            self.ask_to_signal(cx, id);
         }
         let Some(race) = self.races.get_mut(id) else { return };
         set_next(cx, id, race);
@@ -166,6 +159,35 @@ impl Connections {
             let failures = core::mem::take(&mut race.failures);
             self.end_race(cx, id, Err(failures), Losers::End);
         }
+    }
+
+    /// Returns how many dials may be in progress if one of a race is to start.
+    fn dial_room(&self, cx: &Cx, id: RaceId, origin: AddressOrigin) -> usize {
+        let Some(race) = self.races.get(id) else { return 0 };
+        let room = cx
+            .config
+            .dial_limit
+            .min(cx.config.connection_limit.saturating_sub(self.room().total()));
+        let room = if origin == AddressOrigin::RELAYED { room } else { room - room / RELAYED_PART };
+        let room = if race.foreground { room } else { background_room(room) };
+        // While the local node seems to be cut off, dials to nodes that it knows to be silent fail;
+        // a few are enough to notice that the network is back.
+        let suspected = self.is_cut_off(cx) && self.by_node().best(&race.node).is_some();
+        if suspected { room.min(CUT_OFF_DIALS) } else { room }
+    }
+
+    /// Asks the next node that may signal, if there is one.
+    fn ask_to_signal(&mut self, cx: &mut Cx, id: RaceId) {
+        let Some(race) = self.races.get_mut(id) else { return };
+        let Some(relay) = race.relays.pop_front() else { return };
+        race.signalling += 1;
+        // A silent relay does not delay the next one for long.
+        race.ask_at = cx.now + cx.config.signal_delay;
+        race.next_at = cx.now + cx.config.dial_delay;
+        if !race.forwarders.is_empty() {
+            cx.timers.set_earlier(Timer::RaceRelay(id), cx.now + cx.config.relay.delay);
+        }
+        self.events.push_back(ConnectEvent::Signal { race: id, node: race.node, relay });
     }
 
     /// The embedder waits for a dial, and all places are occupied: the newest background dial
@@ -231,8 +253,11 @@ impl Connections {
             }
             Err(failure) => {
                 race.failures.push(failure);
-                if race.signalling == 0 && !race.has_address() {
-                    race.next_at = cx.now;
+                if race.signalling == 0 {
+                    race.ask_at = cx.now;
+                    if !race.has_address() {
+                        race.next_at = cx.now;
+                    }
                 }
                 if race.signalling == 0 && race.relays.is_empty() && !race.forwarders.is_empty() {
                     // Nothing is punched that could succeed first.
@@ -254,17 +279,13 @@ impl Connections {
             let conn = self.by_node().live(relay)?;
             Some(self.connection(conn)?.round_trip)
         };
-        let nearest = race
+        let took: BTreeMap<_, _> = race
             .forwarders
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, relay)| {
-                round_trip(relay).map_or((true, u16::MAX), |took| (false, took))
-            })
-            .map(|(at, _)| at);
+            .waiting()
+            .map(|relay| (*relay, round_trip(relay).map_or((true, u16::MAX), |took| (false, took))))
+            .collect();
         let Some(race) = self.races.get_mut(id) else { return };
-        let Some(at) = nearest else { return };
-        let relay = race.forwarders.remove(at);
+        let Some(relay) = race.forwarders.next(|relay| took.get(relay)) else { return };
         race.opening += 1;
         if !race.forwarders.is_empty() {
             cx.timers.set(Timer::RaceRelay(id), cx.now + cx.config.relay.delay);
@@ -500,7 +521,8 @@ fn set_deadline(cx: &mut Cx, id: RaceId, race: &Race) {
 /// Sets the timer for the next step, if there is one.
 fn set_next(cx: &mut Cx, id: RaceId, race: &Race) {
     if race.has_next() {
-        cx.timers.set(Timer::RaceNext(id), race.next_at.max(cx.now));
+        let at = if race.has_address() { race.next_at } else { race.next_at.max(race.ask_at) };
+        cx.timers.set(Timer::RaceNext(id), at.max(cx.now));
     } else {
         cx.timers.cancel(Timer::RaceNext(id));
     }

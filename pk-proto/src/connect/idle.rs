@@ -23,11 +23,15 @@ impl Connections {
     /// Sets the idle timer of an accepted connection.
     pub(super) fn arm(&self, cx: &mut Cx, conn: ConnectionId) {
         if let Some(State::Live { connection, .. }) = self.state(conn) {
-            let at = match connection.leases.is_empty() && !self.is_kept(conn) {
-                true => self.idle_at(cx, conn, connection),
-                // The peer does not know that it stays open: something must be sent before its idle
-                // timeout.
-                false => connection.used_at + cx.config.connection_idle_timeout / 2,
+            let idle_at = self.idle_at(cx, conn, connection);
+            // The peer does not know that it stays open: something must be sent before its idle
+            // timeout.
+            let margin = cx.config.connection_idle_timeout / 2;
+            let at = match connection.leases.is_empty() {
+                true if !self.is_kept(conn) => idle_at,
+                // That is the same at both ends. Nothing depends on when something is sent.
+                true if self.kept.far != Some(conn) => idle_at - margin,
+                _ => connection.used_at + margin,
             };
             cx.timers.set(Timer::Idle(conn), at);
         }

@@ -38,6 +38,7 @@ mod choice;
 pub(crate) mod connection;
 mod dialing;
 pub(crate) mod event;
+mod forwarders;
 mod idle;
 mod kept;
 pub(crate) mod place;

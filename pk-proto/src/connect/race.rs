@@ -7,6 +7,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
+use super::forwarders::Forwarders;
 use crate::api::transport::DialFailure;
 use crate::machine::dial::AddressOrigin;
 use crate::types::address::{Host, Hostname, NodeAddress};
@@ -15,6 +16,9 @@ use crate::types::sockets::undialable;
 use crate::types::time::Instant;
 use crate::wire::dialect::Dialect;
 
+/// Dials of a race after which nodes are asked to signal, each in turn with another dial. Nodes
+/// behind a NAT with a mapping per peer are reported with many addresses, none of which responds.
+const BEFORE_SIGNALS: u32 = 3;
 /// Maximum number of listed addresses that one race did not try.
 const FAILURES: usize = 128;
 
@@ -30,6 +34,10 @@ pub(super) struct Race {
     pub(super) foreground: bool,
     /// Earliest time of the next dial, unless one fails (RFC 8305 section 5).
     pub(super) next_at: Instant,
+    /// Earliest time at which the next node is asked to signal while addresses wait.
+    pub(super) ask_at: Instant,
+    /// Dials that were started.
+    pub(super) tried: u32,
     /// Dials in progress.
     pub(super) dialing: BTreeMap<ConnectionId, Dialing>,
     /// Name resolutions in progress, in the order in which they started.
@@ -37,10 +45,10 @@ pub(super) struct Race {
     next_name: u32,
     /// Failures so far.
     pub(super) failures: Vec<(NodeAddress, DialFailure)>,
-    /// Nodes that can signal, asked when the addresses are used up.
+    /// Nodes that can signal.
     pub(super) relays: VecDeque<NodeId>,
-    /// Nodes that may relay and were not asked to.
-    pub(super) forwarders: Vec<NodeId>,
+    /// Nodes that may relay.
+    pub(super) forwarders: Forwarders,
     /// Number of nodes that were asked to relay and have not answered.
     pub(super) opening: usize,
     /// Addresses of the relays behind the addresses of relayed paths.
@@ -152,12 +160,14 @@ impl Race {
             waiters: Waiters::default(),
             foreground: false,
             next_at: now,
+            ask_at: now,
+            tried: 0,
             dialing: BTreeMap::new(),
             resolving: BTreeMap::new(),
             next_name: 0,
             failures: Vec::new(),
             relays: VecDeque::new(),
-            forwarders: Vec::new(),
+            forwarders: Forwarders::default(),
             opening: 0,
             relayed: BTreeMap::new(),
             signalling: 0,
@@ -306,6 +316,21 @@ impl Race {
     /// Returns whether addresses wait to be dialed.
     pub(super) fn has_address(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Returns whether a node may be asked to signal now.
+    pub(super) fn may_ask(&self, now: Instant) -> bool {
+        !self.relays.is_empty() && self.ask_at <= now
+    }
+
+    /// Returns whether a node is asked to signal before the next address is dialed. An address at
+    /// which the node expects the dial comes first.
+    pub(super) fn asks_first(&self, now: Instant) -> bool {
+        let expected = [AddressOrigin::SIGNALLED, AddressOrigin::RELAYED];
+        let next = self.waiting.front();
+        self.tried >= BEFORE_SIGNALS
+            && self.may_ask(now)
+            && next.is_none_or(|(_, origin)| !expected.contains(origin))
     }
 
     /// Returns all failures if the race ends now because of `why`.

@@ -13,7 +13,7 @@ use crate::types::id::{ConnectionId, Distance, NodeId, StreamId};
 use crate::types::time::Instant;
 
 /// Maximum number of relays of one candidate.
-const MAX_RELAYS: usize = 4;
+const MAX_RELAYS: usize = 12;
 
 /// A node that was reported to a search.
 #[derive(Debug)]

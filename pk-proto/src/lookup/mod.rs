@@ -13,6 +13,7 @@ mod tellers;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod way;
 mod window;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,7 @@ pub(crate) use self::call_result::{Accepted, Unanswered};
 use self::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, Stage, State};
 pub(crate) use self::walk::Goal;
 use self::walk::{Step, Walk};
-use self::window::{Cost, Way};
+use self::way::{Cost, Way};
 use crate::api::request::{FindNodeOptions, RequestOptions, Strategies};
 use crate::api::search::{FindEnd, FindOutcome, FindStats, FindStep, FindStepEnd};
 use crate::api::transport::DialFailure;
@@ -123,6 +124,12 @@ impl Lookup {
     /// are as many as searched nodes.
     pub(crate) fn set_neighborhood(&mut self, neighborhood: Option<Distance>) {
         self.walk.set_neighborhood(neighborhood);
+    }
+
+    /// The target may be alive although it does not respond to dials: the search does not wait for
+    /// its answer before it contacts others.
+    pub(crate) fn target_may_be_hidden(&mut self) {
+        self.walk.target_is_silent = true;
     }
 
     /// Returns the target.

@@ -7,7 +7,7 @@ use core::time::Duration;
 use super::candidates::{Candidate, Candidates, Contact, Report, State};
 use super::evidence::shared_bits;
 use super::walk::{Goal, Step, Walk};
-use super::window::{Cost, Way};
+use super::way::{Cost, Way};
 use crate::api::search_config::SearchConfig;
 use crate::machine::dial::AddressOrigin;
 use crate::machine::experience::{Experience, Reach};
@@ -243,4 +243,20 @@ fn reported_target_is_contacted_at_once_and_alone() {
     // It is silent, so the walk continues with others.
     let more = (0..9).any(|_| world.step().is_some() || world.asked.len() > before + 1);
     assert!(more, "{:?}", world.asked.len());
+}
+
+#[test]
+fn others_are_contacted_beside_a_target_that_may_be_silent() {
+    let asked_at_once = |silent: bool| {
+        let mut world = World::new(300, 20, Goal::Node);
+        world.walk.target_is_silent = silent;
+        let known: Vec<_> = world.nodes.iter().rev().take(20).copied().collect();
+        world.know(known.into_iter().chain([TARGET]));
+        world.dead.insert(TARGET);
+        world.step();
+        assert_eq!(world.asked[0].0, TARGET);
+        let first = |(.., at): &&(NodeId, NodeId, Instant)| *at == Instant::ORIGIN;
+        world.asked.iter().filter(first).count()
+    };
+    assert_eq!((asked_at_once(false), asked_at_once(true)), (1, 3));
 }

@@ -16,7 +16,8 @@ use alloc::vec::Vec;
 
 use super::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, Stage, State};
 use super::evidence::{Times, is_implausible, shared_bits};
-use super::window::{Cost, SILENT, Way, Window};
+use super::way::{Cost, Way};
+use super::window::{SILENT, Window};
 use crate::api::search_config::SearchConfig;
 use crate::machine::experience::{Experience, Reach};
 use crate::types::address::NodeAddress;
@@ -79,6 +80,8 @@ pub(super) struct Walk {
     /// Whether the local node searches for its own id. It contacts all the closest at once, because
     /// it needs a connection with each, and a silent one becomes a contact if it responds later.
     pub(super) own: bool,
+    /// Whether the target may be alive and silent, so that nothing waits for its answer.
+    pub(super) target_is_silent: bool,
     /// Additional contacts until the first answer.
     warm: u32,
     /// Contacts among the nearest while the search is narrow.
@@ -115,6 +118,7 @@ impl Walk {
             candidates,
             times: Times::new(experience, config.round_trip),
             own: false,
+            target_is_silent: false,
             warm: config.warm * silent / 1000,
             near: config.near + (config.near_silent * silent + 500) / 1000,
             hedge: config.hedge + config.hedge_silent * silent / 1000,
@@ -242,7 +246,7 @@ impl Walk {
     }
 
     /// The target is contacted before all others, and nothing else starts while its answer is
-    /// expected.
+    /// expected soon.
     fn contact_target(&mut self, way: &impl Fn(&Candidate) -> Way) -> Option<Step> {
         let candidate = self.candidates.at(&Distance::ZERO).filter(|_| self.goal == Goal::Node)?;
         match candidate.state() {
@@ -251,7 +255,7 @@ impl Walk {
                 Way::Later => Some(Step::TooManyDials),
                 Way::Limited | Way::Nowhere => None,
             },
-            State::Running(Contact { age: Age::Fresh, .. }) => {
+            State::Running(Contact { age: Age::Fresh, .. }) if !self.target_is_silent => {
                 Some(Step::Wait(self.candidates.next_due()))
             }
             _ => None,

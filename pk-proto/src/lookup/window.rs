@@ -1,6 +1,7 @@
 //! What a walk sees of the closest candidates.
 
 use super::candidates::{Age, Candidate, Candidates, State};
+use super::way::{Cost, Way};
 use crate::api::search_config::SearchConfig;
 use crate::machine::experience::Reach;
 use crate::types::id::{BucketIndex, Distance};
@@ -8,29 +9,6 @@ use crate::types::time::Instant;
 
 /// Silent contacts of the window from which on there is something to do beyond it.
 pub(super) const SILENT: u32 = 2;
-
-/// Cost of contacting a candidate, the least first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Cost {
-    /// A call on a live connection.
-    Connected,
-    /// A connected node is connected to it and can signal.
-    Signalled,
-    /// A dial of stored or reported addresses.
-    Dialed,
-}
-
-/// Whether a candidate can be contacted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    Now(Cost),
-    /// The limit of dials in progress is reached.
-    Later,
-    /// The limit of attempts is reached.
-    Limited,
-    /// There is no connection, no address and no relay.
-    Nowhere,
-}
 
 /// What a look at the window shows.
 #[derive(Debug, Default)]

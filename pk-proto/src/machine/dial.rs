@@ -13,7 +13,7 @@ pub(crate) struct DialTarget {
     pub(crate) node: NodeId,
     /// Addresses with their origins.
     pub(crate) addresses: Vec<(NodeAddress, AddressOrigin)>,
-    /// Connected nodes that may signal; asked one after the other when the addresses are used up.
+    /// Connected nodes that may signal; asked one after the other.
     pub(crate) relays: Vec<NodeId>,
     pub(crate) timeout: Duration,
     /// Whether one of them may also relay.

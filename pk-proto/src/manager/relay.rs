@@ -140,9 +140,10 @@ impl NodeManager {
     ) -> Result<(), Refusal> {
         let source = self.connections.node(conn).ok_or(Refusal::NotConnected)?;
         let owner = self.connections.source(conn).ok_or(Refusal::NotConnected)?;
+        let other = self.connections.direct(target);
         let known = match self.cx.config.relay.policy {
             RelayPolicy::Off => false,
-            RelayPolicy::Known => self.is_known(conn),
+            RelayPolicy::Known => self.is_known(conn) || other.is_some_and(|it| self.is_known(it)),
             RelayPolicy::All => true,
         };
         // A relayed connection carries no circuit, so that none runs in a loop.
@@ -152,7 +153,7 @@ impl NodeManager {
         if self.cx.is_own(target) || self.connections.chain(conn).contains(target) {
             return Err(Refusal::NotTarget);
         }
-        let other = self.connections.direct(target).ok_or(Refusal::NotConnected)?;
+        let other = other.ok_or(Refusal::NotConnected)?;
         let (seen, seen_target) = (self.seen_at(conn), self.seen_at(other));
         let (Some(seen), Some(seen_target)) = (seen, seen_target) else {
             return Err(Refusal::NotConnected);

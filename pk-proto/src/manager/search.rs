@@ -123,6 +123,9 @@ impl NodeManager {
                 lookup.offer(node, None);
             }
             lookup.offer_at(target, self.connections.suspected_at(&target));
+            if self.upkeep.reaches.may_be_hidden(&target) {
+                lookup.target_may_be_hidden();
+            }
         }
         let lookup = Box::new(lookup);
         let stage = RequestStage::Find(Search { lookup, on_connected, awaited: None });

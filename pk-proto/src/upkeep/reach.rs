@@ -22,10 +22,6 @@ const NAT_MEMORY: Duration = Duration::from_secs(5 * 60);
 /// hundred contacts that checks one in half an hour checks each in 48 h.
 pub(crate) const MOST_GRACE: Duration = Duration::from_secs(48 * 60 * 60);
 
-/// Time after the start from which on contacts should have reached a node that no NAT hides.
-const SETTLED: Duration = Duration::from_secs(20 * 60);
-/// Time without that from which on the node is behind a NAT.
-const UNEXPOSED: Duration = Duration::from_secs(2 * 60 * 60);
 /// Nodes that are remembered after they have left as contacts, because they may be hidden.
 const REMEMBERED: usize = 128;
 /// Many contacts are hidden if this part of them is.
@@ -52,11 +48,6 @@ pub(crate) struct Reaches {
     contacts: BTreeMap<[u8; 8], Reach>,
     /// Number of hidden ones.
     hidden: usize,
-    /// Start of the node.
-    started: Instant,
-    /// When contacts whose connections no NAT could remember last connected to this node. One
-    /// proves nothing: a dial of this node that failed opens a NAT as well.
-    exposed: [Option<Instant>; 3],
     /// Nodes that have left because they did not respond, and never did, by the number of their
     /// place in `order`.
     silent: BTreeMap<NodeId, u64>,
@@ -65,17 +56,9 @@ pub(crate) struct Reaches {
 }
 
 impl Reaches {
-    /// The node starts.
-    pub(crate) fn start(&mut self, now: Instant) {
-        self.started = now;
-    }
-
-    /// Returns whether this node is probably behind a NAT: others are, and for long no contact has
-    /// reached it by a dial that no relay had announced.
-    pub(crate) fn is_behind_nat(&self, now: Instant) -> bool {
+    /// Returns whether a contact is hidden, so that this node may be behind a NAT as well.
+    pub(crate) fn has_hidden(&self) -> bool {
         self.hidden > 0
-            && now.since(self.started) >= SETTLED
-            && self.exposed.iter().any(|at| at.is_none_or(|at| now.since(at) >= UNEXPOSED))
     }
 
     /// A contact is connected. `how`: which end has dialed, `None` if a relay had announced it;
@@ -98,13 +81,6 @@ impl Reaches {
             _ => seen,
         };
         let dialed = how == Some(Side::Dialer);
-        if how == Some(Side::Acceptor) && !new && seen.is_some_and(|at| now.since(at) >= NAT_MEMORY)
-        {
-            self.exposed.rotate_right(1);
-            if let Some(latest) = self.exposed.first_mut() {
-                *latest = Some(now);
-            }
-        }
         let forgotten = !new && seen.is_none_or(|at| now.since(at) >= NAT_MEMORY);
         let reach = match known {
             _ if dialed && forgotten => Reach::Dialed,
@@ -159,6 +135,15 @@ impl Reaches {
             Some(Reach::Hidden(_)) => true,
             Some(Reach::Accepted | Reach::Reached) => self.hidden * MANY >= self.contacts.len(),
             Some(Reach::Dialed) | None => false,
+        }
+    }
+
+    /// Returns whether a node may well be alive if it does not respond to a dial: nothing proves
+    /// that it does, and it is hidden, or many are.
+    pub(crate) fn may_be_hidden(&self, node: &NodeId) -> bool {
+        match self.contacts.get(&key(node)) {
+            None => self.hidden > 0 && self.hidden * MANY >= self.contacts.len(),
+            Some(_) => self.is_expected(node),
         }
     }
 
@@ -285,22 +270,20 @@ mod tests {
     }
 
     #[test]
-    fn node_that_no_contact_can_dial_is_behind_a_nat() {
+    fn unknown_node_may_be_hidden_where_many_are() {
         let mut reaches = Reaches::default();
-        reaches.start(at(100));
-        assert!(!reaches.is_behind_nat(at(1300)), "no other node is");
-        reaches.set(NodeId::from_bytes([2; 32]), Reach::Hidden(100));
-        assert!(!reaches.is_behind_nat(at(1299)) && reaches.is_behind_nat(at(1300)));
-        reaches.connected(NODE, ACCEPTED, NEW, None, at(1300));
-        reaches.connected(NODE, ACCEPTED, KNOWN, Some(at(1300)), at(1500));
-        reaches.connected(NODE, DIALED, KNOWN, Some(at(1500)), at(2500));
-        reaches.connected(NODE, None, KNOWN, Some(at(2500)), at(3500));
-        assert!(reaches.is_behind_nat(at(3500)), "none of these proves the opposite");
-        for seconds in [3500, 3500, 3500] {
-            assert!(reaches.is_behind_nat(at(3800)));
-            reaches.connected(NODE, ACCEPTED, KNOWN, Some(at(seconds)), at(3800));
+        assert!(!reaches.may_be_hidden(&NODE) && !reaches.has_hidden());
+        for number in 2..11 {
+            reaches.connected(NodeId::from_bytes([number; 32]), ACCEPTED, NEW, None, at(1));
         }
-        assert!(!reaches.is_behind_nat(at(3800)) && reaches.is_behind_nat(at(3800 + 7200)));
+        reaches.set(NodeId::from_bytes([2; 32]), Reach::Hidden(1));
+        assert!(!reaches.may_be_hidden(&NODE) && reaches.has_hidden(), "one of nine");
+        reaches.set(NodeId::from_bytes([3; 32]), Reach::Hidden(1));
+        assert!(
+            reaches.may_be_hidden(&NODE) && reaches.may_be_hidden(&NodeId::from_bytes([4; 32]))
+        );
+        reaches.set(NODE, Reach::Dialed);
+        assert!(!reaches.may_be_hidden(&NODE));
     }
 
     #[test]

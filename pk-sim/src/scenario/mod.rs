@@ -61,6 +61,7 @@ built_in!(
     "partition",
     "partition-restart",
     "relays",
+    "relays-honest",
     "warm",
 );
 

@@ -60,3 +60,64 @@ fn node_behind_a_nat_is_found_in_a_calm_network() {
     assert_eq!(count, NODES - PUBLIC);
     cluster.stop_all();
 }
+
+/// Number of nodes of a network that is too large for a search to ask all of them.
+const LARGE: usize = 60;
+const LARGE_PUBLIC: usize = 20;
+
+/// A network of [`LARGE`] nodes, most of which are behind NATs of three kinds, after some
+/// hours.
+fn large_network(seed: u64) -> Cluster {
+    let kinds = [Dependence::Nothing, Dependence::Address, Dependence::AddressAndPort];
+    let mut cluster = Cluster::builder().nodes(LARGE).seed(seed).build();
+    for node in LARGE_PUBLIC..LARGE {
+        let nat = cluster.add_nat(NatConfig::new(Dependence::Nothing, kinds[node % 3]));
+        cluster.put_behind(node, nat);
+    }
+    (0..LARGE).for_each(|node| cluster.start_node(node));
+    cluster.drive(Duration::ZERO);
+    cluster.join_all();
+    cluster.drive(3 * HOUR);
+    cluster
+}
+
+/// The number of nodes among the 20 nearest with which a node is connected.
+fn near_connections(cluster: &Cluster, node: HostId) -> usize {
+    let own = cluster.id(node);
+    let mut ids: Vec<_> = (0..LARGE).map(|other| cluster.id(other)).collect();
+    ids.sort_by_key(|id| own.distance(id));
+    let connections = cluster.node(node).connections();
+    let connected = |id: &&pk_proto::NodeId| connections.iter().any(|info| info.node == **id);
+    ids[1..=20].iter().filter(connected).count()
+}
+
+#[test]
+fn nodes_behind_nats_stay_connected_with_near_nodes() {
+    let mut cluster = large_network(14);
+    let near = (LARGE_PUBLIC..LARGE).map(|node| near_connections(&cluster, node));
+    let alone: Vec<_> = near.enumerate().filter(|(_, near)| *near < 2).collect();
+    assert_eq!(alone, []);
+    // The addresses that others know are those of the former mappings.
+    (0..LARGE - LARGE_PUBLIC).for_each(|nat| cluster.network_mut().reboot_nat(nat));
+    cluster.drive(5 * 60 * SECOND);
+    for to in LARGE_PUBLIC..LARGE {
+        let target = cluster.id(to);
+        let outcome = find(&mut cluster, (to * 7 + 3) % LARGE, target);
+        assert!(outcome.found.is_some(), "node {to}: {outcome:?}");
+    }
+    cluster.stop_all();
+}
+
+#[test]
+fn near_connections_are_used_just_before_their_idle_time() {
+    let mut cluster = large_network(15);
+    let answers = |cluster: &Cluster| -> u64 {
+        (0..LARGE).map(|node| cluster.node(node).metrics().answers).sum()
+    };
+    let before = answers(&cluster);
+    cluster.drive(HOUR);
+    let each = (answers(&cluster) - before) / LARGE as u64;
+    // If they were used twice a minute, 350.
+    assert!(each <= 250, "{each} answers in an hour");
+    cluster.stop_all();
+}

@@ -47,7 +47,6 @@ impl NodeManager {
     pub(in crate::manager) fn start_checks(&mut self) {
         if self.keeps_records() {
             self.upkeep.failing.start(self.cx.now);
-            self.upkeep.reaches.start(self.cx.now);
             self.arm_check();
             self.arm_lost();
         }

@@ -1,6 +1,6 @@
-//! The connections to near contacts that a node behind a NAT keeps open.
+//! The connections to near contacts that a node keeps open because it may be behind a NAT.
 //!
-//! No node can dial such a node. Those that search for it ask the nodes nearest to it, of which one
+//! No node can dial one that is. Those that search for it ask the nodes nearest to it, of which one
 //! has to be connected to it, to signal.
 
 use alloc::vec::Vec;
@@ -9,15 +9,16 @@ use super::super::node::NodeManager;
 use super::super::state::upkeep::Errand;
 use crate::types::id::NodeId;
 
-/// Number of these connections. The pings of each are 120 messages in an hour.
-const NEAR: usize = 3;
+/// Number of these connections. If one ends, a search still finds the other.
+const NEAR: usize = 2;
 
 impl NodeManager {
-    /// Keeps connections to [`NEAR`] of the nearest contacts open if this node is behind a NAT.
+    /// Keeps connections to [`NEAR`] of the nearest contacts open if this node may be behind a NAT:
+    /// if contacts are.
     pub(super) fn keep_near(&mut self) {
         // A search in a small network asks all nodes.
         let small = self.nodes.graph.len() <= self.cx.config.bucket_limit;
-        if small || !self.upkeep.reaches.is_behind_nat(self.cx.now) {
+        if small || !self.upkeep.reaches.has_hidden() {
             return self.connections.keep_near(&mut self.cx, []);
         }
         if self.connections.kept_near() >= NEAR || self.upkeep.dials_near {
