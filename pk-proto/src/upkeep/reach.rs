@@ -89,6 +89,9 @@ impl Reaches {
             Some(Reach::Accepted | Reach::Reached) if failed && !dialed => {
                 Reach::Hidden(seconds(now))
             }
+            // It was away, or has restarted; or its NAT admitted the dial, because one of its own
+            // had failed.
+            Some(Reach::Dialed) if failed && !dialed => Reach::Reached,
             Some(reach) => reach,
             None => return,
         };
@@ -250,12 +253,26 @@ mod tests {
     }
 
     #[test]
-    fn node_that_responded_to_a_dial_is_not_hidden_by_failures() {
+    fn node_that_responded_to_a_dial_is_hidden_by_two_failures_only() {
         let mut reaches = Reaches::default();
         reaches.connected(NODE, DIALED, NEW, None, at(10));
         reaches.connected(NODE, DIALED, KNOWN, Some(at(10)), at(310));
-        reaches.connected(NODE, ACCEPTED, FAILED, Some(at(310)), at(9999));
+        assert!(reaches.is_dialed(&NODE));
+        reaches.connected(NODE, ACCEPTED, FAILED, Some(at(310)), at(1000));
         assert_eq!(known(&reaches), (false, false), "it was away or has restarted");
+        assert!(!reaches.is_dialed(&NODE));
+        reaches.connected(NODE, DIALED, KNOWN, Some(at(1000)), at(2000));
+        reaches.connected(NODE, ACCEPTED, FAILED, Some(at(2000)), at(3000));
+        assert_eq!(known(&reaches), (false, false), "it has responded between them");
+        reaches.connected(NODE, ACCEPTED, FAILED, Some(at(3000)), at(4000));
+        assert_eq!(known(&reaches), (true, true));
+    }
+
+    #[test]
+    fn node_that_responded_to_a_dial_is_not_remembered_when_it_leaves() {
+        let mut reaches = Reaches::default();
+        reaches.connected(NODE, DIALED, NEW, None, at(10));
+        reaches.connected(NODE, DIALED, KNOWN, Some(at(10)), at(310));
         reaches.leaves(&NODE);
         assert_eq!(reaches.len(), (1, 0));
     }

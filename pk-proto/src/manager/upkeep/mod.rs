@@ -44,7 +44,7 @@ impl NodeManager {
     fn dial_known(&mut self, node: NodeId, contact: &NodeContact, errand: Errand) {
         let timeout = self.cx.config.connect_timeout;
         let mut dial_target = DialTarget::known(node, contact, timeout);
-        if errand == Errand::Recheck {
+        if matches!(errand, Errand::Recheck | Errand::Lost) {
             // The contact may be behind a NAT.
             dial_target.relays = self.likely_relays(&node);
         }
