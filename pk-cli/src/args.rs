@@ -272,7 +272,7 @@ pub(crate) struct RunArgs {
     /// Read commands from stdin and write JSON lines to stdout, until `quit` or the end of stdin.
     ///
     /// Commands: connect ID HOST PORT, disconnect ID, findNode ID, findClosest ID (NUMBER), ping
-    /// ID, closest ID (VIA), active ID (VIA), graph, connections, setnode ID HOST PORT
+    /// ID, closest ID (VIA), active ID (VIA), graph, connections, metrics, setnode ID HOST PORT
     /// (global|local) (block) (force), unsetnode ID, signal ID RELAY, mdns ID, renew, cert, stream
     /// ID TEXT, allow ID, disallow ID, allowed, claim ID, answer NUMBER sign|refuse, chain ID,
     /// claimsGet ID, sigchain, gestalt (ID), sign ID, quit. A command with the prefix `#tag ` runs

@@ -43,6 +43,8 @@ pub struct Settings {
     pub connections: Value,
     /// Options of its NodeManager, by name.
     pub manager: Value,
+    /// Directory in which it has the directory of its state. Default: one in that of Polykey.
+    pub states: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -55,6 +57,7 @@ impl Default for Settings {
             authentication: None,
             connections: json!({}),
             manager: json!({}),
+            states: None,
         }
     }
 }
@@ -163,9 +166,10 @@ impl Polykey {
     /// [`PeerError`]; nothing is left running.
     pub async fn start(&self, settings: Settings) -> Result<Peer, PeerError> {
         let n = NODES.fetch_add(1, Ordering::Relaxed);
-        let dir = self.dir.join("state").join(format!("{}-{n}", std::process::id()));
-        let Settings { host, port, seed, allow_all, authentication, connections, manager } =
+        let Settings { host, port, seed, allow_all, authentication, connections, manager, states } =
             settings;
+        let states = states.unwrap_or_else(|| self.dir.join("state"));
+        let dir = states.join(format!("{}-{n}", std::process::id()));
         let seed =
             seed.map(|seed| seed.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         let settings = json!({

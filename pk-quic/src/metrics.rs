@@ -1,74 +1,90 @@
 //! Counters of the transport.
 
-/// Counters of the transport since its start, and present numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TransportMetrics {
+/// Declares the counters once: the struct, and the list of names and values.
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of the transport since its start, and present numbers.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct TransportMetrics {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl TransportMetrics {
+            /// Returns every counter with its name.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+metrics! {
     // -- present numbers
     /// Incoming handshakes in progress.
-    pub handshakes_pending: u64,
+    handshakes_pending,
     /// Dials in progress.
-    pub dials_pending: u64,
+    dials_pending,
     /// Connections whose handshake succeeded.
-    pub connections: u64,
+    connections,
     /// Connections that have ended and that QUIC keeps for a moment, to answer late packets.
-    pub connections_closing: u64,
+    connections_closing,
     /// Streams of the node protocol.
-    pub streams: u64,
+    streams,
     /// Application streams.
-    pub application_streams: u64,
+    application_streams,
     /// Relayed paths of this node.
-    pub paths: u64,
+    paths,
     /// Circuits that are forwarded.
-    pub circuits: u64,
+    circuits,
 
     // -- totals
     /// Incoming handshakes that were started.
-    pub handshakes: u64,
+    handshakes,
     /// Incoming handshakes that failed.
-    pub handshakes_failed: u64,
+    handshakes_failed,
     /// Incoming handshakes that took longer than `handshake_timeout`.
-    pub handshakes_timed_out: u64,
+    handshakes_timed_out,
     /// Incoming handshakes that had to validate their address.
-    pub handshakes_retried: u64,
+    handshakes_retried,
     /// Incoming handshakes refused because of `handshake_limit`.
-    pub handshakes_refused: u64,
+    handshakes_refused,
     /// Incoming handshakes refused because of `handshake_network_limit`.
-    pub handshakes_refused_network: u64,
+    handshakes_refused_network,
     /// Received datagrams that were dropped because of their length.
-    pub datagrams_too_long: u64,
+    datagrams_too_long,
     /// Datagrams outside of connections that were not sent, because too many waited for the socket.
-    pub unsent_dropped: u64,
+    unsent_dropped,
     /// Stateless resets that were sent.
-    pub resets: u64,
+    resets,
     /// Stateless resets that were not sent because of the limit of their network.
-    pub resets_dropped: u64,
+    resets_dropped,
     /// Punch datagrams that were sent.
-    pub punches: u64,
+    punches,
     /// Punch datagrams that were not sent because the socket has no address of the family.
-    pub punches_dropped: u64,
+    punches_dropped,
     /// Application streams that were reset because of `application_memory`.
-    pub streams_unread: u64,
+    streams_unread,
     /// Peers that were followed to another address.
-    pub followed: u64,
+    followed,
     /// Peers that did not answer at the address to which they were followed.
-    pub follow_failed: u64,
+    follow_failed,
     /// Datagrams that were not sent to an address that is not validated yet, of an acceptor that
     /// has moved.
-    pub follow_withheld: u64,
+    follow_withheld,
     /// Datagrams that were not sent to an address that is not validated yet, of a dialer that has
     /// moved.
-    pub unvalidated_withheld: u64,
+    unvalidated_withheld,
     /// Datagrams that were forwarded.
-    pub datagrams_forwarded: u64,
+    datagrams_forwarded,
     /// Datagrams that were not forwarded because of the rate of their owner or of all circuits.
-    pub datagrams_over_rate: u64,
+    datagrams_over_rate,
     /// Datagrams that were dropped because too many waited for their stream.
-    pub datagrams_not_carried: u64,
+    datagrams_not_carried,
     /// Datagrams to a relayed path that has ended.
-    pub datagrams_without_path: u64,
+    datagrams_without_path,
     /// Circuits that have ended because they were idle.
-    pub circuits_idle: u64,
+    circuits_idle,
     /// Relayed connections that were probed for a direct path.
-    pub paths_probed: u64,
+    paths_probed,
 }

@@ -99,6 +99,16 @@ pub fn run<R: Rt, F: Future<Output = ()>>(name: &str, case: impl FnOnce(R) -> F 
     run_unslotted(name, case);
 }
 
+/// Runs a case in a slot, and abandons it after `limit`.
+pub fn run_within<R: Rt, F: Future<Output = ()>>(
+    limit: Duration,
+    name: &str,
+    case: impl FnOnce(R) -> F + Send + 'static,
+) {
+    let _slot = slot();
+    run_for(limit, name, case);
+}
+
 /// Runs a case alone, among those of this process that are run so, and abandons it after `limit`.
 pub fn run_alone<R: Rt, F: Future<Output = ()>>(
     limit: Duration,

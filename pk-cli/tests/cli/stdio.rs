@@ -71,6 +71,13 @@ fn results_match_the_json_of_the_reference() {
         (&json!(true), 1)
     );
     a.event("connectionReverse");
+    let metrics = b.ask("metrics");
+    assert_eq!(
+        (&metrics["core"]["dials"], &metrics["core"]["connections"]),
+        (&json!(1), &json!(1))
+    );
+    assert!(metrics["driver"]["bytes_sent"].as_u64() > Some(1200), "{metrics}");
+    assert_eq!(metrics["driver"]["datagrams_forwarded"], 0);
     let others = a.ask("connections");
     assert_eq!(others[0]["connectionId"], connection_id, "both ends have one name for it");
 

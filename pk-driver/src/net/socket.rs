@@ -136,7 +136,7 @@ impl Socket {
         // Until the socket is empty no waker is registered.
         self.readable.wake_by_ref();
         let now = cx.now;
-        let mut datagrams = 0;
+        let (mut datagrams, mut received) = (0, 0);
         cx.node.with(|node| {
             for (meta, slice) in metas.iter().zip(&slices).take(count) {
                 let bytes = slice.get(..meta.len).unwrap_or_default();
@@ -145,10 +145,12 @@ impl Socket {
                     let datagram = Datagram { from: meta.addr, to: meta.dst_ip, ecn, bytes };
                     node.handle_datagram(now, datagram);
                     datagrams += 1;
+                    received += bytes.len() as u64;
                 }
             }
         });
         cx.metrics.datagrams_received += datagrams;
+        cx.metrics.bytes_received += received;
         Ok(())
     }
 
@@ -164,7 +166,11 @@ impl Socket {
             };
             let Some(transmit) = next else { return failed };
             match self.send(&transmit) {
-                Ok(()) => {}
+                Ok(()) => {
+                    let longest = transmit.segment_size.unwrap_or(transmit.size).max(1);
+                    cx.metrics.datagrams_sent += transmit.size.div_ceil(longest) as u64;
+                    cx.metrics.bytes_sent += transmit.size as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.pending = Some(transmit);
                     let mut context = Context::from_waker(&self.writable);

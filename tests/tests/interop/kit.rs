@@ -9,7 +9,7 @@ use pk_driver::{Node, Runtime};
 use pk_interop::{Peer, PeerError, Polykey, RemoteError, Settings, for_tests};
 use pk_proto::{ConnectionInfo, NodeId, RequestOptions};
 use pk_tests::Rt;
-use pk_tests::case::run_alone;
+use pk_tests::case;
 use pk_tests::node::{connections_with, socket};
 use pk_tests::wait::{soon, until, within};
 use serde_json::{Value, json};
@@ -20,21 +20,29 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 /// Limit for operations of the reference: it starts slowly, and its failing dials take 15 s.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Declares tests as `pk_tests::cases` does, of cases that take the reference too and run one at a
-/// time.
+/// Declares tests as `pk_tests::cases` does, of cases that take the reference too. `alone`: one of
+/// these cases runs at a time.
 macro_rules! cases {
     ($($name:ident),+ $(,)?) => {
-        $(mod $name {
+        $(cases!(@case run, $name);)+
+    };
+    (alone $($name:ident),+ $(,)?) => {
+        $(cases!(@case run_alone, $name);)+
+    };
+    (@case $run:ident, $name:ident) => {
+        mod $name {
+            use $crate::kit::{LIMIT, $run};
+
             #[test]
             fn tokio() {
-                $crate::kit::run($crate::kit::LIMIT, stringify!($name), super::$name::<pk_tests::Tokio>);
+                $run(LIMIT, stringify!($name), super::$name::<pk_tests::Tokio>);
             }
 
             #[test]
             fn smol() {
-                $crate::kit::run($crate::kit::LIMIT, stringify!($name), super::$name::<pk_tests::Smol>);
+                $run(LIMIT, stringify!($name), super::$name::<pk_tests::Smol>);
             }
-        })+
+        }
     };
 }
 
@@ -52,7 +60,7 @@ macro_rules! long_cases {
     };
 }
 
-/// Runs a case if the reference is available.
+/// Runs a case in a slot, if the reference is available.
 pub(crate) fn run<R: Rt, F: Future<Output = ()> + 'static>(
     limit: Duration,
     name: &str,
@@ -60,7 +68,20 @@ pub(crate) fn run<R: Rt, F: Future<Output = ()> + 'static>(
 ) {
     if let Some(polykey) = polykey() {
         let polykey = polykey.clone();
-        run_alone(limit, name, move |runtime| case(runtime, polykey));
+        case::run_within(limit, name, move |runtime| case(runtime, polykey));
+    }
+}
+
+/// Runs a case alone, if the reference is available.
+pub(crate) fn run_alone<R: Rt, F: Future<Output = ()> + 'static>(
+    limit: Duration,
+    name: &str,
+    case: fn(R, Polykey) -> F,
+) {
+    if let Some(polykey) = polykey() {
+        let polykey = polykey.clone();
+        let _slot = case::slot();
+        case::run_alone(limit, name, move |runtime| case(runtime, polykey));
     }
 }
 

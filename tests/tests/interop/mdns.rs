@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::kit::{PATIENCE, ask, polykey_connections, start_polykey};
 
 cases!(
+    alone
     local_node_finds_a_polykey_node_by_mdns_over_ipv4,
     local_node_finds_a_polykey_node_by_mdns_over_ipv6,
     polykey_node_finds_the_local_node_by_mdns_over_ipv4,

@@ -12,20 +12,22 @@ use pk_tests::Rt;
 use pk_tests::wait::{seen_within, within};
 use serde_json::json;
 
-use crate::kit::{PATIENCE, ask, ask_expecting_error, package, polykey_node};
+use crate::kit::{PATIENCE, ask, ask_expecting_error, package, start_polykey};
 
 long_cases!(
     polykey_node_ends_if_its_test_panics within Duration::from_secs(120),
     polykey_node_ends_with_the_process_that_started_it within Duration::from_secs(120),
 );
 
-/// State directories of the nodes of this process.
+/// Settings of nodes whose states are in a directory of their own, beside those of other cases.
+fn settings() -> Settings {
+    let states = package().join("state").join(format!("runner-{}", std::process::id()));
+    Settings { states: Some(states), ..Settings::default() }
+}
+
+/// Number of states there.
 fn state_directories() -> usize {
-    let of_this_process = format!("{}-", std::process::id());
-    let entries = fs::read_dir(package().join("state")).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&of_this_process))
-        .count()
+    fs::read_dir(settings().states.unwrap()).into_iter().flatten().flatten().count()
 }
 
 /// Whether no process listens on the address.
@@ -34,7 +36,7 @@ fn is_free(addr: SocketAddr) -> bool {
 }
 
 async fn polykey_node_ends_if_its_test_panics<R: Rt>(runtime: R, polykey: Polykey) {
-    let mut peer = polykey_node(&runtime, &polykey).await;
+    let mut peer = start_polykey(&runtime, &polykey, settings()).await;
     let addr = peer.addr();
     assert!(!is_free(addr) && state_directories() == 1);
     let unknown = ask_expecting_error(&runtime, &peer, "dance", json!({})).await;
@@ -46,18 +48,19 @@ async fn polykey_node_ends_if_its_test_panics<R: Rt>(runtime: R, polykey: Polyke
     assert!(panicked.is_err());
     assert!(is_free(addr) && state_directories() == 0, "it was waited for");
 
-    peer = polykey_node(&runtime, &polykey).await;
+    peer = start_polykey(&runtime, &polykey, settings()).await;
     ask(&runtime, &peer, "graph", json!({})).await;
     peer.kill();
     let gone = within(&runtime, PATIENCE, "an answer", peer.ask("graph", json!({}))).await;
     assert!(matches!(gone, Err(pk_interop::PeerError::Ended(_))), "{gone:?}");
     assert!(is_free(peer.addr()) && state_directories() == 0);
     // A node that cannot start reports the reason.
-    let nowhere = Settings { host: "192.0.2.1".parse().unwrap(), ..Settings::default() };
+    let nowhere = Settings { host: "192.0.2.1".parse().unwrap(), ..settings() };
     let failed = within(&runtime, PATIENCE, "a start that fails", polykey.start(nowhere)).await;
     println!("{failed:?}");
     assert!(matches!(failed, Err(pk_interop::PeerError::Threw(_))), "{failed:?}");
     assert_eq!(state_directories(), 0);
+    fs::remove_dir(settings().states.unwrap()).unwrap();
 }
 
 /// As if the starting process was killed: no call ends the node, but the end of its stdin does.

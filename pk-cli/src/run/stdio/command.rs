@@ -26,6 +26,7 @@ pub(crate) enum Command {
     Active { target: NodeId, via: Option<NodeId> },
     Graph,
     Connections,
+    Metrics,
     SetNode { node: NodeId, address: NodeAddress, scopes: Scopes, block: bool, force: bool },
     UnsetNode { node: NodeId },
     Signal { target: NodeId, relay: NodeId },
@@ -113,6 +114,7 @@ fn command(name: &str, rest: &str) -> Result<Command, String> {
         "active" => target_and_via(|target, via| Command::Active { target, via }),
         "graph" => alone(Command::Graph),
         "connections" => alone(Command::Connections),
+        "metrics" => alone(Command::Metrics),
         "setnode" => match &words[..] {
             [node, host, port, how @ ..] => {
                 let (mut scopes, mut block, mut force) = (Scopes::GLOBAL, false, false);

@@ -77,6 +77,10 @@ pub(super) async fn perform<R: Runtime + Unpin>(node: &Node<R>, command: Command
         Command::Connections => {
             Ok(node.connections().await?.iter().map(polykey_json::connection).collect())
         }
+        Command::Metrics => {
+            let (core, driver) = (node.metrics().await?, node.driver_metrics());
+            Ok(json!({ "core": counters(core.iter()), "driver": counters(driver.iter()) }))
+        }
         Command::SetNode { node: target, address, scopes, block, force } => {
             let data = NodeContactAddressData {
                 mode: ContactMode::Direct,
@@ -117,6 +121,10 @@ pub(super) async fn perform<R: Runtime + Unpin>(node: &Node<R>, command: Command
         // The caller ends the session.
         Command::Quit => Ok(Value::Null),
     }
+}
+
+fn counters(counters: impl Iterator<Item = (&'static str, u64)>) -> Map<String, Value> {
+    counters.map(|(name, value)| (name.to_owned(), value.into())).collect()
 }
 
 fn closest_json(nodes: &[(NodeId, NodeContact)]) -> Value {
