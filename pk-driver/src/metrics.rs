@@ -38,8 +38,8 @@ macro_rules! metrics {
 metrics! {
     driver {
         // -- current numbers
-        /// Tasks and threads of this node: the pump, and those of the store, of the recording and of
-        /// renewals.
+        /// Tasks and threads of this node: the pump, and those of the store, of the recording and
+        /// of renewals.
         tasks,
 
         // -- totals
@@ -132,7 +132,8 @@ metrics! {
         handshakes_refused_network,
         /// Received datagrams that were dropped because of their length.
         datagrams_too_long,
-        /// Datagrams outside of connections that were not sent, because too many waited for the socket.
+        /// Datagrams outside of connections that were not sent, because too many waited for the
+        /// socket.
         unsent_dropped,
         /// Stateless resets that were sent.
         resets,
@@ -148,11 +149,11 @@ metrics! {
         followed,
         /// Peers that did not answer at the address to which they were followed.
         follow_failed,
-        /// Datagrams that were not sent to an address that is not validated yet, of an acceptor that
-        /// has moved.
+        /// Datagrams that were not sent to an address that is not validated yet, of an acceptor
+        /// that has moved.
         follow_withheld,
-        /// Datagrams that were not sent to an address that is not validated yet, of a dialer that has
-        /// moved.
+        /// Datagrams that were not sent to an address that is not validated yet, of a dialer that
+        /// has moved.
         unvalidated_withheld,
         /// Datagrams that were forwarded.
         datagrams_forwarded,
