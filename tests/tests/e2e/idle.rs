@@ -24,7 +24,9 @@ async fn idle_node_wakes_only_for_due_timers<R: Rt>(runtime: R) {
     let often = |config: &mut NodeConfig| {
         config.driver.transport.keep_alive = Duration::from_secs(1);
         config.driver.transport.idle_timeout = Duration::from_secs(5);
-        // No upkeep of the graph: its first timers are due after 30 s.
+        // No upkeep of the graph: its first timers are due after 30 s, and that of a bucket at a
+        // random time within an hour.
+        config.core.refresh_delay = Duration::ZERO;
         config.core.retry_delay = Duration::ZERO;
         config.core.upkeep.check_first = Duration::from_secs(3600);
         config.core.upkeep.check_most = Duration::from_secs(3600);
