@@ -188,7 +188,9 @@ async fn dropped_call_is_cancelled() {
     let call = a.connect(absent, address, RequestOptions::default());
     assert!(timeout(Duration::from_millis(100), call).await.is_err());
     let gone = async {
-        while a.metrics().await.unwrap().requests_open > 0 || a.driver_metrics().dials_pending > 0 {
+        while a.metrics().await.unwrap().requests_open > 0
+            || a.driver_metrics().transport.dials_pending > 0
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -40,7 +40,7 @@ pub use pk_host::{
 #[cfg(feature = "redb")]
 pub use pk_host::{RedbStore, StoreOpenError};
 pub use pk_proto;
-pub use pk_quic::{SettingsError, StreamError, TransportSettings};
+pub use pk_quic::{SettingsError, StreamError, TransportMetrics, TransportSettings};
 pub use port_mapping::failure::PortMappingFailure;
 pub use port_mapping::lease::{PortMapping, PortMappingEvent, PortMappingProtocol};
 pub use pump::recording::Record;

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::panic::resume_unwind;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -95,8 +95,7 @@ macro_rules! cases {
 
 /// Runs a case in a slot.
 pub fn run<R: Rt, F: Future<Output = ()>>(name: &str, case: impl FnOnce(R) -> F + Send + 'static) {
-    let _slot = slot();
-    run_unslotted(name, case);
+    run_within(LIMIT, name, case);
 }
 
 /// Runs a case in a slot, and abandons it after `limit`.
@@ -115,10 +114,15 @@ pub fn run_alone<R: Rt, F: Future<Output = ()>>(
     name: &str,
     case: impl FnOnce(R) -> F + Send + 'static,
 ) {
+    let _alone = alone();
+    run_for(limit, name, case);
+}
+
+/// Waits until no other case of this process that has called this runs.
+pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     // A failed case must not prevent the next one from running.
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    run_for(limit, name, case);
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs a case without a slot.

@@ -357,7 +357,7 @@ impl<R: Runtime> Pump<R> {
         let Parts { cx, status, port_mapper, .. } = &mut self.parts;
         let own_id = cx.node.with(|node| {
             cx.metrics.signatures = node.signatures();
-            cx.metrics.add_transport(&node.transport().metrics());
+            cx.metrics.transport = node.transport().metrics();
             node.manager().own_id()
         });
         let mut view = status.read();

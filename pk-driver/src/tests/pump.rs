@@ -98,7 +98,7 @@ async fn shutdown_closes_connections_and_leaves_no_task_and_no_port() {
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
     let gone = async {
-        while b.status.read().metrics.connections > 0 {
+        while b.status.read().metrics.transport.connections > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -32,7 +32,8 @@ const MANY: usize = 8;
 enum Reach {
     /// It has responded to a dial when no NAT remembered an earlier connection.
     Dialed,
-    /// It has responded to a dial, perhaps because its NAT remembered an earlier connection.
+    /// It has responded to a dial, perhaps because its NAT remembered an earlier connection; or it
+    /// was `Dialed` and did not respond later.
     Reached,
     /// It has only connected by itself.
     Accepted,
@@ -136,7 +137,7 @@ impl Reaches {
     pub(crate) fn is_expected(&self, node: &NodeId) -> bool {
         match self.contacts.get(&key(node)) {
             Some(Reach::Hidden(_)) => true,
-            Some(Reach::Accepted | Reach::Reached) => self.hidden * MANY >= self.contacts.len(),
+            Some(Reach::Accepted | Reach::Reached) => self.many_are_hidden(),
             Some(Reach::Dialed) | None => false,
         }
     }
@@ -145,9 +146,13 @@ impl Reaches {
     /// that it does, and it is hidden, or many are.
     pub(crate) fn may_be_hidden(&self, node: &NodeId) -> bool {
         match self.contacts.get(&key(node)) {
-            None => self.hidden > 0 && self.hidden * MANY >= self.contacts.len(),
+            None => self.many_are_hidden(),
             Some(_) => self.is_expected(node),
         }
+    }
+
+    fn many_are_hidden(&self) -> bool {
+        self.hidden > 0 && self.hidden * MANY >= self.contacts.len()
     }
 
     /// A contact leaves because it does not respond. If it never did, it is hidden if it returns.

@@ -11,12 +11,23 @@ const NODES: usize = 12;
 
 /// A network whose second half is behind NATs, each node behind its own, after some hours.
 fn settled_behind_nats(seed: u64) -> Cluster {
-    let mut cluster = Cluster::builder().nodes(NODES).seed(seed).build();
-    for node in PUBLIC..NODES {
-        let nat = cluster.add_nat(STRICT);
+    behind_nats(seed, NODES, PUBLIC, |_| STRICT)
+}
+
+/// A network of which the nodes from `public` on are behind NATs, each behind its own, after some
+/// hours.
+fn behind_nats(
+    seed: u64,
+    nodes: usize,
+    public: usize,
+    kind: impl Fn(HostId) -> NatConfig,
+) -> Cluster {
+    let mut cluster = Cluster::builder().nodes(nodes).seed(seed).build();
+    for node in public..nodes {
+        let nat = cluster.add_nat(kind(node));
         cluster.put_behind(node, nat);
     }
-    (0..NODES).for_each(|node| cluster.start_node(node));
+    (0..nodes).for_each(|node| cluster.start_node(node));
     cluster.drive(Duration::ZERO);
     cluster.join_all();
     cluster.drive(4 * HOUR);
@@ -65,20 +76,12 @@ fn node_behind_a_nat_is_found_in_a_calm_network() {
 const LARGE: usize = 60;
 const LARGE_PUBLIC: usize = 20;
 
-/// A network of [`LARGE`] nodes, most of which are behind NATs of three kinds, after some
-/// hours.
+/// A network of [`LARGE`] nodes, most of which are behind NATs of three kinds, after some hours.
 fn large_network(seed: u64) -> Cluster {
     let kinds = [Dependence::Nothing, Dependence::Address, Dependence::AddressAndPort];
-    let mut cluster = Cluster::builder().nodes(LARGE).seed(seed).build();
-    for node in LARGE_PUBLIC..LARGE {
-        let nat = cluster.add_nat(NatConfig::new(Dependence::Nothing, kinds[node % 3]));
-        cluster.put_behind(node, nat);
-    }
-    (0..LARGE).for_each(|node| cluster.start_node(node));
-    cluster.drive(Duration::ZERO);
-    cluster.join_all();
-    cluster.drive(3 * HOUR);
-    cluster
+    behind_nats(seed, LARGE, LARGE_PUBLIC, |node| {
+        NatConfig::new(Dependence::Nothing, kinds[node % 3])
+    })
 }
 
 /// The number of nodes among the 20 nearest with which a node is connected.

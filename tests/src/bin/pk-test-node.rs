@@ -223,7 +223,8 @@ async fn leaks<R: Rt>(plain: R, dir: &Path) -> Value {
         let options = options(Duration::from_secs(60), Duration::from_secs(60));
         spawn(&plain, async move { b.connect(absent, address, options).await.is_err() })
     };
-    until(&runtime, "a dial in progress", async || b.driver_metrics().dials_pending == 1).await;
+    until(&runtime, "a dial in progress", async || b.driver_metrics().transport.dials_pending == 1)
+        .await;
     let busy = (descriptors().len(), runtime.seen().tasks);
 
     soon(&runtime, "shutdown of a", a.shutdown()).await;

@@ -71,7 +71,8 @@ async fn acceptor_refuses_certificates_that_do_not_prove_the_peer<R: Rt>(runtime
             Some(alert) => assert_eq!(raw::alert(&error), Some(alert), "{what}: {error}"),
             None => assert!(raw::alert(&error).is_some(), "{what}: {error}"),
         }
-        until(&runtime, what, async || node.driver_metrics().handshakes_failed == n).await;
+        until(&runtime, what, async || node.driver_metrics().transport.handshakes_failed == n)
+            .await;
         println!("{}: {what}: {error}", R::NAME);
     }
     let metrics = node.metrics().await.unwrap();
@@ -80,8 +81,10 @@ async fn acceptor_refuses_certificates_that_do_not_prove_the_peer<R: Rt>(runtime
         (0, 0, 0),
         "{metrics:?}"
     );
-    until(&runtime, "nothing in progress", async || node.driver_metrics().handshakes_pending == 0)
-        .await;
+    until(&runtime, "nothing in progress", async || {
+        node.driver_metrics().transport.handshakes_pending == 0
+    })
+    .await;
     // The same peer with its own certificate, and the same construction with its own name.
     for presented in [valid, Presented::naming(&peer, peer.node_id())] {
         let config = raw::valid_client(&presented);

@@ -86,7 +86,7 @@ async fn idle_node_wakes_only_for_due_timers<R: Rt>(runtime: R) {
     // Waits for other cases, during which the nodes continue: no counter is read after it.
     let _work = slot();
     for ((before, seen_before), (after, seen_after)) in before.iter().zip(&after) {
-        assert_eq!(after.connections, 2);
+        assert_eq!(after.transport.connections, 2);
         let turns = after.turns - before.turns;
         let packets =
             seen_after.received - seen_before.received + seen_after.sent - seen_before.sent;

@@ -227,13 +227,20 @@ async fn dropped_request_is_cancelled<R: Rt>(runtime: R) {
         open().await == 3
     })
     .await;
-    until(&runtime, "dials", async || a.driver_metrics().dials_pending == 2).await;
+    until(&runtime, "dials", async || a.driver_metrics().transport.dials_pending == 2).await;
     drop(ping);
     until(&runtime, "the end of one", async || open().await == 2).await;
-    assert_eq!(a.driver_metrics().dials_pending, 2, "another request still waits for that dial");
+    assert_eq!(
+        a.driver_metrics().transport.dials_pending,
+        2,
+        "another request still waits for that dial"
+    );
     drop((connect, stream));
     until(&runtime, "the end of all", async || open().await == 0).await;
-    until(&runtime, "the end of the dials", async || a.driver_metrics().dials_pending == 0).await;
+    until(&runtime, "the end of the dials", async || {
+        a.driver_metrics().transport.dials_pending == 0
+    })
+    .await;
     let metrics = a.metrics().await.unwrap();
     assert_eq!(
         (metrics.requests_open, metrics.connections_pending, metrics.streams),

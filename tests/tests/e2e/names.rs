@@ -26,8 +26,10 @@ async fn all_addresses_of_a_name_race<R: Rt>(runtime: R) {
     let connected =
         soon(&runtime, "connect", b.connect(a.own_id(), named.clone(), limits)).await.unwrap();
     assert_eq!(connected.address, address(&a), "where it really is");
-    until(&runtime, "the losers are cancelled", async || b.driver_metrics().dials_pending == 0)
-        .await;
+    until(&runtime, "the losers are cancelled", async || {
+        b.driver_metrics().transport.dials_pending == 0
+    })
+    .await;
     b.disconnect(a.own_id()).await.unwrap();
     let seed = SeedNode { node: a.own_id(), address: named };
     let joined = soon(&runtime, "join", b.sync_node_graph(vec![seed], true, limits)).await.unwrap();

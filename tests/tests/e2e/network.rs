@@ -241,7 +241,9 @@ async fn nodes_that_dial_each_other_at_once_agree_on_a_primary<R: Rt>(runtime: R
     // Nothing is in flight on either side.
     let quiet = async |node: &Node<R>| {
         let (core, driver) = (node.metrics().await.unwrap(), node.driver_metrics());
-        core.connections_pending == 0 && driver.handshakes_pending == 0 && driver.dials_pending == 0
+        core.connections_pending == 0
+            && driver.transport.handshakes_pending == 0
+            && driver.transport.dials_pending == 0
     };
     for _ in 0..ROUNDS {
         let (from_a, from_b) = soon(

@@ -54,7 +54,10 @@ async fn two_nodes_behind_firewalls_connect_through_a_relay<R: Rt>(runtime: R) {
     println!("{}: through a relay in {:?}", R::NAME, found.stats.elapsed);
     assert_eq!(relay.metrics().await.unwrap().signals_relayed, 1);
     assert_eq!(a.metrics().await.unwrap().signals_sent, 1);
-    assert!(b.driver_metrics().punches > 0 && b.driver_metrics().punches_dropped == 0);
+    assert!(
+        b.driver_metrics().transport.punches > 0
+            && b.driver_metrics().transport.punches_dropped == 0
+    );
     until(&runtime, "the other end", async || {
         let there = connections_with(&b, a.own_id()).await;
         there
@@ -95,7 +98,7 @@ async fn failed_hole_punching_is_reported_as_such<R: Rt>(runtime: R) {
     let said = ping.unwrap_err().to_string();
     assert!(said.contains("signalling was accepted"), "{said}");
     println!("{}: {said}", R::NAME);
-    assert!(b.driver_metrics().punches > 0);
+    assert!(b.driver_metrics().transport.punches > 0);
     assert_eq!(a.metrics().await.unwrap().requests_open, 0);
     shutdown(&wall, &[&a, &b]).await;
     shutdown(&runtime, &[&relay]).await;

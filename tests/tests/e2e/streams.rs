@@ -83,7 +83,7 @@ async fn streams_of_one_network_leave_room_for_others<R: Rt>(runtime: R) {
         open.push(stream);
         until(&runtime, "all that has come is handed over or refused", async || {
             let metrics = a.driver_metrics();
-            metrics.application_streams + metrics.accepts_refused >= open.len() as u64
+            metrics.transport.application_streams + metrics.accepts_refused >= open.len() as u64
         })
         .await;
     }
@@ -168,8 +168,10 @@ async fn stream_directions_end_independently<R: Rt>(runtime: R) {
     let (ours, mut theirs) = pair().await;
     drop(ours);
     assert_eq!(soon(&runtime, "drop", theirs.read(&mut [0; 1])).await, Err(StreamError::Reset(0)));
-    until(&runtime, "no stream is held", async || b.driver_metrics().application_streams == 0)
-        .await;
+    until(&runtime, "no stream is held", async || {
+        b.driver_metrics().transport.application_streams == 0
+    })
+    .await;
     shutdown(&runtime, &[&a, &b]).await;
 }
 

@@ -137,10 +137,13 @@ impl<R: Rt> BadClient<R> {
     /// that.
     async fn assert_ends(self, runtime: &R) {
         shutdown(runtime, &[&self.other]).await;
-        until(runtime, "no stream is left", async || self.node.driver_metrics().streams == 0).await;
+        until(runtime, "no stream is left", async || {
+            self.node.driver_metrics().transport.streams == 0
+        })
+        .await;
         self.connection.close(VarInt::from_u32(0), b"");
         until(runtime, "no connection is left", async || {
-            self.node.driver_metrics().connections == 0
+            self.node.driver_metrics().transport.connections == 0
         })
         .await;
         shutdown(runtime, &[&self.node]).await;

@@ -9,7 +9,7 @@ use pk_driver::{Node, Runtime};
 use pk_interop::{Peer, PeerError, Polykey, RemoteError, Settings, for_tests};
 use pk_proto::{ConnectionInfo, NodeId, RequestOptions};
 use pk_tests::Rt;
-use pk_tests::case;
+use pk_tests::case::{alone, run_within};
 use pk_tests::node::{connections_with, socket};
 use pk_tests::wait::{soon, until, within};
 use serde_json::{Value, json};
@@ -68,21 +68,18 @@ pub(crate) fn run<R: Rt, F: Future<Output = ()> + 'static>(
 ) {
     if let Some(polykey) = polykey() {
         let polykey = polykey.clone();
-        case::run_within(limit, name, move |runtime| case(runtime, polykey));
+        run_within(limit, name, move |runtime| case(runtime, polykey));
     }
 }
 
-/// Runs a case alone, if the reference is available.
+/// Runs a case as `run` does, but beside no other one that is run so.
 pub(crate) fn run_alone<R: Rt, F: Future<Output = ()> + 'static>(
     limit: Duration,
     name: &str,
     case: fn(R, Polykey) -> F,
 ) {
-    if let Some(polykey) = polykey() {
-        let polykey = polykey.clone();
-        let _slot = case::slot();
-        case::run_alone(limit, name, move |runtime| case(runtime, polykey));
-    }
+    let _alone = alone();
+    run(limit, name, case);
 }
 
 /// Directory of the reference, which is installed once for this target directory.

@@ -148,7 +148,7 @@ async fn cancelled_dial_leaves_no_connection_at_one_end_only<R: Rt>(runtime: R, 
             let theirs = polykey_connections(&runtime, &theirs, us).await;
             // The local node has counted its dials meanwhile; if none is in progress, nothing can
             // change.
-            let settled = ours.driver_metrics().dials_pending == 0;
+            let settled = ours.driver_metrics().transport.dials_pending == 0;
             (settled && before == theirs && local_connections(&ours, them).await == theirs)
                 .then_some(())
         })

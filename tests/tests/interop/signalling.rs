@@ -87,13 +87,13 @@ async fn polykey_connects_by_signalling<R: Rt>(
     relay: Value,
     ours: &Node<R>,
 ) {
-    let before = ours.driver_metrics().punches;
+    let before = ours.driver_metrics().transport.punches;
     let with = json!({ "nodeId": ours.own_id(), "relay": relay });
     let connected = ask(runtime, source, "signal", with).await;
     assert_eq!(text(&connected, "nodeId"), ours.own_id().to_string());
     // The relay does not wait for the local node, and the source does not need its datagrams here;
     // they are sent nevertheless.
-    until(runtime, "we punch", async || ours.driver_metrics().punches > before).await;
+    until(runtime, "we punch", async || ours.driver_metrics().transport.punches > before).await;
     until(runtime, "we have it", async || {
         !local_connections(ours, source.node_id()).await.is_empty()
     })
