@@ -29,7 +29,7 @@ use pk_proto::{
 pub(crate) type Body = fn(&[u8]) -> bool;
 
 /// Targets that drive whole machines, whose bodies and replays are elsewhere: `machine` and `pair`
-/// in `pk_sim::fuzz` and `pk-sim/tests/fuzz.rs`, `embedder` in `examples/fuzz-embedder`,
+/// in `pk_sim::fuzz` and `pk-sim/tests/simulator/fuzz.rs`, `embedder` in `examples/fuzz-embedder`,
 /// `datagrams` and `relay` in `fuzz/` and `pk-quic/tests/fuzz.rs`, `gateway` in `fuzz/` and
 /// `pk-portmap/tests/fuzz.rs`.
 pub(crate) const MACHINES: &[&str] =

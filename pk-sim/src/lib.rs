@@ -54,7 +54,7 @@
 //!
 //! **Time** is exact: the inputs of a moment come before its timers, a timer fires when it is due,
 //! and nothing else takes time. **The transport** is QUIC at the level of [`pk_proto::api`];
-//! `tests/sim` verifies its properties. NATs follow RFC 4787.
+//! `tests/simulator` verifies its properties. NATs follow RFC 4787.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(feature = "fuzz"),
