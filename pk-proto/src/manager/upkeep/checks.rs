@@ -102,14 +102,18 @@ impl NodeManager {
         }
     }
 
+    /// Returns the time in which every contact is checked.
+    pub(super) fn check_cycle(&self) -> Duration {
+        self.upkeep.pace.cycle(&self.cx.config.upkeep, self.nodes.graph.len())
+    }
+
     /// A contact is alive. A hidden one is not checked before it has had the time to connect by
     /// itself.
     fn is_seen(&mut self, node: &NodeId) {
         let grace = match self.upkeep.reaches.is_hidden(node) {
-            true => self.upkeep.pace.cycle(&self.cx.config.upkeep, self.nodes.graph.len()),
+            true => self.check_cycle().min(MOST_GRACE),
             false => Duration::ZERO,
         };
-        let grace = grace.min(MOST_GRACE);
         self.nodes.graph.set_seen(node, self.cx.now + grace);
     }
 

@@ -38,8 +38,11 @@ impl NodeManager {
         if rounds.active || rounds.probed.is_some_and(|at| now.since(at) < interval) {
             return;
         }
-        let fresh = self.cx.config.upkeep.fresh;
-        if let Some(oldest) = self.silent_contact(Some(bucket), fresh) {
+        // The checks find a dead contact within their cycle: only where they are late or off, it is
+        // probed for a newcomer.
+        let cycle = if self.keeps_records() { self.check_cycle() } else { Duration::ZERO };
+        let silence = self.cx.config.upkeep.fresh.max(cycle);
+        if let Some(oldest) = self.silent_contact(Some(bucket), silence) {
             if let Some(rounds) = self.nodes.collections.get_mut(&bucket) {
                 rounds.probed = Some(now);
             }
