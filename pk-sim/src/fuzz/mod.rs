@@ -23,8 +23,8 @@
 //! | two nodes agree after calm | `pair`: answers, primary connection, ends of exchanges, chains, links |
 //!
 //! The tests of this module plant a bug for each of them. The corpus in `fuzz/corpus` is replayed
-//! by `tests/simulator/fuzz.rs`, which also requires that it reaches every input, request and kind of
-//! timer.
+//! by `tests/simulator/fuzz.rs`, which also requires that it reaches every input, request and kind
+//! of timer.
 
 mod cast;
 mod driver;

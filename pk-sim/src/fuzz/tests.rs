@@ -1,5 +1,5 @@
-//! Each invariant of the targets detects a planted bug. `tests/simulator/fuzz.rs` shows that correct
-//! machines pass the same scripts.
+//! Each invariant of the targets detects a planted bug. `tests/simulator/fuzz.rs` shows that
+//! correct machines pass the same scripts.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
