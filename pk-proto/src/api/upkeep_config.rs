@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct UpkeepConfig {
-    /// Silence of a contact from which on a node without room in its bucket causes it to be probed,
-    /// if that is longer than all checks take. Below that its last connection counts as the probe;
-    /// without the limit 60 strangers in ten minutes cause 186 dials. Default 15 min, range 0–30
-    /// days.
+    /// Silence of a contact from which on a node without room in its bucket causes it to be probed;
+    /// if the checks need longer for all contacts, that time counts instead. Below it the last
+    /// connection counts as the probe; without the limit 60 strangers in ten minutes cause 186
+    /// dials. Default 15 min, range 0–30 days.
     pub fresh: Duration,
     /// Contacts of the farther half of all ids that a node without a connection there dials in one
     /// `retry_delay`. Three find a live one in 97 of 100 cases among 30 % dead contacts. Default 3,
