@@ -179,6 +179,11 @@ impl Agent {
         answer["result"].clone()
     }
 
+    /// Returns how many addresses it has punched on request of other nodes.
+    pub(crate) fn punches(&mut self) -> u64 {
+        self.ask("metrics")["core"]["punches"].as_u64().unwrap()
+    }
+
     /// Writes a command and waits for its answer.
     pub(crate) fn answer(&mut self, line: &str) -> Value {
         self.send(line);

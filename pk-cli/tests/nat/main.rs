@@ -57,7 +57,7 @@ fn find(from: &mut Agent, to: &Agent) -> Value {
 
 /// Builds an internet with two hosts and a relay for each direction, and makes one host find the
 /// other. Each time it is built again, since a NAT remembers which packets it let through.
-fn in_both_directions(name: &str, a: Nat, b: Nat, check: impl Fn(&Internet, Value)) {
+fn in_both_directions(name: &str, a: Nat, b: Nat, check: impl Fn([&mut Agent; 2])) {
     for [from, to] in [["a", "b"], ["b", "a"]] {
         let Some(internet) = Internet::new(&format!("{name}{from}"), &[("a", a), ("b", b)]) else {
             return;
@@ -65,8 +65,9 @@ fn in_both_directions(name: &str, a: Nat, b: Nat, check: impl Fn(&Internet, Valu
         // If it relayed, that could be quicker than punching.
         let relay = node_with(&internet, "relay", None, &["--relay", "off"]);
         let mut first = node(&internet, from, Some(&relay));
-        let second = node(&internet, to, Some(&relay));
-        check(&internet, find(&mut first, &second));
+        let mut second = node(&internet, to, Some(&relay));
+        find(&mut first, &second);
+        check([&mut first, &mut second]);
         first.quit();
         second.quit();
         relay.quit();
@@ -76,14 +77,16 @@ fn in_both_directions(name: &str, a: Nat, b: Nat, check: impl Fn(&Internet, Valu
 #[test]
 fn two_nodes_behind_port_preserving_nats_connect_in_both_directions() {
     // Without the help of the relay each NAT drops what the other node sends.
-    in_both_directions("pp", Nat::PortPreserving, Nat::PortPreserving, |_, mode| {
-        assert_eq!(mode, "signal");
+    in_both_directions("pp", Nat::PortPreserving, Nat::PortPreserving, |nodes| {
+        // Not the mode of the connection: a direct dial that is repeated during the punch can be
+        // quicker than the dial after the signal.
+        assert_ne!(nodes.map(Agent::punches), [0, 0], "connected without a punch");
     });
 }
 
 #[test]
 fn symmetric_and_public_connect_in_both_directions() {
-    in_both_directions("sp", Nat::Symmetric, Nat::None, |_, _| {});
+    in_both_directions("sp", Nat::Symmetric, Nat::None, |_| {});
 }
 
 #[test]
