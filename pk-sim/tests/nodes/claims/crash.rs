@@ -288,15 +288,33 @@ fn run(scenario: &Scenario, dialect: Dialect, mishap: Mishap) -> Option<Vec<Clai
     steps
 }
 
-/// Runs a scenario without faults. Returns the numbers of inputs and outputs and of writes of each
-/// side.
-fn count_operations(scenario: &Scenario, dialect: Dialect) -> [(u64, u64); 2] {
+/// What a side does in a scenario without faults.
+struct Operations {
+    /// Number of its inputs and outputs.
+    io_count: u64,
+    /// Inputs and outputs that precede each of its writes.
+    writes: Vec<u64>,
+}
+
+/// Runs a scenario without faults. Returns what each side does.
+fn count_operations(scenario: &Scenario, dialect: Dialect) -> [Operations; 2] {
     let mut calm = (scenario.before)(dialect);
     let count =
         |calm: &Cluster| [0, 1].map(|node| (calm.io_count(node), calm.host(node).store.writes()));
     let before = count(&calm);
+    let mut last = before;
+    let mut writes = [Vec::new(), Vec::new()];
+    let mut note = |calm: &Cluster| {
+        let now = count(calm);
+        for node in [0, 1] {
+            let new = now[node].1 - last[node].1;
+            writes[node].extend((0..new).map(|_| last[node].0 - before[node].0));
+        }
+        last = now;
+    };
     (scenario.begin)(&mut calm, scenario.pairs);
     drive(&mut calm, scenario.asks, 10, |calm| {
+        note(calm);
         let settled = |node| {
             let machine = calm.node(node);
             let metrics = machine.metrics();
@@ -306,11 +324,13 @@ fn count_operations(scenario: &Scenario, dialect: Dialect) -> [(u64, u64); 2] {
         };
         settled(0) && settled(1)
     });
+    note(&calm);
     let after = count(&calm);
     for (from, to) in scenario.pairs {
         assert_linked(&mut calm, *from, *to, 1);
     }
-    [0, 1].map(|node| (after[node].0 - before[node].0, after[node].1 - before[node].1))
+    let mut io_counts = [0, 1].map(|node| after[node].0 - before[node].0).into_iter();
+    writes.map(|writes| Operations { io_count: io_counts.next().unwrap(), writes })
 }
 
 #[test]
@@ -323,14 +343,12 @@ fn unknown_write_outcome_neither_forks_nor_loses_nor_duplicates_claims_over_quic
     test_unknown_outcomes(Dialect::Polykey);
 }
 
-/// Each write of each side fails in each way, without a crash and with one at each output.
+/// Each write of each side fails in each way, without a crash and with one at each output after it.
 fn test_unknown_outcomes(dialect: Dialect) {
     let (mut runs, mut crashes) = (0, 0);
     for scenario in &SCENARIOS {
-        for (victim, (io_count, writes)) in
-            count_operations(scenario, dialect).into_iter().enumerate()
-        {
-            for write in 1..=writes {
+        for (victim, operations) in count_operations(scenario, dialect).into_iter().enumerate() {
+            for (write, io_before) in (1..).zip(operations.writes) {
                 for fault in [WriteFault::Written, WriteFault::Lost] {
                     // The outcome is known at once, or after the store was unreadable for half a
                     // minute.
@@ -342,7 +360,7 @@ fn test_unknown_outcomes(dialect: Dialect) {
                         );
                         runs += 1;
                     }
-                    for word in 1..=io_count {
+                    for word in io_before + 1..=operations.io_count {
                         let policy =
                             if word % 2 == 0 { CrashPolicy::Keep } else { CrashPolicy::Lose };
                         let mishap = Mishap {
@@ -373,7 +391,8 @@ fn crash_at_any_output_of_either_side_neither_loses_nor_duplicates_claims_over_q
 fn test_crashes(dialect: Dialect) {
     let (mut runs, mut died_in) = (0, BTreeSet::new());
     for scenario in &SCENARIOS {
-        for (victim, (io_count, _)) in count_operations(scenario, dialect).into_iter().enumerate() {
+        for (victim, operations) in count_operations(scenario, dialect).into_iter().enumerate() {
+            let io_count = operations.io_count;
             assert!(io_count > 20, "{}: {io_count} words of node {victim}", scenario.name);
             for policy in [CrashPolicy::Keep, CrashPolicy::Lose] {
                 for word in 1..=io_count {
