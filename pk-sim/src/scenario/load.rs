@@ -61,11 +61,13 @@ impl Scenario {
 
     /// Checks values that no event or expectation contains. Returns the field and what is wrong.
     fn check(&self) -> Result<(), (&'static str, String)> {
-        let ranges: [(&'static str, f64, f64, f64); 10] = [
+        let ranges: [(&'static str, f64, f64, f64); 12] = [
             ("nodes", self.nodes as f64, 2.0, 1e6),
             ("hours", self.hours, 0.001, 1e4),
             ("seeds", self.join.seeds as f64, 1.0, 1000.0),
             ("window_s", self.join.window_s, 0.0, 86_400.0),
+            ("at_once", self.warm.at_once as f64, 100.0, 1e6),
+            ("every_s", self.warm.every_s, 0.0, 3600.0),
             ("latency_ms", self.link.latency_ms as f64, 0.0, 1e4),
             ("jitter_ms", self.link.jitter_ms as f64, 0.0, 1e4),
             ("loss_per_mille", self.link.loss_per_mille.into(), 0.0, 900.0),

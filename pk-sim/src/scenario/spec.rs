@@ -35,6 +35,9 @@ pub struct Scenario {
     /// Joins of `start = "join"`.
     #[serde(default)]
     pub join: JoinSpec,
+    /// Starts with full tables.
+    #[serde(default)]
+    pub warm: WarmSpec,
     /// Links.
     #[serde(default)]
     pub link: LinkSpec,
@@ -83,6 +86,24 @@ pub struct JoinSpec {
 impl Default for JoinSpec {
     fn default() -> Self {
         Self { seeds: 4, window_s: 60.0 }
+    }
+}
+
+/// Starts with full tables. A node begins with a search for its own id, whose connections need
+/// much memory for a few minutes, so that not all nodes of a large network start at once: those
+/// whose ids begin with the same bits do, because they search for each other.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WarmSpec {
+    /// Number of nodes that start at once, approximately. Default 4000, range 100–1,000,000.
+    pub at_once: usize,
+    /// Time until the next ones start, in seconds. Default 20, range 0–3600.
+    pub every_s: f64,
+}
+
+impl Default for WarmSpec {
+    fn default() -> Self {
+        Self { at_once: 4000, every_s: 20.0 }
     }
 }
 

@@ -156,19 +156,8 @@ impl<'a> Runner<'a> {
         let hosts: Vec<HostId> = (0..self.cluster.len()).collect();
         match self.scenario.start {
             Start::Join => self.start_by_joins(&hosts)?,
-            Start::Warm | Start::WarmUnstored => {
-                let stored = self.scenario.start == Start::Warm;
-                let warm = Warm { stored, ..Warm::default() };
-                let directory = self.cluster.warm_directory(&hosts);
-                for (index, host) in hosts.iter().enumerate() {
-                    self.cluster.start_warm_one(*host, &directory, warm);
-                    if index % 1000 == 999 {
-                        self.report("start");
-                        let now = self.cluster.now();
-                        self.drive_to(now)?;
-                    }
-                }
-            }
+            Start::Warm => self.start_warm(&hosts, true)?,
+            Start::WarmUnstored => self.start_warm(&hosts, false)?,
         }
         self.cluster.conspire();
         let honest = hosts.into_iter().filter(|host| !self.cluster.misbehaves(*host));
@@ -176,6 +165,35 @@ impl<'a> Runner<'a> {
         self.running = honest.collect();
         let now = self.cluster.now();
         self.drive_to(now)?;
+        Ok(())
+    }
+
+    /// Starts all hosts with full tables, in parts whose ids begin with the same bits.
+    fn start_warm(&mut self, hosts: &[HostId], stored: bool) -> Result<(), Interrupted> {
+        let warm = Warm { stored, ..Warm::default() };
+        let directory = self.cluster.warm_directory(hosts);
+        let parts = hosts.len().div_ceil(self.scenario.warm.at_once).next_power_of_two();
+        let part = |cluster: &Cluster, host: HostId| {
+            let [first, second, ..] = *cluster.id(host).as_bytes();
+            (usize::from(u16::from_be_bytes([first, second])) * parts) >> u16::BITS
+        };
+        let mut in_parts = vec![Vec::new(); parts];
+        for host in hosts {
+            in_parts[part(&self.cluster, *host)].push(*host);
+        }
+        let mut started = 0;
+        for (index, part) in in_parts.into_iter().enumerate() {
+            let wait = if index > 0 { self.scenario.warm.every_s } else { 0.0 };
+            self.drive_to(self.cluster.now() + seconds(wait))?;
+            for host in part {
+                self.cluster.start_warm_one(host, &directory, warm);
+                started += 1;
+                if started % 1000 == 0 {
+                    self.report("start");
+                    self.drive_to(self.cluster.now())?;
+                }
+            }
+        }
         Ok(())
     }
 
