@@ -17,6 +17,8 @@ const TIMES: usize = 128;
 const DECILE: u32 = 190;
 /// Least time that counts as silence.
 const LEAST: Duration = Duration::from_millis(20);
+/// A handshake that takes longer leaves the local network.
+pub(super) const LOCAL: Duration = Duration::from_millis(5);
 /// Depth of one node of a response that is counted at most.
 const DEPTH: u32 = 16;
 
@@ -27,6 +29,8 @@ pub(super) struct Times {
     dialed: Kind,
     /// Whether a contact of this search has answered.
     pub(super) any: bool,
+    /// The slowest handshake of this search.
+    handshake: Option<Duration>,
 }
 
 /// Times of one kind, in order.
@@ -46,7 +50,12 @@ impl Times {
             times.resize(PRIOR, median.unwrap_or(expected));
             Kind { times, measured: median.is_some() }
         };
-        Self { connected: prior(Reach::Connected), dialed: prior(Reach::Dialed), any: false }
+        Self {
+            connected: prior(Reach::Connected),
+            dialed: prior(Reach::Dialed),
+            any: false,
+            handshake: None,
+        }
     }
 
     /// Adds the time of an answer. If the times of its kind are a guess, and too short, it replaces
@@ -68,17 +77,40 @@ impl Times {
         replaces
     }
 
-    /// A dial was completed: its contact has a round trip left, after one for the handshake and,
-    /// unless it was asked `early`, one for the Hello. If the times of dialed contacts are a guess,
-    /// and too short, this replaces it. Returns whether it did.
+    /// Returns whether handshakes take time, so that a dialed contact takes a round trip more than
+    /// a connected one. `dialing`: since when the first dial that is not complete is in progress.
+    pub(super) fn are_dials_slow(&self, dialing: Option<Duration>) -> bool {
+        self.handshake.or(dialing).is_some_and(|took| took >= LOCAL)
+    }
+
+    /// Returns whether a dial in progress shows that handshakes take time once it lasts for
+    /// [`LOCAL`].
+    pub(super) fn are_dials_unknown(&self) -> bool {
+        self.handshake.is_none()
+    }
+
+    /// The handshake of a dial is complete: its contact has a round trip left, after one for the
+    /// handshake and, unless it was asked `early`, one for the Hello. If the times of dialed
+    /// contacts are a guess, which is one round trip, the first handshake that takes time doubles
+    /// it, up to four times what it took, because it is one of the fastest; and one that shows that
+    /// the guess is too short replaces it. Returns whether the times change.
     pub(super) fn connected_after(&mut self, took: Duration, early: bool) -> bool {
+        let were_slow = self.are_dials_slow(None);
+        self.handshake = self.handshake.max(Some(took));
+        let Some(guess) = self.dialed.times.last().filter(|_| !self.dialed.measured) else {
+            return false;
+        };
+        let doubled = match were_slow || took < LOCAL {
+            true => *guess,
+            false => guess.saturating_mul(2).min(took.saturating_mul(4)),
+        };
         let expected = if early { took.saturating_mul(2) } else { took.saturating_mul(3) / 2 };
-        let is_longer = self.dialed.times.last().is_some_and(|guess| expected > *guess);
-        let replaces = !self.dialed.measured && is_longer;
-        if replaces {
+        let expected = expected.max(doubled);
+        let changes = expected > *guess;
+        if changes {
             self.dialed.times.fill(expected);
         }
-        replaces
+        changes
     }
 
     /// Returns whether no time is known, so that silence proves nothing.
@@ -98,6 +130,12 @@ impl Times {
         let times = &self.of(reach).times;
         let median = times.get(times.len() / 2).copied().unwrap_or_default();
         (median.saturating_mul(percent) / 100).max(LEAST)
+    }
+
+    /// Returns a time in percent of the median.
+    pub(super) fn percent(&self, reach: Reach, time: Duration) -> u32 {
+        let median = self.median(reach, 100).as_micros();
+        u32::try_from(time.as_micros() * 100 / median.max(1)).unwrap_or(u32::MAX)
     }
 
     /// Returns how long a silent contact is waited for at the end of a search. If several are
@@ -173,15 +211,33 @@ mod tests {
     }
 
     #[test]
-    fn completed_dial_replaces_a_guess_that_is_too_short_and_no_measurement() {
+    fn first_slow_handshake_doubles_a_guess_and_a_slower_one_replaces_it() {
         let mut times = Times::new(&Experience::new(), ms(100));
-        assert!(!times.connected_after(ms(10), false));
+        assert!(!times.connected_after(ms(1), false), "a handshake in the local network");
+        assert!(times.connected_after(ms(40), true));
+        assert_eq!(times.median(Reach::Dialed, 100), ms(160), "the first one is fast");
+        let mut times = Times::new(&Experience::new(), ms(100));
+        assert!(times.connected_after(ms(90), true));
+        assert_eq!(times.median(Reach::Dialed, 100), ms(200));
+        assert!(!times.connected_after(ms(130), false), "it is doubled once");
         assert!(times.connected_after(ms(200), false));
         assert_eq!(times.median(Reach::Dialed, 200), ms(600));
         assert!(times.connected_after(ms(200), true), "one round trip of two is left");
         assert_eq!(times.median(Reach::Dialed, 200), ms(800));
         times.add(Reach::Dialed, ms(310));
-        assert!(!times.connected_after(ms(900), true));
+        assert!(!times.connected_after(ms(900), true), "a measurement is not replaced");
+    }
+
+    #[test]
+    fn dials_are_slow_from_5_ms_on_until_a_handshake_shows_the_opposite() {
+        let mut times = Times::new(&Experience::new(), ms(100));
+        assert!(times.are_dials_unknown() && !times.are_dials_slow(Some(ms(4))));
+        assert!(times.are_dials_slow(Some(ms(5))));
+        times.connected_after(ms(1), true);
+        assert!(!times.are_dials_unknown() && !times.are_dials_slow(Some(ms(900))), "a silent one");
+        times.connected_after(ms(80), true);
+        assert!(times.are_dials_slow(None));
+        assert_eq!(times.percent(Reach::Dialed, ms(400)), 200);
     }
 
     #[test]

@@ -379,7 +379,7 @@ impl Lookup {
         if let Some((contact, implausible)) = contact {
             cx.metrics.told_implausible += u64::from(implausible);
             let took = cx.now.since(contact.since);
-            cx.experience.answered(contact.reach, took);
+            cx.experience.answered(contact.reach, took, self.walk.silence(cx.now, &contact));
             let new = self.stats.candidates - before;
             let reported = u32::try_from(reported).unwrap_or(u32::MAX);
             self.end_step(cx, &contact, FindStepEnd::Answered { reported, new });
@@ -440,8 +440,8 @@ impl Lookup {
             .filter_map(|(_, candidate)| Some((candidate.node, candidate.contact()?.clone())))
             .collect();
         for (node, contact) in running {
-            if contact.age == Age::Gone && node != self.target {
-                cx.experience.unanswered();
+            if node != self.target {
+                cx.experience.unanswered(self.walk.silence(cx.now, &contact));
             }
             if let Some(step) = self.trace.get_mut(contact.step) {
                 step.took = cx.now.since(self.begun + step.begun);
@@ -508,7 +508,7 @@ impl Lookup {
         let state = if candidate.has_answered() { State::Answered } else { state };
         if let Some(contact) = self.walk.candidates.set(self.target.distance(node), state) {
             if contact.age == Age::Gone && *node != self.target {
-                cx.experience.unanswered();
+                cx.experience.unanswered(self.walk.silence(cx.now, &contact));
             }
             self.end_step(cx, &contact, end);
         }

@@ -260,3 +260,26 @@ fn others_are_contacted_beside_a_target_that_may_be_silent() {
     };
     assert_eq!((asked_at_once(false), asked_at_once(true)), (1, 3));
 }
+
+#[test]
+fn more_of_the_nearest_are_contacted_where_handshakes_take_time() {
+    // Contacts after 5 ms, if the handshakes of the first two are complete then or not.
+    let asked = |goal: Goal, is_complete: bool| {
+        let mut world = World::new(300, 20, goal);
+        let known: Vec<_> = world.nodes.iter().rev().take(20).copied().collect();
+        world.know(known);
+        world.step();
+        for (node, ..) in world.asked.clone() {
+            if is_complete {
+                world.walk.connected(Instant::ORIGIN + MS, &node, true);
+            }
+        }
+        while world.now < Instant::ORIGIN + 5 * MS {
+            world.step();
+        }
+        world.step();
+        world.asked.iter().filter(|(.., at)| *at <= Instant::ORIGIN + 5 * MS).count()
+    };
+    assert_eq!((asked(Goal::Node, false), asked(Goal::Node, true)), (8, 2));
+    assert_eq!(asked(Goal::Closest, false), 2, "nothing waits for its end");
+}

@@ -15,7 +15,7 @@
 use alloc::vec::Vec;
 
 use super::candidates::{Age, Candidate, Candidates, Contact, Inserted, Report, Stage, State};
-use super::evidence::{Times, is_implausible, shared_bits};
+use super::evidence::{LOCAL, Times, is_implausible, shared_bits};
 use super::way::{Cost, Way};
 use super::window::{SILENT, Window};
 use crate::api::search_config::SearchConfig;
@@ -110,7 +110,7 @@ impl Walk {
         k: usize,
         candidates: Candidates,
     ) -> Self {
-        let silent = experience.silent_permille();
+        let silent = experience.silent_permille(config.stall);
         Self {
             target,
             goal,
@@ -121,7 +121,8 @@ impl Walk {
             target_is_silent: false,
             warm: config.warm * silent / 1000,
             near: config.near + (config.near_silent * silent + 500) / 1000,
-            hedge: config.hedge + config.hedge_silent * silent / 1000,
+            hedge: (config.hedge + config.hedge_silent * silent / 1000)
+                .min(config.stall.max(config.hedge)),
             neighborhood: None,
             quiet: 0,
             lies: 0,
@@ -146,10 +147,13 @@ impl Walk {
         cap: u32,
         way: impl Fn(&Candidate) -> Way,
     ) -> Step {
+        let slow_dials = self.may_be_hasty() && self.times.are_dials_slow(None);
         let Self { candidates, times, hedge, .. } = self;
         let stall = if self.own { *hedge } else { config.stall };
+        // Where dials are slow, more contacts are in progress in any case.
+        let hedge = if slow_dials { stall.max(*hedge) } else { *hedge };
         candidates.grow_old(now, |reach, age| match age {
-            Age::Fresh => times.median(reach, *hedge),
+            Age::Fresh => times.median(reach, hedge),
             Age::Old | Age::Gone => times.median(reach, stall),
         });
         if let Some(step) = self.contact_target(&way) {
@@ -167,13 +171,17 @@ impl Walk {
         let wide = self.own
             || self.quiet >= config.wide_after
             || complete && window.since.iter().all(Option::is_none);
-        let hedges = running.old + 3 * running.gone;
         let for_silent = window.for_silent(config);
+        let dialing = window.dialing.map(|since| now.since(since));
+        let slow_dials = self.may_be_hasty() && self.times.are_dials_slow(dialing);
         let (near, total) = if wide {
             (u32::MAX, u32::try_from(self.k).unwrap_or(u32::MAX) + for_silent)
         } else {
             let warm = if self.times.any { 0 } else { self.warm };
-            (self.near + hedges + warm, config.narrow + hedges)
+            let (near, narrow) =
+                if slow_dials { (config.near_dialed, config.narrow_dialed) } else { (0, 0) };
+            let hedges = running.old + 3 * running.gone;
+            (self.near + near + hedges + warm, config.narrow + narrow + hedges)
         };
         // Before anything has ever answered, silence proves nothing: the times are a guess.
         let total = if self.times.is_guess() { total.min(GUESS * config.narrow) } else { total };
@@ -188,7 +196,7 @@ impl Walk {
         if let Some((_, distance, nearer)) = window.next {
             return match nearer < near && has_room {
                 true => self.contact(distance, edge, false),
-                false => Step::Wait(self.candidates.next_due()),
+                false => Step::Wait(self.next_due(now, &window)),
             };
         }
         if window.blocked {
@@ -243,6 +251,20 @@ impl Walk {
             }
         }
         Step::End { limited }
+    }
+
+    /// Returns whether more contacts are in progress where dials are slow: if something waits for
+    /// the end, and not where many nodes are hidden, because their dials are slow for another
+    /// reason and occupy relays.
+    fn may_be_hasty(&self) -> bool {
+        self.goal == Goal::Node && !self.target_is_silent
+    }
+
+    /// Returns the next time at which silence changes what is contacted.
+    fn next_due(&self, now: Instant, window: &Window) -> Option<Instant> {
+        let unknown = self.may_be_hasty() && self.times.are_dials_unknown();
+        let slow = window.dialing.map(|since| since + LOCAL).filter(|at| unknown && *at > now);
+        self.candidates.next_due().into_iter().chain(slow).min()
     }
 
     /// The target is contacted before all others, and nothing else starts while its answer is
@@ -395,6 +417,11 @@ impl Walk {
         {
             candidates.rejuvenate(|reach, _| times.median(reach, *hedge));
         }
+    }
+
+    /// Returns how long a contact has been silent, in percent of the median.
+    pub(super) fn silence(&self, now: Instant, contact: &Contact) -> u32 {
+        self.times.percent(contact.reach, now.since(contact.since))
     }
 
     /// Returns the target of the request to a contact.

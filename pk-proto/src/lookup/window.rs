@@ -1,6 +1,6 @@
 //! What a walk sees of the closest candidates.
 
-use super::candidates::{Age, Candidate, Candidates, State};
+use super::candidates::{Age, Candidate, Candidates, Stage, State};
 use super::way::{Cost, Way};
 use crate::api::search_config::SearchConfig;
 use crate::machine::experience::Reach;
@@ -33,6 +33,8 @@ pub(super) struct Window {
     pub(super) fresh: u32,
     /// Starts of the last contacts that have not answered, by their kind.
     pub(super) since: [Option<Instant>; 2],
+    /// Start of the first dial whose handshake is not complete.
+    pub(super) dialing: Option<Instant>,
 }
 
 impl Window {
@@ -63,6 +65,11 @@ impl Window {
                     let [connected, dialed] = &mut window.since;
                     let since = if contact.reach == Reach::Connected { connected } else { dialed };
                     *since = (*since).max(Some(contact.since));
+                    if contact.reach == Reach::Dialed && contact.stage == Stage::Dialing {
+                        let first =
+                            window.dialing.map_or(contact.since, |since| since.min(contact.since));
+                        window.dialing = Some(first);
+                    }
                     window.fresh += u32::from(contact.age == Age::Fresh);
                     if contact.age == Age::Gone {
                         window.silent += 1;

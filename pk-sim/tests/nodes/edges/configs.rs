@@ -51,6 +51,8 @@ impl Draw {
         self.of(&mut c.search.round_trip, MS, 60 * SECOND);
         self.of(&mut c.search.near, 1, 64);
         self.of(&mut c.search.narrow, 1, 64);
+        self.of(&mut c.search.near_dialed, 0, 64);
+        self.of(&mut c.search.narrow_dialed, 0, 64);
         self.of(&mut c.search.warm, 0, 64);
         self.of(&mut c.search.near_silent, 0, 16);
         self.of(&mut c.search.hedge, 100, 1000);
