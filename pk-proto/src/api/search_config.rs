@@ -32,20 +32,22 @@ pub struct SearchConfig {
     pub narrow_dialed: u32,
     /// Additional contacts until the first answer if no earlier contact of the node has answered;
     /// fewer in proportion to the share that has. It saves a round trip where many contacts are
-    /// dead, and costs nothing where none is. At 8 a request more for 5 ms less among 30 % of dead
-    /// contacts. Default 6, range 0–64; 0 disables.
+    /// dead, and costs nothing where none is. At 4 a search among 30 % of dead contacts needs 0.6
+    /// requests less, and the slowest twentieth takes 5 ms longer. Default 6, range 0–64; 0
+    /// disables.
     pub warm: u32,
     /// Additional contacts among the nearest if no earlier contact of the node has answered; fewer
     /// in proportion to the share that has not, rounded. Among 30 % of dead contacts one more costs
     /// a request less, with `hedge_silent`, and takes as long. Default 4, range 0–16; 0 disables.
     pub near_silent: u32,
-    /// Silence after which one more contact starts. At 140 % the slowest twentieth of the searches
-    /// among dead contacts takes 5 ms longer, at 130 % healthy searches cost more. Default 135,
-    /// range 100–1000, percent of the median.
+    /// Silence after which one more contact starts; where `near_dialed` counts, none starts before
+    /// `stall`. At 140 % the slowest twentieth of the searches among dead contacts takes 5 ms
+    /// longer, at 130 % healthy searches cost more. Default 135, range 100–1000, percent of the
+    /// median.
     pub hedge: u32,
     /// Added to `hedge` if no earlier contact of the node has answered; less in proportion to the
-    /// share that has not: more contacts are in progress then, which makes up for it. Default 250,
-    /// range 0–1000, percent of the median.
+    /// share that has not: more contacts are in progress then, which makes up for it. The sum is at
+    /// most `stall`. Default 250, range 0–1000, percent of the median.
     pub hedge_silent: u32,
     /// Silence after which two more contacts start, and the silent one gives up its place among the
     /// closest. At 200 % an eighth of the slow contacts gives up in error; 300 % costs 200 ms among

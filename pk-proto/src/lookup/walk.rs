@@ -147,11 +147,11 @@ impl Walk {
         cap: u32,
         way: impl Fn(&Candidate) -> Way,
     ) -> Step {
-        let slow_dials = self.may_be_hasty() && self.times.are_dials_slow(None);
+        let asks_many = self.may_be_hasty() && self.times.are_dials_slow(None);
         let Self { candidates, times, hedge, .. } = self;
         let stall = if self.own { *hedge } else { config.stall };
         // Where dials are slow, more contacts are in progress in any case.
-        let hedge = if slow_dials { stall.max(*hedge) } else { *hedge };
+        let hedge = if asks_many { stall.max(*hedge) } else { *hedge };
         candidates.grow_old(now, |reach, age| match age {
             Age::Fresh => times.median(reach, hedge),
             Age::Old | Age::Gone => times.median(reach, stall),

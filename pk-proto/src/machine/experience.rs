@@ -1,5 +1,6 @@
 //! What the node remembers of the contacts of its searches: how long they took to answer, and how
-//! many did not. A search starts from it, so that it knows early which contacts are silent.
+//! many probably never would have. A search starts from it, so that it knows early which contacts
+//! are silent.
 
 use core::time::Duration;
 
@@ -7,7 +8,7 @@ use core::time::Duration;
 const REMEMBERED: usize = 64;
 /// With fewer contacts than this, the others count as answered.
 const ENOUGH: usize = 16;
-/// Contacts that are slow and not dead, at most, in millionths of all.
+/// Share of silent contacts that can all be slow ones, in millionths: it counts as none.
 const SLOW: usize = 100_000;
 
 /// How a contact was reached.
@@ -22,18 +23,9 @@ pub(crate) enum Reach {
 /// Results of the last contacts of all searches.
 #[derive(Debug)]
 pub(crate) struct Experience {
-    connected: Times,
-    dialed: Times,
-    silences: Silences,
-}
-
-/// How long the last contacts were silent.
-#[derive(Debug)]
-struct Silences {
-    last: [Silence; REMEMBERED],
-    /// Number of valid entries.
-    len: usize,
-    next: usize,
+    connected: Last<Duration>,
+    dialed: Last<Duration>,
+    silences: Last<Silence>,
 }
 
 /// How long a contact was silent, in percent of the median of all that answered.
@@ -44,10 +36,10 @@ struct Silence {
     answered: bool,
 }
 
-/// The last times of one kind.
+/// The last entries of one kind.
 #[derive(Debug)]
-struct Times {
-    last: [Duration; REMEMBERED],
+struct Last<T> {
+    entries: [T; REMEMBERED],
     /// Number of valid entries.
     len: usize,
     next: usize,
@@ -55,10 +47,8 @@ struct Times {
 
 impl Experience {
     pub(crate) const fn new() -> Self {
-        const NONE: Times = Times { last: [Duration::ZERO; REMEMBERED], len: 0, next: 0 };
-        const NOTHING: Silence = Silence { percent: 0, answered: false };
-        let silences = Silences { last: [NOTHING; REMEMBERED], len: 0, next: 0 };
-        Self { connected: NONE, dialed: NONE, silences }
+        let silences = Last::new(Silence { percent: 0, answered: false });
+        Self { connected: Last::new(Duration::ZERO), dialed: Last::new(Duration::ZERO), silences }
     }
 
     /// Records the answer of a contact, after so much silence in percent of the median.
@@ -91,21 +81,27 @@ impl Experience {
     }
 }
 
-impl Silences {
-    fn add(&mut self, silence: Silence) {
-        if let Some(entry) = self.last.get_mut(self.next) {
-            *entry = silence;
+impl<T: Copy> Last<T> {
+    const fn new(blank: T) -> Self {
+        Self { entries: [blank; REMEMBERED], len: 0, next: 0 }
+    }
+
+    fn add(&mut self, entry: T) {
+        if let Some(oldest) = self.entries.get_mut(self.next) {
+            *oldest = entry;
         }
         self.next = (self.next + 1) % REMEMBERED;
         self.len = (self.len + 1).min(REMEMBERED);
     }
+}
 
+impl Last<Silence> {
     /// Most searches end before their last contacts could answer, so that counts of answers prove
     /// nothing: each answer reduces the share by that of those which were still waited for at its
     /// time (the estimator of Kaplan and Meier).
     fn permille(&self, percent: u32) -> u32 {
-        let mut last = self.last;
-        let silences = last.get_mut(..self.len).unwrap_or_default();
+        let mut entries = self.entries;
+        let silences = entries.get_mut(..self.len).unwrap_or_default();
         silences.sort_unstable_by_key(|silence| (silence.percent, !silence.answered));
         let mut share = 1_000_000;
         for (place, silence) in silences.iter().enumerate() {
@@ -122,18 +118,10 @@ impl Silences {
     }
 }
 
-impl Times {
-    fn add(&mut self, took: Duration) {
-        if let Some(entry) = self.last.get_mut(self.next) {
-            *entry = took;
-        }
-        self.next = (self.next + 1) % REMEMBERED;
-        self.len = (self.len + 1).min(REMEMBERED);
-    }
-
+impl Last<Duration> {
     fn median(&self) -> Option<Duration> {
-        let mut times = self.last;
-        let times = times.get_mut(..self.len).filter(|times| !times.is_empty())?;
+        let mut entries = self.entries;
+        let times = entries.get_mut(..self.len).filter(|times| !times.is_empty())?;
         let middle = times.len() / 2;
         Some(*times.select_nth_unstable(middle).1)
     }

@@ -43,6 +43,18 @@ fn same_run_with_all_checkers_has_the_same_hash() {
 }
 
 #[test]
+fn parts_of_a_large_network_start_one_after_the_other_and_know_each_other() {
+    let text = "nodes = 150\nhours = 0.02\n[warm]\nat_once = 100\nevery_s = 40\n";
+    let parts = outcome(text, &seed(2));
+    let at_once = outcome(&text.replace("at_once = 100", "at_once = 150"), &seed(2));
+    let waited = parts.get("virtual_s").unwrap() - at_once.get("virtual_s").unwrap();
+    assert!((39.0..=41.0).contains(&waited), "{waited}");
+    for run in [parts, at_once] {
+        assert!(run.get("closest20_known") >= Some(0.99), "{:?}", run.get("closest20_known"));
+    }
+}
+
+#[test]
 fn difference_to_the_twin_without_searches_is_their_dials() {
     // Without background dials that hide the difference.
     let text = "nodes = 60\nhours = 0.3\ntwin = true\n\

@@ -173,13 +173,13 @@ impl<'a> Runner<'a> {
         let warm = Warm { stored, ..Warm::default() };
         let directory = self.cluster.warm_directory(hosts);
         let parts = hosts.len().div_ceil(self.scenario.warm.at_once).next_power_of_two();
-        let part = |cluster: &Cluster, host: HostId| {
+        let part_of = |cluster: &Cluster, host: HostId| {
             let [first, second, ..] = *cluster.id(host).as_bytes();
             (usize::from(u16::from_be_bytes([first, second])) * parts) >> u16::BITS
         };
         let mut in_parts = vec![Vec::new(); parts];
         for host in hosts {
-            in_parts[part(&self.cluster, *host)].push(*host);
+            in_parts[part_of(&self.cluster, *host)].push(*host);
         }
         let mut started = 0;
         for (index, part) in in_parts.into_iter().enumerate() {
